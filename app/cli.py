@@ -1,0 +1,294 @@
+"""The command line: serve, run, repl, validate, workflows, free.
+
+What a command needs is imported inside it: `validate` needs no page, `workflows` no worker.
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 it could not be done,
+2 the command itself is wrong, 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from app import __version__
+from app.errors import BadRequest, WorkbenchError
+from app.settings import Settings
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+ANYWHERE = (Path("/"),)
+"""Who has a shell on this machine may name any picture the shell may read."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+        logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=logging.WARNING)
+        logging.getLogger("app").setLevel(settings.worker.log_level)
+        return int(options.command(options, settings))
+    except WorkbenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app", description="Diffusers Workbench")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve the page")
+    serve.set_defaults(command=_serve)
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 7860; 0: any free one)")
+    serve.add_argument("--share", action="store_true", default=None, help="make a public link")
+    serve.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
+    _add_common(serve, "INFO")
+
+    run = commands.add_parser("run", help="run a workflow and print the files it wrote")
+    run.set_defaults(command=_run)
+    run.add_argument("file", help="a workflow's JSON file, or a name that `workflows` lists")
+    run.add_argument("inputs", nargs="*", metavar="name=value", type=_pair)
+    _add_set(run)
+    run.add_argument("--seed", type=int, help="(default: the document's, or another each time)")
+    run.add_argument("--fresh", action="store_true", help="never answer from remembered results")
+    run.add_argument("--json", action="store_true", help="print one JSON object instead of paths")
+    _add_common(run, "WARNING")
+
+    repl = commands.add_parser("repl", help="the dw> prompt")
+    repl.set_defaults(command=_repl)
+    repl.add_argument("file", nargs="?", help="a workflow to load at once")
+    _add_server(repl, "use this running server instead of a worker of its own", None)
+    _add_common(repl, "INFO")
+
+    validate = commands.add_parser("validate", help="check a workflow without running it")
+    validate.set_defaults(command=_validate)
+    validate.add_argument("file")
+    validate.add_argument("inputs", nargs="*", metavar="name=value", type=_pair)
+    _add_set(validate)
+    _add_common(validate, "WARNING")
+
+    workflows = commands.add_parser("workflows", help="list the workflows and what they need")
+    workflows.set_defaults(command=_workflows)
+    workflows.add_argument("--json", action="store_true")
+    _add_common(workflows, "WARNING")
+
+    free = commands.add_parser("free", help="have a running server free its memory")
+    free.set_defaults(command=_free)
+    free.add_argument("--now", action="store_true", help="cancel the run in progress")
+    _add_server(free, "(default http://127.0.0.1:7860)", "http://127.0.0.1:7860")
+    _add_common(free, "WARNING")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
+    parser.add_argument(
+        "--workflows", action="append", type=Path, metavar="FOLDER", default=[],
+        help="a further folder of workflows; may be given more than once",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results go")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument(
+        "--log-level", choices=LOG_LEVELS, help=f"(default {log_level}, or DW_LOG_LEVEL)"
+    )
+    parser.set_defaults(default_log_level=log_level)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", type=_change, metavar="POINTER=VALUE", default=[], dest="changes",
+        help="change one value of the document for this run, by its JSON pointer:"
+        " /steps/0/pipeline/arguments/width=256; may be given more than once",
+    )  # fmt: skip
+
+
+def _add_server(parser: argparse.ArgumentParser, text: str, default: str | None) -> None:
+    parser.add_argument("--server", metavar="URL", default=default, help=text)
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="the server's login")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=value")
+    return name, value
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """`/steps/0/seed=7`: the value as JSON, or as text where it is none."""
+    pointer, value = _pair(text)
+    try:
+        return pointer, json.loads(value)
+    except ValueError:
+        return pointer, value
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The environment's settings with what the command line says on top."""
+    import os
+
+    try:
+        given = Settings.from_environment()
+        ui = {name: getattr(options, name, None) for name in ("host", "port", "share")}
+        ui = {name: value for name, value in ui.items() if value is not None}
+        if options.command is _serve and options.auth:
+            ui["auth"] = _login(options.auth)
+        missing = [str(folder) for folder in options.workflows if not folder.is_dir()]
+        if missing:
+            raise BadRequest(f"There is no folder '{missing[0]}' for --workflows.")
+        paths: dict[str, Any] = {"workflows": (*given.paths.workflows, *options.workflows)}
+        if options.output:
+            paths["outputs"] = options.output
+        if options.command is not _serve:
+            paths["media"] = ANYWHERE
+        worker: dict[str, Any] = {"device": options.device} if options.device else {}
+        level = options.log_level or os.environ.get("DW_LOG_LEVEL") or options.default_log_level
+        worker["log_level"] = level
+        return Settings.model_validate(
+            {
+                "ui": {**given.ui.model_dump(), **ui},
+                "engine": given.engine.model_dump(),
+                "worker": {**given.worker.model_dump(), **worker},
+                "paths": {**given.paths.model_dump(), **paths},
+            }
+        )
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise BadRequest(f"A setting does not fit. {'; '.join(wrong)}.") from None
+
+
+def _login(text: str) -> tuple[str, str]:
+    user, colon, password = text.partition(":")
+    if not colon or not user or not password:
+        raise BadRequest("--auth takes USER:PASSWORD.")
+    return user, password
+
+
+def find_workflow(name: str, settings: Settings) -> Path:
+    """The file a person means: a path, or a name of the catalog. Raises UnknownWorkflow."""
+    from app.workflow.catalog import Catalog
+
+    if name.endswith(".json") or "/" in name:
+        return Path(name)
+    return Path(Catalog(settings.paths).find(name).path)
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def _serve(_options: argparse.Namespace, settings: Settings) -> int:
+    from app.engine import engine
+    from app.ui.server import serve
+
+    serve(engine, settings)
+    return 0
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+
+    from app.engine import engine
+    from app.terminal import outcome, watch
+
+    workflow = find_workflow(options.file, settings)
+    engine.start(settings)
+    try:
+        run_id = engine.submit(
+            workflow,
+            dict(options.inputs),
+            seed=options.seed,
+            changes=dict(options.changes),
+            fresh=options.fresh,
+        )
+        view = watch(engine, run_id, Console(stderr=True))
+    finally:
+        engine.close()
+    files = [result.path for result in view.results]
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "outcome": view.outcome,
+                    "files": files,
+                    "seed": view.seed,
+                    "seconds": view.timings.total_s if view.timings else None,
+                    "loaded": view.loaded,
+                    "error": view.error.sentence() if view.error else None,
+                }
+            )
+        )
+    else:
+        print(*files, sep="\n", end="\n" if files else "")
+    print(outcome(view), file=sys.stderr)
+    return {"succeeded": 0, "cancelled": 130}.get(view.outcome or "", 1)
+
+
+def _repl(options: argparse.Namespace, settings: Settings) -> int:
+    from app.remote import ServerWorkbench
+    from app.repl import LocalWorkbench, Repl
+
+    if options.server:
+        login = _login(options.auth) if options.auth else None
+        return Repl(ServerWorkbench(options.server, login, settings.paths.outputs)).loop(
+            options.file
+        )
+    return Repl(LocalWorkbench(settings)).loop(options.file)
+
+
+def _validate(options: argparse.Namespace, settings: Settings) -> int:
+    from app.workflow.planner import make_plan
+
+    plan = make_plan(
+        find_workflow(options.file, settings),
+        dict(options.inputs),
+        paths=settings.paths,
+        changes=dict(options.changes),
+    )
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for step in plan.steps:
+        print(f"{step.name}: {step.pipeline_class.rpartition('.')[2]} of {step.source.model}")
+    print(f"'{plan.workflow_id}' can run: {len(plan.steps)} step(s).")
+    return 0
+
+
+def _workflows(options: argparse.Namespace, settings: Settings) -> int:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from app.workflow.catalog import Catalog
+
+    entries = Catalog(settings.paths).entries()
+    if options.json:
+        print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1))
+        return 0
+    table = Table("name", "what it needs here", "inputs", box=box.SIMPLE, pad_edge=False)
+    for entry in entries:
+        table.add_row(entry.name, entry.availability, ", ".join(i.name for i in entry.inputs))
+    # A pipe has no width: names must not be cut for the program that reads them.
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)
+    return 0
+
+
+def _free(options: argparse.Namespace, settings: Settings) -> int:
+    from app.remote import ServerWorkbench
+
+    login = _login(options.auth) if options.auth else None
+    with contextlib.closing(
+        ServerWorkbench(options.server, login, settings.paths.outputs)
+    ) as workbench:
+        print(workbench.free(now=options.now))
+    return 0

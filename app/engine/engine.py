@@ -1,0 +1,205 @@
+"""The engine's methods, for any thread: submit, follow, cancel, free, status, runs, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import JsonValue
+
+from app.engine.loop import EngineLoop, EngineStatus, FreeMode
+from app.engine.run import Follower, Run, RunInfo
+from app.engine.worker_process import WorkerTarget, run_worker
+from app.errors import EngineError, EngineNotStarted
+from app.protocol import DropComponents, MemoryFreed, PinComponent, RunEvent
+from app.settings import Settings
+from app.workflow.fingerprint import request_key
+from app.workflow.planner import make_plan
+
+
+class Engine:
+    """Runs workflows one at a time in a worker process that keeps their models warm."""
+
+    def __init__(self, worker_target: WorkerTarget = run_worker) -> None:
+        """`worker_target` is what the child process runs; tests of the engine give their own."""
+        self._worker_target = worker_target
+        self._settings: Settings | None = None
+        self._loop: EngineLoop | None = None
+
+    def start(self, settings: Settings) -> None:
+        """Start the worker; returns at once, runs that come before it is ready wait for it."""
+        if self._loop is not None:
+            raise EngineError("The engine is running already.")
+        self._settings = settings
+        self._loop = EngineLoop(settings, self._worker_target)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Cancel what runs and end the worker within so many seconds. Twice does no harm."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.post(partial(loop.begin_close, max(0.1, timeout_s - 0.5)))
+            loop.join()
+
+    def submit(
+        self,
+        workflow: Path,
+        inputs: Mapping[str, JsonValue],
+        *,
+        seed: int | None = None,
+        changes: Mapping[str, JsonValue] = MappingProxyType({}),
+        owner: str = "",
+        fresh: bool = False,
+    ) -> str:
+        """Check everything, queue the run, and return its id.
+
+        `changes` are values of the document that are others in this run, by JSON pointer.
+        An identical request (same models, arguments and seed) is answered from the files of the
+        run that made them, unless `fresh`; one whose seed is drawn is never identical.
+        Raises BadRequest before anything heavy happens, or QueueFull.
+        """
+        loop, settings = self._started()
+        plan = make_plan(workflow, inputs, paths=settings.paths, seed=seed, changes=changes)
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        key = request_key(plan, settings.worker.device) if plan.seed_given else None
+        run = Run(run_id, owner, plan, request_key=key, fresh=fresh)
+        loop.ask(partial(loop.submit, run))
+        return run_id
+
+    async def follow(
+        self, run_id: str, *, start: int = 0, previews: bool = True
+    ) -> AsyncIterator[RunEvent]:
+        """The run's events from the one numbered `start`, to its end; previews are not numbered.
+
+        Leaving the iteration never stops the run. Raises UnknownRun.
+        """
+        loop, _ = self._started()
+        changed, here = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            # A reader whose event loop has been closed has nobody to wake any more.
+            with contextlib.suppress(RuntimeError):
+                here.call_soon_threadsafe(changed.set)
+
+        run = await asyncio.to_thread(loop.ask, partial(loop.run, run_id))
+        with _following(loop, run, Follower(wake, previews)):
+            reading = _Reading(run, start, previews)
+            while not reading.over:
+                changed.clear()
+                for event in reading.new():
+                    yield event
+                if not reading.over:
+                    await changed.wait()
+
+    def events(self, run_id: str, *, previews: bool = False) -> Iterator[RunEvent]:
+        """The run's events to its end, for a caller without an event loop. Raises UnknownRun."""
+        loop, _ = self._started()
+        changed = threading.Event()
+        run = loop.ask(partial(loop.run, run_id))
+        with _following(loop, run, Follower(changed.set, previews)):
+            reading = _Reading(run, 0, previews)
+            while not reading.over:
+                changed.clear()
+                yield from reading.new()
+                if not reading.over:
+                    changed.wait()
+
+    def cancel(self, run_id: str) -> bool:
+        """Have the run end as soon as it can; False when it is over. Raises UnknownRun."""
+        loop, _ = self._started()
+        return loop.ask(partial(loop.cancel, run_id))
+
+    def free(self, mode: FreeMode = "when_idle") -> MemoryFreed:
+        """Drop everything that is held, and say what that gave back.
+
+        It happens before the next run: after the one in progress, or `cancel_and_free` it. Raises
+        WorkerDied when the worker ended instead, which gives everything back too.
+        """
+        return self._ask_to_free(mode).result()
+
+    async def free_async(self, mode: FreeMode = "when_idle") -> MemoryFreed:
+        """`free` for a caller in an event loop."""
+        return await asyncio.wrap_future(await asyncio.to_thread(self._ask_to_free, mode))
+
+    def _ask_to_free(self, mode: FreeMode) -> Future[MemoryFreed]:
+        loop, _ = self._started()
+        answer: Future[MemoryFreed] = Future()
+        # From here on nobody can take the question back, or the engine could not answer it.
+        answer.set_running_or_notify_cancel()
+        loop.ask(partial(loop.free, mode, answer))
+        return answer
+
+    def pin(self, key: str, pinned: bool = True) -> Future[EngineStatus]:
+        """Keep a held component whatever room is needed, until unpinned or freed.
+
+        While a run is active this happens after it. The future has the status from then on.
+        """
+        return self._change_held(PinComponent(key=key, pinned=pinned))
+
+    def drop(self, key: str) -> Future[EngineStatus]:
+        """Drop a held component, pinned or not; see `pin`."""
+        return self._change_held(DropComponents(keys=(key,), reason="somebody asked for it"))
+
+    def _change_held(self, command: PinComponent | DropComponents) -> Future[EngineStatus]:
+        loop, _ = self._started()
+        answer: Future[EngineStatus] = Future()
+        # From here on nobody can take the question back, or the engine could not answer it.
+        answer.set_running_or_notify_cancel()
+        loop.ask(partial(loop.change_held, command, answer))
+        return answer
+
+    def status(self) -> EngineStatus:
+        """What the engine and the worker are doing now."""
+        loop, _ = self._started()
+        return loop.ask(loop.status)
+
+    def runs(self, owner: str | None = None) -> list[RunInfo]:
+        """The runs of this engine, or one owner's, newest first."""
+        loop, _ = self._started()
+        return loop.ask(partial(loop.runs, owner))
+
+    def _started(self) -> tuple[EngineLoop, Settings]:
+        if self._loop is None or self._settings is None:
+            raise EngineNotStarted(
+                "The engine has not been started.", hint="Call engine.start(settings) first."
+            )
+        return self._loop, self._settings
+
+
+class _Reading:
+    """How far one reader is in a run's log."""
+
+    def __init__(self, run: Run, start: int, previews: bool) -> None:
+        self._run, self._next, self._previews = run, start, previews
+        self._shown: RunEvent | None = None
+        self.over = False
+
+    def new(self) -> Iterator[RunEvent]:
+        """What has come since the last call; of previews only the newest."""
+        while self._next < len(self._run.events):
+            event = self._run.events[self._next]
+            self._next += 1
+            yield event
+        # The terminal event is the last; who starts behind it has nothing to wait for.
+        self.over = self._run.over and self._next >= len(self._run.events)
+        preview = self._run.preview if self._previews and not self.over else None
+        if preview is not None and preview is not self._shown:
+            self._shown = preview
+            yield preview
+
+
+@contextlib.contextmanager
+def _following(loop: EngineLoop, run: Run, follower: Follower) -> Iterator[None]:
+    post: Callable[[Callable[[], None]], None] = loop.post
+    post(partial(loop.add_follower, run, follower))
+    try:
+        yield
+    finally:
+        post(partial(loop.remove_follower, run, follower))

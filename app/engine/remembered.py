@@ -1,0 +1,54 @@
+"""What identical requests have made, kept beside the results and across restarts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import JsonValue, ValidationError
+
+from app.outputs import replacing
+from app.protocol import Message, ResultSaved
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".remembered"
+MAX_REMEMBERED = 2000
+
+
+class Remembered(Message):
+    """What one request made. `made_at` is in Unix seconds."""
+
+    made_at: float
+    results: tuple[ResultSaved, ...]
+    outputs: tuple[JsonValue, ...]
+
+
+class RememberedResults:
+    """One small file a request below the folder of results, named by the request's key."""
+
+    def __init__(self, outputs: Path) -> None:
+        self._folder = outputs / FOLDER
+
+    def find(self, key: str) -> Remembered | None:
+        """What this request made, if every file of it still exists."""
+        try:
+            found = Remembered.model_validate_json(self._file(key).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return found if all(result.is_there for result in found.results) else None
+
+    def note(self, key: str, made: Remembered) -> None:
+        """Remember this; of too many the oldest are forgotten. A full disk is only logged."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self._file(key)) as file:
+                file.write(made.model_dump_json().encode())
+            files = sorted(self._folder.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
+            for old in files[:-MAX_REMEMBERED]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("What the run made could not be remembered: %s", error)
+
+    def _file(self, key: str) -> Path:
+        return self._folder / f"{key}.json"

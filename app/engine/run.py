@@ -1,0 +1,133 @@
+"""One run: its plan, its log of events, and everything else derived from the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app.protocol import (
+    TERMINAL,
+    Message,
+    Phase,
+    PhaseChanged,
+    Preview,
+    RunCancelled,
+    RunEvent,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+)
+from app.workflow.plan import Plan
+
+RunState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class RunInfo(Message):
+    """A run as lists show it. Times are Unix seconds."""
+
+    run_id: str
+    owner: str
+    workflow: str
+    """The stem of the workflow's file."""
+    title: str
+    """The workflow's id."""
+    state: RunState
+    phase: Phase
+    seed: int
+    submitted_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Follower:
+    """Somebody who wants to know when the log has grown; `wake` is called on the engine's thread
+    and must return at once."""
+
+    wake: Callable[[], None]
+    previews: bool
+
+
+class Run:
+    """Written by the engine's thread alone; others may read `events` and `preview`.
+
+    Previews are not part of the log: only the newest counts.
+    """
+
+    def __init__(
+        self, run_id: str, owner: str, plan: Plan, *, request_key: str | None, fresh: bool
+    ) -> None:
+        self.run_id = run_id
+        self.owner = owner
+        self.plan = plan
+        self.request_key = request_key
+        """Equal for requests that make the same; None when the seed was drawn."""
+        self.fresh = fresh
+        self.submitted_at = time.time()
+        self.events: list[RunEvent] = []
+        self.preview: Preview | None = None
+        self.followers: set[Follower] = set()
+        self.cancel_asked_at: float | None = None
+        """Monotonic seconds; None while nobody has cancelled it."""
+
+    def append(self, event: RunEvent) -> None:
+        """Add to the log, or replace the preview, and wake the followers."""
+        if isinstance(event, Preview):
+            self.preview = event
+        else:
+            self.events.append(event)
+        if self.over:
+            self.preview = None
+        for follower in self.followers:
+            follower.wake()
+
+    @property
+    def over(self) -> bool:
+        """Whether the log has its terminal event."""
+        return bool(self.events) and isinstance(self.events[-1], TERMINAL)
+
+    @property
+    def watched(self) -> bool:
+        """Whether any follower wants previews."""
+        return any(follower.previews for follower in self.followers)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase the running step is in."""
+        changes = (event for event in reversed(self.events) if isinstance(event, PhaseChanged))
+        return next((event.phase for event in changes), "queued")
+
+    @property
+    def state(self) -> RunState:
+        """What the log says has become of it."""
+        match self.events[-1] if self.events else None:
+            case RunSucceeded():
+                return "succeeded"
+            case RunFailed():
+                return "failed"
+            case RunCancelled():
+                return "cancelled"
+        return "running" if self.started_at is not None else "queued"
+
+    @property
+    def started_at(self) -> float | None:
+        """When the worker began with it, Unix seconds."""
+        return next((event.time for event in self.events if isinstance(event, RunStarted)), None)
+
+    def info(self) -> RunInfo:
+        """The run as lists show it."""
+        return RunInfo(
+            run_id=self.run_id,
+            owner=self.owner,
+            workflow=Path(self.plan.workflow_path).stem,
+            title=self.plan.workflow_id,
+            state=self.state,
+            phase=self.phase,
+            seed=self.plan.seed,
+            submitted_at=self.submitted_at,
+            started_at=self.started_at,
+            ended_at=self.events[-1].time if self.over else None,
+        )

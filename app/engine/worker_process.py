@@ -1,0 +1,151 @@
+"""The worker as a process: spawn, send, read, stop, and say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.protocol import Command, Event, decode_event, encode
+from app.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+WorkerTarget = Callable[[Connection, WorkerSettings, Path], None]
+
+KEPT_STDERR_LINES = 20
+EXIT_S = 5.0
+"""How long a worker whose pipe has ended may take to be gone."""
+
+
+@dataclass(frozen=True)
+class WorkerExit:
+    """How a worker process ended."""
+
+    exit_code: int | None
+    last_lines: str
+    """The end of what it wrote to stderr."""
+
+    @property
+    def sentence(self) -> str:
+        """For a person: what happened to the process."""
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"The worker process was ended by {signal.Signals(-self.exit_code).name}."
+        return f"The worker process ended by itself (exit code {self.exit_code})."
+
+    @property
+    def hint(self) -> str:
+        """What the person can do about it."""
+        if self.exit_code == -signal.SIGKILL:
+            return "If nobody did that, the machine ran out of memory. It starts again by itself."
+        return "It starts again by itself; the server's log has its last lines."
+
+
+def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
+    """The real worker: the one place where the engine names the other room."""
+    from app.worker.main import run_worker as run
+
+    run(connection, settings, outputs)
+
+
+class WorkerProcess:
+    """One child process. `on_event` and `on_exit` are called on a thread of its own, in order.
+
+    `on_exit` comes exactly once, after the last event: the pipe is read to its end first.
+    """
+
+    def __init__(
+        self,
+        target: WorkerTarget,
+        settings: WorkerSettings,
+        outputs: Path,
+        on_event: Callable[[WorkerProcess, Event], None],
+        on_exit: Callable[[WorkerProcess, WorkerExit], None],
+    ) -> None:
+        spawning = get_context("spawn")
+        self._connection, childs_end = spawning.Pipe()
+        self._stderr, childs_stderr = spawning.Pipe(duplex=False)
+        self._last_lines: deque[str] = deque(maxlen=KEPT_STDERR_LINES)
+        self._process = spawning.Process(
+            target=_enter,
+            args=(target, childs_end, childs_stderr, settings, outputs),
+            name="dw-worker",
+            daemon=True,
+        )
+        # Ctrl-C reaches the whole process group; the child must not hear it before it ignores it.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        # Only when the child alone holds its ends does their closing tell of its end.
+        childs_end.close()
+        childs_stderr.close()
+        self._on_event, self._on_exit = on_event, on_exit
+        self._listening = threading.Thread(target=self._listen, name="worker stderr", daemon=True)
+        self._listening.start()
+        threading.Thread(target=self._read, name="worker events", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Send a command; to a worker that is gone it is lost, and `on_exit` tells so."""
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(encode(command))
+
+    def kill(self) -> None:
+        """End the process at once (SIGKILL)."""
+        self._process.kill()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._on_event(self, decode_event(self._connection.recv_bytes()))
+        except (EOFError, OSError):
+            # A killed child with unread data shows as ConnectionResetError, not as the file's end.
+            pass
+        except ValidationError:
+            # What follows cannot be trusted either, and nobody would ever hear of the end.
+            log.exception("The worker process said what is no event, and is ended")
+            self._process.kill()
+        self._process.join(EXIT_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        self._listening.join(EXIT_S)
+        self._connection.close()
+        self._on_exit(self, WorkerExit(self._process.exitcode, "".join(self._last_lines)))
+
+    def _listen(self) -> None:
+        """Pass the child's stderr on and keep its end, which says why it ended."""
+        with os.fdopen(os.dup(self._stderr.fileno()), errors="replace") as lines:
+            self._stderr.close()
+            for line in lines:
+                self._last_lines.append(line)
+                sys.stderr.write(line)
+
+
+def _enter(
+    target: WorkerTarget,
+    connection: Connection,
+    stderr: Connection,
+    settings: WorkerSettings,
+    outputs: Path,
+) -> None:
+    """The child's first lines: stderr into the pipe, then the worker."""
+    os.dup2(stderr.fileno(), 2)
+    stderr.close()
+    target(connection, settings, outputs)

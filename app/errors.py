@@ -1,0 +1,174 @@
+"""Every error this project raises on purpose, as sentences: what, where, what to do next.
+
+::
+
+    WorkbenchError
+    ├── BadRequest             what was asked cannot be done as asked; nothing heavy has happened
+    │   ├── InvalidWorkflow    the document is wrong (all problems at once)
+    │   ├── InvalidInputs      the values given for its variables are wrong (all problems at once)
+    │   └── UnknownWorkflow    no document of that name
+    ├── EngineError            the engine cannot take the call
+    │   ├── EngineNotStarted
+    │   ├── EngineClosed
+    │   ├── QueueFull
+    │   └── UnknownRun
+    ├── RunError               the run had started and could not be finished
+    │   ├── LoadError          a model could not be loaded
+    │   ├── StepError          a step's own call failed
+    │   ├── ResultError        a result could not be written
+    │   ├── OutOfMemory
+    │   ├── TooLarge           the weights of a step are more than may be held
+    │   └── WorkerDied         the worker process ended in mid-run
+    └── ServeError             the server cannot be started as asked (a busy port, say)
+
+    Cancelled(BaseException)   not an error; raised at checkpoints, caught only in worker/runner.py
+
+Exceptions never cross the pipe between the processes; an `ErrorReport` does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Problem(BaseModel):
+    """One thing that is wrong: the place in the document, the sentence, the nearest right thing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    place: str
+    """Where, as a path into the document: `steps[0].pipeline.arguments.guidance_scale`."""
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        return f"{where}{self.message}{f' {self.hint}' if self.hint else ''}"
+
+
+class ErrorReport(BaseModel):
+    """The form in which an error crosses a process border or reaches a person."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """The error class's name, `LoadError` for example; stable, for scripts."""
+    message: str
+    hint: str = ""
+    problems: tuple[Problem, ...] = ()
+    detail: str = ""
+    """For the operator's log only (traceback, last lines of stderr); never shown on the page."""
+
+    def sentence(self) -> str:
+        """The whole report as text for a person, one problem a line."""
+        head = f"{self.message} {self.hint}".strip()
+        return "\n".join([head, *(f"- {problem}" for problem in self.problems)])
+
+
+class WorkbenchError(Exception):
+    """An error with a sentence for a person and, where there is one, what to do next."""
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+        self.problems: tuple[Problem, ...] = ()
+
+    def __str__(self) -> str:
+        return self.report().sentence()
+
+    def report(self) -> ErrorReport:
+        """This error in the form that may leave the process."""
+        return ErrorReport(
+            kind=type(self).__name__,
+            message=self.message,
+            hint=self.hint,
+            problems=self.problems,
+            detail=self.detail,
+        )
+
+
+class BadRequest(WorkbenchError):
+    """What was asked cannot be done as asked; raised before anything heavy happens."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = (), *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+
+
+class InvalidWorkflow(BadRequest):
+    """The workflow document is wrong; `problems` lists everything that is, not only the first."""
+
+
+class InvalidInputs(BadRequest):
+    """The values given for a workflow's variables are wrong; `problems` lists them all."""
+
+
+class UnknownWorkflow(BadRequest):
+    """No workflow of that name is in the catalog."""
+
+
+class EngineError(WorkbenchError):
+    """The engine cannot take this call now."""
+
+
+class EngineNotStarted(EngineError):
+    """A method was called before `engine.start(settings)`."""
+
+
+class EngineClosed(EngineError):
+    """The engine has been closed and takes no more calls."""
+
+
+class QueueFull(EngineError):
+    """More runs are waiting than the settings allow."""
+
+
+class UnknownRun(EngineError):
+    """No run has this id."""
+
+
+class RunError(WorkbenchError):
+    """The run had started and could not be finished."""
+
+
+class LoadError(RunError):
+    """A model could not be found, read or assembled."""
+
+
+class StepError(RunError):
+    """The call of a step failed."""
+
+
+class ResultError(RunError):
+    """A result could not be written."""
+
+
+class OutOfMemory(RunError):
+    """The device or the machine has too little memory for this run."""
+
+
+class TooLarge(RunError):
+    """The weights of a step are more than the budget lets be held."""
+
+
+class WorkerDied(RunError):
+    """The worker process ended while the run was in it."""
+
+
+class ServeError(WorkbenchError):
+    """The server cannot be started as asked."""
+
+
+class Cancelled(BaseException):
+    """Raised at a checkpoint of a cancelled run; caught only in worker/runner.py."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint naming the known name closest to `name`, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean '{matches[0]}'?" if matches else ""

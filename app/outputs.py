@@ -1,0 +1,94 @@
+"""The folder of results: one folder a run, unique names, whole files, a record beside each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+Record = dict[str, Any]
+RECORD_KEY = "diffusers_workbench"
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+MAX_STEM_BYTES = 200
+"""Of the 255 a file's name may have; the rest is for a number, the suffix and `.json`."""
+
+
+class OutputStore:
+    """Writes below one folder and nowhere else."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def run_folder(self, run_id: str) -> Path:
+        """The run's folder, whether or not it exists. Raises ValueError for any other name."""
+        if not RUN_ID.fullmatch(run_id):
+            raise ValueError(f"'{run_id}' is not the id of a run")
+        return self.root / run_id
+
+    def new_file(self, run_id: str, stem: str, suffix: str) -> Path:
+        """A path in the run's folder that no file has yet."""
+        folder = self.run_folder(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        cut = re.sub(r"[^\w.-]+", "_", stem).strip("._").encode()[:MAX_STEM_BYTES]
+        safe = cut.decode(errors="ignore") or "result"
+        path, number = folder / f"{safe}{suffix}", 2
+        while path.exists():
+            path, number = folder / f"{safe}-{number}{suffix}", number + 1
+        return path
+
+    def write_sidecar(self, path: Path, record: Record) -> Path:
+        """Write the record beside a result; the path of the JSON file."""
+        sidecar = sidecar_of(path)
+        with replacing(sidecar) as file:
+            file.write(sidecar_bytes(record))
+        return sidecar
+
+    def runs(self) -> list[str]:
+        """Ids of the runs that have a folder, newest first."""
+        if not self.root.is_dir():
+            return []
+        names = (folder.name for folder in self.root.iterdir() if folder.is_dir())
+        return sorted((name for name in names if RUN_ID.fullmatch(name)), reverse=True)
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run's folder with everything in it."""
+        folder = self.run_folder(run_id)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where the record of this result lies."""
+    return path.with_name(f"{path.name}.json")
+
+
+def sidecar_bytes(record: Record) -> bytes:
+    """The record as the sidecar holds it."""
+    return json.dumps(record, ensure_ascii=False, indent=2).encode()
+
+
+def reference_to_sidecar(path: Path, record: Record) -> Record:
+    """What goes into a file that is too small for its record: the sidecar's name and hash."""
+    digest = hashlib.sha256(sidecar_bytes(record)).hexdigest()
+    return {"sidecar": sidecar_of(path).name, "sidecar_sha256": digest}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it has been written whole."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+        except BaseException:
+            temporary.unlink()
+            raise
+    # A temporary file is its owner's alone; a result is read by whom the folder allows.
+    temporary.chmod(0o644)
+    temporary.replace(path)

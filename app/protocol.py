@@ -1,0 +1,406 @@
+"""Everything the parent and the worker say to each other: all commands, all events, one file.
+
+Commands are imperatives, events state a fact. Every message is frozen plain data and crosses the
+pipe as JSON bytes (`encode`, `decode_command`, `decode_event`): nothing is pickled. Exactly one of
+RunSucceeded, RunFailed and RunCancelled ends a run. Pictures travel as files, previews excepted.
+Times are Unix seconds, durations seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from app.errors import ErrorReport
+from app.workflow.plan import Plan
+
+Place = Literal["device", "ram"]
+"""Where a held component is. Without an accelerator the machine's memory is the device."""
+Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "saving"]
+
+
+class Message(BaseModel):
+    """One typed fact or order; immutable."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
+
+
+# --- commands: parent → worker -------------------------------------------------------------------
+
+
+class StartRun(Message):
+    """Run this plan. Sent only when no run is in the worker."""
+
+    type: Literal["start_run"] = "start_run"
+    run_id: str
+    plan: Plan
+    previews: bool = False
+    """Whether somebody looks at the run from the start (see WatchPreviews)."""
+
+
+class CancelRun(Message):
+    """End this run at its next checkpoint. Ignored when the run is not in the worker (any more)."""
+
+    type: Literal["cancel_run"] = "cancel_run"
+    run_id: str
+
+
+class WatchPreviews(Message):
+    """Make previews of this run, or stop making them: nobody looks."""
+
+    type: Literal["watch_previews"] = "watch_previews"
+    run_id: str
+    watched: bool
+
+
+class FreeMemory(Message):
+    """Drop everything that is held. Sent only when no run is in the worker."""
+
+    type: Literal["free_memory"] = "free_memory"
+    request_id: str
+
+
+class PinComponent(Message):
+    """Keep this component whatever room is needed, or do so no longer."""
+
+    type: Literal["pin_component"] = "pin_component"
+    request_id: str = ""
+    key: str
+    pinned: bool
+
+
+class DropComponents(Message):
+    """Let these go, after the run in progress if there is one."""
+
+    type: Literal["drop_components"] = "drop_components"
+    request_id: str = ""
+    keys: tuple[str, ...]
+    reason: str
+
+
+class CleanUp(Message):
+    """Light cleanup between runs. Sent only after a moment without work."""
+
+    type: Literal["clean_up"] = "clean_up"
+
+
+class ShutDown(Message):
+    """End the worker process; a run in it is cancelled."""
+
+    type: Literal["shut_down"] = "shut_down"
+
+
+Command = Annotated[
+    StartRun
+    | CancelRun
+    | WatchPreviews
+    | FreeMemory
+    | PinComponent
+    | DropComponents
+    | CleanUp
+    | ShutDown,
+    Field(discriminator="type"),
+]
+
+
+# --- facts about the worker ----------------------------------------------------------------------
+
+
+class MemoryUse(Message):
+    """What the worker holds, measured."""
+
+    device_bytes: int
+    """Allocated on the accelerator by this process; 0 on a CPU."""
+    device_reserved_bytes: int
+    device_free_bytes: int
+    device_total_bytes: int
+    resident_bytes: int
+    """The worker's resident set (RSS)."""
+    anonymous_bytes: int
+    """Of it, what only this process has; the rest is pages of files, which cost nothing to take."""
+    ram_free_bytes: int
+    ram_total_bytes: int
+    """The machine's, within the limit of the worker's cgroup."""
+
+
+class HeldComponent(Message):
+    """One thing kept warm."""
+
+    key: str
+    title: str
+    """`unet of shapes (float32)`."""
+    place: Place
+    weight_bytes: int
+    file_backed_bytes: int
+    """Of the weights, those that are pages of their file."""
+    load_s: float
+    last_used: float
+    used_by: tuple[str, ...]
+    """Ids of the workflows that used it since it was loaded."""
+    pinned: bool
+
+
+class Departure(Message):
+    """Why something is not held any more, or not on the device."""
+
+    time: float
+    titles: tuple[str, ...]
+    what: str
+    """`dropped` or `moved to RAM`."""
+    reason: str
+
+
+class Budgets(Message):
+    """How many bytes of weights may be held."""
+
+    device_bytes: int
+    ram_bytes: int
+    """0 without an accelerator: the device's budget is the machine's."""
+
+
+class WorkerReady(Message):
+    """The worker has imported its libraries and takes commands."""
+
+    type: Literal["worker_ready"] = "worker_ready"
+    pid: int
+    device: str
+    """`cuda:0`, `mps` or `cpu`."""
+    device_name: str
+    versions: dict[str, str]
+    memory: MemoryUse
+
+
+class MemoryFreed(Message):
+    """The answer to FreeMemory."""
+
+    type: Literal["memory_freed"] = "memory_freed"
+    request_id: str
+    before: MemoryUse
+    after: MemoryUse
+    seconds: float
+    dropped: tuple[HeldComponent, ...]
+
+
+class MemoryReported(Message):
+    """What is held now; sent whenever it has changed."""
+
+    type: Literal["memory_reported"] = "memory_reported"
+    request_id: str = ""
+    """Of the command that this answers, if it does."""
+    memory: MemoryUse
+    budgets: Budgets
+    held: tuple[HeldComponent, ...]
+    last_departure: Departure | None = None
+
+
+class Logged(Message):
+    """A line of the worker's log, to be logged by the parent."""
+
+    type: Literal["logged"] = "logged"
+    time: float
+    level: int
+    """As in `logging`."""
+    logger: str
+    text: str
+
+
+# --- facts about a run ---------------------------------------------------------------------------
+
+
+class RunQueued(Message):
+    """The engine took the run. `position` 0 means it is next."""
+
+    type: Literal["run_queued"] = "run_queued"
+    run_id: str
+    time: float
+    position: int
+
+
+class RunStarted(Message):
+    """The worker has begun to walk the plan."""
+
+    type: Literal["run_started"] = "run_started"
+    run_id: str
+    time: float
+    steps: tuple[str, ...]
+
+
+class StepStarted(Message):
+    """A step of the plan begins."""
+
+    type: Literal["step_started"] = "step_started"
+    run_id: str
+    time: float
+    step: str
+    index: int
+    count: int
+
+
+class Loading(Message):
+    """A component is being loaded. Bytes are those of the safetensors headers, of the whole run."""
+
+    type: Literal["loading"] = "loading"
+    run_id: str
+    time: float
+    step: str
+    component: str
+    model: str
+    loaded_bytes: int
+    total_bytes: int
+
+
+class PhaseChanged(Message):
+    """The running step entered another phase."""
+
+    type: Literal["phase_changed"] = "phase_changed"
+    run_id: str
+    time: float
+    step: str
+    phase: Phase
+
+
+class StepProgress(Message):
+    """The denoiser has finished step `done` of `total`."""
+
+    type: Literal["step_progress"] = "step_progress"
+    run_id: str
+    time: float
+    step: str
+    done: int
+    total: int
+    seconds_left: float | None
+    """Of this pipeline call, from the pace so far."""
+
+
+class Preview(Message):
+    """A small picture of the latents as they are. Only the newest counts."""
+
+    type: Literal["preview"] = "preview"
+    run_id: str
+    time: float
+    jpeg: bytes
+    width: int
+    height: int
+
+
+class ResultSaved(Message):
+    """A result is on disk, with its record beside it."""
+
+    type: Literal["result_saved"] = "result_saved"
+    run_id: str
+    time: float
+    step: str
+    path: str
+    """Absolute."""
+    sidecar: str
+    """Absolute path of the JSON record."""
+    content_type: str
+    width: int | None = None
+    height: int | None = None
+    seed: int
+    index: int
+    """In the step, from 0."""
+    final: bool
+    """True for results of the plan's last saving step."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file still exists."""
+        return Path(self.path).is_file()
+
+
+class CheckpointGap(Message):
+    """The longest time between two checkpoints has grown: what a cancel may have to wait."""
+
+    type: Literal["checkpoint_gap"] = "checkpoint_gap"
+    run_id: str
+    seconds: float
+
+
+class Timings(Message):
+    """Where a run's time went."""
+
+    total_s: float
+    load_s: float = 0.0
+    compute_s: float = 0.0
+    save_s: float = 0.0
+
+
+class RunSucceeded(Message):
+    """Terminal: every step ran."""
+
+    type: Literal["run_succeeded"] = "run_succeeded"
+    run_id: str
+    time: float
+    timings: Timings
+    loaded: tuple[str, ...]
+    """Titles of the components that had to be loaded; empty when all was warm."""
+    outputs: tuple[JsonValue, ...] = ()
+    """What the last step returned and a file does not hold (text, numbers)."""
+    made_at: float | None = None
+    """When an identical request made these results; None when this run made them."""
+
+
+class RunFailed(Message):
+    """Terminal: the run could not be finished."""
+
+    type: Literal["run_failed"] = "run_failed"
+    run_id: str
+    time: float
+    error: ErrorReport
+
+
+class RunCancelled(Message):
+    """Terminal: somebody cancelled it. `phase` is where it was."""
+
+    type: Literal["run_cancelled"] = "run_cancelled"
+    run_id: str
+    time: float
+    phase: Phase
+    notice: str = ""
+    """What the person should know, for example that the worker had to be ended."""
+
+
+TerminalEvent = RunSucceeded | RunFailed | RunCancelled
+TERMINAL = (RunSucceeded, RunFailed, RunCancelled)
+
+RunEvent = (
+    RunQueued
+    | RunStarted
+    | StepStarted
+    | Loading
+    | PhaseChanged
+    | StepProgress
+    | Preview
+    | ResultSaved
+    | RunSucceeded
+    | RunFailed
+    | RunCancelled
+)
+
+Event = Annotated[
+    WorkerReady | MemoryFreed | MemoryReported | Logged | CheckpointGap | RunEvent,
+    Field(discriminator="type"),
+]
+
+_COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON bytes for the pipe."""
+    return message.model_dump_json().encode()
+
+
+def decode_command(data: bytes) -> Command:
+    """The command in these bytes. Raises pydantic.ValidationError on anything else."""
+    return _COMMANDS.validate_json(data)
+
+
+def decode_event(data: bytes) -> Event:
+    """The event in these bytes. Raises pydantic.ValidationError on anything else."""
+    return _EVENTS.validate_json(data)

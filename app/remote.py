@@ -1,0 +1,200 @@
+"""A running server as the workbench of the dw> prompt, by its API."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.errors import BadRequest, ServeError
+
+log = logging.getLogger(__name__)
+
+
+class ServerWorkbench:
+    """A running server, by its API. Workflows are those of its catalog.
+
+    What a run made is fetched into a folder named like the run below `outputs`; where the server
+    writes there itself it is there already.
+    """
+
+    def __init__(self, url: str, login: tuple[str, str] | None, outputs: Path) -> None:
+        # Read when the client is made; it reports its use to its makers otherwise.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from gradio_client import Client
+
+        self._outputs = outputs
+        self._pictures: set[str] = set()
+        """Names of the variables of the described workflow that take a picture."""
+        self._fetched = tempfile.TemporaryDirectory(prefix="workbench-prompt-")
+        try:
+            self._client = Client(
+                url,
+                auth=login,
+                verbose=False,
+                analytics_enabled=False,
+                download_files=self._fetched.name,
+            )
+        except Exception as error:
+            self._fetched.cleanup()
+            raise ServeError(
+                f"No workbench could be reached at {url} ({_said(error).rstrip('.')}).",
+                hint="Start it with `make serve`, or name it with --server and --auth.",
+            ) from error
+
+    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+        """See Workbench."""
+        found = self._ask("/describe_workflow", name)
+        self._pictures = {i["name"] for i in found["inputs"] if i["kind"] in {"image", "mask"}}
+        return found["name"], found["name"], {i["name"]: i["default"] for i in found["inputs"]}
+
+    def workflows(self) -> str:
+        """See Workbench."""
+        return "\n".join(
+            f"{w['name']:24} {w['availability']}" for w in self._ask("/list_workflows")
+        )
+
+    def run(self, name: str, inputs: Mapping[str, Any]) -> tuple[float | None, list[str], str]:
+        """See Workbench."""
+        job = self._client.submit(name, self._with_uploads(inputs), api_name="/generate")
+        loads = _Loads()
+        last: dict[str, Any] = {}
+        try:
+            for last in _stream(job):
+                loads.tell(last)
+        except KeyboardInterrupt:
+            if "job_id" in last:
+                self._ask("/cancel_job", last["job_id"])
+            else:
+                job.cancel()
+            for last in _stream(job):  # noqa: B007  (the last event is what counts)
+                pass
+        try:
+            job.result()
+        except Exception as error:  # noqa: BLE001  (see __init__)
+            return None, [], _said(error)
+        if last.get("event") != "done":
+            return None, [], _cancelled(last)
+        files = self._keep(last["job_id"], [*last["images"], *last["metadata"]])
+        return last["seconds"], files[: len(last["images"])], f"Done, seed {last['seed']}"
+
+    def status(self) -> str:
+        """See Workbench."""
+        from app.engine.loop import EngineStatus
+        from app.terminal import status
+
+        return status(EngineStatus.model_validate(self._ask("/status")))
+
+    def memory(self) -> str:
+        """See Workbench."""
+        from app.engine.loop import EngineStatus
+        from app.terminal import memory
+
+        return memory(EngineStatus.model_validate(self._ask("/status")))
+
+    def free(self, *, now: bool = False) -> str:
+        """See Workbench."""
+        mode = "cancel_and_free" if now else "when_idle"
+        log.info("Performing full cleanup")
+        return str(self._ask("/free_gpu", mode)["sentence"])
+
+    def close(self) -> None:
+        """See Workbench."""
+        self._client.close()
+        self._fetched.cleanup()
+
+    def _ask(self, endpoint: str, *arguments: Any) -> Any:
+        try:
+            return self._client.predict(*arguments, api_name=endpoint)
+        except Exception as error:
+            raise BadRequest(_said(error)) from error
+
+    def _with_uploads(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs with every picture's path as an upload: a server takes no paths."""
+        from gradio_client import handle_file
+
+        ready = dict(inputs)
+        for name in self._pictures & ready.keys():
+            if not Path(ready[name]).is_file():
+                raise BadRequest(f"{name}: There is no picture '{ready[name]}'.")
+            ready[name] = handle_file(ready[name])
+        return ready
+
+    def _keep(self, run_id: str, fetched: list[str]) -> list[str]:
+        """Where these files lie for good."""
+        folder = self._outputs.resolve() / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [folder / Path(file).name for file in fetched]
+        for file, target in zip(fetched, kept, strict=True):
+            if not target.exists():
+                shutil.move(file, target)
+        return [str(target) for target in kept]
+
+
+class _Loads:
+    """Logs what a server's run loads, in the words of a worker of one's own."""
+
+    def __init__(self) -> None:
+        self._pipelines: set[str] = set()
+        self._components: set[tuple[str, str]] = set()
+        self._looked = False
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Note an event of the run; what it is the first to say is logged."""
+        match event["event"]:
+            case "loading":
+                component, model = event["component"], event["model"]
+                if model not in self._pipelines:
+                    log.info("Loading pipeline from model: %s", model)
+                if (component, model) not in self._components:
+                    log.info("Loading %s from model: %s", component, model)
+                self._pipelines.add(model)
+                self._components.add((component, model))
+            case "phase" if event["phase"] == "loading":
+                self._looked = True
+            case "phase" if self._looked and not self._components:
+                log.info("Reusing loaded models from cache")
+                self._looked = False
+
+
+def _stream(job: Any) -> Iterator[dict[str, Any]]:
+    """The events of a `gradio_client` job to its end, which its own iterator never reaches when the
+    server is gone."""
+    told = 0
+    while True:
+        over = job.done()
+        events = job.outputs()
+        yield from events[told:]
+        told = len(events)
+        if over:
+            return
+        time.sleep(0.02)
+
+
+def _cancelled(last: Mapping[str, Any]) -> str:
+    from app.protocol import RunCancelled
+    from app.terminal import outcome
+    from app.ui.run_view import RunView, advance
+
+    if last.get("event") != "cancelled":
+        return "Cancelled."
+    event = RunCancelled(
+        run_id=last["job_id"], time=0.0, phase=last["phase"], notice=last["notice"]
+    )
+    return outcome(advance(RunView(), event))
+
+
+def _said(error: BaseException) -> str:
+    """What a server, or the way to it, has against a request."""
+    from gradio_client.exceptions import AppError
+
+    if isinstance(error, concurrent.futures.CancelledError):
+        return "The server ended the run without a word: is it still there?"
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, AppError) else text.splitlines()[0]

@@ -1,0 +1,259 @@
+"""The dw> prompt: load, set, run, status, memory, clear, help, exit.
+
+It talks to a workbench: one with a worker of its own, or a running server by its API. Everything it
+says goes to stdout, the log's lines too, so that a transcript reads in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from app.errors import BadRequest, UnknownWorkflow, WorkbenchError, nearest
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PROMPT = "dw> "
+HISTORY = Path.home() / ".dw_history"
+HELP = """\
+load FILE             choose a workflow: a JSON file, or a name that `workflows` lists
+workflows             list the workflows
+set name=value …      keep values for the runs to come; `set` shows them, `set name=` forgets one
+run name=value …      run it, with these values for this run only
+status                what the engine does
+memory                what the worker holds
+clear                 drop everything that is loaded
+help                  this list
+exit                  leave"""
+
+
+class Workbench(Protocol):
+    """What the prompt needs of an engine, wherever it is."""
+
+    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+        """A workflow's name to run it by, its title, and its variables with their defaults."""
+
+    def workflows(self) -> str:
+        """The list of workflows as text."""
+
+    def run(self, name: str, inputs: Mapping[str, Any]) -> tuple[float | None, list[str], str]:
+        """Run it: seconds (None when it did not succeed), files, and how it ended."""
+
+    def status(self) -> str:
+        """What the engine does."""
+
+    def memory(self) -> str:
+        """What the worker holds."""
+
+    def free(self, *, now: bool = False) -> str:
+        """Drop everything; what that gave back."""
+
+    def close(self) -> None:
+        """Leave."""
+
+
+class LocalWorkbench:
+    """An engine and a worker of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        from app.engine import Engine
+
+        self._settings = settings
+        self._engine = Engine()
+        self._engine.start(settings)
+
+    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+        """See Workbench."""
+        from app.cli import find_workflow
+        from app.workflow.loader import read_document
+        from app.workflow.planner import declared_inputs
+
+        path = find_workflow(name, self._settings).resolve()
+        raw = read_document(path)
+        return str(path), path.stem, {spec.name: spec.default for spec in declared_inputs(raw)}
+
+    def workflows(self) -> str:
+        """See Workbench."""
+        from app.workflow.catalog import Catalog
+
+        entries = Catalog(self._settings.paths).entries()
+        return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
+
+    def run(self, name: str, inputs: Mapping[str, Any]) -> tuple[float | None, list[str], str]:
+        """See Workbench."""
+        from app.terminal import outcome, watch
+
+        run_id = self._engine.submit(Path(name), dict(inputs))
+        view = watch(self._engine, run_id, Console())
+        seconds = view.timings.total_s if view.timings else None
+        return seconds, [result.path for result in view.results], outcome(view)
+
+    def status(self) -> str:
+        """See Workbench."""
+        from app.terminal import status
+
+        return status(self._engine.status())
+
+    def memory(self) -> str:
+        """See Workbench."""
+        from app.terminal import memory
+
+        return memory(self._engine.status())
+
+    def free(self, *, now: bool = False) -> str:
+        """See Workbench."""
+        from app.ui.run_view import freed
+
+        return freed(self._engine.free("cancel_and_free" if now else "when_idle"))
+
+    def close(self) -> None:
+        """See Workbench."""
+        self._engine.close()
+
+
+class Repl:
+    """Reads commands until exit or the end of the input."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        self._workbench = workbench
+        self._name = ""
+        self._defaults: dict[str, Any] = {}
+        self._kept: dict[str, str] = {}
+        self._commands: dict[str, Callable[[list[str]], None]] = {
+            "load": self._load,
+            "workflows": lambda _words: print(self._workbench.workflows()),
+            "set": self._set,
+            "run": self._run,
+            "status": lambda _words: print(self._workbench.status()),
+            "memory": lambda _words: print(self._workbench.memory()),
+            "clear": lambda _words: self._clear(),
+            "help": lambda _words: print(HELP),
+        }
+
+    def loop(self, first: str | None = None) -> int:
+        """Serve the prompt; the exit code, which is 1 when a command of a script failed."""
+        failed = False
+        with log_on_stdout(), contextlib.closing(self._workbench):
+            lines = self._typed() if sys.stdin.isatty() else self._piped()
+            for line in [f"load {shlex.quote(first)}"] if first else []:
+                failed |= not self._do(line)
+            for line in lines:
+                if line.strip() in ("exit", "quit"):
+                    break
+                failed |= not self._do(line)
+        return int(failed and not sys.stdin.isatty())
+
+    def _do(self, line: str) -> bool:
+        """Whether the line could be done; what could not is told in a sentence."""
+        try:
+            words = _words(line)
+            if not words:
+                return True
+            if words[0] not in self._commands:
+                raise BadRequest(
+                    f"'{words[0]}' is not a command.",
+                    hint=nearest(words[0], self._commands) or "`help` lists them.",
+                )
+            self._commands[words[0]](words[1:])
+        except WorkbenchError as error:
+            print(error)
+        else:
+            return True
+        return False
+
+    def _load(self, words: list[str]) -> None:
+        if len(words) != 1:
+            raise BadRequest("load takes the name of one workflow.")
+        self._name, title, self._defaults = self._workbench.describe(words[0])
+        self._kept = {name: value for name, value in self._kept.items() if name in self._defaults}
+        print(f"Loading workflow: {title}")
+
+    def _set(self, words: list[str]) -> None:
+        for name, value in self._pairs(words).items():
+            if value:
+                self._kept[name] = value
+            else:
+                self._kept.pop(name, None)
+        for name, default in self._defaults.items():
+            shown = self._kept.get(name, default)
+            print(f"{name} = {shown}{'' if name in self._kept else '  (default)'}")
+
+    def _run(self, words: list[str]) -> None:
+        if not self._name:
+            raise UnknownWorkflow("No workflow is loaded.", hint="Load one: load text-to-image")
+        inputs = {**self._kept, **self._pairs(words)}
+        seconds, files, end = self._workbench.run(self._name, inputs)
+        if seconds is None:
+            raise BadRequest(end)
+        for file in files:
+            print(file)
+        print(f"Workflow completed ({seconds:.1f} seconds)")
+
+    def _clear(self) -> None:
+        print(self._workbench.free())
+        print("Full cleanup performed")
+        print("GPU memory cleared")
+
+    def _pairs(self, words: list[str]) -> dict[str, str]:
+        pairs: dict[str, str] = {}
+        for word in words:
+            name, equals, value = word.partition("=")
+            if not equals:
+                raise BadRequest(f"'{word}' is not of the form name=value.")
+            if self._defaults and name not in self._defaults:
+                raise BadRequest(
+                    f"This workflow has no variable '{name}'.", hint=nearest(name, self._defaults)
+                )
+            pairs[name] = value
+        return pairs
+
+    def _typed(self) -> Iterator[str]:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import FileHistory
+
+        def words() -> list[str]:
+            return [*self._commands, "exit", *(f"{name}=" for name in self._defaults)]
+
+        session: PromptSession[str] = PromptSession(history=FileHistory(str(HISTORY)))
+        while True:
+            try:
+                yield session.prompt(PROMPT, completer=WordCompleter(words()))
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
+
+    def _piped(self) -> Iterator[str]:
+        """The lines of a script, shown as if somebody had typed them."""
+        for line in sys.stdin:
+            print(f"{PROMPT}{line.rstrip()}", flush=True)
+            yield line
+
+
+@contextlib.contextmanager
+def log_on_stdout() -> Iterator[None]:
+    """The log's lines go where the answers go."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield
+    finally:
+        root.handlers = before
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError as error:
+        raise BadRequest(f"That line cannot be read: {str(error).lower()}.") from None

@@ -1,0 +1,91 @@
+"""Pictures, with the full record inside the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.errors import ResultError
+from app.outputs import RECORD_KEY, Record, reference_to_sidecar, replacing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from app.workflow.plan import ResultSpec
+
+MAX_EXIF_BYTES = 65_000
+"""A JPEG keeps EXIF in one segment of 64 KB, a few bytes of which are its own."""
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
+UNICODE_COMMENT = b"UNICODE\x00"
+
+Size = tuple[int, int]
+
+
+def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
+    """Write a PNG, the record in a text chunk; its width and height in pixels."""
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = _picture(artifact)
+    text = PngInfo()
+    text.add_itxt(RECORD_KEY, json.dumps(record, ensure_ascii=False))
+    with replacing(path) as file:
+        # Level 1 is two to three times faster than the default and a few percent larger.
+        picture.save(file, "PNG", pnginfo=text, compress_level=1)
+    return picture.size
+
+
+def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
+    """Write a JPEG, the record in EXIF's UserComment; its width and height in pixels."""
+    picture = _picture(artifact).convert("RGB")
+    with replacing(path) as file:
+        picture.save(file, "JPEG", quality=95, exif=_exif(record, path))
+    return picture.size
+
+
+def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
+    """Write a WebP, the record in EXIF's UserComment; its width and height in pixels."""
+    picture = _picture(artifact)
+    with replacing(path) as file:
+        picture.save(file, "WEBP", quality=95, exif=_exif(record, path))
+    return picture.size
+
+
+def read_record(path: Path) -> Record | None:
+    """The record inside a picture, or None when it carries none (or names a sidecar)."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        text = getattr(picture, "text", {}).get(RECORD_KEY)
+        if text is None:
+            comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+            if not isinstance(comment, bytes) or not comment.startswith(UNICODE_COMMENT):
+                return None
+            text = comment[len(UNICODE_COMMENT) :].decode("utf-16-be")
+    return dict(json.loads(text))
+
+
+def _exif(record: Record, path: Path) -> Image.Exif:
+    from PIL import Image
+
+    comment = _comment(record)
+    if len(comment) > MAX_EXIF_BYTES:
+        comment = _comment(reference_to_sidecar(path, record))
+    exif = Image.Exif()
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment
+    return exif
+
+
+def _comment(record: Record) -> bytes:
+    return UNICODE_COMMENT + json.dumps(record, ensure_ascii=False).encode("utf-16-be")
+
+
+def _picture(artifact: Any) -> Image.Image:
+    from PIL import Image
+
+    if not isinstance(artifact, Image.Image):
+        raise ResultError(
+            f"A {type(artifact).__name__} cannot be saved as a picture.",
+            hint="Leave output_type out, or give the step no result block.",
+        )
+    return artifact

@@ -1,0 +1,142 @@
+"""Settings: the only reader of the environment. Read once at the front door, then passed down.
+
+Every field can be given as an environment variable `DW_<FIELD>`; the command line wins over it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHIPPED_WORKFLOWS = PROJECT / "workflows"
+MIB = 1024 * 1024
+
+Word = Annotated[str, Field(min_length=1)]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UiSettings(_Frozen):
+    """How the page is served."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=7860, ge=0, le=65535)
+    share: bool = False
+    auth: tuple[Word, Word] | None = None
+    """User name and password; made and printed when needed and not given."""
+    public: bool = False
+    """True only by DW_PUBLIC=1: serve beyond loopback without a password."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names the page answers to, behind a reverse proxy for example."""
+    max_upload_bytes: int = 30 * MIB
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether anyone but this machine's own users could reach the page."""
+        return self.share or self.host not in {"127.0.0.1", "localhost", "::1"}
+
+
+class EngineSettings(_Frozen):
+    """How the engine queues and cancels."""
+
+    max_queued_runs: int = Field(default=200, ge=1)
+    cancel_grace_s: float = Field(default=10.0, gt=0)
+    """The least time a worker has to obey a cancel before it is ended."""
+    kept_runs: int = Field(default=500, ge=1)
+    """Finished runs whose events are kept for followers."""
+    idle_cleanup_s: float = Field(default=1.0, gt=0)
+    """How long nothing must happen before the light cleanup between runs."""
+    idle_drop_s: float | None = Field(default=None, gt=0)
+    """How long nothing must happen before everything that is not pinned is dropped; None: never."""
+
+
+class WorkerSettings(_Frozen):
+    """What the worker process may use."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    device_budget: ByteSize | None = None
+    """Weights that may be held on the device; None: nine tenths of its memory. `20GB`, `16GiB`."""
+    ram_budget: ByteSize | None = None
+    """Beside an accelerator, weights that may be held in RAM; None: seven tenths of it."""
+    growth_warning_bytes: int = 500_000_000
+    """Growth between two runs of one workflow that is worth a warning."""
+    preview_interval_s: float = Field(default=0.2, gt=0)
+    """The least time between two previews (at most 5 per second)."""
+    prompt_memo_bytes: ByteSize = Field(default=ByteSize(256 * MIB), ge=0)
+    """How much of what text encoders returned is kept in memory."""
+    prompt_memo_disk_bytes: ByteSize = Field(default=ByteSize(1_000_000_000), ge=0)
+    """How much of it is kept beside the results, across restarts."""
+    log_level: LogLevel = "INFO"
+
+
+class PathSettings(_Frozen):
+    """Where things are read and written."""
+
+    outputs: Path = PROJECT / "outputs"
+    workflows: tuple[Path, ...] = (SHIPPED_WORKFLOWS,)
+    """Folders of the catalog, in the order of the dropdown."""
+    models: tuple[Path, ...] = (PROJECT / "models",)
+    """Folders in which a person's input may name a local model."""
+    media: tuple[Path, ...] = ()
+    """Folders in which a person's input may name a picture: the page's uploads and the outputs;
+    for somebody at a shell of this machine everything the shell may read."""
+
+
+class Settings(_Frozen):
+    """All settings of one process tree."""
+
+    ui: UiSettings = UiSettings()
+    engine: EngineSettings = EngineSettings()
+    worker: WorkerSettings = WorkerSettings()
+    paths: PathSettings = PathSettings()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Settings as the `DW_…` variables give them; what is absent keeps its default.
+
+        Raises pydantic.ValidationError where a value does not fit its field.
+        """
+        env = os.environ if environment is None else environment
+
+        def given(**fields: str) -> dict[str, str]:
+            return {field: env[name] for field, name in fields.items() if env.get(name)}
+
+        def folders(name: str) -> tuple[Path, ...]:
+            return tuple(Path(part) for part in env.get(name, "").split(os.pathsep) if part)
+
+        ui: dict[str, object] = dict(given(host="DW_HOST", port="DW_PORT", share="DW_SHARE"))
+        ui["public"] = env.get("DW_PUBLIC") == "1"
+        ui["allowed_hosts"] = tuple(env.get("DW_ALLOWED_HOSTS", "").split())
+        if env.get("DW_AUTH"):
+            ui["auth"] = tuple(env["DW_AUTH"].split(":", 1))
+        paths: dict[str, object] = dict(given(outputs="DW_OUTPUTS"))
+        paths["workflows"] = (SHIPPED_WORKFLOWS, *folders("DW_WORKFLOWS"))
+        paths["models"] = (PROJECT / "models", *folders("DW_MODELS"))
+        return cls.model_validate(
+            {
+                "ui": ui,
+                "engine": given(
+                    max_queued_runs="DW_MAX_QUEUED_RUNS",
+                    cancel_grace_s="DW_CANCEL_GRACE_S",
+                    idle_drop_s="DW_IDLE_DROP_S",
+                ),
+                "worker": given(
+                    device="DW_DEVICE",
+                    device_budget="DW_DEVICE_BUDGET",
+                    ram_budget="DW_RAM_BUDGET",
+                    prompt_memo_bytes="DW_PROMPT_MEMO_BYTES",
+                    prompt_memo_disk_bytes="DW_PROMPT_MEMO_DISK_BYTES",
+                    log_level="DW_LOG_LEVEL",
+                ),
+                "paths": paths,
+            }
+        )

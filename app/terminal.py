@@ -1,0 +1,99 @@
+"""Runs and memory as text, for the command line and the dw> prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from app.engine import Engine
+from app.engine.loop import EngineStatus
+from app.protocol import RunEvent
+from app.ui.run_view import RunView, advance, duration, size
+
+
+def watch(engine: Engine, run_id: str, console: Console) -> RunView:
+    """Show the run until it has ended; on a terminal with a bar. Ctrl-C cancels it.
+
+    A second Ctrl-C leaves by KeyboardInterrupt.
+    """
+    view = RunView(run_id=run_id)
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("Waiting", total=1.0)
+        for event in _cancelled_by_ctrl_c(engine, run_id):
+            view = advance(view, event)
+            progress.update(bar, completed=view.fraction or 0.0, description=view.status)
+    return view
+
+
+def _cancelled_by_ctrl_c(engine: Engine, run_id: str) -> Iterator[RunEvent]:
+    events = engine.events(run_id)
+    seen = 0
+    try:
+        for event in events:
+            seen += 1
+            yield event
+    except KeyboardInterrupt:
+        engine.cancel(run_id)
+        for number, event in enumerate(engine.events(run_id)):
+            if number >= seen:
+                yield event
+
+
+def outcome(view: RunView) -> str:
+    """How a run ended, in a sentence."""
+    if view.error is not None:
+        return view.error.sentence()
+    if view.outcome == "cancelled":
+        return f"{view.status}. {view.notice}".strip()
+    return f"{view.status}, seed {view.seed}" if view.seed is not None else view.status
+
+
+def status(found: EngineStatus) -> str:
+    """What the engine does now, a fact a line."""
+    running = found.running
+    lines = [
+        f"worker   {found.worker}" + (f" (pid {found.pid})" if found.pid else ""),
+        f"device   {found.device or 'not known yet'} {found.device_name}".rstrip(),
+        f"running  {f'{running.title}: {running.phase}' if running else 'nothing'}",
+        f"waiting  {len(found.queue)}",
+        f"held     {len(found.held)} components",
+    ]
+    return "\n".join(lines)
+
+
+def memory(found: EngineStatus) -> str:
+    """What the worker holds, biggest first, and what memory that leaves."""
+    used = found.memory
+    if used is None:
+        return "The worker has not started yet."
+    now = time.time()
+    lines = [
+        f"{size(item.weight_bytes):>8}  {item.title}, used {duration(now - item.last_used)} ago"
+        + (", pinned" if item.pinned else "")
+        + (", in RAM" if item.place == "ram" else "")
+        for item in sorted(found.held, key=lambda item: -item.weight_bytes)
+    ]
+    if found.device != "cpu":
+        lines.append(
+            f"{size(used.device_bytes):>8}  allocated on {found.device},"
+            f" {size(used.device_reserved_bytes)} reserved"
+        )
+    lines.append(
+        f"{size(used.anonymous_bytes):>8}  of the worker's own,"
+        f" {size(used.resident_bytes - used.anonymous_bytes)} of pages of files"
+    )
+    if found.budgets is not None:
+        weights = sum(item.weight_bytes for item in found.held if item.place == "device")
+        budget = size(found.budgets.device_bytes)
+        lines.append(f"{size(weights):>8}  of models held, {budget} may be")
+    lines.append(
+        f"{size(used.device_free_bytes):>8}  free of {size(used.device_total_bytes)}"
+        f" ({found.device})"
+    )
+    return "\n".join(lines)

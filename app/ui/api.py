@@ -1,0 +1,381 @@
+"""The endpoints for scripts: explicit, stable names, typed parameters, the engine's own checks.
+
+`gr.api` checks nothing itself, so everything a script sends goes through `engine.submit`, and a
+file only through `uploaded_path`. Names are kept forever; fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import gradio as gr
+from gradio.data_classes import FileData
+from pydantic import JsonValue
+
+from app.errors import EngineError, InvalidInputs, Problem, WorkbenchError
+from app.protocol import (
+    TERMINAL,
+    Loading,
+    PhaseChanged,
+    ResultSaved,
+    RunCancelled,
+    RunEvent,
+    RunFailed,
+    RunQueued,
+    RunSucceeded,
+    StepProgress,
+)
+from app.ui.run_view import RunView, advance, freed
+from app.workflow.catalog import Catalog, CatalogEntry
+from app.workflow.inputs import InputSpec
+
+if TYPE_CHECKING:
+    from app.engine import Engine
+
+FreeMode = Literal["when_idle", "cancel_and_free"]
+FIXED_NAMES = (
+    "generate", "list_workflows", "describe_workflow", "cancel_job", "status", "free_gpu",
+)  # fmt: skip
+RESERVED = frozenset({"seed", "request"})
+
+
+class ScriptApi:
+    """The functions behind the endpoints; `register` makes them endpoints of the open Blocks."""
+
+    def __init__(self, engine: Engine, catalog: Catalog, uploads: Path) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._uploads = uploads
+
+    def register(self) -> tuple[str, ...]:
+        """Registers every endpoint and returns their names. Call before any other event is made.
+
+        A workflow gets its typed endpoint when the page is built; one that is added later is
+        reached through `/generate` until the next start.
+        """
+        for name in FIXED_NAMES:
+            # The page's chip asks for the status every few seconds: that must not queue.
+            gr.api(getattr(self, name), api_name=name, concurrency_limit=None,
+                   queue=name != "status")  # fmt: skip
+        typed = {
+            endpoint_name(entry): entry
+            for entry in self._catalog.entries()
+            if entry.problem is None
+        }
+        for name, entry in typed.items():
+            gr.api(self.typed_endpoint(name, entry), api_name=name, concurrency_limit=None)
+        return (*FIXED_NAMES, *typed)
+
+    async def generate(
+        self,
+        workflow: str,
+        variables: dict[str, Any],
+        seed: int | None = None,
+        request_id: str | None = None,
+        fresh: bool = False,
+        changes: dict[str, Any] | None = None,
+        request: gr.Request = None,  # type: ignore[assignment]  # Gradio fills it in by its type
+    ) -> AsyncIterator[dict]:
+        """Runs a workflow of the catalog and streams what happens.
+
+        `changes` are values of its document that are others in this run, by JSON pointer.
+
+        Every event has `event` (queued, loading, step, phase, result, done, cancelled, error),
+        `job_id` and `request_id`. The last one is done (with images, seed, seconds, workflow,
+        variables, metadata), cancelled, or error. Dropping the stream cancels the run.
+        """
+        entry, run_id = await self._submit(
+            workflow, variables, seed, _owner(request), fresh=fresh, changes=changes
+        )
+        view = RunView(run_id=run_id)
+        try:
+            async for event in self._engine.follow(run_id, previews=False):
+                view = advance(view, event)
+                told = _told(event)
+                if told is not None:
+                    yield {**told, "job_id": run_id, "request_id": request_id}
+            if view.outcome == "succeeded":
+                done = await asyncio.to_thread(_done, entry, variables, view)
+                yield {**done, "job_id": run_id, "request_id": request_id}
+        finally:
+            await self._end(run_id, view)
+        if view.error is not None:
+            raise gr.Error(view.error.sentence(), print_exception=False)
+
+    def typed_endpoint(self, name: str, entry: CatalogEntry) -> Callable[..., Any]:
+        """A coroutine function with the workflow's inputs as its parameters; returns `done`."""
+
+        specs = sorted(
+            (spec for spec in entry.inputs if spec.name not in RESERVED),
+            key=lambda spec: not _needed(spec),
+        )
+
+        async def run(request: gr.Request, *values: Any) -> dict:
+            # Gradio calls with every parameter by position; one that was not given stands at its
+            # default.
+            *given, seed = values
+            inputs = {
+                spec.name: value
+                for spec, value in zip(specs, given, strict=True)
+                if value is not None
+            }
+            return await self._run_to_end(entry.name, inputs, seed, _owner(request))
+
+        def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> Any:
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+        parameters = [
+            parameter("request", gr.Request),
+            *(
+                parameter(spec.name.replace("-", "_"), _annotation(spec), _default(spec))
+                for spec in specs
+            ),
+            parameter("seed", int | None, None),
+        ]
+        run.__name__ = name
+        run.__doc__ = entry.description or entry.title
+        run.__signature__ = inspect.Signature(parameters, return_annotation=dict)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": dict}
+        return run
+
+    def list_workflows(self) -> list[dict]:
+        """Every workflow of the catalog: name, title, description, whether it is ready here."""
+        return [_listed(entry) for entry in self._catalog.entries()]
+
+    def describe_workflow(self, name: str) -> dict:
+        """A workflow with everything it asks for: kinds, defaults, limits, choices."""
+        try:
+            entry = self._catalog.find(name)
+        except WorkbenchError as error:
+            raise _told_error(error) from None
+        return {**_listed(entry), "inputs": [spec.model_dump(mode="json") for spec in entry.inputs]}
+
+    async def cancel_job(self, job_id: str) -> bool:
+        """Cancels a run. False where it was over already."""
+        try:
+            return await asyncio.to_thread(self._engine.cancel, job_id)
+        except WorkbenchError as error:
+            raise _told_error(error) from None
+
+    def status(self) -> dict:
+        """The worker's state, the queue, what runs, memory, and what is held."""
+        return self._engine.status().model_dump(mode="json")
+
+    async def free_gpu(self, mode: FreeMode = "when_idle") -> dict:
+        """Frees everything that is held, when the run in progress has ended or by cancelling it."""
+        if mode not in get_args(FreeMode):
+            raise gr.Error(
+                f"The mode is one of: {', '.join(get_args(FreeMode))}.", print_exception=False
+            )
+        try:
+            report = await self._engine.free_async(mode)
+        except WorkbenchError as error:
+            raise _told_error(error) from None
+        return {"sentence": freed(report), **report.model_dump(mode="json")}
+
+    # --- what the endpoints share ----------------------------------------------------------------
+
+    async def _submit(
+        self,
+        workflow: str,
+        variables: Any,
+        seed: int | None,
+        owner: str,
+        *,
+        fresh: bool = False,
+        changes: Any = None,
+    ) -> tuple[CatalogEntry, str]:
+        try:
+            entry = self._catalog.find(str(workflow))
+            inputs = self._inputs(entry, variables)
+            _check_seed(seed)
+            if not isinstance(changes, Mapping | None):
+                raise InvalidInputs("The changes have to be an object: {JSON pointer: value}.")
+            run_id = await asyncio.to_thread(
+                self._engine.submit, Path(entry.path), inputs, seed=seed, owner=owner,
+                changes=changes or {}, fresh=bool(fresh),
+            )  # fmt: skip
+        except WorkbenchError as error:
+            raise _told_error(error) from None
+        return entry, run_id
+
+    async def _run_to_end(
+        self, workflow: str, variables: dict[str, Any], seed: int | None, owner: str
+    ) -> dict:
+        entry, run_id = await self._submit(workflow, variables, seed, owner)
+        view = RunView(run_id=run_id)
+        try:
+            async for event in self._engine.follow(run_id, previews=False):
+                view = advance(view, event)
+        finally:
+            await self._end(run_id, view)
+        if view.outcome == "cancelled":
+            raise gr.Error("The run was cancelled.", print_exception=False)
+        if view.error is not None:
+            raise gr.Error(view.error.sentence(), print_exception=False)
+        done = await asyncio.to_thread(_done, entry, variables, view)
+        return {**done, "job_id": run_id}
+
+    async def _end(self, run_id: str, view: RunView) -> None:
+        """Cancels the run if its reader has gone, and waits until it has really stopped."""
+        if view.over:
+            return
+        # An engine that was closed meanwhile has ended its runs.
+        with contextlib.suppress(EngineError):
+            self._engine.cancel(run_id)
+            await asyncio.shield(self._until_over(run_id))
+
+    async def _until_over(self, run_id: str) -> None:
+        async for event in self._engine.follow(run_id, previews=False):
+            if isinstance(event, TERMINAL):
+                return
+
+    def _inputs(self, entry: CatalogEntry, variables: Any) -> dict[str, JsonValue]:
+        """The variables with every uploaded file as its path; strings are never taken as paths."""
+        if not isinstance(variables, Mapping):
+            raise InvalidInputs("The variables have to be an object: {name: value}.")
+        kinds = {spec.name: spec for spec in entry.inputs}
+        inputs: dict[str, JsonValue] = {}
+        problems: list[Problem] = []
+        for name, value in variables.items():
+            spec = kinds.get(name)
+            if spec is None or spec.kind not in {"image", "mask"} or value == spec.default:
+                inputs[name] = value
+                continue
+            path = uploaded_path(value, self._uploads)
+            if path is None:
+                problems.append(
+                    Problem(
+                        place=f"inputs.{name}",
+                        message=f"{spec.label} has to be an uploaded file, not a path.",
+                        hint="Send it with gradio_client.handle_file('picture.png').",
+                    )
+                )
+            else:
+                inputs[name] = str(path)
+        if problems:
+            raise InvalidInputs(f"'{entry.name}' cannot run with these inputs.", problems)
+        return inputs
+
+
+def endpoint_name(entry: CatalogEntry) -> str:
+    """The endpoint that runs this workflow: `run_text_to_image`."""
+    return "run_" + entry.name.replace("-", "_")
+
+
+def uploaded_path(value: Any, uploads: Path) -> Path | None:
+    """The file Gradio stored for an upload; None for anything else, however it is dressed up."""
+    if not isinstance(value, Mapping):
+        return None
+    meta = value.get("meta")
+    if not isinstance(meta, Mapping) or meta.get("_type") != "gradio.FileData":
+        return None
+    if not isinstance(value.get("path"), str) or "\0" in value["path"]:
+        return None
+    path = Path(value["path"]).resolve()
+    return path if path.is_relative_to(uploads.resolve()) and path.is_file() else None
+
+
+def _owner(request: gr.Request | None) -> str:
+    return f"script {request.session_hash}" if request is not None else "script"
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise InvalidInputs(f"The seed has to be a whole number, not {seed!r}.")
+
+
+def _told_error(error: WorkbenchError) -> gr.Error:
+    return gr.Error(error.report().sentence(), print_exception=False)
+
+
+def _told(event: RunEvent) -> dict[str, Any] | None:
+    """The event as scripts see it; None for what they have no use for."""
+    match event:
+        case RunQueued():
+            return {"event": "queued", "position": event.position}
+        case Loading():
+            return event.model_dump(
+                include={"component", "model", "loaded_bytes", "total_bytes"}
+            ) | {"event": "loading"}
+        case PhaseChanged():
+            return {"event": "phase", "step": event.step, "phase": event.phase}
+        case StepProgress():
+            return event.model_dump(include={"step", "done", "total", "seconds_left"}) | {
+                "event": "step"
+            }
+        case ResultSaved():
+            return {"event": "result", "image": _file(event), "seed": event.seed,
+                    "index": event.index, "final": event.final}  # fmt: skip
+        case RunCancelled():
+            return {"event": "cancelled", "phase": event.phase, "notice": event.notice}
+        case RunFailed():
+            error = event.error.model_dump(mode="json", exclude={"detail"})
+            return {"event": "error", "message": event.error.sentence(), "error": error}
+        case RunSucceeded():
+            return None  # told as `done`, with the results
+        case _:
+            return None
+
+
+def _done(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView) -> dict[str, Any]:
+    finals = [result for result in view.results if result.final] or list(view.results)
+    return {
+        "event": "done",
+        "images": [_file(result) for result in finals],
+        "seed": view.seed,
+        "seconds": view.timings.total_s if view.timings else None,
+        "workflow": entry.name,
+        "variables": dict(variables),
+        "outputs": list(view.outputs),
+        "metadata": [_file(result, sidecar=True) for result in finals],
+        "loaded": list(view.loaded),
+    }
+
+
+def _file(result: ResultSaved, *, sidecar: bool = False) -> dict[str, Any]:
+    path = Path(result.sidecar if sidecar else result.path)
+    return FileData(
+        path=str(path),
+        orig_name=path.name,
+        size=path.stat().st_size,
+        mime_type="application/json" if sidecar else result.content_type,
+    ).model_dump()
+
+
+def _listed(entry: CatalogEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "description": entry.description,
+        "ready": entry.ready,
+        "availability": entry.availability,
+        "download_bytes": entry.download_bytes,
+        "endpoint": None if entry.problem else f"/{endpoint_name(entry)}",
+        "problem": entry.problem.sentence() if entry.problem else None,
+    }
+
+
+def _needed(spec: InputSpec) -> bool:
+    return spec.required and spec.default in (None, "")
+
+
+def _default(spec: InputSpec) -> Any:
+    return inspect.Parameter.empty if _needed(spec) else spec.default
+
+
+def _annotation(spec: InputSpec) -> Any:
+    kinds: dict[str, Any] = {
+        "text": str, "number": float, "integer": int, "checkbox": bool,
+        "slider": int if spec.whole else float, "seed": int, "image": FileData, "mask": FileData,
+    }  # fmt: skip
+    kind = Literal[tuple(spec.choices)] if spec.kind == "choice" else kinds[spec.kind]
+    if spec.kind == "text" and isinstance(spec.default, list):
+        kind = list[str]
+    return kind | None if spec.default is None and not spec.required else kind

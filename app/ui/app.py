@@ -1,0 +1,74 @@
+"""The page as a whole: header, tabs in their order. No logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.settings import Settings
+from app.ui.api import ScriptApi
+from app.ui.free import FreeButton
+from app.ui.generate import GenerateTab
+from app.ui.memory import PRIVATE, MemoryPanel
+from app.workflow.catalog import Catalog
+
+TITLE = "Diffusers Workbench"
+CHIP = (
+    "<span class='chip-text' data-state='starting'><span class='dot'></span>"
+    "<span class='chip-words'>connecting</span></span>"
+)
+
+if TYPE_CHECKING:
+    from app.engine import Engine
+
+
+def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
+    """The page and its endpoints for this engine.
+
+    Pictures people upload lie in the first folder of `settings.paths.media`; what the engine
+    writes to `settings.paths.outputs` is served as it lies there.
+    """
+    uploads = Path(settings.paths.media[0])
+    catalog = Catalog(settings.paths)
+    gr.set_static_paths([settings.paths.outputs])
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+        names = ScriptApi(engine, catalog, uploads).register()
+        with gr.Row(elem_id="header"):
+            gr.HTML(f"<h1>{TITLE}</h1>", elem_id="brand")
+            gr.HTML(CHIP, elem_id="chip")
+            free = gr.Button("Free GPU", size="sm", elem_id="free")
+        freeing = FreeButton(engine, free)
+        tab = GenerateTab(engine, catalog, uploads)
+        panel = MemoryPanel(engine)
+        for changed in (tab.current_run.change, freeing.notice.change):
+            changed(panel.refresh, None, panel.shown, **PRIVATE)
+        page.load(
+            tab.open_page,
+            tab.visit,
+            tab.open_page_outputs,
+            concurrency_limit=None,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    assert_public_names(page, names)
+    return page
+
+
+def assert_public_names(page: gr.Blocks, names: tuple[str, ...]) -> None:
+    """Stops the start if an endpoint came out under another name than scripts call it by."""
+    public = {
+        fn.api_name
+        for fn in page.fns.values()
+        if fn.api_visibility == "public" and fn.api_name is not False
+    }
+    if public != set(names):
+        raise AssertionError(f"the endpoints are {sorted(map(str, public))}, not {sorted(names)}")
+
+
+def launch_options() -> dict[str, Any]:
+    """The looks, which Gradio takes at launch."""
+    from app.ui import theme
+
+    return {"theme": theme.theme(), "css": theme.css(), "head": theme.head()}

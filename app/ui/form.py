@@ -1,0 +1,298 @@
+"""A workflow's inputs as components, and what the components hold as inputs.
+
+A picture and the mask painted on it are one component: the picture is uploaded into an editor and
+what is painted there becomes a mask file, white where the picture shall change.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image, ImageChops
+from pydantic import JsonValue
+
+from app.errors import InvalidInputs, Problem
+from app.workflow.inputs import InputSpec
+
+Editor = Mapping[str, Any]
+
+PICTURE_HEIGHT = 260
+EDITOR_HEIGHT = 420
+PAINT = "#ff2d95"
+"""Seen on white as on black; only where it is painted counts."""
+MAX_EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Field:
+    """One component of the form, with what it stands for."""
+
+    spec: InputSpec
+    component: Component
+    mask: InputSpec | None = None
+    """Set where the component is an editor: the mask that is painted on the picture."""
+
+
+def _text(spec: InputSpec, value: Any) -> Component:
+    return gr.Textbox(
+        value,
+        label=spec.label,
+        info=spec.help or None,
+        lines=spec.lines,
+        max_lines=max(spec.lines, 8),
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+def _number(spec: InputSpec, value: Any) -> Component:
+    # No limits on the component: the planner names every number out of range, not only the first.
+    return gr.Number(
+        value,
+        label=spec.label,
+        info=spec.help or _limits(spec),
+        step=spec.step or (1 if spec.whole else 0.1),
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+def _slider(spec: InputSpec, value: Any) -> Component:
+    return gr.Slider(
+        spec.minimum,
+        spec.maximum,
+        value,
+        step=spec.step or (1 if spec.whole else 0.05),
+        label=spec.label,
+        info=spec.help or None,
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+def _checkbox(spec: InputSpec, value: Any) -> Component:
+    return gr.Checkbox(
+        bool(value),
+        label=spec.label,
+        info=spec.help or None,
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+def _choice(spec: InputSpec, value: Any) -> Component:
+    return gr.Dropdown(
+        list(spec.choices),
+        value=value,
+        label=spec.label,
+        info=spec.help or None,
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+def _image(spec: InputSpec, value: Any) -> Component:
+    return gr.Image(
+        value,
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label=_asked(spec),
+        height=PICTURE_HEIGHT,
+        buttons=[],
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+def _editor(spec: InputSpec, value: Any) -> Component:
+    return gr.ImageEditor(
+        value,
+        type="filepath",
+        image_mode="RGBA",
+        format="png",
+        sources=["upload", "clipboard"],
+        transforms=[],
+        layers=False,
+        brush=gr.Brush(colors=[PAINT], color_mode="fixed"),
+        label=f"{_asked(spec)}: paint what shall change",
+        height=EDITOR_HEIGHT,
+        buttons=[],
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
+INPUT_WIDGETS: dict[str, Callable[[InputSpec, Any], Component]] = {
+    "text": _text,
+    "number": _number,
+    "integer": _number,
+    "slider": _slider,
+    "checkbox": _checkbox,
+    "choice": _choice,
+    "image": _image,
+    "mask": _image,
+}
+"""How each kind of input is shown. A `seed` has its own place on the page."""
+
+
+def build_form(inputs: Sequence[InputSpec], values: Mapping[str, Any]) -> list[Field]:
+    """The components of a form, made in the layout that is open; advanced inputs in an accordion.
+
+    `values` are what `remember` kept of this form, by input; what no longer fits its input is
+    replaced by the default.
+    """
+    painted = {spec.mask_of: spec for spec in inputs if spec.kind == "mask" and spec.mask_of}
+    shown = [spec for spec in inputs if spec.kind != "seed" and spec not in painted.values()]
+    plain = [spec for spec in shown if not spec.group]
+    grouped = [spec for spec in shown if spec.group]
+    fields = [_field(spec, values, painted.get(spec.name)) for spec in plain]
+    if grouped:
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            fields += [_field(spec, values, painted.get(spec.name)) for spec in grouped]
+    return fields
+
+
+def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -> Field:
+    kept = values.get(spec.name)
+    if mask is not None:
+        return Field(spec, _editor(spec, kept), mask)
+    value = kept if fits(spec, kept) else spec.default
+    field = Field(spec, INPUT_WIDGETS[spec.kind](spec, value))
+    if spec.examples and spec.kind == "text":
+        _chips(spec, field.component)
+    return field
+
+
+def _chips(spec: InputSpec, target: Component) -> None:
+    with gr.Row(elem_classes="chips"):
+        for example in spec.examples[:MAX_EXAMPLES]:
+            chip = gr.Button(example, size="sm", min_width=0, elem_classes="chip")
+            # In the browser alone: no event travels for filling in a text.
+            chip.click(
+                None, None, target, js=f"() => {json.dumps(example)}", api_visibility="private"
+            )
+
+
+def fits(spec: InputSpec, value: Any) -> bool:
+    """Whether a value kept from an earlier form can stand in this input's component."""
+    match spec.kind:
+        case "choice":
+            return value in spec.choices
+        case "checkbox":
+            return isinstance(value, bool)
+        case "slider":
+            low, high = spec.minimum or 0, spec.maximum or 0
+            return _is_number(value) and low <= value <= high
+        case "number" | "integer":
+            return _is_number(value)
+        case _:
+            return isinstance(value, str)
+
+
+def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
+    """What the components hold, by input, as `build_form` takes it back."""
+    return {field.spec.name: value for field, value in zip(fields, values, strict=True)}
+
+
+def storable(inputs: Sequence[InputSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a form may be kept in the browser: everything but files."""
+    return {spec.name: kept[spec.name] for spec in inputs
+            if spec.name in kept and spec.kind not in {"image", "mask"}}  # fmt: skip
+
+
+def read_form(
+    fields: Sequence[Field], values: Sequence[Any], uploads: Path
+) -> dict[str, JsonValue]:
+    """The inputs of a run. An empty number or picture is left out, so that its default stands.
+
+    A painted mask is written as a PNG into `uploads`.
+    """
+    return {
+        name: value
+        for field, held in zip(fields, values, strict=True)
+        for name, value in _inputs_of(field, held, uploads)
+        if value is not None
+    }
+
+
+def _inputs_of(field: Field, held: Any, uploads: Path) -> Iterator[tuple[str, JsonValue]]:
+    if field.mask is None:
+        yield field.spec.name, held
+        return
+    editor: Editor = held or {}
+    yield field.spec.name, editor.get("background")
+    mask = write_mask(editor, uploads)
+    yield field.mask.name, None if mask is None else str(mask)
+
+
+def write_mask(editor: Editor, uploads: Path) -> Path | None:
+    """A white-on-black PNG of everything painted in the editor; None where nothing is."""
+    painted: Image.Image | None = None
+    for layer in editor.get("layers") or []:
+        with Image.open(layer) as picture:
+            alpha = picture.convert("RGBA").getchannel("A")
+        # Half transparent edges of the brush count as painted: a mask is a yes or a no.
+        alpha = alpha.point(lambda level: 255 if level >= 128 else 0)
+        painted = alpha if painted is None else ImageChops.lighter(painted, alpha)
+    if painted is None or painted.getbbox() is None:
+        return None
+    path = uploads / f"mask-{uuid.uuid4().hex}.png"
+    painted.save(path, compress_level=1)
+    return path
+
+
+def read_seed(text: str | None) -> int | None:
+    """The seed in this text; None where it is empty, which means: another one each time.
+
+    A text and not a number, because a browser rounds whole numbers beyond 2^53.
+    Raises InvalidInputs where it is not a whole number.
+    """
+    words = (text or "").strip()
+    if not words:
+        return None
+    if words.isascii() and words.isdigit():
+        return int(words)
+    raise InvalidInputs(
+        "The seed has to be a whole number.",
+        [Problem(place="seed", message=f"'{words}' is not one.", hint="Empty draws one.")],
+    )
+
+
+def picture_input(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    """The first input that takes a picture, if there is one."""
+    return next((spec for spec in inputs if spec.kind == "image"), None)
+
+
+def with_picture(inputs: Sequence[InputSpec], path: str) -> dict[str, Any]:
+    """The remembered value that puts this picture into the form's first picture input."""
+    spec = picture_input(inputs)
+    if spec is None:
+        return {}
+    painted = any(mask.kind == "mask" and mask.mask_of == spec.name for mask in inputs)
+    editor = {"background": path, "layers": [], "composite": path}
+    return {spec.name: editor if painted else path}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _asked(spec: InputSpec) -> str:
+    return f"{spec.label} *" if spec.required else spec.label
+
+
+def _limits(spec: InputSpec) -> str | None:
+    low, high = spec.minimum, spec.maximum
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else None

@@ -1,0 +1,138 @@
+"""What the page shows, as HTML: every piece a function of plain data, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from app.errors import ErrorReport
+from app.protocol import ResultSaved
+from app.ui.run_view import RunView, duration
+from app.workflow.catalog import CatalogEntry
+
+
+def file_url(path: str) -> str:
+    """Where the browser finds a file the engine wrote; relative, so that a sub-path works."""
+    return f"gradio_api/file={quote(path)}"
+
+
+def choice_label(entry: CatalogEntry) -> str:
+    """A workflow as the dropdown names it, with what it takes to run it here."""
+    return f"{entry.title} · {entry.availability}"
+
+
+def description(entry: CatalogEntry) -> str:
+    """What the chosen workflow does; for a broken document, what is wrong with it."""
+    if entry.problem is not None:
+        return problems(entry.problem)
+    models = f"<span class='models'>{escape(', '.join(entry.models))}</span>"
+    return f"<p class='description'>{escape(entry.description)} {models}</p>"
+
+
+def problems(error: ErrorReport) -> str:
+    """An error as its sentence and, below, everything that is wrong."""
+    items = "".join(f"<li>{escape(_problem(str(item)))}</li>" for item in error.problems)
+    head = escape(f"{error.message} {error.hint}".strip())
+    return f"<div class='problems' role='alert'><p>{head}</p><ul>{items}</ul></div>"
+
+
+def _problem(sentence: str) -> str:
+    return sentence.removeprefix("inputs.")
+
+
+def status(view: RunView) -> str:
+    """The status line, the bar under it, and what went wrong."""
+    line = f"<p class='line {view.outcome or 'running'}'>{escape(view.status)}</p>"
+    notice = f"<p class='note'>{escape(view.notice)}</p>" if view.notice else ""
+    error = problems(view.error) if view.error else ""
+    return f"<div role='status' aria-live='polite'>{line}</div>{_bar(view)}{notice}{error}"
+
+
+def refused(error: ErrorReport) -> str:
+    """The status of a run that was not taken: nothing has happened, here is why."""
+    return f"<div role='status'><p class='line failed'>Not started</p></div>{problems(error)}"
+
+
+def idle() -> str:
+    """The status before the first run."""
+    return "<div role='status'><p class='line idle'>Ready when you are</p></div>" + _bar(RunView())
+
+
+def _bar(view: RunView) -> str:
+    if view.over or view.fraction is None:
+        state = "hidden" if view.over or not view.run_id else "waiting"
+        return f"<div class='bar {state}'><i></i></div>"
+    percent = round(100 * view.fraction, 1)
+    return (
+        f"<div class='bar' role='progressbar' aria-label='Progress' aria-valuemin='0' "
+        f"aria-valuemax='100' aria-valuenow='{percent:g}'><i style='width:{percent:g}%'></i></div>"
+    )
+
+
+def stage(view: RunView) -> str:
+    """The one place for the picture: the newest result, else the preview, else room for it."""
+    if view.shown is not None:
+        return picture(view.shown)
+    if view.preview is not None:
+        data = base64.b64encode(view.preview).decode()
+        return _frame(f"<img class='preview' alt='Preview' src='data:image/jpeg;base64,{data}'>")
+    if view.outcome is not None:
+        texts = "".join(
+            f"<pre>{escape(text if isinstance(text, str) else json.dumps(text))}</pre>"
+            for text in view.outputs
+        )
+        return _frame(texts or f"<p class='empty'>{escape(_NO_PICTURE[view.outcome])}</p>")
+    return _frame("<p class='empty'>The picture appears here</p>")
+
+
+_NO_PICTURE = {
+    "succeeded": "This run made no file",
+    "failed": "No picture: the reason stands above",
+    "cancelled": "Cancelled",
+}
+
+
+def picture(result: ResultSaved) -> str:
+    """A result, large, with a link that saves it."""
+    url = escape(file_url(result.path), quote=True)
+    name = escape(Path(result.path).name, quote=True)
+    if result.content_type.startswith("video/"):
+        shown = f"<video src='{url}' controls loop autoplay muted></video>"
+    else:
+        shown = f"<a href='{url}' target='_blank'><img class='result' alt='Result' src='{url}'></a>"
+    return _frame(shown) + f"<a class='save' href='{url}' download='{name}'>Download</a>"
+
+
+def _frame(inner: str) -> str:
+    return f"<div class='frame'>{inner}</div>"
+
+
+def summary(title: str, view: RunView) -> str:
+    """One line about a finished run: what, seed, where its time went, what had to be loaded."""
+    parts = [title]
+    if view.seed is not None:
+        parts.append(f"seed {view.seed}")
+    if view.timings is not None:
+        spent = view.timings
+        parts.append(
+            f"{duration(spent.total_s)} (loading {duration(spent.load_s)}, "
+            f"computing {duration(spent.compute_s)}, saving {duration(spent.save_s)})"
+        )
+    if view.outcome == "succeeded":
+        loaded = ", ".join(view.loaded)
+        parts.append(f"loaded {loaded}" if loaded else "everything was still loaded")
+    return f"<p class='summary'>{escape(' · '.join(parts))}</p>"
+
+
+def notice(sentence: str) -> str:
+    """A plain sentence under the header."""
+    return f"<p role='status' class='notice'>{escape(sentence)}</p>" if sentence else ""
+
+
+def captions(results: Sequence[ResultSaved]) -> list[tuple[str, str]]:
+    """The strip's pictures with their captions, in the given order."""
+    return [(result.path, f"seed {result.seed}") for result in results]

@@ -1,0 +1,72 @@
+(() => {
+  "use strict";
+  const POLL_MS = 2000;
+  const element = (id) => document.getElementById(id);
+
+  // Ctrl+Enter (Cmd+Enter) runs from anywhere. A text field tells its value on `input`, a number
+  // field only when it is left: leave it first, then press the button.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    const focused = document.activeElement;
+    if (focused instanceof HTMLInputElement && focused.type === "number") focused.blur();
+    setTimeout(() => element("generate")?.click(), 0);
+  }, true);
+
+  document.addEventListener("click", (event) => {
+    if (!(event.target instanceof Element)) return;
+    if (event.target.closest("#cancel:not([disabled])")) {
+      const line = document.querySelector("#status .line.running");
+      if (line) line.textContent = "Cancelling…";
+    }
+    // Below the form on a phone, above a long form elsewhere: go and see what comes of it.
+    const outcome = element("outcome");
+    if (outcome && event.target.closest("#generate:not([disabled])") &&
+        (window.innerWidth <= 700 || outcome.getBoundingClientRect().top < 0)) {
+      outcome.scrollIntoView({ behavior: "smooth", block: "start" });
+    }
+  });
+
+  const bytes = (count) => count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB` : `${Math.round(count / 1e6)} MB`;
+
+  const words = (status) => {
+    const parts = [{ starting: "starting", ready: "ready", busy: "running", restarting: "starting again",
+                     dead: "worker ended" }[status.worker] ?? status.worker];
+    if (status.queue?.length) parts.push(`queue ${status.queue.length}`);
+    if (status.device) parts.push(status.device);
+    const memory = status.memory;
+    if (memory?.device_total_bytes && status.device !== "cpu") {
+      parts.push(`${bytes(memory.device_total_bytes - memory.device_free_bytes)} of ${bytes(memory.device_total_bytes)}`);
+    } else if (memory) parts.push(bytes(memory.resident_bytes));
+    return parts.join(" · ");
+  };
+
+  const show = (state, text) => {
+    const chip = document.querySelector("#chip .chip-text");
+    if (!chip) return;
+    chip.dataset.state = state;
+    chip.title = text;
+    chip.querySelector(".chip-words").textContent = text;
+  };
+
+  const poll = async () => {
+    if (document.hidden) return;
+    try {
+      const answer = await fetch("gradio_api/run/status", {
+        method: "POST", headers: { "content-type": "application/json" }, body: '{"data":[]}',
+      });
+      if (!answer.ok) throw new Error(answer.statusText);
+      const status = (await answer.json()).data[0];
+      show(status.worker, words(status));
+    } catch {
+      show("lost", "connection lost · reload the page");
+    }
+  };
+  document.addEventListener("visibilitychange", poll);
+  const ready = setInterval(() => {
+    if (!document.querySelector("#chip .chip-text")) return;
+    clearInterval(ready);
+    poll();
+    setInterval(poll, POLL_MS);
+  }, 100);
+})();

@@ -1,0 +1,247 @@
+"""What the page shows of one run: a frozen view, and `advance(view, event)`, which takes it on.
+
+Pure: no gradio, no clock, no files. The page renders a view; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import JsonValue
+
+from app.errors import ErrorReport
+from app.protocol import (
+    Loading,
+    MemoryFreed,
+    Phase,
+    PhaseChanged,
+    Preview,
+    ResultSaved,
+    RunCancelled,
+    RunEvent,
+    RunFailed,
+    RunQueued,
+    RunStarted,
+    RunSucceeded,
+    StepProgress,
+    StepStarted,
+    Timings,
+)
+
+NAMED_WHEN_FREED = 3
+"""So many things are named when memory was freed; the rest is counted."""
+
+Outcome = Literal["succeeded", "failed", "cancelled"]
+
+PHASE_WORDS: dict[Phase, str] = {
+    "queued": "Waiting",
+    "loading": "Loading",
+    "encoding": "Reading the prompt",
+    "denoising": "Drawing",
+    "decoding": "Decoding",
+    "saving": "Saving",
+}
+
+# How much of a step's bar each phase has filled when it begins; denoising grows from there.
+_PHASE_FRACTIONS: dict[Phase, float] = {
+    "queued": 0.0,
+    "loading": 0.0,
+    "encoding": 0.15,
+    "denoising": 0.2,
+    "decoding": 0.9,
+    "saving": 0.97,
+}
+
+
+@dataclass(frozen=True)
+class RunView:
+    """Everything about one run that a person is shown, ready to print."""
+
+    run_id: str = ""
+    status: str = "Waiting"
+    """One line: the phase, with its numbers."""
+    fraction: float | None = None
+    """How far the whole run is, 0 to 1; None while nothing can be said."""
+    preview: bytes | None = None
+    """The newest preview as JPEG; None once a result of the run is there to be seen."""
+    results: tuple[ResultSaved, ...] = ()
+    seed: int | None = None
+    timings: Timings | None = None
+    loaded: tuple[str, ...] = ()
+    outputs: tuple[JsonValue, ...] = ()
+    outcome: Outcome | None = None
+    """None while the run is not over."""
+    notice: str = ""
+    """What the person should know beside the outcome."""
+    error: ErrorReport | None = None
+    step: int = 0
+    steps: int = 1
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended, however it did."""
+        return self.outcome is not None
+
+    @property
+    def shown(self) -> ResultSaved | None:
+        """The result that belongs on the stage: the newest final one, else the newest at all."""
+        finals = [result for result in self.results if result.final]
+        return (finals or list(self.results) or [None])[-1]
+
+
+def advance(view: RunView, event: RunEvent) -> RunView:
+    """The view after this event of the run; events come in the order of the run's log."""
+    match event:
+        case RunQueued():
+            changes = {"run_id": event.run_id, "status": _waiting(event.position)}
+        case RunStarted():
+            changes = {
+                "run_id": event.run_id,
+                "status": "Starting",
+                "fraction": 0.0,
+                "steps": max(1, len(event.steps)),
+            }
+        case StepStarted():
+            step = dataclasses.replace(view, step=event.index, steps=max(1, event.count))
+            changes = {
+                "step": event.index,
+                "steps": max(1, event.count),
+                "status": _of_step(step, "Starting"),
+                "fraction": _overall(step, 0.0),
+            }
+        case Loading():
+            part = event.loaded_bytes / event.total_bytes if event.total_bytes else 0.0
+            amount = byte_progress(event.loaded_bytes, event.total_bytes)
+            changes = {
+                "status": _of_step(view, f"Loading {event.component} · {amount}"),
+                "fraction": _overall(view, 0.15 * min(1.0, part)),
+            }
+        case PhaseChanged():
+            changes = {
+                "status": _of_step(view, PHASE_WORDS[event.phase]),
+                "fraction": _overall(view, _PHASE_FRACTIONS[event.phase]),
+            }
+        case StepProgress():
+            left = "" if event.seconds_left is None else f" · {duration(event.seconds_left)} left"
+            changes = {
+                "status": _of_step(view, f"Step {event.done} of {event.total}{left}"),
+                "fraction": _overall(view, 0.2 + 0.7 * event.done / max(1, event.total)),
+            }
+        case Preview():
+            changes = {} if view.over else {"preview": event.jpeg}
+        case ResultSaved():
+            changes = {"results": (*view.results, event), "seed": event.seed, "preview": None}
+        case RunSucceeded():
+            changes = {
+                "outcome": "succeeded",
+                "status": _done(event),
+                "fraction": 1.0,
+                "preview": None,
+                "timings": event.timings,
+                "loaded": event.loaded,
+                "outputs": event.outputs,
+            }
+        case RunFailed():
+            changes = {
+                "outcome": "failed",
+                "status": "Failed",
+                "fraction": None,
+                "preview": None,
+                "error": event.error,
+            }
+        case RunCancelled():
+            changes = {
+                "outcome": "cancelled",
+                "status": f"Cancelled while {_CANCELLED_IN[event.phase]}",
+                "fraction": None,
+                "preview": None,
+                "notice": event.notice,
+            }
+    return dataclasses.replace(view, **changes)
+
+
+_CANCELLED_IN: dict[Phase, str] = {
+    "queued": "it was waiting",
+    "loading": "loading",
+    "encoding": "reading the prompt",
+    "denoising": "drawing",
+    "decoding": "decoding",
+    "saving": "saving",
+}
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 4 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def size(count: int) -> str:
+    """A number of bytes in the decimal units of download pages: `25 MB`, `6.9 GB`."""
+    if count >= 1_000_000_000:
+        return f"{count / 1e9:.1f} GB"
+    if count >= 1_000_000:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e3:.0f} kB"
+
+
+def byte_progress(done: int, total: int) -> str:
+    """`12 of 25 MB`: both numbers in the unit of the total."""
+    if total >= 1_000_000_000:
+        return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
+    if total >= 1_000_000:
+        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"
+    return f"{done / 1e3:.0f} of {total / 1e3:.0f} kB"
+
+
+def freed(report: MemoryFreed) -> str:
+    """What Free GPU gave back, as a sentence."""
+    if not report.dropped:
+        return "Nothing was held; there was nothing to free."
+    weights = sum(item.weight_bytes for item in report.dropped)
+    heavy = sorted(report.dropped, key=lambda item: -item.weight_bytes)[:NAMED_WHEN_FREED]
+    more = len(report.dropped) - len(heavy)
+    titles = ", ".join(item.title for item in heavy) + (f" and {more} more" if more else "")
+    before, after = report.before, report.after
+    device = ""
+    if before.device_bytes:
+        device = (
+            f" Device memory {size(before.device_bytes)} → {size(after.device_bytes)},"
+            f" {size(after.device_free_bytes)} of the card are free."
+        )
+    return (
+        f"Freed {size(weights)}: {titles}.{device} "
+        f"Worker memory {size(before.anonymous_bytes)} → {size(after.anonymous_bytes)},"
+        f" in {duration(report.seconds)}."
+    )
+
+
+def _done(event: RunSucceeded) -> str:
+    if event.made_at is None:
+        return f"Done in {duration(event.timings.total_s)}"
+    made = time.strftime("%d %b %H:%M", time.localtime(event.made_at))
+    return f"Unchanged since {made}: another seed makes another picture"
+
+
+def _waiting(position: int) -> str:
+    return f"Waiting · position {position + 1}" if position else "Waiting · next in line"
+
+
+def _of_step(view: RunView, words: str) -> str:
+    """The words, with the step's number in front where the workflow has more than one."""
+    return f"Part {view.step + 1} of {view.steps} · {words}" if view.steps > 1 else words
+
+
+def _overall(view: RunView, part: float) -> float:
+    return (view.step + part) / view.steps

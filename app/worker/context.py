@@ -1,0 +1,183 @@
+"""What a step is given: results of the steps before, leases, progress, checkpoints.
+
+A checkpoint is a place where a cancelled run ends. There is one between components, between steps,
+and, by a hook, before every call of every torch module: so a cancel is obeyed within one module
+call, in the text encoder as in the autoencoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from app.errors import Cancelled
+from app.protocol import CheckpointGap, Event, Loading, Phase, PhaseChanged, Preview, StepProgress
+from app.worker.device import Device
+from app.worker.previews import LatentPreview
+from app.workflow.plan import Plan
+
+if TYPE_CHECKING:
+    from app.worker.memo import PromptMemo
+
+GAP_WORTH_TELLING_S = 1.0
+DENOISERS = ("unet", "transformer", "transformer_2", "prior")
+
+
+@dataclass
+class Signals:
+    """What other threads tell the main thread; each field is only ever replaced or added to."""
+
+    cancelled: set[str] = field(default_factory=set)
+    """Ids of runs to end. A late cancel stays here and meets nobody: ids are never used again."""
+    watched: set[str] = field(default_factory=set)
+    """Ids of runs somebody wants previews of."""
+
+
+@dataclass
+class Spent:
+    """Seconds, by what they went into."""
+
+    load_s: float = 0.0
+    compute_s: float = 0.0
+    save_s: float = 0.0
+
+
+class RunContext:
+    """One run in the worker."""
+
+    def __init__(
+        self,
+        run_id: str,
+        plan: Plan,
+        device: Device,
+        emit: Callable[[Event], None],
+        signals: Signals,
+        preview_interval_s: float,
+        prompts: PromptMemo,
+    ) -> None:
+        self.run_id = run_id
+        self.plan = plan
+        self.device = device
+        self.emit = emit
+        self.prompts = prompts
+        """What text encoders returned, in this run and before."""
+        self.results: dict[str, list[Any]] = {}
+        """Artifacts of the steps that have run, by step name."""
+        self.spent = Spent()
+        self.to_load_bytes = 0
+        """Weights of this run that were not held when it began."""
+        self._loaded_bytes = 0
+        self.step = ""
+        self.phase: Phase = "queued"
+        self._signals = signals
+        self._preview_interval_s = preview_interval_s
+        self._last_preview = 0.0
+        self._last_checkpoint = time.monotonic()
+        self._longest_gap_s = 0.0
+        self._phases: dict[int, Phase] = {}
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Raise Cancelled when the run has been cancelled."""
+        now = time.monotonic()
+        gap_s, self._last_checkpoint = now - self._last_checkpoint, now
+        if gap_s > GAP_WORTH_TELLING_S and gap_s > 1.2 * self._longest_gap_s:
+            self._longest_gap_s = gap_s
+            self.emit(CheckpointGap(run_id=self.run_id, seconds=gap_s))
+        if self.run_id in self._signals.cancelled:
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        """Inside, every call of a torch module is a checkpoint and tells the phase."""
+
+        def before_call(module: torch.nn.Module, _arguments: Any) -> None:
+            self.checkpoint()
+            phase = self._phases.get(id(module))
+            if phase is not None and phase != self.phase:
+                self.enter(phase)
+
+        handle = register_module_forward_pre_hook(before_call)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._phases.clear()
+
+    def tell_phases(self, components: Mapping[str, Any]) -> None:
+        """Say which module's call means which phase, by the names pipelines give components."""
+        for name, component in components.items():
+            if name in DENOISERS:
+                self._phases[id(component)] = "denoising"
+            elif name.startswith(("text_encoder", "image_encoder")):
+                self._phases[id(component)] = "encoding"
+            elif name == "vae":
+                for part, phase in (("encoder", "encoding"), ("decoder", "decoding")):
+                    if (module := getattr(component, part, None)) is not None:
+                        self._phases[id(module)] = phase  # type: ignore[assignment]
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def enter(self, phase: Phase) -> None:
+        """Tell that the running step is in another phase."""
+        self.phase = phase
+        self.emit(PhaseChanged(run_id=self.run_id, time=time.time(), step=self.step, phase=phase))
+
+    def tell_loading(self, component: str, model: str, loaded_bytes: int) -> None:
+        """Tell that a component is being loaded, and that so many bytes more have been."""
+        self._loaded_bytes += loaded_bytes
+        # What had to leave for another step is loaded again.
+        self.to_load_bytes = max(self.to_load_bytes, self._loaded_bytes)
+        self.emit(
+            Loading(
+                run_id=self.run_id,
+                time=time.time(),
+                step=self.step,
+                component=component,
+                model=model,
+                loaded_bytes=self._loaded_bytes,
+                total_bytes=self.to_load_bytes,
+            )
+        )
+
+    def progress(self, done: int, total: int, clock_started: float) -> None:
+        """Tell that the denoiser has done so many steps, the first by `clock_started` (monotonic
+        seconds)."""
+        seconds_left = None
+        if done > 1:
+            seconds_left = (time.monotonic() - clock_started) / (done - 1) * (total - done)
+        self.emit(
+            StepProgress(
+                run_id=self.run_id,
+                time=time.time(),
+                step=self.step,
+                done=done,
+                total=total,
+                seconds_left=seconds_left,
+            )
+        )
+
+    def preview(self, latents: torch.Tensor, preview: LatentPreview | None) -> None:
+        """Show the latents when somebody looks and the last picture is old enough."""
+        now = time.monotonic()
+        if (
+            preview is None
+            or self.run_id not in self._signals.watched
+            or now - self._last_preview < self._preview_interval_s
+        ):
+            return
+        picture = preview.render(latents)
+        if picture is None:
+            return
+        self._last_preview = now
+        jpeg, width, height = picture
+        self.emit(
+            Preview(run_id=self.run_id, time=time.time(), jpeg=jpeg, width=width, height=height)
+        )

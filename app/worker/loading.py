@@ -1,0 +1,320 @@
+"""Source → live component → assembled pipeline.
+
+A pipeline is a cheap shell over held components: it is put together anew for every step of every
+run, with a scheduler of its own, so nothing a call leaves on it can reach the next one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from glob import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+import transformers
+from huggingface_hub import get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+
+from app.errors import LoadError
+from app.worker.context import RunContext
+from app.worker.device import file_backed_bytes, is_out_of_memory
+from app.worker.residency import Entry
+from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
+from app.workflow.plan import ComponentBlock, DType, ModelSource, PipelineStep
+
+log = logging.getLogger(__name__)
+
+TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+"""What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
+INDEX = "model_index.json"
+RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
+"""Classes that the index of an old model names and what transformers calls them now."""
+
+
+class Part(NamedTuple):
+    """One component of a step, known but not necessarily loaded."""
+
+    name: str
+    component_class: type[Any]
+    folder: Path
+    dtype: DType
+    variant: str | None
+    model: str
+    short_name: str
+    key: str
+    weight_bytes: int
+
+    @property
+    def title(self) -> str:
+        """`unet of shapes (float32)`."""
+        return f"{self.name} of {self.short_name} ({self.dtype})"
+
+
+class Parts(NamedTuple):
+    """Everything a step's pipeline is put together from."""
+
+    pipeline_class: type[Any]
+    folder: Path
+    parts: tuple[Part, ...]
+    settings: Mapping[str, Any]
+    """Further arguments of the pipeline's constructor: absent components, plain values."""
+
+
+def find_parts(step: PipelineStep) -> Parts:
+    """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
+
+    Raises LoadError with a sentence.
+    """
+    index = _read_index(local_folder(step.source), step)
+    pipeline_class = _pipeline_class(step, index)
+    accepted = inspect.signature(pipeline_class.__init__).parameters
+    own: dict[str, type[Any]] = {}
+    settings: dict[str, Any] = {}
+    for name, parameter in accepted.items():
+        if name in step.components:
+            continue
+        if name in step.absent:
+            settings[name] = None
+        elif isinstance(entry := index.get(name), list):
+            if entry == [None, None]:
+                settings[name] = None
+            else:
+                own[name] = _component_class(entry, name, step)
+        elif name in index:
+            settings[name] = index[name]
+        elif name == "self" or _may_be_left_out(parameter):
+            continue
+        elif name in pipeline_class._optional_components:
+            settings[name] = None
+        else:
+            raise LoadError(
+                f"'{step.source.model}' has no {name}, which {pipeline_class.__name__} needs.",
+                hint=f"It is a model for {index.get('_class_name')}.",
+            )
+    if "safety_checker" in settings and "requires_safety_checker" in accepted:
+        settings["requires_safety_checker"] = False
+    folder = local_folder(step.source, partial(_weights_of, tuple(own), step.source.variant))
+    parts = [
+        _block_part(name, step.components[name])
+        if name in step.components
+        else _part(name, own[name], folder / name, step.dtype, step.source)
+        for name in accepted
+        if name in step.components or name in own
+    ]
+    return Parts(pipeline_class, folder, tuple(parts), settings)
+
+
+def local_folder(
+    source: ModelSource, weights: Callable[[list[str]], Iterable[str]] = lambda _files: ()
+) -> Path:
+    """The folder of a model; of a hub's model what is not on this machine is fetched.
+
+    Of all files of the repository `weights` says which are wanted beside its text files: published
+    models hold the same weights several times over, in other precisions and as one large file.
+    """
+    if source.folder is not None:
+        return Path(source.folder)
+    try:
+        return _snapshot(source, weights, local_files_only=True)
+    except LocalEntryNotFoundError:
+        log.info("Downloading model: %s", source.model)
+    try:
+        return _snapshot(source, weights, local_files_only=False)
+    except Exception as error:
+        # Refused, unreachable, cut off: the hub's library lets errors of many others through.
+        raise LoadError(
+            f"The model '{source.model}' is not on this machine and could not be downloaded.",
+            hint="Check the network and, for a model behind a licence, the hub's access token.",
+            detail=str(error),
+        ) from error
+
+
+def _snapshot(
+    source: ModelSource, weights: Callable[[list[str]], Iterable[str]], *, local_files_only: bool
+) -> Path:
+    fetch = partial(
+        snapshot_download,
+        source.model,
+        revision=source.revision,
+        local_files_only=local_files_only,
+    )
+    folder = fetch(allow_patterns=list(TEXT_FILES))
+    try:
+        tree = get_cached_repo_tree(source.model, revision=source.revision)
+    except CachedRepoTreeNotFoundError:
+        # An older library fetched it and noted no list: what is there is taken as it is.
+        return Path(folder)
+    wanted = [escape(name) for name in weights([file.path for file in tree])]
+    return Path(fetch(allow_patterns=[*TEXT_FILES, *wanted]))
+
+
+def _weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
+    """Of these files the weights a load from these folders reads; "" is the repository's own."""
+    for folder in folders:
+        prefix = f"{folder}/" if folder else ""
+        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        weights = (name for name in names if "/" not in name and name.endswith(".safetensors"))
+        yield from (prefix + name for name in of_variant(weights, variant))
+
+
+def _may_be_left_out(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return variadic or parameter.default is not parameter.empty
+
+
+def load_part(part: Part, context: RunContext) -> Entry:
+    """The part, loaded into the machine's memory and told of."""
+    context.checkpoint()
+    context.tell_loading(part.name, part.model, 0)
+    log.info("Loading %s from model: %s", part.name, part.model)
+    started = time.monotonic()
+    component = _load(part)
+    context.tell_loading(part.name, part.model, part.weight_bytes)
+    is_module = isinstance(component, torch.nn.Module)
+    return Entry(
+        part.key,
+        part.title,
+        component,
+        part.weight_bytes,
+        place="ram" if is_module and context.device.is_accelerator else "device",
+        file_backed_bytes=file_backed_bytes(component) if is_module else 0,
+        load_s=time.monotonic() - started,
+    )
+
+
+def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
+    """The step's pipeline over these components (by key), with a scheduler of its own."""
+    named = {part.name: components[part.key] for part in parts.parts}
+    if "scheduler" in named:
+        named["scheduler"] = _fresh_scheduler(step, named["scheduler"])
+    pipeline = parts.pipeline_class(**parts.settings, **named)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _fresh_scheduler(step: PipelineStep, held: Any) -> Any:
+    change = step.scheduler
+    if change is None:
+        return type(held).from_config(held.config)
+    scheduler_class = type(held)
+    if change.class_name is not None:
+        scheduler_class = getattr(diffusers, change.class_name.rpartition(".")[2])
+    scheduler = scheduler_class.from_config(held.config, **change.config)
+    if change.shift is not None:
+        if not hasattr(scheduler, "set_shift"):
+            raise LoadError(
+                f"The scheduler {scheduler_class.__name__} has no shift.",
+                hint=f"Remove 'shift' from {step.place}.pipeline.scheduler.",
+            )
+        scheduler.set_shift(change.shift)
+    return scheduler
+
+
+def _load(part: Part) -> Any:
+    # An Auto class is no module itself, but what it makes is.
+    automatic = part.component_class.__name__.startswith("AutoModel")
+    has_weights = automatic or issubclass(part.component_class, torch.nn.Module)
+    arguments: dict[str, Any] = {"local_files_only": True}
+    if has_weights:
+        arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
+        arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
+    try:
+        component = part.component_class.from_pretrained(part.folder, **arguments)
+        if has_weights:
+            component = component.eval()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise LoadError(
+            f"The {part.name} of '{part.model}' could not be loaded.",
+            hint=f"{type(error).__name__}: {first_line(error)}",
+        ) from error
+    return component
+
+
+def _has_variant(part: Part) -> bool:
+    return any(f".{part.variant}." in path.name for path in part.folder.iterdir())
+
+
+def _part(
+    name: str, component_class: type[Any], folder: Path, dtype: DType, source: ModelSource
+) -> Part:
+    if not folder.is_dir():
+        raise LoadError(
+            f"'{source.model}' has no folder for its {name}.",
+            hint=f"The model is incomplete: {folder.name}/ is missing.",
+        )
+    class_name = f"{component_class.__module__.partition('.')[0]}.{component_class.__name__}"
+    identity = identify(class_name, folder, dtype=dtype, variant=source.variant)
+    try:
+        size_bytes = weight_bytes(folder, source.variant)
+    except (ValueError, OSError) as error:
+        raise LoadError(
+            f"The weights of the {name} of '{source.model}' cannot be read.", hint=f"{error}."
+        ) from error
+    return Part(
+        name,
+        component_class,
+        folder,
+        dtype,
+        source.variant,
+        source.model,
+        source.short_name,
+        component_key(identity),
+        size_bytes,
+    )
+
+
+def _block_part(name: str, block: ComponentBlock) -> Part:
+    library, _, class_name = block.class_name.rpartition(".")
+    packages = {"diffusers": diffusers, "transformers": transformers}
+    weights = partial(_weights_of, (block.source.subfolder,), block.source.variant)
+    folder = local_folder(block.source, weights) / block.source.subfolder
+    return _part(name, getattr(packages[library], class_name), folder, block.dtype, block.source)
+
+
+def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        return dict(index)
+    except (OSError, ValueError, TypeError) as error:
+        raise LoadError(
+            f"'{step.source.model}' is not a diffusers model.",
+            hint=f"Its {INDEX} cannot be read: {first_line(error)}",
+        ) from error
+
+
+def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
+    name = step.pipeline_class.rpartition(".")[2]
+    if name == "DiffusionPipeline":
+        name = str(index.get("_class_name", ""))
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise LoadError(f"'{step.source.model}' names '{name}', which is not a diffusers pipeline.")
+    return found
+
+
+def _component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
+    """A class of diffusers or transformers; nothing else is ever imported for a model."""
+    library, class_name = (str(part) for part in entry) if len(entry) == 2 else ("", str(entry))
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    home = homes.get(library) or getattr(diffusers.pipelines, library, None)
+    found = getattr(home, RENAMED_CLASSES.get(class_name, class_name), None)
+    if not isinstance(found, type):
+        raise LoadError(
+            f"The {name} of '{step.source.model}' is a {library}.{class_name}, which is not a"
+            " class of diffusers or transformers and is not loaded."
+        )
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """What the error says, in one line; its class's name when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,165 @@
+"""The worker process's entry: environment first, then the rest; reader thread; command loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tqdm.std import TqdmDefaultWriteLock  # type: ignore[import-untyped]
+
+from app.protocol import (
+    CancelRun,
+    CleanUp,
+    Command,
+    DropComponents,
+    Event,
+    FreeMemory,
+    Logged,
+    PinComponent,
+    ShutDown,
+    StartRun,
+    WatchPreviews,
+    WorkerReady,
+    decode_command,
+    encode,
+)
+from app.settings import WorkerSettings
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+"""Read by the libraries when they are imported; the person's own value wins where it is tuning."""
+ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
+
+
+def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
+    """Serve commands until ShutDown or until the parent is gone."""
+    for name, value in ENVIRONMENT.items():
+        if name in ALWAYS or name not in os.environ:
+            os.environ[name] = value
+    # The parent decides what Ctrl-C means; it reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # tqdm's lock between processes is a named semaphore, which whoever outlives this process by
+    # os._exit or SIGKILL would call leaked on stderr. One process draws here: it needs none.
+    TqdmDefaultWriteLock.mp_lock = None
+    Worker(connection, settings, outputs).serve()
+    # Nothing is left to be written, and taking torch apart would cost the person a second or two.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class Worker:
+    """Reads commands, sends events; the main thread alone touches the device."""
+
+    def __init__(self, connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._settings = settings
+        root = logging.getLogger()
+        root.handlers = [_Forwarder(self.send)]
+        root.setLevel(logging.WARNING)
+        logging.getLogger("app").setLevel(settings.log_level)
+        logging.captureWarnings(True)
+
+        import diffusers.utils.logging
+        import transformers.utils.logging
+
+        from app.outputs import OutputStore
+        from app.worker.context import Signals
+        from app.worker.device import Device
+        from app.worker.runner import Runner
+        from app.workflow.fingerprint import library_versions
+
+        # Progress goes to the page as events; bars on stderr would only fill the log.
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+        self._device = Device(settings.device)
+        self._runner = Runner(settings, OutputStore(outputs), self._device, self.send)
+        self._signals: Signals = self._runner.signals
+        self._versions = library_versions()
+
+    def serve(self) -> None:
+        """Say that the worker is ready, then do as told."""
+        self.send(
+            WorkerReady(
+                pid=os.getpid(),
+                device=str(self._device),
+                device_name=self._device.name,
+                versions=self._versions,
+                memory=self._device.memory(),
+            )
+        )
+        self._runner.report_memory()
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+        while True:
+            match self._commands.get():
+                case StartRun() as command:
+                    self._runner.run(command)
+                case FreeMemory() as command:
+                    self._runner.free(command)
+                case PinComponent() as command:
+                    self._runner.pin(command)
+                case DropComponents() as command:
+                    self._runner.drop(command)
+                case CleanUp():
+                    self._runner.clean_up()
+                case ShutDown():
+                    self._runner.prompts.write_down()
+                    return
+
+    def send(self, event: Event) -> None:
+        """Send one event; log lines come from other threads too."""
+        data = encode(event)
+        with self._sending:
+            self._connection.send_bytes(data)
+
+    def _read(self) -> None:
+        """What cannot wait for the main thread is done here; the rest is queued for it."""
+        while True:
+            try:
+                command = decode_command(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                # The end of the pipe: the parent is gone, however it went.
+                os._exit(0)
+            match command:
+                case CancelRun():
+                    self._signals.cancelled.add(command.run_id)
+                case WatchPreviews(watched=True):
+                    self._signals.watched.add(command.run_id)
+                case WatchPreviews():
+                    self._signals.watched.discard(command.run_id)
+                case _:
+                    self._commands.put(command)
+
+
+class _Forwarder(logging.Handler):
+    """Sends log lines to the parent, which alone writes the log."""
+
+    def __init__(self, send: Callable[[Event], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send(
+            Logged(
+                time=time.time(),
+                level=record.levelno,
+                logger=record.name,
+                text=self.format(record),
+            )
+        )

@@ -1,0 +1,161 @@
+"""Prompt embeddings are remembered: the same text through the same encoders is encoded once.
+
+Diffusers has dozens of forms of `encode_prompt`, so none of them is known here: the method is
+replaced, on the one pipeline of a step, by one that looks its call up. A call is known by all that
+decides what it returns, and what a hit hands out is what the encoder returned, to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin
+from PIL import Image
+
+from app.worker.context import DENOISERS
+from app.worker.device import Device
+from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsError
+from app.worker.loading import Parts
+from app.worker.recent import Recent
+from app.worker.tuning import lora_files
+from app.workflow.fingerprint import identify_file, library_versions
+from app.workflow.plan import PipelineStep
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".embeddings"
+WEIGHTS_UNREAD = (*DENOISERS, "vae")
+"""Components of which encoding reads at most the dtype and the configuration."""
+CALL_STATE = ("batch_size", "do_classifier_free_guidance")
+"""What a call leaves on the pipeline for its `encode_prompt` to read beside the arguments."""
+
+
+class UnknownArgumentError(Exception):
+    """An argument that cannot be part of a key."""
+
+
+class PromptMemo:
+    """What encoders returned, in memory and in a folder; both bounded."""
+
+    def __init__(self, max_bytes: int, folder: Path, max_folder_bytes: int) -> None:
+        self._recent: Recent[Embeddings] = Recent(max_bytes)
+        self._folder = EmbeddingsFolder(folder, max_folder_bytes)
+        self._unwritten: set[str] = set()
+
+    @contextlib.contextmanager
+    def remembering(
+        self, pipeline: Any, step: PipelineStep, parts: Parts, device: Device
+    ) -> Iterator[None]:
+        """Inside, the pipeline's `encode_prompt` computes only what is not remembered.
+
+        To be entered when the step's LoRAs are in place. A call with tensors, a generator or
+        anything else of unknown kind is passed through.
+        """
+        if not hasattr(pipeline, "encode_prompt"):
+            yield
+            return
+        encode = pipeline.encode_prompt
+        signature = inspect.signature(encode)
+        encoders = _encoders(pipeline, step, parts, device)
+
+        @functools.wraps(encode)
+        def encode_or_remember(*positional: Any, **named: Any) -> Any:
+            bound = signature.bind(*positional, **named)
+            bound.apply_defaults()
+            state = {name: getattr(pipeline, name, None) for name in CALL_STATE}
+            try:
+                call = [encoders, _described(state), _described(bound.arguments)]
+            except UnknownArgumentError:
+                return encode(*positional, **named)
+            key = hashlib.sha256(json.dumps(call).encode()).hexdigest()
+            found = self._find(key)
+            if found is None:
+                result = encode(*positional, **named)
+                try:
+                    found = Embeddings.of(result)
+                except NotEmbeddingsError:
+                    return result
+                self._recent.keep(key, found, found.size_bytes)
+                self._unwritten.add(key)
+            # After a miss too: a hit must not differ even in how its tensors lie in memory.
+            return found.result()
+
+        pipeline.encode_prompt = encode_or_remember
+        try:
+            yield
+        finally:
+            del pipeline.encode_prompt
+
+    def write_down(self) -> None:
+        """Write what is new and still held into the folder. A full disk is only logged."""
+        try:
+            for key, embeddings in self._recent.items():
+                if key in self._unwritten:
+                    self._folder.write(key, embeddings)
+        except OSError as error:
+            log.warning("Prompt embeddings could not be written: %s", error)
+        self._unwritten.clear()
+
+    def clear(self) -> None:
+        """Let go of what is in memory; the folder stays."""
+        self._recent.clear()
+
+    def _find(self, key: str) -> Embeddings | None:
+        found = self._recent.get(key)
+        if found is None and (found := self._folder.find(key)) is not None:
+            self._recent.keep(key, found, found.size_bytes)
+        if found is not None:
+            log.debug("Reusing remembered prompt embeddings")
+        return found
+
+
+def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> list[Any]:
+    """Everything but the call itself that decides what the pipeline's encoders return."""
+    components: dict[str, Any] = {}
+    for part in parts.parts:
+        component = getattr(pipeline, part.name)
+        if part.name in WEIGHTS_UNREAD and isinstance(component, ConfigMixin):
+            # So another denoiser between the same encoders does not make them encode again.
+            config = {k: v for k, v in component.config.items() if not k.startswith("_")}
+            components[part.name] = [part.dtype, json.dumps(config, sort_keys=True, default=str)]
+        elif part.name != "scheduler":
+            components[part.name] = part.key
+    loras = [
+        [lora.scale, [identify_file(file).model_dump() for file in lora_files(lora)]]
+        for lora in step.loras
+    ]
+    return [
+        f"{type(pipeline).__module__}.{type(pipeline).__qualname__}",
+        dict(parts.settings),
+        components,
+        loras,
+        library_versions(),
+        # Other hardware rounds otherwise.
+        [str(device), device.name],
+    ]
+
+
+def _described(value: Any) -> Any:
+    """The argument as JSON; equal only for equal arguments. Raises UnknownArgumentError."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case list() | tuple():
+            return [type(value).__name__, *map(_described, value)]
+        case dict():
+            return {"dict": [[_described(k), _described(v)] for k, v in value.items()]}
+        case torch.device() | torch.dtype():
+            return {"torch": str(value)}
+        case Image.Image():
+            pixels = hashlib.sha256(value.tobytes()).hexdigest()
+            return {"image": [value.mode, value.size, value.getpalette(), pixels]}
+    raise UnknownArgumentError(type(value).__name__)

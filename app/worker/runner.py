@@ -1,0 +1,278 @@
+"""Walks a plan. One try, one except, exactly one terminal event."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+
+from app.errors import Cancelled, ErrorReport, OutOfMemory, StepError, WorkbenchError
+from app.outputs import OutputStore
+from app.protocol import (
+    DropComponents,
+    Event,
+    FreeMemory,
+    MemoryFreed,
+    MemoryReported,
+    MemoryUse,
+    PinComponent,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+    StartRun,
+    StepStarted,
+    TerminalEvent,
+    Timings,
+)
+from app.results import ResultWriter
+from app.settings import WorkerSettings
+from app.steps import STEP_KINDS
+from app.worker.context import RunContext, Signals
+from app.worker.device import Device, is_out_of_memory
+from app.worker.loading import Part, Parts, find_parts
+from app.worker.memo import FOLDER, PromptMemo
+from app.worker.placement import Placement
+from app.worker.residency import Residency, WorkflowUses
+from app.workflow.fingerprint import library_versions
+from app.workflow.plan import PipelineStep, Plan
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs plans one after the other and keeps what they loaded."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        outputs: OutputStore,
+        device: Device,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.residency = Residency()
+        self.placement = Placement(settings, device, self.residency)
+        self.signals = Signals()
+        self.prompts = PromptMemo(
+            settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
+        )
+        self._settings = settings
+        self._outputs = outputs
+        self._device = device
+        self._emit = emit
+        self._uses = WorkflowUses()
+        self._memory_after: dict[str, tuple[MemoryUse, frozenset[str]]] = {}
+        """Memory used after the last run of each workflow, and what was held then."""
+
+    # --- one run ---------------------------------------------------------------------------------
+
+    def run(self, command: StartRun) -> None:
+        """Run the plan; the last event of the run says how it ended."""
+        run_id, plan = command.run_id, command.plan
+        if command.previews:
+            self.signals.watched.add(run_id)
+        context = RunContext(
+            run_id,
+            plan,
+            self._device,
+            self._emit,
+            self.signals,
+            self._settings.preview_interval_s,
+            self.prompts,
+        )
+        started = time.monotonic()
+        log.info("Run %s started", run_id)
+        self._emit(
+            RunStarted(run_id=run_id, time=time.time(), steps=tuple(s.name for s in plan.steps))
+        )
+        ended: TerminalEvent
+        try:
+            loaded = self._walk(plan, context)
+            ended = RunSucceeded(
+                run_id=run_id,
+                time=time.time(),
+                timings=Timings(
+                    total_s=time.monotonic() - started,
+                    load_s=context.spent.load_s,
+                    compute_s=context.spent.compute_s,
+                    save_s=context.spent.save_s,
+                ),
+                loaded=tuple(part.title for part in loaded),
+            )
+        except Cancelled:
+            ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
+        except Exception as error:  # noqa: BLE001  (whatever went wrong, the run ends with it)
+            ended = RunFailed(run_id=run_id, time=time.time(), error=self._report(error, context))
+        context.results.clear()
+        log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
+        # Before the end is told: who asks what is held when a run is over must hear it right.
+        self._after_run(plan)
+        self._emit(ended)
+        # Only now: a cancel that came while the run ended has met nobody.
+        self.signals.cancelled.discard(run_id)
+        self.signals.watched.discard(run_id)
+
+    def _walk(self, plan: Plan, context: RunContext) -> list[Part]:
+        log.info("Loading workflow from %s", plan.workflow_path)
+        if self._device.torch_device.type == "cpu":
+            for warning in plan.warnings:
+                log.warning("%s", warning)
+        context.checkpoint()
+        context.enter("loading")
+        looking_started = time.monotonic()
+        needed = {step.name: find_parts(step) for step in plan.steps}
+        parts = {part.key: part for found in needed.values() for part in found.parts}
+        self.placement.check((step, needed[step.name]) for step in plan.steps)
+        self._drop_what_changed(plan, set(parts))
+        self._log_loading(plan, needed)
+        missing = [part for part in parts.values() if part.key not in self.residency]
+        context.to_load_bytes = sum(part.weight_bytes for part in missing)
+        context.spent.load_s += time.monotonic() - looking_started
+        writer = ResultWriter(self._outputs, context, library_versions())
+        loaded: list[Part] = []
+        with context.watching_modules():
+            for index, step in enumerate(plan.steps):
+                context.checkpoint()
+                context.step = step.name
+                self._emit(
+                    StepStarted(
+                        run_id=context.run_id,
+                        time=time.time(),
+                        step=step.name,
+                        index=index,
+                        count=len(plan.steps),
+                    )
+                )
+                later = [part.key for s in plan.steps[index + 1 :] for part in needed[s.name].parts]
+                loaded += self._run_step(step, needed[step.name], later, context, writer)
+        return loaded
+
+    def _run_step(
+        self,
+        step: PipelineStep,
+        parts: Parts,
+        later: list[str],
+        context: RunContext,
+        writer: ResultWriter,
+    ) -> list[Part]:
+        """Run one step; the parts that had to be loaded for it."""
+        keys = [part.key for part in parts.parts]
+        if context.phase != "loading" and any(key not in self.residency for key in keys):
+            context.enter("loading")
+        started = time.monotonic()
+        placed, loaded = self.placement.bring(step, parts, later, context)
+        context.spent.load_s += time.monotonic() - started
+        with self.residency.lease(set(keys), context.plan.workflow_id) as components:
+            STEP_KINDS[step.kind](placed, parts, components, context, writer)
+        return loaded
+
+    def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:
+        stale = self._uses.begin(plan.workflow_path, plan.workflow_hash, keys)
+        if stale is None:
+            return
+        if held := [key for key in stale if key in self.residency]:
+            log.info("Workflow file changed - reloading models...")
+            self.residency.drop(held, reason="the changed workflow no longer uses it")
+        else:
+            log.info("Workflow file changed - nothing to reload")
+
+    def _log_loading(self, plan: Plan, needed: dict[str, Parts]) -> None:
+        anything = False
+        for step in plan.steps:
+            if all(part.key in self.residency for part in needed[step.name].parts):
+                log.debug("Reusing cached pipeline for step: %s", step.name)
+            else:
+                anything = True
+                log.debug("Creating pipeline for step: %s", step.name)
+                log.info("Loading pipeline from model: %s", step.source.model)
+        if not anything:
+            log.info("Reusing loaded models from cache")
+
+    def _report(self, error: Exception, context: RunContext) -> ErrorReport:
+        detail = "".join(traceback.format_exception(error))
+        if is_out_of_memory(error):
+            free_bytes, total_bytes = self._device.free_and_total_bytes()
+            found: WorkbenchError = OutOfMemory(
+                f"Memory ran out in step '{context.step}' ({context.phase}):"
+                f" {free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free.",
+                hint="Ask for a smaller picture or fewer at once, or free the GPU first.",
+            )
+        elif isinstance(error, WorkbenchError):
+            found = error
+        else:
+            found = StepError(f"{type(error).__name__} in step '{context.step}': {error}")
+        # The report is plain text: nothing keeps the frames, which hold tensors, alive.
+        error.__traceback__ = None
+        return found.report().model_copy(update={"detail": found.detail or detail})
+
+    # --- memory ----------------------------------------------------------------------------------
+
+    def free(self, command: FreeMemory) -> None:
+        """Drop everything held, give the memory back, and say how much that was."""
+        log.info("Performing full cleanup")
+        started = time.monotonic()
+        before = self._device.memory()
+        keys = [entry.key for entry in self.residency.entries]
+        dropped = self.residency.drop(keys, reason="memory was freed")
+        self.prompts.clear()
+        self._device.release()
+        self._memory_after.clear()
+        self.report_memory()
+        self._emit(
+            MemoryFreed(
+                request_id=command.request_id,
+                before=before,
+                after=self._device.memory(),
+                seconds=time.monotonic() - started,
+                dropped=dropped,
+            )
+        )
+
+    def pin(self, command: PinComponent) -> None:
+        """Keep a component, or do so no longer."""
+        self.residency.pin(command.key, command.pinned)
+        self.report_memory(command.request_id)
+
+    def drop(self, command: DropComponents) -> None:
+        """Let these go; what is not held is gone already."""
+        self.residency.drop(command.keys, command.reason)
+        self._device.release()
+        self.report_memory(command.request_id)
+
+    def clean_up(self) -> None:
+        """The light cleanup, when nothing else is to be done."""
+        self.prompts.write_down()
+        self._device.tidy()
+
+    def _after_run(self, plan: Plan) -> None:
+        memory = self._device.memory()
+        held = frozenset(entry.key for entry in self.residency.entries)
+        last, held_then = self._memory_after.get(plan.workflow_path, (None, held))
+        self._memory_after[plan.workflow_path] = memory, held
+        # What was loaded or dropped in between is no leak: the next run is compared again.
+        if last is not None and held == held_then:
+            for what, grown_bytes in (
+                ("Device", memory.device_bytes - last.device_bytes),
+                ("Process", memory.resident_bytes - last.resident_bytes),
+            ):
+                if grown_bytes > self._settings.growth_warning_bytes:
+                    log.warning(
+                        "%s memory grew by %.0f MB between two runs of '%s'",
+                        what,
+                        grown_bytes / 1e6,
+                        plan.workflow_id,
+                    )
+        self.report_memory()
+
+    def report_memory(self, request_id: str = "") -> None:
+        """Tell what is held now, and under which budgets."""
+        self._emit(
+            MemoryReported(
+                request_id=request_id,
+                memory=self._device.memory(),
+                budgets=self.placement.budgets,
+                held=self.residency.described(),
+                last_departure=self.residency.last_departure,
+            )
+        )

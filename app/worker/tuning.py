@@ -1,0 +1,127 @@
+"""Run-time settings, applied as differences before a step's call and undone after it.
+
+None of them touches what is held for good: adapters are removed, never fused; tiling is switched
+back; offload hooks come off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.errors import LoadError
+from app.worker.device import Device, is_out_of_memory
+from app.worker.loading import first_line, local_folder
+from app.workflow.plan import LoraSource, PipelineStep
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
+    """The pipeline as the step wants it; inside only, whatever happens."""
+    with contextlib.ExitStack() as given_back:
+        if step.loras:
+            if not hasattr(pipeline, "load_lora_weights"):
+                raise LoadError(
+                    f"{type(pipeline).__name__} takes no LoRA.",
+                    hint=f"Remove 'loras' from {step.place}.pipeline.",
+                )
+            given_back.callback(pipeline.unload_lora_weights)
+            _load_adapters(pipeline, step)
+        vae = getattr(pipeline, "vae", None)
+        if vae is not None:
+            given_back.callback(_restore_dtype, vae, vae.dtype)
+        for wanted, setting in ((step.vae_tiling, "tiling"), (step.vae_slicing, "slicing")):
+            if wanted and vae is not None:
+                getattr(vae, f"enable_{setting}")()
+                given_back.callback(getattr(vae, f"disable_{setting}"))
+        _reset_caches(pipeline)
+        if step.offload and device.is_accelerator:
+            given_back.callback(pipeline.remove_all_hooks)
+            if step.offload == "model":
+                pipeline.enable_model_cpu_offload(device=device.torch_device)
+            else:
+                pipeline.enable_sequential_cpu_offload(device=device.torch_device)
+        else:
+            if step.offload:
+                log.warning("offload '%s' has no effect: there is no accelerator", step.offload)
+            _move(pipeline, device)
+        # diffusers resets stateful caches and offload hooks only at the end of a normal call.
+        given_back.callback(pipeline.maybe_free_model_hooks)
+        yield pipeline
+
+
+def _move(pipeline: Any, device: Device) -> None:
+    # `pipeline.to` takes ten milliseconds to find that there is nothing to move.
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            first = next(component.parameters(), None)
+            if first is not None and first.device != device.torch_device:
+                component.to(device.torch_device)
+
+
+def _restore_dtype(vae: Any, dtype: Any) -> None:
+    # SDXL decodes with its float16 autoencoder cast to float32; a call that is cancelled or runs
+    # out of memory there leaves it so, and the next one could not decode at all.
+    if vae.dtype != dtype:
+        vae.to(dtype=dtype)
+
+
+def _load_adapters(pipeline: Any, step: PipelineStep) -> None:
+    for lora in step.loras:
+        try:
+            pipeline.load_lora_weights(
+                str(_lora_folder(lora)),
+                weight_name=lora.weight_name,
+                adapter_name=lora.adapter_name,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise LoadError(
+                f"The LoRA '{lora.source.model}' could not be applied in step '{step.name}'.",
+                hint=f"{type(error).__name__}: {first_line(error)}",
+            ) from error
+    pipeline.set_adapters(
+        [lora.adapter_name for lora in step.loras], [lora.scale for lora in step.loras]
+    )
+
+
+def lora_files(lora: LoraSource) -> list[Path]:
+    """The files of a LoRA of this machine that its load may read."""
+    folder = _lora_folder(lora)
+    return [folder / lora.weight_name] if lora.weight_name else sorted(folder.glob("*.safetensors"))
+
+
+def _lora_folder(lora: LoraSource) -> Path:
+    weights = partial(_weights_of, lora)
+    return local_folder(lora.source, weights) / lora.source.subfolder
+
+
+def _weights_of(lora: LoraSource, files: list[str]) -> list[str]:
+    """Of a repository's files the one that is named, else all in the LoRA's folder."""
+    folder = f"{lora.source.subfolder}/" if lora.source.subfolder else ""
+    if lora.weight_name is not None:
+        return [folder + lora.weight_name]
+    return [
+        name
+        for name in files
+        if name.startswith(folder)
+        and "/" not in name.removeprefix(folder)
+        and name.endswith(".safetensors")
+    ]
+
+
+def _reset_caches(pipeline: Any) -> None:
+    for component in pipeline.components.values():
+        if hasattr(component, "_reset_stateful_cache"):
+            component._reset_stateful_cache()

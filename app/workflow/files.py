@@ -1,0 +1,19 @@
+"""Names of files as a document or a person gives them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MAX_PATH_BYTES = 4000
+MAX_NAME_BYTES = 255
+
+
+def can_be_path(path: str | Path) -> bool:
+    """Whether a file could have this path at all; asking the system about others raises."""
+    text = str(path)
+    return (
+        "\0" not in text
+        and len(os.fsencode(text)) <= MAX_PATH_BYTES
+        and all(len(os.fsencode(part)) <= MAX_NAME_BYTES for part in Path(text).parts)
+    )

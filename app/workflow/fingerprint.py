@@ -1,0 +1,143 @@
+"""Identity, as hashes: of a workflow's files, and of what is loaded.
+
+A component's key says everything that decides what is loaded and nothing else: not the step, not
+the workflow, not how it is called. Two places that name the same thing get the same key.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from app.workflow.plan import DType, Frozen, ModelSource, Plan
+
+HEADER_LENGTH_BYTES = 8
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
+
+
+class FileIdentity(Frozen):
+    """What tells one version of a file from another without reading it."""
+
+    name: str
+    content: str
+    """The blob's hash for a file of the hub's cache; else path, size, mtime and inode."""
+
+
+class ComponentIdentity(Frozen):
+    """Everything that decides what is loaded."""
+
+    class_name: str
+    files: tuple[FileIdentity, ...]
+    dtype: DType
+    variant: str | None
+
+
+def workflow_hash(documents: Iterable[bytes]) -> str:
+    """The SHA-256 (hex) of a workflow: its own file, then those of its sub-workflows in order.
+
+    Each file's length goes in before its bytes, so that text moved from one file to the next
+    changes the hash.
+    """
+    digest = hashlib.sha256()
+    for content in documents:
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries a result depends on, by name."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def request_key(plan: Plan, device: str = "auto") -> str:
+    """The key of what a plan makes: equal for requests that would make the same files again.
+
+    It covers the resolved steps with their seeds, the content of pictures, the identity of every
+    file of a local model (for a model of the hub its name and revision), the libraries' versions
+    and the device as the settings name it.
+    """
+    digest = hashlib.sha256(json.dumps([plan.workflow_id, device, library_versions()]).encode())
+    for step in plan.steps:
+        digest.update(step.model_dump_json().encode())
+        blocks = step.components.values()
+        for source in (step.source, *(b.source for b in blocks), *(x.source for x in step.loras)):
+            digest.update(_identity_of_source(source).encode())
+    return digest.hexdigest()
+
+
+def _identity_of_source(source: ModelSource) -> str:
+    if source.folder is None:
+        return ""
+    files = sorted(path for path in Path(source.folder).rglob("*") if path.is_file())
+    return "".join(identify_file(path).model_dump_json() for path in files)
+
+
+def component_key(identity: ComponentIdentity) -> str:
+    """The key under which a component is held: 32 hex digits."""
+    return hashlib.sha256(identity.model_dump_json().encode()).hexdigest()[:32]
+
+
+def identify(
+    class_name: str, folder: Path, *, dtype: DType, variant: str | None
+) -> ComponentIdentity:
+    """The identity of the component whose files are in this folder."""
+    weights = weight_files(folder, variant)
+    others = (path for path in folder.iterdir() if path.suffix != ".safetensors" and path.is_file())
+    return ComponentIdentity(
+        class_name=class_name,
+        files=tuple(identify_file(path) for path in sorted([*weights, *others])),
+        dtype=dtype,
+        variant=variant,
+    )
+
+
+def identify_file(path: Path) -> FileIdentity:
+    """The identity of one file, without reading it."""
+    real = path.resolve()
+    if path.is_symlink() and real.parent.name == "blobs":
+        return FileIdentity(name=path.name, content=real.name)
+    status = real.stat()
+    parts = (str(real), status.st_size, status.st_mtime_ns, status.st_ino)
+    return FileIdentity(name=path.name, content=":".join(map(str, parts)))
+
+
+def weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
+    """The safetensors files a load with this variant reads.
+
+    Files of the variant where there are any, else those of no variant: so diffusers chooses.
+    """
+    names = (path.name for path in folder.glob("*.safetensors"))
+    return tuple(folder / name for name in of_variant(names, variant))
+
+
+def of_variant(names: Iterable[str], variant: str | None) -> list[str]:
+    """Those of one folder's weight files that a load with this variant reads, sorted."""
+    by_variant: dict[str | None, list[str]] = {}
+    for name in sorted(names):
+        match = VARIANT_IN_NAME.match(name)
+        by_variant.setdefault(match["variant"] if match else None, []).append(name)
+    return by_variant.get(variant) or by_variant.get(None) or []
+
+
+def weight_bytes(folder: Path, variant: str | None) -> int:
+    """Bytes of the tensors in the component's weight files, from their headers."""
+    return sum(tensor_bytes(path) for path in weight_files(folder, variant))
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of all tensors of one safetensors file. Raises ValueError when it is not one."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+        if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
+            raise ValueError(f"'{path.name}' is not a safetensors file")
+        header = json.loads(file.read(length))
+    offsets = (entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
+    return sum(end - begin for begin, end in offsets)

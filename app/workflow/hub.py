@@ -1,0 +1,46 @@
+"""What the model hub's local cache already holds. Never the network, never torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+DOWNLOAD_BYTES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": 2_700_000_000,
+    "stabilityai/stable-diffusion-xl-base-1.0": 6_900_000_000,
+    "stabilityai/sdxl-turbo": 6_900_000_000,
+    "stabilityai/stable-diffusion-3.5-medium": 16_000_000_000,
+    "black-forest-labs/FLUX.1-schnell": 34_000_000_000,
+    "black-forest-labs/FLUX.1-dev": 34_000_000_000,
+    "Tongyi-MAI/Z-Image-Turbo": 33_000_000_000,
+    "Qwen/Qwen-Image": 58_000_000_000,
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": 29_000_000_000,
+}
+"""About how much a first run downloads: parameter counts of the published configurations times the
+bytes of the dtype their files are in. For the person who chooses, not for arithmetic."""
+
+
+def is_repository(name: str) -> bool:
+    """Whether the name has the form `owner/name` of a hub repository."""
+    return REPOSITORY.fullmatch(name) is not None and ".." not in name
+
+
+def cache_folder() -> Path:
+    """The hub's cache folder, found as huggingface_hub finds it."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def find_snapshot(repository: str, revision: str | None = None) -> Path | None:
+    """The folder of a downloaded diffusers model, or None when it is not (wholly) there."""
+    root = cache_folder() / f"models--{repository.replace('/', '--')}"
+    reference = root / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else (revision or "")
+    folder = root / "snapshots" / commit
+    if not commit or not (folder / "model_index.json").is_file():
+        return None
+    interrupted = any((root / "blobs").glob("*.incomplete"))
+    return None if interrupted else folder

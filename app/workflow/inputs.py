@@ -1,0 +1,235 @@
+"""What a workflow asks for, and whether what somebody gave is that.
+
+A declared variable's default is its type (the dialect's rule); the optional `inputs` block adds
+label, kind and limits. A value that does not fit is refused, never passed on unconverted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from app.errors import Problem, nearest
+from app.workflow.document import InputBlock, InputKind
+from app.workflow.plan import Frozen
+
+VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,99}")
+MAX_TEXT_LENGTH = 10_000
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
+MAX_NESTING = 50
+TRUE_WORDS = {"true", "1", "yes", "on"}
+FALSE_WORDS = {"false", "0", "no", "off"}
+
+
+def unfit(value: JsonValue) -> str:
+    """What keeps this value from being carried on as JSON, in words; "" when nothing does."""
+    level: list[JsonValue] = [value]
+    for _ in range(MAX_NESTING):
+        if any(isinstance(item, str) and HALF_CHARACTERS.search(item) for item in level):
+            return "holds half a character"
+        inner: list[JsonValue] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [*item, *item.values()]
+            elif isinstance(item, list):
+                inner += item
+        if not inner:
+            return ""
+        level = inner
+    return f"is nested deeper than {MAX_NESTING} levels"
+
+
+class InputSpec(Frozen):
+    """One thing a workflow asks for, as the page, the API and the command line show it."""
+
+    name: str
+    label: str
+    kind: InputKind
+    default: JsonValue
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str | int | float, ...] = ()
+    lines: int = 1
+    help: str = ""
+    required: bool = False
+    group: str = ""
+    mask_of: str | None = None
+    examples: tuple[str, ...] = ()
+    whole: bool = False
+    """Whether only whole numbers fit."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a key or variable of this name holds a picture (the dialect's rule)."""
+    return name in {"image", "mask"} or name.endswith(("_image", "_mask"))
+
+
+def input_specs(
+    variables: Mapping[str, JsonValue], blocks: Mapping[str, InputBlock]
+) -> tuple[InputSpec, ...]:
+    """What the variables ask for, in the order they are declared."""
+    return tuple(
+        _spec(name, default, blocks.get(name, InputBlock())) for name, default in variables.items()
+    )
+
+
+def _spec(name: str, default: JsonValue, block: InputBlock) -> InputSpec:
+    kind = block.kind or _kind_of(name, default, block)
+    return InputSpec(
+        name=name,
+        label=block.label or name.replace("_", " ").replace("-", " ").capitalize(),
+        kind=kind,
+        default=default,
+        minimum=block.minimum,
+        maximum=block.maximum,
+        step=block.step,
+        choices=block.choices,
+        lines=block.lines if block.lines > 1 else (3 if name.endswith("prompt") else 1),
+        help=block.help,
+        required=block.required,
+        group=block.group,
+        mask_of=block.mask_of,
+        examples=block.examples,
+        whole=isinstance(default, int) and not isinstance(default, bool),
+    )
+
+
+def _kind_of(name: str, default: JsonValue, block: InputBlock) -> InputKind:
+    if block.choices:
+        return "choice"
+    if is_image_name(name):
+        return "mask" if block.mask_of else "image"
+    if name == "seed":
+        return "seed"
+    if isinstance(default, bool):
+        return "checkbox"
+    if isinstance(default, int | float):
+        ranged = block.minimum is not None and block.maximum is not None
+        return "slider" if ranged else "integer" if isinstance(default, int) else "number"
+    return "text"
+
+
+def check_inputs(
+    specs: tuple[InputSpec, ...], given: Mapping[str, JsonValue], media: tuple[Path, ...]
+) -> tuple[dict[str, JsonValue], list[Problem]]:
+    """The given values in their variables' types, and everything that is wrong with them.
+
+    Pictures are checked to lie inside `media`; whether they are pictures is the planner's check.
+    """
+    problems: list[Problem] = []
+    values: dict[str, JsonValue] = {}
+    known = {spec.name: spec for spec in specs}
+    for name, value in given.items():
+        if name not in known:
+            problems.append(
+                Problem(
+                    place=f"inputs.{name}",
+                    message=f"This workflow has no variable '{name}'.",
+                    hint=nearest(name, known) or f"It has: {', '.join(known) or 'none'}.",
+                )
+            )
+            continue
+        try:
+            values[name] = _fitting(known[name], value, media)
+        except ValueError as error:
+            problems.append(Problem(place=f"inputs.{name}", message=str(error)))
+    for spec in specs:
+        if spec.required and values.get(spec.name, spec.default) in (None, ""):
+            problems.append(
+                Problem(place=f"inputs.{spec.name}", message=f"{spec.label} is needed.")
+            )
+    return values, problems
+
+
+def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
+    """The value in the type of its variable. Raises ValueError with a sentence."""
+    if wrong := unfit(value):
+        raise ValueError(f"The value {wrong}.")
+    if type(value) is type(spec.default) and value == spec.default:
+        return value
+    if spec.kind in ("image", "mask"):
+        return _picture(spec, value, media)
+    converted = _converted(spec, value)
+    if isinstance(converted, str):
+        if len(converted) > MAX_TEXT_LENGTH:
+            raise ValueError(f"The text has {len(converted)} characters; {MAX_TEXT_LENGTH} fit.")
+        if CONTROL_CHARACTERS.search(converted):
+            raise ValueError("The text holds a control character; remove it.")
+    if spec.choices and converted not in spec.choices:
+        hint = nearest(str(converted), map(str, spec.choices))
+        offered = ", ".join(map(str, spec.choices))
+        raise ValueError(f"{converted!r} is not one of: {offered}. {hint}".rstrip())
+    if isinstance(converted, int | float) and not isinstance(converted, bool):
+        low, high = spec.minimum, spec.maximum
+        if (low is not None and converted < low) or (high is not None and converted > high):
+            raise ValueError(f"{converted:g} is outside {_range(low, high)}.")
+    return converted
+
+
+def _converted(spec: InputSpec, value: JsonValue) -> JsonValue:
+    default = spec.default
+    match default:
+        case None:
+            return value
+        case bool():
+            word = str(value).strip().lower()
+            if isinstance(value, bool) or word in TRUE_WORDS | FALSE_WORDS:
+                return word in TRUE_WORDS
+            raise ValueError(f"{value!r} is neither true nor false.")
+        case int() | float():
+            return _number(value, whole=isinstance(default, int))
+        case list():
+            if isinstance(value, str):
+                return [item.strip() for item in value.split(",")]
+            if isinstance(value, list):
+                return value
+            raise ValueError(f"A list is needed, not {value!r}.")
+        case str():
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                return str(value)
+            raise ValueError(f"A text is needed, not {value!r}.")
+        case _:
+            if isinstance(value, dict | str):
+                return value
+            raise ValueError(f"An object is needed, not {value!r}.")
+
+
+def _number(value: JsonValue, *, whole: bool) -> int | float:
+    kind = "whole number" if whole else "number"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"A {kind} is needed, not {value!r}.")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"A {kind} is needed, not {value!r}.") from None
+    if not (-1e300 < number < 1e300):
+        raise ValueError(f"A finite number is needed, not {value!r}.")
+    if not whole:
+        return number
+    if number != int(number):
+        raise ValueError(f"A whole number is needed, not {value!r}.")
+    return (
+        int(value)
+        if isinstance(value, str) and value.strip().lstrip("+-").isdigit()
+        else int(number)
+    )
+
+
+def _picture(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
+    if not isinstance(value, str):
+        raise ValueError(f"A picture file is needed, not {value!r}.")
+    path = Path(value).resolve()
+    if not any(path.is_relative_to(folder.resolve()) for folder in media):
+        raise ValueError(f"The picture for {spec.label} has to be uploaded; a path is not taken.")
+    return str(path)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}"

@@ -1,0 +1,54 @@
+"""Which type names a document may name. Names only: nothing is imported to find out."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from app.errors import nearest
+from app.workflow.plan import DType
+from app.workflow.signatures import Kind, public_classes
+
+DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
+CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
+"""Names of older documents and what the class is called now."""
+PACKAGES = ("diffusers", "transformers")
+
+
+class UnknownName(ValueError):
+    """The name is not one a document may use; the text says why and what is near."""
+
+
+def class_name(name: str, *kinds: Kind) -> str:
+    """The qualified name of a class of one of these kinds: `diffusers.StableDiffusionPipeline`.
+
+    Raises UnknownName for anything that is not a public diffusers or transformers class.
+    """
+    package, _, bare = name.rpartition(".")
+    package = package or "diffusers"
+    if package not in PACKAGES:
+        raise UnknownName(f"'{name}' is not a diffusers or transformers class.")
+    bare = CLASS_RENAMES.get(bare, bare)
+    classes = public_classes(package)
+    found = classes.get(bare)
+    wanted = " or ".join(kinds)
+    if found is None:
+        fitting = [known for known, place in classes.items() if place.kind in kinds]
+        hint = nearest(bare, fitting)
+        raise UnknownName(f"'{name}' is not a {package} {wanted} class. {hint}".rstrip())
+    if found.kind not in kinds:
+        raise UnknownName(f"'{name}' is a {found.kind}; a {wanted} class is needed here.")
+    return f"{package}.{bare}"
+
+
+def dtype_name(name: str) -> DType:
+    """The dtype that `torch.float16` or `float16` names. Raises UnknownName."""
+    bare = name.removeprefix("torch.")
+    if bare not in DTYPES:
+        offered = ", ".join(f"torch.{known}" for known in DTYPES)
+        raise UnknownName(f"'{name}' is not a dtype that is supported yet. Use one of {offered}.")
+    return DTYPES[bare]
+
+
+def unbraced(name: str) -> str | None:
+    """The text of a braced string (`{latent}` → `latent`), None where there are no braces."""
+    return name[1:-1] if name.startswith("{") and name.endswith("}") else None

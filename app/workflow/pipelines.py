@@ -1,0 +1,326 @@
+"""A document's pipeline step → the plan's PipelineStep."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from app.errors import nearest
+from app.settings import PathSettings
+from app.workflow import names
+from app.workflow.document import ComponentDocument, LoraBlock, PipelineBlock, StepDocument
+from app.workflow.files import can_be_path
+from app.workflow.hub import is_repository
+from app.workflow.plan import (
+    ComponentBlock,
+    DType,
+    LiteralValue,
+    LoraSource,
+    ModelSource,
+    PipelineStep,
+    ResultSpec,
+    SchedulerChange,
+    Value,
+)
+from app.workflow.references import Path as Place
+from app.workflow.references import place
+from app.workflow.signatures import call_signature
+from app.workflow.values import ValueReader
+
+IGNORED_LOADING_ARGUMENTS = {"low_cpu_mem_usage", "requires_safety_checker", "add_watermarker"}
+"""Loading arguments that change nothing about the result of a run here."""
+LOADING_ARGUMENTS = {
+    "model_name", "torch_dtype", "dtype", "variant", "revision", "subfolder", "use_safetensors",
+} | IGNORED_LOADING_ARGUMENTS  # fmt: skip
+REFUSED_LOADING_ARGUMENTS = {
+    "from_single_file", "custom_pipeline", "trust_remote_code", "device_map", "quantization_config",
+    "task", "workflow",
+}  # fmt: skip
+PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
+GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+}
+
+
+class PipelineBuilder:
+    """Builds the pipeline steps of one document."""
+
+    def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
+        self._models = paths.models
+        self._reader = reader
+
+    def build(
+        self,
+        step: StepDocument,
+        name: str,
+        at: Place,
+        document_place: Place,
+        step_seed: int,
+        result: ResultSpec | None,
+    ) -> PipelineStep | None:
+        """The step, or None where something is wrong with it; the reader has noted what."""
+        assert step.pipeline is not None
+        noted = len(self._reader.problems)
+        block, where = step.pipeline, (*at, "pipeline")
+        loading_at = (*where, "from_pretrained_arguments")
+        loading = block.from_pretrained_arguments
+        configured = (*where, "configuration", "component_type")
+        pipeline_class = self._class(block.configuration.component_type, configured, "pipeline")
+        absent = self._check_loading(loading, loading_at)
+        source = self._source(loading, loading_at, needs="model_index.json")
+        dtype = self._dtype(loading, loading_at)
+        components = {
+            component: self._component(document, (*where, component))
+            for component, document in block.component_blocks.items()
+        }
+        arguments = {
+            key: self._reader.read(value, (*where, "arguments", key))
+            for key, value in block.arguments.items()
+        }
+        real_class = self._real_class(pipeline_class, source, (*loading_at, "model_name"))
+        self._check_arguments(real_class, arguments, (*where, "arguments"))
+        loras = self._loras(block, where)
+        scheduler = self._scheduler(block, where)
+        if result is not None:
+            self._check_base_name(result, (*at, "result", "file_base_name"))
+        if len(self._reader.problems) > noted or source is None:
+            return None
+        return PipelineStep(
+            name=name,
+            place=place(at),
+            pipeline_class=pipeline_class,
+            source=source,
+            dtype=dtype,
+            components={key: built for key, built in components.items() if built is not None},
+            absent=absent,
+            scheduler=scheduler,
+            loras=loras,
+            offload=block.configuration.offload,
+            vae_tiling=block.configuration.vae.enable_tiling,
+            vae_slicing=block.configuration.vae.enable_slicing,
+            arguments=arguments,
+            seed=step_seed if block.seed is None else block.seed,
+            generator=not block.configuration.no_generator,
+            result=result,
+        )
+
+    def _class(self, name: str, at: Place, *kinds: Any) -> str:
+        if self._reader.is_typed(at):
+            self._reader.note(at, "An input cannot choose a class.")
+            return ""
+        try:
+            return names.class_name(name, *kinds)
+        except names.UnknownName as error:
+            self._reader.note(at, str(error))
+            return ""
+
+    def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
+        """Refuse what cannot be honoured; the components that are set to null."""
+        absent = []
+        for key, value in loading.items():
+            where = (*at, key)
+            if key == "use_safetensors" and value is not True:
+                self._reader.note(
+                    where, "Only safetensors weights are loaded.", "Leave the key out."
+                )
+            elif key in LOADING_ARGUMENTS:
+                continue
+            elif value is None:
+                absent.append(key)
+            elif key in REFUSED_LOADING_ARGUMENTS:
+                self._reader.note(where, f"'{key}' is not yet supported.")
+            else:
+                hint = nearest(key, LOADING_ARGUMENTS)
+                self._reader.note(where, f"'{key}' is not a known loading argument.", hint)
+        return tuple(absent)
+
+    def _source(self, loading: dict[str, Any], at: Place, *, needs: str) -> ModelSource | None:
+        model = loading.get("model_name")
+        where = (*at, "model_name")
+        if not isinstance(model, str) or not model:
+            self._reader.note(where, "The name of a model is needed: a folder or 'owner/name'.")
+            return None
+        if not can_be_path(self._reader.folder / model):
+            self._reader.note(where, "No model can have this name.")
+            return None
+        texts: dict[str, str] = {}
+        for key in ("subfolder", "revision", "variant"):
+            value = loading.get(key)
+            if value is None or value == "":
+                continue
+            if not isinstance(value, str) or not PLAIN_NAME.fullmatch(value) or ".." in value:
+                self._reader.note((*at, key), f"{value!r} is not a plain name.")
+                return None
+            texts[key] = value
+        folder = self._local_folder(model, where)
+        if folder is None and not _is_local(model, self._reader.folder):
+            if is_repository(model):
+                return ModelSource(model=model, **texts)
+            self._reader.note(
+                where, f"'{model}' is neither a model folder nor 'owner/name' of the hub."
+            )
+            return None
+        if folder is None:
+            return None
+        needed = folder / texts.get("subfolder", "") / needs
+        if needs and not needed.is_file():
+            self._reader.note(where, f"'{model}' is not a diffusers model: it has no {needs}.")
+            return None
+        return ModelSource(model=model, folder=str(folder), **texts)
+
+    def _local_folder(self, model: str, where: Place) -> Path | None:
+        if not _is_local(model, self._reader.folder):
+            return None
+        folder = (self._reader.folder / model).resolve()
+        if self._reader.is_typed(where):
+            allowed = [self._reader.folder.resolve(), *(root.resolve() for root in self._models)]
+            if not any(folder.is_relative_to(root) for root in allowed):
+                self._reader.note(where, f"'{model}' lies outside the folders of models.")
+                return None
+        if not folder.is_dir():
+            siblings = [p.name for p in folder.parent.glob("*")] if folder.parent.is_dir() else []
+            hint = nearest(folder.name, siblings)
+            self._reader.note(where, f"There is no model folder '{model}'.", hint)
+            return None
+        return folder
+
+    def _dtype(self, loading: dict[str, Any], at: Place) -> DType:
+        """Without a dtype every component is float32."""
+        for key in ("torch_dtype", "dtype"):
+            if key in loading:
+                try:
+                    dtype = names.dtype_name(str(loading[key]))
+                except names.UnknownName as error:
+                    self._reader.note((*at, key), str(error))
+                    return "float32"
+                if dtype == "float16":
+                    self._reader.warnings.append(FLOAT16_WARNING)
+                return dtype
+        return "float32"
+
+    def _component(self, document: ComponentDocument, at: Place) -> ComponentBlock | None:
+        loading, loading_at = document.from_pretrained_arguments, (*at, "from_pretrained_arguments")
+        name = self._class(
+            document.configuration.component_type,
+            (*at, "configuration", "component_type"),
+            "model", "tokenizer", "scheduler",
+        )  # fmt: skip
+        self._check_loading(loading, loading_at)
+        source = self._source(loading, loading_at, needs="")
+        if source is None or not name:
+            return None
+        return ComponentBlock(
+            class_name=name, source=source, dtype=self._dtype(loading, loading_at)
+        )
+
+    def _loras(self, block: PipelineBlock, where: Place) -> tuple[LoraSource, ...]:
+        built = [
+            self._lora(lora, index, (*where, "loras", index))
+            for index, lora in enumerate(block.loras)
+        ]
+        return tuple(lora for lora in built if lora is not None)
+
+    def _lora(self, lora: LoraBlock, index: int, at: Place) -> LoraSource | None:
+        weight_name = lora.weight_name
+        if weight_name is not None and (
+            not weight_name.endswith(".safetensors") or not PLAIN_NAME.fullmatch(weight_name)
+        ):
+            self._reader.note(
+                (*at, "weight_name"), "A plain name ending in .safetensors is needed."
+            )
+            return None
+        source = self._source(lora.model_dump(exclude={"weight_name"}), at, needs="")
+        if source is None:
+            return None
+        return LoraSource(
+            source=source,
+            weight_name=weight_name,
+            adapter_name=lora.adapter_name or f"lora_{index}",
+            scale=lora.scale,
+        )
+
+    def _scheduler(self, block: PipelineBlock, where: Place) -> SchedulerChange | None:
+        if block.scheduler is None:
+            return None
+        name = None
+        if block.scheduler.configuration is not None:
+            at = (*where, "scheduler", "configuration", "scheduler_type")
+            name = self._class(block.scheduler.configuration.scheduler_type, at, "scheduler")
+        return SchedulerChange(
+            class_name=name, config=block.scheduler.from_config_args, shift=block.scheduler.shift
+        )
+
+    def _check_arguments(self, class_name: str, arguments: dict[str, Value], at: Place) -> None:
+        signature = call_signature(class_name.rpartition(".")[2]) if class_name else None
+        if signature is None:
+            return
+        known = {parameter.name: parameter for parameter in signature.parameters}
+        for key, value in arguments.items():
+            if key in GIVEN_BY_RUNNER:
+                self._reader.note((*at, key), f"'{key}' is set by the workbench.", "Leave it out.")
+            elif key not in known:
+                short = class_name.rpartition(".")[2]
+                self._reader.note((*at, key), f"{short} takes no '{key}'.", nearest(key, known))
+            elif key in known and isinstance(value, LiteralValue):
+                self._check_type(known[key].annotation, value.value, (*at, key))
+        for parameter in known.values():
+            if parameter.required and parameter.name not in arguments:
+                self._reader.note(at, f"'{parameter.name}' is missing.")
+
+    def _real_class(self, pipeline_class: str, source: ModelSource | None, at: Place) -> str:
+        """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
+        if not pipeline_class.endswith(".DiffusionPipeline"):
+            return pipeline_class
+        if source is None or source.folder is None:
+            return ""
+        try:
+            index = json.loads((Path(source.folder) / "model_index.json").read_bytes())
+            return f"diffusers.{index['_class_name']}"
+        except (ValueError, TypeError, KeyError):
+            self._reader.note(at, f"The model_index.json of '{source.model}' is not one.")
+            return ""
+
+    def _check_type(self, annotation: str, value: Any, at: Place) -> None:
+        """Refuse a literal that cannot be what a plain annotation says."""
+        optional = "None" in annotation or "Optional" in annotation
+        plain = annotation.replace("Optional[", "").rstrip("]").replace("| None", "").strip()
+        wanted = JSON_TYPES.get(plain)
+        if wanted is None or (value is None and optional):
+            return
+        if (
+            value is None
+            or not isinstance(value, wanted)
+            or (isinstance(value, bool) and plain != "bool")
+        ):
+            kind = {"int": "whole number", "float": "number", "str": "text"}.get(
+                plain, "true or false"
+            )
+            self._reader.note(at, f"A {kind} is needed, not {value!r}.")
+        elif not isinstance(value, int):
+            return
+        elif at[-1] == "num_inference_steps" and not 1 <= value <= 1000:
+            self._reader.note(at, f"{value} is outside 1 to 1000 steps.")
+        elif at[-1] in ("width", "height") and (value % 8 or not 8 <= value <= 8192):
+            self._reader.note(at, f"{value} is not a multiple of 8 up to 8192.")
+
+    def _check_base_name(self, result: ResultSpec, at: Place) -> None:
+        name = result.file_base_name
+        if name and not re.fullmatch(r"[\w][\w .-]{0,99}", name):
+            self._reader.note(at, f"'{name}' is not a plain name for a file.", "Leave folders out.")
+
+
+FLOAT16_WARNING = (
+    "float16 is meant for accelerators: on a CPU it is slow and some operations lack it."
+)
+
+
+def _is_local(model: str, folder: Path) -> bool:
+    return (
+        model.startswith((".", "/", "~")) or (folder / model).is_dir() or not is_repository(model)
+    )

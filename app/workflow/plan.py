@@ -1,0 +1,190 @@
+"""The plan: a workflow with its inputs, flat, ordered and fully resolved; all the worker ever sees.
+
+Nothing in a plan is looked up, converted or decided again later: variables are substituted,
+sub-workflows are inlined, names are checked, files are found. A plan is plain data and crosses the
+pipe as JSON. `planner.py` builds it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+DType = Literal["float32", "float16", "bfloat16"]
+
+
+class Frozen(BaseModel):
+    """Immutable plain data that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- values: what an argument may be. What a person typed can only become a Literal or a file. ---
+
+
+class LiteralValue(Frozen):
+    """A JSON value taken as it stands; never looked at again for prefixes or names."""
+
+    type: Literal["literal"] = "literal"
+    value: JsonValue
+
+
+class ImageValue(Frozen):
+    """A picture on disk, checked when the plan was made; read by the worker as RGB."""
+
+    type: Literal["image"] = "image"
+    path: str
+    sha256: str
+    """Of the file's bytes: which picture it was, also after the file has gone."""
+
+
+class ResultValue(Frozen):
+    """What an earlier step of the same plan made; a step runs once per artifact it refers to."""
+
+    type: Literal["result"] = "result"
+    step: str
+    property: str = ""
+    single: bool = False
+    """True for a reference handed into a sub-workflow: more than one artifact is refused."""
+
+
+class DTypeValue(Frozen):
+    """A torch dtype, named in a key that ends in `dtype`."""
+
+    type: Literal["dtype"] = "dtype"
+    dtype: DType
+
+
+class ListValue(Frozen):
+    """A list with something other than plain JSON in it."""
+
+    type: Literal["list"] = "list"
+    items: tuple[Value, ...]
+
+
+class ObjectValue(Frozen):
+    """A mapping with something other than plain JSON in it."""
+
+    type: Literal["object"] = "object"
+    entries: dict[str, Value]
+
+
+Value = Annotated[
+    LiteralValue | ImageValue | ResultValue | DTypeValue | ListValue | ObjectValue,
+    Field(discriminator="type"),
+]
+
+
+# --- what is loaded ------------------------------------------------------------------------------
+
+
+class ModelSource(Frozen):
+    """Where weights come from: a local folder, or a repository of the model hub."""
+
+    model: str
+    """As the document names it; used in log lines and on the page."""
+    folder: str | None = None
+    """The absolute local folder; None for a repository of the hub."""
+    subfolder: str = ""
+    revision: str | None = None
+    variant: str | None = None
+
+    @property
+    def short_name(self) -> str:
+        """For people: the folder's own name, or `owner/name` of the hub."""
+        return (
+            self.model if self.folder is None else self.folder.replace("\\", "/").rpartition("/")[2]
+        )
+
+
+class ComponentBlock(Frozen):
+    """A component the document loads on its own and hands to the pipeline under its key."""
+
+    class_name: str
+    """Qualified: `diffusers.AutoencoderKLWan`."""
+    source: ModelSource
+    dtype: DType = "float32"
+
+
+class LoraSource(Frozen):
+    """LoRA weights to have active during the step, with their scale."""
+
+    source: ModelSource
+    weight_name: str | None = None
+    adapter_name: str
+    scale: float = 1.0
+
+
+class SchedulerChange(Frozen):
+    """What replaces the model's own scheduler for this step."""
+
+    class_name: str | None = None
+    """Qualified; None keeps the class."""
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    shift: float | None = None
+
+
+class ResultSpec(Frozen):
+    """How a step's results are written."""
+
+    content_type: str
+    save: bool = True
+    file_base_name: str = ""
+    """A prefix of the file's name, already free of anything that could leave the run's folder."""
+    fps: int = 8
+    """Frames per second, for video."""
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+class PipelineStep(Frozen):
+    """One call of a diffusers pipeline."""
+
+    kind: Literal["pipeline"] = "pipeline"
+    name: str
+    """Unique in the plan; a step of a sub-workflow is `parent_step/child_step`."""
+    place: str
+    """Where it stands in its document: `steps[0]`; starts every sentence about the step."""
+    pipeline_class: str
+    """Qualified: `diffusers.StableDiffusionPipeline`."""
+    source: ModelSource
+    dtype: DType = "float32"
+    components: dict[str, ComponentBlock] = Field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    """Components the document sets to null: they are not loaded."""
+    scheduler: SchedulerChange | None = None
+    loras: tuple[LoraSource, ...] = ()
+    offload: Literal["model", "sequential"] | None = None
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    arguments: dict[str, Value]
+    seed: int
+    generator: bool = True
+    """False where the document says `no_generator`: the call gets none."""
+    result: ResultSpec | None = None
+
+
+Step = PipelineStep  # becomes a union discriminated by `kind` as further kinds arrive
+
+
+class Plan(Frozen):
+    """A workflow and its inputs, ready to run."""
+
+    workflow_id: str
+    """The document's `id`."""
+    workflow_path: str
+    workflow_hash: str
+    """SHA-256 of the document's file and of the files of its sub-workflows."""
+    document: dict[str, JsonValue]
+    """The document as read, for the record that is written into every result."""
+    changes: dict[str, JsonValue] = Field(default_factory=dict)
+    """Values of the document that are others in this run, by JSON pointer."""
+    inputs: dict[str, JsonValue]
+    """Every variable with the value it has in this run."""
+    seed: int
+    seed_given: bool
+    """False when the seed was drawn for this run."""
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,146 @@
+"""What a run costs besides the model: engine, pipes, files, against the bare diffusers call.
+
+    python -m benchmarks.overhead [--runs 50] [--json FILE]
+
+Prints one table. Everything is measured in one go on one machine, previews off, remembered results
+off. "Overhead" of a run is (submit → pipeline call entered) + (call returned → terminal event, the
+file being written), which is the run's whole time less what the worker spent inside pipeline calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.engine.engine import Engine
+from app.protocol import PhaseChanged, RunEvent, RunSucceeded
+from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
+
+WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
+PROMPT = "a red circle on a white background"
+STEPS = 2
+
+# What a person could write instead: the same model and arguments, the first denoiser call timed.
+BARE = """
+import json, sys, time, torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+entered, first_forward = [], []
+def note(module, arguments):
+    if len(first_forward) < len(entered):
+        first_forward.append(time.perf_counter())
+pipe.unet.register_forward_pre_hook(note)
+for seed in range(int(sys.argv[2])):
+    entered.append(time.perf_counter())
+    with torch.inference_mode():
+        pipe(sys.argv[3], num_inference_steps=int(sys.argv[4]),
+             generator=torch.Generator().manual_seed(seed))
+print(json.dumps([b - a for a, b in zip(entered, first_forward)]))
+"""
+
+
+class TimedRun:
+    """One run through the engine, seen from outside."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        submitted_at = time.time()
+        run_id = engine.submit(WORKFLOW, {"prompt": PROMPT, "steps": STEPS}, seed=seed, fresh=True)
+        events: list[RunEvent] = list(engine.events(run_id))
+        finished_at = time.time()
+        end = events[-1]
+        if not isinstance(end, RunSucceeded):
+            raise SystemExit(f"run {seed} did not succeed: {end}")
+        self.total_s = finished_at - submitted_at
+        self.overhead_s = self.total_s - end.timings.compute_s
+        denoising = (e for e in events if isinstance(e, PhaseChanged) and e.phase == "denoising")
+        self.first_forward_s = next(denoising).time - submitted_at
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args(arguments)
+
+    bare = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            BARE,
+            PROJECT / "models" / "shapes",
+            str(options.runs + 1),
+            PROMPT,
+            str(STEPS),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    bare_first_forward_s = json.loads(bare.stdout.splitlines()[-1])[1:]
+
+    with tempfile.TemporaryDirectory() as outputs:
+        engine = Engine()
+        engine.start(
+            Settings(
+                paths=PathSettings(outputs=Path(outputs)),
+                worker=WorkerSettings(log_level="WARNING"),
+            )
+        )
+        try:
+            first = TimedRun(engine, seed=0)
+            second = TimedRun(engine, seed=1)
+            warm = [TimedRun(engine, seed=seed) for seed in range(2, options.runs + 2)]
+        finally:
+            engine.close()
+
+    overhead_s = [run.overhead_s for run in warm]
+    first_forward_s = [run.first_forward_s for run in warm]
+    figures = {
+        "runs": options.runs,
+        "overhead_median_ms": 1000 * statistics.median(overhead_s),
+        "overhead_p95_ms": 1000 * percentile(overhead_s, 0.95),
+        "submit_to_first_forward_median_ms": 1000 * statistics.median(first_forward_s),
+        "bare_call_to_first_forward_median_ms": 1000 * statistics.median(bare_first_forward_s),
+        "first_run_s": first.total_s,
+        "second_run_s": second.total_s,
+    }
+    beyond_ms = (
+        figures["submit_to_first_forward_median_ms"]
+        - figures["bare_call_to_first_forward_median_ms"]
+    )
+    print(f"warm runs measured: {options.runs}, {STEPS} denoising steps each, previews off")
+    print(
+        f"overhead of a warm run       median {figures['overhead_median_ms']:7.1f} ms"
+        f"   p95 {figures['overhead_p95_ms']:7.1f} ms   (aim 15)"
+    )
+    print(
+        "submit → first denoiser call"
+        f" median {figures['submit_to_first_forward_median_ms']:7.1f} ms"
+        f"   bare diffusers {figures['bare_call_to_first_forward_median_ms']:7.1f} ms"
+        f"   difference {beyond_ms:.1f} ms (aim 10)"
+    )
+    print(
+        f"first run (worker start and load) {first.total_s:.2f} s,"
+        f" second run {second.total_s:.2f} s: {first.total_s / second.total_s:.0f} times"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """The smallest value that at least this fraction of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+
+
+if __name__ == "__main__":
+    main()

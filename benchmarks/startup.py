@@ -1,0 +1,91 @@
+"""How long it takes from the command to the page, and from the command to the first picture.
+
+    python -m benchmarks.startup [--repeats 3]
+
+Prints one table. `python -c "import gradio"` is measured in the same run: no page comes sooner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+from gradio_client import Client
+
+PROMPT = "a red circle on a white background"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args(arguments).repeats
+
+    import_s, page_s, picture_s = [], [], []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import gradio"], check=True)
+        import_s.append(time.perf_counter() - started)
+        page, picture = serve_once()
+        page_s.append(page)
+        picture_s.append(picture)
+
+    base = statistics.median(import_s)
+    page, picture = statistics.median(page_s), statistics.median(picture_s)
+    print(f"median of {repeats}")
+    print(f'python -c "import gradio"   {base:6.2f} s')
+    print(
+        f"command → first page        {page:6.2f} s   {page / base:.2f} times the import (aim 1.5)"
+    )
+    print(f"command → first picture     {picture:6.2f} s   {picture / base:.2f} times the import")
+
+
+def serve_once() -> tuple[float, float]:
+    """Seconds from the command to the first page, and to the first picture."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as outputs:
+        started = time.perf_counter()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "app", "serve", "--port", str(port), "--output", outputs],
+            env={**os.environ, "DW_LOG_LEVEL": "WARNING"},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            while not answers(url):
+                if server.poll() is not None:
+                    raise SystemExit("the server ended before it served a page")
+                time.sleep(0.01)
+            page_s = time.perf_counter() - started
+            client = Client(url, verbose=False)
+            client.predict("text-to-image", {"prompt": PROMPT}, 7, api_name="/generate")
+            picture_s = time.perf_counter() - started
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(timeout=10)
+    return page_s, picture_s
+
+
+def answers(url: str) -> bool:
+    """Whether the page is served."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+if __name__ == "__main__":
+    main()

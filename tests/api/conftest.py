@@ -1,0 +1,45 @@
+"""A real server, and a script that talks to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from PIL import Image, ImageDraw
+
+from tests.servers import Server, started_server
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started_server(tmp_path_factory.mktemp("api")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server, tmp_path: Path) -> Iterator[Client]:
+    client = Client(
+        server.url, verbose=False, analytics_enabled=False, download_files=str(tmp_path)
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A red circle on white."""
+    image = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(image).ellipse((30, 30, 98, 98), fill="red")
+    image.save(tmp_path / "circle.png")
+    return tmp_path / "circle.png"
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """White where the picture shall change: its right half."""
+    image = Image.new("L", (128, 128))
+    image.paste(255, (64, 0, 128, 128))
+    image.save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"

@@ -1,0 +1,181 @@
+"""Every endpoint by its name, as a script calls it."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from tests.servers import Server
+
+FEW = {"prompt": "a red circle on a white background", "steps": 2}
+
+
+def test_the_names_scripts_rely_on_are_there(client: Client) -> None:
+    listed = {entry["name"] for entry in client.predict(api_name="/list_workflows")}
+    named = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
+    assert named == {
+        "/generate", "/list_workflows", "/describe_workflow", "/cancel_job", "/status", "/free_gpu",
+        *(f"/run_{name.replace('-', '_')}" for name in listed),
+    }  # fmt: skip
+
+
+def test_an_endpoint_of_a_workflow_has_its_inputs_as_typed_parameters(client: Client) -> None:
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    described = {
+        each["parameter_name"]: (
+            set(each["python_type"]["type"].split(" | ")),
+            each.get("parameter_default"),
+        )
+        for each in endpoints["/run_text_to_image"]["parameters"]
+    }
+    assert described == {
+        "prompt": ({"str"}, "a red circle on a white background"),
+        "pictures": ({"int"}, 1),
+        "steps": ({"int"}, 20),
+        "guidance_scale": ({"float"}, 2.5),
+        "seed": ({"int", "None"}, None),
+    }
+
+
+def test_a_workflow_runs_by_its_own_endpoint(client: Client) -> None:
+    done = client.predict(**FEW, pictures=2, seed=7, api_name="/run_text_to_image")
+    assert (done["event"], done["seed"], done["workflow"]) == ("done", 7, "text-to-image")
+    assert done["variables"] == {**FEW, "pictures": 2, "guidance_scale": 2.5}
+    for image in done["images"]:
+        with Image.open(image) as drawn:
+            assert drawn.size == (128, 128)
+    assert len(done["images"]) == 2
+    record = json.loads(Path(done["metadata"][0]).read_text())
+    assert record["seed"] == 7
+
+
+def test_one_value_of_the_document_is_changed_for_one_run(client: Client) -> None:
+    changes = {f"/steps/0/pipeline/arguments/{side}": 64 for side in ("width", "height")}
+    done = client.submit(
+        workflow="text-to-image", variables=FEW, changes=changes, api_name="/generate"
+    ).result()
+    with Image.open(done["images"][0]) as drawn:
+        assert drawn.size == (64, 64)
+    assert json.loads(Path(done["metadata"][0]).read_text())["changes"] == changes
+    with pytest.raises(AppError, match="There is no 'pipelin'"):
+        client.predict(
+            workflow="text-to-image", variables={}, changes={"/steps/0/pipelin/seed": 1},
+            api_name="/generate",
+        )  # fmt: skip
+
+
+def test_an_uploaded_picture_is_varied(client: Client, picture: Path) -> None:
+    done = client.predict(image=handle_file(picture), steps=4, api_name="/run_variations")
+    assert len(done["images"]) == 1
+
+
+def test_outside_the_uploaded_mask_the_picture_stays(
+    client: Client, picture: Path, mask: Path
+) -> None:
+    done = client.predict(
+        image=handle_file(picture),
+        mask_image=handle_file(mask),
+        steps=4,
+        api_name="/run_inpaint",
+    )
+    with Image.open(done["images"][0]) as drawn:
+        red, green, blue = drawn.convert("RGB").getpixel((45, 64))
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+def test_a_workflow_of_two_steps_returns_its_final_results(client: Client) -> None:
+    done = client.predict(steps=2, api_name="/run_draw_then_outline")
+    assert done["event"] == "done"
+    assert done["images"]
+
+
+def test_workflows_are_listed_and_described(client: Client) -> None:
+    listed = {entry["name"]: entry for entry in client.predict(api_name="/list_workflows")}
+    assert listed["text-to-image"]["ready"]
+    assert listed["text-to-image"]["endpoint"] == "/run_text_to_image"
+    described = client.predict(name="text-to-image", api_name="/describe_workflow")
+    steps = next(spec for spec in described["inputs"] if spec["name"] == "steps")
+    assert (steps["minimum"], steps["maximum"], steps["default"]) == (1, 50, 20)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../workflows/text-to-image", "text-to-imag", ""])
+def test_only_names_of_the_catalog_are_workflows(client: Client, name: str) -> None:
+    with pytest.raises(AppError, match="There is no workflow"):
+        client.predict(name=name, api_name="/describe_workflow")
+    with pytest.raises(AppError, match="There is no workflow"):
+        client.predict(workflow=name, variables={}, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../models/shapes/preview.json", {"path": "/etc/passwd"}, 3]
+)
+def test_a_picture_is_an_upload_and_never_a_path(client: Client, path: object) -> None:
+    with pytest.raises(AppError, match="has to be an uploaded file"):
+        client.predict(workflow="variations", variables={"image": path}, api_name="/generate")
+    with pytest.raises(AppError, match="has to be an uploaded file"):
+        client.predict(image=path, api_name="/run_variations")
+
+
+def test_a_path_dressed_as_an_upload_is_refused(server: Server) -> None:
+    """By Gradio itself: such a file is none of its own."""
+    picture = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": ["variations", {"image": picture}, None, None, False]})
+    request = urllib.request.Request(
+        f"{server.url}/gradio_api/call/generate",
+        data=body.encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(
+        f"{server.url}/gradio_api/call/generate/{event}", timeout=20
+    ) as answer:
+        told = answer.read().decode()
+    assert told.startswith("event: error")
+
+
+def test_everything_that_is_wrong_is_told_at_once(client: Client) -> None:
+    variables = {"steps": 99, "guidance_scale": "much", "colour": "red"}
+    with pytest.raises(AppError) as refused:
+        client.predict(workflow="text-to-image", variables=variables, api_name="/generate")
+    told = str(refused.value)
+    assert "99 is outside 1 to 50" in told
+    assert "A number is needed, not 'much'" in told
+    assert "This workflow has no variable 'colour'" in told
+
+
+@pytest.mark.parametrize("seed", ["many", 1.5, True])
+def test_a_seed_is_a_whole_number(client: Client, seed: object) -> None:
+    with pytest.raises(AppError, match="whole number"):
+        client.predict(workflow="text-to-image", variables=FEW, seed=seed, api_name="/generate")
+
+
+def test_memory_is_freed_and_loaded_again(client: Client) -> None:
+    client.predict(**FEW, api_name="/run_text_to_image")
+    freed = client.predict(api_name="/free_gpu")
+    assert "unet of shapes" in freed["sentence"]
+    assert client.predict(api_name="/status")["held"] == []
+    done = client.predict(**FEW, api_name="/run_text_to_image")
+    assert any("unet" in title for title in done["loaded"])
+    assert client.predict(api_name="/status")["held"]
+    with pytest.raises(AppError, match="when_idle, cancel_and_free"):
+        client.predict(mode="at_once", api_name="/free_gpu")
+
+
+def test_a_job_nobody_knows_cannot_be_cancelled(client: Client) -> None:
+    with pytest.raises(AppError, match="There is no run 'none'"):
+        client.predict(job_id="none", api_name="/cancel_job")
+
+
+def test_health_is_told_without_details(server: Server) -> None:
+    with urllib.request.urlopen(f"{server.url}/healthz", timeout=5) as answer:
+        assert json.load(answer) == {"status": "ok"}
+    with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as answer:
+        assert json.load(answer) == {"ready": True}

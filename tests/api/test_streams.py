@@ -1,0 +1,130 @@
+"""Runs as streams: what is told, how they are cancelled, and what a dead worker means."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from gradio_client import Client
+from gradio_client.client import Job
+from gradio_client.exceptions import AppError
+
+from tests.servers import Server
+
+FEW = {"prompt": "a red circle on a white background", "steps": 2}
+MANY = {"prompt": "a red circle on a white background", "steps": 50, "pictures": 4}
+SOON_S = 30.0
+
+
+def events_until(job: Job, wanted: str) -> list[dict[str, Any]]:
+    """The events of the stream up to the first of this kind."""
+    seen: list[dict[str, Any]] = []
+    for event in job:
+        seen.append(event)
+        if event["event"] == wanted:
+            return seen
+    raise AssertionError(f"no '{wanted}' in {[event['event'] for event in seen]}")
+
+
+def ends_of(server: Server, run_id: str) -> list[str]:
+    """How the worker says this run ended, so far."""
+    return [what for name, what in server.runs_logged() if name == run_id and what != "started"]
+
+
+def wait_until_idle(server: Server) -> None:
+    """Return when nothing runs or waits."""
+    deadline = time.monotonic() + SOON_S
+    while (status := server.status())["running"] or status["queue"]:
+        assert time.monotonic() < deadline, status
+
+
+def test_a_stream_tells_everything_from_the_queue_to_the_pictures(client: Client) -> None:
+    client.predict(api_name="/free_gpu")
+    job = client.submit(
+        workflow="text-to-image", variables=FEW, seed=5, request_id="mine", fresh=True,
+        api_name="/generate",
+    )  # fmt: skip
+    events = events_until(job, "done")
+    kinds = list(dict.fromkeys(event["event"] for event in events))
+    assert kinds == ["queued", "phase", "loading", "step", "result", "done"]
+    assert {event["request_id"] for event in events} == {"mine"}
+    assert len({event["job_id"] for event in events}) == 1
+    steps = [(event["done"], event["total"]) for event in events if event["event"] == "step"]
+    assert steps == [(1, 2), (2, 2)]
+    assert {event["component"] for event in events if event["event"] == "loading"} >= {
+        "unet",
+        "vae",
+    }
+    assert (events[-1]["seed"], events[-1]["variables"]) == (5, FEW)
+
+
+def test_a_run_cancelled_by_its_id_says_where_it_was(client: Client, server: Server) -> None:
+    job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
+    run_id = events_until(job, "step")[-1]["job_id"]
+    other = Client(server.url, verbose=False, analytics_enabled=False)
+    assert other.predict(job_id=run_id, api_name="/cancel_job") is True
+    assert events_until(job, "cancelled")[-1]["phase"] == "denoising"
+    assert other.predict(job_id=run_id, api_name="/cancel_job") is False
+    other.close()
+    assert ends_of(server, run_id) == ["ended: cancelled"]
+
+
+def test_a_cancelled_client_job_stops_its_run(client: Client, server: Server) -> None:
+    job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
+    run_id = events_until(job, "step")[-1]["job_id"]
+    job.cancel()
+    wait_until_idle(server)
+    assert ends_of(server, run_id) == ["ended: cancelled"]
+
+
+def test_a_dropped_connection_stops_its_run(server: Server) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=SOON_S)
+    connection.request(
+        "POST",
+        "/gradio_api/call/generate",
+        json.dumps({"data": ["text-to-image", MANY, None, None, False]}),
+        {"content-type": "application/json"},
+    )
+    event_id = json.load(connection.getresponse())["event_id"]
+    connection.request("GET", f"/gradio_api/call/generate/{event_id}")
+    answer = connection.getresponse()
+    run_id = next(event["job_id"] for event in told(answer) if event["event"] == "step")
+    connection.close()
+    answer.close()
+    wait_until_idle(server)
+    assert ends_of(server, run_id) == ["ended: cancelled"]
+
+
+def told(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The events of a raw stream."""
+    for line in answer:
+        if line.startswith(b"data: ["):
+            yield json.loads(line.removeprefix(b"data: "))[0]
+
+
+def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_next_run_works(
+    client: Client, server: Server
+) -> None:
+    job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
+    events_until(job, "step")
+    worker = client.predict(api_name="/status")["pid"]
+    os.kill(worker, signal.SIGKILL)
+    killed = time.monotonic()
+    event = events_until(job, "error")[-1]
+    assert time.monotonic() - killed < 2
+    assert "The worker process was ended by SIGKILL" in event["message"]
+    with pytest.raises(AppError, match="ended by SIGKILL"):
+        job.result(timeout=SOON_S)
+
+    done = client.predict(**FEW, api_name="/run_text_to_image")
+    assert done["images"]
+    status = client.predict(api_name="/status")
+    assert status["worker"] in {"ready", "busy"}
+    assert status["pid"] != worker

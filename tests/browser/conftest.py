@@ -1,0 +1,71 @@
+"""A real Chromium on the page of a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.visit import OpenPage, Visit
+from tests.servers import Server, started_server
+
+
+# Both end with this folder: while Playwright is open, no other test may run an event loop.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        reason = "Chromium is not on the PATH (`make browser` installs Debian's)."
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started_server(tmp_path_factory.mktemp("page")) as server:
+        yield server
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
+    """Opens pages; at the end none has logged an error or asked another host for anything."""
+    visits: list[Visit] = []
+
+    def open_one(*, width: int = 1280, height: int = 860) -> Visit:
+        context = browser.new_context(viewport={"width": width, "height": height})
+        context.set_default_timeout(20_000)
+        visits.append(Visit(context.new_page(), server.url))
+        return visits[-1]
+
+    yield open_one
+    for visit in visits:
+        visit.page.context.close()
+    for visit in visits:
+        assert visit.errors == []
+        assert visit.foreign_requests == []
+
+
+@pytest.fixture
+def visit(open_page: OpenPage) -> Visit:
+    """One open page."""
+    return open_page()
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A red circle on white, 128 pixels wide."""
+    image = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(image).ellipse((30, 30, 98, 98), fill="red")
+    path = tmp_path_factory.mktemp("pictures") / "circle.png"
+    image.save(path)
+    return path

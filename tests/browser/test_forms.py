@@ -1,0 +1,126 @@
+"""Workflows and their forms: switching, pictures, masks, hostile texts, new files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser.visit import Visit, numbered_workflow
+from tests.servers import Server
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror='window.ran = true'>"
+
+
+def test_switching_workflows_keeps_what_was_typed(visit: Visit) -> None:
+    visit.prompt.fill("a purple heart")
+    visit.set_number("steps", 7)
+    visit.choose("Variations")
+    expect(visit["input-image"]).to_be_visible()
+    expect(visit.prompt).not_to_have_value("a purple heart")
+    visit.choose("Text to image")
+    expect(visit["input-image"]).to_have_count(0)
+    expect(visit.prompt).to_have_value("a purple heart")
+    expect(visit["input-steps"].locator("input[type=number]")).to_have_value("7")
+
+
+def test_a_needed_picture_that_is_missing_is_asked_for(visit: Visit) -> None:
+    visit.choose("Variations")
+    expect(visit["input-image"]).to_be_visible()
+    visit.generate()
+    visit.wait_for("Not started")
+    expect(visit.problems).to_contain_text("Picture is needed.")
+
+
+def test_an_uploaded_picture_is_varied(visit: Visit, picture: Path) -> None:
+    visit.choose("Variations")
+    visit["input-image"].locator("input[type=file]").set_input_files(picture)
+    visit.source(visit["input-image"].locator("img"))
+    visit.run()
+    visit.source(visit.result)
+
+
+def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
+    visit: Visit, server: Server, picture: Path
+) -> None:
+    visit.choose("Inpaint")
+    editor = visit["input-image"]
+    editor.locator("canvas").first.wait_for()
+    editor.locator("input[type=file]").first.set_input_files(picture)
+    expect(editor.get_by_role("button", name="Brush", exact=True)).to_be_visible()
+
+    box = editor.locator("canvas").first.bounding_box()
+    assert box is not None
+    middle, line = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    mouse = visit.page.mouse
+    mouse.move(middle - 40, line)
+    mouse.down()
+    mouse.move(middle + 40, line, steps=8)
+    mouse.up()
+    expect(editor.get_by_role("button", name="Undo")).to_be_enabled()
+    visit.set_number("steps", 4)
+
+    visit.run()
+    visit.source(visit.result)
+    newest = max(server.outputs.glob("*/inpaint*.png"), key=lambda path: path.stat().st_mtime)
+    with Image.open(newest) as drawn:
+        corner = drawn.convert("RGB").crop((0, 0, 8, 8)).resize((1, 1)).getpixel((0, 0))
+    assert min(corner) > 200, "the corner, which was not painted over, was white"
+
+
+def test_a_result_becomes_the_input_of_another_workflow(visit: Visit) -> None:
+    visit.set_number("steps", 2)
+    visit.run()
+    visit["use-as-input"].click()
+    expect(visit["workflow"].locator("input")).to_have_value(re.compile("^(Inpaint|Variations)"))
+    expect(visit["input-image"]).to_be_visible()
+
+
+def test_markup_in_a_prompt_stays_text(visit: Visit) -> None:
+    visit.prompt.fill(HOSTILE)
+    visit.set_number("steps", 2)
+    visit.run()
+    visit.open_details()
+    expect(visit["record"]).to_contain_text(HOSTILE)
+    visit.seed.fill(HOSTILE)
+    visit.generate()
+    visit.wait_for("Not started")
+    expect(visit.problems).to_contain_text(HOSTILE)
+    assert visit.page.evaluate("window.ran") is None
+
+
+def test_a_file_added_to_a_workflow_folder_is_there_after_a_page_load(
+    visit: Visit, server: Server, shapes_model: Path
+) -> None:
+    """And whatever its author wrote is shown as text."""
+    text = numbered_workflow(
+        model_name=str(shapes_model),
+        id=f"Late {HOSTILE}",
+        description=HOSTILE,
+        inputs={"prompt": {"label": HOSTILE, "help": HOSTILE, "examples": [HOSTILE]}},
+    )
+    (server.workflows / "late.json").write_text(text)
+    visit.reload()
+    visit.choose(f"Late {HOSTILE}")
+    expect(visit["description"]).to_contain_text(HOSTILE)
+    expect(visit["input-prompt"]).to_contain_text(HOSTILE)
+    visit.page.get_by_role("button", name=HOSTILE).click()
+    expect(visit.prompt).to_have_value(HOSTILE)
+    visit.run()
+    assert visit.page.evaluate("window.ran") is None
+
+
+def test_a_document_with_a_mistake_says_what_it_is_instead_of_running(
+    visit: Visit, server: Server
+) -> None:
+    (server.workflows / "broken.json").write_text('{"id": "broken", "steps": [}')
+    visit.reload()
+    visit.choose("Broken")
+    expect(visit["description"].get_by_role("alert")).to_contain_text("JSON")
+    visit.generate()
+    visit.wait_for("Not started")

@@ -1,0 +1,36 @@
+"""The memory panel: what is held, pinned and dropped from the page."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.visit import Visit
+
+pytestmark = pytest.mark.browser
+
+
+def test_what_is_held_can_be_pinned_and_dropped_and_is_gone_after_free(visit: Visit) -> None:
+    visit.run()
+    visit["memory"].locator("button").first.click()
+    rows = visit["memory"].locator(".held")
+    expect(rows).to_have_count(3)
+    unet = rows.filter(has_text="unet of shapes")
+    expect(unet).to_contain_text(re.compile(r"17 MB *last used [\d:]+ by text-to-image"))
+    expect(visit["memory"].get_by_role("meter", name="Models", exact=True)).to_be_visible()
+
+    unet.get_by_role("button", name="Pin").click()
+    expect(unet).to_contain_text("pinned")
+    expect(unet.get_by_role("button", name="Unpin")).to_be_visible()
+
+    rows.filter(has_text="vae of shapes").get_by_role("button", name="Drop").click()
+    expect(rows).to_have_count(2)
+    expect(visit["memory"]).to_contain_text("vae of shapes (float32). Why: somebody asked for it.")
+
+    visit["free"].click()
+    expect(rows).to_have_count(0)
+    expect(visit["memory"]).to_contain_text("Nothing is held.")
+    visit.run()
+    expect(rows).to_have_count(3)

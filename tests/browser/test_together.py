@@ -1,0 +1,102 @@
+"""Reloaded pages, several people, and a worker that is killed under them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import expect
+
+from tests.browser.visit import DONE, DRAWING, OpenPage, Visit
+from tests.servers import Server
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_page_reloaded_in_mid_run_follows_the_run_to_its_result(visit: Visit) -> None:
+    visit.prompt.fill("a cyan diamond on a black background")
+    visit.ask_for_much()
+    visit.generate()
+    visit.wait_for(DRAWING)
+    visit.reload()
+    visit.wait_for(DRAWING)
+    expect(visit["generate"]).to_be_disabled()
+    expect(visit.prompt).to_have_value("a cyan diamond on a black background")
+    visit.wait_for(DONE)
+    expect(visit.thumbnails).to_have_count(4)
+    visit.source(visit.result)
+
+    visit.reload()
+    visit.wait_for(DONE)
+    expect(visit.thumbnails).to_have_count(4)
+
+
+def test_who_waits_sees_the_position_and_may_leave_the_queue(open_page: OpenPage) -> None:
+    first, second, third = open_page(), open_page(), open_page()
+    first.ask_for_much()
+    third.set_number("steps", 2)
+    first.generate()
+    first.wait_for(DRAWING)
+    second.generate()
+    second.wait_for("Waiting · next in line")
+    third.generate()
+    third.wait_for("Waiting · position 2")
+    second.cancel()
+    second.wait_for("Cancelled while it was waiting")
+    third.wait_for("Waiting · next in line")
+    expect(first.status).to_have_text(DRAWING)
+    first.cancel()
+    first.wait_for("Cancelled while drawing")
+    third.wait_for(DONE)
+    third.source(third.result)
+
+
+def test_two_pages_and_two_scripts_at_once_never_overlap_in_the_worker(
+    open_page: OpenPage, server: Server
+) -> None:
+    pages = [open_page(), open_page()]
+    for page in pages:
+        page.set_number("steps", 10)
+    start = len(server.log.read_text())
+    clients = [Client(server.url, verbose=False, analytics_enabled=False) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        scripts = [
+            threads.submit(client.predict, steps=10, api_name="/run_text_to_image")
+            for client in clients
+        ]
+        for page in pages:
+            page.generate()
+        for page in pages:
+            page.wait_for(DONE)
+        done = [script.result(timeout=60) for script in scripts]
+    for client in clients:
+        client.close()
+    assert [answer["event"] for answer in done] == ["done", "done"]
+
+    logged = server.runs_logged(start)
+    starts, ends = logged[::2], logged[1::2]
+    assert len(starts) == len(ends) == 4
+    for (started_id, started), (ended_id, ended) in zip(starts, ends, strict=True):
+        assert (started, ended) == ("started", "ended: succeeded")
+        assert started_id == ended_id
+
+
+def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_page_goes_on(
+    visit: Visit, server: Server
+) -> None:
+    visit.ask_for_much()
+    visit.generate()
+    visit.wait_for(DRAWING)
+    worker = server.status()["pid"]
+    os.kill(worker, signal.SIGKILL)
+    expect(visit.status).to_have_text("Failed", timeout=2_000)
+    expect(visit.problems).to_contain_text(re.compile("worker process was ended by SIGKILL"))
+
+    visit.set_number("pictures", 1)
+    visit.set_number("steps", 2)
+    visit.run()
+    assert server.status()["pid"] != worker

@@ -1,0 +1,168 @@
+"""The page as a person uses it: choose, type, press, look."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Locator, Page, expect
+
+DONE = re.compile("^Done in")
+DRAWING = re.compile("^Step")
+CUT_STREAM = re.compile("AbortError: signal is aborted|Connection errored out")
+WAIT_MS = 40_000
+"""A run of the small model takes a few seconds; on a busy core, some more."""
+
+
+class Visit:
+    """One page in one browser."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.foreign_requests: list[str] = []
+        host = urlsplit(url).netloc
+
+        def note_request(address: str) -> None:
+            parts = urlsplit(address)
+            if parts.scheme not in {"data", "blob"} and parts.netloc != host:
+                self.foreign_requests.append(address)
+
+        def note_message(kind: str, text: str) -> None:
+            if kind == "error":
+                self.errors.append(text)
+
+        page.on("request", lambda request: note_request(request.url))
+        page.on("console", lambda message: note_message(message.type, message.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(url)
+        expect(self.prompt).to_be_visible()
+
+    def __getitem__(self, elem_id: str) -> Locator:
+        return self.page.locator(f"#{elem_id}")
+
+    @property
+    def prompt(self) -> Locator:
+        return self["input-prompt"].locator("textarea")
+
+    @property
+    def seed(self) -> Locator:
+        return self["seed"].locator("input, textarea")
+
+    @property
+    def status(self) -> Locator:
+        """The line that says what the run is doing."""
+        return self["status"].locator(".line")
+
+    @property
+    def problems(self) -> Locator:
+        """What was wrong with a request or a run."""
+        return self["status"].get_by_role("alert")
+
+    @property
+    def result(self) -> Locator:
+        """The picture on the stage, once there is one."""
+        return self["stage"].locator("img.result")
+
+    @property
+    def thumbnails(self) -> Locator:
+        return self["strip"].locator(".grid-container img")
+
+    def choose(self, workflow: str) -> None:
+        """Choose a workflow by the beginning of its title; its form is there afterwards."""
+        shown = self["description"].inner_text()
+        self["workflow"].locator("input").click()
+        title = re.compile(rf"^\W*{re.escape(workflow)} ·")
+        self.page.get_by_role("option").filter(has_text=title).click()
+        expect(self["description"]).not_to_have_text(shown)
+
+    def set_number(self, name: str, value: int) -> None:
+        """Type a number into its field, also one beside a slider, and leave the field."""
+        field = self[f"input-{name}"].locator("input[type=number]")
+        if not field.is_visible():
+            self["advanced"].locator("button").first.click()
+        field.fill(str(value))
+        field.blur()
+
+    def ask_for_much(self) -> None:
+        """Set what makes the shapes model work for many seconds."""
+        self.set_number("pictures", 4)
+        self.set_number("steps", 50)
+
+    def generate(self) -> None:
+        self["generate"].click()
+
+    def cancel(self) -> None:
+        self["cancel"].click()
+
+    def wait_for(self, status: str | re.Pattern[str]) -> None:
+        """Wait until the status line says this."""
+        expect(self.status).to_have_text(status, timeout=WAIT_MS)
+
+    def run(self) -> None:
+        """Press Generate and wait for the end of this run, which has to be a good one."""
+        self.generate()
+        expect(self["cancel"]).to_be_enabled()
+        expect(self["generate"]).to_be_enabled(timeout=WAIT_MS)
+        self.wait_for(DONE)
+
+    def source(self, picture: Locator) -> str:
+        """The address of a picture that has arrived."""
+        expect(picture).to_be_visible()
+        expect(picture).to_have_js_property("naturalWidth", 128)
+        return str(picture.evaluate("picture => picture.src"))
+
+    def open_details(self) -> None:
+        """Unfold what is known of the run on the stage."""
+        self["details"].locator("button").first.click()
+        expect(self.summary).to_be_visible()
+
+    @property
+    def summary(self) -> Locator:
+        """The line about the run on the stage, while the details are unfolded."""
+        return self["details"].locator(".summary")
+
+    def shown_seed(self) -> str:
+        """The seed of the run on the stage, from its summary."""
+        found = re.search(r"seed (\d+)", self.summary.inner_text())
+        assert found is not None
+        return found[1]
+
+    def reload(self) -> None:
+        """Load the page again. What Gradio logs of the streams that this cuts is no error."""
+        self.page.reload()
+        expect(self.prompt).to_be_visible()
+        self.errors[:] = [error for error in self.errors if not CUT_STREAM.search(error)]
+
+
+class OpenPage(Protocol):
+    """Opens the page as another person with another browser."""
+
+    def __call__(self, *, width: int = 1280, height: int = 860) -> Visit: ...
+
+
+def numbered_workflow(**fields: Any) -> str:
+    """A workflow's text: the shapes model with its steps as a plain number, not a slider."""
+    document = {
+        "id": "by-number",
+        "description": "Draws with a number of steps that is typed.",
+        "variables": {"prompt": "a red circle on a white background", "steps": 2},
+        "inputs": {"steps": {"kind": "integer", "minimum": 1, "maximum": 50}},
+        "steps": [
+            {
+                "name": "draw",
+                "pipeline": {
+                    "configuration": {"component_type": "StableDiffusionPipeline"},
+                    "from_pretrained_arguments": {"model_name": fields.pop("model_name")},
+                    "arguments": {
+                        "prompt": "variable:prompt",
+                        "num_inference_steps": "variable:steps",
+                    },
+                },
+                "result": {"content_type": "image/png"},
+            }
+        ],
+    }
+    return json.dumps({**document, **fields})

@@ -1,0 +1,30 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# The models here are tiny: more threads only wait for each other. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests never reach a model hub; a test that wants one starts its own on loopback.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+for name in [name for name in os.environ if name.startswith("DW_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def shapes_model() -> Path:
+    """The folder of the bundled model."""
+    return PROJECT / "models" / "shapes"
+
+
+@pytest.fixture(scope="session")
+def shipped_workflows() -> Path:
+    """The folder of the workflows that ship."""
+    return PROJECT / "workflows"

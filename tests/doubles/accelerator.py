@@ -1,0 +1,23 @@
+"""A device with memory of its own, as the worker sees one; everything is computed on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.protocol import Place
+from app.worker.device import Device
+
+
+class Accelerator(Device):
+    """Says that it is an accelerator and notes what is moved to and from it."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.moves: list[tuple[str, Place]] = []
+
+    @property
+    def is_accelerator(self) -> bool:
+        return True
+
+    def move(self, component: Any, place: Place) -> None:
+        self.moves.append((type(component).__name__, place))

@@ -1,0 +1,365 @@
+"""A worker without torch that does what its runs' prompts say.
+
+It stands where `app.worker.main.run_worker` stands: a process of its own that reads commands from
+the pipe and answers with events. A prompt is a script, one instruction after the other, parted by
+`; `. What it says cannot be guessed by the engine, so all an engine does can be seen from outside::
+
+    nothing                     go on
+    enter PHASE                 tell that phase
+    wait for FILE               go on when there is such a file; a cancel ends the wait and the run
+    leave FILE                  make such a file; at a FIFO, wait until somebody reads it
+    ignore cancel               obey no cancel from here on
+    watch                       wait until somebody wants previews
+    preview TEXT                send TEXT as a preview's bytes
+    previews                    a preview whenever somebody wants one, until cancelled
+    flood                       events without end, and no look at cancels
+    gap SECONDS                 tell of a checkpoint gap
+    hold NAME                   keep a component warm
+    save NAME                   save a file as a result
+    return TEXT                 something the last step returns
+    log LEVEL LOGGER TEXT       a line of log, dated to the start of the run
+    complain TEXT               a line on stderr
+    fail TEXT                   end the run with a StepError
+    exit CODE                   end the process, without a goodbye
+    kill                        the same with SIGKILL
+    babble                      bytes on the pipe that are no event
+    when over INSTRUCTION       so, when the run's last event has been sent
+    when freed INSTRUCTION      so, when memory is to be freed
+    when shut down INSTRUCTION  so, when the worker is to end
+
+The script of the start, run before the worker says it is ready, lies in `outputs/AT_START`. Every
+command is told again, as it was read, on the log `COMMANDS`. A command that comes while another
+keeps the worker busy, and may not, ends the process with `OUT_OF_TURN`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from app.errors import Cancelled, StepError
+from app.protocol import (
+    Budgets,
+    CancelRun,
+    CheckpointGap,
+    CleanUp,
+    Command,
+    Departure,
+    DropComponents,
+    Event,
+    FreeMemory,
+    HeldComponent,
+    Logged,
+    MemoryFreed,
+    MemoryReported,
+    MemoryUse,
+    PhaseChanged,
+    PinComponent,
+    Preview,
+    ResultSaved,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunSucceeded,
+    ShutDown,
+    StartRun,
+    StepProgress,
+    TerminalEvent,
+    Timings,
+    WatchPreviews,
+    WorkerReady,
+    decode_command,
+    encode,
+)
+from app.settings import WorkerSettings
+
+COMMANDS = "scripted_worker.commands"
+AT_START = "at-start"
+STARTS = "starts"
+"""A file in the outputs with one byte for every start of a worker."""
+OUT_OF_TURN = 70
+COMPONENT_BYTES = 1000
+LOOK_AGAIN_S = 0.005
+
+
+def scripted_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
+    """What the child process runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with (outputs / STARTS).open("a") as starts:
+        starts.write(".")
+    ScriptedWorker(connection, settings, outputs).serve()
+
+
+class ScriptedWorker:
+    """The main thread obeys scripts; another reads commands, as in the real worker."""
+
+    def __init__(self, connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
+        self._connection, self._settings, self._outputs = connection, settings, outputs
+        self._sending = threading.Lock()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._busy = False
+        self._run_id = ""
+        self._cancelled: set[str] = set()
+        self._watched: set[str] = set()
+        self._held: list[HeldComponent] = []
+        self._departure: Departure | None = None
+        self._when: dict[str, str] = {}
+        self._begin("")
+
+    def serve(self) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+        at_start = self._outputs / AT_START
+        self._obey(at_start.read_text() if at_start.is_file() else "nothing")
+        self._send(
+            WorkerReady(
+                pid=os.getpid(),
+                device=self._settings.device,
+                device_name="Scripted",
+                versions={"script": "1"},
+                memory=self._memory(),
+            )
+        )
+        while True:
+            match self._commands.get():
+                case StartRun() as command:
+                    self._run(command)
+                case FreeMemory() as command:
+                    self._free(command)
+                case PinComponent() as command:
+                    self._pin(command)
+                case DropComponents() as command:
+                    self._drop(command)
+                case ShutDown():
+                    self._obey(self._when.get("shut down", "nothing"))
+                    return
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                data = self._connection.recv_bytes()
+                self._log(time.time(), logging.DEBUG, COMMANDS, data.decode())
+                self._take(decode_command(data))
+        os._exit(0)
+
+    def _take(self, command: Command) -> None:
+        match command:
+            case CancelRun():
+                self._cancelled.add(command.run_id)
+            case WatchPreviews(watched=True):
+                self._watched.add(command.run_id)
+            case WatchPreviews():
+                self._watched.discard(command.run_id)
+            case StartRun() | FreeMemory() | CleanUp() if self._busy:
+                print(f"{command.type} came while the worker was busy", file=sys.stderr)
+                os._exit(OUT_OF_TURN)
+            case _:
+                self._busy = isinstance(command, StartRun | FreeMemory)
+                self._commands.put(command)
+
+    def _run(self, command: StartRun) -> None:
+        self._begin(command.run_id)
+        if command.previews:
+            self._watched.add(command.run_id)
+        run = {"run_id": command.run_id, "time": self._began_at}
+        self._send(RunStarted(**run, steps=tuple(step.name for step in command.plan.steps)))
+        ended: TerminalEvent
+        try:
+            self._obey(str(command.plan.inputs["prompt"]))
+            ended = RunSucceeded(
+                **run,
+                timings=Timings(total_s=0.0),
+                loaded=tuple(part.title for part in self._held),
+                outputs=tuple(self._returned),
+            )
+        except Cancelled:
+            ended = RunCancelled(**run, phase=self._phase)
+        except StepError as error:
+            ended = RunFailed(**run, error=error.report())
+        self._busy = False
+        self._send(ended.model_copy(update={"time": time.time()}))
+        self._obey(self._when.pop("over", "nothing"))
+        self._report_memory()
+
+    def _free(self, command: FreeMemory) -> None:
+        self._obey(self._when.pop("freed", "nothing"))
+        before, dropped = self._memory(), tuple(self._held)
+        self._held.clear()
+        self._busy = False
+        self._send(
+            MemoryFreed(
+                request_id=command.request_id,
+                before=before,
+                after=self._memory(),
+                seconds=0.0,
+                dropped=dropped,
+            )
+        )
+        self._report_memory()
+
+    def _pin(self, command: PinComponent) -> None:
+        self._held = [
+            part.model_copy(update={"pinned": command.pinned}) if part.key == command.key else part
+            for part in self._held
+        ]
+        self._report_memory(command.request_id)
+
+    def _drop(self, command: DropComponents) -> None:
+        gone = tuple(part.title for part in self._held if part.key in command.keys)
+        self._held = [part for part in self._held if part.key not in command.keys]
+        self._departure = Departure(
+            time=time.time(), titles=gone, what="dropped", reason=command.reason
+        )
+        self._report_memory(command.request_id)
+
+    # --- scripts ---------------------------------------------------------------------------------
+
+    def _begin(self, run_id: str) -> None:
+        self._run_id, self._phase, self._ignoring = run_id, "queued", False
+        self._began_at = time.time()
+        self._results, self._returned = itertools.count(), []
+
+    def _obey(self, script: str) -> None:
+        for instruction in script.split("; "):
+            self._do(instruction)
+
+    def _do(self, instruction: str) -> None:
+        run = {"run_id": self._run_id, "time": time.time()}
+        match instruction.split(" "):
+            case ["nothing"]:
+                pass
+            case ["enter", phase]:
+                self._phase = phase
+                self._send(PhaseChanged(**run, step="draw", phase=phase))
+            case ["wait", "for", file]:
+                while not Path(file).exists():
+                    self._pause()
+            case ["leave", file]:
+                Path(file).write_bytes(b"")
+            case ["ignore", "cancel"]:
+                self._ignoring = True
+            case ["watch"]:
+                while self._run_id not in self._watched:
+                    self._pause()
+            case ["preview", *words]:
+                self._preview(" ".join(words))
+            case ["previews"]:
+                for number in itertools.count():
+                    if self._run_id in self._watched:
+                        self._preview(str(number))
+                    self._pause()
+            case ["flood"]:
+                progress = StepProgress(**run, step="draw", done=1, total=2, seconds_left=None)
+                while True:
+                    self._send(progress)
+            case ["gap", seconds]:
+                self._send(CheckpointGap(run_id=self._run_id, seconds=float(seconds)))
+            case ["hold", name]:
+                self._hold(name)
+                self._report_memory()
+            case ["save", name]:
+                self._save(name)
+            case ["return", *words]:
+                self._returned.append(" ".join(words))
+            case ["log", level, logger, *words]:
+                number = logging.getLevelNamesMapping()[level]
+                self._log(self._began_at, number, logger, " ".join(words))
+            case ["complain", *words]:
+                print(" ".join(words), file=sys.stderr, flush=True)
+            case ["fail", *words]:
+                raise StepError(" ".join(words))
+            case ["exit", code]:
+                os._exit(int(code))
+            case ["kill"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case ["babble"]:
+                self._connection.send_bytes(b"how do you do")
+            case ["when", "over" | "freed" as moment, *words]:
+                self._when[moment] = " ".join(words)
+            case ["when", "shut", "down", *words]:
+                self._when["shut down"] = " ".join(words)
+            case _:
+                raise ValueError(f"The script says '{instruction}', which is no instruction")
+
+    def _pause(self) -> None:
+        if self._run_id in self._cancelled and not self._ignoring:
+            raise Cancelled
+        time.sleep(LOOK_AGAIN_S)
+
+    def _preview(self, text: str) -> None:
+        run = {"run_id": self._run_id, "time": time.time()}
+        self._send(Preview(**run, jpeg=text.encode(), width=8, height=8))
+
+    def _hold(self, name: str) -> None:
+        part = HeldComponent(
+            key=name,
+            title=name,
+            place="device",
+            weight_bytes=COMPONENT_BYTES,
+            file_backed_bytes=0,
+            load_s=0.0,
+            last_used=time.time(),
+            used_by=(),
+            pinned=False,
+        )
+        self._held.append(part)
+
+    def _save(self, name: str) -> None:
+        folder = self._outputs / self._run_id
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"a picture")
+        self._send(
+            ResultSaved(
+                run_id=self._run_id,
+                time=time.time(),
+                step="draw",
+                path=str(folder / name),
+                sidecar=str(folder / f"{name}.json"),
+                content_type="image/png",
+                seed=0,
+                index=next(self._results),
+                final=True,
+            )
+        )
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _memory(self) -> MemoryUse:
+        return MemoryUse(
+            device_bytes=COMPONENT_BYTES * len(self._held),
+            device_reserved_bytes=0,
+            device_free_bytes=0,
+            device_total_bytes=0,
+            resident_bytes=0,
+            anonymous_bytes=0,
+            ram_free_bytes=0,
+            ram_total_bytes=0,
+        )
+
+    def _report_memory(self, request_id: str = "") -> None:
+        self._send(
+            MemoryReported(
+                request_id=request_id,
+                memory=self._memory(),
+                budgets=Budgets(device_bytes=0, ram_bytes=0),
+                held=tuple(self._held),
+                last_departure=self._departure,
+            )
+        )
+
+    def _log(self, at: float, level: int, logger: str, text: str) -> None:
+        self._send(Logged(time=at, level=level, logger=logger, text=text))
+
+    def _send(self, event: Event) -> None:
+        with self._sending:
+            self._connection.send_bytes(encode(event))

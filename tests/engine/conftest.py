@@ -1,0 +1,77 @@
+"""What the tests of the engine share."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.engine import Engine
+from tests.doubles.scripted_worker import COMMANDS, scripted_worker
+from tests.engine.bench import Bench, Heard, settings
+
+
+@pytest.fixture(scope="session")
+def workflow(
+    tmp_path_factory: pytest.TempPathFactory, shipped_workflows: Path, shapes_model: Path
+) -> Path:
+    """The shipped workflow beside a model that is no more than its index: no weights are read."""
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "workflows").mkdir()
+    (root / "models" / "shapes").mkdir(parents=True)
+    shutil.copy(shapes_model / "model_index.json", root / "models" / "shapes")
+    return Path(shutil.copy(shipped_workflows / "text-to-image.json", root / "workflows"))
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    """The commands a scripted worker has read."""
+    log, handler = logging.getLogger(COMMANDS), Heard()
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        log.removeHandler(handler)
+
+
+@pytest.fixture
+def unstarted(workflow: Path, tmp_path: Path, heard: Heard) -> Iterator[Bench]:
+    """An engine of the test's own that has not been started; closed at the end."""
+    engine = Engine(scripted_worker)
+    try:
+        yield Bench(engine, workflow, tmp_path, tmp_path, heard)
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def own(unstarted: Bench) -> Bench:
+    """A started engine of the test's own, to be closed, and its worker to be counted."""
+    return unstarted.start()
+
+
+@pytest.fixture(scope="session")
+def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
+    """The engine behind `bench`, and the folder of its outputs."""
+    engine, outputs = Engine(scripted_worker), tmp_path_factory.mktemp("outputs")
+    engine.start(settings(outputs))
+    try:
+        yield engine, outputs
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def bench(
+    shared_engine: tuple[Engine, Path], workflow: Path, tmp_path: Path, heard: Heard
+) -> Iterator[Bench]:
+    """A started engine that other tests have used: nothing runs, waits or is held in it."""
+    engine, outputs = shared_engine
+    yield Bench(engine, workflow, outputs, tmp_path, heard)
+    for run in engine.runs():
+        engine.cancel(run.run_id)
+    engine.free()

@@ -1,0 +1,84 @@
+"""An identical request is answered from the files of the run that made them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from app.protocol import RunQueued, RunStarted
+from tests.engine.bench import Bench
+
+SEEDS = itertools.count(7, 2)
+
+
+@pytest.fixture
+def seed() -> int:
+    """A seed no other test has asked for, nor for the one after it."""
+    return next(SEEDS)
+
+
+def test_an_identical_request_is_answered_from_the_files_of_the_first(bench: Bench, seed: int):
+    first = bench.run("save a.png", "save b.png", "return a text", seed=seed)
+    second = bench.run("save a.png", "save b.png", "return a text", seed=seed)
+    assert second.run_id != first.run_id
+    assert second.success.made_at == first.success.time
+    assert (second.success.outputs, second.success.loaded) == (("a text",), ())
+    assert [result.path for result in second.results] == [result.path for result in first.results]
+    assert {event.run_id for event in second.events} == {second.run_id}
+    assert [type(event) for event in second.events[:2]] == [RunQueued, RunStarted]
+    assert bench.sent == [first.run_id]
+
+
+def test_an_answer_is_given_at_once_and_waits_for_no_other_run(bench: Bench, seed: int):
+    first = bench.run("save a.png", seed=seed)
+    bench.underway(f"wait for {bench.gate()}")
+    assert bench.run("save a.png", seed=seed).success.made_at == first.success.time
+
+
+def test_an_answer_of_an_answer_tells_when_the_files_were_made(bench: Bench, seed: int):
+    first, *others = (bench.run("save a.png", seed=seed) for _ in range(3))
+    assert first.success.made_at is None
+    assert [run.success.made_at for run in others] == [first.success.time] * 2
+
+
+@pytest.mark.parametrize(
+    ("script", "after", "fresh"),
+    [("save a.png", 0, True), ("save a.png", 1, False), ("save b.png", 0, False)],
+    ids=["fresh", "another seed", "other inputs"],
+)
+def test_any_other_request_is_run(bench: Bench, seed: int, script: str, after: int, fresh: bool):
+    bench.run("save a.png", seed=seed)
+    second = bench.run(script, seed=seed + after, fresh=fresh)
+    assert second.success.made_at is None
+    assert bench.sent[1:] == [second.run_id]
+
+
+def test_two_requests_that_draw_their_seeds_are_never_identical(bench: Bench):
+    runs = [bench.run("save a.png").run_id for _ in range(2)]
+    assert bench.sent == runs
+
+
+def test_a_request_whose_files_are_gone_is_run_again(bench: Bench, seed: int):
+    first = bench.run("save a.png", "save b.png", seed=seed)
+    Path(first.results[1].path).unlink()
+    second = bench.run("save a.png", "save b.png", seed=seed)
+    assert second.success.made_at is None
+    assert bench.run("save a.png", "save b.png", seed=seed).success.made_at == second.success.time
+
+
+def test_a_run_that_failed_answers_nobody(bench: Bench, seed: int):
+    for _ in range(2):
+        assert bench.run("save a.png", "fail no paper", seed=seed).terminal.type == "run_failed"
+    assert len(bench.sent) == 2
+
+
+def test_a_request_is_run_again_when_the_models_files_have_changed(bench: Bench, seed: int):
+    bench.run("save a.png", seed=seed)
+    model = bench.workflow.parent.parent / "models" / "shapes" / "unet.safetensors"
+    model.write_bytes(b"new weights")
+    try:
+        assert bench.run("save a.png", seed=seed).success.made_at is None
+    finally:
+        model.unlink()

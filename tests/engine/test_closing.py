@@ -1,0 +1,122 @@
+"""Closing: within its time, with nobody left waiting and no process left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from pydantic import JsonValue
+
+from app.errors import EngineClosed, WorkerDied
+from app.protocol import RunCancelled
+from tests.engine.bench import PATIENCE_S, Bench
+
+
+def closed_within(bench: Bench, limit_s: float, timeout_s: float) -> None:
+    """Close it, giving it a time; fail when it takes the limit, or leaves the worker there."""
+    pid, began_at = bench.pid, time.monotonic()
+    bench.engine.close(timeout_s)
+    assert time.monotonic() - began_at < limit_s
+    assert not psutil.pid_exists(pid)
+
+
+def test_an_idle_engine_lets_its_worker_go(own: Bench):
+    own.run()
+    closed_within(own, 10.0, timeout_s=20.0)
+    assert own.heard.kinds == ["start_run", "shut_down"]
+
+
+def test_a_second_close_does_no_harm(own: Bench):
+    own.engine.close()
+    own.engine.close()
+
+
+def test_a_worker_that_is_not_ready_yet_is_not_waited_for(unstarted: Bench):
+    bench = unstarted.start(f"wait for {unstarted.gate()}")
+    bench.submit()
+    closed_within(bench, 10.0, timeout_s=20.0)
+
+
+def test_the_running_and_the_waiting_are_cancelled_and_their_followers_are_told(own: Bench):
+    running = own.underway(f"wait for {own.gate()}")
+    waiting = own.submit()
+    with ThreadPoolExecutor() as pool:
+        following = [own.engine.events(run_id) for run_id in (running, waiting)]
+        for events in following:
+            next(events)
+        ends = [pool.submit(list, events) for events in following]
+        closed_within(own, 10.0, timeout_s=20.0)
+        last = [end.result()[-1] for end in ends]
+    assert all(isinstance(event, RunCancelled) for event in last)
+    assert last[1].notice == "The workbench was stopped."
+
+
+@pytest.mark.parametrize(
+    "script",
+    [("ignore cancel", "wait for {gate}"), ("when shut down wait for {gate}",)],
+    ids=["in a run", "while it ends"],
+)
+def test_a_worker_that_does_not_listen_is_ended_by_force_in_time(
+    own: Bench, script: tuple[str, ...]
+):
+    run_id = own.underway(*(line.format(gate=own.gate()) for line in script))
+    events = own.engine.events(run_id)
+    next(events)
+    closed_within(own, 2.0, timeout_s=2.0)
+    *_, last = events
+    assert last.type in ("run_cancelled", "run_succeeded")
+
+
+def test_who_waits_for_memory_to_be_freed_is_told_that_it_is_over(own: Bench):
+    own.run(f"when freed wait for {own.gate()}")
+    with ThreadPoolExecutor() as pool:
+        freed = pool.submit(own.engine.free)
+        own.heard.wait_until(lambda: "free_memory" in own.heard.kinds)
+        closed_within(own, 1.5, timeout_s=1.5)
+        with pytest.raises(WorkerDied):
+            freed.result()
+
+
+def test_many_who_close_at_once_all_come_back(own: Bench):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _number: own.engine.close(), range(4)))
+
+
+class SlowInputs(Mapping[str, JsonValue]):
+    """Inputs whose check takes as long as a test likes."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __getitem__(self, name: str) -> JsonValue:
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE_S)
+        return {"prompt": "nothing"}[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["prompt"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("when", ["while it closes", "when it is closed"])
+def test_a_run_that_is_still_being_checked_when_the_engine_closes_is_refused(own: Bench, when: str):
+    gate, inputs = own.gate(), SlowInputs()
+    own.run(f"when shut down wait for {gate}")
+    with ThreadPoolExecutor() as pool:
+        submitted = pool.submit(own.engine.submit, own.workflow, inputs)
+        assert inputs.begun.wait(PATIENCE_S)
+        closed = pool.submit(own.engine.close, 20.0)
+        own.heard.wait_until(lambda: "shut_down" in own.heard.kinds)
+        if when == "when it is closed":
+            gate.touch()
+            closed.result()
+        inputs.go_on.set()
+        with pytest.raises(EngineClosed):
+            submitted.result()
+        gate.touch()

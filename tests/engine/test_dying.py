@@ -1,0 +1,125 @@
+"""The worker's death: who is told what, and that the engine goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from app.engine import Engine
+from app.errors import ErrorReport, WorkerDied
+from app.protocol import PhaseChanged, RunFailed
+from tests.engine.bench import Bench
+from tests.engines import Finished
+
+
+def death(run: Finished) -> ErrorReport:
+    assert isinstance(run.terminal, RunFailed), run.terminal
+    assert run.terminal.error.kind == "WorkerDied"
+    return run.terminal.error
+
+
+def test_a_killed_worker_fails_its_run_within_a_second_and_is_replaced(bench: Bench):
+    run_id = bench.submit("enter denoising", f"wait for {bench.gate()}")
+    bench.until(run_id, PhaseChanged)
+    waiting, pid = bench.submit(), bench.pid
+    killed_at = time.time()
+    os.kill(pid, signal.SIGKILL)
+    run = bench.finish(run_id)
+    error = death(run)
+    assert run.terminal.time - killed_at < 1.0
+    assert error.message == ("The worker process was ended by SIGKILL. The run was denoising.")
+    assert "out of memory" in error.hint
+    assert bench.finish(waiting).success
+    assert bench.pid != pid
+
+
+def test_all_a_worker_said_before_its_death_is_told_before_it(bench: Bench):
+    run = bench.run("enter loading", "save a.png", "kill")
+    kinds = [event.type for event in run.events]
+    assert kinds == ["run_queued", "run_started", "phase_changed", "result_saved", "run_failed"]
+
+
+def test_a_worker_that_ends_by_itself_leaves_its_code_and_its_last_lines(bench: Bench):
+    error = death(bench.run("complain the driver is gone", "complain goodbye", "exit 3"))
+    assert error.message.startswith("The worker process ended by itself (exit code 3).")
+    assert error.detail == "the driver is gone\ngoodbye\n"
+    assert "driver" not in error.sentence()
+
+
+def test_a_worker_that_says_what_is_no_event_is_replaced(bench: Bench):
+    error = death(bench.run("babble", f"wait for {bench.gate()}"))
+    assert "ended" in error.message
+    assert bench.run().success
+
+
+def test_a_worker_that_dies_between_two_runs_is_replaced_before_anybody_asks(own: Bench):
+    own.run("hold unet")
+    pid, started_again = own.pid, own.gate("started-again")
+    os.mkfifo(started_again)
+    own.at_start(f"leave {started_again}")
+    os.kill(pid, signal.SIGKILL)
+    started_again.read_bytes()
+    assert own.run().success.loaded == ()
+    assert own.pid != pid
+
+
+def test_the_snapshot_of_a_worker_that_starts_again(own: Bench):
+    gate = own.gate()
+    own.run("hold unet")
+    own.at_start(f"wait for {gate}")
+    own.run("kill")
+    status = own.engine.status()
+    assert (status.worker, status.device, status.running) == ("restarting", "", None)
+    assert (status.memory, status.held) == (None, ())
+    assert status.pid is not None
+    gate.touch()
+    assert own.run().success
+    assert own.engine.status().worker == "ready"
+
+
+# --- workers that do not come up -----------------------------------------------------------------
+
+
+def test_after_three_bad_starts_those_who_wait_are_told_and_nothing_more_is_tried(
+    unstarted: Bench,
+):
+    bench = unstarted.start("complain no driver; exit 5")
+    runs = [bench.submit() for _ in range(2)]
+    for run_id in runs:
+        error = death(bench.finish(run_id))
+        assert error.message == (
+            "The worker process does not start: The worker process ended by itself (exit code 5)."
+        )
+        assert error.detail == "no driver\n"
+        assert error.hint
+    status = bench.engine.status()
+    assert (status.worker, status.pid, status.queue) == ("dead", None, ())
+    assert bench.starts == 3
+
+    with pytest.raises(WorkerDied, match="does not start"):
+        bench.engine.free()
+    assert bench.starts == 4
+
+
+def test_a_later_run_tries_again_and_a_good_start_forgives_the_bad_ones(unstarted: Bench):
+    bench = unstarted.start("exit 5")
+    death(bench.run())
+    bench.at_start("nothing")
+    assert bench.run().success
+    assert (bench.engine.status().worker, bench.starts) == ("ready", 3 + 1)
+
+    bench.at_start("exit 5")
+    bench.submit("kill")
+    death(bench.run())
+    assert (bench.engine.status().worker, bench.starts) == ("dead", 3 + 1 + 3)
+
+
+def test_a_process_that_cannot_be_made_is_told_like_one_that_does_not_start(unstarted: Bench):
+    with contextlib.closing(Engine(lambda *_: None)) as engine:  # no process can be sent a lambda
+        unstarted.engine = engine
+        assert "does not start" in death(unstarted.start().run()).message
+        assert engine.status().worker == "dead"

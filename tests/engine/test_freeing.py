@@ -1,0 +1,101 @@
+"""Freeing memory: between runs, before those that wait, and never in the middle of one."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.errors import WorkerDied
+from app.protocol import MemoryFreed, RunCancelled, RunFailed
+from tests.engine.bench import Bench
+
+
+def titles(freed: MemoryFreed) -> list[str]:
+    return [part.title for part in freed.dropped]
+
+
+def test_an_idle_worker_frees_at_once_and_says_what_that_gave_back(bench: Bench):
+    bench.run("hold unet", "hold vae")
+    freed = bench.engine.free()
+    assert titles(freed) == ["unet", "vae"]
+    assert freed.before.device_bytes > freed.after.device_bytes == 0
+    bench.run()
+    status = bench.engine.status()
+    assert (status.worker, status.memory, status.held) == ("ready", freed.after, ())
+
+
+async def test_an_event_loop_can_wait_for_it_too(bench: Bench):
+    await asyncio.to_thread(bench.run, "hold unet")
+    assert titles(await bench.engine.free_async()) == ["unet"]
+
+
+def test_it_comes_after_the_running_run_and_before_those_that_wait(bench: Bench):
+    gate = bench.gate()
+    running = bench.underway("hold unet", f"wait for {gate}")
+    waiting = bench.submit("hold vae")
+    with ThreadPoolExecutor() as pool:
+        freed = pool.submit(bench.engine.free)
+        gate.touch()
+        assert titles(freed.result()) == ["unet"]
+    assert bench.finish(running).success
+    assert bench.finish(waiting).success
+    assert bench.heard.kinds == ["start_run", "free_memory", "start_run"]
+
+
+def test_cancel_and_free_ends_the_running_run_first(bench: Bench):
+    running = bench.underway("hold unet", f"wait for {bench.gate()}")
+    waiting = bench.submit()
+    assert titles(bench.engine.free("cancel_and_free")) == ["unet"]
+    assert isinstance(bench.finish(running).terminal, RunCancelled)
+    assert bench.finish(waiting).success
+    assert bench.heard.kinds == ["start_run", "cancel_run", "free_memory", "start_run"]
+
+
+def test_cancel_and_free_with_nothing_running_is_no_more_than_free(bench: Bench):
+    bench.run("hold unet")
+    assert titles(bench.engine.free("cancel_and_free")) == ["unet"]
+    assert bench.heard.kinds == ["start_run", "free_memory"]
+
+
+def test_after_an_error_what_was_loaded_can_be_freed(bench: Bench):
+    assert isinstance(bench.run("hold unet", "fail out of paint").terminal, RunFailed)
+    assert titles(bench.engine.free()) == ["unet"]
+    assert bench.run().success
+
+
+def test_many_who_ask_at_once_are_answered_by_one_freeing(bench: Bench):
+    gate = bench.gate()
+    bench.run(f"when freed wait for {gate}", "hold unet")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(bench.engine.free)]
+        bench.heard.wait_until(lambda: "free_memory" in bench.heard.kinds)
+        asked += [pool.submit(bench.engine.free) for _ in range(3)]
+        gate.touch()
+        first, *others = (answer.result() for answer in asked)
+    assert titles(first) == ["unet"]
+    assert [titles(freed) for freed in others] == [[], [], []]
+
+
+def test_the_worker_is_busy_while_it_frees_and_no_run_starts(bench: Bench):
+    gate = bench.gate()
+    bench.run(f"when freed wait for {gate}")
+    with ThreadPoolExecutor() as pool:
+        freed = pool.submit(bench.engine.free)
+        bench.heard.wait_until(lambda: "free_memory" in bench.heard.kinds)
+        waiting = bench.submit()
+        status = bench.engine.status()
+        assert (status.worker, status.running) == ("busy", None)
+        assert [run.run_id for run in status.queue] == [waiting]
+        gate.touch()
+        freed.result()
+    assert bench.finish(waiting).success
+
+
+def test_a_worker_that_ends_instead_of_freeing_gave_everything_back_too(bench: Bench):
+    bench.run("when freed exit 4")
+    with pytest.raises(WorkerDied, match=r"exit code 4.*Its memory came back with it"):
+        bench.engine.free()
+    assert bench.run().success
+    assert titles(bench.engine.free()) == []

@@ -1,0 +1,73 @@
+"""What is held can be pinned and dropped one by one, and goes by itself when nothing happens."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from app.engine.loop import EngineStatus
+from app.protocol import DropComponents
+from tests.engine.bench import PATIENCE_S, Bench
+
+
+def held(status: EngineStatus) -> dict[str, bool]:
+    """Whether it is pinned, of everything that is held."""
+    return {item.key: item.pinned for item in status.held}
+
+
+def answered(asked: Future[EngineStatus]) -> EngineStatus:
+    return asked.result(PATIENCE_S)
+
+
+def test_what_is_pinned_is_shown_so_until_it_is_unpinned(bench: Bench) -> None:
+    bench.run("hold unet", "hold vae")
+    assert held(answered(bench.engine.pin("unet"))) == {"unet": True, "vae": False}
+    assert held(answered(bench.engine.pin("unet", False))) == {"unet": False, "vae": False}
+
+
+def test_one_thing_is_dropped_and_the_status_says_why(bench: Bench) -> None:
+    bench.run("hold unet", "hold vae")
+    status = answered(bench.engine.drop("unet"))
+    assert held(status) == {"vae": False}
+    assert status.last_departure is not None
+    assert status.last_departure.titles == ("unet",)
+    assert status.last_departure.reason == "somebody asked for it"
+
+
+def test_while_a_run_is_active_it_happens_after_it(bench: Bench) -> None:
+    gate = bench.gate()
+    run_id = bench.underway("hold unet", f"wait for {gate}")
+    asked = bench.engine.drop("unet")
+    assert not asked.done()
+    gate.touch()
+    assert bench.finish(run_id).success
+    assert held(answered(asked)) == {}
+
+
+def test_who_waits_is_answered_when_the_worker_dies(bench: Bench) -> None:
+    run_id = bench.underway("hold unet", f"wait for {bench.gate()}", "kill")
+    asked = bench.engine.drop("unet")
+    bench.gate().touch()
+    bench.finish(run_id)
+    assert held(answered(asked)) == {}
+
+
+def test_when_nothing_happens_for_long_enough_all_but_the_pinned_is_dropped(
+    unstarted: Bench,
+) -> None:
+    bench = unstarted.start(idle_drop_s=0.3)
+    gate = bench.gate()
+    run_id = bench.underway("hold unet", "hold vae", f"wait for {gate}")
+    pinned = bench.engine.pin("vae")
+    gate.touch()
+    bench.finish(run_id)
+    answered(pinned)
+    bench.heard.wait_until(lambda: "drop_components" in bench.heard.kinds)
+    (command,) = [c for c in bench.heard.commands if isinstance(c, DropComponents)]
+    assert command.keys == ("unet",)
+    assert command.reason == "nothing has happened for 0.3 seconds"
+
+
+def test_without_a_timer_nothing_is_dropped(bench: Bench) -> None:
+    bench.run("hold unet")
+    bench.run("nothing")
+    assert "drop_components" not in bench.heard.kinds

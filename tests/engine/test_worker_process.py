@@ -1,0 +1,174 @@
+"""The worker as a process: what is read from it, and how its end is told."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.engine.worker_process import KEPT_STDERR_LINES, WorkerExit, WorkerProcess
+from app.protocol import (
+    CleanUp,
+    Event,
+    FreeMemory,
+    Logged,
+    MemoryFreed,
+    MemoryReported,
+    ShutDown,
+    WorkerReady,
+)
+from app.settings import WorkerSettings
+from tests.conftest import PROJECT
+from tests.doubles.scripted_worker import AT_START, scripted_worker
+from tests.engine.bench import PATIENCE_S
+
+
+class Watched:
+    """A worker process, and all that was told of it, in order."""
+
+    def __init__(self, outputs: Path, at_start: str) -> None:
+        (outputs / AT_START).write_text(at_start)
+        self._told: queue.SimpleQueue[Event | WorkerExit] = queue.SimpleQueue()
+        self.process = WorkerProcess(
+            scripted_worker,
+            WorkerSettings(device="cpu"),
+            outputs,
+            on_event=lambda _worker, event: self._told.put(event),
+            on_exit=lambda _worker, ended: self._told.put(ended),
+        )
+
+    def next(self) -> Event | WorkerExit:
+        """What is told next, the double's log of commands left out."""
+        while isinstance(told := self._told.get(timeout=PATIENCE_S), Logged):
+            pass
+        return told
+
+    def exit(self) -> WorkerExit:
+        """How it ended; nothing else must be told before, and nothing after."""
+        ended = self.next()
+        assert isinstance(ended, WorkerExit), ended
+        assert self._told.empty()
+        return ended
+
+
+@pytest.fixture
+def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]:
+    watched = Watched(tmp_path, getattr(request, "param", "nothing"))
+    try:
+        yield watched
+    finally:
+        watched.process.kill()
+
+
+def starting_with(script: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("worker", [script], indirect=True, ids=[""])
+
+
+def test_commands_are_answered_and_the_end_comes_last(worker: Watched):
+    ready = worker.next()
+    assert isinstance(ready, WorkerReady)
+    assert ready.pid == worker.process.pid != os.getpid()
+    worker.process.send(FreeMemory(request_id="a"))
+    freed = worker.next()
+    assert isinstance(freed, MemoryFreed)
+    assert freed.request_id == "a"
+    assert isinstance(worker.next(), MemoryReported)
+    worker.process.send(ShutDown())
+    assert worker.exit().exit_code == 0
+    assert not psutil.pid_exists(worker.process.pid)
+
+
+@starting_with("hold unet; hold vae; exit 3")
+def test_the_pipe_is_read_to_its_end_before_the_end_is_told(worker: Watched):
+    assert [type(worker.next()) for _ in range(2)] == [MemoryReported] * 2
+    ended = worker.exit()
+    assert ended.exit_code == 3
+    assert ended.sentence == "The worker process ended by itself (exit code 3)."
+
+
+@starting_with("kill")
+def test_a_signal_is_told_by_its_name(worker: Watched):
+    ended = worker.exit()
+    assert ended.exit_code == -signal.SIGKILL
+    assert ended.sentence == "The worker process was ended by SIGKILL."
+    assert "out of memory" in ended.hint
+
+
+def test_only_sigkill_is_put_down_to_the_machines_memory():
+    assert "memory" not in WorkerExit(-signal.SIGSEGV, "").hint
+    assert "memory" not in WorkerExit(1, "").hint
+
+
+def test_a_worker_can_be_killed(worker: Watched):
+    worker.next()
+    worker.process.kill()
+    assert worker.exit().exit_code == -signal.SIGKILL
+
+
+@starting_with("; ".join(f"complain line {number}" for number in range(50)) + "; exit 1")
+def test_the_last_lines_of_stderr_are_kept(worker: Watched):
+    lines = worker.exit().last_lines.splitlines()
+    assert lines == [f"line {number}" for number in range(50)][-KEPT_STDERR_LINES:]
+
+
+@starting_with("stumble")
+def test_a_traceback_is_among_the_last_lines(worker: Watched):
+    ended = worker.exit()
+    assert ended.exit_code == 1
+    assert "ValueError: The script says 'stumble'" in ended.last_lines
+
+
+@starting_with("babble; wait for nobody")
+def test_what_is_no_event_ends_the_worker(worker: Watched):
+    assert worker.exit().exit_code == -signal.SIGKILL
+
+
+@starting_with("exit 3")
+def test_a_command_to_a_worker_that_is_gone_is_lost_and_raises_nothing(worker: Watched):
+    worker.exit()
+    worker.process.send(CleanUp())
+    worker.process.kill()
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from app.engine import Engine
+from app.protocol import RunStarted
+from app.settings import PathSettings, Settings
+from tests.doubles.scripted_worker import scripted_worker
+
+if __name__ == "__main__":
+    workflow, outputs = map(Path, sys.argv[1:])
+    engine = Engine(scripted_worker)
+    engine.start(Settings(paths=PathSettings(outputs=outputs)))
+    prompt = "ignore cancel; wait for nobody"
+    run_id = engine.submit(workflow, {"prompt": prompt})
+    for event in engine.events(run_id):
+        if isinstance(event, RunStarted):
+            print(engine.status().pid, flush=True)
+"""
+
+
+def test_a_killed_parent_leaves_no_worker_behind(workflow: Path, tmp_path: Path):
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    with subprocess.Popen(
+        [sys.executable, program, workflow, tmp_path],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout is not None
+        assert psutil.pid_exists(int(parent.stdout.readline()))
+        parent.kill()
+        # The worker has inherited this pipe: it ends when the last who holds it is gone.
+        rest, _ = parent.communicate(timeout=PATIENCE_S)
+        assert rest == b""

@@ -1,0 +1,63 @@
+"""The real engine with its real worker process, and one call that runs a workflow to its end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from app.engine import Engine
+from app.protocol import TERMINAL, ResultSaved, RunEvent, RunSucceeded, TerminalEvent
+from app.settings import PathSettings, Settings, WorkerSettings
+
+
+class Finished(NamedTuple):
+    """A run that is over."""
+
+    run_id: str
+    events: tuple[RunEvent, ...]
+
+    @property
+    def terminal(self) -> TerminalEvent:
+        """How it ended."""
+        assert isinstance(self.events[-1], TERMINAL)
+        return self.events[-1]
+
+    @property
+    def success(self) -> RunSucceeded:
+        """How it ended, when that is well; otherwise the test fails with what went wrong."""
+        assert isinstance(self.terminal, RunSucceeded), self.terminal.model_dump_json(indent=2)
+        return self.terminal
+
+    @property
+    def results(self) -> tuple[ResultSaved, ...]:
+        """What it saved, in order."""
+        return tuple(event for event in self.events if isinstance(event, ResultSaved))
+
+
+@contextlib.contextmanager
+def started_engine(outputs: Path, worker: WorkerSettings | None = None) -> Iterator[Engine]:
+    """An engine that writes below `outputs`, closed at the end. Its worker is on the CPU."""
+    engine = Engine()
+    paths = PathSettings(outputs=outputs, media=(outputs,))
+    engine.start(Settings(paths=paths, worker=worker or WorkerSettings(device="cpu")))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def run(
+    engine: Engine,
+    workflow: Path,
+    inputs: Mapping[str, JsonValue] | None = None,
+    *,
+    seed: int | None = 3,
+    fresh: bool = True,
+) -> Finished:
+    """Submit the workflow and follow it to its end, however it ends."""
+    run_id = engine.submit(workflow, inputs or {}, seed=seed, fresh=fresh)
+    return Finished(run_id, tuple(engine.events(run_id)))

@@ -1,0 +1,86 @@
+"""The real server in a process of its own, and what its log says of the runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PROJECT = Path(__file__).resolve().parent.parent
+RUN_LINE = re.compile(r"Run (\S+) (started|ended: \w+)$", re.MULTILINE)
+START_S = 120
+
+
+class Server(NamedTuple):
+    """A server that answers."""
+
+    url: str
+    workflows: Path
+    """A further folder of its catalog, empty at the start."""
+    outputs: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` says."""
+        request = urllib.request.Request(
+            f"{self.url}/gradio_api/run/status",
+            data=b'{"data": []}',
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)["data"][0]
+
+    def runs_logged(self, start: int = 0) -> list[tuple[str, str]]:
+        """Run id and `started` or `ended: …`, in the worker's order, from that place in the log."""
+        return RUN_LINE.findall(self.log.read_text()[start:])
+
+
+@contextlib.contextmanager
+def started_server(folder: Path) -> Iterator[Server]:
+    """A server on loopback that writes below `folder`; ended as a person ends it."""
+    workflows, outputs, log = folder / "workflows", folder / "outputs", folder / "server.log"
+    workflows.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "app", "serve", "--port", str(port), "--device", "cpu",
+        "--output", str(outputs), "--workflows", str(workflows), "--log-level", "DEBUG",
+    ]  # fmt: skip
+    # CI is not passed on: Gradio must behave as it does at a person's desk.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    server = Server(f"http://127.0.0.1:{port}", workflows, outputs, log, process)
+    try:
+        _wait_until_healthy(server)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) == 0, log.read_text()
+
+
+def _wait_until_healthy(server: Server) -> None:
+    for _ in range(5 * START_S):
+        try:
+            with urllib.request.urlopen(f"{server.url}/healthz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            # The pause between two questions ends early when the server does.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(0.2)
+                break
+    raise AssertionError(f"no answer from {server.url}:\n{server.log.read_text()}")

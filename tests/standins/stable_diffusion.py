@@ -1,0 +1,155 @@
+"""Stand-ins for Stable Diffusion 1.5, XL, XL Turbo and 3.5."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from diffusers import (
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
+
+from tests.standins.parts import (
+    TEXT_WIDTH,
+    clip_text,
+    clip_tokenizer,
+    picture_vae,
+    save,
+    seeded,
+    t5_sizes,
+    t5_tokenizer,
+)
+
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+TIME_IDS = 6
+"""Numbers an SDXL denoiser is told about sizes and crops."""
+
+
+def build_sd(folder: Path, seed: int = 0) -> None:
+    """Stable Diffusion 1.5, with the safety checker its repository has."""
+    tokenizer = clip_tokenizer()
+    with seeded(seed):
+        pipeline = StableDiffusionPipeline(
+            vae=picture_vae(4, scaling_factor=0.18215),
+            text_encoder=clip_text(CLIPTextModel, tokenizer),
+            tokenizer=tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=8,
+                layers_per_block=1,
+                block_out_channels=(16, 32),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=TEXT_WIDTH,
+                attention_head_dim=2,
+                norm_num_groups=8,
+            ),
+            scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
+            safety_checker=_safety_checker(),
+            feature_extractor=CLIPImageProcessorPil(
+                size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+            ),
+        )
+    save(pipeline, folder)
+
+
+def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
+    """Stable Diffusion XL, or XL Turbo, which differs in its scheduler."""
+    tokenizer = clip_tokenizer()
+    if turbo:
+        with warnings.catch_warnings():
+            # This scheduler makes its table in a way numpy 2 has deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing")
+    else:
+        scheduler = EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1)
+    time_width = 8
+    with seeded(seed):
+        pipeline = StableDiffusionXLPipeline(
+            vae=picture_vae(4, scaling_factor=0.13025),
+            text_encoder=clip_text(CLIPTextModel, tokenizer),
+            text_encoder_2=clip_text(CLIPTextModelWithProjection, tokenizer),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=8,
+                layers_per_block=1,
+                block_out_channels=(16, 32),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=2 * TEXT_WIDTH,
+                attention_head_dim=(1, 2),
+                transformer_layers_per_block=(1, 2),
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=time_width,
+                projection_class_embeddings_input_dim=TIME_IDS * time_width + TEXT_WIDTH,
+                norm_num_groups=8,
+            ),
+            scheduler=scheduler,
+        )
+    save(pipeline, folder)
+
+
+def build_sd3(folder: Path, seed: int = 0) -> None:
+    """Stable Diffusion 3.5 Medium, with its three text encoders."""
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
+    with seeded(seed):
+        pipeline = StableDiffusion3Pipeline(
+            transformer=SD3Transformer2DModel(
+                sample_size=32,
+                patch_size=2,
+                in_channels=16,
+                out_channels=16,
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=2 * TEXT_WIDTH,
+                caption_projection_dim=16,
+                pooled_projection_dim=2 * TEXT_WIDTH,
+                pos_embed_max_size=24,
+                dual_attention_layers=(0,),
+                qk_norm="rms_norm",
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=picture_vae(16, scaling_factor=1.5305, shift_factor=0.0609),
+            text_encoder=clip_text(CLIPTextModelWithProjection, clip),
+            text_encoder_2=clip_text(CLIPTextModelWithProjection, clip),
+            text_encoder_3=T5EncoderModel(T5Config(**t5_sizes(t5, 2 * TEXT_WIDTH))).eval(),
+            tokenizer=clip,
+            tokenizer_2=clip,
+            tokenizer_3=t5,
+        )
+    save(pipeline, folder)
+
+
+def _safety_checker() -> StableDiffusionSafetyChecker:
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    return StableDiffusionSafetyChecker(
+        CLIPConfig(
+            text_config={**tower, "vocab_size": 16, "bos_token_id": 0, "eos_token_id": 1},
+            vision_config={**tower, "image_size": 16, "patch_size": 8},
+            projection_dim=16,
+        )
+    )

@@ -1,0 +1,290 @@
+"""The command line, as a shell calls it: what is printed where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.processes import left_over
+from tests.servers import Server, started_server
+
+PROJECT = Path(__file__).resolve().parent.parent
+WORKBENCH = [sys.executable, "-m", "app"]
+SAME = ["run", "text-to-image", "prompt=a blue star", "steps=2", "--seed", "5", "--device", "cpu"]
+
+
+class Ran(NamedTuple):
+    """A command that has ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+def workbench(*arguments: str | Path, typed: str = "") -> Ran:
+    """Call the workbench as a shell would and wait for its end."""
+    started = time.monotonic()
+    ended = subprocess.run(
+        [*WORKBENCH, *map(str, arguments)], cwd=PROJECT, input=typed, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return Ran(ended.returncode, ended.stdout, ended.stderr, time.monotonic() - started)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("drawn")
+
+
+@pytest.fixture(scope="module")
+def drawn(outputs: Path) -> Ran:
+    """One picture by `run`."""
+    return workbench(*SAME, "--output", outputs)
+
+
+@pytest.fixture(scope="module")
+def drawn_again(outputs: Path) -> Ran:
+    """The same request once more, answered as JSON."""
+    return workbench(*SAME, "--output", outputs, "--fresh", "--json")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started_server(tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+@pytest.fixture
+def spaced(tmp_path: Path, shipped_workflows: Path, shapes_model: Path) -> Path:
+    """A workflow in a folder and a file with spaces in their names, slow enough to be stopped."""
+    document = json.loads((shipped_workflows / "text-to-image.json").read_text())
+    source = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
+    source["model_name"] = str(shapes_model)
+    document["variables"] |= {"steps": 50, "pictures": 4}
+    path = tmp_path / "my own" / "a star or two.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    return path
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+def test_run_prints_the_files_it_wrote_and_nothing_else(drawn: Ran, outputs: Path) -> None:
+    assert drawn.exit_code == 0, drawn.stderr
+    (file,) = map(Path, drawn.stdout.splitlines())
+    assert file.is_relative_to(outputs)
+    assert pixels(file).shape == (128, 128, 3)
+    assert drawn.stderr.splitlines()[-1].startswith("Done in ")
+    assert drawn.stderr.splitlines()[-1].endswith(", seed 5")
+
+
+def test_run_says_the_same_as_one_json_object_when_asked(drawn_again: Ran) -> None:
+    assert drawn_again.exit_code == 0, drawn_again.stderr
+    told = json.loads(drawn_again.stdout)
+    assert (told["outcome"], told["seed"], told["error"]) == ("succeeded", 5, None)
+    assert [Path(file).is_file() for file in told["files"]] == [True]
+    assert any(title.startswith("unet of shapes") for title in told["loaded"])
+    assert told["seconds"] > 0
+
+
+def test_the_same_seed_draws_the_same_pixels_into_another_file(
+    drawn: Ran, drawn_again: Ran
+) -> None:
+    (first,), (again,) = drawn.stdout.splitlines(), json.loads(drawn_again.stdout)["files"]
+    assert first != again
+    assert np.array_equal(pixels(Path(first)), pixels(Path(again)))
+
+
+def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made(
+    drawn_again: Ran, outputs: Path
+) -> None:
+    again = workbench(*SAME, "--output", outputs, "--log-level", "DEBUG")
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout.splitlines() == json.loads(drawn_again.stdout)["files"]
+    assert "Unchanged since " in again.stderr
+    assert "Loading" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        (["--device", "foo"], {}, "worker.device"),
+        (["--workflows", "no such folder"], {}, "'no such folder'"),
+        ([], {"DW_AUTH": "me"}, "ui.auth"),
+        ([], {"DW_AUTH": "me:"}, "ui.auth"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_a_sentence(
+    arguments: list[str], environment: dict[str, str], told: str
+) -> None:
+    ended = subprocess.run(
+        [*WORKBENCH, "workflows", *arguments], cwd=PROJECT, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_bad_inputs_are_all_told_at_once_before_anything_is_loaded(
+    drawn: Ran, tmp_path: Path
+) -> None:
+    ran = workbench(
+        "run", "text-to-image", "steps=many", "guidance_scale=11", "colour=red",
+        "--log-level", "DEBUG", "--output", tmp_path / "none",
+    )  # fmt: skip
+    assert ran.exit_code == 1
+    assert ran.stdout == ""
+    for place in ("inputs.steps: ", "inputs.guidance_scale: ", "inputs.colour: "):
+        assert f"\n- {place}" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "Loading" not in ran.stderr
+    assert not (tmp_path / "none").exists()
+    assert ran.seconds < drawn.seconds
+
+
+def test_an_input_without_an_equals_sign_is_a_wrong_command() -> None:
+    ran = workbench("run", "text-to-image", "steps")
+    assert ran.exit_code == 2
+    assert "'steps' is not of the form name=value" in ran.stderr
+
+
+def test_set_changes_a_value_and_says_where_a_pointer_leads_nowhere() -> None:
+    width = "/steps/0/pipeline/arguments/width"
+    assert workbench("validate", "text-to-image", "--set", f"{width}=256").exit_code == 0
+    ran = workbench(
+        "validate", "text-to-image", "--set", f"{width}=255", "--set", "/steps/1/name=x"
+    )
+    assert ran.exit_code == 1
+    assert "255 is not a multiple of 8" in ran.stderr
+    assert "/steps/1/name: The list has 1 items, and none at '1'." in ran.stderr
+
+
+def test_a_mistyped_workflow_gets_the_nearest_name() -> None:
+    ran = workbench("run", "text-to-imag")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert ran.stderr == "There is no workflow 'text-to-imag'. Did you mean 'text-to-image'?\n"
+
+
+def test_ctrl_c_cancels_the_run_and_leaves_no_process(spaced: Path, tmp_path: Path) -> None:
+    command = [*WORKBENCH, "run", str(spaced), "--log-level", "INFO", "--device", "cpu",
+               "--output", str(tmp_path / "none")]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        log = iter(process.stderr.readline, "")
+        assert any("Loading scheduler from model" in line for line in log)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        # As a terminal does it: to everybody in the foreground, the worker too.
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines()[-1].startswith("Cancelled while ")
+    assert left_over(children, within_s=5) == []
+
+
+# --- validate, workflows -------------------------------------------------------------------------
+
+
+def test_validate_names_the_steps_of_a_workflow_that_can_run(spaced: Path) -> None:
+    ran = workbench("validate", spaced, "steps=3")
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.stdout.startswith("draw: StableDiffusionPipeline of ")
+    assert ran.stdout.endswith("'text-to-image' can run: 1 step(s).\n")
+
+
+def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:
+    document = json.loads(spaced.read_text())
+    document["steps"][0]["pipeline"]["arguments"]["guidance_scale"] = "variable:no"
+    document["steps"][0]["result"]["content_type"] = "image/gif"
+    spaced.write_text(json.dumps(document))
+    ran = workbench("validate", spaced)
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    for word in ("There is no variable 'no'", "'image/gif'"):
+        assert word in ran.stderr
+
+
+def test_workflows_lists_everything_that_ships(shipped_workflows: Path) -> None:
+    listed = workbench("workflows")
+    assert listed.exit_code == 0, listed.stderr
+    names = {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
+    assert {path.stem for path in shipped_workflows.glob("*.json")} <= names
+    assert "downloads about" in listed.stdout
+
+
+def test_every_further_folder_of_workflows_is_listed(tmp_path: Path, spaced: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(spaced, tmp_path / name / f"from-{name}.json")
+    listed = workbench(
+        "workflows", "--json", "--workflows", tmp_path / "one", "--workflows", tmp_path / "two"
+    )
+    assert listed.exit_code == 0, listed.stderr
+    ready = {entry["name"] for entry in json.loads(listed.stdout) if entry["ready"]}
+    assert {"from-one", "from-two", "text-to-image"} <= ready
+
+
+# --- free ----------------------------------------------------------------------------------------
+
+
+def test_free_has_a_server_drop_what_it_holds(server: Server, tmp_path: Path) -> None:
+    script = "load text-to-image\nrun steps=1\n"
+    ran = workbench("repl", "--server", server.url, "--output", tmp_path, typed=script)
+    assert ran.exit_code == 0, ran.stdout
+    assert server.status()["held"]
+    freed = workbench("free", "--server", server.url)
+    assert freed.exit_code == 0, freed.stderr
+    assert freed.stdout.startswith("Freed ")
+    assert "unet of shapes (float32)" in freed.stdout
+    assert server.status()["held"] == []
+    again = workbench("free", "--server", server.url)
+    assert again.stdout == "Nothing was held; there was nothing to free.\n"
+
+
+def test_free_without_a_server_says_so_in_a_sentence() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        ran = workbench("free", "--server", url)
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"No workbench could be reached at {url} (")
+    assert ran.stderr.count("\n") == 1
+
+
+# --- the command itself --------------------------------------------------------------------------
+
+
+def test_without_a_command_the_usage_is_told() -> None:
+    ran = workbench()
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("usage: python -m app ")
+
+
+def test_a_setting_that_does_not_fit_is_told_by_its_name() -> None:
+    ran = workbench("serve", "--port", "70000")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("A setting does not fit. ui.port: ")

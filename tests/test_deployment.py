@@ -1,0 +1,144 @@
+"""The container's recipe is read and its command is run, from a copy of what it would contain."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Recipe(NamedTuple):
+    """What a Dockerfile says, by instruction, continuation lines joined."""
+
+    instructions: list[tuple[str, str]]
+
+    def all(self, name: str) -> list[str]:
+        return [text for instruction, text in self.instructions if instruction == name]
+
+    def environment(self) -> dict[str, str]:
+        pairs = (word.partition("=") for text in self.all("ENV") for word in shlex.split(text))
+        return {name: value for name, _, value in pairs}
+
+    def command(self, name: str) -> list[str]:
+        """The exec form of CMD or of the healthcheck's CMD."""
+        return json.loads(
+            self.all(name)[-1].partition("[")[1] + self.all(name)[-1].partition("[")[2]
+        )
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    text = re.sub(r"^#.*\n", "", (PROJECT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return Recipe([tuple(line.split(None, 1)) for line in lines if line.strip()])
+
+
+def test_the_image_is_slim_unprivileged_and_keeps_its_data_on_a_volume(recipe: Recipe) -> None:
+    environment = recipe.environment()
+    assert recipe.all("FROM") == ["python:3.11-slim"]
+    assert "--uid 1000" in recipe.all("RUN")[0]
+    assert recipe.all("USER") == ["1000"]
+    assert recipe.all("EXPOSE") == ["7860"]
+    volume = recipe.all("VOLUME")[0]
+    assert environment["HF_HOME"].startswith(volume)
+    assert environment["DW_OUTPUTS"].startswith(volume)
+
+
+def test_the_space_front_matter_names_the_port_the_image_serves(recipe: Recipe) -> None:
+    front_matter = (PROJECT / "README.md").read_text().split("---")[1]
+    fields = dict(line.split(": ", 1) for line in front_matter.strip().splitlines())
+    assert fields["sdk"] == "docker"
+    assert fields["app_port"] == recipe.environment()["DW_PORT"]
+
+
+def test_the_command_serves_a_page_behind_a_password_and_ends_when_told(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """The image listens beyond loopback; 127.0.0.2 stands for that here, so nothing else does."""
+    home = tmp_path / "app"
+    for text in recipe.all("COPY"):
+        *sources, destination = [word for word in shlex.split(text) if not word.startswith("--")]
+        for source in map(Path, sources):
+            target = home / destination
+            if (PROJECT / source).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(PROJECT / source, target, ignore=ignored)
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT / source, target)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
+        **{
+            name: value.replace("/data", str(tmp_path / "data")).replace(
+                "/home/user", str(tmp_path)
+            )
+            for name, value in recipe.environment().items()
+        },
+        "DW_HOST": "127.0.0.2",
+        "DW_PORT": str(port),
+    }
+    python, *arguments = recipe.command("CMD")
+    assert python == "python"
+    log = tmp_path / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=home,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_healthy(f"http://127.0.0.2:{port}/healthz", server, log)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.2:{port}/gradio_api/info", timeout=5)
+        assert refused.value.code == 401
+        refused.value.close()
+        assert re.search(r"password", log.read_text(), re.IGNORECASE)
+
+        check = recipe.command("HEALTHCHECK")
+        probe_script = check[2].replace("127.0.0.1", "127.0.0.2")
+        subprocess.run([sys.executable, *check[1:2], probe_script], env=environment, check=True)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=10) == 0, log.read_text()
+
+
+def wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server answers; fail with its log when it ends or stays silent."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            server_has_ended(server, within_s=0.2)
+    pytest.fail(f"no answer from {url}:\n{log.read_text()}")
+
+
+def server_has_ended(server: subprocess.Popen[bytes], within_s: float) -> bool:
+    """Whether the process ends within this time."""
+    try:
+        server.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

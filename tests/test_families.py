@@ -1,0 +1,208 @@
+"""Every shipped workflow runs on the classes of the model it names, cold and warm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.engine import Engine
+from app.outputs import OutputStore
+from app.protocol import (
+    Event,
+    Loading,
+    PhaseChanged,
+    Preview,
+    ResultSaved,
+    RunCancelled,
+    RunSucceeded,
+    StartRun,
+    StepProgress,
+)
+from app.settings import PathSettings, WorkerSettings
+from app.worker.device import Device
+from app.worker.runner import Runner
+from app.workflow.planner import make_plan
+from tests.engines import run, started_engine
+from tests.standins import STANDINS
+
+STEPS, WIDTH, HEIGHT, FRAMES = 2, 320, 256, 5
+"""About the least the workflows' own limits allow; width and height can be told apart."""
+FILMS = {"wan21-t2v"}
+RUN_IDS = [f"20260101-000000-{number:06x}" for number in range(2)]
+
+StandIn = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory, shipped_workflows: Path) -> StandIn:
+    """Makes a copy of a shipped workflow that names its model's stand-in, otherwise as shipped."""
+
+    def make(stem: str) -> Path:
+        folder = tmp_path_factory.mktemp(stem)
+        STANDINS[stem](folder / "model")
+        document = json.loads((shipped_workflows / f"{stem}.json").read_text())
+        for block in loading_blocks(document):
+            block["model_name"] = str(folder / "model")
+        copy = folder / f"{stem}.json"
+        copy.write_text(json.dumps(document))
+        return copy
+
+    return make
+
+
+@pytest.fixture(scope="module", params=STANDINS)
+def workflow(request: pytest.FixtureRequest, stand_in: StandIn) -> Path:
+    """Each of the workflows that name a model of the hub, on its stand-in."""
+    return stand_in(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with started_engine(tmp_path_factory.mktemp("outputs")) as started:
+        yield started
+
+
+def loading_blocks(tree: Any) -> list[dict[str, Any]]:
+    """Every object of a document that names a model."""
+    if isinstance(tree, list):
+        return [block for item in tree for block in loading_blocks(item)]
+    if not isinstance(tree, dict):
+        return []
+    here = [tree] if "model_name" in tree else []
+    return here + loading_blocks(list(tree.values()))
+
+
+def small(workflow: Path) -> dict[str, int]:
+    """Inputs for a quick run."""
+    wanted = {"steps": STEPS, "width": WIDTH, "height": HEIGHT, "frames": FRAMES}
+    variables = json.loads(workflow.read_text())["variables"]
+    return {name: value for name, value in wanted.items() if name in variables}
+
+
+def pixels(result: ResultSaved) -> np.ndarray:
+    """What a result's file shows: (frames, height, width, 3)."""
+    if result.content_type == "video/mp4":
+        with av.open(result.path) as video:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    with Image.open(result.path) as picture:
+        return np.asarray(picture)[None]
+
+
+def test_every_workflow_that_names_a_model_of_the_hub_has_a_stand_in(shipped_workflows: Path):
+    named = {
+        path.stem: [block["model_name"] for block in loading_blocks(json.loads(path.read_text()))]
+        for path in shipped_workflows.glob("*.json")
+    }
+    of_the_hub = {stem for stem, names in named.items() if not names[0].startswith(".")}
+    assert of_the_hub == set(STANDINS)
+
+
+def test_it_draws_in_the_size_asked_for_and_warm_the_same_again(engine: Engine, workflow: Path):
+    inputs = small(workflow)
+    cold = run(engine, workflow, inputs)
+    assert cold.success.loaded
+    (result,) = cold.results
+    drawn = pixels(result)
+    assert drawn.shape == (inputs.get("frames", 1), HEIGHT, WIDTH, 3)
+    assert (result.width, result.height) == (WIDTH, HEIGHT)
+    assert drawn.std() > 1, "the picture is blank"
+
+    warm = run(engine, workflow, inputs)
+    assert warm.success.loaded == ()
+    np.testing.assert_array_equal(pixels(warm.results[0]), drawn)
+
+    other = run(engine, workflow, inputs, seed=4)
+    assert other.success.loaded == ()
+    assert (pixels(other.results[0]) != drawn).any(), "the seed changes nothing"
+
+
+def test_it_tells_its_phases_its_steps_and_the_bytes_it_loads(engine: Engine, workflow: Path):
+    engine.free()
+    finished = run(engine, workflow, small(workflow))
+    phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
+    assert phases == ["loading", "encoding", "denoising", "decoding", "saving"]
+    steps = [event for event in finished.events if isinstance(event, StepProgress)]
+    assert [event.done for event in steps] == list(range(1, steps[-1].total + 1))
+    assert steps[-1].total >= STEPS
+    loads = [event for event in finished.events if isinstance(event, Loading)]
+    assert loads[0].loaded_bytes == 0
+    assert 0 < loads[-1].loaded_bytes == loads[-1].total_bytes
+
+
+@pytest.mark.parametrize("workflow", [s for s in STANDINS if s not in FILMS], indirect=True)
+def test_it_draws_several_pictures_at_once(engine: Engine, workflow: Path):
+    results = run(engine, workflow, {**small(workflow), "pictures": 2}).results
+    assert [result.index for result in results] == [0, 1]
+    first, second = map(pixels, results)
+    assert (first != second).any()
+
+
+# --- in this process, where a test can act in the midst of a run ---------------------------------
+
+# A worker does not stop at what its libraries deprecate among themselves; here pytest would.
+in_this_process = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:diffusers", "ignore::FutureWarning:diffusers"
+)
+
+
+def in_process(outputs: Path, emit: Callable[[Event], None]) -> Runner:
+    settings = WorkerSettings(device="cpu")
+    return Runner(settings, OutputStore(outputs), Device(settings.device), emit)
+
+
+def start(workflow: Path, run_id: str) -> StartRun:
+    plan = make_plan(workflow, small(workflow), paths=PathSettings(), seed=3)
+    return StartRun(run_id=run_id, plan=plan, previews=True)
+
+
+@in_this_process
+@pytest.mark.parametrize("stem", ["sd15", "sdxl"])
+def test_a_watched_run_shows_its_latents(stem: str, stand_in: StandIn, tmp_path: Path):
+    events: list[Event] = []
+    in_process(tmp_path, events.append).run(start(stand_in(stem), RUN_IDS[0]))
+    assert isinstance(events[-1], RunSucceeded)
+    preview = next(event for event in events if isinstance(event, Preview))
+    assert preview.width / preview.height == WIDTH / HEIGHT
+    assert preview.jpeg.startswith(b"\xff\xd8")
+
+
+@in_this_process
+@pytest.mark.parametrize("stem", ["sd35-medium", "flux-dev", "wan21-t2v"])
+def test_a_family_whose_latents_nobody_can_read_runs_without_previews(
+    stem: str, stand_in: StandIn, tmp_path: Path
+):
+    events: list[Event] = []
+    in_process(tmp_path, events.append).run(start(stand_in(stem), RUN_IDS[0]))
+    assert isinstance(events[-1], RunSucceeded)
+    assert not any(isinstance(event, Preview) for event in events)
+
+
+@in_this_process
+@pytest.mark.parametrize("phase", ["encoding", "denoising", "decoding"])
+def test_a_run_cancelled_in_any_phase_leaves_what_is_held_as_it_was(
+    phase: str, stand_in: StandIn, tmp_path: Path
+):
+    """SDXL is the one to ask: it casts its autoencoder to float32 while it decodes."""
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, PhaseChanged) and (event.run_id, event.phase) == (RUN_IDS[0], phase):
+            runner.signals.cancelled.add(event.run_id)
+
+    runner = in_process(tmp_path, emit)
+    workflow = stand_in("sdxl")
+    for run_id in RUN_IDS:
+        runner.run(start(workflow, run_id))
+    cancelled, succeeded = (e for e in events if isinstance(e, RunCancelled | RunSucceeded))
+    assert isinstance(cancelled, RunCancelled)
+    assert cancelled.phase == phase
+    assert isinstance(succeeded, RunSucceeded)
+    assert succeeded.loaded == ()

@@ -1,0 +1,179 @@
+"""The walls of the house: torch stays in the worker, gradio in the page, and neither looks over."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.settings import PROJECT
+
+APP = PROJECT / "app"
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft"}
+MODULES = sorted(APP.rglob("*.py"))
+
+
+def name_of(file: Path) -> str:
+    """`app.workflow.plan` of `app/workflow/plan.py`."""
+    parts = file.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+LIGHT = [
+    name
+    for name in map(name_of, MODULES)
+    if not name.startswith(("app.ui.", "app.worker.")) and name != "app.__main__"
+]
+
+
+def loaded_by(*statements: str) -> set[str]:
+    """The packages that are loaded in a fresh process after these statements."""
+    code = "\n".join(
+        [
+            *statements,
+            "import json, sys",
+            "print(json.dumps([n for n in sys.modules if '.' not in n]))",
+        ]
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+class Import(ast.NodeVisitor):
+    """The imports of one module, with whether they run when the module is imported."""
+
+    def __init__(self, source: str, package: str) -> None:
+        self.found: list[tuple[str, bool]] = []
+        self._package = package
+        self._deferred = 0
+        self.visit(ast.parse(source))
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found += [(alias.name, not self._deferred) for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = node.module or ""
+        if node.level:
+            above = self._package.split(".")[: -(node.level - 1) or None]
+            base = ".".join([*above, base]).rstrip(".")
+        self.found += [(f"{base}.{alias.name}", not self._deferred) for alias in node.names]
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._visit_deferred(node.body)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._visit_deferred(node.body)
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) == "TYPE_CHECKING":
+            return  # only types: never executed, in either layer
+        self.generic_visit(node)
+
+    def _visit_deferred(self, body: list[ast.stmt]) -> None:
+        self._deferred += 1
+        for statement in body:
+            self.visit(statement)
+        self._deferred -= 1
+
+
+def imports(file: Path, *, at_once_only: bool = False) -> Iterator[str]:
+    """Every name this module imports, also inside functions unless `at_once_only`."""
+    read = Import(file.read_text(encoding="utf-8"), name_of(file.parent / "__init__.py"))
+    return (name for name, at_once in read.found if at_once or not at_once_only)
+
+
+def within(folder: str) -> list[Path]:
+    files = [file for file in MODULES if file.is_relative_to(APP / folder)]
+    assert files, f"there is nothing in app/{folder} any more"
+    return files
+
+
+def test_everything_but_the_page_and_the_worker_imports_without_torch_and_gradio():
+    loaded = loaded_by(*(f"import {name}" for name in LIGHT))
+    assert "pydantic" in loaded
+    assert not loaded & {*HEAVY, "gradio"}
+
+
+def test_the_page_imports_without_torch():
+    loaded = loaded_by("import app.ui.app")
+    assert "gradio" in loaded
+    assert not loaded & HEAVY
+
+
+def test_planning_loads_nothing_heavy():
+    loaded = loaded_by(
+        "from app.settings import SHIPPED_WORKFLOWS, PathSettings",
+        "from app.workflow.planner import make_plan",
+        "plan = make_plan(SHIPPED_WORKFLOWS / 'sdxl.json', {}, paths=PathSettings())",
+        "assert plan.steps[0].pipeline_class == 'diffusers.StableDiffusionXLPipeline'",
+    )
+    assert not loaded & {*HEAVY, "gradio"}
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(PROJECT).as_posix()
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_only_the_worker_imports_torch_at_module_level(file: Path):
+    heavy = {name for name in imports(file, at_once_only=True) if name.partition(".")[0] in HEAVY}
+    assert not heavy or file.is_relative_to(APP / "worker")
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_only_the_page_imports_gradio(file: Path):
+    gradio = [name for name in imports(file) if name.partition(".")[0] == "gradio"]
+    assert not gradio or file.is_relative_to(APP / "ui")
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("worker", ("app.ui", "app.engine")),
+        ("steps", ("app.ui", "app.engine")),
+        ("ui", ("app.worker", "app.steps")),
+        ("workflow", ("app.ui", "app.engine", "app.worker", "app.steps", "app.results")),
+    ],
+)
+def test_a_layer_does_not_look_over_the_wall(folder: str, forbidden: tuple[str, ...]):
+    seen = {
+        f"{relative(file)} imports {name}"
+        for file in within(folder)
+        for name in imports(file)
+        if name.startswith(tuple(f"{layer}." for layer in forbidden)) or name in forbidden
+    }
+    assert not seen
+
+
+def test_the_reader_of_imports_sees_every_form():
+    source = """
+import os.path
+from app.ui import markup
+from . import here
+from .. import above
+from ..engine.queue import positions
+if TYPE_CHECKING:
+    import only_types
+try:
+    import tried
+except ImportError:
+    pass
+class Lazy:
+    import of_a_class
+    async def call(self):
+        from torch import nn
+"""
+    at_once = ["os.path", "app.ui.markup", "app.ui.here", "app.above",
+               "app.engine.queue.positions", "tried", "of_a_class"]  # fmt: skip
+    assert Import(source, "app.ui").found == [
+        *((name, True) for name in at_once),
+        ("torch.nn", False),
+    ]

@@ -1,0 +1,319 @@
+"""What is written: whole files under unique names, each with the record of how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.errors import ResultError
+from app.outputs import OutputStore, reference_to_sidecar, replacing, sidecar_bytes, sidecar_of
+from app.results import RESULT_KINDS, SUFFIXES
+from app.results.image import read_record, save_jpeg, save_png, save_webp
+from app.results.video import save_mp4
+from app.workflow.document import ResultBlock
+from app.workflow.plan import ResultSpec
+
+RUN = "20260101-000000-abcdef"
+OLDER = "20251231-235959-000000"
+RECORD = {
+    "seed": 2**63,
+    "inputs": {"prompt": 'ein roter Kreis – 赤い円 🔴\n"quoted"'},
+    "workflow": {"id": "drawing", "steps": []},
+}
+PICTURES: dict[str, Callable[..., tuple[int, int]]] = {
+    ".png": save_png,
+    ".jpg": save_jpeg,
+    ".webp": save_webp,
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> OutputStore:
+    return OutputStore(tmp_path / "outputs")
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (12, 8))
+
+
+def spec(content_type: str = "image/png", **options: Any) -> ResultSpec:
+    return ResultSpec(content_type=content_type, **options)
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_no_two_results_get_the_same_name(store: OutputStore):
+    names = []
+    for _ in range(3):
+        path = store.new_file(RUN, "drawing", ".png")
+        path.touch()
+        names.append(path.name)
+    assert names == ["drawing.png", "drawing-2.png", "drawing-3.png"]
+
+
+def test_a_run_has_its_own_folder(store: OutputStore):
+    assert store.new_file(RUN, "a", ".png").parent == store.root / RUN
+    assert (store.root / RUN).is_dir()
+
+
+@pytest.mark.parametrize("run", ["", "..", "a/b", f"{RUN}/..", f"../{RUN}", f"{RUN}\n", "/etc"])
+def test_only_the_id_of_a_run_names_a_folder(store: OutputStore, run: str):
+    for call in (store.run_folder, store.delete, lambda name: store.new_file(name, "a", ".png")):
+        with pytest.raises(ValueError, match="is not the id of a run"):
+            call(run)
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("../../up", "up.png"),
+        ("a/b\\c d", "a_b_c_d.png"),
+        ("sub/draw", "sub_draw.png"),
+        ("..", "result.png"),
+        ("", "result.png"),
+        (".hidden", "hidden.png"),
+        ("Füße", "Füße.png"),
+    ],
+)
+def test_a_name_holds_nothing_that_leaves_the_folder(store: OutputStore, stem: str, name: str):
+    assert store.new_file(RUN, stem, ".png").name == name
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_whatever_a_result_is_called_it_lies_in_the_runs_folder(store: OutputStore, stem: str):
+    path = store.new_file(RUN, stem, ".png")
+    assert path.resolve().parent == store.root / RUN
+    assert not path.name.startswith(".")
+
+
+@pytest.mark.parametrize("letter", ["x", "ß", "絵", "𓀀"])
+def test_a_long_name_is_cut_to_what_a_file_can_be_called(store: OutputStore, letter: str):
+    path = store.new_file(RUN, letter * 300, ".png")
+    save_png(picture(), path, RECORD, spec())
+    store.write_sidecar(path, RECORD)
+    again = store.new_file(RUN, letter * 300, ".png")
+    assert again != path
+    save_png(picture(), again, RECORD, spec())
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first_and_nothing_else_is(store: OutputStore):
+    assert store.runs() == []
+    for run in (OLDER, RUN):
+        store.new_file(run, "a", ".png")
+    (store.root / "other").mkdir()
+    (store.root / "20260101-000000-aaaaaa").touch()
+    assert store.runs() == [RUN, OLDER]
+
+
+def test_deleting_a_run_leaves_the_others(store: OutputStore):
+    for run in (OLDER, RUN):
+        store.new_file(run, "a", ".png").touch()
+    store.delete(RUN)
+    store.delete(RUN)
+    assert store.runs() == [OLDER]
+
+
+# --- whole files ---------------------------------------------------------------------------------
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path):
+    path = tmp_path / "a.bin"
+    with replacing(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+        file.write(b" and half")
+    assert path.read_bytes() == b"half and half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("interruption", [OSError, KeyboardInterrupt])
+def test_what_was_interrupted_leaves_what_was_there(
+    tmp_path: Path, interruption: type[BaseException]
+):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with replacing(path) as file:
+            file.write(b"new")
+            raise interruption
+
+    with pytest.raises(interruption):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_may_read_a_result(tmp_path: Path):
+    with replacing(tmp_path / "a.bin") as file:
+        file.write(b"x")
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def test_the_record_lies_beside_the_result(store: OutputStore):
+    path = store.new_file(RUN, "a", ".png")
+    sidecar = store.write_sidecar(path, RECORD)
+    assert (sidecar.name, sidecar) == ("a.png.json", sidecar_of(path))
+    assert json.loads(sidecar.read_bytes()) == RECORD
+
+
+@pytest.mark.parametrize("suffix", PICTURES)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_picture_carries_its_whole_record(tmp_path: Path, suffix: str, mode: str):
+    path = tmp_path / f"a{suffix}"
+    assert PICTURES[suffix](picture(mode), path, RECORD, spec()) == (12, 8)
+    assert read_record(path) == RECORD
+    with Image.open(path) as read:
+        read.load()
+        assert read.size == (12, 8)
+
+
+def test_a_png_keeps_every_pixel(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    save_png(Image.fromarray(pixels), tmp_path / "a.png", RECORD, spec())
+    with Image.open(tmp_path / "a.png") as read:
+        assert np.array_equal(np.asarray(read), pixels)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text()), max_size=3))
+def test_whatever_is_in_a_record_is_read_back(tmp_path: Path, record: dict[str, Any]):
+    for suffix, save in PICTURES.items():
+        path = tmp_path / f"a{suffix}"
+        save(picture(), path, record, spec())
+        assert read_record(path) == record
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_a_record_too_large_for_the_picture_is_named_with_its_hash(store: OutputStore, suffix: str):
+    record = {**RECORD, "long": "x" * 100_000}
+    path = store.new_file(RUN, "a", suffix)
+    PICTURES[suffix](picture(), path, record, spec())
+    sidecar = store.write_sidecar(path, record)
+    digest = hashlib.sha256(sidecar.read_bytes()).hexdigest()
+    assert read_record(path) == {"sidecar": sidecar.name, "sidecar_sha256": digest}
+    assert read_record(path) == reference_to_sidecar(path, record)
+    assert sidecar.read_bytes() == sidecar_bytes(record)
+
+
+def test_a_png_carries_a_large_record_too(tmp_path: Path):
+    record = {"long": "x" * 3_000_000}
+    save_png(picture(), tmp_path / "a.png", record, spec())
+    assert read_record(tmp_path / "a.png") == record
+
+
+@pytest.mark.parametrize("suffix", [*PICTURES, ".gif", ".bmp"])
+def test_a_picture_of_others_carries_no_record(tmp_path: Path, suffix: str):
+    picture().save(tmp_path / f"a{suffix}")
+    assert read_record(tmp_path / f"a{suffix}") is None
+
+
+def test_a_comment_of_others_is_no_record(tmp_path: Path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\x00\x00\x00a holiday"
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    assert read_record(tmp_path / "a.jpg") is None
+
+
+@pytest.mark.parametrize("suffix", PICTURES)
+def test_what_is_no_picture_is_refused_and_leaves_no_file(tmp_path: Path, suffix: str):
+    with pytest.raises(ResultError, match="A str cannot be saved as a picture"):
+        PICTURES[suffix]("text", tmp_path / f"a{suffix}", RECORD, spec())
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- videos --------------------------------------------------------------------------------------
+
+
+def frames(count: int, width: int, height: int) -> np.ndarray:
+    return np.linspace(0, 1, count * height * width * 3).reshape(count, height, width, 3)
+
+
+def test_a_video_plays_with_its_frames_rate_and_record(tmp_path: Path):
+    path = tmp_path / "a.mp4"
+    assert save_mp4(frames(5, 32, 16), path, RECORD, spec("video/mp4", fps=12)) == (32, 16)
+    with av.open(str(path)) as video:
+        (stream,) = video.streams.video
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 12)
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        shown = [frame.to_ndarray(format="rgb24") for frame in video.decode(stream)]
+        assert json.loads(video.metadata["comment"]) == RECORD
+    assert [frame.shape for frame in shown] == [(16, 32, 3)] * 5
+    assert shown[0].mean() < 60
+    assert shown[-1].mean() > 195
+
+
+def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    ground = np.kron(rng.random((16, 20, 3)), np.ones((16, 16, 1)))
+    film = [ground * 0.8 + 0.2 * rng.random(ground.shape) for _ in range(5)]
+
+    def written(number: int) -> bytes:
+        path = tmp_path / f"{number}.mp4"
+        save_mp4(film, path, RECORD, spec("video/mp4"))
+        return path.read_bytes()
+
+    first, over = written(0), threading.Event()
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            zlib.compress(first, 9)
+
+    with ThreadPoolExecutor(4) as others:
+        for _ in range(4):
+            others.submit(keep_busy)
+        try:
+            assert {written(number) for number in range(40)} == {first}
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("form", ["pictures", "bytes", "floats"])
+def test_frames_may_be_pictures_or_numbers(tmp_path: Path, form: str):
+    numbers = frames(2, 16, 16)
+    as_bytes = (numbers * 255).astype(np.uint8)
+    made = {
+        "pictures": [Image.fromarray(frame) for frame in as_bytes],
+        "bytes": as_bytes,
+        "floats": numbers,
+    }
+    save_mp4(made[form], tmp_path / "a.mp4", RECORD, spec("video/mp4"))
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 2
+
+
+def test_odd_sides_are_cut_to_even_ones(tmp_path: Path):
+    assert save_mp4(frames(2, 33, 17), tmp_path / "a.mp4", RECORD, spec("video/mp4")) == (32, 16)
+
+
+@pytest.mark.parametrize("artifact", [[], np.zeros((3, 4))], ids=["none", "flat"])
+def test_what_is_no_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact: Any):
+    with pytest.raises(ResultError, match="no frames that could be written"):
+        save_mp4(artifact, tmp_path / "a.mp4", RECORD, spec("video/mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_kind_a_document_may_name_can_be_written():
+    named = set(ResultBlock.model_json_schema()["properties"]["content_type"]["enum"])
+    assert named == set(RESULT_KINDS) == set(SUFFIXES)

@@ -1,0 +1,328 @@
+"""What was loaded stays: held by what it is, loaded once, gone only for a reason.
+
+Real pipelines (tiny stand-ins) in a real runner, in this process, so that "the same module" can be
+asked with `is`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.outputs import OutputStore
+from app.protocol import Event, FreeMemory, Loading, ResultSaved, RunSucceeded, StartRun
+from app.settings import PathSettings, WorkerSettings
+from app.worker.device import Device
+from app.worker.runner import Runner
+from app.workflow.fingerprint import tensor_bytes
+from app.workflow.planner import make_plan
+from tests.standins import build_sd
+
+COMPONENTS = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+Document = dict[str, Any]
+
+
+class Ran(NamedTuple):
+    """One finished run: what had to be loaded, what the log said, what came out."""
+
+    loaded: tuple[str, ...]
+    log: list[str]
+    pictures: list[np.ndarray]
+
+
+class Bench:
+    """A runner, two models and the documents written for a test."""
+
+    def __init__(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.folder = folder
+        self._caplog = caplog
+        self._events: list[Event] = []
+        self._numbers = itertools.count()
+        settings = WorkerSettings(device="cpu", log_level="DEBUG")
+        store = OutputStore(folder / "outputs")
+        self.runner = Runner(settings, store, Device("cpu"), self._events.append)
+
+    def write(self, name: str, document: Document, **json_style: Any) -> Path:
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(document, **json_style))
+        return path
+
+    def run(self, workflow: Path, seed: int = 7, **inputs: Any) -> Ran:
+        plan = make_plan(workflow, inputs, paths=PathSettings(models=(self.folder,)), seed=seed)
+        self._events.clear()
+        self._caplog.clear()
+        with self._caplog.at_level(logging.DEBUG, logger="app"):
+            run_id = f"20260101-000000-{next(self._numbers):06x}"
+            self.runner.run(StartRun(run_id=run_id, plan=plan))
+        ended = next(e for e in self._events if isinstance(e, RunSucceeded))
+        saved = [e for e in self._events if isinstance(e, ResultSaved)]
+        return Ran(
+            loaded=ended.loaded,
+            log=[record.getMessage() for record in self._caplog.records],
+            pictures=[np.asarray(Image.open(result.path)) for result in saved],
+        )
+
+    def free(self) -> None:
+        self.runner.free(FreeMemory(request_id="free"))
+
+    def held(self) -> dict[str, Any]:
+        """The held objects by title."""
+        return {entry.title: entry.component for entry in self.runner.residency.entries}
+
+    @property
+    def loadings(self) -> list[Loading]:
+        """The load events of the last run."""
+        return [event for event in self._events if isinstance(event, Loading)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of the same kind with other weights: `a` and `b`."""
+    folder = tmp_path_factory.mktemp("models")
+    build_sd(folder / "a", seed=0)
+    build_sd(folder / "b", seed=1)
+    return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path, models: Path, caplog: pytest.LogCaptureFixture) -> Bench:
+    for model in models.iterdir():
+        shutil.copytree(model, tmp_path / model.name)
+    return Bench(tmp_path, caplog)
+
+
+def step(name: str = "draw", model: str = "a", kind: str = "", **more: Any) -> Document:
+    return {
+        "name": name,
+        "pipeline": {
+            "configuration": {"component_type": f"StableDiffusion{kind}Pipeline"},
+            "from_pretrained_arguments": {"model_name": model, "safety_checker": None},
+            "arguments": {
+                "prompt": "variable:prompt",
+                "num_inference_steps": 2,
+                **({} if kind else {"width": 32, "height": 32}),
+                **more,
+            },
+        },
+        "result": {"content_type": "image/png"},
+    }
+
+
+def document(*steps: Document, **variables: Any) -> Document:
+    return {
+        "id": "test",
+        "variables": {"prompt": "a red circle", **variables},
+        "steps": list(steps) or [step()],
+    }
+
+
+def test_one_step_is_loaded_once_and_the_very_same_modules_are_used_again(bench: Bench) -> None:
+    workflow = bench.write("one", document())
+    first = bench.run(workflow)
+    modules = bench.held()
+    second = bench.run(workflow)
+
+    assert {title.partition(" ")[0] for title in first.loaded} >= COMPONENTS
+    assert second.loaded == ()
+    assert bench.loadings == []
+    assert all(bench.held()[title] is module for title, module in modules.items())
+    assert np.array_equal(first.pictures, second.pictures)
+
+
+def test_the_log_says_in_fixed_words_what_is_loaded_and_what_is_reused(bench: Bench) -> None:
+    workflow = bench.write("one", document())
+    first, second = bench.run(workflow), bench.run(workflow)
+
+    assert f"Loading workflow from {workflow}" in first.log
+    assert "Creating pipeline for step: draw" in first.log
+    assert "Loading pipeline from model: a" in first.log
+    assert "Loading unet from model: a" in first.log
+    assert "Reusing loaded models from cache" not in first.log
+    assert "Reusing cached pipeline for step: draw" in second.log
+    assert second.log.count("Reusing loaded models from cache") == 1
+    assert not any(line.startswith("Loading pipeline") for line in second.log)
+
+
+def test_load_progress_adds_up_to_the_bytes_in_the_safetensors_headers(
+    bench: Bench, models: Path
+) -> None:
+    bench.run(bench.write("one", document()))
+    used = [file for name in COMPONENTS for file in (models / "a" / name).glob("*.safetensors")]
+    expected = sum(map(tensor_bytes, used))
+    assert {event.total_bytes for event in bench.loadings} == {expected}
+    done = [event.loaded_bytes for event in bench.loadings]
+    assert done == sorted(done)
+    assert done[-1] == expected
+
+
+def test_two_steps_with_two_models_load_both_then_nothing_and_are_never_mixed(
+    bench: Bench,
+) -> None:
+    both = bench.write("both", document(step("first", "a"), step("second", "b")))
+    alone = {name: bench.write(name, document(step("draw", name))) for name in ("a", "b")}
+    expected = [Bench(bench.folder, bench._caplog).run(alone[name]).pictures for name in alone]
+
+    first, second = bench.run(both), bench.run(both)
+    assert [line for line in first.log if line.startswith("Loading pipeline")] == [
+        "Loading pipeline from model: a",
+        "Loading pipeline from model: b",
+    ]
+    assert second.loaded == ()
+    for ran in (first, second):
+        assert np.array_equal(ran.pictures[0], expected[0][0])
+        assert np.array_equal(ran.pictures[1], expected[1][0])
+        assert not np.array_equal(ran.pictures[0], ran.pictures[1])
+
+
+def test_two_workflows_that_name_the_same_model_hold_one_copy_of_it(bench: Bench) -> None:
+    bench.run(bench.write("one", document()))
+    held = bench.held()
+    other = bench.run(bench.write("two", document(step("paint"))))
+    assert other.loaded == ()
+    assert bench.held() == held
+
+
+def test_two_workflows_with_other_models_do_not_disturb_each_other(bench: Bench) -> None:
+    one = bench.write("one", document(step(model="a")))
+    two = bench.write("two", document(step(model="b")))
+    first = bench.run(one)
+    bench.run(two)
+    again = bench.run(one)
+    assert again.loaded == ()
+    assert np.array_equal(first.pictures, again.pictures)
+
+
+def test_text_to_image_variations_and_inpaint_load_each_component_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    Image.new("L", (32, 32), 255).save(mask)
+    steps = [
+        step(),
+        step("vary", kind="Img2Img", image="picture.png", strength=1.0),
+        step("fill", kind="Inpaint", image="picture.png", mask_image="mask.png", strength=1.0,
+             width=32, height=32),
+    ]  # fmt: skip
+    loaded = [bench.run(bench.write(each["name"], document(each))).loaded for each in steps]
+    assert {title.partition(" ")[0] for title in loaded[0]} >= COMPONENTS
+    assert loaded[1:] == [(), ()]
+
+
+def test_ten_runs_with_other_inputs_load_nothing(bench: Bench) -> None:
+    drawing = step(num_inference_steps="variable:steps", width="variable:width")
+    workflow = bench.write("one", document(drawing, steps=2, width=32))
+    bench.run(workflow)
+    for number in range(10):
+        ran = bench.run(
+            workflow,
+            seed=number,
+            prompt=f"a blue star {number}",
+            steps=1 + number % 3,
+            width=32 + 8 * (number % 2),
+        )
+        assert ran.loaded == ()
+        assert "Reusing loaded models from cache" in ran.log
+
+
+def test_a_variable_that_names_another_model_selects_it_warm_and_cold(bench: Bench) -> None:
+    workflow = bench.write("choose", document(step(model="variable:model"), model="a"))
+    fixed = {name: bench.write(name, document(step(model=name))) for name in ("a", "b")}
+    expected = {
+        name: Bench(bench.folder, bench._caplog).run(path).pictures for name, path in fixed.items()
+    }
+    for name, loads in (("a", True), ("b", True), ("a", False), ("b", False)):
+        ran = bench.run(workflow, model=name)
+        assert bool(ran.loaded) == loads
+        assert np.array_equal(ran.pictures, expected[name])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace('"id": "test"', '"id": "test", "description": "told anew"'),
+        lambda text: text.replace("a red circle", "a blue star"),
+        lambda text: json.dumps(json.loads(text), indent=8),
+        lambda text: text.replace('"draw"', '"sketch"'),
+    ],
+    ids=["description", "prompt's default", "whitespace", "step's name"],
+)
+def test_an_edit_that_names_no_other_model_loads_nothing(
+    bench: Bench, edit: Callable[[str], str]
+) -> None:
+    workflow = bench.write("one", document())
+    bench.run(workflow)
+    held = bench.held()
+    before = workflow.read_text()
+    workflow.write_text(edit(before))
+    assert workflow.read_text() != before
+
+    ran = bench.run(workflow)
+    assert ran.loaded == ()
+    assert "Workflow file changed - nothing to reload" in ran.log
+    assert bench.held() == held
+
+
+def test_a_changed_workflow_drops_what_nobody_uses_any_more_and_nothing_else(
+    bench: Bench,
+) -> None:
+    workflow = bench.write("two", document(step("first", "a"), step("second", "b")))
+    bench.run(workflow)
+    a_before = {title: module for title, module in bench.held().items() if " of a " in title}
+
+    bench.write("two", document(step("first", "a")))
+    ran = bench.run(workflow)
+    assert "Workflow file changed - reloading models..." in ran.log
+    assert ran.loaded == ()
+    assert bench.held() == a_before
+
+
+def test_a_changed_workflow_keeps_what_another_workflow_uses(bench: Bench) -> None:
+    changing = bench.write("changing", document(step(model="b")))
+    bench.run(bench.write("other", document(step(model="b"))))
+    bench.run(changing)
+    bench.write("changing", document(step(model="a")))
+
+    ran = bench.run(changing)
+    assert "Workflow file changed - nothing to reload" in ran.log
+    assert any(" of b " in title for title in bench.held())
+
+
+def test_a_changed_sub_workflow_counts_as_a_change_of_the_workflow(bench: Bench) -> None:
+    bench.write("child", document(step(model="b")))
+    parent = bench.write("parent", document({"name": "call", "workflow": {"path": "child.json"}}))
+    bench.run(parent)
+    bench.write("child", document(step(model="a")))
+    ran = bench.run(parent)
+    assert "Workflow file changed - reloading models..." in ran.log
+    assert not any(" of b " in title for title in bench.held())
+
+
+def test_new_weights_in_the_same_folder_are_loaded(bench: Bench, tmp_path: Path) -> None:
+    build_sd(tmp_path / "trained", seed=2)
+    workflow = bench.write("one", document(step(model="trained")))
+    first = bench.run(workflow)
+    build_sd(tmp_path / "trained", seed=3)
+    second = bench.run(workflow)
+    assert any(title.startswith("unet") for title in second.loaded)
+    assert not np.array_equal(first.pictures, second.pictures)
+
+
+def test_after_free_nothing_is_held_and_the_next_run_loads_again(bench: Bench) -> None:
+    workflow = bench.write("one", document())
+    first = bench.run(workflow)
+    bench.free()
+    assert bench.held() == {}
+    second = bench.run(workflow)
+    assert second.loaded == first.loaded
+    assert np.array_equal(first.pictures, second.pictures)
+    assert bench.run(workflow).loaded == ()

@@ -1,0 +1,329 @@
+"""The dw> prompt, with a worker of its own and against a running server."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from tests.servers import Server, started_server
+
+PROJECT = Path(__file__).resolve().parent.parent
+REPL = [sys.executable, "-m", "app", "repl"]
+COMPLETED = re.compile(r"Workflow completed \(\d+\.\d seconds\)")
+COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+
+
+class Transcript(NamedTuple):
+    """What was typed and answered, in order."""
+
+    exit_code: int
+    text: str
+
+    def answers(self, command: str) -> list[list[str]]:
+        """The lines that followed each time this was typed."""
+        parts = [part.splitlines() for part in self.text.split("dw> ")[1:]]
+        found = [lines for typed, *lines in parts if typed == command]
+        assert found, f"'{command}' is not in:\n{self.text}"
+        return found
+
+    def answer(self, command: str) -> list[str]:
+        """The lines that followed the one time this was typed."""
+        (lines,) = self.answers(command)
+        return lines
+
+
+def prompt(script: str, *arguments: str | Path) -> Transcript:
+    """What the prompt makes of a script on its stdin."""
+    ended = subprocess.run(
+        [*REPL, *map(str, arguments)], cwd=PROJECT, input=script, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.stderr == ""
+    return Transcript(ended.returncode, ended.stdout)
+
+
+def loads(lines: list[str]) -> list[str]:
+    """The lines about loading, without their level."""
+    return [
+        line.removeprefix("INFO ") for line in lines if re.match("INFO (Loading .* m|Reu)", line)
+    ]
+
+
+def files(lines: list[str]) -> list[Path]:
+    """The files that were printed."""
+    return [Path(line) for line in lines if line.endswith(".png")]
+
+
+def inputs_of(file: Path) -> dict[str, object]:
+    """What a picture's record says it was made from."""
+    return json.loads(file.with_name(f"{file.name}.json").read_text())["inputs"]
+
+
+SCRIPT = """
+load text-to-image
+run steps=2
+run steps=2
+status
+memory
+clear
+memory
+# a comment
+run steps=2
+
+set steps=3 prompt="a blue star"
+run steps=1 prompt="a red star"
+run
+set prompt=
+set
+load variations
+run image={picture} steps=3
+load text-to-image
+run steps=4
+
+frobnicate
+statsu
+load text-to-imag
+run stepps=1
+run steps
+run steps=many
+set "prompt
+run steps=5
+help
+workflows
+exit
+never reached
+"""
+LOADING = [
+    "Loading pipeline from model: ../models/shapes",
+    *(f"Loading {name} from model: ../models/shapes" for name in COMPONENTS),
+]
+REUSING = ["Reusing loaded models from cache"]
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "start.png"
+    Image.new("RGB", (128, 128), "white").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started_server(tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a prompt without a worker of its own puts what the server made."""
+    return tmp_path_factory.mktemp("fetched")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, picture: Path) -> Transcript:
+    outputs = tmp_path_factory.mktemp("outputs")
+    return prompt(SCRIPT.format(picture=picture), "--output", outputs, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def remote(server: Server, fetched: Path, picture: Path) -> Transcript:
+    return prompt(SCRIPT.format(picture=picture), "--output", fetched, "--server", server.url)
+
+
+@pytest.fixture(params=["local", "remote"])
+def transcript(request: pytest.FixtureRequest) -> Transcript:
+    """The script's transcript, by either workbench: they answer alike."""
+    return request.getfixturevalue(request.param)
+
+
+# --- what stays loaded ---------------------------------------------------------------------------
+
+
+def test_a_first_run_loads_a_second_reuses_and_after_clear_it_loads_again(
+    transcript: Transcript,
+) -> None:
+    first, second, third = transcript.answers("run steps=2")
+    assert transcript.answers("load text-to-image")[0] == ["Loading workflow: text-to-image"]
+    assert loads(first) == LOADING
+    assert loads(second) == REUSING
+    assert loads(third) == LOADING
+    for lines in (first, second, third):
+        assert COMPLETED.fullmatch(lines[-1])
+        assert [file.is_file() for file in files(lines)] == [True]
+
+
+def test_clear_says_what_it_gave_back_between_its_fixed_lines(transcript: Transcript) -> None:
+    lines = transcript.answer("clear")
+    assert lines[0] == "INFO Performing full cleanup"
+    assert lines[-2:] == ["Full cleanup performed", "GPU memory cleared"]
+    freed = lines[-3]
+    assert re.match(r"Freed \d+ MB: unet of shapes \(float32\), ", freed)
+
+
+def test_two_workflows_on_one_model_are_switched_without_loading(
+    transcript: Transcript, picture: Path
+) -> None:
+    there = transcript.answer(f"run image={picture} steps=3")
+    back = transcript.answer("run steps=4")
+    assert (loads(there), loads(back)) == (REUSING, REUSING)
+    assert files(there)[0].name.startswith("variations-vary")
+    assert files(back)[0].name.startswith("text-to-image-draw")
+
+
+def test_status_and_memory_tell_what_is_held_and_after_clear_that_nothing_is(
+    transcript: Transcript,
+) -> None:
+    status = dict(line.split(None, 1) for line in transcript.answer("status"))
+    assert status["worker"].startswith("ready (pid ")
+    assert status["running"] == "nothing"
+    assert status["held"] == f"{len(COMPONENTS)} components"
+    before, after = (" ".join(lines) for lines in transcript.answers("memory"))
+    assert all(f"{name} of shapes" in before for name in COMPONENTS)
+    assert "of shapes" not in after
+    assert "of the worker's own" in after
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def test_what_is_set_counts_for_every_run_and_what_run_is_given_for_that_run(
+    transcript: Transcript,
+) -> None:
+    assert "steps = 3" in transcript.answer('set steps=3 prompt="a blue star"')
+    (once,) = files(transcript.answer('run steps=1 prompt="a red star"'))
+    (kept,) = files(transcript.answer("run"))
+    assert (inputs_of(once)["steps"], inputs_of(once)["prompt"]) == (1, "a red star")
+    assert (inputs_of(kept)["steps"], inputs_of(kept)["prompt"]) == (3, "a blue star")
+
+
+def test_a_value_is_forgotten_by_setting_it_to_nothing(transcript: Transcript) -> None:
+    shown = transcript.answer("set")
+    assert "steps = 3" in shown
+    assert "prompt = a red circle on a white background  (default)" in shown
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("frobnicate", ["'frobnicate' is not a command. `help` lists them."]),
+        ("statsu", ["'statsu' is not a command. Did you mean 'status'?"]),
+        (
+            "load text-to-imag",
+            ["There is no workflow 'text-to-imag'. Did you mean 'text-to-image'?"],
+        ),
+        ("run stepps=1", ["This workflow has no variable 'stepps'. Did you mean 'steps'?"]),
+        ("run steps", ["'steps' is not of the form name=value."]),
+        (
+            "run steps=many",
+            [
+                "'text-to-image' cannot run with these inputs.",
+                "- inputs.steps: A whole number is needed, not 'many'.",
+            ],
+        ),
+        ('set "prompt', ["That line cannot be read: no closing quotation."]),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(
+    transcript: Transcript, typed: str, told: list[str]
+) -> None:
+    assert transcript.answer(typed) == told
+
+
+def test_after_mistakes_the_prompt_goes_on_and_the_scripts_exit_code_tells_of_them(
+    transcript: Transcript,
+) -> None:
+    assert COMPLETED.fullmatch(transcript.answer("run steps=5")[-1])
+    assert transcript.exit_code == 1
+
+
+# --- the prompt itself ---------------------------------------------------------------------------
+
+
+def test_help_names_every_command(transcript: Transcript) -> None:
+    listed = {line.split()[0] for line in transcript.answer("help")}
+    assert listed == {
+        "load", "workflows", "set", "run", "status", "memory", "clear", "help", "exit",
+    }  # fmt: skip
+
+
+def test_workflows_lists_what_ships(transcript: Transcript, shipped_workflows: Path) -> None:
+    listed = {line.split()[0] for line in transcript.answer("workflows")}
+    assert {path.stem for path in shipped_workflows.glob("*.json")} <= listed
+
+
+def test_exit_ends_the_prompt_before_what_follows(transcript: Transcript) -> None:
+    assert transcript.text.endswith("dw> exit\n")
+
+
+def test_the_end_of_the_input_ends_the_prompt(tmp_path: Path) -> None:
+    transcript = prompt("help\n", "text-to-image", "--output", tmp_path, "--device", "cpu")
+    assert transcript.exit_code == 0
+    assert transcript.text.startswith("Loading workflow: text-to-image\n")
+
+
+def test_run_before_load_says_what_to_do(tmp_path: Path) -> None:
+    transcript = prompt("run\n", "--output", tmp_path, "--device", "cpu")
+    assert transcript.answer("run") == ["No workflow is loaded. Load one: load text-to-image"]
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server = request.getfixturevalue("server") if where == "remote" else None
+    own = ["--server", server.url] if server else ["--device", "cpu"]
+    with subprocess.Popen(
+        [*REPL, "text-to-image", "--output", str(tmp_path), *own], cwd=PROJECT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        process.stdin.write("run steps=50 pictures=4\n")
+        process.stdin.flush()
+        lines = iter(process.stdout.readline, "")
+        assert any("Loading scheduler" in line or "Reusing" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate("run steps=2\nexit\n", timeout=60)
+    assert re.search(r"^Cancelled while \w+", rest, re.MULTILINE)
+    assert "Reusing loaded models from cache" in rest.partition("dw> run steps=2")[2]
+    assert COMPLETED.search(rest)
+
+
+# --- against a server ----------------------------------------------------------------------------
+
+
+def test_what_a_server_made_is_fetched_with_its_record_into_the_folder_of_its_run(
+    remote: Transcript, server: Server, fetched: Path
+) -> None:
+    (file,) = files(remote.answer("run steps=4"))
+    theirs = server.outputs / file.relative_to(fetched)
+    assert file.read_bytes() == theirs.read_bytes()
+    assert inputs_of(file) == inputs_of(theirs)
+
+
+def test_a_servers_own_log_tells_of_the_loads_and_the_cleanup_too(
+    remote: Transcript, server: Server
+) -> None:
+    log = server.log.read_text()
+    assert log.count("Loading unet from model: ../models/shapes") == 2
+    assert log.count("Performing full cleanup") == 1
+    assert remote.text.count("Loading unet from model: ../models/shapes") == 2
+
+
+def test_a_server_that_is_not_there_is_told_before_the_prompt(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*REPL, "--server", "http://127.0.0.1:9", "--output", str(tmp_path)], cwd=PROJECT,
+        input="help\n", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("No workbench could be reached at http://127.0.0.1:9 (")

@@ -1,0 +1,177 @@
+"""What a person is shown of a run, event by event."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from app.errors import ErrorReport
+from app.protocol import (
+    Loading,
+    PhaseChanged,
+    Preview,
+    ResultSaved,
+    RunCancelled,
+    RunEvent,
+    RunFailed,
+    RunQueued,
+    RunStarted,
+    RunSucceeded,
+    StepProgress,
+    StepStarted,
+    Timings,
+)
+from app.ui.run_view import RunView, advance, byte_progress, duration, size
+
+RUN = {"run_id": "20260101-000000-abcdef", "time": 1.0}
+
+
+def after(*events: RunEvent) -> RunView:
+    return functools.reduce(advance, events, RunView())
+
+
+def result(path: str = "/runs/a.png", *, final: bool = True) -> ResultSaved:
+    return ResultSaved(
+        **RUN,
+        step="draw",
+        path=path,
+        sidecar=f"{path}.json",
+        content_type="image/png",
+        seed=7,
+        index=0,
+        final=final,
+    )
+
+
+def preview(jpeg: bytes = b"jpeg") -> Preview:
+    return Preview(**RUN, jpeg=jpeg, width=8, height=8)
+
+
+def started(steps: tuple[str, ...] = ("draw",), index: int = 0) -> tuple[RunEvent, ...]:
+    return (
+        RunStarted(**RUN, steps=steps),
+        StepStarted(**RUN, step=steps[index], index=index, count=len(steps)),
+    )
+
+
+def test_a_waiting_run_says_how_many_are_before_it():
+    assert after(RunQueued(**RUN, position=2)).status == "Waiting · position 3"
+    assert after(RunQueued(**RUN, position=0)).status == "Waiting · next in line"
+
+
+def test_loading_names_the_component_and_its_bytes():
+    loading = Loading(
+        **RUN,
+        step="draw",
+        component="unet",
+        model="models/shapes",
+        loaded_bytes=12_000_000,
+        total_bytes=25_000_000,
+    )
+    assert after(*started(), loading).status == "Loading unet · 12 of 25 MB"
+
+
+def test_a_step_says_its_number_and_the_time_left():
+    progress = StepProgress(**RUN, step="draw", done=7, total=20, seconds_left=3.04)
+    view = after(*started(), progress)
+    assert view.status == "Step 7 of 20 · 3.0 s left"
+    assert view.fraction == pytest.approx(0.445)
+
+
+def test_a_step_without_a_pace_says_no_time():
+    progress = StepProgress(**RUN, step="draw", done=1, total=20, seconds_left=None)
+    assert after(*started(), progress).status == "Step 1 of 20"
+
+
+def test_a_workflow_of_two_steps_says_which_one_is_at_work():
+    view = after(
+        *started(("draw", "restyle"), index=1),
+        PhaseChanged(**RUN, step="restyle", phase="decoding"),
+    )
+    assert view.status == "Part 2 of 2 · Decoding"
+    assert view.fraction == pytest.approx(0.95)
+
+
+def test_the_bar_never_goes_back_within_a_run():
+    events = [
+        *started(),
+        PhaseChanged(**RUN, step="draw", phase="loading"),
+        PhaseChanged(**RUN, step="draw", phase="encoding"),
+        PhaseChanged(**RUN, step="draw", phase="denoising"),
+        StepProgress(**RUN, step="draw", done=1, total=2, seconds_left=None),
+        StepProgress(**RUN, step="draw", done=2, total=2, seconds_left=0),
+        PhaseChanged(**RUN, step="draw", phase="decoding"),
+        PhaseChanged(**RUN, step="draw", phase="saving"),
+        RunSucceeded(**RUN, timings=Timings(total_s=1), loaded=()),
+    ]
+    fractions = [after(*events[: count + 1]).fraction or 0.0 for count in range(len(events))]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_only_the_newest_preview_is_kept():
+    assert after(preview(b"old"), preview(b"new")).preview == b"new"
+
+
+def test_a_result_takes_the_place_of_the_preview():
+    view = after(preview(), result())
+    assert view.preview is None
+    assert view.shown == result()
+    assert view.seed == 7
+
+
+def test_a_final_result_is_shown_rather_than_a_later_intermediate_one():
+    first, second = result("/runs/final.png"), result("/runs/between.png", final=False)
+    assert after(first, second).shown == first
+    assert after(second).shown == second
+    assert after().shown is None
+
+
+def test_success_keeps_the_results_and_says_how_long_it_took():
+    view = after(
+        *started(),
+        result(),
+        RunSucceeded(
+            **RUN, timings=Timings(total_s=2.31, load_s=1), loaded=("unet",), outputs=("a text",)
+        ),
+    )
+    assert (view.outcome, view.status) == ("succeeded", "Done in 2.3 s")
+    assert view.results == (result(),)
+    assert (view.loaded, view.outputs) == (("unet",), ("a text",))
+    assert view.over
+
+
+def test_a_failure_keeps_what_was_typed_out_of_it_and_the_sentence_in():
+    error = ErrorReport(kind="OutOfMemory", message="The device is full.", hint="Free it.")
+    view = after(*started(), preview(), RunFailed(**RUN, error=error))
+    assert (view.outcome, view.error, view.preview) == ("failed", error, None)
+
+
+def test_a_cancelled_run_says_where_it_was_and_what_to_know():
+    cancelled = RunCancelled(**RUN, phase="decoding", notice="The worker had to be ended.")
+    view = after(*started(), preview(), cancelled)
+    assert view.status == "Cancelled while decoding"
+    assert (view.notice, view.preview) == ("The worker had to be ended.", None)
+
+
+def test_a_late_preview_does_not_undo_the_outcome():
+    view = after(*started(), RunCancelled(**RUN, phase="denoising"), preview())
+    assert view.outcome == "cancelled"
+    assert view.preview is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (3.04, "3.0 s"), (9.96, "10 s"), (59.6, "1 min"), (185, "3 min 5 s"),
+     (7440, "2 h 4 min"), (7200, "2 h")],
+)  # fmt: skip
+def test_durations_read_as_a_person_says_them(seconds: float, words: str):
+    assert duration(seconds) == words
+
+
+def test_sizes_are_decimal_as_on_download_pages():
+    assert [size(n) for n in (900, 25_400_000, 6_900_000_000)] == ["1 kB", "25 MB", "6.9 GB"]
+    assert byte_progress(500_000, 20_000_000) == "0 of 20 MB"
+    assert byte_progress(1_200_000_000, 6_900_000_000) == "1.2 of 6.9 GB"
+    assert byte_progress(500, 12_000) == "0 of 12 kB"

@@ -1,0 +1,178 @@
+"""`serve` as a process: where it listens, whom it lets in, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AuthenticationError
+
+from tests.processes import left_over
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+START_S = 120
+END_S = 5
+"""What `serve` promises."""
+
+
+class Served(NamedTuple):
+    """A server that answers."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """Its worker, and whatever else it started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Send it the signal; its exit code, and after how many seconds it was gone."""
+        sent = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30), time.monotonic() - sent
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "app", "serve", "--port", "0", "--device", "cpu",
+            "--output", str(folder / "outputs"), *arguments]  # fmt: skip
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
+    """A server with these arguments on any free port; ended with the test."""
+    log = folder / "server.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command(folder, *arguments), cwd=PROJECT, env={**os.environ, **environment},
+            stdout=subprocess.PIPE, stderr=errors, text=True,
+        ) as process,
+    ):  # fmt: skip
+        too_late = threading.Timer(START_S, process.kill)
+        too_late.start()
+        try:
+            first = process.stdout.readline()
+            serving = re.fullmatch(r"Serving on (http://127\.\d+\.\d+\.\d+:\d+)/\n", first)
+            assert serving, first + log.read_text()
+            yield Served(process, serving[1])
+        finally:
+            too_late.cancel()
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=30)
+
+
+def answer(url: str) -> int:
+    """The status code with which a stranger is answered."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_a_busy_port_is_told_in_a_sentence_before_anything_starts(tmp_path: Path) -> None:
+    outputs = tmp_path / "none"
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "app", "serve", "--port", str(port), "--output", str(outputs)],
+            cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"Port {port} on 127.0.0.1 cannot be used: ")
+    assert ended.stderr.count("\n") == 1
+    assert not outputs.exists()
+
+
+@pytest.mark.parametrize("name", ["GRADIO_SHARE", "GRADIO_VIBE_MODE"])
+def test_an_environment_that_would_let_strangers_in_is_refused(name: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "app", "serve", "--port", "0"], cwd=PROJECT,
+        env={**os.environ, name: "1"}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{name} is set.")
+
+
+def test_beyond_loopback_a_password_is_made_printed_and_demanded(tmp_path: Path) -> None:
+    """127.0.0.2 stands for an address that others reach."""
+    with served(tmp_path, "--host", "127.0.0.2") as server:
+        login = re.fullmatch(r"User (\S+), password (\S{12,})\n", server.process.stdout.readline())
+        assert login
+        assert answer(f"{server.url}/config") == 401
+        assert answer(f"{server.url}/gradio_api/info") == 401
+        assert answer(f"{server.url}/healthz") == 200
+        code, seconds = server.end()
+    assert (code, seconds < END_S) == (0, True)
+
+
+def test_the_login_that_was_given_lets_in_and_sigterm_ends_a_run_and_its_worker(
+    tmp_path: Path,
+) -> None:
+    with served(tmp_path, "--auth", "me:a:secret") as server:
+        with pytest.raises(AuthenticationError):
+            Client(server.url, verbose=False)
+        with pytest.raises(ValueError, match="Could not login"):
+            Client(server.url, auth=("me", "wrong"), verbose=False)
+        client = Client(server.url, auth=("me", "a:secret"), verbose=False)
+        job = client.submit("text-to-image", {"steps": 50, "pictures": 4}, api_name="/generate")
+        assert any(event["event"] == "step" for event in job)
+        children = server.children
+        assert children
+        code, seconds = server.end()
+        said = server.process.stdout.read()
+        client.close()
+    assert (code, seconds < END_S) == (0, True)
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
+    assert left_over(children, within_s=0.5) == []
+    assert said == "Stopping.\n"
+
+
+def test_only_dw_public_serves_others_without_a_password_and_a_killed_server_leaves_no_worker(
+    tmp_path: Path,
+) -> None:
+    with served(tmp_path, "--host", "127.0.0.2", DW_PUBLIC="1") as server:
+        assert "DW_PUBLIC=1" in server.process.stdout.readline()
+        assert answer(f"{server.url}/config") == 200
+        children = server.children
+        assert children
+        code, _ = server.end(signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert left_over(children, within_s=30) == []
+
+
+def test_sigterm_while_it_starts_breaks_the_start_off_and_leaves_no_worker(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(tmp_path), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        children: list[psutil.Process] = []
+        while not children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"it ended by itself with {process.wait(0.05)}")
+            children = psutil.Process(process.pid).children(recursive=True)
+        sent = time.monotonic()
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
+    assert time.monotonic() - sent < END_S
+    assert (process.returncode, said) == (130, "Stopping.\n")
+    assert left_over(children, within_s=0.5) == []

@@ -1,0 +1,135 @@
+"""A runner in this process, and one call that plans a document and runs it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import LoadError
+from app.outputs import OutputStore
+from app.protocol import Event, FreeMemory, StartRun
+from app.settings import PathSettings, WorkerSettings
+from app.worker.context import RunContext, Signals
+from app.worker.device import Device
+from app.worker.loading import assemble, find_parts
+from app.worker.placement import Placement
+from app.worker.residency import Residency
+from app.worker.runner import Runner
+from app.workflow.plan import Plan
+from app.workflow.planner import make_plan
+from tests.engines import Finished
+
+Document = dict[str, Any]
+SHAPES = str(Path(__file__).resolve().parents[2] / "models" / "shapes")
+
+
+class Bench:
+    """A folder for documents and pictures, and a runner on the CPU that writes below it."""
+
+    def __init__(self, folder: Path, device: Device | None = None, **settings: Any) -> None:
+        self.folder = folder
+        self.when: Callable[[Event], None] = lambda _event: None
+        """Called with every event, in the midst of the run."""
+        self._events: list[Event] = []
+        self._numbers = itertools.count()
+        self.runner = Runner(
+            WorkerSettings(device="cpu", **settings),
+            OutputStore(folder / "outputs"),
+            device or Device("cpu"),
+            self._take,
+        )
+
+    def _take(self, event: Event) -> None:
+        self._events.append(event)
+        self.when(event)
+
+    def write(self, document: Document, name: str = "flow") -> Path:
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(document))
+        return path
+
+    def plan(self, document: Document | Path, seed: int | None = 7, **inputs: Any) -> Plan:
+        path = document if isinstance(document, Path) else self.write(document)
+        return make_plan(path, inputs, paths=PathSettings(media=(self.folder,)), seed=seed)
+
+    def run(
+        self, document: Document | Path | Plan, seed: int | None = 7, *, previews: bool = False
+    ) -> Finished:
+        plan = document if isinstance(document, Plan) else self.plan(document, seed)
+        run_id = f"20260101-000000-{next(self._numbers):06x}"
+        self._events.clear()
+        self.runner.run(StartRun(run_id=run_id, plan=plan, previews=previews))
+        events = (event for event in self._events if getattr(event, "run_id", "") == run_id)
+        return Finished(run_id, tuple(events))
+
+    def free(self) -> None:
+        """Have everything that is held dropped."""
+        self.runner.free(FreeMemory(request_id="free"))
+
+    def cancel(self, run_id: str) -> None:
+        """What the worker's reader thread does with a CancelRun."""
+        self.runner.signals.cancelled.add(run_id)
+
+    def assembled(self, document: Document) -> Any:
+        """The pipeline of the document's first step, loaded for itself, before any call."""
+        plan, residency = self.plan(document), Residency()
+        step, device = plan.steps[0], Device("cpu")
+        context = RunContext(
+            "20260101-000000-000000", plan, device, self._take, Signals(), 1.0, self.runner.prompts
+        )
+        parts = find_parts(step)
+        Placement(WorkerSettings(device="cpu"), device, residency).bring(step, parts, (), context)
+        with residency.lease([part.key for part in parts.parts], plan.workflow_id) as components:
+            return assemble(step, parts, components)
+
+    def refused(self, document: Document) -> LoadError:
+        """The error with which the load of the document's first step ends."""
+        with pytest.raises(LoadError) as caught:
+            self.assembled(document)
+        return caught.value
+
+
+def step(
+    name: str = "draw",
+    model: str | Path = SHAPES,
+    kind: str = "",
+    *,
+    loading: Document | None = None,
+    saved_as: str = "image/png",
+    blocks: Document | None = None,
+    **arguments: Any,
+) -> Document:
+    """A step of a Stable Diffusion pipeline of two denoiser steps; `blocks` goes beside them."""
+    return {
+        "name": name,
+        "pipeline": {
+            "configuration": {"component_type": f"StableDiffusion{kind}Pipeline"},
+            "from_pretrained_arguments": {"model_name": str(model), **(loading or {})},
+            "arguments": {"prompt": "a red circle", "num_inference_steps": 2, **arguments},
+            **(blocks or {}),
+        },
+        "result": {"content_type": saved_as},
+    }
+
+
+def document(*steps: Document, **changes: Any) -> Document:
+    return {"id": "test", "steps": list(steps) or [step()], **changes}
+
+
+def pixels(finished: Finished) -> list[np.ndarray]:
+    """The pictures of a run that went well."""
+    assert finished.success
+    return [np.asarray(Image.open(result.path)) for result in finished.results]
+
+
+def same(one: Finished, other: Finished) -> bool:
+    """Whether two runs drew the same, to the last bit."""
+    pairs = zip(pixels(one), pixels(other), strict=True)
+    return all(np.array_equal(first, second) for first, second in pairs)

@@ -1,0 +1,51 @@
+"""Runs that tell how often a text encoder was called."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5EncoderModel,
+    UMT5EncoderModel,
+)
+
+from tests.engines import Finished
+from tests.worker.bench import Bench, Document
+
+ENCODERS = (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5EncoderModel)
+
+
+class Encoded(NamedTuple):
+    """A run, and how often it called a text encoder."""
+
+    finished: Finished
+    calls: int
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[str]]:
+    """Every call of a text encoder inside, by the encoder's class."""
+    calls: list[str] = []
+
+    def after_call(module: torch.nn.Module, _arguments: Any, _result: Any) -> None:
+        if isinstance(module, ENCODERS):
+            calls.append(type(module).__name__)
+
+    handle = register_module_forward_hook(after_call)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def encoded(bench: Bench, drawing: Document, seed: int = 7) -> Encoded:
+    with counting() as calls:
+        finished = bench.run(drawing, seed)
+    assert finished.success
+    return Encoded(finished, len(calls))

@@ -1,0 +1,136 @@
+"""A model hub on loopback, as much of one as huggingface_hub needs to fetch a snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Serves the repositories in one folder (`folder/owner/name/…`) and notes what was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests: list[str] = []
+        """Method and path of every request since the start."""
+        self.cut_off = ""
+        """Of the file of this name only the first half is sent."""
+        hub = self
+
+        class Handler(_Handler):
+            served = hub
+
+        self._handler = Handler
+        self._serve(port=0)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _serve(self, port: int) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """From here on nobody listens at its address."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    @contextlib.contextmanager
+    def gone(self) -> Iterator[None]:
+        """Inside, nobody listens at its address."""
+        self.close()
+        try:
+            yield
+        finally:
+            self._serve(self._server.server_port)
+
+    @property
+    def fetched(self) -> set[str]:
+        """Files of which the content was asked for, without their repository."""
+        whole = (request.split() for request in self.requests)
+        return {
+            path.partition(f"/resolve/{COMMIT}/")[2]
+            for method, path in whole
+            if method == "GET" and "/resolve/" in path
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request a connection, so that none outlives the server."""
+
+    served: Hub
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the hub keeps its own list."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.served.requests.append(f"{self.command} {path}")
+        api, resolve = path.startswith("/api/models/"), "/resolve/" in path
+        if api:
+            owner, name, *rest = path.removeprefix("/api/models/").split("/")
+        elif resolve:
+            owner, name, *rest = path.removeprefix("/").split("/")
+        repository = self.served.folder / owner / name if api or resolve else None
+        if repository is None or not repository.is_dir():
+            self.send_response(HTTPStatus.UNAUTHORIZED)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self._end(b"", with_body)
+        elif resolve:
+            self._send_file(repository / "/".join(rest[2:]), with_body)
+        elif rest[0] == "tree":
+            files = (file for file in sorted(repository.rglob("*")) if file.is_file())
+            self._send_json([_told(file, repository) for file in files], with_body)
+        else:
+            self._send_json({"id": f"{owner}/{name}", "sha": COMMIT}, with_body)
+
+    def _send_file(self, file: Path, with_body: bool) -> None:
+        content = file.read_bytes()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("ETag", f'"{_blob(content)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if with_body and file.name == self.served.cut_off:
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+        else:
+            self._end(content, with_body)
+
+    def _send_json(self, value: Any, with_body: bool) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "application/json")
+        self._end(json.dumps(value).encode(), with_body)
+
+    def _end(self, content: bytes, with_body: bool) -> None:
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+
+def _told(file: Path, repository: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    return {
+        "type": "file",
+        "path": file.relative_to(repository).as_posix(),
+        "size": len(content),
+        "oid": _blob(content),
+    }
+
+
+def _blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\x00" % len(content) + content).hexdigest()

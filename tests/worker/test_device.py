@@ -1,0 +1,92 @@
+"""The device: its name, its memory, and the words in which memory runs out."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import pytest
+import torch
+
+from app.worker.device import Device, is_out_of_memory
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def cpu() -> Device:
+    return Device("cpu")
+
+
+def test_the_cpu_calls_itself_so(cpu: Device):
+    assert (str(cpu), cpu.name, cpu.is_accelerator) == ("cpu", "CPU", False)
+
+
+def test_auto_takes_the_accelerator_where_there_is_one():
+    found = Device("auto")
+    there_is_one = torch.cuda.is_available() or torch.backends.mps.is_available()
+    assert found.is_accelerator == there_is_one
+
+
+def test_a_named_device_is_taken_as_named():
+    assert str(Device("cuda:1")) == "cuda:1"
+    assert Device("cuda:1").is_accelerator
+
+
+def test_memory_on_the_cpu_is_the_machines(cpu: Device):
+    memory = cpu.memory()
+    assert memory.device_bytes == memory.device_reserved_bytes == 0
+    assert 0 < memory.device_free_bytes < memory.device_total_bytes
+    assert memory.device_total_bytes <= psutil.virtual_memory().total
+
+
+def test_the_resident_set_is_this_process_and_grows_with_it(cpu: Device):
+    before = cpu.memory().resident_bytes
+    block = bytearray(os.urandom(MIB)) * 64
+    after = cpu.memory().resident_bytes
+    assert after - before >= 0.9 * len(block)
+
+
+def test_giving_memory_back_gives_large_tensors_back(cpu: Device):
+    # Many small blocks: malloc keeps those for itself when they are freed.
+    blocks = [torch.ones(16 * 1024) for _ in range(2000)]
+    full = cpu.memory().resident_bytes
+    held_bytes = sum(block.nbytes for block in blocks)
+    blocks.clear()
+    cpu.tidy()
+    cpu.release()
+    assert full - cpu.memory().resident_bytes >= 0.8 * held_bytes
+
+
+def test_the_machine_refusing_an_allocation_is_out_of_memory():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**52)
+    assert is_out_of_memory(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB, max allowed: 20.40 GB)."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_every_way_of_saying_so_is_understood(error: Exception):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        ValueError("the prompt is out of memory"),
+        OSError("can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_other_errors_are_not_taken_for_it(error: Exception):
+    assert not is_out_of_memory(error)

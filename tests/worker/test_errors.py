@@ -1,0 +1,114 @@
+"""A run that cannot be finished says what, where, and hurts nobody after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from app.protocol import TERMINAL, ResultSaved, RunFailed
+from tests.worker.bench import Bench, Document, document, same, step
+
+GOOD = document(step(), id="good")
+MANY = 10**9
+"""More pictures at once than any machine has memory for."""
+
+
+def failed(bench: Bench, wanted: Document) -> RunFailed:
+    finished = bench.run(wanted)
+    assert sum(isinstance(event, TERMINAL) for event in finished.events) == 1
+    assert isinstance(finished.terminal, RunFailed)
+    return finished.terminal
+
+
+def test_a_step_that_fails_in_its_call_is_named_and_the_next_run_loads_nothing(bench: Bench):
+    before = bench.run(GOOD)
+    error = failed(bench, document(step("sketch", prompt=7), id="bad")).error
+    assert error.kind == "StepError"
+    assert error.message.startswith("ValueError in step 'sketch': `prompt` has to be of type")
+    assert "Traceback" in error.detail
+    assert "Traceback" not in error.sentence()
+    after = bench.run(GOOD)
+    assert after.success.loaded == ()
+    assert same(before, after)
+
+
+def test_a_cold_run_that_fails_leaves_what_it_loaded_for_the_next(bench: Bench):
+    failed(bench, document(step(prompt=7)))
+    assert bench.run(GOOD).success.loaded == ()
+
+
+def test_the_results_of_the_steps_before_stay(bench: Bench):
+    finished = bench.run(document(step("good"), step("bad", prompt=7)))
+    assert isinstance(finished.terminal, RunFailed)
+    assert "step 'bad'" in finished.terminal.error.message
+    (result,) = finished.results
+    assert Path(result.path).is_file()
+
+
+def test_a_picture_that_is_deleted_after_planning_is_named(bench: Bench, tmp_path: Path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    plan = bench.plan(document(step("vary", kind="Img2Img", image="picture.png")))
+    picture.unlink()
+    ended = bench.run(plan).terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.kind == "StepError"
+    assert ended.error.message == f"The picture '{picture}' can no longer be read."
+
+
+def test_a_picture_that_is_overwritten_after_planning_is_named(bench: Bench, tmp_path: Path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    plan = bench.plan(document(step("vary", kind="Img2Img", image="picture.png")))
+    picture.write_bytes(b"half a pict")
+    ended = bench.run(plan).terminal
+    assert isinstance(ended, RunFailed)
+    assert "can no longer be read" in ended.error.message
+
+
+def test_running_out_of_memory_says_where_and_what_to_do(bench: Bench):
+    before = bench.run(GOOD)
+    error = failed(bench, document(step(num_images_per_prompt=MANY), id="huge")).error
+    assert error.kind == "OutOfMemory"
+    assert error.message.startswith("Memory ran out in step 'draw' (encoding): ")
+    assert "smaller picture or fewer at once" in error.hint
+    after = bench.run(GOOD)
+    assert after.success.loaded == ()
+    assert same(before, after)
+
+
+def test_a_model_that_is_gone_since_planning_is_a_load_error(bench: Bench, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text('{"_class_name": "StableDiffusionPipeline"}')
+    plan = bench.plan(document(step(model="model")))
+    index.unlink()
+    ended = bench.run(plan).terminal
+    assert isinstance(ended, RunFailed)
+    assert (ended.error.kind, ended.error.message) == (
+        "LoadError",
+        "'model' is not a diffusers model.",
+    )
+
+
+def test_what_cannot_be_written_as_asked_is_a_result_error(bench: Bench):
+    error = failed(bench, document(step(output_type="{latent}"))).error
+    assert error.kind == "ResultError"
+    assert error.message == "A Tensor cannot be saved as a picture."
+
+
+def test_a_folder_that_cannot_be_written_to_fails_the_run_and_not_the_worker(
+    bench: Bench, tmp_path: Path
+):
+    (tmp_path / "outputs").write_text("a file where the folder should be")
+    finished = bench.run(GOOD)
+    assert isinstance(finished.terminal, RunFailed)
+    assert not any(isinstance(event, ResultSaved) for event in finished.events)
+    (tmp_path / "outputs").unlink()
+    assert bench.run(GOOD).success.loaded == ()
+
+
+def test_a_failing_run_fails_in_the_same_words_again(bench: Bench):
+    first, second = (failed(bench, document(step(prompt=7))).error.message for _ in range(2))
+    assert first == second

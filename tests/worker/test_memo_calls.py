@@ -1,0 +1,206 @@
+"""What one call of `encode_prompt` is known by, what is passed through, what is handed out."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from app.settings import MIB
+from app.worker.device import Device
+from app.worker.loading import Parts, find_parts
+from app.worker.memo import FOLDER, PromptMemo
+from tests.worker.bench import Bench, document, step
+from tests.worker.encoding import counting
+
+
+class Call(NamedTuple):
+    """A pipeline and what is needed to have its prompts remembered."""
+
+    pipeline: Any
+    step: Any
+    parts: Parts
+
+    def remembered_by(self, memo: PromptMemo) -> contextlib.AbstractContextManager[None]:
+        return memo.remembering(self.pipeline, self.step, self.parts, Device("cpu"))
+
+
+@pytest.fixture
+def call(bench: Bench) -> Call:
+    planned = bench.plan(document(step())).steps[0]
+    return Call(bench.assembled(document(step())), planned, find_parts(planned))
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> PromptMemo:
+    return PromptMemo(256 * MIB, tmp_path / FOLDER, 256 * MIB)
+
+
+SIMPLE = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+
+
+def test_what_a_caller_writes_into_its_embeddings_does_not_reach_the_next(
+    call: Call, memo: PromptMemo
+):
+    right = call.pipeline.encode_prompt("a red circle", **SIMPLE)[0].clone()
+    with call.remembered_by(memo), counting() as calls:
+        for _ in range(3):
+            embeddings = call.pipeline.encode_prompt("a red circle", **SIMPLE)[0]
+            assert torch.equal(embeddings, right)
+            embeddings.zero_()
+    assert len(calls) == 1
+
+
+def test_arguments_are_the_same_by_position_by_name_and_by_default(call: Call, memo: PromptMemo):
+    with call.remembered_by(memo), counting() as calls:
+        call.pipeline.encode_prompt("a red circle", torch.device("cpu"), 1, False)
+        call.pipeline.encode_prompt(
+            prompt="a red circle",
+            device=torch.device("cpu"),
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+            clip_skip=None,
+        )
+    assert len(calls) == 1
+
+
+def test_the_pipeline_has_its_own_method_again_whatever_happens(call: Call, memo: PromptMemo):
+    with call.remembered_by(memo):
+        assert "encode_prompt" in vars(call.pipeline)
+    assert "encode_prompt" not in vars(call.pipeline)
+    with pytest.raises(ZeroDivisionError), call.remembered_by(memo):
+        raise ZeroDivisionError
+    assert "encode_prompt" not in vars(call.pipeline)
+
+
+# --- what is passed through, and what comes back as it was ---------------------------------------
+
+
+class Describer(DiffusionPipeline):
+    """A pipeline whose `encode_prompt` takes and returns what real ones do, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_to_config()
+        self.calls = 0
+
+    def encode_prompt(self, prompt: Any, image: Any = None, returned: str = "nested") -> Any:
+        self.calls += 1
+        numbers = torch.full((2, 3), float(len(str(prompt))))
+        match returned:
+            case "nested":
+                return [
+                    numbers.to(torch.bfloat16),
+                    None,
+                    ([numbers.T, numbers > 3], torch.tensor(self.calls)),
+                    [],
+                ]
+            case "bare":
+                return numbers
+            case "view":
+                return numbers.expand(2, 2, 3)
+        return {"text": numbers}
+
+
+@pytest.fixture
+def describer(call: Call) -> Call:
+    return Call(Describer(), call.step, Parts(Describer, Path(), (), {}))
+
+
+def picture(colour: str, size: tuple[int, int] = (4, 2), mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(1),
+        [picture("red"), [torch.zeros(1)]],
+        {"mask": torch.zeros(1)},
+        torch.Generator(),
+        np.zeros(1),
+        object(),
+    ],
+    ids=["tensor", "tensor in lists", "tensor in a mapping", "generator", "array", "object"],
+)
+def test_a_call_with_anything_of_unknown_kind_is_passed_through(
+    describer: Call, memo: PromptMemo, image: Any
+):
+    with describer.remembered_by(memo):
+        for _ in range(2):
+            describer.pipeline.encode_prompt("a red circle", image)
+    assert describer.pipeline.calls == 2
+
+
+def test_pictures_count_by_what_they_show(describer: Call, memo: PromptMemo):
+    different = [
+        None,
+        picture("red"),
+        picture("blue"),
+        picture("red", (2, 4)),
+        picture("red", mode="RGBA"),
+        [picture("red")],
+        picture("red", mode="P"),
+    ]
+    with describer.remembered_by(memo):
+        for image in different:
+            describer.pipeline.encode_prompt("a red circle", image)
+            describer.pipeline.encode_prompt("a red circle", image and _copied(image))
+    assert describer.pipeline.calls == len(different)
+
+
+def _copied(image: Any) -> Any:
+    return [each.copy() for each in image] if isinstance(image, list) else image.copy()
+
+
+def test_values_that_python_holds_equal_are_told_apart(describer: Call, memo: PromptMemo):
+    different = [1, 1.0, True, "1", [1], (1,), {"1": 1}, {1: 1}, None, "None"]
+    with describer.remembered_by(memo):
+        for value in different * 2:
+            describer.pipeline.encode_prompt(value)
+    assert describer.pipeline.calls == len(different)
+
+
+def test_a_result_of_another_kind_is_handed_out_and_not_remembered(
+    describer: Call, memo: PromptMemo
+):
+    with describer.remembered_by(memo):
+        for _ in range(2):
+            result = describer.pipeline.encode_prompt("a red circle", returned="mapping")
+            assert list(result) == ["text"]
+    assert describer.pipeline.calls == 2
+
+
+@pytest.mark.parametrize("returned", ["nested", "bare", "view"])
+def test_lists_tuples_none_and_tensors_come_back_exactly_also_from_disk(
+    describer: Call, memo: PromptMemo, tmp_path: Path, returned: str
+):
+    right = Describer().encode_prompt("a red circle", returned=returned)
+    restarted = PromptMemo(256 * MIB, tmp_path / FOLDER, 256 * MIB)
+    for each in (memo, memo, restarted):
+        with describer.remembered_by(each), torch.inference_mode():
+            equal(describer.pipeline.encode_prompt("a red circle", returned=returned), right)
+        each.write_down()
+    assert describer.pipeline.calls == 1
+
+
+def equal(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    elif one is not None:
+        for each, its in zip(one, other, strict=True):
+            equal(each, its)
+
+
+def test_a_pipeline_without_encode_prompt_is_left_alone(call: Call, memo: PromptMemo):
+    bare = Call(DiffusionPipeline(), call.step, Parts(DiffusionPipeline, Path(), (), {}))
+    with bare.remembered_by(memo):
+        assert not hasattr(bare.pipeline, "encode_prompt")

@@ -1,0 +1,94 @@
+"""The worker says when its memory grows from run to run, and only then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.protocol import MemoryReported
+from tests.worker.bench import SHAPES, Bench, document, step
+
+MB = 1_000_000
+GROWTH = "memory grew by"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A runner that minds far less than the default."""
+    return Bench(tmp_path, growth_warning_bytes=100 * MB)
+
+
+def block_of(megabytes: int) -> bytearray:
+    return bytearray(os.urandom(MB)) * megabytes
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    caplog.clear()
+    return [line for line in said if GROWTH in line]
+
+
+def test_memory_that_grows_between_two_runs_of_a_workflow_is_told_with_its_amount(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    bench.run(document(step()))
+    bench.run(document(step()))
+    assert warnings(caplog) == []
+    leak = block_of(200)
+    bench.run(document(step()))
+    (line,) = warnings(caplog)
+    assert line.startswith("Process memory grew by ")
+    assert line.endswith(" MB between two runs of 'test'")
+    grown = int(line.removeprefix("Process memory grew by ").partition(" ")[0])
+    assert 100 <= grown <= 1.5 * len(leak) / MB
+
+
+def test_memory_that_grew_once_is_told_once(bench: Bench, caplog: pytest.LogCaptureFixture):
+    bench.run(document(step()))
+    leak = block_of(200)
+    bench.run(document(step()))
+    assert len(warnings(caplog)) == 1
+    bench.run(document(step()))
+    assert warnings(caplog) == []
+    del leak
+
+
+def test_a_first_run_has_nothing_to_grow_from(bench: Bench, caplog: pytest.LogCaptureFixture):
+    leak = block_of(200)
+    bench.run(document(step()))
+    assert warnings(caplog) == []
+    del leak
+
+
+def test_a_model_that_another_workflow_loaded_in_between_is_no_growth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    bench = Bench(tmp_path, growth_warning_bytes=10 * MB)
+    shutil.copytree(SHAPES, tmp_path / "copy")
+    one = bench.write(document(step()), "one")
+    two = bench.write(document(step(model="copy")), "two")
+    bench.run(one)
+    bench.run(one)
+    warnings(caplog)
+    block = block_of(100)
+    assert bench.run(two).success.loaded
+    bench.run(one)
+    assert warnings(caplog) == []
+    del block
+
+
+def test_after_every_run_what_is_held_and_used_is_reported(bench: Bench):
+    reports: list[MemoryReported] = []
+    bench.when = lambda event: (
+        reports.append(event) if isinstance(event, MemoryReported) else None
+    )  # fmt: skip
+    bench.run(document(step()))
+    bench.run(document(step(prompt=7)))
+    titles = [[held.title for held in report.held] for report in reports]
+    assert len(titles) == 2
+    assert titles[0] == titles[1]
+    assert "unet of shapes (float32)" in titles[0]
+    assert all(report.memory.resident_bytes > 0 for report in reports)

@@ -1,0 +1,155 @@
+"""What is shown of a picture while it is drawn."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.protocol import Event, Preview, StepProgress
+from app.worker.previews import MAX_EDGE_PX, LatentPreview, find_preview
+from tests.engines import Finished
+from tests.worker.bench import SHAPES, Bench, document, step
+
+RED_GREEN = LatentPreview(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), bias=(0.0, 0.0, -1.0))
+"""Two channels: the first is red, the second green; blue is always off."""
+
+
+def drawn(preview: LatentPreview, latents: torch.Tensor) -> np.ndarray:
+    rendered = preview.render(latents)
+    assert rendered is not None
+    jpeg, width, height = rendered
+    picture = Image.open(io.BytesIO(jpeg))
+    assert (picture.format, picture.size) == ("JPEG", (width, height))
+    return np.asarray(picture)
+
+
+def test_channels_become_colours_by_the_map():
+    latents = torch.full((1, 2, 8, 8), -1.0)
+    latents[:, 0] = 1.0
+    colour = drawn(RED_GREEN, latents).reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(colour, (255, 0, 0), atol=4)
+
+
+def test_what_lies_outside_the_range_is_cut_off_and_does_not_wrap_around():
+    latents = torch.stack([torch.full((8, 8), 50.0), torch.full((8, 8), -50.0)])[None]
+    colour = drawn(RED_GREEN, latents).reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(colour, (255, 0, 0), atol=4)
+
+
+def test_the_first_of_several_pictures_is_shown():
+    latents = torch.full((2, 2, 8, 8), -1.0)
+    latents[1] = 1.0
+    assert drawn(RED_GREEN, latents).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("latent", "shown"),
+    [((16, 16), (128, 128)), ((8, 16), (64, 128)), ((64, 64), (256, 256)), ((96, 64), (192, 128))],
+)
+def test_it_is_as_large_as_the_picture_but_no_larger_than_a_glance_needs(
+    latent: tuple[int, int], shown: tuple[int, int]
+):
+    picture = drawn(RED_GREEN, torch.zeros(1, 2, *latent))
+    assert picture.shape == (*shown, 3)
+    assert max(shown) <= MAX_EDGE_PX
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_latents_of_half_precision_can_be_shown(dtype: torch.dtype):
+    assert drawn(RED_GREEN, torch.zeros(1, 2, 8, 8, dtype=dtype)).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 16), (1, 2, 3, 8, 8), (1, 4, 8, 8)])
+def test_latents_of_a_form_the_map_does_not_know_are_not_guessed_at(shape: tuple[int, ...]):
+    assert RED_GREEN.render(torch.zeros(shape)) is None
+
+
+# --- which map -----------------------------------------------------------------------------------
+
+
+def test_the_map_beside_the_model_is_used_whatever_the_family(tmp_path: Path):
+    fit = {"latent_rgb_factors": [[0, 0, 0]] * 3, "latent_rgb_bias": [-1, -1, 1]}
+    (tmp_path / "preview.json").write_text(json.dumps(fit))
+    preview = find_preview(tmp_path, "FluxPipeline")
+    assert preview is not None
+    colour = drawn(preview, torch.randn(1, 3, 8, 8)).reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(colour, (0, 0, 255), atol=4)
+
+
+@pytest.mark.parametrize(
+    ("family", "known"),
+    [("StableDiffusionPipeline", True), ("StableDiffusionInpaintPipeline", True),
+     ("StableDiffusionXLImg2ImgPipeline", True), ("StableDiffusion3Pipeline", False),
+     ("FluxPipeline", False), ("WanPipeline", False)],
+)  # fmt: skip
+def test_without_one_the_family_decides(tmp_path: Path, family: str, known: bool):
+    assert (find_preview(tmp_path, family) is not None) == known
+
+
+def test_each_family_has_its_own_map(tmp_path: Path):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    one, other = (find_preview(tmp_path, f"StableDiffusion{kind}Pipeline") for kind in ("", "XL"))
+    assert one is not None
+    assert other is not None
+    assert not np.array_equal(drawn(one, latents), drawn(other, latents))
+
+
+# --- in a run ------------------------------------------------------------------------------------
+
+
+def shown(finished: Finished) -> list[Preview]:
+    assert finished.success
+    return [event for event in finished.events if isinstance(event, Preview)]
+
+
+@pytest.fixture
+def eager(tmp_path: Path) -> Bench:
+    """A runner that makes a preview of every step."""
+    return Bench(tmp_path, preview_interval_s=1e-9)
+
+
+def test_a_watched_run_shows_every_step_when_there_is_time(eager: Bench):
+    previews = shown(eager.run(document(step(num_inference_steps=4)), previews=True))
+    assert len(previews) == 4
+    assert previews[0].jpeg != previews[-1].jpeg
+
+
+def test_a_run_nobody_watches_makes_none(eager: Bench):
+    assert shown(eager.run(document(), previews=False)) == []
+
+
+def test_watching_may_begin_and_end_in_the_midst_of_a_run(eager: Bench):
+    watched = eager.runner.signals.watched
+
+    def when(event: Event) -> None:
+        if isinstance(event, StepProgress) and event.done == 2:
+            watched.add(event.run_id)
+        elif isinstance(event, StepProgress) and event.done == 4:
+            watched.discard(event.run_id)
+
+    eager.when = when
+    finished = eager.run(document(step(num_inference_steps=5)))
+    assert len(shown(finished)) == 2
+
+
+def test_previews_are_no_more_frequent_than_the_settings_say(tmp_path: Path):
+    calm = Bench(tmp_path, preview_interval_s=3600)
+    assert len(shown(calm.run(document(step(num_inference_steps=4)), previews=True))) <= 1
+
+
+def test_previews_change_nothing_about_the_result(eager: Bench):
+    watched, alone = (eager.run(document(), previews=previews) for previews in (True, False))
+    first, second = (Path(run.results[0].path) for run in (watched, alone))
+    assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
+
+
+def test_the_bundled_model_has_a_map_for_its_own_latents():
+    preview = find_preview(Path(SHAPES), "StableDiffusionPipeline")
+    assert preview is not None
+    assert drawn(preview, torch.zeros(1, 4, 16, 16)).shape == (128, 128, 3)

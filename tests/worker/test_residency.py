@@ -1,0 +1,234 @@
+"""The table of what is held, and who has to leave it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.protocol import Place
+from app.worker.residency import Entry, Residency, WorkflowUses, choose_evictions
+
+NOW = 100.0
+
+
+def entry(
+    key: str,
+    weight_bytes: int = 10,
+    *,
+    last_used: float = 0.0,
+    leases: int = 0,
+    **more: Any,
+) -> Entry:
+    more = {"load_s": 1.0, **more}
+    return Entry(
+        key, f"{key} of test", object(), weight_bytes, last_used=last_used, leases=leases, **more
+    )
+
+
+def evicted(
+    entries: list[Entry], missing: int, later: Sequence[str] = (), place: Place = "device"
+) -> list[str]:
+    return choose_evictions(entries, missing, place, NOW, later)
+
+
+# --- who has to leave ----------------------------------------------------------------------------
+
+
+def test_nothing_leaves_while_there_is_room():
+    assert evicted([entry("unet")], missing=0) == []
+
+
+def test_the_least_recently_used_leaves_first_and_no_more_than_it_takes():
+    held = [entry("new", last_used=3), entry("old", last_used=1), entry("mid", last_used=2)]
+    assert evicted(held, missing=15) == ["old", "mid"]
+
+
+def test_of_two_as_old_the_one_that_gives_more_for_its_return_leaves_first():
+    assert evicted([entry("small", 10), entry("big", 20)], missing=5) == ["big"]
+    dear, cheap = entry("converted", load_s=9.0), entry("mapped", load_s=0.1)
+    assert evicted([dear, cheap], missing=5) == ["mapped"]
+
+
+def test_what_is_in_use_or_pinned_stays_however_old_it_is():
+    held = [entry("busy", leases=1), entry("pinned", pinned=True), entry("idle", last_used=9)]
+    assert evicted(held, missing=50) == ["idle"]
+
+
+def test_what_the_run_needs_later_leaves_last_and_what_it_needs_last_first():
+    held = [entry("next"), entry("last"), entry("idle", last_used=90)]
+    assert evicted(held, missing=30, later=["next", "last"]) == ["idle", "last", "next"]
+
+
+def test_a_tokenizer_stays_since_it_would_give_nothing_back():
+    assert evicted([entry("tokenizer", 0), entry("unet", last_used=9)], missing=5) == ["unet"]
+
+
+def test_what_is_elsewhere_stays():
+    held = [entry("in ram", place="ram"), entry("on device")]
+    assert evicted(held, missing=50) == ["on device"]
+    assert evicted(held, missing=50, place="ram") == ["in ram"]
+
+
+def test_pages_of_a_file_are_no_ram_in_use_so_dropping_them_gives_nothing():
+    held = [entry("mapped", place="ram", file_backed_bytes=10), entry("own", place="ram")]
+    assert evicted(held, missing=50, place="ram") == ["own"]
+    assert [each.bytes_in("ram") for each in held] == [0, 10]
+
+
+entries_strategy = st.lists(
+    st.builds(
+        entry,
+        key=st.uuids().map(str),
+        weight_bytes=st.integers(0, 50),
+        last_used=st.floats(0, NOW),
+        leases=st.integers(0, 2),
+        pinned=st.booleans(),
+        load_s=st.floats(0, 10),
+    ),
+    max_size=12,
+)
+
+
+@given(held=entries_strategy, missing=st.integers(0, 200), data=st.data())
+def test_what_leaves_is_idle_and_just_enough(held: list[Entry], missing: int, data: st.DataObject):
+    later = data.draw(st.permutations([each.key for each in held[::2]]))
+    chosen = evicted(held, missing, later)
+    by_key = {each.key: each for each in held}
+    idle = {e.key for e in held if not e.leases and not e.pinned and e.weight_bytes}
+    assert set(chosen) <= idle
+    assert len(set(chosen)) == len(chosen)
+    given_back = [by_key[key].weight_bytes for key in chosen]
+    if chosen:
+        assert sum(given_back[:-1]) < missing, "the last one left for nothing"
+    if set(chosen) != idle:
+        assert sum(given_back) >= missing, "room was to be had and was not made"
+    needed = [key in later for key in chosen]
+    assert needed == sorted(needed), "what the run needs left before what nobody needs"
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def residency() -> Residency:
+    table = Residency()
+    for key in ("unet", "vae"):
+        table.hold(Entry(key, f"{key} of test", f"the {key}", 10))
+    return table
+
+
+def test_a_lease_gives_the_components_by_their_keys(residency: Residency):
+    with residency.lease(["vae", "unet"], "flow") as components:
+        assert components == {"unet": "the unet", "vae": "the vae"}
+
+
+def test_nothing_can_be_dropped_inside_its_lease_not_even_beside_something_idle(
+    residency: Residency,
+):
+    with (
+        residency.lease(["unet"], "flow"),
+        pytest.raises(RuntimeError, match="unet of test"),
+    ):
+        residency.drop(["vae", "unet"], reason="memory was freed")
+    assert "vae" in residency
+    assert "unet" in residency
+
+
+def test_a_lease_ends_however_its_block_ends(residency: Residency):
+    with pytest.raises(ZeroDivisionError), residency.lease(["unet"], "flow"):
+        raise ZeroDivisionError
+    residency.drop(["unet"], reason="memory was freed")
+    assert "unet" not in residency
+
+
+def test_what_two_lease_is_free_when_both_are_done(residency: Residency):
+    with residency.lease(["unet"], "one"):
+        with residency.lease(["unet"], "two"):
+            pass
+        assert [entry.leases for entry in residency.entries] == [1, 0]
+        with pytest.raises(RuntimeError):
+            residency.drop(["unet"], reason="memory was freed")
+    assert [entry.leases for entry in residency.entries] == [0, 0]
+
+
+def test_a_lease_of_something_that_is_not_held_leaves_no_lease_behind(residency: Residency):
+    with pytest.raises(KeyError), residency.lease(["unet", "gone"], "flow"):
+        pytest.fail("there was nothing to lease")
+    residency.drop(["unet"], reason="memory was freed")
+
+
+def test_the_status_says_who_used_what_and_the_last_use_is_the_end_of_the_lease(
+    residency: Residency,
+):
+    before = residency.described()[0].last_used
+    for workflow in ("two", "one", "two"):
+        with residency.lease(["unet"], workflow):
+            pass
+    unet, vae = residency.described()
+    assert (unet.key, unet.title, unet.weight_bytes) == ("unet", "unet of test", 10)
+    assert (unet.used_by, vae.used_by) == (("one", "two"), ())
+    assert unet.last_used >= before
+
+
+def test_what_is_dropped_is_told_and_logged_with_the_reason(
+    residency: Residency, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO, logger="app"):
+        dropped = residency.drop(["unet", "never held"], reason="memory was freed")
+    assert [component.title for component in dropped] == ["unet of test"]
+    assert caplog.messages == ["Dropping unet of test: memory was freed"]
+    assert [entry.key for entry in residency.entries] == ["vae"]
+
+
+def test_the_status_says_what_left_last_and_why(residency: Residency):
+    assert residency.last_departure is None
+    residency.move(["unet"], "ram", reason="room for another")
+    departure = residency.last_departure
+    assert departure is not None
+    assert (departure.titles, departure.what) == (("unet of test",), "moved to RAM")
+    residency.drop(["vae"], reason="memory was freed")
+    departure = residency.last_departure
+    assert departure is not None
+    assert (departure.titles, departure.reason) == (("vae of test",), "memory was freed")
+
+
+def test_budgets_count_what_is_in_each_place(residency: Residency):
+    assert (residency.bytes_in("device"), residency.bytes_in("ram")) == (20, 0)
+    residency.move(["unet"], "ram", reason="room for another")
+    assert (residency.bytes_in("device"), residency.bytes_in("ram")) == (10, 10)
+
+
+# --- what a changed workflow leaves behind -------------------------------------------------------
+
+
+def test_a_new_workflow_and_an_unchanged_one_leave_nothing_behind():
+    uses = WorkflowUses()
+    assert uses.begin("a.json", "1", {"unet"}) is None
+    assert uses.begin("a.json", "1", {"unet"}) is None
+
+
+def test_a_changed_workflow_leaves_behind_what_it_no_longer_uses():
+    uses = WorkflowUses()
+    uses.begin("a.json", "1", {"unet", "vae"})
+    assert uses.begin("a.json", "2", {"vae", "transformer"}) == {"unet"}
+    assert uses.begin("a.json", "3", {"vae", "transformer"}) == set()
+
+
+def test_what_another_workflow_uses_is_not_left_behind():
+    uses = WorkflowUses()
+    uses.begin("a.json", "1", {"unet", "vae"})
+    uses.begin("b.json", "1", {"unet"})
+    assert uses.begin("a.json", "2", set()) == {"vae"}
+    assert uses.begin("b.json", "2", set()) == {"unet"}
+
+
+def test_every_model_a_person_chose_for_an_unchanged_workflow_counts_as_used_by_it():
+    uses = WorkflowUses()
+    uses.begin("choose.json", "1", {"model a"})
+    assert uses.begin("choose.json", "1", {"model b"}) is None
+    assert uses.begin("choose.json", "2", {"model b"}) == {"model a"}

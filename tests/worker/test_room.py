@@ -1,0 +1,211 @@
+"""Before a load, room is made: by what is idle, never by what the run itself needs now."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import TooLarge
+from app.protocol import Budgets, DropComponents, FreeMemory, MemoryFreed, PinComponent, RunFailed
+from app.worker.placement import offload_for
+from app.workflow.plan import ModelSource, PipelineStep
+from tests.doubles.accelerator import Accelerator
+from tests.engines import Finished
+from tests.worker.bench import SHAPES, Bench, document, pixels, same, step
+
+MODEL_BYTES = 22_280_428
+"""Weights of the bundled model; the tests' three models are copies of it."""
+
+
+WEIGHTED = ("AutoencoderKL", "CLIPTextModel", "UNet2DConditionModel")
+"""Its components that have weights, in the order they are loaded."""
+PLACES = ("device", "ram")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        shutil.copytree(SHAPES, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def crowded(models: Path) -> Bench:
+    """A runner with room for one model."""
+    return Bench(models, device_budget=MODEL_BYTES)
+
+
+def draw(bench: Bench, *models: str, **changes: Any) -> Finished:
+    steps = [step(f"draw_{model}", model=model) for model in models]
+    name = "-".join(models)
+    return bench.run(bench.write(document(*steps, id=name, **changes), name))
+
+
+def held(bench: Bench) -> set[str]:
+    """Models of which weights are held."""
+    entries = (entry for entry in bench.runner.residency.entries if entry.weight_bytes)
+    return {entry.title.split(" of ")[1].split(" ")[0] for entry in entries}
+
+
+def pin(bench: Bench, model: str, pinned: bool = True) -> None:
+    for entry in bench.runner.residency.entries:
+        if f" of {model} " in entry.title:
+            bench.runner.pin(PinComponent(key=entry.key, pinned=pinned))
+
+
+def test_what_is_idle_leaves_for_what_is_loaded_and_the_log_says_why(
+    crowded: Bench, caplog: pytest.LogCaptureFixture
+):
+    assert draw(crowded, "a").success
+    with caplog.at_level(logging.INFO, logger="app"):
+        assert draw(crowded, "b").success
+    assert held(crowded) == {"b"}
+    line = next(line for line in caplog.messages if line.startswith("Dropping unet of a"))
+    assert line.endswith("and 22 MB may be held")
+    departure = crowded.runner.residency.last_departure
+    assert departure is not None
+    assert departure.reason.startswith("'b' loads ")
+
+
+def test_with_room_for_one_the_other_comes_back_with_the_same_picture(crowded: Bench):
+    first = draw(crowded, "a")
+    draw(crowded, "b")
+    again = draw(crowded, "a")
+    assert again.success.loaded
+    assert same(first, again)
+
+
+def test_with_room_for_both_nobody_leaves(models: Path):
+    roomy = Bench(models, device_budget=3 * MODEL_BYTES)
+    for name in ("a", "b"):
+        assert draw(roomy, name).success
+    assert held(roomy) == {"a", "b"}
+    assert draw(roomy, "a").success.loaded == ()
+
+
+def test_a_run_with_more_models_than_fit_at_once_has_them_take_turns(crowded: Bench):
+    alone, both = draw(crowded, "b"), draw(crowded, "a", "b")
+    assert held(crowded) == {"b"}
+    (last,) = pixels(alone)
+    assert (pixels(both)[1] == last).all()
+
+
+def test_what_a_later_step_needs_stays_longer_than_what_nobody_needs(models: Path):
+    two = Bench(models, device_budget=2 * MODEL_BYTES)
+    draw(two, "b")
+    draw(two, "c")
+    assert not any(" of b " in title for title in draw(two, "a", "b").success.loaded)
+    assert held(two) == {"a", "b"}
+
+
+def test_what_does_not_fit_at_all_is_refused_before_anybody_leaves(crowded: Bench):
+    draw(crowded, "a")
+    half = Budgets(device_bytes=MODEL_BYTES // 2, ram_bytes=0)
+    crowded.runner.placement.budgets = half
+    failed = draw(crowded, "b").terminal
+    assert isinstance(failed, RunFailed)
+    assert failed.error.kind == "TooLarge"
+    assert failed.error.message == (
+        "Step 'draw_b' needs 0.0223 GB of weights at once; 0.0111 GB may be held."
+    )
+    assert held(crowded) == {"a"}
+
+
+def test_what_is_pinned_stays_and_a_load_that_would_need_its_room_is_refused(crowded: Bench):
+    draw(crowded, "a")
+    pin(crowded, "a")
+    failed = draw(crowded, "b").terminal
+    assert isinstance(failed, RunFailed)
+    assert "beside what is pinned: " in failed.error.message
+    assert "a" in held(crowded)
+    pin(crowded, "a", pinned=False)
+    assert draw(crowded, "b").success
+    assert held(crowded) == {"b"}
+
+
+def test_free_gives_back_what_is_pinned_too(crowded: Bench):
+    draw(crowded, "a")
+    pin(crowded, "a")
+    told: list[Any] = []
+    crowded.when = told.append
+    crowded.runner.free(FreeMemory(request_id="free"))
+    assert held(crowded) == set()
+    (freed,) = [event for event in told if isinstance(event, MemoryFreed)]
+    assert freed.seconds > 0
+    assert {item.title for item in freed.dropped if item.pinned}
+
+
+def test_one_thing_can_be_dropped_and_only_that_is_loaded_again(crowded: Bench):
+    draw(crowded, "a")
+    (unet,) = [e for e in crowded.runner.residency.entries if e.title.startswith("unet")]
+    crowded.runner.drop(DropComponents(keys=(unet.key,), reason="somebody asked for it"))
+    assert draw(crowded, "a").success.loaded == (unet.title,)
+
+
+# --- an accelerator's memory and the machine's ---------------------------------------------------
+
+
+def test_from_the_device_it_goes_to_ram_and_comes_back_without_a_load(models: Path):
+    accelerator = Accelerator()
+    bench = Bench(models, accelerator, device_budget=MODEL_BYTES, ram_budget=4 * MODEL_BYTES)
+    first = draw(bench, "a")
+    assert accelerator.moves == [(name, "device") for name in WEIGHTED]
+    draw(bench, "b")
+    assert set(accelerator.moves) == {(name, place) for name in WEIGHTED for place in PLACES}
+    departure = bench.runner.residency.last_departure
+    assert departure is not None
+    assert departure.what == "moved to RAM"
+    again = draw(bench, "a")
+    assert again.success.loaded == ()
+    assert same(first, again)
+    assert bench.runner.residency.bytes_in("device") == MODEL_BYTES
+
+
+def test_where_ram_is_full_too_it_goes_for_good(models: Path):
+    bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES, ram_budget=1000)
+    draw(bench, "a")
+    draw(bench, "b")
+    assert held(bench) == {"b"}
+
+
+# --- how a step's parts take turns on an accelerator ---------------------------------------------
+
+
+def offload(
+    wanted: str | None, *sizes_bytes: int, device: int = 100, ram: int = 1000
+) -> str | None:
+    wanting = PipelineStep(
+        name="draw",
+        place="steps[0]",
+        pipeline_class="diffusers.StableDiffusionPipeline",
+        source=ModelSource(model="a"),
+        offload=wanted,
+        arguments={},
+        seed=0,
+    )
+    return offload_for(wanting, sizes_bytes, Budgets(device_bytes=device, ram_bytes=ram))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sizes_bytes", "chosen"),
+    [
+        (None, (60, 40), None),
+        (None, (60, 41), "model"),
+        ("model", (10, 10), "model"),
+        ("sequential", (500, 10), "sequential"),
+    ],
+)
+def test_a_document_is_obeyed_and_what_it_leaves_open_is_decided_by_what_fits(
+    wanted: str | None, sizes_bytes: tuple[int, ...], chosen: str | None
+):
+    assert offload(wanted, *sizes_bytes) == chosen
+
+
+@pytest.mark.parametrize("wanted", [None, "model"])
+def test_a_part_that_is_larger_than_the_device_is_refused(wanted: str | None):
+    with pytest.raises(TooLarge, match="at once"):
+        offload(wanted, 101, 10)

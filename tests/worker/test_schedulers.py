@@ -1,0 +1,84 @@
+"""The scheduler of a step: the model's own or the document's, and new in every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from tests.worker.bench import Bench, document, pixels, step
+
+NO_CHECKER = {"safety_checker": None}
+
+
+def flow_matching(tmp_path: Path) -> str:
+    from tests.standins import build_sd3
+
+    build_sd3(tmp_path / "model")
+    return "3"
+
+
+def scheduler(bench: Bench, kind: str = "", **changes: Any) -> Any:
+    blocks = {"scheduler": changes} if changes else {}
+    loading = {} if kind else NO_CHECKER
+    wanted = step(model="model", kind=kind, loading=loading, blocks=blocks)
+    return bench.assembled(document(wanted)).scheduler
+
+
+def test_the_models_own_scheduler_is_used_unless_the_document_says_otherwise(
+    bench: Bench, model: Path
+):
+    assert type(scheduler(bench)) is diffusers.PNDMScheduler
+
+
+def test_another_class_takes_over_the_models_settings(bench: Bench, model: Path):
+    changed = scheduler(bench, configuration={"scheduler_type": "EulerDiscreteScheduler"})
+    assert type(changed) is diffusers.EulerDiscreteScheduler
+    assert changed.config.beta_end == scheduler(bench).config.beta_end != 0.02
+
+
+def test_settings_of_the_document_win_over_the_models(bench: Bench, model: Path):
+    changed = scheduler(
+        bench,
+        configuration={"scheduler_type": "EulerDiscreteScheduler"},
+        from_config_args={"use_karras_sigmas": True, "beta_end": 0.5},
+    )
+    assert changed.config.use_karras_sigmas is True
+    assert changed.config.beta_end == 0.5
+    kept = scheduler(bench, from_config_args={"beta_end": 0.25})
+    assert (type(kept), kept.config.beta_end) == (diffusers.PNDMScheduler, 0.25)
+
+
+def test_shift_moves_the_noise_of_a_flow_matching_scheduler(bench: Bench, tmp_path: Path):
+    kind = flow_matching(tmp_path)
+    sigmas = {}
+    for shift in (None, 1.0, 9.0):
+        one = scheduler(bench, kind, **({"shift": shift} if shift else {}))
+        one.set_timesteps(5)
+        sigmas[shift] = one.sigmas
+    assert (sigmas[9.0][1:-1] > sigmas[None][1:-1]).all()
+    assert (sigmas[1.0][1:-1] < sigmas[None][1:-1]).all()
+
+
+def test_shift_on_a_scheduler_without_one_is_refused_with_its_place(bench: Bench, model: Path):
+    error = bench.refused(document(step(model="model", blocks={"scheduler": {"shift": 3.0}})))
+    assert error.message == "The scheduler PNDMScheduler has no shift."
+    assert "steps[0].pipeline.scheduler" in error.hint
+
+
+def test_every_run_has_a_scheduler_of_its_own(bench: Bench, tmp_path: Path):
+    """PNDM keeps the last model outputs: with one scheduler for all, runs would see each other."""
+    changed = {
+        "configuration": {"scheduler_type": "PNDMScheduler"},
+        "from_config_args": {"skip_prk_steps": True},
+    }
+    few = document(step(num_inference_steps=5, blocks={"scheduler": changed}), id="few")
+    many = document(step(num_inference_steps=9, blocks={"scheduler": changed}), id="many")
+    plain = document(step(num_inference_steps=5), id="plain")
+    first = [pixels(bench.run(each))[0] for each in (plain, few)]
+    bench.run(many)
+    second = [pixels(bench.run(each))[0] for each in (plain, few)]
+    assert (first[0] != first[1]).any(), "the change of scheduler changes nothing"
+    for before, after in zip(first, second, strict=True):
+        assert (before == after).all()

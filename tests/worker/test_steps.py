@@ -1,0 +1,193 @@
+"""One call of a pipeline, or one for every combination of the results it refers to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.protocol import PhaseChanged, RunFailed, StepProgress, StepStarted
+from tests.worker.bench import Bench, Document, document, pixels, same, step
+
+SMALL = {"width": 64, "height": 64}
+
+
+def sketches(count: int, name: str = "sketch", **changes: Any) -> Document:
+    """A step that draws so many pictures, each of them another one."""
+    return step(name, num_images_per_prompt=count, **{**SMALL, **changes})
+
+
+def unsaved(drawing: Document) -> Document:
+    return {**drawing, "result": {**drawing["result"], "save": False}}
+
+
+def vary(image: Any = "previous_result:sketch", **arguments: Any) -> Document:
+    return step("vary", kind="Img2Img", image=image, strength=0.5, **arguments)
+
+
+# --- how often a step runs -----------------------------------------------------------------------
+
+
+def test_a_step_runs_once_for_each_result_it_refers_to(bench: Bench):
+    finished = bench.run(document(sketches(3), vary()))
+    varied = [result for result in finished.results if result.step == "vary"]
+    assert finished.success
+    assert [result.index for result in varied] == [0, 1, 2]
+    pictures = pixels(finished)
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures) == 6
+
+
+def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench, tmp_path: Path):
+    """The width of what is drawn tells which result stood where."""
+    widths, heights = sketches(1, "wide", width=64), sketches(1, "high", height=72)
+    finished = bench.run(
+        document(
+            unsaved(sketches(2, "first", width=64, height=64)),
+            unsaved(widths),
+            unsaved(heights),
+            step(
+                "fill",
+                kind="Inpaint",
+                image="previous_result:first",
+                mask_image="previous_result:first",
+                width="previous_result:wide.width",
+                height="previous_result:high.height",
+                strength=1.0,
+            ),
+        )
+    )
+    assert finished.success
+    assert [(r.width, r.height, r.index) for r in finished.results] == [
+        (64, 72, index) for index in range(4)
+    ]
+
+
+def test_the_first_reference_changes_slowest(bench: Bench, tmp_path: Path):
+    """Of red and blue: red red, red blue, blue red, blue blue."""
+    for colour in ("red", "blue"):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{colour}.png")
+    hardly = {"prompt": ["a square"] * 2, "strength": 0.05, "num_inference_steps": 20}
+    start = step("start", kind="Img2Img", image=["red.png", "blue.png"], **hardly)
+    pairs = step("pairs", kind="Img2Img", image=["previous_result:start"] * 2, **hardly)
+    finished = bench.run(document(unsaved(start), pairs))
+    reds_and_blues = [picture.mean(axis=(0, 1))[[0, 2]] for picture in pixels(finished)]
+    seen = ["red" if red > blue else "blue" for red, blue in reds_and_blues]
+    assert seen == ["red", "red", "red", "blue", "blue", "red", "blue", "blue"]
+
+
+def test_more_combinations_than_anybody_means_are_refused_before_the_first_call(bench: Bench):
+    finished = bench.run(document(sketches(2), vary(["previous_result:sketch"] * 14)))
+    assert isinstance(finished.terminal, RunFailed)
+    assert finished.terminal.error.message == "Step 'vary' would run 16384 times; 10000 at most."
+    started = [event.step for event in finished.events if isinstance(event, StepStarted)]
+    assert started == ["sketch", "vary"]
+    assert {e.step for e in finished.events if isinstance(e, StepProgress)} == {"sketch"}
+
+
+def test_a_property_that_results_do_not_have_is_named(bench: Bench):
+    finished = bench.run(document(sketches(1), step("next", width="previous_result:sketch.wide")))
+    assert isinstance(finished.terminal, RunFailed)
+    assert finished.terminal.error.message == (
+        "A Image of step 'sketch' has no 'wide', which 'next' refers to."
+    )
+
+
+def test_a_sub_workflow_that_takes_one_picture_is_not_handed_two(bench: Bench):
+    child = vary("variable:image")
+    bench.write(document(child, id="child", variables={"image": None}), "child")
+    call = {
+        "name": "call",
+        "workflow": {"path": "child.json", "arguments": {"image": "previous_result:sketch"}},
+    }
+    assert bench.run(document(sketches(1), call)).success
+    finished = bench.run(document(sketches(2), call))
+    assert isinstance(finished.terminal, RunFailed)
+    assert finished.terminal.error.message == (
+        "Step 'sketch' made 2 results, but a sub-workflow takes one."
+    )
+
+
+# --- what a step is given ------------------------------------------------------------------------
+
+
+def test_a_result_that_is_not_saved_is_still_there_for_the_next_step(bench: Bench):
+    kept = bench.run(document(sketches(1), vary()))
+    dropped = bench.run(document(unsaved(sketches(1)), vary()))
+    assert [result.step for result in dropped.results] == ["vary"]
+    assert dropped.results[0].final
+    assert np.array_equal(pixels(dropped)[0], pixels(kept)[1])
+
+
+def test_a_picture_is_turned_as_its_camera_says_and_has_three_channels(
+    bench: Bench, tmp_path: Path
+):
+    turned = Image.new("RGBA", (64, 128), (200, 30, 30, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    turned.save(tmp_path / "turned.png", exif=exif)
+    (result,) = bench.run(document(vary("turned.png"))).results
+    assert (result.width, result.height) == (128, 64)
+
+
+def test_one_generator_serves_all_calls_of_a_step(bench: Bench, tmp_path: Path):
+    """So the dialect has it: equal calls of one step draw on, they do not begin again."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    twice = step("twice", width="previous_result:sketch.width", height=64)
+    first, second = pixels(bench.run(document(unsaved(sketches(2)), twice)))
+    assert not np.array_equal(first, second)
+
+
+def test_a_step_with_a_seed_of_its_own_draws_the_same_whatever_the_runs_seed(bench: Bench):
+    fixed = step()
+    fixed["pipeline"]["seed"] = 5
+    one, other = (bench.run(document(fixed), seed=seed) for seed in (1, 2))
+    assert same(one, other)
+    assert one.results[0].seed == 5
+    assert not same(bench.run(document(), seed=1), bench.run(document(), seed=2))
+
+
+def test_without_a_generator_the_seed_means_nothing(bench: Bench):
+    free = step()
+    free["pipeline"]["configuration"]["no_generator"] = True
+    assert not same(bench.run(document(free), seed=1), bench.run(document(free), seed=1))
+
+
+# --- what a step tells ---------------------------------------------------------------------------
+
+
+def test_a_call_tells_its_phases_and_every_denoiser_step_in_order(bench: Bench):
+    finished = bench.run(document(step(num_inference_steps=3)))
+    phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
+    assert phases == ["loading", "encoding", "denoising", "decoding", "saving"]
+    steps = [event for event in finished.events if isinstance(event, StepProgress)]
+    assert [(event.done, event.total) for event in steps] == [(1, 3), (2, 3), (3, 3)]
+    first, second, last = (event.seconds_left for event in steps)
+    assert first is None, "what came before the first step says nothing about the pace"
+    assert second is not None
+    assert second > last == 0
+
+
+def test_a_total_counts_the_steps_that_are_really_made(bench: Bench, tmp_path: Path):
+    """With half the strength only half of the steps are made."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    finished = bench.run(document(vary("red.png", num_inference_steps=8)))
+    steps = [event for event in finished.events if isinstance(event, StepProgress)]
+    assert [(event.done, event.total) for event in steps] == [(n, 4) for n in (1, 2, 3, 4)]
+
+
+def test_each_step_of_a_plan_is_announced_with_its_number(bench: Bench):
+    finished = bench.run(document(sketches(1), vary()))
+    started = [event for event in finished.events if isinstance(event, StepStarted)]
+    assert [(e.step, e.index, e.count) for e in started] == [("sketch", 0, 2), ("vary", 1, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_time_is_told_by_what_it_went_into(bench: Bench, count: int):
+    timings = bench.run(document(sketches(count))).success.timings
+    assert timings.load_s > 0
+    assert timings.compute_s > 0
+    assert timings.save_s > 0
+    assert timings.load_s + timings.compute_s + timings.save_s <= timings.total_s

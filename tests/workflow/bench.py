@@ -1,0 +1,92 @@
+"""A place with a model and pictures, where a test writes documents and plans them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.errors import BadRequest
+from app.settings import PathSettings
+from app.workflow.plan import Plan
+from app.workflow.planner import make_plan
+
+Document = dict[str, Any]
+MODEL = "../models/tiny"
+
+
+class Bench:
+    """Workflows in one folder, one model, and a folder of uploaded pictures."""
+
+    def __init__(self, root: Path) -> None:
+        self.workflows = root / "workflows"
+        self.model = root / "models" / "tiny"
+        self.media = root / "media"
+        for folder in (self.workflows, self.model, self.media):
+            folder.mkdir(parents=True)
+        index = {"_class_name": "StableDiffusionPipeline"}
+        (self.model / "model_index.json").write_text(json.dumps(index))
+        self.paths = PathSettings(
+            workflows=(self.workflows,), models=(root / "models",), media=(self.media,)
+        )
+
+    def write(self, document: object, name: str = "flow.json") -> Path:
+        """Keep the document (text as it is, all else as JSON) under this name."""
+        file = self.workflows / name
+        file.write_text(document if isinstance(document, str) else json.dumps(document))
+        return file
+
+    def picture(self, name: str = "upload.png", folder: Path | None = None) -> Path:
+        file = (folder or self.media) / name
+        Image.new("RGB", (8, 8), "red").save(file)
+        return file
+
+    def plan(self, document: object, seed: int | None = None, **inputs: Any) -> Plan:
+        return make_plan(self.write(document), inputs, paths=self.paths, seed=seed)
+
+    def refused(self, document: object, **inputs: Any) -> BadRequest:
+        """The error with which planning this is refused."""
+        with pytest.raises(BadRequest) as caught:
+            self.plan(document, **inputs)
+        return caught.value
+
+    def problems(self, document: object, **inputs: Any) -> dict[str, str]:
+        """What is said to be wrong with this, by its place."""
+        return told(self.refused(document, **inputs))
+
+
+def told(error: BadRequest) -> dict[str, str]:
+    """Message and hint of every problem, by its place."""
+    return {found.place: f"{found.message} {found.hint}".strip() for found in error.problems}
+
+
+def drawing(**changes: Any) -> Document:
+    """A document of one step; `changes` replaces top-level keys."""
+    document: Document = {
+        "id": "drawing",
+        "variables": {"prompt": "a red circle", "steps": 20},
+        "steps": [step()],
+    }
+    return {**document, **changes}
+
+
+def step(name: str = "draw", **changes: Any) -> Document:
+    """A pipeline step; `changes` replaces keys of its pipeline block."""
+    pipeline = {
+        "configuration": {"component_type": "StableDiffusionPipeline"},
+        "from_pretrained_arguments": {"model_name": MODEL},
+        "arguments": {"prompt": "variable:prompt", "num_inference_steps": "variable:steps"},
+    }
+    return {
+        "name": name,
+        "pipeline": {**pipeline, **changes},
+        "result": {"content_type": "image/png"},
+    }
+
+
+def sub(path: str, name: str = "sub", **arguments: Any) -> Document:
+    """A step that runs another workflow."""
+    return {"name": name, "workflow": {"path": path, "arguments": arguments}}

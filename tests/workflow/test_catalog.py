@@ -1,0 +1,175 @@
+"""Which workflows there are, what they ask for, and whether they are ready here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import UnknownWorkflow
+from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.workflow.catalog import Catalog, CatalogEntry
+from tests.workflow.bench import MODEL, Bench, drawing, step
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+@pytest.fixture
+def catalog(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """The bench's workflows, and a hub cache that is empty."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return Catalog(bench.paths)
+
+
+def only(catalog: Catalog) -> CatalogEntry:
+    (entry,) = catalog.entries()
+    return entry
+
+
+def loading(model: Any) -> dict[str, Any]:
+    return drawing(steps=[step(from_pretrained_arguments={"model_name": model})])
+
+
+def test_a_workflow_is_called_by_its_file(catalog: Catalog, bench: Bench):
+    file = bench.write(
+        drawing(description="Draws.", inputs={"steps": {"label": "Steps"}}), "My Flow.json"
+    )
+    entry = only(catalog)
+    assert (entry.name, entry.description, entry.path) == ("my-flow", "Draws.", str(file.resolve()))
+    assert [spec.name for spec in entry.inputs] == ["prompt", "steps"]
+    assert entry.problem is None
+
+
+def test_names_are_unique_over_all_folders(bench: Bench, tmp_path: Path):
+    other = tmp_path / "other"
+    other.mkdir()
+    bench.write(drawing(), "a b.json")
+    bench.write(drawing(), "a-b.json")
+    (other / "a_b.json").write_text(json.dumps(drawing()))
+    entries = Catalog(PathSettings(workflows=(bench.workflows, other))).entries()
+    assert sorted(entry.name for entry in entries) == ["a-b", "a-b-2", "a-b-3"]
+
+
+def test_a_workflow_is_found_by_name_or_the_nearest_one_is_told(catalog: Catalog, bench: Bench):
+    bench.write(drawing(), "lighthouse.json")
+    assert catalog.find("lighthouse").name == "lighthouse"
+    with pytest.raises(UnknownWorkflow) as caught:
+        catalog.find("ligthouse")
+    assert str(caught.value) == ("There is no workflow 'ligthouse'. Did you mean 'lighthouse'?")
+    with pytest.raises(UnknownWorkflow, match="There are: lighthouse"):
+        catalog.find("zzz")
+
+
+def test_a_file_that_was_changed_added_or_removed_is_seen(catalog: Catalog, bench: Bench):
+    file = bench.write(drawing(description="old"), "flow.json")
+    assert only(catalog).description == "old"
+    file.write_text(json.dumps(drawing(description="newer")))
+    assert only(catalog).description == "newer"
+    bench.write(drawing(), "second.json")
+    assert len(catalog.entries()) == 2
+    file.unlink()
+    assert only(catalog).name == "second"
+
+
+def test_a_workflow_whose_model_is_here_is_ready(catalog: Catalog, bench: Bench):
+    bench.write(loading(MODEL))
+    assert (only(catalog).ready, only(catalog).availability) == (True, "ready")
+    assert only(catalog).models == (MODEL,)
+
+
+def test_a_model_named_by_a_variable_counts_by_its_default(catalog: Catalog, bench: Bench):
+    bench.write(
+        loading("variable:model") | {"variables": {"prompt": "", "steps": 1, "model": SDXL}}
+    )
+    assert only(catalog).models == (SDXL,)
+
+
+@pytest.mark.parametrize(
+    ("models", "availability", "size"),
+    [
+        ([SDXL], "downloads about 6.9 GB first", 6_900_000_000),
+        ([SDXL, "black-forest-labs/FLUX.1-dev"], "downloads about 41 GB first", 40_900_000_000),
+        ([SDXL, SDXL], "downloads about 6.9 GB first", 6_900_000_000),
+        ([SDXL, "owner/unknown"], "downloads its model first", None),
+        (["../models/gone"], "its model folder is missing", None),
+    ],
+)
+def test_what_is_not_here_is_told_with_its_size(
+    catalog: Catalog, bench: Bench, models: list[str], availability: str, size: int | None
+):
+    steps = [loading(model)["steps"][0] | {"name": str(n)} for n, model in enumerate(models)]
+    bench.write(drawing(steps=steps))
+    entry = only(catalog)
+    assert (entry.ready, entry.availability, entry.download_bytes) == (False, availability, size)
+
+
+def test_a_model_that_was_downloaded_meanwhile_is_ready(
+    catalog: Catalog, bench: Bench, tmp_path: Path
+):
+    bench.write(loading("owner/name"))
+    assert not only(catalog).ready
+    repository = tmp_path / "hub" / "models--owner--name"
+    snapshot = repository / "snapshots" / "abc"
+    for folder in (snapshot, repository / "refs", repository / "blobs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc\n")
+    (snapshot / "model_index.json").write_text("{}")
+    assert only(catalog).ready
+    (repository / "blobs" / "123.incomplete").touch()
+    assert not only(catalog).ready
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "", '{"id": 1}', '{"id": "x", "variables": []}', '{"id": "x", "inputs": {"a": {}}}',
+     '{"id": "x", "steps": 3}', '{"id": "x", "steps": null}', '{"id": ["x"], "steps": [[[]]]}',
+     "[" * 100_000, "1" * 5000, '{"id": "x", "steps": [{"model_name": "' + "x" * 300 + '"}]}',
+     '{"id": "x", "description": 3, "steps": [{"model_name": "a\\u0000b"}]}'],
+    ids=str.__len__,
+)  # fmt: skip
+def test_a_broken_file_spoils_no_other(catalog: Catalog, bench: Bench, content: str):
+    bench.write(drawing(), "good.json")
+    bench.write(content, "odd.json")
+    entries = {entry.name: entry for entry in catalog.entries()}
+    assert set(entries) == {"good", "odd"}
+    assert entries["good"].ready
+
+
+def test_a_broken_file_says_what_is_wrong_with_it(catalog: Catalog, bench: Bench):
+    bench.write('{"id": }')
+    entry = only(catalog)
+    assert (entry.ready, entry.availability) == (False, "has a mistake in its file")
+    assert entry.problem is not None
+    assert entry.problem.problems[0].place == "line 1, column 8"
+
+
+def test_a_link_to_nothing_spoils_no_other(catalog: Catalog, bench: Bench):
+    bench.write(drawing(), "good.json")
+    (bench.workflows / "gone.json").symlink_to(bench.workflows / "nothing.json")
+    assert "good" in {entry.name for entry in catalog.entries()}
+
+
+def test_a_folder_that_is_not_there_is_an_empty_one(tmp_path: Path):
+    assert Catalog(PathSettings(workflows=(tmp_path / "none",))).entries() == ()
+
+
+def test_a_file_that_is_written_again_alike_is_read_again(catalog: Catalog, bench: Bench):
+    file = bench.write(drawing(description="one"))
+    assert only(catalog).description == "one"
+    file.write_text(file.read_text().replace("one", "two"))
+    later = file.stat().st_mtime_ns + 1_000_000
+    os.utime(file, ns=(later, later))
+    assert only(catalog).description == "two"
+
+
+def test_shipped_workflows_come_first_and_each_has_a_description(bench: Bench):
+    bench.write(drawing(), "aaa.json")
+    entries = Catalog(PathSettings(workflows=(bench.workflows, SHIPPED_WORKFLOWS))).entries()
+    assert entries[-1].name == "aaa"
+    assert len(entries) == 1 + len(list(SHIPPED_WORKFLOWS.glob("*.json")))
+    assert all(entry.description and entry.problem is None for entry in entries[:-1])
+    ready = [entry.ready for entry in entries[:-1]]
+    assert ready == sorted(ready, reverse=True)

@@ -1,0 +1,197 @@
+"""Hashes say what is the same: a workflow's files, a request, a loaded component."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.workflow.fingerprint import (
+    component_key,
+    identify,
+    identify_file,
+    request_key,
+    tensor_bytes,
+    weight_bytes,
+    weight_files,
+    workflow_hash,
+)
+from tests.workflow.bench import Bench, drawing, step, sub
+
+
+def safetensors(file: Path, **sizes: int) -> Path:
+    """A safetensors file with byte tensors of these sizes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, size in sizes.items():
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    return file
+
+
+@pytest.fixture
+def component(tmp_path: Path) -> Path:
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    safetensors(folder / "diffusion_pytorch_model.safetensors", a=10, b=6)
+    return folder
+
+
+def key(folder: Path, class_name: str = "diffusers.UNet2DConditionModel", **changes: Any) -> str:
+    options = {"dtype": "float32", "variant": None} | changes
+    return component_key(identify(class_name, folder, **options))
+
+
+# --- the hash of a workflow ----------------------------------------------------------------------
+
+
+def test_the_hash_covers_the_files_of_sub_workflows(bench: Bench):
+    bench.write(drawing(), "child.json")
+    document = drawing(steps=[sub("child.json")])
+    before = bench.plan(document).workflow_hash
+    assert bench.plan(document).workflow_hash == before
+    bench.write(drawing(description="other"), "child.json")
+    assert bench.plan(document).workflow_hash != before
+
+
+def test_white_space_changes_the_hash_but_nothing_that_is_run(bench: Bench):
+    plain, spaced = bench.plan(drawing(), seed=1), None
+    spaced = bench.plan(json.dumps(drawing(), indent=8), seed=1)
+    assert spaced.workflow_hash != plain.workflow_hash
+    assert spaced.steps == plain.steps
+    assert request_key(spaced) == request_key(plain)
+
+
+@given(st.lists(st.binary(max_size=5)), st.lists(st.binary(max_size=5)))
+def test_equal_hashes_mean_equal_files(one: list[bytes], other: list[bytes]):
+    assert (workflow_hash(one) == workflow_hash(other)) == (one == other)
+
+
+# --- the key of a request ------------------------------------------------------------------------
+
+
+def test_equal_requests_have_equal_keys(bench: Bench):
+    assert request_key(bench.plan(drawing(), seed=1)) == request_key(bench.plan(drawing(), seed=1))
+    explicit = bench.plan(drawing(), seed=1, prompt="a red circle", steps="20")
+    assert request_key(explicit) == request_key(bench.plan(drawing(), seed=1))
+
+
+def test_another_seed_input_or_workflow_is_another_request(bench: Bench):
+    keys = [
+        request_key(bench.plan(drawing(), seed=1)),
+        request_key(bench.plan(drawing(), seed=2)),
+        request_key(bench.plan(drawing(), seed=1, prompt="a blue star")),
+        request_key(bench.plan(drawing(), seed=1, steps=21)),
+        request_key(bench.plan(drawing(id="other"), seed=1)),
+        request_key(bench.plan(drawing(steps=[step(), step("again")]), seed=1)),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_another_picture_under_the_same_name_is_another_request(bench: Bench):
+    document = drawing(
+        variables={"image": None}, steps=[step(arguments={"ip_adapter_image": "variable:image"})]
+    )
+    file = bench.picture()
+    before = request_key(bench.plan(document, seed=1, image=str(file)))
+    os.utime(file, (1, 1))
+    assert request_key(bench.plan(document, seed=1, image=str(file))) == before
+    file.write_bytes(bench.picture("other.webp").read_bytes())
+    assert request_key(bench.plan(document, seed=1, image=str(file))) != before
+
+
+def test_other_weights_in_the_models_folder_are_another_request(bench: Bench):
+    weights = bench.model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir()
+    safetensors(weights, a=4)
+    before = request_key(bench.plan(drawing(), seed=1))
+    assert request_key(bench.plan(drawing(), seed=1)) == before
+    safetensors(weights, a=8)
+    assert request_key(bench.plan(drawing(), seed=1)) != before
+
+
+# --- the key of a component ----------------------------------------------------------------------
+
+
+def test_two_workflows_that_load_the_same_share_the_key(component: Path):
+    assert key(component) == key(component)
+    assert len(key(component)) == 32
+
+
+def test_everything_that_decides_what_is_loaded_is_in_the_key(component: Path, tmp_path: Path):
+    keys = [
+        key(component),
+        key(component, dtype="float16"),
+        key(component, variant="fp16"),
+        key(component, class_name="diffusers.AutoencoderKL"),
+    ]
+    safetensors(component / "diffusion_pytorch_model.safetensors", a=11, b=6)
+    keys.append(key(component))
+    (component / "config.json").write_text('{"changed": true}')
+    keys.append(key(component))
+    assert len(set(keys)) == len(keys)
+
+
+def test_weights_that_would_not_be_loaded_are_not_in_the_key(component: Path):
+    before = key(component)
+    safetensors(component / "diffusion_pytorch_model.fp16.safetensors", a=5)
+    assert key(component) == before
+    assert key(component, variant="fp16") != before
+
+
+def test_a_file_of_the_hub_is_its_blob_wherever_the_cache_lies(tmp_path: Path):
+    for number, cache in enumerate(("here", "there")):
+        blob = tmp_path / cache / "blobs" / "0123abcd"
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(b"weights" * (number + 1))
+        link = tmp_path / cache / "snapshots" / "a.safetensors"
+        link.parent.mkdir()
+        link.symlink_to(blob)
+    here, there = (identify_file(tmp_path / c / "snapshots" / "a.safetensors")
+                   for c in ("here", "there"))  # fmt: skip
+    assert here == there
+    assert here.content == "0123abcd"
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def test_the_bytes_of_the_weights_come_from_the_headers(component: Path):
+    assert weight_bytes(component, None) == 16
+    safetensors(component / "more.safetensors", c=100)
+    assert weight_bytes(component, None) == 116
+
+
+def test_a_variant_is_loaded_where_there_is_one_and_else_the_plain_files(component: Path):
+    plain = component / "diffusion_pytorch_model.safetensors"
+    assert weight_files(component, "fp16") == (plain,)
+    shards = tuple(
+        safetensors(component / f"diffusion_pytorch_model.fp16-0000{n}-of-00002.safetensors", a=n)
+        for n in (1, 2)
+    )
+    assert weight_files(component, "fp16") == shards
+    assert weight_files(component, None) == (plain,)
+
+
+def test_plain_shards_are_no_variant(tmp_path: Path):
+    shards = tuple(
+        safetensors(tmp_path / f"model-0000{n}-of-00002.safetensors", a=n) for n in (1, 2)
+    )
+    assert weight_files(tmp_path, None) == shards
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, bytes(16)])
+def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path, content: bytes):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"'a\.safetensors' is not a safetensors file"):
+        tensor_bytes(file)

@@ -1,0 +1,290 @@
+"""What a workflow asks for, and whether what somebody gave is that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import Problem
+from app.workflow.document import InputBlock
+from app.workflow.inputs import MAX_TEXT_LENGTH, InputSpec, check_inputs, input_specs
+from tests.workflow.bench import Bench, drawing
+
+NOWHERE: tuple[Path, ...] = ()
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+defaults = st.sampled_from([None, True, 3, 0.5, "text", ["a"], {"a": 1}])
+blocks = st.builds(
+    InputBlock,
+    minimum=st.none() | st.floats(-10, 0),
+    maximum=st.none() | st.floats(0, 10),
+    choices=st.lists(st.text(max_size=3) | st.integers(0, 9), max_size=3).map(tuple),
+    required=st.booleans(),
+    kind=st.sampled_from([None, "image", "mask", "text", "slider"]),
+)
+
+
+def spec(default: Any, name: str = "x", **block: Any) -> InputSpec:
+    (made,) = input_specs({name: default}, {name: InputBlock(**block)})
+    return made
+
+
+def taken(default: Any, value: Any, **block: Any) -> Any:
+    """What becomes of this value for a variable with this default; it has to fit."""
+    values, problems = check_inputs((spec(default, **block),), {"x": value}, NOWHERE)
+    assert problems == []
+    return values["x"]
+
+
+def refusal(default: Any, value: Any, **block: Any) -> str:
+    values, problems = check_inputs((spec(default, **block),), {"x": value}, NOWHERE)
+    assert values == {}
+    (found,) = problems
+    assert found.place == "inputs.x"
+    return found.message
+
+
+# --- what is asked for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "block", "kind"),
+    [
+        ("prompt", "a", {}, "text"),
+        ("steps", 20, {}, "integer"),
+        ("steps", 20, {"minimum": 1, "maximum": 50}, "slider"),
+        ("scale", 4.0, {}, "number"),
+        ("fast", True, {}, "checkbox"),
+        ("size", "small", {"choices": ("small", "large")}, "choice"),
+        ("image", None, {}, "image"),
+        ("first_image", None, {}, "image"),
+        ("mask_image", None, {"mask_of": "image"}, "mask"),
+        ("seed", 7, {}, "seed"),
+        ("steps", 20, {"kind": "text"}, "text"),
+    ],
+)
+def test_how_a_variable_is_asked_for_follows_from_its_name_and_default(
+    name: str, default: Any, block: dict[str, Any], kind: str
+):
+    assert spec(default, name, **block).kind == kind
+
+
+def test_a_variable_without_a_label_is_called_by_its_name_in_words():
+    assert spec(1, "num_images-per_prompt").label == "Num images per prompt"
+    assert spec(1, "n", label="Pictures").label == "Pictures"
+
+
+def test_variables_are_asked_for_in_the_order_they_are_declared():
+    assert [made.name for made in input_specs({"b": 1, "a": 2, "c": 3}, {})] == ["b", "a", "c"]
+
+
+# --- what fits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("default", "value", "expected"),
+    [
+        ("text", "other", "other"),
+        ("text", 3, "3"),
+        (20, 30, 30),
+        (20, "30", 30),
+        (20, " +30 ", 30),
+        (20, 30.0, 30),
+        (20, 20.0, 20),
+        (1, "1", 1),
+        (20, str(2**63 - 1), 2**63 - 1),
+        (0.5, "1.5", 1.5),
+        (0.5, 1, 1.0),
+        (1.0, 1, 1.0),
+        (True, "no", False),
+        (True, "ON", True),
+        (False, 1, True),
+        (False, 0, False),
+        (["a"], "x, y ,z", ["x", "y", "z"]),
+        (["a"], ["b", 1], ["b", 1]),
+        ({"a": 1}, {"b": 2}, {"b": 2}),
+        (None, "anything", "anything"),
+    ],
+)
+def test_a_value_is_taken_in_the_type_of_its_variable(default: Any, value: Any, expected: Any):
+    result = taken(default, value)
+    assert (result, type(result)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("default", "value", "sentence"),
+    [
+        (20, "many", "A whole number is needed, not 'many'."),
+        (20, 1.5, "A whole number is needed, not 1.5."),
+        (20, True, "A whole number is needed, not True."),
+        (1, True, "A whole number is needed, not True."),
+        (20, None, "A whole number is needed, not None."),
+        (20, [1], "A whole number is needed, not [1]."),
+        (0.5, "high", "A number is needed, not 'high'."),
+        (0.5, float("nan"), "A finite number is needed, not nan."),
+        (0.5, "inf", "A finite number is needed, not 'inf'."),
+        (True, "maybe", "'maybe' is neither true nor false."),
+        (True, 2, "2 is neither true nor false."),
+        ("text", True, "A text is needed, not True."),
+        ("text", ["a"], "A text is needed, not ['a']."),
+        ("text", None, "A text is needed, not None."),
+        (["a"], 3, "A list is needed, not 3."),
+        ({"a": 1}, 3, "An object is needed, not 3."),
+        ("text", "a\x00b", "The text holds a control character; remove it."),
+        ("text", "x" * (MAX_TEXT_LENGTH + 1), "The text has 10001 characters; 10000 fit."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_a_sentence(
+    default: Any, value: Any, sentence: str
+):
+    assert refusal(default, value) == sentence
+
+
+def test_lines_and_tabs_belong_to_a_text():
+    assert taken("", "two\nlines\tand a tab\r\n") == "two\nlines\tand a tab\r\n"
+
+
+@pytest.mark.parametrize("whole", [10**400, -(10**400), "1" + "0" * 400])
+def test_a_number_without_measure_is_refused(whole: Any):
+    assert "number is needed" in refusal(1, whole)
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "sentence"),
+    [
+        ({"minimum": 1, "maximum": 50}, 0, "0 is outside 1 to 50."),
+        ({"minimum": 1, "maximum": 50}, "51", "51 is outside 1 to 50."),
+        ({"minimum": 1}, -3, "-3 is outside at least 1."),
+        ({"maximum": 50}, 51, "51 is outside at most 50."),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(
+    limits: dict[str, Any], value: Any, sentence: str
+):
+    assert refusal(20, value, **limits) == sentence
+
+
+def test_the_limits_themselves_fit():
+    assert [taken(20, n, minimum=1, maximum=50) for n in (1, 50)] == [1, 50]
+
+
+def test_a_value_that_is_no_choice_is_refused_with_the_nearest_one():
+    sentence = refusal("small", "lrge", choices=("small", "large"))
+    assert sentence == "'lrge' is not one of: small, large. Did you mean 'large'?"
+    assert taken("small", "large", choices=("small", "large")) == "large"
+
+
+def test_a_picture_is_taken_from_the_uploads_only(tmp_path: Path):
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    (picture,) = input_specs({"image": None}, {})
+    inside, outside = str(uploads / "a.png"), str(tmp_path / "a.png")
+    assert check_inputs((picture,), {"image": inside}, (uploads,)) == ({"image": inside}, [])
+    for path in (outside, "/etc/passwd", f"{uploads}/../a.png", f"{uploads}-b/a.png", "a.png"):
+        assert check_inputs((picture,), {"image": path}, (uploads,)) == (
+            {},
+            [
+                Problem(
+                    place="inputs.image",
+                    message="The picture for Image has to be uploaded; a path is not taken.",
+                )
+            ],
+        )
+
+
+# --- all at once, at its place -------------------------------------------------------------------
+
+
+def test_all_wrong_inputs_are_told_at_once(bench: Bench):
+    document = drawing(
+        variables={"prompt": "a", "steps": 20, "image": None, "size": "small"},
+        inputs={
+            "prompt": {"required": True},
+            "steps": {"minimum": 1, "maximum": 50},
+            "image": {"label": "Picture", "required": True},
+            "size": {"choices": ["small", "large"]},
+        },
+    )
+    assert bench.problems(document, promt="b", prompt="", steps=500, size="big") == {
+        "inputs.promt": "This workflow has no variable 'promt'. Did you mean 'prompt'?",
+        "inputs.prompt": "Prompt is needed.",
+        "inputs.steps": "500 is outside 1 to 50.",
+        "inputs.image": "Picture is needed.",
+        "inputs.size": "'big' is not one of: small, large.",
+    }
+
+
+def test_an_unknown_variable_without_a_near_one_lists_what_there_is():
+    (found,) = check_inputs((spec(1),), {"quality": 1}, NOWHERE)[1]
+    assert found.hint == "It has: x."
+    (found,) = check_inputs((), {"quality": 1}, NOWHERE)[1]
+    assert found.hint == "It has: none."
+
+
+def test_the_block_of_inputs_is_checked_with_its_places(bench: Bench):
+    document = drawing(
+        inputs={"prompt": {"kind": "poem", "lines": 0, "labell": "x"}, "promt": {}, "steps": []}
+    )
+    problems = bench.problems(document)
+    assert set(problems) == {
+        "inputs.prompt.kind",
+        "inputs.prompt.lines",
+        "inputs.prompt.labell",
+        "inputs.promt",
+        "inputs.steps",
+    }
+    assert problems["inputs.promt"] == "There is no variable 'promt'. Did you mean 'prompt'?"
+
+
+@pytest.mark.parametrize("name", ["", "9lives", "a b", "a.b", "x" * 101, "a\n"])
+def test_a_variable_has_a_plain_name(bench: Bench, name: str):
+    assert bench.problems(drawing(variables={"prompt": "a", "steps": 1, name: "x"})) == {
+        f"variables.{name}": f"'{name}' is not a name for a variable."
+    }
+
+
+@pytest.mark.parametrize("key", ["variables", "inputs"])
+def test_variables_and_inputs_are_objects(bench: Bench, key: str):
+    assert bench.problems(drawing(**{key: ["prompt"]}))[key] == "An object is needed."
+
+
+# --- whatever is given ---------------------------------------------------------------------------
+
+
+@given(
+    default=defaults,
+    block=blocks,
+    given_values=st.dictionaries(st.sampled_from(["x", "y"]), json_values),
+)
+def test_whatever_is_given_is_taken_or_refused_at_its_place(
+    default: Any, block: InputBlock, given_values: dict[str, Any]
+):
+    specs = input_specs({"x": default}, {"x": block})
+    values, problems = check_inputs(specs, given_values, NOWHERE)
+    assert all(found.place in ("inputs.x", "inputs.y") and found.message for found in problems)
+    assert {*values, *(found.place.removeprefix("inputs.") for found in problems)} >= {
+        *given_values
+    }
+
+
+@given(default=st.sampled_from([True, 3, 0.5, "text", ["a"]]), value=json_values)
+def test_what_is_taken_has_the_type_of_the_default(default: Any, value: Any):
+    values, _ = check_inputs((spec(default),), {"x": value}, NOWHERE)
+    assert all(type(taken_value) is type(default) for taken_value in values.values())
+
+
+@given(default=defaults, value=json_values)
+def test_what_is_taken_once_is_taken_again_unchanged(default: Any, value: Any):
+    specs = (spec(default),)
+    values, problems = check_inputs(specs, {"x": value}, NOWHERE)
+    if not problems:
+        again = check_inputs(specs, values, NOWHERE)
+        assert repr(again) == repr((values, []))
