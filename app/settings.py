@@ -85,7 +85,8 @@ class PathSettings(_Frozen):
     workflows: tuple[Path, ...] = (SHIPPED_WORKFLOWS,)
     """Folders of the catalog, in the order of the dropdown."""
     models: tuple[Path, ...] = (PROJECT / "models",)
-    """Folders in which a person's input may name a local model."""
+    """Folders that are looked in for a hub's `owner/name` before its cache is, and in which a
+    person's input may name a local model."""
     media: tuple[Path, ...] = ()
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
     for somebody at a shell of this machine everything the shell may read."""

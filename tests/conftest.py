@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests never reach a model hub; a test that wants one starts its own on loopback.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Real documents by other people lie outside this repository.
+REAL_WORKFLOWS = os.environ.get("DW_REAL_WORKFLOWS")
 for name in [name for name in os.environ if name.startswith("DW_")]:
     del os.environ[name]
 
@@ -28,3 +30,11 @@ def shapes_model() -> Path:
 def shipped_workflows() -> Path:
     """The folder of the workflows that ship."""
     return PROJECT / "workflows"
+
+
+@pytest.fixture(scope="session")
+def real_workflows() -> Path:
+    """The folder of workflows that others wrote."""
+    if REAL_WORKFLOWS is None:
+        pytest.skip("DW_REAL_WORKFLOWS names no folder of real workflows")
+    return Path(REAL_WORKFLOWS)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError, nearest
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.files import can_be_path
-from app.workflow.hub import DOWNLOAD_BYTES, find_snapshot, is_repository
+from app.workflow.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot, is_repository
 from app.workflow.inputs import InputSpec
 from app.workflow.loader import read_document
 from app.workflow.plan import Frozen
@@ -50,6 +50,7 @@ class Catalog:
 
     def __init__(self, paths: PathSettings) -> None:
         self._folders = paths.workflows
+        self._models = paths.models
         self._read: dict[Path, _Read] = {}
 
     def entries(self) -> tuple[CatalogEntry, ...]:
@@ -63,7 +64,9 @@ class Catalog:
             while name in taken:
                 name, number = f"{entry.name}-{number}", number + 1
             taken.add(name)
-            found.append(entry.model_copy(update={"name": name, **_availability(entry)}))
+            found.append(
+                entry.model_copy(update={"name": name, **_availability(entry, self._models)})
+            )
         shipped = SHIPPED_WORKFLOWS.resolve()
 
         def order(entry: CatalogEntry) -> tuple[bool, bool, bool, int]:
@@ -129,12 +132,12 @@ def _read_entry(path: Path) -> CatalogEntry:
     )
 
 
-def _availability(entry: CatalogEntry) -> dict[str, Any]:
+def _availability(entry: CatalogEntry, models: tuple[Path, ...]) -> dict[str, Any]:
     """Readiness is looked up each time: a model may have been downloaded meanwhile."""
     if entry.problem is not None:
         return {"ready": False, "availability": "has a mistake in its file"}
     folder = Path(entry.path).parent
-    absent = [model for model in entry.models if not _is_here(model, folder)]
+    absent = [model for model in entry.models if not _is_here(model, folder, models)]
     if not absent:
         return {"ready": True, "availability": "ready"}
     if not all(is_repository(model) for model in absent):
@@ -153,8 +156,8 @@ def _availability(entry: CatalogEntry) -> dict[str, Any]:
     }
 
 
-def _is_here(model: str, folder: Path) -> bool:
-    local = folder / model
+def _is_here(model: str, folder: Path, models: tuple[Path, ...]) -> bool:
+    local = find_in_folders(model, models) or folder / model
     if not can_be_path(local):
         return False
     if (local / "model_index.json").is_file() or any(local.glob("*.safetensors")):

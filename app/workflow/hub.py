@@ -1,9 +1,10 @@
-"""What the model hub's local cache already holds. Never the network, never torch."""
+"""What this machine already holds of the model hub's repositories. Never the network, never torch."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -32,6 +33,13 @@ def cache_folder() -> Path:
     """The hub's cache folder, found as huggingface_hub finds it."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def find_in_folders(repository: str, folders: Iterable[Path]) -> Path | None:
+    """The folder of `owner/name` below the first of these that has one, or None."""
+    if not is_repository(repository):
+        return None
+    return next((root / repository for root in folders if (root / repository).is_dir()), None)
 
 
 def find_snapshot(repository: str, revision: str | None = None) -> Path | None:

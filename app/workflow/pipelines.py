@@ -12,7 +12,7 @@ from app.settings import PathSettings
 from app.workflow import names
 from app.workflow.document import ComponentDocument, LoraBlock, PipelineBlock, StepDocument
 from app.workflow.files import can_be_path
-from app.workflow.hub import is_repository
+from app.workflow.hub import find_in_folders, is_repository
 from app.workflow.plan import (
     ComponentBlock,
     DType,
@@ -175,6 +175,8 @@ class PipelineBuilder:
         return ModelSource(model=model, folder=str(folder), **texts)
 
     def _local_folder(self, model: str, where: Place) -> Path | None:
+        if (found := find_in_folders(model, self._models)) is not None:
+            return found.resolve()
         if not _is_local(model, self._reader.folder):
             return None
         folder = (self._reader.folder / model).resolve()

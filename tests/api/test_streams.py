@@ -89,7 +89,7 @@ def test_a_dropped_connection_stops_its_run(server: Server) -> None:
     connection.request(
         "POST",
         "/gradio_api/call/generate",
-        json.dumps({"data": ["text-to-image", MANY, None, None, False]}),
+        json.dumps({"data": ["text-to-image", MANY, None, None, False, None]}),
         {"content-type": "application/json"},
     )
     event_id = json.load(connection.getresponse())["event_id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def test_a_workflow_whose_model_is_here_is_ready(catalog: Catalog, bench: Bench)
     bench.write(loading(MODEL))
     assert (only(catalog).ready, only(catalog).availability) == (True, "ready")
     assert only(catalog).models == (MODEL,)
+
+
+def test_a_hub_model_that_lies_in_a_models_folder_is_ready(catalog: Catalog, bench: Bench):
+    bench.write(loading("owner/name"))
+    assert not only(catalog).ready
+    shutil.copytree(bench.model, bench.model.parent / "owner" / "name")
+    assert only(catalog).ready
 
 
 def test_a_model_named_by_a_variable_counts_by_its_default(catalog: Catalog, bench: Bench):

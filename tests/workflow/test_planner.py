@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_plan_holds_everything_resolved(bench: Bench):
     }
     assert plan.inputs == {"prompt": "a blue star", "steps": 20}
     assert plan.document == drawing()
+
+
+def test_a_hub_model_is_taken_from_a_models_folder_first(bench: Bench):
+    document = drawing(steps=[step(from_pretrained_arguments={"model_name": "owner/name"})])
+    assert bench.plan(document).steps[0].source.folder is None
+    folder = bench.model.parent / "owner" / "name"
+    shutil.copytree(bench.model, folder)
+    (drawn,) = bench.plan(document).steps
+    assert (drawn.source.model, drawn.source.folder) == ("owner/name", str(folder.resolve()))
 
 
 def test_a_plan_crosses_a_pipe_unchanged(bench: Bench):

@@ -1,0 +1,50 @@
+"""Documents that others wrote run on tiny models of the classes they name."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from app.protocol import Loading
+from app.settings import PathSettings
+from app.workflow.planner import make_plan
+from tests.standins import build_flux
+from tests.standins.lora import build_flux_lora
+from tests.worker.bench import Bench, pixels
+
+FLUX, LORAS = "black-forest-labs/FLUX.1-dev", "ali-vilab/In-Context-LoRA"
+COMPONENTS = (
+    "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae",
+)  # fmt: skip
+SIDE_PX = 64
+
+
+def test_ten_steps_of_one_model_load_each_component_once(real_workflows: Path, tmp_path: Path):
+    """The incumbent loads this model ten times for this document."""
+    workflow = real_workflows / "flux" / "FluxInContext.json"
+    steps = json.loads(workflow.read_text())["steps"]
+    assert len(steps) == 10
+    build_flux(tmp_path / "models" / FLUX)
+    changes: dict[str, Any] = {}
+    for index, step in enumerate(steps):
+        arguments = f"/steps/{index}/pipeline/arguments"
+        less = {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": 1}
+        changes |= {f"{arguments}/{name}": value for name, value in less.items()}
+        weight_name = step["pipeline"]["loras"][0]["weight_name"]
+        if weight_name.startswith("variable:"):
+            weight_name = "couple-profile.safetensors"
+        build_flux_lora(
+            tmp_path / "models" / FLUX, tmp_path / "models" / LORAS / weight_name, seed=index
+        )
+    plan = make_plan(
+        workflow, {}, paths=PathSettings(models=(tmp_path / "models",)), seed=1, changes=changes
+    )
+    bench = Bench(tmp_path)
+    finished = bench.run(plan)
+    assert len({picture.tobytes() for picture in pixels(finished)}) == 10
+    loads = [event for event in finished.events if isinstance(event, Loading)]
+    # Each load is told twice: when it begins, and when its bytes are there.
+    assert Counter(event.component for event in loads) == dict.fromkeys(COMPONENTS, 2)
+    assert {event.step for event in loads} == {"couple"}
