@@ -1,4 +1,4 @@
-"""What this machine already holds of the model hub's repositories. Never the network, never torch."""
+"""What this machine holds of the hub's repositories. Never the network, never torch."""
 
 from __future__ import annotations
 
