@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # Real documents by other people lie outside this repository.
-REAL_WORKFLOWS = os.environ.get("DW_REAL_WORKFLOWS")
+REAL_WORKFLOWS = os.environ.get("DW_REAL_WORKFLOWS", "")
 for name in [name for name in os.environ if name.startswith("DW_")]:
     del os.environ[name]
 
@@ -35,6 +35,6 @@ def shipped_workflows() -> Path:
 @pytest.fixture(scope="session")
 def real_workflows() -> Path:
     """The folder of workflows that others wrote."""
-    if REAL_WORKFLOWS is None:
+    if not REAL_WORKFLOWS:
         pytest.skip("DW_REAL_WORKFLOWS names no folder of real workflows")
     return Path(REAL_WORKFLOWS)

@@ -246,6 +246,40 @@ def test_a_variable_that_names_another_model_selects_it_warm_and_cold(bench: Ben
         assert np.array_equal(ran.pictures, expected[name])
 
 
+def test_a_variable_that_names_another_dtype_selects_it_warm_and_cold(bench: Bench) -> None:
+    def drawing(dtype: str, /, **variables: str) -> Document:
+        chosen = step()
+        chosen["pipeline"]["from_pretrained_arguments"]["torch_dtype"] = dtype
+        return document(chosen, **variables)
+
+    workflow = bench.write("choose", drawing("variable:dtype", dtype="torch.float32"))
+    dtypes = ("torch.float32", "torch.bfloat16")
+    expected = {
+        dtype: Bench(bench.folder, bench._caplog).run(bench.write("fixed", drawing(dtype))).pictures
+        for dtype in dtypes
+    }
+    assert not np.array_equal(*expected.values())
+    for dtype, loads in zip(dtypes * 2, (True, True, False, False), strict=True):
+        ran = bench.run(workflow, dtype=dtype)
+        assert bool(ran.loaded) == loads
+        assert np.array_equal(ran.pictures, expected[dtype])
+
+
+def test_another_model_in_one_of_three_steps_loads_that_one_and_nothing_else(bench: Bench) -> None:
+    shutil.copytree(bench.folder / "b", bench.folder / "c")
+    names = ("first", "second", "third")
+    workflow = bench.write("three", document(*map(step, names, "aab")))
+    bench.run(workflow)
+    before = bench.held()
+    bench.write("three", document(*map(step, names, "aac")))
+
+    ran = bench.run(workflow)
+    assert {title.split(" of ")[1].split(" ")[0] for title in ran.loaded} == {"c"}
+    kept = {title: module for title, module in before.items() if " of a " in title}
+    assert {title: bench.held()[title] for title in kept} == kept
+    assert not any(" of b " in title for title in bench.held())
+
+
 @pytest.mark.parametrize(
     "edit",
     [

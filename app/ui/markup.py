@@ -49,17 +49,20 @@ def status(view: RunView) -> str:
     line = f"<p class='line {view.outcome or 'running'}'>{escape(view.status)}</p>"
     notice = f"<p class='note'>{escape(view.notice)}</p>" if view.notice else ""
     error = problems(view.error) if view.error else ""
-    return f"<div role='status' aria-live='polite'>{line}</div>{_bar(view)}{notice}{error}"
+    run = f"data-run='{escape(view.run_id, quote=True)}'"
+    return f"<div role='status' aria-live='polite' {run}>{line}</div>{_bar(view)}{notice}{error}"
 
 
 def refused(error: ErrorReport) -> str:
     """The status of a run that was not taken: nothing has happened, here is why."""
-    return f"<div role='status'><p class='line failed'>Not started</p></div>{problems(error)}"
+    line = "<p class='line failed'>Not started</p>"
+    return f"<div role='status' data-run=''>{line}</div>{problems(error)}"
 
 
 def idle() -> str:
     """The status before the first run."""
-    return "<div role='status'><p class='line idle'>Ready when you are</p></div>" + _bar(RunView())
+    line = "<p class='line idle'>Ready when you are</p>"
+    return f"<div role='status' data-run=''>{line}</div>" + _bar(RunView())
 
 
 def _bar(view: RunView) -> str:

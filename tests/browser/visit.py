@@ -103,10 +103,12 @@ class Visit:
 
     def run(self) -> None:
         """Press Generate and wait for the end of this run, which has to be a good one."""
+        told = self["status"].locator("[data-run]")
+        last_run = told.get_attribute("data-run") or ""
         self.generate()
-        expect(self["cancel"]).to_be_enabled()
-        expect(self["generate"]).to_be_enabled(timeout=WAIT_MS)
+        expect(told).not_to_have_attribute("data-run", last_run, timeout=WAIT_MS)
         self.wait_for(DONE)
+        expect(self["generate"]).to_be_enabled()
 
     def source(self, picture: Locator) -> str:
         """The address of a picture that has arrived."""

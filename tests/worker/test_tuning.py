@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from app.protocol import Event, PhaseChanged, RunCancelled, StepProgress
 from app.worker.device import Device
@@ -71,6 +72,24 @@ def test_a_file_of_a_lora_is_chosen_by_name(bench: Bench, tmp_path: Path):
     (tmp_path / "loras" / "another.safetensors").write_bytes(b"not looked at")
     named = bench.run(outlined(model="loras", weight_name="outline.safetensors"))
     assert same(named, bench.run(outlined()))
+
+
+def test_a_variable_that_names_another_lora_selects_it_and_loads_no_component(
+    bench: Bench, tmp_path: Path
+):
+    shutil.copytree(OUTLINE, tmp_path / "outline")
+    shutil.copytree(OUTLINE, tmp_path / "faint")
+    (faint,) = (tmp_path / "faint").glob("*.safetensors")
+    save_file({name: tensor / 2 for name, tensor in load_file(faint).items()}, faint)
+    choosing = {**outlined(model="variable:lora"), "variables": {"lora": "outline"}}
+    flow = bench.write(choosing, "choose")
+    expected = {name: Bench(tmp_path).run(outlined(model=name)) for name in ("outline", "faint")}
+    assert not same(*expected.values())
+    assert bench.run(bench.plan(flow)).success
+    for name in ("faint", "outline", "faint"):
+        ran = bench.run(bench.plan(flow, lora=name))
+        assert ran.success.loaded == ()
+        assert same(ran, expected[name])
 
 
 @pytest.mark.parametrize(

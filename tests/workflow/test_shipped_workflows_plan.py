@@ -13,10 +13,10 @@ from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.loader import read_document
 from app.workflow.plan import Plan
 from app.workflow.planner import declared_inputs, make_plan
+from tests.conftest import REAL_WORKFLOWS
 
 SHIPPED = sorted(SHIPPED_WORKFLOWS.glob("*.json"))
-OTHERS = Path(__file__).parents[2].parent / "shared" / "real_workflows"
-OTHER_WORKFLOWS = sorted(OTHERS.rglob("*.json"))
+OTHER_WORKFLOWS = sorted(Path(REAL_WORKFLOWS).rglob("*.json")) if REAL_WORKFLOWS else []
 
 
 @pytest.fixture
@@ -64,11 +64,8 @@ def test_a_shipped_workflow_asks_within_its_own_limits(file: Path):
             assert spec.mask_of in variables
 
 
-ABSENT = pytest.param(OTHERS, marks=pytest.mark.skip("no workflows of others beside the project"))
-
-
 @pytest.mark.parametrize(
-    "file", OTHER_WORKFLOWS or [ABSENT], ids=lambda file: file.relative_to(OTHERS).as_posix()
+    "file", OTHER_WORKFLOWS, ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_a_workflow_others_wrote_plans_or_is_refused_with_places(file: Path, media: Path):
     plan, problems = outcome(file, media)
@@ -80,10 +77,11 @@ def test_a_workflow_others_wrote_plans_or_is_refused_with_places(file: Path, med
         assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
-@pytest.mark.skipif(not OTHER_WORKFLOWS, reason="no workflows of others beside the project")
-def test_a_mistake_in_a_workflow_others_wrote_names_the_nearest_right_name(media: Path):
+def test_a_mistake_in_a_workflow_others_wrote_names_the_nearest_right_name(
+    media: Path, real_workflows: Path
+):
     with pytest.raises(InvalidWorkflow) as caught:
-        planned(OTHERS / "flux" / "FluxFill.json", media)
+        planned(real_workflows / "flux" / "FluxFill.json", media)
     assert (
         "steps[0].pipeline.arguments.image.location: There is no variable 'image'. "
         "Did you mean 'mage'?"
