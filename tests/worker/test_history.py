@@ -1,0 +1,144 @@
+"""A run's result does not depend on what ran before it.
+
+Random histories of runs, cancels, failures, drops and Free: whatever came before, a workflow draws
+what it draws in a process that has never run anything, to the last bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from app.protocol import DropComponents, Event
+from tests.worker.bench import SHAPES, Bench, Document, document, pixels, step
+
+OUTLINE = {"loras": [{"model_name": f"{SHAPES}/outline", "scale": 0.7}]}
+FIRST = {"image": "previous_result:first"}
+DRAW: dict[str, Document] = {
+    "plain": document(step()),
+    "lora": document(step(blocks=OUTLINE)),
+    "lora then plain": document(step("first", blocks=OUTLINE), step("second")),
+    "other scheduler": document(
+        step(
+            blocks={
+                "scheduler": {
+                    "configuration": {"scheduler_type": "DPMSolverMultistepScheduler"},
+                }
+            }
+        )
+    ),
+    "variation": document(step("first"), step("again", kind="Img2Img", strength=0.9, **FIRST)),
+    "tiled, larger": document(
+        step(
+            "first",
+            width=192,
+            blocks={"configuration": {
+                "component_type": "StableDiffusionPipeline",
+                "vae": {"enable_tiling": True, "enable_slicing": True},
+            }},
+            num_images_per_prompt=2,
+        )
+    ),
+    "half the bytes": document(step(loading={"torch_dtype": "torch.bfloat16"})),
+}  # fmt: skip
+FAIL: dict[str, Document] = {
+    # Fails when the LoRA is applied, with the first one in place already.
+    "not its lora": document(
+        step(blocks={"loras": [*OUTLINE["loras"], {"model_name": f"{SHAPES}/vae"}]})
+    ),
+    # Fails in the pipeline's call, after the prompt was encoded: no timestep is left.
+    "no step left": document(
+        step("first", blocks=OUTLINE),
+        step("again", kind="Img2Img", strength=0.1, blocks=OUTLINE, **FIRST),
+    ),
+}
+
+
+class Act(NamedTuple):
+    """One thing that happens: a run, cut off at one of its events or not; or memory given back."""
+
+    what: str
+    cancel_at: int | None = None
+
+
+RUNS = st.builds(Act, st.sampled_from([*DRAW, *FAIL]), st.none() | st.integers(1, 24))
+HISTORIES = st.lists(RUNS | st.sampled_from([Act("free"), Act("drop one")]), max_size=5)
+
+
+def drawn(name: str, folder: Path) -> list[np.ndarray]:
+    """What this process draws for the workflow."""
+    folder.mkdir()
+    return pixels(Bench(folder).run(DRAW[name]))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[np.ndarray]]:
+    """What each workflow draws in a process of its own that did nothing before."""
+    context = multiprocessing.get_context("forkserver")
+    # Forks of a process that has imported torch and done nothing with it: as fresh as a new one.
+    context.set_forkserver_preload(["tests.worker.bench"])
+    folder = tmp_path_factory.mktemp("fresh")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
+        folders = [folder / str(number) for number in range(len(DRAW))]
+        return dict(zip(DRAW, processes.map(drawn, DRAW, folders), strict=True))
+
+
+@pytest.fixture(scope="module")
+def new_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Bench]:
+    return lambda: Bench(tmp_path_factory.mktemp("history"))
+
+
+def perform(bench: Bench, act: Act) -> None:
+    """Do this; a cancel comes with one of the run's events, a failure is what was asked for."""
+    if act.what == "free":
+        bench.free()
+    elif act.what == "drop one":
+        keys = tuple(entry.key for entry in bench.runner.residency.entries[:1])
+        bench.runner.drop(DropComponents(keys=keys, reason="the history says so"))
+    else:
+        events = itertools.count(1)
+
+        def cancel_in_time(event: Event) -> None:
+            if (run_id := getattr(event, "run_id", "")) and next(events) == act.cancel_at:
+                bench.cancel(run_id)
+
+        bench.when = cancel_in_time
+        ended = bench.run({**DRAW, **FAIL}[act.what]).terminal
+        bench.when = lambda _event: None
+        assert ended.type == "run_cancelled" or (ended.type == "run_failed") == (act.what in FAIL)
+    assert all(entry.leases == 0 for entry in bench.runner.residency.entries)
+
+
+# peft warns of a second adapter; a worker's log would show it, pytest would make it an error.
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+# diffusers' solver hands its tensors to NumPy in an older way.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@settings(
+    max_examples=20,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=HISTORIES, last=st.sampled_from([*DRAW]))
+def test_what_a_workflow_draws_does_not_depend_on_what_ran_before(
+    expected: dict[str, list[np.ndarray]],
+    new_bench: Callable[[], Bench],
+    history: list[Act],
+    last: str,
+):
+    bench = new_bench()
+    for act in history:
+        perform(bench, act)
+    for name in (last, last):
+        for picture, wanted in zip(pixels(bench.run(DRAW[name])), expected[name], strict=True):
+            assert np.array_equal(picture, wanted)
