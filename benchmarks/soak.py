@@ -1,0 +1,199 @@
+"""Whether memory comes back: many runs of many workflows, with cancels and failures in between.
+
+    python -m benchmarks.soak [--runs 300] [--seed 0]
+
+Six workflows on the bundled model take turns in random order; one run in ten is cancelled at a
+random moment, one in ten fails in the midst of its work. Every picture is compared, pixel for
+pixel, with the one its workflow drew first. What is measured is the worker's anonymous memory
+(pages of files are the machine's to take back), as Linux counts it, when a run's end is told. The
+last lines compare what Free leaves behind after all this with what it leaves after one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import statistics
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from app.engine.engine import Engine
+from app.protocol import (
+    ResultSaved,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
+    StepProgress,
+)
+from app.settings import PROJECT, EngineSettings, PathSettings, Settings, WorkerSettings
+
+SHAPES = PROJECT / "models" / "shapes"
+SEED, STEPS = 7, 4
+EARLY, LATE, LAST = 50, 70, 20
+"""Runs 50 to 70 are compared with the last 20."""
+CANCELLED, FAILED = 0.1, 0.1
+MIB = 1 << 20
+
+
+def workflows(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The six that are run, by name, with their inputs; and `broken`, which fails."""
+    picture, mask = folder / "picture.png", folder / "mask.png"
+    Image.new("RGB", (128, 128), (224, 36, 36)).save(picture)
+    Image.new("L", (128, 128), 255).save(mask)
+    inputs: dict[str, dict[str, Any]] = {
+        "text-to-image": {},
+        "draw-then-outline": {},
+        "variations": {"image": str(picture)},
+        "inpaint": {"image": str(picture), "mask_image": str(mask)},
+    }
+    found = {
+        name: (PROJECT / "workflows" / f"{name}.json", {"steps": STEPS, **given})
+        for name, given in inputs.items()
+    }
+    for name, blocks in {
+        "other-scheduler": {
+            "scheduler": {"configuration": {"scheduler_type": "EulerDiscreteScheduler"}}
+        },
+        "bfloat16": {},
+        "broken": {"loras": [{"model_name": f"{SHAPES}/outline"}, {"model_name": f"{SHAPES}/vae"}]},
+    }.items():
+        loading = {"model_name": str(SHAPES)}
+        if name == "bfloat16":
+            loading["torch_dtype"] = "torch.bfloat16"
+        pipeline = {
+            "configuration": {"component_type": "StableDiffusionPipeline"},
+            "from_pretrained_arguments": loading,
+            "arguments": {"prompt": "a blue star", "num_inference_steps": STEPS},
+            **blocks,
+        }
+        step = {"name": "draw", "pipeline": pipeline, "result": {"content_type": "image/png"}}
+        (folder / f"{name}.json").write_text(json.dumps({"id": name, "steps": [step]}))
+        found[name] = (folder / f"{name}.json", {})
+    return found
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of the process that is nobody's file, from Linux's sums over its mappings."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this kernel does not count anonymous memory")
+
+
+class Soak:
+    """The engine, and what was seen of it."""
+
+    def __init__(self, engine: Engine, found: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
+        self._engine = engine
+        self._found = found
+        self._first: dict[str, list[np.ndarray]] = {}
+        self.ended = {"succeeded": 0, "cancelled": 0, "failed": 0}
+        self.wrong = 0
+
+    def run(self, name: str, cancel_after: int | None = None) -> None:
+        """Run it to its end, or cancel it after so many steps; compare what it drew."""
+        path, inputs = self._found[name]
+        run_id = self._engine.submit(path, inputs, seed=SEED, fresh=True)
+        events = []
+        for event in self._engine.events(run_id):
+            events.append(event)
+            steps = sum(isinstance(each, StepProgress) for each in events)
+            if cancel_after is not None and steps >= cancel_after:
+                cancel_after = None
+                threading.Thread(target=self._engine.cancel, args=(run_id,)).start()
+        end = events[-1]
+        match end:
+            case RunSucceeded():
+                self.ended["succeeded"] += 1
+                made = [e for e in events if isinstance(e, ResultSaved)]
+                pictures = [np.asarray(Image.open(result.path)) for result in made]
+                first = self._first.setdefault(name, pictures)
+                pairs = zip(pictures, first, strict=True)
+                self.wrong += not all(np.array_equal(one, other) for one, other in pairs)
+            case RunCancelled():
+                self.ended["cancelled"] += 1
+            case RunFailed():
+                self.ended["failed"] += 1
+                if name != "broken":
+                    raise SystemExit(f"'{name}' failed: {end.error.sentence()}")
+
+    def anonymous_bytes(self) -> int:
+        """What the worker has now."""
+        pid = self._engine.status().pid
+        assert pid is not None
+        return anonymous_bytes(pid)
+
+    def anonymous_bytes_after_free(self) -> int:
+        """What the worker has when everything was freed. Nothing that is leased can be freed."""
+        self._engine.free()
+        held = self._engine.status().held
+        if held:
+            raise SystemExit(f"still held after Free: {[item.title for item in held]}")
+        return self.anonymous_bytes()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="of the order")
+    options = parser.parse_args(arguments)
+    if options.runs < LATE + LAST:
+        parser.error(f"at least {LATE + LAST} runs are needed")
+    order = random.Random(options.seed)
+    # The failures are asked for.
+    logging.getLogger("app").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        engine = Engine()
+        engine.start(
+            Settings(
+                engine=EngineSettings(max_queued_runs=10),
+                paths=PathSettings(outputs=folder / "outputs", media=(folder,)),
+                worker=WorkerSettings(log_level="ERROR"),
+            )
+        )
+        try:
+            found = workflows(folder)
+            soak = Soak(engine, found)
+            soak.run("text-to-image")
+            after_one = soak.anonymous_bytes_after_free()
+            names = [name for name in found if name != "broken"]
+            anonymous = []
+            for _ in range(options.runs):
+                chance = order.random()
+                if chance < FAILED:
+                    soak.run("broken")
+                elif chance < FAILED + CANCELLED:
+                    soak.run(order.choice(names), cancel_after=order.randrange(STEPS))
+                else:
+                    soak.run(order.choice(names))
+                anonymous.append(soak.anonymous_bytes())
+            after_all = soak.anonymous_bytes_after_free()
+        finally:
+            engine.close()
+    early = statistics.median(anonymous[EARLY:LATE])
+    last = statistics.median(anonymous[-LAST:])
+    print(f"{options.runs} runs over {len(names)} workflows: {soak.ended}")
+    print(f"pictures other than their workflow's first: {soak.wrong}")
+    print(
+        f"anonymous memory, median of runs {EARLY}-{LATE}: {early / MIB:.1f} MiB;"
+        f" of the last {LAST}: {last / MIB:.1f} MiB; {last / early - 1:+.1%} (must: within 3 %)"
+    )
+    limit = after_one * 1.1 + 32 * MIB
+    print(
+        f"after Free: {after_one / MIB:.1f} MiB after one run,"
+        f" {after_all / MIB:.1f} MiB after all (must: at most {limit / MIB:.1f} MiB)"
+    )
+
+
+if __name__ == "__main__":
+    main()
