@@ -4,8 +4,9 @@
 
 Prints one table: the overhead of a warm run of a real-size model (the one of `benchmarks.loading`,
 made where it is missing) that takes one small step only; how soon an identical request is answered;
-how much later the first denoiser forward comes when another model ran in between; and the gap that the queue leaves on the device, from one run's last event to the next one's first.
-Previews are off; remembered results are off but for the identical request.
+how much later the first denoiser forward comes when another model ran in between; and the gap that
+the queue leaves on the device, from one run's last event to the next one's first. Previews are off;
+remembered results are off but for the identical request.
 """
 
 from __future__ import annotations
