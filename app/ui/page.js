@@ -63,10 +63,20 @@
     }
   };
   document.addEventListener("visibilitychange", poll);
+
+  // A run that starts or ends changes the status line's class: the chip says so with it.
+  let lineState = null;
+  const followRun = () => {
+    const state = document.querySelector("#status .line")?.className ?? null;
+    if (state === lineState) return;
+    lineState = state;
+    poll();
+  };
   const ready = setInterval(() => {
     if (!document.querySelector("#chip .chip-text")) return;
     clearInterval(ready);
     poll();
     setInterval(poll, POLL_MS);
+    new MutationObserver(followRun).observe(element("status"), { childList: true, subtree: true });
   }, 100);
 })();
