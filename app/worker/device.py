@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ CGROUP_USES = (
     Path("/sys/fs/cgroup/memory.current"),
     Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+MACHINE_OUT_OF_MEMORY = ("can't allocate memory",)
+OUT_OF_MEMORY = (*MACHINE_OUT_OF_MEMORY, "out of memory", "ALLOC_FAILED")
 """How the machine, a GPU's driver and CUDA's libraries say it where torch has no class for it."""
+ASKED_FOR = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
+"""How torch's allocators for CPU, CUDA and MPS tell the amount they could not give."""
 
 
 class Device:
@@ -86,6 +90,15 @@ class Device:
             )
             return free_bytes + cached, total_bytes
         return ram_free_and_total_bytes()
+
+    def place_that_ran_out(self, error: BaseException) -> Place:
+        """Whose memory this error, which is one of running out, is about."""
+        if not self.is_accelerator or isinstance(error, torch.OutOfMemoryError):
+            return "device"
+        machine = isinstance(error, MemoryError | OSError) or any(
+            words in str(error) for words in MACHINE_OUT_OF_MEMORY
+        )
+        return "ram" if machine else "device"
 
     def move(self, component: Any, place: Place) -> None:
         """Bring a component's weights onto the device, or into RAM."""
@@ -154,6 +167,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )
+
+
+def amount_asked_for(error: BaseException) -> str:
+    """What the allocator could not give: `151 MB`, `20.00 GiB`; empty where it does not say."""
+    found = ASKED_FOR.search(str(error))
+    if found is None:
+        return ""
+    number, unit = found.groups()
+    return f"{int(number) / 1e6:.3g} MB" if unit == "bytes" else f"{number} {unit}"
 
 
 def _choose(wanted: str) -> torch.device:
