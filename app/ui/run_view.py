@@ -127,7 +127,7 @@ def advance(view: RunView, event: RunEvent) -> RunView:
             }
         case MemoryRanOut():
             changes = {
-                "status": _of_step(view, "Memory ran out, once more"),
+                "status": _of_step(view, "Memory ran out · once more"),
                 "preview": None,
                 "notice": f"{view.notice} {event.sentence}".strip(),
             }

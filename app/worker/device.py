@@ -6,6 +6,7 @@ import ctypes
 import gc
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ CGROUP_USES = (
     Path("/sys/fs/cgroup/memory.current"),
     Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-MACHINE_OUT_OF_MEMORY = ("can't allocate memory",)
+MACHINE_OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory")
 OUT_OF_MEMORY = (*MACHINE_OUT_OF_MEMORY, "out of memory", "ALLOC_FAILED")
 """How the machine, a GPU's driver and CUDA's libraries say it where torch has no class for it."""
 ASKED_FOR = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
@@ -93,12 +94,12 @@ class Device:
 
     def place_that_ran_out(self, error: BaseException) -> Place:
         """Whose memory this error, which is one of running out, is about."""
-        if not self.is_accelerator or isinstance(error, torch.OutOfMemoryError):
-            return "device"
-        machine = isinstance(error, MemoryError | OSError) or any(
-            words in str(error) for words in MACHINE_OUT_OF_MEMORY
+        machine = any(
+            isinstance(each, MemoryError)
+            or any(words in str(each) for words in MACHINE_OUT_OF_MEMORY)
+            for each in _chain(error)
         )
-        return "ram" if machine else "device"
+        return "ram" if machine and self.is_accelerator else "device"
 
     def move(self, component: Any, place: Place) -> None:
         """Bring a component's weights onto the device, or into RAM."""
@@ -163,19 +164,29 @@ def file_backed_bytes(component: torch.nn.Module) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device or the machine saying that memory is out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    """Whether this is a device or the machine saying that memory is out, or what came of that."""
+    return any(
+        isinstance(each, torch.OutOfMemoryError | MemoryError)
+        or (isinstance(each, RuntimeError) and any(words in str(each) for words in OUT_OF_MEMORY))
+        for each in _chain(error)
     )
 
 
 def amount_asked_for(error: BaseException) -> str:
     """What the allocator could not give: `151 MB`, `20.00 GiB`; empty where it does not say."""
-    found = ASKED_FOR.search(str(error))
-    if found is None:
-        return ""
-    number, unit = found.groups()
-    return f"{int(number) / 1e6:.3g} MB" if unit == "bytes" else f"{number} {unit}"
+    for each in _chain(error):
+        if (found := ASKED_FOR.search(str(each))) is not None:
+            number, unit = found.groups()
+            return f"{int(number) / 1e6:.0f} MB" if unit == "bytes" else f"{number} {unit}"
+    return ""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on: libraries tell one of their own instead."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _choose(wanted: str) -> torch.device:
