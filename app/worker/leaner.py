@@ -9,7 +9,8 @@ larger than one tile.
 
 Attention slicing is none of these: diffusers computes attention with torch's
 `scaled_dot_product_attention`, which takes memory in proportion to the tokens, while slices write
-out scores for every pair of them.
+out scores for every pair of them. Measured on a CPU, one call of the bundled denoiser at 768 pixels
+takes 56 MiB, and with slices 89 ("max") or 110 ("auto").
 """
 
 from __future__ import annotations

@@ -71,7 +71,11 @@ class Placement:
     def check(self, steps: Iterable[tuple[PipelineStep, Parts]]) -> None:
         """Raise TooLarge before anything is loaded or has to leave, where a step cannot fit."""
         for step, parts in steps:
-            self.offload(step, parts)
+            self._offload(step, parts)
+
+    def placed(self, step: PipelineStep, parts: Parts) -> PipelineStep:
+        """The step in the mode in which it would run. Raises TooLarge."""
+        return step.model_copy(update={"offload": self._offload(step, parts)})
 
     def bring(
         self, step: PipelineStep, parts: Parts, later: Sequence[str], context: RunContext
@@ -81,7 +85,7 @@ class Placement:
         `later` are the keys that later steps of the run need, the next first. Returns the step with
         the offload it runs with. A cancel in between keeps the parts that have been loaded.
         """
-        offload = self.offload(step, parts)
+        offload = self._offload(step, parts)
         keys = [part.key for part in parts.parts]
         place: Place = "ram" if offload and self._device.is_accelerator else "device"
         for part in {part.key: part for part in parts.parts}.values():
@@ -106,8 +110,7 @@ class Placement:
         self._send_away(chosen, place, reason)
         return gone
 
-    def offload(self, step: PipelineStep, parts: Parts) -> Offload | None:
-        """How the parts of the step take turns; raises TooLarge (see `offload_for`)."""
+    def _offload(self, step: PipelineStep, parts: Parts) -> Offload | None:
         sizes = {part.key: part.weight_bytes for part in parts.parts}
         if not self._device.is_accelerator:
             offload_for(step.model_copy(update={"offload": None}), sizes.values(), self.budgets)

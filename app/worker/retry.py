@@ -61,8 +61,7 @@ class Retry:
         when nothing can be done about it, and when results were being written: they would be
         written twice.
         """
-        offload = self._placement.offload(step, parts)
-        lean = asked = step.model_copy(update={"offload": offload})
+        lean = asked = self._placement.placed(step, parts)
         ran_out: list[Shortage] = []
         while (shortage := self._shortage_of(attempt, lean, context)) is not None:
             # Here no exception is being handled any more.
