@@ -23,9 +23,13 @@ CGROUP_USES = (
     Path("/sys/fs/cgroup/memory.current"),
     Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-MACHINE_OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory")
-OUT_OF_MEMORY = (*MACHINE_OUT_OF_MEMORY, "out of memory", "ALLOC_FAILED")
-"""How the machine, a GPU's driver and CUDA's libraries say it where torch has no class for it."""
+MACHINE_OUT_OF_MEMORY = re.compile(
+    # The last is oneDNN's, of a convolution whose workspace was refused; with further words
+    # ("… descriptor") it is about something else.
+    r"can't allocate memory|Cannot allocate memory|could not create a primitive$"
+)
+DEVICE_OUT_OF_MEMORY = re.compile(r"out of memory|ALLOC_FAILED")
+"""How a GPU's driver and CUDA's libraries say it where torch has no class for it."""
 ASKED_FOR = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
 """How torch's allocators for CPU, CUDA and MPS tell the amount they could not give."""
 
@@ -94,11 +98,7 @@ class Device:
 
     def place_that_ran_out(self, error: BaseException) -> Place:
         """Whose memory this error, which is one of running out, is about."""
-        machine = any(
-            isinstance(each, MemoryError)
-            or any(words in str(each) for words in MACHINE_OUT_OF_MEMORY)
-            for each in _chain(error)
-        )
+        machine = any(_is_machines(each) for each in _chain(error))
         return "ram" if machine and self.is_accelerator else "device"
 
     def move(self, component: Any, place: Place) -> None:
@@ -166,9 +166,16 @@ def file_backed_bytes(component: torch.nn.Module) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is a device or the machine saying that memory is out, or what came of that."""
     return any(
-        isinstance(each, torch.OutOfMemoryError | MemoryError)
-        or (isinstance(each, RuntimeError) and any(words in str(each) for words in OUT_OF_MEMORY))
+        _is_machines(each)
+        or isinstance(each, torch.OutOfMemoryError)
+        or (isinstance(each, RuntimeError) and DEVICE_OUT_OF_MEMORY.search(str(each)))
         for each in _chain(error)
+    )
+
+
+def _is_machines(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(MACHINE_OUT_OF_MEMORY.search(str(error)))
     )
 
 

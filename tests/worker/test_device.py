@@ -74,6 +74,7 @@ def test_the_machine_refusing_an_allocation_is_out_of_memory():
         RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB, max allowed: 20.40 GB)."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("unable to mmap 16 bytes from file <a>: Cannot allocate memory (12)"),
+        RuntimeError("could not create a primitive"),
     ],
     ids=lambda error: str(error)[:20],
 )
@@ -85,6 +86,7 @@ def test_every_way_of_saying_so_is_understood(error: Exception):
     "error",
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        RuntimeError("could not create a primitive descriptor for a convolution"),
         ValueError("the prompt is out of memory"),
         OSError("can't allocate memory"),
     ],

@@ -130,6 +130,6 @@ def test_where_the_leaner_mode_does_not_fit_either_it_says_so_with_numbers(
     assert isinstance(failed, RunFailed)
     assert failed.error.kind == "OutOfMemory"
     assert ", also with VAE tiling and VAE slicing: " in failed.error.message
-    assert " MB more were refused, " in failed.error.message
+    assert " MB are free, 22 MB of models are held, " in failed.error.message
     assert after.success.loaded == ()
     assert same(ordinary, after)
