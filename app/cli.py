@@ -224,6 +224,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
                     "seed": view.seed,
                     "seconds": view.timings.total_s if view.timings else None,
                     "loaded": view.loaded,
+                    "notice": view.notice,
                     "error": view.error.sentence() if view.error else None,
                 }
             )

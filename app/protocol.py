@@ -263,6 +263,24 @@ class PhaseChanged(Message):
     phase: Phase
 
 
+class MemoryRanOut(Message):
+    """Memory ran out in the running step, which begins anew, once, after what was done."""
+
+    type: Literal["memory_ran_out"] = "memory_ran_out"
+    run_id: str
+    time: float
+    step: str
+    phase: Phase
+    """Where it ran out."""
+    done: tuple[str, ...]
+    """Sentences: what left, and how the step is run now."""
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for a person and the record."""
+        return " ".join([f"Memory ran out in step '{self.step}' ({self.phase}).", *self.done])
+
+
 class StepProgress(Message):
     """The denoiser has finished step `done` of `total`."""
 
@@ -341,6 +359,9 @@ class RunSucceeded(Message):
     """Titles of the components that had to be loaded; empty when all was warm."""
     outputs: tuple[JsonValue, ...] = ()
     """What the last step returned and a file does not hold (text, numbers)."""
+    out_of_memory: tuple[str, ...] = ()
+    """What was done where memory ran out, a sentence a time; empty for an ordinary run, and only
+    then are its results those of every other run of the request, to the last bit."""
     made_at: float | None = None
     """When an identical request made these results; None when this run made them."""
 
@@ -374,6 +395,7 @@ RunEvent = (
     | StepStarted
     | Loading
     | PhaseChanged
+    | MemoryRanOut
     | StepProgress
     | Preview
     | ResultSaved

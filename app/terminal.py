@@ -51,7 +51,8 @@ def outcome(view: RunView) -> str:
         return view.error.sentence()
     if view.outcome == "cancelled":
         return f"{view.status}. {view.notice}".strip()
-    return f"{view.status}, seed {view.seed}" if view.seed is not None else view.status
+    done = f"{view.status}, seed {view.seed}" if view.seed is not None else view.status
+    return f"{done}. {view.notice}" if view.notice else done
 
 
 def status(found: EngineStatus) -> str:

@@ -418,7 +418,8 @@ class EngineLoop:
             if self._settings.engine.idle_drop_s is not None:
                 self._drop_at = time.monotonic() + self._settings.engine.idle_drop_s
             self._end(run, event)
-            if isinstance(event, RunSucceeded) and run.request_key:
+            # What a leaner mode made is no answer to the next request: it may differ a little.
+            if isinstance(event, RunSucceeded) and run.request_key and not event.out_of_memory:
                 made = Remembered(made_at=event.time, results=_results(run), outputs=event.outputs)
                 self._remembered.note(run.request_key, made)
         else:

@@ -78,6 +78,7 @@ class ResultWriter:
             "versions": dict(self._versions),
             "device": str(context.device),
             "device_name": context.device.name,
+            "out_of_memory": list(context.out_of_memory),
             "timings": {
                 "load_s": round(context.spent.load_s, 4),
                 "compute_s": round(context.spent.compute_s, 4),

@@ -21,6 +21,7 @@ from app.errors import EngineError, InvalidInputs, Problem, WorkbenchError
 from app.protocol import (
     TERMINAL,
     Loading,
+    MemoryRanOut,
     PhaseChanged,
     ResultSaved,
     RunCancelled,
@@ -306,6 +307,9 @@ def _told(event: RunEvent) -> dict[str, Any] | None:
             ) | {"event": "loading"}
         case PhaseChanged():
             return {"event": "phase", "step": event.step, "phase": event.phase}
+        case MemoryRanOut():
+            return {"event": "memory_ran_out", "step": event.step, "phase": event.phase,
+                    "message": event.sentence}  # fmt: skip
         case StepProgress():
             return event.model_dump(include={"step", "done", "total", "seconds_left"}) | {
                 "event": "step"
@@ -336,6 +340,7 @@ def _done(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView) -> d
         "outputs": list(view.outputs),
         "metadata": [_file(result, sidecar=True) for result in finals],
         "loaded": list(view.loaded),
+        "notice": view.notice,
     }
 
 

@@ -16,6 +16,7 @@ from app.errors import ErrorReport
 from app.protocol import (
     Loading,
     MemoryFreed,
+    MemoryRanOut,
     Phase,
     PhaseChanged,
     Preview,
@@ -124,6 +125,12 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 "status": _of_step(view, PHASE_WORDS[event.phase]),
                 "fraction": _overall(view, _PHASE_FRACTIONS[event.phase]),
             }
+        case MemoryRanOut():
+            changes = {
+                "status": _of_step(view, "Memory ran out · once more"),
+                "preview": None,
+                "notice": f"{view.notice} {event.sentence}".strip(),
+            }
         case StepProgress():
             left = "" if event.seconds_left is None else f" · {duration(event.seconds_left)} left"
             changes = {
@@ -158,7 +165,7 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 "status": f"Cancelled while {_CANCELLED_IN[event.phase]}",
                 "fraction": None,
                 "preview": None,
-                "notice": event.notice,
+                "notice": f"{view.notice} {event.notice}".strip(),
             }
     return dataclasses.replace(view, **changes)
 

@@ -8,8 +8,9 @@ call, in the text encoder as in the autoencoder.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,24 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from app.errors import Cancelled
-from app.protocol import CheckpointGap, Event, Loading, Phase, PhaseChanged, Preview, StepProgress
+from app.protocol import (
+    CheckpointGap,
+    Event,
+    Loading,
+    MemoryRanOut,
+    Phase,
+    PhaseChanged,
+    Preview,
+    StepProgress,
+)
 from app.worker.device import Device
 from app.worker.previews import LatentPreview
 from app.workflow.plan import Plan
 
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo
+
+log = logging.getLogger(__name__)
 
 GAP_WORTH_TELLING_S = 1.0
 DENOISERS = ("unet", "transformer", "transformer_2", "prior")
@@ -70,6 +82,8 @@ class RunContext:
         self.results: dict[str, list[Any]] = {}
         """Artifacts of the steps that have run, by step name."""
         self.spent = Spent()
+        self.out_of_memory: list[str] = []
+        """What was done where memory ran out, a sentence a time."""
         self.to_load_bytes = 0
         """Weights of this run that were not held when it began."""
         self._loaded_bytes = 0
@@ -113,6 +127,8 @@ class RunContext:
 
     def tell_phases(self, components: Mapping[str, Any]) -> None:
         """Say which module's call means which phase, by the names pipelines give components."""
+        # Modules of the steps before may be gone, and others have their ids.
+        self._phases.clear()
         for name, component in components.items():
             if name in DENOISERS:
                 self._phases[id(component)] = "denoising"
@@ -146,6 +162,19 @@ class RunContext:
                 total_bytes=self.to_load_bytes,
             )
         )
+
+    def tell_memory_ran_out(self, done: Sequence[str]) -> None:
+        """Tell that memory ran out in the running step, and what was done, in sentences."""
+        event = MemoryRanOut(
+            run_id=self.run_id,
+            time=time.time(),
+            step=self.step,
+            phase=self.phase,
+            done=tuple(done),
+        )
+        log.warning("%s", event.sentence)
+        self.out_of_memory.append(event.sentence)
+        self.emit(event)
 
     def progress(self, done: int, total: int, clock_started: float) -> None:
         """Tell that the denoiser has done so many steps, the first by `clock_started` (monotonic

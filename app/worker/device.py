@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,15 @@ CGROUP_USES = (
     Path("/sys/fs/cgroup/memory.current"),
     Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-"""How the machine, a GPU's driver and CUDA's libraries say it where torch has no class for it."""
+MACHINE_OUT_OF_MEMORY = re.compile(
+    # The last is oneDNN's, of a convolution whose workspace was refused; with further words
+    # ("… descriptor") it is about something else.
+    r"can't allocate memory|Cannot allocate memory|could not create a primitive$"
+)
+DEVICE_OUT_OF_MEMORY = re.compile(r"out of memory|ALLOC_FAILED")
+"""How a GPU's driver and CUDA's libraries say it where torch has no class for it."""
+ASKED_FOR = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
+"""How torch's allocators for CPU, CUDA and MPS tell the amount they could not give."""
 
 
 class Device:
@@ -87,6 +96,11 @@ class Device:
             return free_bytes + cached, total_bytes
         return ram_free_and_total_bytes()
 
+    def place_that_ran_out(self, error: BaseException) -> Place:
+        """Whose memory this error, which is one of running out, is about."""
+        machine = any(_is_machines(each) for each in _chain(error))
+        return "ram" if machine and self.is_accelerator else "device"
+
     def move(self, component: Any, place: Place) -> None:
         """Bring a component's weights onto the device, or into RAM."""
         component.to(self.torch_device if place == "device" else "cpu")
@@ -150,10 +164,36 @@ def file_backed_bytes(component: torch.nn.Module) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device or the machine saying that memory is out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    """Whether this is a device or the machine saying that memory is out, or what came of that."""
+    return any(
+        _is_machines(each)
+        or isinstance(each, torch.OutOfMemoryError)
+        or (isinstance(each, RuntimeError) and DEVICE_OUT_OF_MEMORY.search(str(each)))
+        for each in _chain(error)
     )
+
+
+def _is_machines(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(MACHINE_OUT_OF_MEMORY.search(str(error)))
+    )
+
+
+def amount_asked_for(error: BaseException) -> str:
+    """What the allocator could not give: `151 MB`, `20.00 GiB`; empty where it does not say."""
+    for each in _chain(error):
+        if (found := ASKED_FOR.search(str(each))) is not None:
+            number, unit = found.groups()
+            return f"{int(number) / 1e6:.0f} MB" if unit == "bytes" else f"{number} {unit}"
+    return ""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on: libraries tell one of their own instead."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _choose(wanted: str) -> torch.device:

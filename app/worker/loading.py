@@ -66,6 +66,11 @@ class Parts(NamedTuple):
     settings: Mapping[str, Any]
     """Further arguments of the pipeline's constructor: absent components, plain values."""
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of all of them together."""
+        return sum({part.key: part.weight_bytes for part in self.parts}.values())
+
 
 def find_parts(step: PipelineStep) -> Parts:
     """What the step needs, from its model's index; a model of the hub is fetched if it is not here.

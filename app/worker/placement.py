@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from app.errors import TooLarge
-from app.protocol import Budgets, Place
+from app.protocol import Budgets, HeldComponent, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
@@ -73,29 +73,42 @@ class Placement:
         for step, parts in steps:
             self._offload(step, parts)
 
+    def placed(self, step: PipelineStep, parts: Parts) -> PipelineStep:
+        """The step in the mode in which it would run. Raises TooLarge."""
+        return step.model_copy(update={"offload": self._offload(step, parts)})
+
     def bring(
         self, step: PipelineStep, parts: Parts, later: Sequence[str], context: RunContext
-    ) -> tuple[PipelineStep, list[Part]]:
+    ) -> PipelineStep:
         """Have all parts of the step where it needs them.
 
         `later` are the keys that later steps of the run need, the next first. Returns the step with
-        the offload it runs with, and the parts that had to be loaded; a cancel in between keeps
-        those that have been.
+        the offload it runs with. A cancel in between keeps the parts that have been loaded.
         """
         offload = self._offload(step, parts)
         keys = [part.key for part in parts.parts]
         place: Place = "ram" if offload and self._device.is_accelerator else "device"
-        loaded = []
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
                 self._make_room(place, part.weight_bytes, keys, later, context)
                 self._residency.hold(load_part(part, context))
-                loaded.append(part)
             self._settle(part, place, keys, later, context)
         if offload == "model" and self._device.is_accelerator:
             largest_bytes = max((part.weight_bytes for part in parts.parts), default=0)
             self._make_room("device", largest_bytes, keys, later, context)
-        return step.model_copy(update={"offload": offload}), loaded
+        return step.model_copy(update={"offload": offload})
+
+    def evict_idle(
+        self, place: Place, keep: Collection[str], later: Sequence[str], reason: str
+    ) -> list[HeldComponent]:
+        """Have everything leave this place but what is kept or pinned; what has left it."""
+        others = [entry for entry in self._residency.entries if entry.key not in keep]
+        chosen = choose_evictions(
+            others, self._residency.bytes_in(place), place, time.time(), later
+        )
+        gone = [item for item in self._residency.described() if item.key in chosen]
+        self._send_away(chosen, place, reason)
+        return gone
 
     def _offload(self, step: PipelineStep, parts: Parts) -> Offload | None:
         sizes = {part.key: part.weight_bytes for part in parts.parts}

@@ -35,6 +35,7 @@ from app.worker.loading import Part, Parts, find_parts
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
 from app.worker.residency import Residency, WorkflowUses
+from app.worker.retry import Retry
 from app.workflow.fingerprint import library_versions
 from app.workflow.plan import PipelineStep, Plan
 
@@ -53,6 +54,7 @@ class Runner:
     ) -> None:
         self.residency = Residency()
         self.placement = Placement(settings, device, self.residency)
+        self._retry = Retry(self.placement, self.residency, device)
         self.signals = Signals()
         self.prompts = PromptMemo(
             settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
@@ -99,6 +101,7 @@ class Runner:
                     save_s=context.spent.save_s,
                 ),
                 loaded=tuple(part.title for part in loaded),
+                out_of_memory=tuple(context.out_of_memory),
             )
         except Cancelled:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
@@ -157,15 +160,20 @@ class Runner:
         writer: ResultWriter,
     ) -> list[Part]:
         """Run one step; the parts that had to be loaded for it."""
-        keys = [part.key for part in parts.parts]
-        if context.phase != "loading" and any(key not in self.residency for key in keys):
+        distinct = {part.key: part for part in parts.parts}
+        missing = [part for key, part in distinct.items() if key not in self.residency]
+        if context.phase != "loading":
             context.enter("loading")
-        started = time.monotonic()
-        placed, loaded = self.placement.bring(step, parts, later, context)
-        context.spent.load_s += time.monotonic() - started
-        with self.residency.lease(set(keys), context.plan.workflow_id) as components:
-            STEP_KINDS[step.kind](placed, parts, components, context, writer)
-        return loaded
+
+        def attempt(wanted: PipelineStep) -> None:
+            started = time.monotonic()
+            placed = self.placement.bring(wanted, parts, later, context)
+            context.spent.load_s += time.monotonic() - started
+            with self.residency.lease(set(distinct), context.plan.workflow_id) as components:
+                STEP_KINDS[step.kind](placed, parts, components, context, writer)
+
+        self._retry.run(attempt, step, parts, later, context)
+        return missing
 
     def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:
         stale = self._uses.begin(plan.workflow_path, plan.workflow_hash, keys)

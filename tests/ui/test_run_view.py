@@ -9,6 +9,7 @@ import pytest
 from app.errors import ErrorReport
 from app.protocol import (
     Loading,
+    MemoryRanOut,
     PhaseChanged,
     Preview,
     ResultSaved,
@@ -70,6 +71,27 @@ def test_loading_names_the_component_and_its_bytes():
         total_bytes=25_000_000,
     )
     assert after(*started(), loading).status == "Loading unet · 12 of 25 MB"
+
+
+RAN_OUT = MemoryRanOut(**RUN, step="draw", phase="decoding", done=("Run again with VAE tiling.",))
+
+
+def test_running_out_of_memory_is_told_and_stays_when_the_run_is_done():
+    view = after(*started(), preview(), RAN_OUT)
+    assert view.status == "Memory ran out · once more"
+    assert view.notice == ("Memory ran out in step 'draw' (decoding). Run again with VAE tiling.")
+    assert view.preview is None
+    succeeded = RunSucceeded(
+        **RUN, timings=Timings(total_s=1, load_s=0, compute_s=1, save_s=0), loaded=()
+    )
+    assert advance(view, succeeded).notice == view.notice
+
+
+def test_what_a_cancelled_run_had_to_say_before_stays():
+    cancelled = RunCancelled(**RUN, phase="decoding", notice="The worker was ended.")
+    notice = after(*started(), RAN_OUT, cancelled).notice
+    assert notice.startswith("Memory ran out")
+    assert notice.endswith("VAE tiling. The worker was ended.")
 
 
 def test_a_step_says_its_number_and_the_time_left():

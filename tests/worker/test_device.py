@@ -8,7 +8,8 @@ import psutil
 import pytest
 import torch
 
-from app.worker.device import Device, is_out_of_memory
+from app.worker.device import Device, amount_asked_for, is_out_of_memory
+from tests.doubles.accelerator import Accelerator
 
 MIB = 1024 * 1024
 
@@ -72,6 +73,8 @@ def test_the_machine_refusing_an_allocation_is_out_of_memory():
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB, max allowed: 20.40 GB)."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("unable to mmap 16 bytes from file <a>: Cannot allocate memory (12)"),
+        RuntimeError("could not create a primitive"),
     ],
     ids=lambda error: str(error)[:20],
 )
@@ -83,6 +86,7 @@ def test_every_way_of_saying_so_is_understood(error: Exception):
     "error",
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        RuntimeError("could not create a primitive descriptor for a convolution"),
         ValueError("the prompt is out of memory"),
         OSError("can't allocate memory"),
     ],
@@ -90,3 +94,52 @@ def test_every_way_of_saying_so_is_understood(error: Exception):
 )
 def test_other_errors_are_not_taken_for_it(error: Exception):
     assert not is_out_of_memory(error)
+
+
+def told_otherwise(error: Exception, *, said: bool) -> Exception:
+    """What a library raises instead of this error, with `raise … from` or without."""
+    try:
+        try:
+            raise error
+        except (RuntimeError, ValueError) as caught:
+            instead = OSError("Unable to load weights from checkpoint file")
+            raise instead from (caught if said else None)
+    except OSError as other:
+        return other
+
+
+def test_an_error_that_came_of_running_out_is_one():
+    ran_out = RuntimeError("unable to mmap 16 bytes from file <a>: Cannot allocate memory (12)")
+    assert is_out_of_memory(told_otherwise(ran_out, said=True))
+    assert is_out_of_memory(told_otherwise(ran_out, said=False))
+    assert not is_out_of_memory(told_otherwise(ValueError("not a checkpoint"), said=True))
+
+
+@pytest.mark.parametrize(
+    ("said", "amount"),
+    [
+        ("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 7 GiB", "20.00 GiB"),
+        ("can't allocate memory: you tried to allocate 150994944 bytes. Error", "151 MB"),
+        ("MPS backend out of memory. Tried to allocate 256 bytes on private pool.", "0 MB"),
+        ("CUDA error: out of memory", ""),
+    ],
+)
+def test_the_amount_that_was_refused_is_read_from_the_error(said: str, amount: str):
+    assert amount_asked_for(RuntimeError(said)) == amount
+
+
+@pytest.mark.parametrize(
+    ("error", "beside_an_accelerator"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "device"),
+        (RuntimeError("CUDA error: out of memory"), "device"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "ram"),
+        (MemoryError(), "ram"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_it_is_known_whose_memory_ran_out(
+    cpu: Device, error: Exception, beside_an_accelerator: str
+):
+    assert cpu.place_that_ran_out(error) == "device"
+    assert Accelerator().place_that_ran_out(error) == beside_an_accelerator

@@ -1,0 +1,162 @@
+"""Out of memory is an event, not an end: a step is tried once more with more room and less need.
+
+First the error is let go: its frames hold the tensors of the failed try, so nothing here keeps an
+exception or a traceback. Then what is idle leaves, and the step is run again from its beginning in
+the next leaner mode. When that runs out too the run fails, with numbers; what the step was given is
+still held, and the next run finds the memory of the calls free.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from app.errors import OutOfMemory
+from app.protocol import Phase, Place
+from app.worker.context import RunContext
+from app.worker.device import Device, amount_asked_for, is_out_of_memory
+from app.worker.leaner import SWITCHES, difference, leaner
+from app.worker.loading import Parts
+from app.worker.placement import Placement
+from app.worker.residency import Residency
+from app.workflow.plan import PipelineStep
+
+
+class Shortage(NamedTuple):
+    """That memory ran out, in plain text: no frame stays alive through it."""
+
+    phase: Phase
+    place: Place
+    asked_for: str
+    """The amount that was refused, as the allocator said it; empty where it did not."""
+    detail: str
+
+    @property
+    def in_call(self) -> bool:
+        """Whether it was the step's call that ran out, and not the load of its parts."""
+        return self.phase != "loading"
+
+
+class Retry:
+    """Runs steps of one runner, and those that run out of memory again."""
+
+    def __init__(self, placement: Placement, residency: Residency, device: Device) -> None:
+        self._placement = placement
+        self._residency = residency
+        self._device = device
+
+    def run(
+        self,
+        attempt: Callable[[PipelineStep], None],
+        step: PipelineStep,
+        parts: Parts,
+        later: Sequence[str],
+        context: RunContext,
+    ) -> None:
+        """Call `attempt` with the step; where memory runs out, once more with a leaner one.
+
+        Once when its parts are loaded and once in its call, that is. `later` are the keys that
+        later steps of the run need, the next first. Raises OutOfMemory when memory runs out again,
+        when nothing can be done about it, and when results were being written: they would be
+        written twice.
+        """
+        lean = asked = self._placement.placed(step, parts)
+        ran_out: list[Shortage] = []
+        while (shortage := self._shortage_of(attempt, lean, context)) is not None:
+            # Here no exception is being handled any more.
+            self._device.release()
+            tried = self._tried(lean, asked, ran_out)
+            if shortage.phase == "saving" or any(o.in_call == shortage.in_call for o in ran_out):
+                raise self._failure(shortage, parts, context, tried)
+            done = self._evict_idle(shortage, parts, later, context)
+            leanest = self._leaner(lean, step, parts, shortage)
+            if leanest is not None:
+                done.append(f"Run again with {difference(leanest, lean)}.")
+            elif done:
+                done.append("Run again.")
+            else:
+                raise self._failure(shortage, parts, context, tried)
+            ran_out.append(shortage)
+            lean = leanest or lean
+            context.tell_memory_ran_out(done)
+            context.checkpoint()
+            context.enter("loading")
+
+    def _shortage_of(
+        self, attempt: Callable[[PipelineStep], None], step: PipelineStep, context: RunContext
+    ) -> Shortage | None:
+        try:
+            attempt(step)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return Shortage(
+                context.phase,
+                self._device.place_that_ran_out(error),
+                amount_asked_for(error),
+                "".join(traceback.format_exception(error)),
+            )
+        return None
+
+    def _leaner(
+        self, lean: PipelineStep, step: PipelineStep, parts: Parts, shortage: Shortage
+    ) -> PipelineStep | None:
+        if shortage.place == "ram":
+            # The machine's memory beside an accelerator holds weights, and offload wants more.
+            return None
+        # In the call all parts are held.
+        vaes = [
+            self._residency[part.key].component
+            for part in parts.parts
+            if part.name == "vae" and shortage.in_call
+        ]
+        return leaner(
+            lean,
+            may_offload=self._device.is_accelerator
+            and step.offload is None
+            and parts.weight_bytes <= self._placement.budgets.ram_bytes,
+            switches=[name for name in SWITCHES for vae in vaes if hasattr(vae, f"use_{name}")],
+        )
+
+    @staticmethod
+    def _tried(lean: PipelineStep, asked: PipelineStep, ran_out: Sequence[Shortage]) -> str:
+        """What has been tried before, to follow the name of the step."""
+        if lean != asked:
+            return f", also with {difference(lean, asked)}"
+        return ", also after what was idle had left" if ran_out else ""
+
+    def _evict_idle(
+        self, shortage: Shortage, parts: Parts, later: Sequence[str], context: RunContext
+    ) -> list[str]:
+        gone = self._placement.evict_idle(
+            shortage.place,
+            [part.key for part in parts.parts],
+            later,
+            f"memory ran out in step '{context.step}'",
+        )
+        if not gone:
+            return []
+        size_bytes = sum(item.weight_bytes for item in gone)
+        names = ", ".join(item.title for item in gone)
+        return [f"What was idle left ({size_bytes / 1e6:.0f} MB): {names}."]
+
+    def _failure(
+        self, shortage: Shortage, parts: Parts, context: RunContext, tried: str
+    ) -> OutOfMemory:
+        memory = self._device.memory()
+        free_bytes, total_bytes = memory.device_free_bytes, memory.device_total_bytes
+        if shortage.place == "ram":
+            free_bytes, total_bytes = memory.ram_free_bytes, memory.ram_total_bytes
+        held_bytes = self._residency.bytes_in(shortage.place)
+        return OutOfMemory(
+            f"Memory ran out in step '{context.step}' ({shortage.phase}){tried}: "
+            + (f"{shortage.asked_for} more were refused, " if shortage.asked_for else "")
+            + f"{free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free,"
+            f" {held_bytes / 1e6:.0f} MB of models are held,"
+            f" the step's own weigh {parts.weight_bytes / 1e6:.0f} MB.",
+            hint="Ask for a smaller picture or fewer at once, or free the GPU first."
+            if shortage.in_call
+            else "Take a smaller model or dtype, unpin what is pinned, or end what else runs.",
+            detail=shortage.detail,
+        )
