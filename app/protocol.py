@@ -116,6 +116,10 @@ class MemoryUse(Message):
     device_bytes: int
     """Allocated on the accelerator by this process; 0 on a CPU."""
     device_reserved_bytes: int
+    """What torch's allocator holds of the accelerator, in use or kept for the next."""
+    device_driver_bytes: int = 0
+    """In use by the driver's account: on CUDA of the whole card, so with every process's part and
+    with the driver's own; on MPS of this process. 0 on a CPU."""
     device_free_bytes: int
     device_total_bytes: int
     resident_bytes: int

@@ -8,7 +8,7 @@ from html import escape
 
 from app.engine.loop import EngineStatus
 from app.protocol import HeldComponent, Place
-from app.ui.run_view import size
+from app.units import size
 
 
 def bars(status: EngineStatus) -> str:

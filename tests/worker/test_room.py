@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import TooLarge
 from app.protocol import Budgets, DropComponents, FreeMemory, MemoryFreed, PinComponent, RunFailed
-from app.worker.placement import offload_for
-from app.workflow.plan import ModelSource, PipelineStep
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, pixels, same, step
@@ -170,42 +167,3 @@ def test_where_ram_is_full_too_it_goes_for_good(models: Path):
     draw(bench, "a")
     draw(bench, "b")
     assert held(bench) == {"b"}
-
-
-# --- how a step's parts take turns on an accelerator ---------------------------------------------
-
-
-def offload(
-    wanted: str | None, *sizes_bytes: int, device: int = 100, ram: int = 1000
-) -> str | None:
-    wanting = PipelineStep(
-        name="draw",
-        place="steps[0]",
-        pipeline_class="diffusers.StableDiffusionPipeline",
-        source=ModelSource(model="a"),
-        offload=wanted,
-        arguments={},
-        seed=0,
-    )
-    return offload_for(wanting, sizes_bytes, Budgets(device_bytes=device, ram_bytes=ram))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "sizes_bytes", "chosen"),
-    [
-        (None, (60, 40), None),
-        (None, (60, 41), "model"),
-        ("model", (10, 10), "model"),
-        ("sequential", (500, 10), "sequential"),
-    ],
-)
-def test_a_document_is_obeyed_and_what_it_leaves_open_is_decided_by_what_fits(
-    wanted: str | None, sizes_bytes: tuple[int, ...], chosen: str | None
-):
-    assert offload(wanted, *sizes_bytes) == chosen
-
-
-@pytest.mark.parametrize("wanted", [None, "model"])
-def test_a_part_that_is_larger_than_the_device_is_refused(wanted: str | None):
-    with pytest.raises(TooLarge, match="at once"):
-        offload(wanted, 101, 10)
