@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def ram_free_and_total_bytes() -> tuple[int, int]:
     if limit is not None and used is not None and limit < total_bytes:
         return min(free_bytes, limit - used), limit
     return free_bytes, total_bytes
+
+
+def has_accelerator() -> bool:
+    """Whether there seems to be one, without asking its driver: NVIDIA's, AMD's or Apple's."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
 
 
 def resident_and_anonymous_bytes() -> tuple[int, int]:

@@ -82,6 +82,14 @@ class DropComponents(Message):
     reason: str
 
 
+class MoveToRam(Message):
+    """Have these leave the accelerator for RAM, or for good where that is full."""
+
+    type: Literal["move_to_ram"] = "move_to_ram"
+    keys: tuple[str, ...]
+    reason: str
+
+
 class CleanUp(Message):
     """Light cleanup between runs. Sent only after a moment without work."""
 
@@ -101,6 +109,7 @@ Command = Annotated[
     | FreeMemory
     | PinComponent
     | DropComponents
+    | MoveToRam
     | CleanUp
     | ShutDown,
     Field(discriminator="type"),

@@ -6,7 +6,6 @@ call waits for anything, so the mailbox is always answered at once.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue
 import threading
@@ -16,27 +15,22 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Literal, TypeVar
 
+from app.engine.memory import WorkerMemory
 from app.engine.queue import next_run, positions
 from app.engine.remembered import Remembered, RememberedResults
 from app.engine.run import Follower, Run, RunInfo
+from app.engine.status import EngineStatus, WorkerState
 from app.engine.worker_process import WorkerExit, WorkerProcess, WorkerTarget
 from app.errors import EngineClosed, ErrorReport, QueueFull, UnknownRun, WorkerDied
 from app.protocol import (
     TERMINAL,
-    Budgets,
     CancelRun,
     CheckpointGap,
-    CleanUp,
-    Departure,
     DropComponents,
     Event,
-    FreeMemory,
-    HeldComponent,
     Logged,
     MemoryFreed,
     MemoryReported,
-    MemoryUse,
-    Message,
     PinComponent,
     ResultSaved,
     RunCancelled,
@@ -56,7 +50,6 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 FreeMode = Literal["when_idle", "cancel_and_free"]
-WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
 
 LONGEST_WAIT_S = 3600.0
 """A deadline further away is looked at again (a lock cannot wait for ever so long)."""
@@ -64,24 +57,6 @@ STARTS_IN_A_ROW = 3
 """So often a worker may end before it is ready; then nothing is started until somebody asks."""
 GAPS_OF_GRACE = 3
 """A cancel may take so many times the longest gap between two checkpoints that was ever seen."""
-
-
-class EngineStatus(Message):
-    """What the engine and its worker are doing now."""
-
-    worker: WorkerState
-    pid: int | None
-    device: str
-    device_name: str
-    versions: dict[str, str]
-    running: RunInfo | None
-    queue: tuple[RunInfo, ...]
-    memory: MemoryUse | None
-    """As last measured by the worker."""
-    budgets: Budgets | None
-    held: tuple[HeldComponent, ...]
-    last_departure: Departure | None
-    """What left memory last, and why."""
 
 
 class EngineLoop:
@@ -95,22 +70,12 @@ class EngineLoop:
         self._remembered = RememberedResults(settings.paths.outputs.resolve())
         self._waiting: list[str] = []
         self._active: Run | None = None
-        self._frees: list[Future[MemoryFreed]] = []
-        self._freeing: list[Future[MemoryFreed]] = []
+        self._memory = WorkerMemory(settings.engine)
         self._worker: WorkerProcess | None = None
         self._ready: WorkerReady | None = None
         self._started_before = False
         self._failed_starts = 0
-        self._memory: MemoryUse | None = None
-        self._budgets: Budgets | None = None
-        self._held: tuple[HeldComponent, ...] = ()
-        self._last_departure: Departure | None = None
-        self._asked: dict[str, Future[EngineStatus]] = {}
-        """Who waits for what is held to be changed, by the request's id."""
-        self._request_numbers = itertools.count(1)
         self._longest_gap_s = 0.0
-        self._clean_up_at: float | None = None
-        self._drop_at: float | None = None
         self._close_by: float | None = None
         self._killed = ""
         """Why this side ended the worker, for the person whose run was in it."""
@@ -161,7 +126,7 @@ class EngineLoop:
             self._advance()
 
     def _seconds_to_deadline(self) -> float | None:
-        deadlines = [self._clean_up_at, self._drop_at, self._close_by, self._kill_at()]
+        deadlines = [self._memory.next_deadline, self._close_by, self._kill_at()]
         nearest = min((at for at in deadlines if at is not None), default=None)
         if nearest is None:
             return None
@@ -169,13 +134,9 @@ class EngineLoop:
 
     def _meet_deadlines(self) -> None:
         now = time.monotonic()
-        if self._clean_up_at is not None and now >= self._clean_up_at:
-            self._clean_up_at = None
+        for command in self._memory.due(now):
             if self._worker and self._ready and not self._occupied:
-                self._worker.send(CleanUp())
-        if self._drop_at is not None and now >= self._drop_at:
-            self._drop_at = None
-            self._drop_idle()
+                self._worker.send(command)
         kill_at = self._kill_at()
         if self._worker and kill_at is not None and now >= kill_at and not self._killed:
             self._killed = (
@@ -197,15 +158,14 @@ class EngineLoop:
             self._spawn()
         if self._worker is None or self._ready is None or self._occupied or self._killed:
             return
-        if self._frees:
-            self._freeing, self._frees = self._frees, []
-            self._worker.send(FreeMemory(request_id="free"))
+        if (freeing := self._memory.next_free()) is not None:
+            self._worker.send(freeing)
         elif (run_id := next_run(self._waiting)) is not None:
             self._start(self._runs[run_id])
 
     @property
     def _occupied(self) -> bool:
-        return self._active is not None or bool(self._freeing)
+        return self._active is not None or self._memory.is_freeing
 
     # --- what the engine's methods ask -----------------------------------------------------------
 
@@ -250,7 +210,7 @@ class EngineLoop:
         self._refuse_when_closing()
         if mode == "cancel_and_free" and self._active is not None:
             self.cancel(self._active.run_id)
-        self._frees.append(answer)
+        self._memory.ask_to_free(answer)
         self._try_again()
 
     def change_held(
@@ -261,15 +221,7 @@ class EngineLoop:
         if self._worker is None:
             answer.set_result(self.status())
             return
-        request_id = str(next(self._request_numbers))
-        self._asked[request_id] = answer
-        self._worker.send(command.model_copy(update={"request_id": request_id}))
-
-    def _drop_idle(self) -> None:
-        idle = tuple(item.key for item in self._held if not item.pinned)
-        if self._worker and self._ready and not self._occupied and idle:
-            reason = f"nothing has happened for {self._settings.engine.idle_drop_s:g} seconds"
-            self._worker.send(DropComponents(keys=idle, reason=reason))
+        self._worker.send(self._memory.numbered(command, answer))
 
     def add_follower(self, run: Run, follower: Follower) -> None:
         """Wake this follower whenever the run's log grows, and once now."""
@@ -308,10 +260,10 @@ class EngineLoop:
             versions=ready.versions if ready else {},
             running=self._active.info() if self._active else None,
             queue=tuple(self._runs[run_id].info() for run_id in self._waiting),
-            memory=self._memory,
-            budgets=self._budgets,
-            held=self._held,
-            last_departure=self._last_departure,
+            memory=self._memory.use,
+            budgets=self._memory.budgets,
+            held=self._memory.held,
+            last_departure=self._memory.last_departure,
         )
 
     def begin_close(self, timeout_s: float) -> None:
@@ -325,7 +277,7 @@ class EngineLoop:
                 RunCancelled(run_id=run_id, time=time.time(), phase="queued", notice=notice),
             )
         self._waiting.clear()
-        self._fail_frees(self._frees, "The workbench was stopped before memory was freed.")
+        self._memory.fail_frees("The workbench was stopped before memory was freed.")
         if self._worker is None:
             return
         if self._active is not None:
@@ -383,7 +335,7 @@ class EngineLoop:
         assert self._worker is not None
         self._waiting.remove(run.run_id)
         self._active = run
-        self._clean_up_at = self._drop_at = None
+        self._memory.run_began()
         self._worker.send(StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched))
         self._tell_positions()
 
@@ -394,18 +346,13 @@ class EngineLoop:
             case Logged():
                 _log_again(event)
             case WorkerReady():
-                self._ready, self._memory, self._held = event, event.memory, ()
+                self._ready = event
+                self._memory.began(event.memory)
                 self._started_before, self._failed_starts = True, 0
             case MemoryReported():
-                self._memory, self._held = event.memory, event.held
-                self._budgets, self._last_departure = event.budgets, event.last_departure
-                if (asked := self._asked.pop(event.request_id, None)) is not None:
-                    asked.set_result(self.status())
+                self._memory.reported(event, self.status)
             case MemoryFreed():
-                answers, self._freeing = self._freeing, []
-                self._memory = event.after
-                for answer in answers:
-                    answer.set_result(event)
+                self._memory.freed(event)
             case CheckpointGap():
                 self._longest_gap_s = max(self._longest_gap_s, event.seconds)
             case _ if self._active is not None and event.run_id == self._active.run_id:
@@ -414,9 +361,7 @@ class EngineLoop:
     def _on_run_event(self, run: Run, event: Event) -> None:
         if isinstance(event, TERMINAL):
             self._active = None
-            self._clean_up_at = time.monotonic() + self._settings.engine.idle_cleanup_s
-            if self._settings.engine.idle_drop_s is not None:
-                self._drop_at = time.monotonic() + self._settings.engine.idle_drop_s
+            self._memory.run_ended()
             self._end(run, event)
             if isinstance(event, RunSucceeded) and run.request_key:
                 made = Remembered(made_at=event.time, results=_results(run), outputs=event.outputs)
@@ -427,7 +372,7 @@ class EngineLoop:
     def _on_exit(self, worker: WorkerProcess, ended: WorkerExit) -> None:
         if worker is not self._worker:
             return
-        self._worker, self._memory, self._held = None, None, ()
+        self._worker = None
         self._failed_starts += self._ready is None
         self._ready = None
         if not self._killed:
@@ -435,10 +380,7 @@ class EngineLoop:
         if self._active is not None:
             run, self._active = self._active, None
             self._end(run, self._death_of(run, ended))
-        for asked in self._asked.values():
-            asked.set_result(self.status())
-        self._asked.clear()
-        self._fail_frees(self._freeing, f"{ended.sentence} Its memory came back with it.")
+        self._memory.gone(ended.sentence, self.status)
         if self._failed_starts >= STARTS_IN_A_ROW:
             self._give_up(ended.sentence, ended.last_lines)
 
@@ -460,12 +402,7 @@ class EngineLoop:
         for run_id in self._waiting:
             self._end(self._runs[run_id], RunFailed(run_id=run_id, time=time.time(), error=report))
         self._waiting.clear()
-        self._fail_frees(self._frees, message)
-
-    def _fail_frees(self, frees: list[Future[MemoryFreed]], message: str) -> None:
-        for answer in frees:
-            answer.set_exception(WorkerDied(message))
-        frees.clear()
+        self._memory.fail_frees(message)
 
     # --- runs ------------------------------------------------------------------------------------
 

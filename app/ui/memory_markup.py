@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from html import escape
 
-from app.engine.loop import EngineStatus
+from app.engine.status import EngineStatus
 from app.protocol import HeldComponent, Place
 from app.units import size
 

@@ -83,6 +83,12 @@ class Placement:
         self._make_room_to_work(work_bytes, keys, later, context)
         return step.model_copy(update=asdict(mode)), loaded
 
+    def leave_device(self, keys: Iterable[str], reason: str) -> None:
+        """Have these leave the device, for RAM where there is room."""
+        entries = [self._residency[key] for key in keys if key in self._residency]
+        there = [entry.key for entry in entries if entry.bytes_in("device")]
+        self._send_away(there, "device", reason)
+
     def _need(self, step: PipelineStep, parts: Parts) -> Need:
         """What the step needs; what several of its parts share counts once."""
         components = tuple(

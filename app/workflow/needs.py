@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -246,8 +247,8 @@ def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[i
     value = step.arguments.get("image")
     for item in value.items if isinstance(value, ListValue) else (value,):
         if isinstance(item, ImageValue):
-            # Its header alone is read.
-            with Image.open(item.path) as picture:
+            # Its header alone is read. Where it has gone meanwhile, the call says so.
+            with contextlib.suppress(OSError), Image.open(item.path) as picture:
                 yield picture.size
         elif isinstance(item, ResultValue) and item.step in sizes:
             before = sizes[item.step]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from app.engine.loop import EngineStatus
+from app.engine.status import EngineStatus
 from app.protocol import DropComponents
 from tests.engine.bench import PATIENCE_S, Bench
 
