@@ -16,12 +16,11 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from app.engine.memory import WorkerMemory
-from app.engine.queue import next_run, positions
-from app.engine.remembered import Remembered, RememberedResults
 from app.engine.run import Follower, Run, RunInfo
+from app.engine.runs import Runs
 from app.engine.status import EngineStatus, WorkerState
 from app.engine.worker_process import WorkerExit, WorkerProcess, WorkerTarget
-from app.errors import EngineClosed, ErrorReport, QueueFull, UnknownRun, WorkerDied
+from app.errors import EngineClosed, WorkerDied
 from app.protocol import (
     TERMINAL,
     CancelRun,
@@ -32,15 +31,10 @@ from app.protocol import (
     MemoryFreed,
     MemoryReported,
     PinComponent,
-    ResultSaved,
     RunCancelled,
     RunFailed,
-    RunQueued,
-    RunStarted,
-    RunSucceeded,
     ShutDown,
     StartRun,
-    Timings,
     WatchPreviews,
     WorkerReady,
 )
@@ -66,9 +60,7 @@ class EngineLoop:
         self._settings = settings
         self._target = target
         self._mailbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._runs: dict[str, Run] = {}
-        self._remembered = RememberedResults(settings.paths.outputs.resolve())
-        self._waiting: list[str] = []
+        self._runs = Runs(settings.engine, settings.paths.outputs.resolve())
         self._active: Run | None = None
         self._memory = WorkerMemory(settings.engine)
         self._worker: WorkerProcess | None = None
@@ -160,8 +152,8 @@ class EngineLoop:
             return
         if (freeing := self._memory.next_free()) is not None:
             self._worker.send(freeing)
-        elif (run_id := next_run(self._waiting)) is not None:
-            self._start(self._runs[run_id])
+        elif (run := self._runs.next) is not None:
+            self._start(run)
 
     @property
     def _occupied(self) -> bool:
@@ -172,34 +164,17 @@ class EngineLoop:
     def submit(self, run: Run) -> None:
         """Take the run: answer it from an identical one's files, or queue it."""
         self._refuse_when_closing()
-        if len(self._waiting) >= self._settings.engine.max_queued_runs:
-            raise QueueFull(
-                f"{len(self._waiting)} runs are waiting already.",
-                hint="Try again when some are done, or cancel some.",
-            )
-        self._forget_old_runs()
-        self._runs[run.run_id] = run
-        now = time.time()
-        key = None if run.fresh else run.request_key
-        made = self._remembered.find(key) if key else None
-        if made is not None:
-            run.append(RunQueued(run_id=run.run_id, time=now, position=0))
-            self._answer_from(made, run)
-            return
-        position = len(self._waiting)
-        self._waiting.append(run.run_id)
-        run.append(RunQueued(run_id=run.run_id, time=now, position=position))
-        self._try_again()
+        self._runs.take(run)
+        if not run.over:
+            self._try_again()
 
     def cancel(self, run_id: str) -> bool:
         """End the run, if it is not over: at once in the queue, at its next checkpoint else."""
         run = self.run(run_id)
         if run.over:
             return False
-        if run_id in self._waiting:
-            self._waiting.remove(run_id)
-            self._end(run, RunCancelled(run_id=run_id, time=time.time(), phase="queued"))
-            self._tell_positions()
+        if self._runs.leave_queue(run):
+            self._runs.end(run, RunCancelled(run_id=run_id, time=time.time(), phase="queued"))
         elif run.cancel_asked_at is None and self._worker is not None:
             run.cancel_asked_at = time.monotonic()
             self._worker.send(CancelRun(run_id=run_id))
@@ -240,14 +215,11 @@ class EngineLoop:
 
     def run(self, run_id: str) -> Run:
         """The run of this id. Raises UnknownRun."""
-        if run_id not in self._runs:
-            raise UnknownRun(f"There is no run '{run_id}'.")
-        return self._runs[run_id]
+        return self._runs.find(run_id)
 
     def runs(self, owner: str | None) -> list[RunInfo]:
-        """All runs that are remembered, or one owner's; newest first."""
-        infos = (run.info() for run in reversed(self._runs.values()))
-        return [info for info in infos if owner is None or info.owner == owner]
+        """All runs that are kept, or one owner's; newest first."""
+        return self._runs.infos(owner)
 
     def status(self) -> EngineStatus:
         """What is going on now."""
@@ -259,7 +231,7 @@ class EngineLoop:
             device_name=ready.device_name if ready else "",
             versions=ready.versions if ready else {},
             running=self._active.info() if self._active else None,
-            queue=tuple(self._runs[run_id].info() for run_id in self._waiting),
+            queue=self._runs.waiting,
             memory=self._memory.use,
             budgets=self._memory.budgets,
             held=self._memory.held,
@@ -271,12 +243,11 @@ class EngineLoop:
         self._close_by = time.monotonic() + timeout_s
         notice = "The workbench was stopped."
         self._killed = notice
-        for run_id in self._waiting:
-            self._end(
-                self._runs[run_id],
-                RunCancelled(run_id=run_id, time=time.time(), phase="queued", notice=notice),
+        self._runs.end_waiting(
+            lambda run_id: RunCancelled(
+                run_id=run_id, time=time.time(), phase="queued", notice=notice
             )
-        self._waiting.clear()
+        )
         self._memory.fail_frees("The workbench was stopped before memory was freed.")
         if self._worker is None:
             return
@@ -333,11 +304,10 @@ class EngineLoop:
 
     def _start(self, run: Run) -> None:
         assert self._worker is not None
-        self._waiting.remove(run.run_id)
         self._active = run
         self._memory.run_began()
         self._worker.send(StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched))
-        self._tell_positions()
+        self._runs.leave_queue(run)
 
     def _on_event(self, worker: WorkerProcess, event: Event) -> None:
         if worker is not self._worker:
@@ -362,10 +332,7 @@ class EngineLoop:
         if isinstance(event, TERMINAL):
             self._active = None
             self._memory.run_ended()
-            self._end(run, event)
-            if isinstance(event, RunSucceeded) and run.request_key:
-                made = Remembered(made_at=event.time, results=_results(run), outputs=event.outputs)
-                self._remembered.note(run.request_key, made)
+            self._runs.end(run, event)
         else:
             run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
 
@@ -379,7 +346,7 @@ class EngineLoop:
             log.error("%s %s", ended.sentence, ended.last_lines)
         if self._active is not None:
             run, self._active = self._active, None
-            self._end(run, self._death_of(run, ended))
+            self._runs.end(run, self._death_of(run, ended))
         self._memory.gone(ended.sentence, self.status)
         if self._failed_starts >= STARTS_IN_A_ROW:
             self._give_up(ended.sentence, ended.last_lines)
@@ -399,50 +366,10 @@ class EngineLoop:
         """The worker does not come up: say so to everybody who waits."""
         message = f"The worker process does not start: {why}"
         report = WorkerDied(message, hint="The server's log says more.", detail=last_lines).report()
-        for run_id in self._waiting:
-            self._end(self._runs[run_id], RunFailed(run_id=run_id, time=time.time(), error=report))
-        self._waiting.clear()
-        self._memory.fail_frees(message)
-
-    # --- runs ------------------------------------------------------------------------------------
-
-    def _end(self, run: Run, event: RunSucceeded | RunFailed | RunCancelled) -> None:
-        if isinstance(event, RunFailed):
-            _log_failure(run, event.error)
-        run.append(event)
-
-    def _tell_positions(self) -> None:
-        for run_id, position in positions(self._waiting).items():
-            run = self._runs[run_id]
-            last = run.events[-1]
-            if isinstance(last, RunQueued) and last.position != position:
-                run.append(RunQueued(run_id=run_id, time=time.time(), position=position))
-
-    def _forget_old_runs(self) -> None:
-        over = [run_id for run_id, run in self._runs.items() if run.over]
-        for run_id in over[: max(0, len(over) - self._settings.engine.kept_runs + 1)]:
-            del self._runs[run_id]
-
-    def _answer_from(self, made: Remembered, run: Run) -> None:
-        now = time.time()
-        steps = tuple(step.name for step in run.plan.steps)
-        run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))
-        for result in made.results:
-            run.append(result.model_copy(update={"run_id": run.run_id}))
-        run.append(
-            RunSucceeded(
-                run_id=run.run_id,
-                time=now,
-                timings=Timings(total_s=0.0),
-                loaded=(),
-                outputs=made.outputs,
-                made_at=made.made_at,
-            )
+        self._runs.end_waiting(
+            lambda run_id: RunFailed(run_id=run_id, time=time.time(), error=report)
         )
-
-
-def _results(run: Run) -> list[ResultSaved]:
-    return [event for event in run.events if isinstance(event, ResultSaved)]
+        self._memory.fail_frees(message)
 
 
 def _doing(run: Run) -> str:
@@ -458,7 +385,3 @@ def _log_again(event: Logged) -> None:
     record = logger.makeRecord(event.logger, event.level, "", 0, event.text, (), None)
     record.created = event.time
     logger.handle(record)
-
-
-def _log_failure(run: Run, error: ErrorReport) -> None:
-    log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)

@@ -121,7 +121,7 @@ class WorkerMemory:
         settings = self._settings
         self._idle_since = time.monotonic()
         self._due = {"clean up": settings.idle_cleanup_s}
-        if settings.idle_to_ram_s is not None and self.budgets and self.budgets.ram_bytes:
+        if settings.idle_to_ram_s is not None:
             self._due["move to RAM"] = settings.idle_to_ram_s
         if settings.idle_drop_s is not None:
             self._due["drop"] = settings.idle_drop_s
@@ -153,6 +153,8 @@ class WorkerMemory:
         if name == "drop":
             keys = tuple(item.key for item in idle)
             return DropComponents(keys=keys, reason=reason) if keys else None
+        if self.budgets is None or not self.budgets.ram_bytes:
+            return None
         keys = tuple(item.key for item in idle if item.place == "device" and item.weight_bytes)
         return MoveToRam(keys=keys, reason=reason) if keys else None
 

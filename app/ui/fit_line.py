@@ -1,4 +1,4 @@
-"""The line under a workflow's description: what it needs with the form as it is, and if that fits."""
+"""The line under a workflow's description: what it needs as the form stands, and if that fits."""
 
 from __future__ import annotations
 
