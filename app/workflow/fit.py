@@ -23,13 +23,14 @@ CPU_FACTOR = 1.75
 convolves, and malloc keeps what was freed. `benchmarks/peak.py` measured 1.6 to 1.8."""
 NAMED = 4
 """So many components are named in the sentence, the largest first."""
-OFFLOADS: tuple[Offload | None, ...] = (None, "model", "sequential")
-"""How the components are on an accelerator, from the fastest to the leanest: all of them at once;
-one at a time; one layer at a time.
+OFFLOADS: tuple[Offload | None, ...] = (None, "model")
+"""What is chosen from on an accelerator where a document leaves it open: all components stay there,
+or one at a time does.
 
-diffusers' group offload lies between the last two and is not among them: it cannot be taken off
-again, so a held component would keep it for every later step, and its form on the disk trusts files
-of the same name that another model has left there."""
+Two leaner ways are not chosen. Sequential offload (a layer at a time) is many times slower, so it
+is for a document to ask for. diffusers' group offload cannot be taken off again, so a held
+component would keep it for every later step, and on disk it trusts a file of the same name that
+another model has left."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
         raise TooLarge(
             f"Step '{need.step}' needs {least / 1e9:.3g} GB of weights at once;"
             f" {room.device_bytes / 1e9:.3g} GB may be held.",
-            hint="Take a smaller model or dtype, or raise DW_DEVICE_BUDGET.",
+            hint="Take a smaller model or dtype, or raise DW_DEVICE_BUDGET."
+            + " 'offload': 'sequential' in the document would do, slowly." * room.is_accelerator,
         )
     modes = [mode for offload in offloads for mode in _decodings(asked, offload, need)]
     fitting = (mode for mode in modes if peak_bytes(mode, need, room) <= room.total_bytes)

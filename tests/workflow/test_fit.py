@@ -43,7 +43,6 @@ def decode(whole: int, tile: int, decoded: int = 0, batch: int = 1) -> DecodeByt
     [
         (None, (60, 40), None),
         (None, (60, 41), "model"),
-        (None, (101, 10), "sequential"),
         ("model", (10, 10), "model"),
         ("sequential", (500, 10), "sequential"),
     ],
@@ -54,9 +53,10 @@ def test_a_documents_offload_is_obeyed_and_what_it_leaves_open_is_decided_by_wha
     assert choose_mode(Mode(asked), need(*weights_bytes), CARD).offload == chosen
 
 
-def test_a_part_larger_than_the_device_is_refused_where_the_document_wants_it_whole():
-    with pytest.raises(TooLarge, match="at once"):
-        choose_mode(Mode("model"), need(101, 10), CARD)
+@pytest.mark.parametrize("asked", [None, "model"])
+def test_a_part_larger_than_the_device_is_refused_with_the_way_out(asked: Offload | None):
+    with pytest.raises(TooLarge, match=r"at once.*'sequential' in the document would do, slowly"):
+        choose_mode(Mode(asked), need(101, 10), CARD)
 
 
 def test_without_an_accelerator_nothing_is_offloaded_and_what_is_too_large_is_refused():
@@ -86,7 +86,7 @@ def test_components_take_turns_where_drawing_does_not_fit_beside_all_of_them():
 
 def test_an_estimate_refuses_nothing_the_leanest_mode_is_tried():
     hopeless = need(60, 40, denoise_bytes=500, decode=decode(900, 800))
-    assert choose_mode(Mode(), hopeless, CARD) == Mode("sequential", vae_tiling=True)
+    assert choose_mode(Mode(), hopeless, CARD) == Mode("model", vae_tiling=True)
     assert choose_mode(Mode("model"), hopeless, CARD).offload == "model"
 
 
@@ -163,10 +163,9 @@ def card(gigabytes: int) -> Room:
             " model offload is used.",
         ),
         (
-            Mode(),
+            Mode("sequential"),
             card(8),
-            "; does not fit in 7.2 GB at once: the transformer alone has 23.8 GB in bfloat16;"
-            " sequential offload is used.",
+            "; fits in 8.0 GB with sequential offload, as the document says.",
         ),
         (
             Mode("model"),
@@ -177,7 +176,8 @@ def card(gigabytes: int) -> Room:
             Mode("model"),
             card(24),
             "; does not fit: Step 'draw' needs 23.8 GB of weights at once; 21.6 GB may be held."
-            " Take a smaller model or dtype, or raise DW_DEVICE_BUDGET.",
+            " Take a smaller model or dtype, or raise DW_DEVICE_BUDGET."
+            " 'offload': 'sequential' in the document would do, slowly.",
         ),
     ],
 )
@@ -206,4 +206,4 @@ def test_what_is_not_known_of_a_model_is_said_in_words():
 def test_what_may_run_out_is_said_to():
     hopeless = need(GB, GB, denoise_bytes=9 * GB, decode=decode(GB, GB))
     line = sentence("draw", Mode(), hopeless, card(8))
-    assert "may run out of memory: about 9.0 GB at once with sequential offload, of 8.0 GB" in line
+    assert "may run out of memory: about 10.0 GB at once with model offload, of 8.0 GB" in line
