@@ -222,19 +222,19 @@ def test_validate_says_what_each_step_needs_and_whether_it_fits(
     spaced: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = r"text-to-image: 22 MB of weights \(unet 17 MB, vae 4 MB, text_encoder 2 MB\), about "
-    on_cpu = workbench("validate", spaced, "--device", "cpu")
+    on_cpu = workbench("validate", spaced, "pictures=1", "--device", "cpu")
     assert re.search(
         needed + r"11 MB more while it runs; fits in [\d.]+ GB, on a CPU\.", on_cpu.stdout
     )
     monkeypatch.setenv("DW_DEVICE_BUDGET", "20MB")
-    on_card = workbench("validate", spaced, "--device", "cuda")
+    on_card = workbench("validate", spaced, "pictures=1", "--device", "cuda")
     assert re.search(
         needed + r"6 MB more while it runs; may run out of memory: about 23 MB at once with"
         r" model offload, of 20 MB\.",
         on_card.stdout,
     )
     monkeypatch.delenv("DW_DEVICE_BUDGET")
-    unknown = workbench("validate", spaced, "--device", "cuda").stdout
+    unknown = workbench("validate", spaced, "pictures=1", "--device", "cuda").stdout
     assert "more while it runs.\n" in unknown
     assert "set DW_DEVICE_BUDGET" in unknown
 
