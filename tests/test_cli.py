@@ -229,8 +229,8 @@ def test_validate_says_what_each_step_needs_and_whether_it_fits(
     monkeypatch.setenv("DW_DEVICE_BUDGET", "20MB")
     on_card = workbench("validate", spaced, "pictures=1", "--device", "cuda")
     assert re.search(
-        needed + r"6 MB more while it runs; may run out of memory: about 23 MB at once with"
-        r" model offload, of 20 MB\.",
+        needed + r"6 MB more while it runs; does not fit in 20 MB at once: the unet alone has"
+        r" 17 MB in float32; model offload is used\.",
         on_card.stdout,
     )
     monkeypatch.delenv("DW_DEVICE_BUDGET")
