@@ -14,13 +14,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from app import __version__
 from app.errors import BadRequest, WorkbenchError
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.workflow.fit import Room
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -248,6 +251,7 @@ def _repl(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _validate(options: argparse.Namespace, settings: Settings) -> int:
+    from app.workflow import needs
     from app.workflow.planner import make_plan
 
     plan = make_plan(
@@ -260,8 +264,26 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     for step in plan.steps:
         print(f"{step.name}: {step.pipeline_class.rpartition('.')[2]} of {step.source.model}")
+    room = _room(settings)
+    print(*needs.lines(plan, room), sep="\n")
+    if room is None:
+        print("Its worker alone knows how much memory the device has: set DW_DEVICE_BUDGET here.")
     print(f"'{plan.workflow_id}' can run: {len(plan.steps)} step(s).")
     return 0
+
+
+def _room(settings: Settings) -> Room | None:
+    """What there is to run in, as far as it can be told without a worker that asks the device."""
+    from app.machine import has_accelerator, ram_free_and_total_bytes
+    from app.workflow.fit import DEVICE_SHARE, RAM_SHARE, Room
+
+    wanted, budget = settings.worker.device, settings.worker.device_budget
+    _, ram_bytes = ram_free_and_total_bytes()
+    if wanted == "cpu" or (wanted == "auto" and not has_accelerator()):
+        return Room(budget or int(DEVICE_SHARE * ram_bytes), 0, ram_bytes)
+    if budget is None:
+        return None
+    return Room(budget, settings.worker.ram_budget or int(RAM_SHARE * ram_bytes), budget)
 
 
 def _workflows(options: argparse.Namespace, settings: Settings) -> int:

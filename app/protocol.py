@@ -82,6 +82,14 @@ class DropComponents(Message):
     reason: str
 
 
+class MoveToRam(Message):
+    """Have these leave the accelerator for RAM, or for good where that is full."""
+
+    type: Literal["move_to_ram"] = "move_to_ram"
+    keys: tuple[str, ...]
+    reason: str
+
+
 class CleanUp(Message):
     """Light cleanup between runs. Sent only after a moment without work."""
 
@@ -101,6 +109,7 @@ Command = Annotated[
     | FreeMemory
     | PinComponent
     | DropComponents
+    | MoveToRam
     | CleanUp
     | ShutDown,
     Field(discriminator="type"),
@@ -116,6 +125,10 @@ class MemoryUse(Message):
     device_bytes: int
     """Allocated on the accelerator by this process; 0 on a CPU."""
     device_reserved_bytes: int
+    """What torch's allocator holds of the accelerator, in use or kept for the next."""
+    device_driver_bytes: int = 0
+    """In use by the driver's account: on CUDA of the whole card, so with every process's part and
+    with the driver's own; on MPS of this process. 0 on a CPU."""
     device_free_bytes: int
     device_total_bytes: int
     resident_bytes: int

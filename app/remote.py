@@ -86,14 +86,14 @@ class ServerWorkbench:
 
     def status(self) -> str:
         """See Workbench."""
-        from app.engine.loop import EngineStatus
+        from app.engine.status import EngineStatus
         from app.terminal import status
 
         return status(EngineStatus.model_validate(self._ask("/status")))
 
     def memory(self) -> str:
         """See Workbench."""
-        from app.engine.loop import EngineStatus
+        from app.engine.status import EngineStatus
         from app.terminal import memory
 
         return memory(EngineStatus.model_validate(self._ask("/status")))

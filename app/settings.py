@@ -54,6 +54,9 @@ class EngineSettings(_Frozen):
     """Finished runs whose events are kept for followers."""
     idle_cleanup_s: float = Field(default=1.0, gt=0)
     """How long nothing must happen before the light cleanup between runs."""
+    idle_to_ram_s: float | None = Field(default=None, gt=0)
+    """How long nothing must happen before everything that is not pinned goes from an accelerator to
+    RAM; None: never."""
     idle_drop_s: float | None = Field(default=None, gt=0)
     """How long nothing must happen before everything that is not pinned is dropped; None: never."""
 
@@ -128,6 +131,7 @@ class Settings(_Frozen):
                 "engine": given(
                     max_queued_runs="DW_MAX_QUEUED_RUNS",
                     cancel_grace_s="DW_CANCEL_GRACE_S",
+                    idle_to_ram_s="DW_IDLE_TO_RAM_S",
                     idle_drop_s="DW_IDLE_DROP_S",
                 ),
                 "worker": given(

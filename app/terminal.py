@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from app.engine import Engine
-from app.engine.loop import EngineStatus
+from app.engine.status import EngineStatus
 from app.protocol import RunEvent
-from app.ui.run_view import RunView, advance, duration, size
+from app.ui.run_view import RunView, advance, duration
+from app.units import size
 
 
 def watch(engine: Engine, run_id: str, console: Console) -> RunView:

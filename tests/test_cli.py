@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -215,6 +216,27 @@ def test_validate_names_the_steps_of_a_workflow_that_can_run(spaced: Path) -> No
     assert ran.exit_code == 0, ran.stderr
     assert ran.stdout.startswith("draw: StableDiffusionPipeline of ")
     assert ran.stdout.endswith("'text-to-image' can run: 1 step(s).\n")
+
+
+def test_validate_says_what_each_step_needs_and_whether_it_fits(
+    spaced: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = r"text-to-image: 22 MB of weights \(unet 17 MB, vae 4 MB, text_encoder 2 MB\), about "
+    on_cpu = workbench("validate", spaced, "pictures=1", "--device", "cpu")
+    assert re.search(
+        needed + r"11 MB more while it runs; fits in [\d.]+ GB, on a CPU\.", on_cpu.stdout
+    )
+    monkeypatch.setenv("DW_DEVICE_BUDGET", "20MB")
+    on_card = workbench("validate", spaced, "pictures=1", "--device", "cuda")
+    assert re.search(
+        needed + r"6 MB more while it runs; does not fit in 20 MB at once: the unet alone has"
+        r" 17 MB in float32; model offload is used\.",
+        on_card.stdout,
+    )
+    monkeypatch.delenv("DW_DEVICE_BUDGET")
+    unknown = workbench("validate", spaced, "pictures=1", "--device", "cuda").stdout
+    assert "more while it runs.\n" in unknown
+    assert "set DW_DEVICE_BUDGET" in unknown
 
 
 def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:

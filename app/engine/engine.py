@@ -15,12 +15,14 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
-from app.engine.loop import EngineLoop, EngineStatus, FreeMode
+from app.engine.loop import EngineLoop, FreeMode
 from app.engine.run import Follower, Run, RunInfo
+from app.engine.status import EngineStatus
 from app.engine.worker_process import WorkerTarget, run_worker
 from app.errors import EngineError, EngineNotStarted
 from app.protocol import DropComponents, MemoryFreed, PinComponent, RunEvent
 from app.settings import Settings
+from app.workflow import needs
 from app.workflow.fingerprint import request_key
 from app.workflow.planner import make_plan
 
@@ -72,6 +74,15 @@ class Engine:
         run = Run(run_id, owner, plan, request_key=key, fresh=fresh)
         loop.ask(partial(loop.submit, run))
         return run_id
+
+    def fit(self, workflow: Path, inputs: Mapping[str, JsonValue]) -> str:
+        """What a run with these inputs needs and whether that fits here, in a sentence.
+
+        From files on this machine alone; nothing is loaded. Raises BadRequest as `submit` does.
+        """
+        loop, settings = self._started()
+        plan = make_plan(workflow, inputs, paths=settings.paths)
+        return needs.line(plan, loop.ask(loop.status).room)
 
     async def follow(
         self, run_id: str, *, start: int = 0, previews: bool = True

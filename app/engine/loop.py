@@ -6,7 +6,6 @@ call waits for anything, so the mailbox is always answered at once.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue
 import threading
@@ -16,37 +15,26 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Literal, TypeVar
 
-from app.engine.queue import next_run, positions
-from app.engine.remembered import Remembered, RememberedResults
+from app.engine.memory import WorkerMemory
 from app.engine.run import Follower, Run, RunInfo
+from app.engine.runs import Runs
+from app.engine.status import EngineStatus, WorkerState
 from app.engine.worker_process import WorkerExit, WorkerProcess, WorkerTarget
-from app.errors import EngineClosed, ErrorReport, QueueFull, UnknownRun, WorkerDied
+from app.errors import EngineClosed, WorkerDied
 from app.protocol import (
     TERMINAL,
-    Budgets,
     CancelRun,
     CheckpointGap,
-    CleanUp,
-    Departure,
     DropComponents,
     Event,
-    FreeMemory,
-    HeldComponent,
     Logged,
     MemoryFreed,
     MemoryReported,
-    MemoryUse,
-    Message,
     PinComponent,
-    ResultSaved,
     RunCancelled,
     RunFailed,
-    RunQueued,
-    RunStarted,
-    RunSucceeded,
     ShutDown,
     StartRun,
-    Timings,
     WatchPreviews,
     WorkerReady,
 )
@@ -56,7 +44,6 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 FreeMode = Literal["when_idle", "cancel_and_free"]
-WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
 
 LONGEST_WAIT_S = 3600.0
 """A deadline further away is looked at again (a lock cannot wait for ever so long)."""
@@ -66,24 +53,6 @@ GAPS_OF_GRACE = 3
 """A cancel may take so many times the longest gap between two checkpoints that was ever seen."""
 
 
-class EngineStatus(Message):
-    """What the engine and its worker are doing now."""
-
-    worker: WorkerState
-    pid: int | None
-    device: str
-    device_name: str
-    versions: dict[str, str]
-    running: RunInfo | None
-    queue: tuple[RunInfo, ...]
-    memory: MemoryUse | None
-    """As last measured by the worker."""
-    budgets: Budgets | None
-    held: tuple[HeldComponent, ...]
-    last_departure: Departure | None
-    """What left memory last, and why."""
-
-
 class EngineLoop:
     """Queue, runs and worker; made by `Engine.start`."""
 
@@ -91,26 +60,14 @@ class EngineLoop:
         self._settings = settings
         self._target = target
         self._mailbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._runs: dict[str, Run] = {}
-        self._remembered = RememberedResults(settings.paths.outputs.resolve())
-        self._waiting: list[str] = []
+        self._runs = Runs(settings.engine, settings.paths.outputs.resolve())
         self._active: Run | None = None
-        self._frees: list[Future[MemoryFreed]] = []
-        self._freeing: list[Future[MemoryFreed]] = []
+        self._memory = WorkerMemory(settings.engine)
         self._worker: WorkerProcess | None = None
         self._ready: WorkerReady | None = None
         self._started_before = False
         self._failed_starts = 0
-        self._memory: MemoryUse | None = None
-        self._budgets: Budgets | None = None
-        self._held: tuple[HeldComponent, ...] = ()
-        self._last_departure: Departure | None = None
-        self._asked: dict[str, Future[EngineStatus]] = {}
-        """Who waits for what is held to be changed, by the request's id."""
-        self._request_numbers = itertools.count(1)
         self._longest_gap_s = 0.0
-        self._clean_up_at: float | None = None
-        self._drop_at: float | None = None
         self._close_by: float | None = None
         self._killed = ""
         """Why this side ended the worker, for the person whose run was in it."""
@@ -161,7 +118,7 @@ class EngineLoop:
             self._advance()
 
     def _seconds_to_deadline(self) -> float | None:
-        deadlines = [self._clean_up_at, self._drop_at, self._close_by, self._kill_at()]
+        deadlines = [self._memory.next_deadline, self._close_by, self._kill_at()]
         nearest = min((at for at in deadlines if at is not None), default=None)
         if nearest is None:
             return None
@@ -169,13 +126,9 @@ class EngineLoop:
 
     def _meet_deadlines(self) -> None:
         now = time.monotonic()
-        if self._clean_up_at is not None and now >= self._clean_up_at:
-            self._clean_up_at = None
+        for command in self._memory.due(now):
             if self._worker and self._ready and not self._occupied:
-                self._worker.send(CleanUp())
-        if self._drop_at is not None and now >= self._drop_at:
-            self._drop_at = None
-            self._drop_idle()
+                self._worker.send(command)
         kill_at = self._kill_at()
         if self._worker and kill_at is not None and now >= kill_at and not self._killed:
             self._killed = (
@@ -197,49 +150,31 @@ class EngineLoop:
             self._spawn()
         if self._worker is None or self._ready is None or self._occupied or self._killed:
             return
-        if self._frees:
-            self._freeing, self._frees = self._frees, []
-            self._worker.send(FreeMemory(request_id="free"))
-        elif (run_id := next_run(self._waiting)) is not None:
-            self._start(self._runs[run_id])
+        if (freeing := self._memory.next_free()) is not None:
+            self._worker.send(freeing)
+        elif (run := self._runs.next) is not None:
+            self._start(run)
 
     @property
     def _occupied(self) -> bool:
-        return self._active is not None or bool(self._freeing)
+        return self._active is not None or self._memory.is_freeing
 
     # --- what the engine's methods ask -----------------------------------------------------------
 
     def submit(self, run: Run) -> None:
         """Take the run: answer it from an identical one's files, or queue it."""
         self._refuse_when_closing()
-        if len(self._waiting) >= self._settings.engine.max_queued_runs:
-            raise QueueFull(
-                f"{len(self._waiting)} runs are waiting already.",
-                hint="Try again when some are done, or cancel some.",
-            )
-        self._forget_old_runs()
-        self._runs[run.run_id] = run
-        now = time.time()
-        key = None if run.fresh else run.request_key
-        made = self._remembered.find(key) if key else None
-        if made is not None:
-            run.append(RunQueued(run_id=run.run_id, time=now, position=0))
-            self._answer_from(made, run)
-            return
-        position = len(self._waiting)
-        self._waiting.append(run.run_id)
-        run.append(RunQueued(run_id=run.run_id, time=now, position=position))
-        self._try_again()
+        self._runs.take(run)
+        if not run.over:
+            self._try_again()
 
     def cancel(self, run_id: str) -> bool:
         """End the run, if it is not over: at once in the queue, at its next checkpoint else."""
         run = self.run(run_id)
         if run.over:
             return False
-        if run_id in self._waiting:
-            self._waiting.remove(run_id)
-            self._end(run, RunCancelled(run_id=run_id, time=time.time(), phase="queued"))
-            self._tell_positions()
+        if self._runs.leave_queue(run):
+            self._runs.end(run, RunCancelled(run_id=run_id, time=time.time(), phase="queued"))
         elif run.cancel_asked_at is None and self._worker is not None:
             run.cancel_asked_at = time.monotonic()
             self._worker.send(CancelRun(run_id=run_id))
@@ -250,7 +185,7 @@ class EngineLoop:
         self._refuse_when_closing()
         if mode == "cancel_and_free" and self._active is not None:
             self.cancel(self._active.run_id)
-        self._frees.append(answer)
+        self._memory.ask_to_free(answer)
         self._try_again()
 
     def change_held(
@@ -261,15 +196,7 @@ class EngineLoop:
         if self._worker is None:
             answer.set_result(self.status())
             return
-        request_id = str(next(self._request_numbers))
-        self._asked[request_id] = answer
-        self._worker.send(command.model_copy(update={"request_id": request_id}))
-
-    def _drop_idle(self) -> None:
-        idle = tuple(item.key for item in self._held if not item.pinned)
-        if self._worker and self._ready and not self._occupied and idle:
-            reason = f"nothing has happened for {self._settings.engine.idle_drop_s:g} seconds"
-            self._worker.send(DropComponents(keys=idle, reason=reason))
+        self._worker.send(self._memory.numbered(command, answer))
 
     def add_follower(self, run: Run, follower: Follower) -> None:
         """Wake this follower whenever the run's log grows, and once now."""
@@ -288,14 +215,11 @@ class EngineLoop:
 
     def run(self, run_id: str) -> Run:
         """The run of this id. Raises UnknownRun."""
-        if run_id not in self._runs:
-            raise UnknownRun(f"There is no run '{run_id}'.")
-        return self._runs[run_id]
+        return self._runs.find(run_id)
 
     def runs(self, owner: str | None) -> list[RunInfo]:
-        """All runs that are remembered, or one owner's; newest first."""
-        infos = (run.info() for run in reversed(self._runs.values()))
-        return [info for info in infos if owner is None or info.owner == owner]
+        """All runs that are kept, or one owner's; newest first."""
+        return self._runs.infos(owner)
 
     def status(self) -> EngineStatus:
         """What is going on now."""
@@ -307,11 +231,11 @@ class EngineLoop:
             device_name=ready.device_name if ready else "",
             versions=ready.versions if ready else {},
             running=self._active.info() if self._active else None,
-            queue=tuple(self._runs[run_id].info() for run_id in self._waiting),
-            memory=self._memory,
-            budgets=self._budgets,
-            held=self._held,
-            last_departure=self._last_departure,
+            queue=self._runs.waiting,
+            memory=self._memory.use,
+            budgets=self._memory.budgets,
+            held=self._memory.held,
+            last_departure=self._memory.last_departure,
         )
 
     def begin_close(self, timeout_s: float) -> None:
@@ -319,13 +243,12 @@ class EngineLoop:
         self._close_by = time.monotonic() + timeout_s
         notice = "The workbench was stopped."
         self._killed = notice
-        for run_id in self._waiting:
-            self._end(
-                self._runs[run_id],
-                RunCancelled(run_id=run_id, time=time.time(), phase="queued", notice=notice),
+        self._runs.end_waiting(
+            lambda run_id: RunCancelled(
+                run_id=run_id, time=time.time(), phase="queued", notice=notice
             )
-        self._waiting.clear()
-        self._fail_frees(self._frees, "The workbench was stopped before memory was freed.")
+        )
+        self._memory.fail_frees("The workbench was stopped before memory was freed.")
         if self._worker is None:
             return
         if self._active is not None:
@@ -381,11 +304,10 @@ class EngineLoop:
 
     def _start(self, run: Run) -> None:
         assert self._worker is not None
-        self._waiting.remove(run.run_id)
         self._active = run
-        self._clean_up_at = self._drop_at = None
+        self._memory.run_began()
         self._worker.send(StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched))
-        self._tell_positions()
+        self._runs.leave_queue(run)
 
     def _on_event(self, worker: WorkerProcess, event: Event) -> None:
         if worker is not self._worker:
@@ -394,18 +316,13 @@ class EngineLoop:
             case Logged():
                 _log_again(event)
             case WorkerReady():
-                self._ready, self._memory, self._held = event, event.memory, ()
+                self._ready = event
+                self._memory.began(event.memory)
                 self._started_before, self._failed_starts = True, 0
             case MemoryReported():
-                self._memory, self._held = event.memory, event.held
-                self._budgets, self._last_departure = event.budgets, event.last_departure
-                if (asked := self._asked.pop(event.request_id, None)) is not None:
-                    asked.set_result(self.status())
+                self._memory.reported(event, self.status)
             case MemoryFreed():
-                answers, self._freeing = self._freeing, []
-                self._memory = event.after
-                for answer in answers:
-                    answer.set_result(event)
+                self._memory.freed(event)
             case CheckpointGap():
                 self._longest_gap_s = max(self._longest_gap_s, event.seconds)
             case _ if self._active is not None and event.run_id == self._active.run_id:
@@ -414,32 +331,23 @@ class EngineLoop:
     def _on_run_event(self, run: Run, event: Event) -> None:
         if isinstance(event, TERMINAL):
             self._active = None
-            self._clean_up_at = time.monotonic() + self._settings.engine.idle_cleanup_s
-            if self._settings.engine.idle_drop_s is not None:
-                self._drop_at = time.monotonic() + self._settings.engine.idle_drop_s
-            self._end(run, event)
-            # What a leaner mode made is no answer to the next request: it may differ a little.
-            if isinstance(event, RunSucceeded) and run.request_key and not event.out_of_memory:
-                made = Remembered(made_at=event.time, results=_results(run), outputs=event.outputs)
-                self._remembered.note(run.request_key, made)
+            self._memory.run_ended()
+            self._runs.end(run, event)
         else:
             run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
 
     def _on_exit(self, worker: WorkerProcess, ended: WorkerExit) -> None:
         if worker is not self._worker:
             return
-        self._worker, self._memory, self._held = None, None, ()
+        self._worker = None
         self._failed_starts += self._ready is None
         self._ready = None
         if not self._killed:
             log.error("%s %s", ended.sentence, ended.last_lines)
         if self._active is not None:
             run, self._active = self._active, None
-            self._end(run, self._death_of(run, ended))
-        for asked in self._asked.values():
-            asked.set_result(self.status())
-        self._asked.clear()
-        self._fail_frees(self._freeing, f"{ended.sentence} Its memory came back with it.")
+            self._runs.end(run, self._death_of(run, ended))
+        self._memory.gone(ended.sentence, self.status)
         if self._failed_starts >= STARTS_IN_A_ROW:
             self._give_up(ended.sentence, ended.last_lines)
 
@@ -458,55 +366,10 @@ class EngineLoop:
         """The worker does not come up: say so to everybody who waits."""
         message = f"The worker process does not start: {why}"
         report = WorkerDied(message, hint="The server's log says more.", detail=last_lines).report()
-        for run_id in self._waiting:
-            self._end(self._runs[run_id], RunFailed(run_id=run_id, time=time.time(), error=report))
-        self._waiting.clear()
-        self._fail_frees(self._frees, message)
-
-    def _fail_frees(self, frees: list[Future[MemoryFreed]], message: str) -> None:
-        for answer in frees:
-            answer.set_exception(WorkerDied(message))
-        frees.clear()
-
-    # --- runs ------------------------------------------------------------------------------------
-
-    def _end(self, run: Run, event: RunSucceeded | RunFailed | RunCancelled) -> None:
-        if isinstance(event, RunFailed):
-            _log_failure(run, event.error)
-        run.append(event)
-
-    def _tell_positions(self) -> None:
-        for run_id, position in positions(self._waiting).items():
-            run = self._runs[run_id]
-            last = run.events[-1]
-            if isinstance(last, RunQueued) and last.position != position:
-                run.append(RunQueued(run_id=run_id, time=time.time(), position=position))
-
-    def _forget_old_runs(self) -> None:
-        over = [run_id for run_id, run in self._runs.items() if run.over]
-        for run_id in over[: max(0, len(over) - self._settings.engine.kept_runs + 1)]:
-            del self._runs[run_id]
-
-    def _answer_from(self, made: Remembered, run: Run) -> None:
-        now = time.time()
-        steps = tuple(step.name for step in run.plan.steps)
-        run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))
-        for result in made.results:
-            run.append(result.model_copy(update={"run_id": run.run_id}))
-        run.append(
-            RunSucceeded(
-                run_id=run.run_id,
-                time=now,
-                timings=Timings(total_s=0.0),
-                loaded=(),
-                outputs=made.outputs,
-                made_at=made.made_at,
-            )
+        self._runs.end_waiting(
+            lambda run_id: RunFailed(run_id=run_id, time=time.time(), error=report)
         )
-
-
-def _results(run: Run) -> list[ResultSaved]:
-    return [event for event in run.events if isinstance(event, ResultSaved)]
+        self._memory.fail_frees(message)
 
 
 def _doing(run: Run) -> str:
@@ -522,7 +385,3 @@ def _log_again(event: Logged) -> None:
     record = logger.makeRecord(event.logger, event.level, "", 0, event.text, (), None)
     record.created = event.time
     logger.handle(record)
-
-
-def _log_failure(run: Run, error: ErrorReport) -> None:
-    log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)

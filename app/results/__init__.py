@@ -79,6 +79,11 @@ class ResultWriter:
             "device": str(context.device),
             "device_name": context.device.name,
             "out_of_memory": list(context.out_of_memory),
+            "mode": {
+                "offload": step.offload,
+                "vae_slicing": step.vae_slicing,
+                "vae_tiling": step.vae_tiling,
+            },
             "timings": {
                 "load_s": round(context.spent.load_s, 4),
                 "compute_s": round(context.spent.compute_s, 4),

@@ -52,6 +52,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
             show_progress="hidden",
             api_visibility="private",
         )
+        page.load(tab.fit.wait_for_worker, None, tab.fit.worker_known, **PRIVATE)
     assert_public_names(page, names)
     return page
 

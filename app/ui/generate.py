@@ -19,6 +19,7 @@ import gradio as gr
 from app.errors import WorkbenchError
 from app.protocol import ResultSaved
 from app.ui import markup
+from app.ui.fit_line import FitLine
 from app.ui.form import (
     Field,
     build_form,
@@ -65,6 +66,7 @@ class GenerateTab:
         self._engine = engine
         self._catalog = catalog
         self._uploads = uploads
+        self.fit = FitLine(engine, uploads)
         self._lay_out()
         self._wire()
 
@@ -122,8 +124,11 @@ class GenerateTab:
             if not chosen.workflow:
                 return
             entry = self._catalog.find(chosen.workflow)
+            kept = forms.get(entry.name, {})
             gr.HTML(markup.description(entry), elem_id="description")
-            fields = build_form(entry.inputs, forms.get(entry.name, {}))
+            needed = gr.HTML("", elem_id="fit")
+            fields = build_form(entry.inputs, kept)
+            self.fit.show(entry, kept, needed, fields)
             self._wire_form(entry, fields)
 
     # --- events ----------------------------------------------------------------------------------

@@ -33,6 +33,11 @@ def description(entry: CatalogEntry) -> str:
     return f"<p class='description'>{escape(entry.description)} {models}</p>"
 
 
+def fit(sentence: str) -> str:
+    """What the chosen workflow needs and whether there is room for it."""
+    return f"<p class='fit'>{escape(sentence)}</p>" if sentence else ""
+
+
 def problems(error: ErrorReport) -> str:
     """An error as its sentence and, below, everything that is wrong."""
     items = "".join(f"<li>{escape(_problem(str(item)))}</li>" for item in error.problems)

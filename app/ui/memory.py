@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.engine.loop import EngineStatus
+from app.engine.status import EngineStatus
 from app.errors import WorkbenchError
 from app.ui import memory_markup
 from app.ui.markup import notice

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable
 from html import escape
 
-from app.engine.loop import EngineStatus
+from app.engine.status import EngineStatus
 from app.protocol import HeldComponent, Place
-from app.ui.run_view import size
+from app.units import size
 
 
 def bars(status: EngineStatus) -> str:

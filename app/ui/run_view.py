@@ -31,6 +31,7 @@ from app.protocol import (
     StepStarted,
     Timings,
 )
+from app.units import size
 
 NAMED_WHEN_FREED = 3
 """So many things are named when memory was freed; the rest is counted."""
@@ -194,15 +195,6 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def size(count: int) -> str:
-    """A number of bytes in the decimal units of download pages: `25 MB`, `6.9 GB`."""
-    if count >= 1_000_000_000:
-        return f"{count / 1e9:.1f} GB"
-    if count >= 1_000_000:
-        return f"{count / 1e6:.0f} MB"
-    return f"{count / 1e3:.0f} kB"
-
-
 def byte_progress(done: int, total: int) -> str:
     """`12 of 25 MB`: both numbers in the unit of the total."""
     if total >= 1_000_000_000:
@@ -224,8 +216,10 @@ def freed(report: MemoryFreed) -> str:
     device = ""
     if before.device_bytes:
         device = (
-            f" Device memory {size(before.device_bytes)} → {size(after.device_bytes)},"
-            f" {size(after.device_free_bytes)} of the card are free."
+            f" Device memory {size(before.device_bytes)} → {size(after.device_bytes)} in use,"
+            f" {size(before.device_reserved_bytes)} → {size(after.device_reserved_bytes)} reserved,"
+            f" {size(before.device_driver_bytes)} → {size(after.device_driver_bytes)} by the"
+            " driver's account."
         )
     return (
         f"Freed {size(weights)}: {titles}.{device} "

@@ -10,19 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
+from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
 
-CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-CGROUP_USES = (
-    Path("/sys/fs/cgroup/memory.current"),
-    Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 MACHINE_OUT_OF_MEMORY = re.compile(
     # The last is oneDNN's, of a convolution whose workspace was refused; with further words
     # ("… descriptor") it is about something else.
@@ -39,7 +31,6 @@ class Device:
 
     def __init__(self, wanted: str) -> None:
         self.torch_device = _choose(wanted)
-        self._process = psutil.Process()
 
     def __str__(self) -> str:
         return str(self.torch_device)
@@ -60,30 +51,27 @@ class Device:
         """What is used now, measured."""
         ram_free_bytes, ram_total_bytes = ram_free_and_total_bytes()
         free_bytes, total_bytes = self.free_and_total_bytes()
-        allocated, reserved = 0, 0
+        resident_bytes, anonymous_bytes = resident_and_anonymous_bytes()
+        allocated, reserved, driver = 0, 0, 0
         if self.torch_device.type == "cuda":
             allocated = torch.cuda.memory_allocated(self.torch_device)
             reserved = torch.cuda.memory_reserved(self.torch_device)
+            free, total = torch.cuda.mem_get_info(self.torch_device)
+            driver = total - free
         elif self.torch_device.type == "mps":
             allocated = torch.mps.current_allocated_memory()
-            reserved = torch.mps.driver_allocated_memory()
+            reserved = driver = torch.mps.driver_allocated_memory()
         return MemoryUse(
             device_bytes=allocated,
             device_reserved_bytes=reserved,
+            device_driver_bytes=driver,
             device_free_bytes=free_bytes,
             device_total_bytes=total_bytes,
-            resident_bytes=self._process.memory_info().rss,
-            anonymous_bytes=self._anonymous_bytes(),
+            resident_bytes=resident_bytes,
+            anonymous_bytes=anonymous_bytes,
             ram_free_bytes=ram_free_bytes,
             ram_total_bytes=ram_total_bytes,
         )
-
-    def _anonymous_bytes(self) -> int:
-        if sys.platform == "linux":
-            lines = Path("/proc/self/status").read_text().splitlines()
-            found = next(line for line in lines if line.startswith("RssAnon:"))
-            return int(found.split()[1]) * 1024
-        return int(self._process.memory_info().rss)
 
     def free_and_total_bytes(self) -> tuple[int, int]:
         """Free and all memory for models: the card's, or the machine's within its cgroup."""
@@ -126,16 +114,6 @@ class Device:
             torch.cuda.empty_cache()
         elif self.torch_device.type == "mps":
             torch.mps.empty_cache()
-
-
-def ram_free_and_total_bytes() -> tuple[int, int]:
-    """Free and all memory of the machine, within the limit of this process's cgroup."""
-    machine = psutil.virtual_memory()
-    free_bytes, total_bytes = machine.available, machine.total
-    limit, used = _first_number(CGROUP_LIMITS), _first_number(CGROUP_USES)
-    if limit is not None and used is not None and limit < total_bytes:
-        return min(free_bytes, limit - used), limit
-    return free_bytes, total_bytes
 
 
 def file_backed_bytes(component: torch.nn.Module) -> int:
@@ -202,10 +180,3 @@ def _choose(wanted: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _first_number(files: tuple[Path, ...]) -> int | None:
-    for file in files:
-        if file.is_file() and (text := file.read_text().strip()).isdigit():
-            return int(text)
-    return None

@@ -259,7 +259,7 @@ def _part(
     class_name = f"{component_class.__module__.partition('.')[0]}.{component_class.__name__}"
     identity = identify(class_name, folder, dtype=dtype, variant=source.variant)
     try:
-        size_bytes = weight_bytes(folder, source.variant)
+        size_bytes = weight_bytes(folder, source.variant, dtype)
     except (ValueError, OSError) as error:
         raise LoadError(
             f"The weights of the {name} of '{source.model}' cannot be read.", hint=f"{error}."

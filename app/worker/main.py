@@ -23,6 +23,7 @@ from app.protocol import (
     Event,
     FreeMemory,
     Logged,
+    MoveToRam,
     PinComponent,
     ShutDown,
     StartRun,
@@ -116,6 +117,8 @@ class Worker:
                     self._runner.pin(command)
                 case DropComponents() as command:
                     self._runner.drop(command)
+                case MoveToRam() as command:
+                    self._runner.move_to_ram(command)
                 case CleanUp():
                     self._runner.clean_up()
                 case ShutDown():

@@ -8,9 +8,10 @@ good. Who goes is decided by `choose_evictions`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from dataclasses import asdict
 
 from app.errors import TooLarge
 from app.protocol import Budgets, HeldComponent, Place
@@ -19,11 +20,12 @@ from app.worker.context import RunContext
 from app.worker.device import Device
 from app.worker.loading import Part, Parts, load_part
 from app.worker.residency import Residency, choose_evictions
+from app.workflow.activations import Size
+from app.workflow.fit import DEVICE_SHARE, RAM_SHARE, Mode, Need, Room, choose_mode, working_bytes
+from app.workflow.needs import Component, StepModel, asked_mode, step_need
 from app.workflow.plan import PipelineStep
 
-DEVICE_SHARE, RAM_SHARE = 0.9, 0.7
-"""Of all memory, what weights may take by default; the rest is for activations and others."""
-Offload = Literal["model", "sequential"]
+log = logging.getLogger(__name__)
 
 
 def budgets_of(settings: WorkerSettings, device: Device) -> Budgets:
@@ -36,30 +38,6 @@ def budgets_of(settings: WorkerSettings, device: Device) -> Budgets:
     )
 
 
-def offload_for(
-    step: PipelineStep, sizes_bytes: Collection[int], budgets: Budgets
-) -> Offload | None:
-    """How the step's components take turns on an accelerator; None: all of them stay there.
-
-    A document that fixes its `offload` is obeyed. Where it leaves that open and not all fit, model
-    offload is chosen, with the largest component alone on the device. Raises TooLarge where no mode
-    that the document allows would do.
-    """
-    total_bytes, largest_bytes = sum(sizes_bytes), max(sizes_bytes, default=0)
-    if step.offload == "sequential":
-        return step.offload
-    if step.offload is None and total_bytes <= budgets.device_bytes:
-        return None
-    if largest_bytes <= budgets.device_bytes and budgets.ram_bytes:
-        return "model"
-    needed = total_bytes if not budgets.ram_bytes else largest_bytes
-    raise TooLarge(
-        f"Step '{step.name}' needs {needed / 1e9:.3g} GB of weights at once;"
-        f" {budgets.device_bytes / 1e9:.3g} GB may be held.",
-        hint="Take a smaller model or dtype, or raise DW_DEVICE_BUDGET.",
-    )
-
-
 class Placement:
     """What is held where, for one runner."""
 
@@ -67,15 +45,19 @@ class Placement:
         self.budgets = budgets_of(settings, device)
         self._device = device
         self._residency = residency
+        self._total_bytes = device.free_and_total_bytes()[1]
+        self._sizes: dict[str, Size] = {}
+        """What the steps of the run in progress draw, by their names."""
 
     def check(self, steps: Iterable[tuple[PipelineStep, Parts]]) -> None:
         """Raise TooLarge before anything is loaded or has to leave, where a step cannot fit."""
+        self._sizes.clear()
         for step, parts in steps:
-            self._offload(step, parts)
+            self._mode(step, self._need(step, parts))
 
     def placed(self, step: PipelineStep, parts: Parts) -> PipelineStep:
         """The step in the mode in which it would run. Raises TooLarge."""
-        return step.model_copy(update={"offload": self._offload(step, parts)})
+        return step.model_copy(update=asdict(self._mode(step, self._need(step, parts))))
 
     def bring(
         self, step: PipelineStep, parts: Parts, later: Sequence[str], context: RunContext
@@ -83,20 +65,24 @@ class Placement:
         """Have all parts of the step where it needs them.
 
         `later` are the keys that later steps of the run need, the next first. Returns the step with
-        the offload it runs with. A cancel in between keeps the parts that have been loaded.
+        the mode it runs in. A cancel in between keeps the parts that have been loaded.
         """
-        offload = self._offload(step, parts)
+        need = self._need(step, parts)
+        mode = self._mode(step, need)
+        _tell(step, mode)
         keys = [part.key for part in parts.parts]
-        place: Place = "ram" if offload and self._device.is_accelerator else "device"
+        place: Place = "ram" if mode.offload else "device"
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
                 self._make_room(place, part.weight_bytes, keys, later, context)
                 self._residency.hold(load_part(part, context))
             self._settle(part, place, keys, later, context)
-        if offload == "model" and self._device.is_accelerator:
-            largest_bytes = max((part.weight_bytes for part in parts.parts), default=0)
-            self._make_room("device", largest_bytes, keys, later, context)
-        return step.model_copy(update={"offload": offload})
+        if mode.offload == "model":
+            self._make_room("device", need.largest_bytes, keys, later, context)
+        on_cpu = not self._device.is_accelerator
+        work_bytes = working_bytes(mode, need, on_cpu=on_cpu)
+        self._make_room_to_work(work_bytes, keys, later, context)
+        return step.model_copy(update=asdict(mode))
 
     def evict_idle(
         self, place: Place, keep: Collection[str], later: Sequence[str], reason: str
@@ -110,12 +96,24 @@ class Placement:
         self._send_away(chosen, place, reason)
         return gone
 
-    def _offload(self, step: PipelineStep, parts: Parts) -> Offload | None:
-        sizes = {part.key: part.weight_bytes for part in parts.parts}
-        if not self._device.is_accelerator:
-            offload_for(step.model_copy(update={"offload": None}), sizes.values(), self.budgets)
-            return step.offload
-        return offload_for(step, sizes.values(), self.budgets)
+    def leave_device(self, keys: Iterable[str], reason: str) -> None:
+        """Have these leave the device, for RAM where there is room."""
+        entries = [self._residency[key] for key in keys if key in self._residency]
+        there = [entry.key for entry in entries if entry.bytes_in("device")]
+        self._send_away(there, "device", reason)
+
+    def _need(self, step: PipelineStep, parts: Parts) -> Need:
+        """What the step needs; what several of its parts share counts once."""
+        components = tuple(
+            Component(part.name, part.folder, part.dtype, part.weight_bytes)
+            for part in {part.key: part for part in parts.parts}.values()
+        )
+        return step_need(step, StepModel(parts.pipeline_class.__name__, components), self._sizes)
+
+    def _mode(self, step: PipelineStep, need: Need) -> Mode:
+        """The document's own where it has one, else what fits; see `choose_mode`."""
+        room = Room(self.budgets.device_bytes, self.budgets.ram_bytes, self._total_bytes)
+        return choose_mode(asked_mode(step), need, room)
 
     def _settle(
         self,
@@ -162,6 +160,26 @@ class Placement:
             )
         self._send_away(chosen, place, _why(context, need_bytes, budget_bytes, free_bytes))
 
+    def _make_room_to_work(
+        self, need_bytes: int, keep: Collection[str], later: Sequence[str], context: RunContext
+    ) -> None:
+        """Have what is idle leave the device for what is about to be computed.
+
+        How much that is is an estimate: it refuses nothing.
+        """
+        free_bytes = self._device.free_and_total_bytes()[0]
+        if need_bytes <= free_bytes:
+            return
+        others = (entry for entry in self._residency.entries if entry.key not in keep)
+        missing_bytes = need_bytes - free_bytes
+        chosen = choose_evictions(others, missing_bytes, "device", time.time(), later)
+        self._send_away(
+            chosen,
+            "device",
+            f"'{context.plan.workflow_id}' needs about {need_bytes / 1e6:.0f} MB to compute with"
+            f" and {free_bytes / 1e6:.0f} MB are free",
+        )
+
     def _send_away(self, chosen: Sequence[str], place: Place, reason: str) -> None:
         """From the device to RAM where there is room; else, and from RAM, for good."""
         for key in chosen:
@@ -174,6 +192,16 @@ class Placement:
                 self._residency.drop([key], reason)
         if chosen:
             self._device.release()
+
+
+def _tell(step: PipelineStep, mode: Mode) -> None:
+    """Log where the step does not run as its document says, or where that was left open."""
+    asked = asked_mode(step)
+    if asked.offload and not mode.offload:
+        log.warning("offload '%s' has no effect: there is no accelerator", asked.offload)
+    elif mode != asked:
+        chosen = [f"{name} {value}" for name, value in asdict(mode).items() if value]
+        log.info("Step '%s' runs with what makes it fit: %s", step.name, ", ".join(chosen))
 
 
 def _why(context: RunContext, need_bytes: int, budget_bytes: int, free_bytes: int) -> str:

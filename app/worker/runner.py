@@ -16,6 +16,7 @@ from app.protocol import (
     MemoryFreed,
     MemoryReported,
     MemoryUse,
+    MoveToRam,
     PinComponent,
     RunCancelled,
     RunFailed,
@@ -247,6 +248,11 @@ class Runner:
         self.residency.drop(command.keys, command.reason)
         self._device.release()
         self.report_memory(command.request_id)
+
+    def move_to_ram(self, command: MoveToRam) -> None:
+        """Have these leave the accelerator; what is not held is gone already."""
+        self.placement.leave_device(command.keys, command.reason)
+        self.report_memory()
 
     def clean_up(self) -> None:
         """The light cleanup, when nothing else is to be done."""

@@ -7,7 +7,6 @@ back; offload hooks come off.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,6 @@ from app.errors import LoadError
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading import first_line, local_folder
 from app.workflow.plan import LoraSource, PipelineStep
-
-log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -43,15 +40,13 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 getattr(vae, f"enable_{setting}")()
                 given_back.callback(getattr(vae, f"disable_{setting}"))
         _reset_caches(pipeline)
-        if step.offload and device.is_accelerator:
+        if step.offload:
             given_back.callback(pipeline.remove_all_hooks)
             if step.offload == "model":
                 pipeline.enable_model_cpu_offload(device=device.torch_device)
             else:
                 pipeline.enable_sequential_cpu_offload(device=device.torch_device)
         else:
-            if step.offload:
-                log.warning("offload '%s' has no effect: there is no accelerator", step.offload)
             _move(pipeline, device)
         # diffusers resets stateful caches and offload hooks only at the end of a normal call.
         given_back.callback(pipeline.maybe_free_model_hooks)

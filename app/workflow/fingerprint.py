@@ -17,6 +17,9 @@ from pathlib import Path
 from app.workflow.plan import DType, Frozen, ModelSource, Plan
 
 HEADER_LENGTH_BYTES = 8
+DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+"""Of safetensors' types those that a load converts, with their bytes per number."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
@@ -127,17 +130,39 @@ def of_variant(names: Iterable[str], variant: str | None) -> list[str]:
     return by_variant.get(variant) or by_variant.get(None) or []
 
 
-def weight_bytes(folder: Path, variant: str | None) -> int:
-    """Bytes of the tensors in the component's weight files, from their headers."""
-    return sum(tensor_bytes(path) for path in weight_files(folder, variant))
+def weight_bytes(folder: Path, variant: str | None, dtype: DType | None = None) -> int:
+    """Bytes of the tensors in the component's weight files, from their headers; see `tensor_bytes`.
+
+    Raises ValueError where a file is not a safetensors file, OSError where it cannot be read.
+    """
+    return sum(tensor_bytes(path, dtype) for path in weight_files(folder, variant))
 
 
-def tensor_bytes(path: Path) -> int:
-    """Bytes of all tensors of one safetensors file. Raises ValueError when it is not one."""
+def tensor_bytes(path: Path, dtype: DType | None = None) -> int:
+    """Bytes of all tensors of one safetensors file: as they lie there, or loaded in this dtype.
+
+    A load converts numbers with a fraction and leaves the others. Raises ValueError when it is not
+    such a file.
+    """
+    status = path.stat()
+    stored = _bytes_by_type(path, status.st_size, status.st_mtime_ns)
+    return sum(
+        count * DTYPE_BYTES[dtype] // FLOAT_BYTES[name] if dtype and name in FLOAT_BYTES else count
+        for name, count in stored.items()
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _bytes_by_type(path: Path, size_bytes: int, _mtime_ns: int) -> dict[str, int]:
+    """Bytes by the types' names in the format (`F16`); read again when the file has changed."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
+        if not 0 < length <= size_bytes - HEADER_LENGTH_BYTES:
             raise ValueError(f"'{path.name}' is not a safetensors file")
         header = json.loads(file.read(length))
-    offsets = (entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
-    return sum(end - begin for begin, end in offsets)
+    found: dict[str, int] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            found[entry["dtype"]] = found.get(entry["dtype"], 0) + end - begin
+    return found

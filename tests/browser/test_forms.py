@@ -124,3 +124,25 @@ def test_a_document_with_a_mistake_says_what_it_is_instead_of_running(
     expect(visit["description"].get_by_role("alert")).to_contain_text("JSON")
     visit.generate()
     visit.wait_for("Not started")
+
+
+def test_one_line_says_what_the_form_as_it_stands_needs(visit: Visit) -> None:
+    line = visit["fit"].locator("p")
+    expect(line).to_have_text(
+        re.compile(
+            r"^text-to-image: 22 MB of weights \(unet 17 MB, vae 4 MB, text_encoder 2 MB\), about"
+            r" 11 MB more while it runs; fits in [\d.]+ GB, on a CPU\.$"
+        )
+    )
+    visit.set_number("pictures", 4)
+    expect(line).to_contain_text("about 44 MB more while it runs")
+    visit.choose("SDXL")
+    expect(line).to_contain_text("SDXL: how much it needs is known once")
+    expect(line).to_contain_text("has been downloaded.")
+
+
+def test_a_picture_decides_how_much_is_needed(visit: Visit, picture: Path) -> None:
+    visit.choose("Variations")
+    expect(visit["fit"]).to_have_text("")
+    visit["input-image"].locator("input[type=file]").set_input_files(picture)
+    expect(visit["fit"]).to_contain_text("about 11 MB more while it runs; fits in")

@@ -15,6 +15,7 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     flood                       events without end, and no look at cancels
     gap SECONDS                 tell of a checkpoint gap
     hold NAME                   keep a component warm
+    accelerator                 say from here on that there is RAM beside the device
     save NAME                   save a file as a result
     return TEXT                 something the last step returns
     log LEVEL LOGGER TEXT       a line of log, dated to the start of the run
@@ -62,6 +63,7 @@ from app.protocol import (
     MemoryFreed,
     MemoryReported,
     MemoryUse,
+    MoveToRam,
     PhaseChanged,
     PinComponent,
     Preview,
@@ -111,6 +113,7 @@ class ScriptedWorker:
         self._cancelled: set[str] = set()
         self._watched: set[str] = set()
         self._held: list[HeldComponent] = []
+        self._ram_bytes = 0
         self._departure: Departure | None = None
         self._when: dict[str, str] = {}
         self._begin("")
@@ -138,6 +141,8 @@ class ScriptedWorker:
                     self._pin(command)
                 case DropComponents() as command:
                     self._drop(command)
+                case MoveToRam() as command:
+                    self._move(command)
                 case ShutDown():
                     self._obey(self._when.get("shut down", "nothing"))
                     return
@@ -222,6 +227,13 @@ class ScriptedWorker:
         )
         self._report_memory(command.request_id)
 
+    def _move(self, command: MoveToRam) -> None:
+        self._held = [
+            part.model_copy(update={"place": "ram"}) if part.key in command.keys else part
+            for part in self._held
+        ]
+        self._report_memory()
+
     # --- scripts ---------------------------------------------------------------------------------
 
     def _begin(self, run_id: str) -> None:
@@ -238,6 +250,8 @@ class ScriptedWorker:
         match instruction.split(" "):
             case ["nothing"]:
                 pass
+            case ["accelerator"]:
+                self._ram_bytes = 10 * COMPONENT_BYTES
             case ["enter", phase]:
                 self._phase = phase
                 self._send(PhaseChanged(**run, step="draw", phase=phase))
@@ -351,7 +365,7 @@ class ScriptedWorker:
             MemoryReported(
                 request_id=request_id,
                 memory=self._memory(),
-                budgets=Budgets(device_bytes=0, ram_bytes=0),
+                budgets=Budgets(device_bytes=0, ram_bytes=self._ram_bytes),
                 held=tuple(self._held),
                 last_departure=self._departure,
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from app.engine.loop import EngineStatus
-from app.protocol import DropComponents
+import pytest
+
+from app.engine.status import EngineStatus
+from app.protocol import DropComponents, MoveToRam
 from tests.engine.bench import PATIENCE_S, Bench
 
 
@@ -65,6 +67,37 @@ def test_when_nothing_happens_for_long_enough_all_but_the_pinned_is_dropped(
     (command,) = [c for c in bench.heard.commands if isinstance(c, DropComponents)]
     assert command.keys == ("unet",)
     assert command.reason == "nothing has happened for 0.3 seconds"
+
+
+def test_on_an_accelerator_it_goes_to_ram_first_and_is_dropped_later(unstarted: Bench) -> None:
+    bench = unstarted.start("accelerator", idle_to_ram_s=0.2, idle_drop_s=0.6)
+    bench.run("hold unet")
+    bench.heard.wait_until(lambda: "drop_components" in bench.heard.kinds)
+    assert bench.heard.kinds == ["start_run", "move_to_ram", "drop_components"]
+    (command,) = [c for c in bench.heard.commands if isinstance(c, MoveToRam)]
+    assert command.keys == ("unet",)
+    assert command.reason == "nothing has happened for 0.2 seconds"
+
+
+def test_a_run_starts_the_time_anew(unstarted: Bench) -> None:
+    bench = unstarted.start(idle_drop_s=0.3)
+    bench.run("hold unet")
+    gate = bench.gate()
+    run_id = bench.underway(f"wait for {gate}")
+    gate.touch()
+    bench.finish(run_id)
+    bench.heard.wait_until(lambda: "drop_components" in bench.heard.kinds)
+    assert bench.heard.kinds[-3:] == ["start_run", "start_run", "drop_components"]
+
+
+def test_without_an_accelerator_there_is_no_way_to_ram_and_the_log_says_so(
+    unstarted: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = unstarted.start(idle_to_ram_s=0.1, idle_drop_s=0.3)
+    bench.run("hold unet")
+    bench.heard.wait_until(lambda: "drop_components" in bench.heard.kinds)
+    assert "move_to_ram" not in bench.heard.kinds
+    assert caplog.messages.count("DW_IDLE_TO_RAM_S has no effect: there is no accelerator.") == 1
 
 
 def test_without_a_timer_nothing_is_dropped(bench: Bench) -> None:

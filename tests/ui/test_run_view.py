@@ -23,7 +23,8 @@ from app.protocol import (
     StepStarted,
     Timings,
 )
-from app.ui.run_view import RunView, advance, byte_progress, duration, size
+from app.ui.run_view import RunView, advance, byte_progress, duration
+from app.units import size
 
 RUN = {"run_id": "20260101-000000-abcdef", "time": 1.0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Any
 
 import pytest
 
-from app.errors import TooLarge
-from app.protocol import Budgets, DropComponents, FreeMemory, MemoryFreed, PinComponent, RunFailed
-from app.worker.placement import offload_for
-from app.workflow.plan import ModelSource, PipelineStep
+from app.protocol import (
+    Budgets,
+    DropComponents,
+    FreeMemory,
+    MemoryFreed,
+    MoveToRam,
+    PinComponent,
+    RunFailed,
+)
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, pixels, same, step
@@ -172,40 +178,54 @@ def test_where_ram_is_full_too_it_goes_for_good(models: Path):
     assert held(bench) == {"b"}
 
 
-# --- how a step's parts take turns on an accelerator ---------------------------------------------
+def test_after_a_while_it_is_sent_to_ram_by_name_and_comes_back_without_a_load(models: Path):
+    bench = Bench(models, Accelerator(), ram_budget=4 * MODEL_BYTES)
+    first = draw(bench, "a")
+    keys = tuple(entry.key for entry in bench.runner.residency.entries)
+    bench.runner.move_to_ram(MoveToRam(keys=(*keys, "gone already"), reason="it was idle"))
+    assert bench.runner.residency.bytes_in("device") == 0
+    assert held(bench) == {"a"}
+    departure = bench.runner.residency.last_departure
+    assert departure is not None
+    assert (departure.what, departure.reason) == ("moved to RAM", "it was idle")
+    again = draw(bench, "a")
+    assert again.success.loaded == ()
+    assert same(first, again)
 
 
-def offload(
-    wanted: str | None, *sizes_bytes: int, device: int = 100, ram: int = 1000
-) -> str | None:
-    wanting = PipelineStep(
-        name="draw",
-        place="steps[0]",
-        pipeline_class="diffusers.StableDiffusionPipeline",
-        source=ModelSource(model="a"),
-        offload=wanted,
-        arguments={},
-        seed=0,
-    )
-    return offload_for(wanting, sizes_bytes, Budgets(device_bytes=device, ram_bytes=ram))
+# --- how a step is run where not everything fits at once -----------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wanted", "sizes_bytes", "chosen"),
-    [
-        (None, (60, 40), None),
-        (None, (60, 41), "model"),
-        ("model", (10, 10), "model"),
-        ("sequential", (500, 10), "sequential"),
-    ],
-)
-def test_a_document_is_obeyed_and_what_it_leaves_open_is_decided_by_what_fits(
-    wanted: str | None, sizes_bytes: tuple[int, ...], chosen: str | None
+def mode(finished: Finished) -> dict[str, Any]:
+    """How the run's last result says it was made."""
+    assert finished.success
+    return json.loads(Path(finished.results[-1].sidecar).read_text())["mode"]
+
+
+PLAIN = {"offload": None, "vae_slicing": False, "vae_tiling": False}
+
+
+def test_where_all_fits_a_step_runs_as_its_document_says(models: Path):
+    assert mode(draw(Bench(models, Accelerator()), "a")) == PLAIN
+
+
+def test_components_take_turns_where_they_do_not_fit_together_and_the_record_says_so(
+    models: Path, caplog: pytest.LogCaptureFixture
 ):
-    assert offload(wanted, *sizes_bytes) == chosen
+    whole = draw(Bench(models, Accelerator()), "a")
+    tight = Bench(models, Accelerator(), device_budget=20_000_000)
+    with caplog.at_level(logging.INFO, logger="app"):
+        turned = draw(tight, "a")
+    assert mode(turned) == {**PLAIN, "offload": "model"}
+    assert "Step 'draw_a' runs with what makes it fit: offload model" in caplog.messages
+    assert same(whole, turned)
+    assert same(whole, draw(tight, "a"))
 
 
-@pytest.mark.parametrize("wanted", [None, "model"])
-def test_a_part_that_is_larger_than_the_device_is_refused(wanted: str | None):
-    with pytest.raises(TooLarge, match="at once"):
-        offload(wanted, 101, 10)
+def test_a_decode_that_does_not_fit_is_tiled_and_the_record_says_so(models: Path):
+    """256 pixels: 25 MB to decode beside 22 MB of weights; a tile of 128 pixels takes 7 MB."""
+    sized = document(step("draw", model="a", width=256, height=256), id="tiled")
+    tight = Bench(models, Accelerator(total_bytes=40_000_000), device_budget=MODEL_BYTES)
+    assert mode(tight.run(sized)) == {**PLAIN, "vae_tiling": True}
+    roomy = Bench(models, Accelerator())
+    assert mode(roomy.run(sized)) == PLAIN

@@ -1,0 +1,129 @@
+"""All runs of the engine: those that wait in their order, and those that are over while they are
+kept. Owned by the engine's thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.engine.queue import next_run, positions
+from app.engine.remembered import Remembered, RememberedResults
+from app.engine.run import Run, RunInfo
+from app.errors import QueueFull, UnknownRun
+from app.protocol import (
+    ResultSaved,
+    RunFailed,
+    RunQueued,
+    RunStarted,
+    RunSucceeded,
+    TerminalEvent,
+    Timings,
+)
+from app.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+
+class Runs:
+    """The book of runs."""
+
+    def __init__(self, settings: EngineSettings, outputs: Path) -> None:
+        self._settings = settings
+        self._runs: dict[str, Run] = {}
+        self._waiting: list[str] = []
+        self._remembered = RememberedResults(outputs)
+
+    def take(self, run: Run) -> None:
+        """Answer the run from an identical one's files, or have it wait. Raises QueueFull."""
+        if len(self._waiting) >= self._settings.max_queued_runs:
+            raise QueueFull(
+                f"{len(self._waiting)} runs are waiting already.",
+                hint="Try again when some are done, or cancel some.",
+            )
+        self._forget_old()
+        self._runs[run.run_id] = run
+        key = None if run.fresh else run.request_key
+        made = self._remembered.find(key) if key else None
+        position = 0 if made else len(self._waiting)
+        run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
+        if made is not None:
+            _answer_from(made, run)
+        else:
+            self._waiting.append(run.run_id)
+
+    def find(self, run_id: str) -> Run:
+        """The run of this id. Raises UnknownRun."""
+        if run_id not in self._runs:
+            raise UnknownRun(f"There is no run '{run_id}'.")
+        return self._runs[run_id]
+
+    def infos(self, owner: str | None) -> list[RunInfo]:
+        """All runs that are kept, or one owner's; newest first."""
+        infos = (run.info() for run in reversed(self._runs.values()))
+        return [info for info in infos if owner is None or info.owner == owner]
+
+    @property
+    def waiting(self) -> tuple[RunInfo, ...]:
+        """Those that wait, the next first."""
+        return tuple(self._runs[run_id].info() for run_id in self._waiting)
+
+    @property
+    def next(self) -> Run | None:
+        """The one to start now."""
+        run_id = next_run(self._waiting)
+        return None if run_id is None else self._runs[run_id]
+
+    def leave_queue(self, run: Run) -> bool:
+        """Have the run wait no longer, and tell the others their places; False where it did not."""
+        if run.run_id not in self._waiting:
+            return False
+        self._waiting.remove(run.run_id)
+        for run_id, position in positions(self._waiting).items():
+            other = self._runs[run_id]
+            last = other.events[-1]
+            if isinstance(last, RunQueued) and last.position != position:
+                other.append(RunQueued(run_id=run_id, time=time.time(), position=position))
+        return True
+
+    def end(self, run: Run, event: TerminalEvent) -> None:
+        """Write the run's last event; what it made answers an identical request from now on."""
+        if isinstance(event, RunFailed):
+            error = event.error
+            log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)
+        run.append(event)
+        # What a leaner mode made is no answer to the next request: it may differ a little.
+        if isinstance(event, RunSucceeded) and run.request_key and not event.out_of_memory:
+            results = tuple(saved for saved in run.events if isinstance(saved, ResultSaved))
+            made = Remembered(made_at=event.time, results=results, outputs=event.outputs)
+            self._remembered.note(run.request_key, made)
+
+    def end_waiting(self, how: Callable[[str], TerminalEvent]) -> None:
+        """End all that wait; `how` makes the last event of each from its id."""
+        waiting, self._waiting = self._waiting, []
+        for run_id in waiting:
+            self.end(self._runs[run_id], how(run_id))
+
+    def _forget_old(self) -> None:
+        over = [run_id for run_id, run in self._runs.items() if run.over]
+        for run_id in over[: max(0, len(over) - self._settings.kept_runs + 1)]:
+            del self._runs[run_id]
+
+
+def _answer_from(made: Remembered, run: Run) -> None:
+    now = time.time()
+    steps = tuple(step.name for step in run.plan.steps)
+    run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))
+    for result in made.results:
+        run.append(result.model_copy(update={"run_id": run.run_id}))
+    run.append(
+        RunSucceeded(
+            run_id=run.run_id,
+            time=now,
+            timings=Timings(total_s=0.0),
+            loaded=(),
+            outputs=made.outputs,
+            made_at=made.made_at,
+        )
+    )

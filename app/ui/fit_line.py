@@ -1,0 +1,88 @@
+"""The line under a workflow's description: what it needs as the form stands, and if that fits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image
+
+from app.errors import WorkbenchError
+from app.ui import markup
+from app.ui.form import Field, read_form
+from app.workflow.catalog import CatalogEntry
+
+if TYPE_CHECKING:
+    from app.engine import Engine
+
+LOOK_AGAIN_S = 0.3
+"""How often a page that was opened while the worker starts asks whether it has."""
+DECIDES = {"number", "integer", "slider", "choice", "image"}
+"""Kinds of inputs that can change how much is needed: sizes and counts, models and pictures."""
+
+
+class FitLine:
+    """Made inside an open `gr.Blocks`; `show` is for inside a form's render."""
+
+    def __init__(self, engine: Engine, uploads: Path) -> None:
+        self._engine = engine
+        self._uploads = uploads
+        self.worker_known = gr.State(False)
+        """Whether the worker has told how much memory there is."""
+
+    async def wait_for_worker(self) -> bool:
+        """What `worker_known` becomes: comes back when the worker is up, or does not come up."""
+        while True:
+            status = await asyncio.to_thread(self._engine.status)
+            if status.budgets is not None or status.worker == "dead":
+                return status.budgets is not None
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def show(
+        self, entry: CatalogEntry, kept: Mapping[str, Any], line: gr.HTML, fields: Sequence[Field]
+    ) -> None:
+        """Have `line` follow the form. What is painted does not count, and is not sent for it."""
+        asked = [field for field in fields if field.mask is None]
+        components = [field.component for field in asked]
+
+        def say(*values: Any) -> str:
+            return markup.fit(self._sentence(entry, fields, dict(zip(names, values, strict=True))))
+
+        names = [field.spec.name for field in asked]
+        line.value = say(
+            *(
+                kept.get(field.spec.name) if field.spec.kind == "image" else field.component.value
+                for field in asked
+            )
+        )
+        changes = [field.component.change for field in asked if field.spec.kind in DECIDES]
+        gr.on(
+            [self.worker_known.change, *changes],
+            say,
+            components,
+            line,
+            # While one is worked out only the newest of further changes waits.
+            trigger_mode="always_last", concurrency_limit=None, show_progress="hidden",
+            api_visibility="private",
+        )  # fmt: skip
+
+    def _sentence(
+        self, entry: CatalogEntry, fields: Sequence[Field], values: Mapping[str, Any]
+    ) -> str:
+        """Empty where the form is not filled in far enough to tell."""
+        held = [self._blank() if f.mask else values[f.spec.name] for f in fields]
+        try:
+            return self._engine.fit(Path(entry.path), read_form(fields, held, self._uploads))
+        except WorkbenchError:
+            return ""
+
+    def _blank(self) -> dict[str, Any]:
+        """What stands for a picture in an editor and what is painted on it: it is drawn in the size
+        of the model, not in that of the picture."""
+        path = self._uploads / "blank.png"
+        if not path.is_file():
+            Image.new("RGBA", (8, 8), "white").save(path)
+        return {"background": str(path), "layers": [str(path)], "composite": str(path)}

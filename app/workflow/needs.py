@@ -1,0 +1,288 @@
+"""What the steps of a plan need, read from their models' folders: headers and configurations."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.errors import WorkbenchError
+from app.workflow import fit
+from app.workflow.activations import Size, compression, decode_bytes, denoise_bytes
+from app.workflow.fingerprint import weight_bytes
+from app.workflow.fit import Mode, Need, Room, Weights
+from app.workflow.hub import find_snapshot
+from app.workflow.plan import (
+    DType,
+    ImageValue,
+    ListValue,
+    LiteralValue,
+    ModelSource,
+    PipelineStep,
+    Plan,
+    ResultValue,
+)
+from app.workflow.signatures import call_signature
+
+INDEX = "model_index.json"
+DENOISERS = ("unet", "transformer", "transformer_2", "prior")
+DECODERS = ("vae", "vqvae", "movq")
+NO_SIDE_PX = 1024
+"""What diffusers draws where neither the call nor the denoiser's configuration names a size."""
+GUIDED_IN_TWO_CALLS = ("Flux", "QwenImage", "Wan")
+"""Pipelines that call their denoiser twice for guidance; the others give it everything doubled."""
+
+
+class Component(NamedTuple):
+    """One component of a step, as it lies on this machine."""
+
+    name: str
+    folder: Path
+    dtype: DType
+    weight_bytes: int
+
+
+class StepModel(NamedTuple):
+    """What a step is put together from."""
+
+    class_name: str
+    """The pipeline's, unqualified."""
+    components: tuple[Component, ...]
+
+
+class Unknown(WorkbenchError):
+    """What a step needs cannot be said; the message says why."""
+
+
+def lines(plan: Plan, room: Room | None) -> list[str]:
+    """For each step one sentence: what it needs, and whether that fits."""
+    return [_sentence(plan, step, found, room) for step, found in _needs(plan)]
+
+
+def line(plan: Plan, room: Room | None) -> str:
+    """The sentence of the step that needs most; of the first whose need is unknown, if one is."""
+
+    def order(each: tuple[PipelineStep, Need | Unknown]) -> float:
+        step, found = each
+        return inf if isinstance(found, Unknown) else fit.peak_bytes(asked_mode(step), found, room)
+
+    step, found = max(_needs(plan), key=order)
+    return _sentence(plan, step, found, room)
+
+
+def _needs(plan: Plan) -> list[tuple[PipelineStep, Need | Unknown]]:
+    sizes: dict[str, Size] = {}
+    found: list[tuple[PipelineStep, Need | Unknown]] = []
+    for step in plan.steps:
+        try:
+            found.append((step, step_need(step, step_model(step), sizes)))
+        except Unknown as unknown:
+            found.append((step, unknown))
+    return found
+
+
+def _sentence(plan: Plan, step: PipelineStep, found: Need | Unknown, room: Room | None) -> str:
+    title = plan.workflow_id
+    if len(plan.steps) > 1:
+        title += f", step '{step.name}'"
+    if isinstance(found, Unknown):
+        return f"{title}: {found.message}"
+    return fit.sentence(title, asked_mode(step), found, room)
+
+
+def asked_mode(step: PipelineStep) -> Mode:
+    """What the document itself asks for."""
+    return Mode(step.offload, step.vae_slicing, step.vae_tiling)
+
+
+def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> Need:
+    """What the step needs with this model.
+
+    `sizes` has what the steps before it draw, and what this one draws afterwards.
+    """
+    class_name, components = model
+    by_name = {each.name: each for each in components}
+    decoder = next((by_name[name] for name in DECODERS if name in by_name), None)
+    denoisers = [by_name[name] for name in DENOISERS if name in by_name]
+    autoencoder = _config(decoder.folder) if decoder else {}
+    configs = [_config(each.folder) for each in denoisers]
+    size = _size(step, class_name, configs, autoencoder, sizes)
+    sizes[step.name] = size
+    denoising = [
+        denoise_bytes(config, autoencoder, size, each.dtype)
+        for config, each in zip(configs, denoisers, strict=True)
+    ]
+    known = [each for each in denoising if each is not None]
+    return Need(
+        step=step.name,
+        weights=tuple(
+            Weights(each.name, each.dtype, each.weight_bytes)
+            for each in {(e.folder, e.dtype): e for e in components}.values()
+            if each.weight_bytes
+        ),
+        denoise_bytes=max(known) if known and len(known) == len(denoising) else None,
+        decode=decode_bytes(autoencoder, size, _decoded_in(decoder.dtype, class_name, autoencoder))
+        if decoder
+        else None,
+        denoiser_bytes=max((each.weight_bytes for each in denoisers), default=0),
+        decoder_bytes=decoder.weight_bytes if decoder else 0,
+    )
+
+
+def step_model(step: PipelineStep) -> StepModel:
+    """What the step is put together from, its weights' bytes in the dtype they are loaded in.
+
+    From files on this machine alone. Raises Unknown where they are not here or cannot be read.
+    """
+    folder = local_folder(step.source)
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        own = {
+            name: (folder / name, step.dtype, step.source.variant)
+            for name, entry in index.items()
+            if isinstance(entry, list)
+            and entry[:1] != [None]
+            and name not in step.absent
+            and name not in step.components
+        }
+        blocks = {
+            name: (
+                local_folder(block.source) / block.source.subfolder,
+                block.dtype,
+                block.source.variant,
+            )
+            for name, block in step.components.items()
+        }
+        components = tuple(
+            Component(name, place, dtype, weight_bytes(place, variant, dtype))
+            for name, (place, dtype, variant) in {**own, **blocks}.items()
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise Unknown(
+            f"how much it needs is unknown: the files of '{step.source.short_name}' cannot be read"
+            f" ({error})."
+        ) from error
+    if not any(each.weight_bytes for each in components):
+        raise Unknown(f"how much it needs is unknown: '{step.source.short_name}' has no weights.")
+    named = step.pipeline_class.rpartition(".")[2]
+    real = str(index.get("_class_name", "")) if named == "DiffusionPipeline" else named
+    return StepModel(real, components)
+
+
+def local_folder(source: ModelSource) -> Path:
+    """Where the model lies on this machine. Raises Unknown where it does not."""
+    found = (
+        Path(source.folder)
+        if source.folder is not None
+        else find_snapshot(source.model, source.revision)
+    )
+    if found is None:
+        raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
+    return found
+
+
+def _decoded_in(dtype: DType, class_name: str, autoencoder: Mapping[str, Any]) -> DType:
+    """SDXL's pipelines decode in float32 where float16 would overflow."""
+    upcast = class_name.startswith("StableDiffusionXL") and autoencoder.get("force_upcast", True)
+    return "float32" if upcast and dtype == "float16" else dtype
+
+
+# --- what a call is asked for --------------------------------------------------------------------
+
+
+def _size(
+    step: PipelineStep,
+    class_name: str,
+    denoisers: Sequence[Mapping[str, Any]],
+    autoencoder: Mapping[str, Any],
+    sizes: Mapping[str, Size],
+) -> Size:
+    signature = call_signature(class_name)
+    defaults = {p.name: p.default for p in signature.parameters} if signature else {}
+
+    def number(name: str) -> float | None:
+        value = step.arguments.get(name)
+        given = value.value if isinstance(value, LiteralValue) else None
+        return _number(defaults.get(name) if given is None else given)
+
+    width, height = number("width"), number("height")
+    if width is None or height is None:
+        like = next(_pictures(step, sizes), None) if "height" not in defaults else None
+        drawn = like or _drawn(denoisers, autoencoder)
+        width, height = width or drawn[0], height or drawn[1]
+    prompt = step.arguments.get("prompt")
+    prompts = prompt.value if isinstance(prompt, LiteralValue) else None
+    count = len(prompts) if isinstance(prompts, list) else 1
+    each = number("num_images_per_prompt") or number("num_videos_per_prompt") or 1
+    guidance = number("guidance_scale") or 0
+    return Size(
+        width_px=int(width),
+        height_px=int(height),
+        frames=int(number("num_frames") or 1),
+        batch=max(1, count * int(each)),
+        guided=guidance > 1 and not class_name.startswith(GUIDED_IN_TWO_CALLS),
+    )
+
+
+def _drawn(
+    denoisers: Sequence[Mapping[str, Any]], autoencoder: Mapping[str, Any]
+) -> tuple[int, int]:
+    """Width and height in pixels that a call without a size draws."""
+    latents = next((config["sample_size"] for config in denoisers if "sample_size" in config), None)
+    pixels = compression(autoencoder)
+    if latents is None or pixels is None:
+        return NO_SIDE_PX, NO_SIDE_PX
+    height, width = latents if isinstance(latents, list) else (latents, latents)
+    return width * pixels, height * pixels
+
+
+def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[int, int]]:
+    """Sizes of the pictures the step is given, which it draws in where it is told no other."""
+    from PIL import Image
+
+    value = step.arguments.get("image")
+    for item in value.items if isinstance(value, ListValue) else (value,):
+        if isinstance(item, ImageValue):
+            # Its header alone is read. Where it has gone meanwhile, the call says so.
+            with contextlib.suppress(OSError), Image.open(item.path) as picture:
+                yield picture.size
+        elif isinstance(item, ResultValue) and item.step in sizes:
+            before = sizes[item.step]
+            yield before.width_px, before.height_px
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return _json_of(folder / "config.json")
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    status = path.stat()
+    return _read_json(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_json(path: Path, _size_bytes: int, _mtime_ns: int) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        # The load says what is wrong with it; here nothing more can be said.
+        return {}
+    return found if isinstance(found, dict) else {}
