@@ -384,7 +384,9 @@ class EngineLoop:
         self._waiting.remove(run.run_id)
         self._active = run
         self._clean_up_at = self._drop_at = None
-        self._worker.send(StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched))
+        self._worker.send(
+            StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched, fresh=run.fresh)
+        )
         self._tell_positions()
 
     def _on_event(self, worker: WorkerProcess, event: Event) -> None:
@@ -419,7 +421,11 @@ class EngineLoop:
                 self._drop_at = time.monotonic() + self._settings.engine.idle_drop_s
             self._end(run, event)
             if isinstance(event, RunSucceeded) and run.request_key:
-                made = Remembered(made_at=event.time, results=_results(run), outputs=event.outputs)
+                made = Remembered(
+                    made_at=event.made_at or event.time,
+                    results=_results(run),
+                    outputs=event.outputs,
+                )
                 self._remembered.note(run.request_key, made)
         else:
             run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
