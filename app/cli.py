@@ -222,6 +222,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
                     "outcome": view.outcome,
                     "files": files,
                     "seed": view.seed,
+                    "unchanged": view.unchanged,
                     "seconds": view.timings.total_s if view.timings else None,
                     "loaded": view.loaded,
                     "error": view.error.sentence() if view.error else None,

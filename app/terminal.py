@@ -51,7 +51,14 @@ def outcome(view: RunView) -> str:
         return view.error.sentence()
     if view.outcome == "cancelled":
         return f"{view.status}. {view.notice}".strip()
+    if view.unchanged:
+        return unchanged(view.status)
     return f"{view.status}, seed {view.seed}" if view.seed is not None else view.status
+
+
+def unchanged(status: str) -> str:
+    """What was answered from memory, and how to have it run all the same."""
+    return f"{status}. `--seed N` makes another, `--fresh` the same again."
 
 
 def status(found: EngineStatus) -> str:
