@@ -219,14 +219,8 @@ def test_a_value_is_forgotten_by_setting_it_to_nothing(transcript: Transcript) -
 
 
 def test_what_is_unchanged_says_so_and_how_to_run_it_all_the_same(transcript: Transcript) -> None:
-    first, again, fresh = (
-        transcript.answer(typed)
-        for typed in (
-            "run steps=2 --seed 5",
-            "run --seed 5 steps=2",
-            "run steps=2 --seed 5 --fresh",
-        )
-    )
+    typed = ("run steps=2 --seed 5", "run --seed 5 steps=2", "run steps=2 --seed 5 --fresh")
+    first, again, fresh = map(transcript.answer, typed)
     # A record is part of its file and names its run.
     one, other, anew = (files(lines)[0].read_bytes() for lines in (first, again, fresh))
     assert one == other != anew
