@@ -170,6 +170,7 @@ class Runner:
                 loaded += self._run_step(step, needed[step.name], later, context, writer)
                 made = context.results[step.name]
                 self.step_results.keep(recalled.keys[step.name], made, context.run_id)
+                self.residency.note_memoised(self.prompts.spared)
         return loaded, recalled.made_at
 
     def _answer(
