@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.worker.residency import Entry, choose_evictions
+from app.worker.tuning import tuned
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.standins import build_wan
@@ -122,19 +124,33 @@ def test_without_a_memory_for_prompts_the_encoder_is_brought_as_the_rest(
     assert ("CLIPTextModel", "device") in accelerator.moves
 
 
-def test_a_pipeline_that_names_its_encoder_first_still_knows_where_it_computes(tmp_path: Path):
-    """Wan's does; diffusers asks the first component for its device."""
+@pytest.fixture
+def film(tmp_path: Path) -> Document:
+    """A step of a pipeline that names its text encoder before all its other modules."""
     build_wan(tmp_path / "wan")
-    shutil.copytree(SHAPES, tmp_path / "b")
-    filming = step(model="wan", width=32, height=32, num_frames=1)
+    filming = step(model="wan", width=32, height=32, num_frames=1, saved_as="video/mp4")
     filming["pipeline"]["configuration"]["component_type"] = "WanPipeline"
-    filming["result"]["content_type"] = "video/mp4"
+    return document(filming)
+
+
+def test_another_family_draws_the_same_without_its_encoder(tmp_path: Path, film: Document):
     bench = Bench(tmp_path, Accelerator(), ram_budget=10 * MODEL_BYTES)
-    first = bench.run(document(filming))
+    first = bench.run(film)
     encoder = next(e for e in bench.runner.residency.entries if e.title.startswith("text_encoder"))
-    assert encoder.memoised
     bench.runner.residency.move([encoder.key], "ram", reason="the test wants it")
-    again = encoded(bench, document(filming))
-    assert again.calls == 0
-    assert encoder.place == "ram"
+    again = encoded(bench, film)
+    assert (again.calls, encoder.place) == (0, "ram")
     assert shown(first.results[0].path) == shown(again.finished.results[0].path)
+
+
+def test_a_pipeline_computes_on_the_device_whatever_waits_in_ram(tmp_path: Path, film: Document):
+    """diffusers asks a pipeline's first module where to compute, and that one waits here."""
+    elsewhere = Accelerator()
+    elsewhere.torch_device = torch.device("meta")
+    bench = Bench(tmp_path)
+    pipeline = bench.assembled(film)
+    waiting = {"text_encoder": lambda: None}
+    with tuned(pipeline, bench.plan(film).steps[0], elsewhere, waiting):
+        assert pipeline.text_encoder.device == torch.device("cpu")
+        assert pipeline.transformer.device == torch.device("meta")
+        assert pipeline._execution_device == torch.device("meta")
