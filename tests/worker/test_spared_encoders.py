@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from app.worker.residency import Entry, choose_evictions
-from app.worker.tuning import tuned
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.standins import build_wan
@@ -141,16 +139,3 @@ def test_another_family_draws_the_same_without_its_encoder(tmp_path: Path, film:
     again = encoded(bench, film)
     assert (again.calls, encoder.place) == (0, "ram")
     assert shown(first.results[0].path) == shown(again.finished.results[0].path)
-
-
-def test_a_pipeline_computes_on_the_device_whatever_waits_in_ram(tmp_path: Path, film: Document):
-    """diffusers asks a pipeline's first module where to compute, and that one waits here."""
-    elsewhere = Accelerator()
-    elsewhere.torch_device = torch.device("meta")
-    bench = Bench(tmp_path)
-    pipeline = bench.assembled(film)
-    waiting = {"text_encoder": lambda: None}
-    with tuned(pipeline, bench.plan(film).steps[0], elsewhere, waiting):
-        assert pipeline.text_encoder.device == torch.device("cpu")
-        assert pipeline.transformer.device == torch.device("meta")
-        assert pipeline._execution_device == torch.device("meta")
