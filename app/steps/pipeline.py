@@ -50,7 +50,7 @@ def run(
     pipeline = assemble(step, parts, components)
     artifacts: list[Any] = []
     with (
-        tuned(pipeline, step, context.device, context.waiting),
+        tuned(pipeline, step, context.device),
         context.prompts.remembering(pipeline, step, parts, context.device),
     ):
         context.tell_phases(pipeline.components)

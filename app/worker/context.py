@@ -69,9 +69,6 @@ class RunContext:
         """What text encoders returned, in this run and before."""
         self.results: dict[str, list[Any]] = {}
         """Artifacts of the steps that have run, by step name."""
-        self.waiting: dict[str, Callable[[], None]] = {}
-        """Components of the running step that are not on the device, by the names pipelines give
-        them, and what brings them there."""
         self.spent = Spent()
         self.to_load_bytes = 0
         """Weights of this run that were not held when it began."""

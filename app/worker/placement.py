@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
 from typing import Literal
 
 from app.errors import TooLarge
@@ -87,19 +86,12 @@ class Placement:
         keys = [part.key for part in parts.parts]
         place: Place = "ram" if offload and self._device.is_accelerator else "device"
         loaded = []
-        context.waiting.clear()
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
                 self._make_room(place, part.weight_bytes, keys, later, context)
                 self._residency.hold(load_part(part, context))
                 loaded.append(part)
-            settle = partial(self._settle, part, place, keys, later, context)
-            entry = self._residency[part.key]
-            if entry.memoised and place == "device" and entry.place == "ram":
-                # For a known prompt nobody calls it; where somebody does, it comes then.
-                context.waiting[part.name] = settle
-            else:
-                settle()
+            self._settle(part, place, keys, later, context)
         if offload == "model" and self._device.is_accelerator:
             largest_bytes = max((part.weight_bytes for part in parts.parts), default=0)
             self._make_room("device", largest_bytes, keys, later, context)

@@ -171,13 +171,9 @@ class Residency:
         return described
 
     def move(self, keys: Collection[str], place: Place, reason: str) -> None:
-        """Note that these are elsewhere now.
-
-        Raises RuntimeError for a leased one that would leave the device.
-        """
+        """Note that these are elsewhere now. Raises RuntimeError for a leased one."""
         moved = [self._entries[key] for key in keys]
-        if place == "ram":
-            self._refuse_leased(moved)
+        self._refuse_leased(moved)
         for entry in moved:
             log.info("Moving %s to %s: %s", entry.title, place, reason)
             entry.place, entry.file_backed_bytes = place, 0

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 
 from app.errors import LoadError
 from app.worker.device import Device, is_out_of_memory
@@ -26,17 +24,8 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def tuned(
-    pipeline: Any,
-    step: PipelineStep,
-    device: Device,
-    waiting: Mapping[str, Callable[[], None]] = MappingProxyType({}),
-) -> Iterator[Any]:
-    """The pipeline as the step wants it; inside only, whatever happens.
-
-    Components in `waiting` stay where they are until they are called, and are then brought to the
-    device by the function that is given.
-    """
+def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
+    """The pipeline as the step wants it; inside only, whatever happens."""
     with contextlib.ExitStack() as given_back:
         if step.loras:
             if not hasattr(pipeline, "load_lora_weights"):
@@ -63,37 +52,16 @@ def tuned(
         else:
             if step.offload:
                 log.warning("offload '%s' has no effect: there is no accelerator", step.offload)
-            for name, bring in waiting.items():
-                component = getattr(pipeline, name)
-                given_back.callback(remove_hook_from_module, component)
-                add_hook_to_module(component, _Arrival(device, bring))
-            _move(pipeline, device, waiting)
+            _move(pipeline, device)
         # diffusers resets stateful caches and offload hooks only at the end of a normal call.
         given_back.callback(pipeline.maybe_free_model_hooks)
         yield pipeline
 
 
-class _Arrival(ModelHook):  # type: ignore[misc]  # accelerate has no types
-    """Brings a component to the device when it is called.
-
-    diffusers asks such a hook for the device it computes on, as with its own offload.
-    """
-
-    def __init__(self, device: Device, bring: Callable[[], None]) -> None:
-        self.execution_device = device.torch_device
-        self._bring = bring
-
-    def pre_forward(self, _module: Any, *arguments: Any, **named: Any) -> tuple[Any, Any]:
-        # What is made in inference mode could not be used outside of it.
-        with torch.inference_mode(mode=False):
-            self._bring()
-        return arguments, named
-
-
-def _move(pipeline: Any, device: Device, waiting: Collection[str]) -> None:
+def _move(pipeline: Any, device: Device) -> None:
     # `pipeline.to` takes ten milliseconds to find that there is nothing to move.
-    for name, component in pipeline.components.items():
-        if isinstance(component, torch.nn.Module) and name not in waiting:
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
             first = next(component.parameters(), None)
             if first is not None and first.device != device.torch_device:
                 component.to(device.torch_device)
