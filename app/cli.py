@@ -225,6 +225,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
                     "outcome": view.outcome,
                     "files": files,
                     "seed": view.seed,
+                    "unchanged": view.unchanged,
                     "seconds": view.timings.total_s if view.timings else None,
                     "loaded": view.loaded,
                     "notice": view.notice,

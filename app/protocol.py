@@ -40,6 +40,8 @@ class StartRun(Message):
     plan: Plan
     previews: bool = False
     """Whether somebody looks at the run from the start (see WatchPreviews)."""
+    fresh: bool = False
+    """Whether every step has to be run, also one whose result is remembered."""
 
 
 class CancelRun(Message):
@@ -253,6 +255,18 @@ class StepStarted(Message):
     count: int
 
 
+class StepRemembered(Message):
+    """The step that has begun is not run: what it would make is remembered."""
+
+    type: Literal["step_remembered"] = "step_remembered"
+    run_id: str
+    time: float
+    step: str
+    made_by: str
+    """The id of the run that made it."""
+    made_at: float
+
+
 class Loading(Message):
     """A component is being loaded. Bytes are those of the safetensors headers, of the whole run."""
 
@@ -362,7 +376,7 @@ class Timings(Message):
 
 
 class RunSucceeded(Message):
-    """Terminal: every step ran."""
+    """Terminal: there is everything that every step makes."""
 
     type: Literal["run_succeeded"] = "run_succeeded"
     run_id: str
@@ -376,7 +390,7 @@ class RunSucceeded(Message):
     """What was done where memory ran out, a sentence a time; empty for an ordinary run, and only
     then are its results those of every other run of the request, to the last bit."""
     made_at: float | None = None
-    """When an identical request made these results; None when this run made them."""
+    """When the newest of these results was made; None when this run had to make any of them."""
 
 
 class RunFailed(Message):
@@ -406,6 +420,7 @@ RunEvent = (
     RunQueued
     | RunStarted
     | StepStarted
+    | StepRemembered
     | Loading
     | PhaseChanged
     | MemoryRanOut

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import BadRequest, ServeError
+from app.repl import Ended
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,17 @@ class ServerWorkbench:
             f"{w['name']:24} {w['availability']}" for w in self._ask("/list_workflows")
         )
 
-    def run(self, name: str, inputs: Mapping[str, Any]) -> tuple[float | None, list[str], str]:
+    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
         """See Workbench."""
-        job = self._client.submit(name, self._with_uploads(inputs), api_name="/generate")
+        from app.terminal import unchanged
+
+        job = self._client.submit(
+            workflow=name,
+            variables=self._with_uploads(inputs),
+            seed=seed,
+            fresh=fresh,
+            api_name="/generate",
+        )
         loads = _Loads()
         last: dict[str, Any] = {}
         try:
@@ -78,11 +87,12 @@ class ServerWorkbench:
         try:
             job.result()
         except Exception as error:  # noqa: BLE001  (see __init__)
-            return None, [], _said(error)
+            return Ended(None, [], _said(error))
         if last.get("event") != "done":
-            return None, [], _cancelled(last)
+            return Ended(None, [], _cancelled(last))
         files = self._keep(last["job_id"], [*last["images"], *last["metadata"]])
-        return last["seconds"], files[: len(last["images"])], f"Done, seed {last['seed']}"
+        sentence = unchanged(last["sentence"]) if last["unchanged"] else last["sentence"]
+        return Ended(last["seconds"], files[: len(last["images"])], sentence, last["unchanged"])
 
     def status(self) -> str:
         """See Workbench."""

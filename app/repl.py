@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
@@ -27,12 +27,23 @@ HELP = """\
 load FILE             choose a workflow: a JSON file, or a name that `workflows` lists
 workflows             list the workflows
 set name=value …      keep values for the runs to come; `set` shows them, `set name=` forgets one
-run name=value …      run it, with these values for this run only
+run name=value …      run it, with these values for this run only; takes --seed N and --fresh too
 status                what the engine does
 memory                what the worker holds
 clear                 drop everything that is loaded
 help                  this list
 exit                  leave"""
+
+
+class Ended(NamedTuple):
+    """A run that is over."""
+
+    seconds: float | None
+    """None when it did not succeed."""
+    files: list[str]
+    sentence: str
+    unchanged: bool = False
+    """Whether nothing had to be run for it."""
 
 
 class Workbench(Protocol):
@@ -44,8 +55,8 @@ class Workbench(Protocol):
     def workflows(self) -> str:
         """The list of workflows as text."""
 
-    def run(self, name: str, inputs: Mapping[str, Any]) -> tuple[float | None, list[str], str]:
-        """Run it: seconds (None when it did not succeed), files, and how it ended."""
+    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
+        """Run it to its end; a run that is `fresh` is not answered from memory."""
 
     def status(self) -> str:
         """What the engine does."""
@@ -87,14 +98,15 @@ class LocalWorkbench:
         entries = Catalog(self._settings.paths).entries()
         return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
 
-    def run(self, name: str, inputs: Mapping[str, Any]) -> tuple[float | None, list[str], str]:
+    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
         """See Workbench."""
         from app.terminal import outcome, watch
 
-        run_id = self._engine.submit(Path(name), dict(inputs))
+        run_id = self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
         view = watch(self._engine, run_id, Console())
         seconds = view.timings.total_s if view.timings else None
-        return seconds, [result.path for result in view.results], outcome(view)
+        files = [result.path for result in view.results]
+        return Ended(seconds, files, outcome(view), view.unchanged)
 
     def status(self) -> str:
         """See Workbench."""
@@ -189,13 +201,16 @@ class Repl:
     def _run(self, words: list[str]) -> None:
         if not self._name:
             raise UnknownWorkflow("No workflow is loaded.", hint="Load one: load text-to-image")
+        words, seed, fresh = _options(words)
         inputs = {**self._kept, **self._pairs(words)}
-        seconds, files, end = self._workbench.run(self._name, inputs)
-        if seconds is None:
-            raise BadRequest(end)
-        for file in files:
+        ended = self._workbench.run(self._name, inputs, seed, fresh)
+        if ended.seconds is None:
+            raise BadRequest(ended.sentence)
+        for file in ended.files:
             print(file)
-        print(f"Workflow completed ({seconds:.1f} seconds)")
+        if ended.unchanged:
+            print(ended.sentence)
+        print(f"Workflow completed ({ended.seconds:.1f} seconds)")
 
     def _clear(self) -> None:
         print(self._workbench.free())
@@ -250,6 +265,24 @@ def log_on_stdout() -> Iterator[None]:
         yield
     finally:
         root.handlers = before
+
+
+def _options(words: list[str]) -> tuple[list[str], int | None, bool]:
+    """The words of a run without `--seed N` and `--fresh`, and what these say."""
+    others: list[str] = []
+    seed, fresh = None, False
+    left = iter(words)
+    for word in left:
+        if word == "--fresh":
+            fresh = True
+        elif word == "--seed":
+            number = next(left, "")
+            if not number.isdecimal():
+                raise BadRequest("--seed takes a whole number.")
+            seed = int(number)
+        else:
+            others.append(word)
+    return others, seed, fresh
 
 
 def _words(line: str) -> list[str]:

@@ -78,6 +78,9 @@ class WorkerSettings(_Frozen):
     """How much of what text encoders returned is kept in memory."""
     prompt_memo_disk_bytes: ByteSize = Field(default=ByteSize(1_000_000_000), ge=0)
     """How much of it is kept beside the results, across restarts."""
+    step_memo_bytes: ByteSize = Field(default=ByteSize(512 * MIB), ge=0)
+    """How much of what steps made is kept in memory: 128 pictures of 1024 x 1024 pixels, or one
+    video of 81 frames of 832 x 480 as 32-bit floats."""
     log_level: LogLevel = "INFO"
 
 
@@ -140,6 +143,7 @@ class Settings(_Frozen):
                     ram_budget="DW_RAM_BUDGET",
                     prompt_memo_bytes="DW_PROMPT_MEMO_BYTES",
                     prompt_memo_disk_bytes="DW_PROMPT_MEMO_DISK_BYTES",
+                    step_memo_bytes="DW_STEP_MEMO_BYTES",
                     log_level="DW_LOG_LEVEL",
                 ),
                 "paths": paths,

@@ -53,7 +53,14 @@ def outcome(view: RunView) -> str:
     if view.outcome == "cancelled":
         return f"{view.status}. {view.notice}".strip()
     done = f"{view.status}, seed {view.seed}" if view.seed is not None else view.status
+    if view.unchanged:
+        done = unchanged(view.status)
     return f"{done}. {view.notice}" if view.notice else done
+
+
+def unchanged(status: str) -> str:
+    """What was answered from memory, and how to have it run all the same."""
+    return f"{status}. `--seed N` makes another, `--fresh` the same again."
 
 
 def status(found: EngineStatus) -> str:

@@ -106,6 +106,7 @@ def test_run_says_the_same_as_one_json_object_when_asked(drawn_again: Ran) -> No
     assert (told["outcome"], told["seed"], told["error"]) == ("succeeded", 5, None)
     assert [Path(file).is_file() for file in told["files"]] == [True]
     assert any(title.startswith("unet of shapes") for title in told["loaded"])
+    assert told["unchanged"] is False
     assert told["seconds"] > 0
 
 
@@ -123,7 +124,7 @@ def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made
     again = workbench(*SAME, "--output", outputs, "--log-level", "DEBUG")
     assert again.exit_code == 0, again.stderr
     assert again.stdout.splitlines() == json.loads(drawn_again.stdout)["files"]
-    assert "Unchanged since " in again.stderr
+    assert re.search(r"Unchanged: from \d\d:\d\d, seed 5\. `--seed N` makes another", again.stderr)
     assert "Loading" not in again.stderr
 
 

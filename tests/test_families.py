@@ -159,7 +159,7 @@ def in_process(outputs: Path, emit: Callable[[Event], None]) -> Runner:
 
 def start(workflow: Path, run_id: str) -> StartRun:
     plan = make_plan(workflow, small(workflow), paths=PathSettings(), seed=3)
-    return StartRun(run_id=run_id, plan=plan, previews=True)
+    return StartRun(run_id=run_id, plan=plan, previews=True, fresh=True)
 
 
 @in_this_process

@@ -62,7 +62,7 @@ class Bench:
         self._caplog.clear()
         with self._caplog.at_level(logging.DEBUG, logger="app"):
             run_id = f"20260101-000000-{next(self._numbers):06x}"
-            self.runner.run(StartRun(run_id=run_id, plan=plan))
+            self.runner.run(StartRun(run_id=run_id, plan=plan, fresh=True))
         ended = next(e for e in self._events if isinstance(e, RunSucceeded))
         saved = [e for e in self._events if isinstance(e, ResultSaved)]
         return Ran(

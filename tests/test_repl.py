@@ -88,6 +88,9 @@ load variations
 run image={picture} steps=3
 load text-to-image
 run steps=4
+run steps=2 --seed 5
+run --seed 5 steps=2
+run steps=2 --seed 5 --fresh
 
 frobnicate
 statsu
@@ -95,6 +98,7 @@ load text-to-imag
 run stepps=1
 run steps
 run steps=many
+run --seed many
 set "prompt
 run steps=5
 help
@@ -211,6 +215,21 @@ def test_a_value_is_forgotten_by_setting_it_to_nothing(transcript: Transcript) -
     assert "prompt = a red circle on a white background  (default)" in shown
 
 
+# --- what is remembered --------------------------------------------------------------------------
+
+
+def test_what_is_unchanged_says_so_and_how_to_run_it_all_the_same(transcript: Transcript) -> None:
+    typed = ("run steps=2 --seed 5", "run --seed 5 steps=2", "run steps=2 --seed 5 --fresh")
+    first, again, fresh = map(transcript.answer, typed)
+    # A record is part of its file and names its run.
+    one, other, anew = (files(lines)[0].read_bytes() for lines in (first, again, fresh))
+    assert one == other != anew
+    said, how = again[-2].split(". ")
+    assert re.fullmatch(r"Unchanged: from \d\d:\d\d, seed 5", said)
+    assert how == "`--seed N` makes another, `--fresh` the same again."
+    assert not any("Unchanged" in line for line in [*first, *fresh])
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -232,6 +251,7 @@ def test_a_value_is_forgotten_by_setting_it_to_nothing(transcript: Transcript) -
                 "- inputs.steps: A whole number is needed, not 'many'.",
             ],
         ),
+        ("run --seed many", ["--seed takes a whole number."]),
         ('set "prompt', ["That line cannot be read: no closing quotation."]),
     ],
 )

@@ -84,6 +84,17 @@ class Engine:
         plan = make_plan(workflow, inputs, paths=settings.paths)
         return needs.line(plan, loop.ask(loop.status).room)
 
+    def run_again(self, run_id: str, *, seed: int, owner: str = "") -> str:
+        """Queue what this run was asked for once more, with this seed; the new run's id.
+
+        The workflow's file counts as it is now. Raises UnknownRun, and what `submit` raises.
+        """
+        loop, _ = self._started()
+        plan = loop.ask(partial(loop.run, run_id)).plan
+        return self.submit(
+            Path(plan.workflow_path), plan.inputs, seed=seed, changes=plan.changes, owner=owner
+        )
+
     async def follow(
         self, run_id: str, *, start: int = 0, previews: bool = True
     ) -> AsyncIterator[RunEvent]:

@@ -306,7 +306,9 @@ class EngineLoop:
         assert self._worker is not None
         self._active = run
         self._memory.run_began()
-        self._worker.send(StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched))
+        self._worker.send(
+            StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched, fresh=run.fresh)
+        )
         self._runs.leave_queue(run)
 
     def _on_event(self, worker: WorkerProcess, event: Event) -> None:

@@ -37,6 +37,8 @@ class RunInfo(Message):
     state: RunState
     phase: Phase
     seed: int
+    takes_seed: bool
+    """False where every step has a seed of its own, so that another one would change nothing."""
     submitted_at: float
     started_at: float | None
     ended_at: float | None
@@ -127,6 +129,7 @@ class Run:
             state=self.state,
             phase=self.phase,
             seed=self.plan.seed,
+            takes_seed=any(step.seed == self.plan.seed for step in self.plan.steps),
             submitted_at=self.submitted_at,
             started_at=self.started_at,
             ended_at=self.events[-1].time if self.over else None,

@@ -96,7 +96,9 @@ class Runs:
         # What a leaner mode made is no answer to the next request: it may differ a little.
         if isinstance(event, RunSucceeded) and run.request_key and not event.out_of_memory:
             results = tuple(saved for saved in run.events if isinstance(saved, ResultSaved))
-            made = Remembered(made_at=event.time, results=results, outputs=event.outputs)
+            made = Remembered(
+                made_at=event.made_at or event.time, results=results, outputs=event.outputs
+            )
             self._remembered.note(run.request_key, made)
 
     def end_waiting(self, how: Callable[[str], TerminalEvent]) -> None:

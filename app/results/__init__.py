@@ -31,19 +31,24 @@ class ResultWriter:
         self._context = context
         self._versions = {"diffusers-workbench": __version__, **versions}
 
-    def save(self, step: PipelineStep, artifacts: list[Any]) -> None:
-        """Write every artifact of the step as its result block says."""
+    def save(
+        self, step: PipelineStep, artifacts: list[Any], remembered_from: Record | None = None
+    ) -> None:
+        """Write every artifact of the step as its result block says.
+
+        `remembered_from` tells which run made them, where this one did not.
+        """
         assert step.result is not None
         started = time.monotonic()
         plan, run_id = self._context.plan, self._context.run_id
-        saving = [other.name for other in plan.steps if other.result and other.result.save]
+        saving = [other.name for other in plan.steps if other.saves]
         number = [other.name for other in plan.steps].index(step.name)
         content_type = step.result.content_type
         for index, artifact in enumerate(artifacts):
             self._context.checkpoint()
             stem = f"{step.result.file_base_name}{plan.workflow_id}-{step.name}.{number}-{index}"
             path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
-            record = self._record(step, index)
+            record = {**self._record(step, index), "remembered_from": remembered_from}
             size = RESULT_KINDS[content_type](artifact, path, record, step.result)
             sidecar = self._outputs.write_sidecar(path, record)
             self._context.emit(

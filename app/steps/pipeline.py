@@ -67,7 +67,7 @@ def run(
             context.spent.compute_s += time.monotonic() - entered
             artifacts += _artifacts(output)
     context.results[step.name] = artifacts
-    if step.result is not None and step.result.save:
+    if step.saves:
         context.enter("saving")
         writer.save(step, artifacts)
 
@@ -107,8 +107,7 @@ def _artifacts(output: Any) -> list[Any]:
 
 def _combinations(step: PipelineStep, context: RunContext) -> Iterator[dict[str, Any]]:
     """The arguments of every call: the product over all results referred to, the last fastest."""
-    references = list(_references(step.arguments.values()))
-    choices = [_choices(reference, step, context) for reference in references]
+    choices = [_choices(reference, step, context) for reference in step.references]
     count = 1
     for choice in choices:
         count *= len(choice)
@@ -117,16 +116,6 @@ def _combinations(step: PipelineStep, context: RunContext) -> Iterator[dict[str,
     for combination in itertools.product(*choices):
         chosen = iter(combination)
         yield {name: _live(value, chosen) for name, value in step.arguments.items()}
-
-
-def _references(values: Any) -> Iterator[ResultValue]:
-    for value in values:
-        if isinstance(value, ResultValue):
-            yield value
-        elif isinstance(value, ListValue):
-            yield from _references(value.items)
-        elif isinstance(value, ObjectValue):
-            yield from _references(value.entries.values())
 
 
 def _choices(reference: ResultValue, step: PipelineStep, context: RunContext) -> list[Any]:

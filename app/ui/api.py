@@ -30,6 +30,7 @@ from app.protocol import (
     RunQueued,
     RunSucceeded,
     StepProgress,
+    StepRemembered,
 )
 from app.ui.run_view import RunView, advance, freed
 from app.workflow.catalog import Catalog, CatalogEntry
@@ -86,9 +87,11 @@ class ScriptApi:
 
         `changes` are values of its document that are others in this run, by JSON pointer.
 
-        Every event has `event` (queued, loading, step, phase, result, done, cancelled, error),
-        `job_id` and `request_id`. The last one is done (with images, seed, seconds, workflow,
-        variables, metadata), cancelled, or error. Dropping the stream cancels the run.
+        Every event has `event` (queued, remembered, loading, step, phase, result, done, cancelled,
+        error), `job_id` and `request_id`. The last one is done (with images, seed, seconds,
+        unchanged, sentence, workflow, variables, metadata), cancelled, or error. Where `unchanged`
+        is true nothing was run: another `seed` makes another picture, `fresh` the same again.
+        Dropping the stream cancels the run.
         """
         entry, run_id = await self._submit(
             workflow, variables, seed, _owner(request), fresh=fresh, changes=changes
@@ -301,6 +304,10 @@ def _told(event: RunEvent) -> dict[str, Any] | None:
     match event:
         case RunQueued():
             return {"event": "queued", "position": event.position}
+        case StepRemembered():
+            return event.model_dump(include={"step", "made_by", "made_at"}) | {
+                "event": "remembered"
+            }
         case Loading():
             return event.model_dump(
                 include={"component", "model", "loaded_bytes", "total_bytes"}
@@ -335,6 +342,8 @@ def _done(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView) -> d
         "images": [_file(result) for result in finals],
         "seed": view.seed,
         "seconds": view.timings.total_s if view.timings else None,
+        "unchanged": view.unchanged,
+        "sentence": view.status,
         "workflow": entry.name,
         "variables": dict(variables),
         "outputs": list(view.outputs),

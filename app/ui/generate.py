@@ -8,6 +8,7 @@ queue: no event here holds a slot of Gradio's.
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.errors import WorkbenchError
+from app.errors import ErrorReport, WorkbenchError
 from app.protocol import ResultSaved
 from app.ui import markup
 from app.ui.fit_line import FitLine
@@ -101,6 +102,9 @@ class GenerateTab:
                     self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1)
             with gr.Column(scale=3, min_width=320, elem_id="outcome"):
                 self.status = gr.HTML(markup.idle(), elem_id="status")
+                self.new_seed = gr.Button(
+                    "Run with a new seed", size="sm", elem_id="new-seed", visible=False
+                )
                 self.stage = gr.HTML(markup.stage(RunView()), elem_id="stage")
                 self.strip = gr.Gallery(
                     [], columns=8, height=116, object_fit="cover", allow_preview=False,
@@ -139,7 +143,7 @@ class GenerateTab:
 
         def submit(session: gr.Request, seed: str, visit: dict[str, Any], *values: Any) -> Updates:
             if entry.problem is not None:
-                return {self.status: markup.refused(entry.problem)}
+                return self._refused(entry.problem)
             try:
                 run_id = self._engine.submit(
                     Path(entry.path),
@@ -148,23 +152,15 @@ class GenerateTab:
                     owner=session.session_hash or "",
                 )
             except WorkbenchError as error:
-                return {self.status: markup.refused(error.report())}
+                return self._refused(error.report())
             kept = storable(entry.inputs, remember(fields, values))
-            return {
-                self.request: Request(run_id),
-                self.visit: {
-                    "workflow": entry.name,
-                    "forms": {**visit["forms"], entry.name: kept},
-                    "runs": [run_id, *visit["runs"]][:KEPT_RUNS],
-                },
-                # In the same breath, or a second click would start a run that nobody sees.
-                self.generate: gr.update(interactive=False),
-            }
+            forms = {**visit["forms"], entry.name: kept}
+            return self._submitted(run_id, {**visit, "workflow": entry.name, "forms": forms})
 
         self.generate.click(
             submit,
             [self.seed, self.visit, *components],
-            [self.request, self.visit, self.status, self.generate],
+            self._submit_outputs,
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
@@ -207,8 +203,8 @@ class GenerateTab:
             [self.request, self.results],
             [
                 self.status, self.stage, self.strip, self.summary, self.record, self.generate,
-                self.cancel, self.use_as_input, self.reuse_seed, self.current_run, self.results,
-                self.looked_at,
+                self.new_seed, self.cancel, self.use_as_input, self.reuse_seed, self.current_run,
+                self.results, self.looked_at,
             ],
             trigger_mode="once", concurrency_limit=None, show_progress="hidden",
             api_visibility="private",
@@ -216,6 +212,12 @@ class GenerateTab:
         self.cancel.click(
             self.cancel_run, self.current_run, None, queue=False, api_visibility="private"
         )
+        self.new_seed.click(
+            self.run_with_new_seed,
+            [self.request, self.visit],
+            self._submit_outputs,
+            concurrency_limit=None, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
         self.strip.select(
             self.look_at,
             self.results,
@@ -266,6 +268,7 @@ class GenerateTab:
         yield {
             self.current_run: run_id,
             self.generate: gr.update(interactive=False),
+            self.new_seed: gr.update(visible=False),
             self.cancel: gr.update(interactive=True),
             self.status: markup.status(view),
             self.stage: markup.stage(view),
@@ -278,9 +281,24 @@ class GenerateTab:
         yield {
             self.current_run: "",
             self.generate: gr.update(interactive=True),
+            self.new_seed: gr.update(visible=view.unchanged and self._takes_seed(run_id)),
             self.cancel: gr.update(interactive=False),
             **self._details(view, self._title_of(run_id)),
         }
+
+    def run_with_new_seed(
+        self, session: gr.Request, request: Request, visit: dict[str, Any]
+    ) -> Updates:
+        """Runs what was just shown once more, whatever stands in the form by now."""
+        try:
+            run_id = self._engine.run_again(
+                request.run_id,
+                seed=secrets.randbits(63),
+                owner=session.session_hash or "",
+            )
+        except WorkbenchError as error:
+            return self._refused(error.report())
+        return self._submitted(run_id, visit)
 
     def cancel_run(self, run_id: str) -> None:
         """Cancels the run this page shows; a run that is over stays as it is."""
@@ -305,6 +323,22 @@ class GenerateTab:
         return "" if result is None else str(result.seed)
 
     # --- what the handlers share -----------------------------------------------------------------
+
+    @property
+    def _submit_outputs(self) -> list[Any]:
+        return [self.request, self.visit, self.status, self.generate, self.new_seed]
+
+    def _submitted(self, run_id: str, visit: dict[str, Any]) -> Updates:
+        return {
+            self.request: Request(run_id),
+            self.visit: {**visit, "runs": [run_id, *visit["runs"]][:KEPT_RUNS]},
+            # In the same breath, or a second click would start a run that nobody sees.
+            self.generate: gr.update(interactive=False),
+            self.new_seed: gr.update(visible=False),
+        }
+
+    def _refused(self, error: ErrorReport) -> Updates:
+        return {self.status: markup.refused(error), self.new_seed: gr.update(visible=False)}
 
     def _changes(self, before: RunView, view: RunView, older: Sequence[ResultSaved]) -> Updates:
         """The components that show something else after this event, and nothing more."""
@@ -337,6 +371,9 @@ class GenerateTab:
 
     def _title_of(self, run_id: str) -> str:
         return next((info.title for info in self._engine.runs() if info.run_id == run_id), "")
+
+    def _takes_seed(self, run_id: str) -> bool:
+        return any(info.takes_seed for info in self._engine.runs() if info.run_id == run_id)
 
     def _for_picture(self, entry: CatalogEntry) -> CatalogEntry | None:
         """This workflow if it takes a picture, else the first that does, ready ones first."""

@@ -132,7 +132,8 @@ def summary(title: str, view: RunView) -> str:
         )
     if view.outcome == "succeeded":
         loaded = ", ".join(view.loaded)
-        parts.append(f"loaded {loaded}" if loaded else "everything was still loaded")
+        warm = "nothing had to be run" if view.unchanged else "everything was still loaded"
+        parts.append(f"loaded {loaded}" if loaded else warm)
     return f"<p class='summary'>{escape(' · '.join(parts))}</p>"
 
 

@@ -28,6 +28,7 @@ from app.protocol import (
     RunStarted,
     RunSucceeded,
     StepProgress,
+    StepRemembered,
     StepStarted,
     Timings,
 )
@@ -81,6 +82,10 @@ class RunView:
     error: ErrorReport | None = None
     step: int = 0
     steps: int = 1
+    remembered: int = 0
+    """How many steps were answered instead of being run."""
+    unchanged: bool = False
+    """Whether nothing had to be run: everything was there from an earlier run."""
 
     @property
     def over(self) -> bool:
@@ -114,6 +119,12 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 "status": _of_step(step, "Starting"),
                 "fraction": _overall(step, 0.0),
             }
+        case StepRemembered():
+            made = _moment(event.made_at, event.time)
+            changes = {
+                "status": _of_step(view, f"Remembered from {made}"),
+                "remembered": view.remembered + 1,
+            }
         case Loading():
             part = event.loaded_bytes / event.total_bytes if event.total_bytes else 0.0
             amount = byte_progress(event.loaded_bytes, event.total_bytes)
@@ -145,7 +156,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
         case RunSucceeded():
             changes = {
                 "outcome": "succeeded",
-                "status": _done(event),
+                "status": _done(view, event),
+                "unchanged": event.made_at is not None,
                 "fraction": 1.0,
                 "preview": None,
                 "timings": event.timings,
@@ -228,11 +240,19 @@ def freed(report: MemoryFreed) -> str:
     )
 
 
-def _done(event: RunSucceeded) -> str:
-    if event.made_at is None:
-        return f"Done in {duration(event.timings.total_s)}"
-    made = time.strftime("%d %b %H:%M", time.localtime(event.made_at))
-    return f"Unchanged since {made}: another seed makes another picture"
+def _done(view: RunView, event: RunSucceeded) -> str:
+    if event.made_at is not None:
+        seed = "" if view.seed is None else f", seed {view.seed}"
+        return f"Unchanged: from {_moment(event.made_at, event.time)}{seed}"
+    remembered = f" · {view.remembered} of {view.steps} parts remembered" if view.remembered else ""
+    return f"Done in {duration(event.timings.total_s)}{remembered}"
+
+
+def _moment(then: float, now: float) -> str:
+    """A time of today as `14:02`, any other as `12 Nov 14:02`; both in Unix seconds."""
+    at, today = time.localtime(then), time.localtime(now)
+    same_day = (at.tm_year, at.tm_yday) == (today.tm_year, today.tm_yday)
+    return time.strftime("%H:%M" if same_day else "%d %b %H:%M", at)
 
 
 def _waiting(position: int) -> str:

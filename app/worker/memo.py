@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 FOLDER = ".embeddings"
 WEIGHTS_UNREAD = (*DENOISERS, "vae")
 """Components of which encoding reads at most the dtype and the configuration."""
+ENCODERS = "text_encoder"
+"""How the names of components begin that nothing but `encode_prompt` calls."""
 CALL_STATE = ("batch_size", "do_classifier_free_guidance")
 """What a call leaves on the pipeline for its `encode_prompt` to read beside the arguments."""
 
@@ -50,6 +52,8 @@ class PromptMemo:
         self._recent: Recent[Embeddings] = Recent(max_bytes)
         self._folder = EmbeddingsFolder(folder, max_folder_bytes)
         self._unwritten: set[str] = set()
+        self.spared: set[str] = set()
+        """Keys of the encoders that would not be called for their last prompt again."""
 
     @contextlib.contextmanager
     def remembering(
@@ -66,9 +70,11 @@ class PromptMemo:
         encode = pipeline.encode_prompt
         signature = inspect.signature(encode)
         encoders = _encoders(pipeline, step, parts, device)
+        keys = {part.key for part in parts.parts if part.name.startswith(ENCODERS)}
 
         @functools.wraps(encode)
         def encode_or_remember(*positional: Any, **named: Any) -> Any:
+            self.spared -= keys
             bound = signature.bind(*positional, **named)
             bound.apply_defaults()
             state = {name: getattr(pipeline, name, None) for name in CALL_STATE}
@@ -86,6 +92,8 @@ class PromptMemo:
                     return result
                 self._recent.keep(key, found, found.size_bytes)
                 self._unwritten.add(key)
+            if key in self._recent:
+                self.spared |= keys
             # After a miss too: a hit must not differ even in how its tensors lie in memory.
             return found.result()
 
@@ -108,6 +116,7 @@ class PromptMemo:
     def clear(self) -> None:
         """Let go of what is in memory; the folder stays."""
         self._recent.clear()
+        self.spared.clear()
 
     def _find(self, key: str) -> Embeddings | None:
         found = self._recent.get(key)

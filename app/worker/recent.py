@@ -16,6 +16,9 @@ class Recent(Generic[Kept]):
         self.held_bytes = 0
         self._kept: OrderedDict[str, tuple[Kept, int]] = OrderedDict()
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
     def items(self) -> list[tuple[str, Kept]]:
         """What is kept with its keys, the least recently used first; this is no use of it."""
         return [(key, thing) for key, (thing, _) in self._kept.items()]

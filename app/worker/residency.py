@@ -39,6 +39,8 @@ class Entry:
     used_by: set[str] = field(default_factory=set)
     leases: int = 0
     pinned: bool = False
+    memoised: bool = False
+    """Whether what its last call returned is remembered: a repeat can do without it."""
 
     def bytes_in(self, place: Place) -> int:
         """What it takes of the budget of this place.
@@ -59,18 +61,20 @@ def choose_evictions(
 ) -> list[str]:
     """Keys of what has to leave this place to give `missing_bytes` back, the first first.
 
-    Least recently used, weighed by what leaving gives and coming back costs: an entry goes before
-    another when it has been idle for longer per second and byte of its return. What the run in
-    progress needs in a later step goes last, what it needs last first. Never a leased entry or a
+    First the text encoders whose last prompt is remembered: the same prompt needs them no more and
+    another one needs them once. Then the least recently used, weighed by what leaving gives and
+    coming back costs: an entry goes before another when it has been idle for longer per second and
+    byte of its return. What the run in progress needs in a later step goes last, what it needs last
+    first. Never a leased entry or a
     pinned one, nor one that would give nothing back. When all of them together are not enough they
     are all chosen.
     """
     later = {key: position for position, key in enumerate(needed_later)}
 
-    def order(entry: Entry) -> tuple[float, float]:
+    def order(entry: Entry) -> tuple[int, bool, float]:
         given_back = entry.bytes_in(place)
         worth = (now - entry.last_used) * given_back / max(entry.load_s, LEAST_RELOAD_S)
-        return -later.get(entry.key, len(later)), -worth
+        return -later.get(entry.key, len(later)), not entry.memoised, -worth
 
     chosen: list[str] = []
     for entry in sorted(entries, key=order):
@@ -149,6 +153,11 @@ class Residency:
         """Keep this until somebody says otherwise or memory is freed; of nothing held, nothing."""
         if key in self._entries:
             self._entries[key].pinned = pinned
+
+    def note_memoised(self, keys: Collection[str]) -> None:
+        """Of these, and of no others, the last call's result is remembered."""
+        for entry in self.entries:
+            entry.memoised = entry.key in keys
 
     def drop(self, keys: Collection[str], reason: str) -> tuple[HeldComponent, ...]:
         """Let these go, and say why. Raises RuntimeError for a leased one."""

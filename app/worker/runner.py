@@ -23,6 +23,7 @@ from app.protocol import (
     RunStarted,
     RunSucceeded,
     StartRun,
+    StepRemembered,
     StepStarted,
     TerminalEvent,
     Timings,
@@ -37,6 +38,7 @@ from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
 from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
+from app.worker.step_results import StepResult, StepResults
 from app.workflow.fingerprint import library_versions
 from app.workflow.plan import PipelineStep, Plan
 
@@ -60,6 +62,7 @@ class Runner:
         self.prompts = PromptMemo(
             settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
         )
+        self.step_results = StepResults(settings.step_memo_bytes)
         self._settings = settings
         self._outputs = outputs
         self._device = device
@@ -91,7 +94,7 @@ class Runner:
         )
         ended: TerminalEvent
         try:
-            loaded = self._walk(plan, context)
+            loaded, made_at = self._walk(plan, context, fresh=command.fresh)
             ended = RunSucceeded(
                 run_id=run_id,
                 time=time.time(),
@@ -103,6 +106,7 @@ class Runner:
                 ),
                 loaded=tuple(part.title for part in loaded),
                 out_of_memory=tuple(context.out_of_memory),
+                made_at=made_at,
             )
         except Cancelled:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
@@ -117,7 +121,13 @@ class Runner:
         self.signals.cancelled.discard(run_id)
         self.signals.watched.discard(run_id)
 
-    def _walk(self, plan: Plan, context: RunContext) -> list[Part]:
+    def _walk(
+        self, plan: Plan, context: RunContext, *, fresh: bool
+    ) -> tuple[list[Part], float | None]:
+        """Run the steps whose results are not remembered.
+
+        The parts that had to be loaded, and when all was made where nothing had to run.
+        """
         log.info("Loading workflow from %s", plan.workflow_path)
         if self._device.torch_device.type == "cpu":
             for warning in plan.warnings:
@@ -126,10 +136,14 @@ class Runner:
         context.enter("loading")
         looking_started = time.monotonic()
         needed = {step.name: find_parts(step) for step in plan.steps}
-        parts = {part.key: part for found in needed.values() for part in found.parts}
-        self.placement.check((step, needed[step.name]) for step in plan.steps)
-        self._drop_what_changed(plan, set(parts))
-        self._log_loading(plan, needed)
+        recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
+        running = [step for step in plan.steps if step.name in recalled.running]
+        self.placement.check((step, needed[step.name]) for step in running)
+        # A step that need not run is part of the workflow: what it would need stays held.
+        used = {part.key for found in needed.values() for part in found.parts}
+        self._drop_what_changed(plan, used)
+        self._log_loading(running, needed)
+        parts = {part.key: part for step in running for part in needed[step.name].parts}
         missing = [part for part in parts.values() if part.key not in self.residency]
         context.to_load_bytes = sum(part.weight_bytes for part in missing)
         context.spent.load_s += time.monotonic() - looking_started
@@ -137,6 +151,10 @@ class Runner:
         loaded: list[Part] = []
         with context.watching_modules():
             for index, step in enumerate(plan.steps):
+                remembered = recalled.results.get(step.name)
+                if remembered is None and step.name not in recalled.running:
+                    log.debug("Nothing needs step: %s", step.name)
+                    continue
                 context.checkpoint()
                 context.step = step.name
                 self._emit(
@@ -148,9 +166,37 @@ class Runner:
                         count=len(plan.steps),
                     )
                 )
-                later = [part.key for s in plan.steps[index + 1 :] for part in needed[s.name].parts]
+                if remembered is not None:
+                    self._answer(step, remembered, context, writer)
+                    continue
+                after = [s for s in plan.steps[index + 1 :] if s.name in recalled.running]
+                later = [part.key for s in after for part in needed[s.name].parts]
                 loaded += self._run_step(step, needed[step.name], later, context, writer)
-        return loaded
+                if not context.out_of_memory:
+                    # What a leaner mode made, or was made of that, may differ a little.
+                    made = context.results[step.name]
+                    self.step_results.keep(recalled.keys[step.name], made, context.run_id)
+                self.residency.note_memoised(self.prompts.spared)
+        return loaded, recalled.made_at
+
+    def _answer(
+        self, step: PipelineStep, remembered: StepResult, context: RunContext, writer: ResultWriter
+    ) -> None:
+        """Give what the step would make without running it; its files are written anew."""
+        log.info("Reusing the remembered result of step: %s", step.name)
+        self._emit(
+            StepRemembered(
+                run_id=context.run_id,
+                time=time.time(),
+                step=step.name,
+                made_by=remembered.made_by,
+                made_at=remembered.made_at,
+            )
+        )
+        context.results[step.name] = artifacts = remembered.artifacts
+        if step.saves:
+            context.enter("saving")
+            writer.save(step, artifacts, remembered.origin)
 
     def _run_step(
         self,
@@ -186,16 +232,16 @@ class Runner:
         else:
             log.info("Workflow file changed - nothing to reload")
 
-    def _log_loading(self, plan: Plan, needed: dict[str, Parts]) -> None:
+    def _log_loading(self, steps: list[PipelineStep], needed: dict[str, Parts]) -> None:
         anything = False
-        for step in plan.steps:
+        for step in steps:
             if all(part.key in self.residency for part in needed[step.name].parts):
                 log.debug("Reusing cached pipeline for step: %s", step.name)
             else:
                 anything = True
                 log.debug("Creating pipeline for step: %s", step.name)
                 log.info("Loading pipeline from model: %s", step.source.model)
-        if not anything:
+        if steps and not anything:
             log.info("Reusing loaded models from cache")
 
     def _report(self, error: Exception, context: RunContext) -> ErrorReport:
@@ -225,6 +271,7 @@ class Runner:
         keys = [entry.key for entry in self.residency.entries]
         dropped = self.residency.drop(keys, reason="memory was freed")
         self.prompts.clear()
+        self.step_results.clear()
         self._device.release()
         self._memory_after.clear()
         self.report_memory()

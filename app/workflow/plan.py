@@ -7,6 +7,7 @@ pipe as JSON. `planner.py` builds it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -161,9 +162,31 @@ class PipelineStep(Frozen):
     vae_slicing: bool = False
     arguments: dict[str, Value]
     seed: int
+    seed_drawn: bool = False
+    """True where the seed is this run's own: nobody gave one."""
     generator: bool = True
     """False where the document says `no_generator`: the call gets none."""
     result: ResultSpec | None = None
+
+    @property
+    def saves(self) -> bool:
+        """Whether files are written of what it makes."""
+        return self.result is not None and self.result.save
+
+    @property
+    def references(self) -> list[ResultValue]:
+        """The results its arguments refer to, in the order of the document."""
+        return list(_references(self.arguments.values()))
+
+
+def _references(values: Iterable[Value]) -> Iterator[ResultValue]:
+    for value in values:
+        if isinstance(value, ResultValue):
+            yield value
+        elif isinstance(value, ListValue):
+            yield from _references(value.items)
+        elif isinstance(value, ObjectValue):
+            yield from _references(value.entries.values())
 
 
 Step = PipelineStep  # becomes a union discriminated by `kind` as further kinds arrive

@@ -172,7 +172,8 @@ class _Planning:
                 result = _result(step)
                 built = builder.build(step, last, at, place_prefix, step_seed, result)
                 if built is not None:
-                    self.steps.append(built)
+                    drawn = built.seed == self._drawn_seed
+                    self.steps.append(built.model_copy(update={"seed_drawn": drawn}))
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
 

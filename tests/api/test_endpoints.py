@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gradio_client import Client, handle_file
@@ -53,6 +55,30 @@ def test_a_workflow_runs_by_its_own_endpoint(client: Client) -> None:
     assert len(done["images"]) == 2
     record = json.loads(Path(done["metadata"][0]).read_text())
     assert record["seed"] == 7
+
+
+def test_the_same_request_again_is_answered_and_says_so(client: Client) -> None:
+    first, again = (client.predict(**FEW, seed=11, api_name="/run_text_to_image") for _ in range(2))
+    assert (first["unchanged"], again["unchanged"]) == (False, True)
+    assert first["sentence"].startswith("Done in ")
+    assert re.fullmatch(r"Unchanged: from \d\d:\d\d, seed 11", again["sentence"])
+    other = client.predict(**FEW, seed=12, api_name="/run_text_to_image")
+    assert not other["unchanged"]
+
+
+def test_a_step_that_is_remembered_is_told_in_the_stream(client: Client) -> None:
+    def events(strength: float) -> list[dict[str, Any]]:
+        variables = {"prompt": "a red star", "steps": 4, "strength": strength}
+        return list(
+            client.submit(
+                workflow="draw-then-outline", variables=variables, seed=11, api_name="/generate"
+            )
+        )
+
+    whole, edited = events(0.9), events(0.8)
+    (remembered,) = [event for event in edited if event["event"] == "remembered"]
+    assert (remembered["step"], remembered["made_by"]) == ("draw", whole[0]["job_id"])
+    assert edited[-1]["sentence"].endswith("1 of 2 parts remembered")
 
 
 def test_one_value_of_the_document_is_changed_for_one_run(client: Client) -> None:

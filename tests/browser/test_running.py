@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -149,3 +150,49 @@ def test_on_a_phone_the_outcome_comes_into_view_and_nothing_is_wider_than_the_sc
     visit.open_details()
     expect(visit["record"]).to_contain_text("text-to-image")
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_what_is_unchanged_says_so_and_is_run_with_a_new_seed_when_asked(visit: Visit) -> None:
+    visit.open_details()
+    visit.prompt.fill("a large green heart on a white background")
+    visit.set_number("steps", 2)
+    visit.seed.fill("7")
+    visit.run()
+    expect(visit["new-seed"]).to_have_count(0)
+    first = visit.source(visit.result)
+
+    visit.generate()
+    visit.wait_for(re.compile(r"^Unchanged: from \d\d:\d\d, seed 7$"))
+    expect(visit.summary).to_contain_text("nothing had to be run")
+    assert visit.source(visit.result) == first
+
+    # What is in the form by now is for the next click on Generate.
+    visit.prompt.fill("a small pink cross")
+    visit["new-seed"].click()
+    visit.wait_for(DONE)
+    expect(visit["new-seed"]).to_have_count(0)
+    expect(visit["record"]).to_contain_text("a large green heart")
+    assert visit.source(visit.result) != first
+    assert visit.shown_seed() != "7"
+    expect(visit.seed).to_have_value("7")
+    expect(visit.prompt).to_have_value("a small pink cross")
+
+    visit.reload()
+    visit.wait_for(DONE)
+    expect(visit.thumbnails).to_have_count(3)
+
+
+def test_a_new_seed_is_not_offered_where_it_would_change_nothing(
+    visit: Visit, server: Server, shapes_model: Path
+) -> None:
+    document = json.loads(numbered_workflow(model_name=str(shapes_model), id="own-seed"))
+    document["steps"][0]["seed"] = 3
+    (server.workflows / "own-seed.json").write_text(json.dumps(document))
+    visit.reload()
+    visit.choose("Own seed")
+    visit.seed.fill("7")
+    visit.run()
+    visit.generate()
+    visit.wait_for(re.compile(r"^Unchanged: from \d\d:\d\d, seed 3$"))
+    expect(visit["generate"]).to_be_enabled()
+    expect(visit["new-seed"]).to_have_count(0)

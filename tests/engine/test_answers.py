@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.protocol import RunQueued, RunStarted
+from app.errors import UnknownRun
+from app.protocol import RunQueued, RunStarted, StartRun
 from tests.engine.bench import Bench
 
 SEEDS = itertools.count(7, 2)
@@ -72,6 +73,34 @@ def test_a_run_that_failed_answers_nobody(bench: Bench, seed: int):
     for _ in range(2):
         assert bench.run("save a.png", "fail no paper", seed=seed).terminal.type == "run_failed"
     assert len(bench.sent) == 2
+
+
+def test_a_run_is_asked_for_again_with_another_seed(bench: Bench, seed: int):
+    first = bench.run("save a.png", seed=seed)
+    again = bench.finish(bench.engine.run_again(first.run_id, seed=seed + 1, owner="anna"))
+    assert again.success.made_at is None
+    one, other = bench.engine.runs()[1::-1]
+    assert (one.workflow, one.seed + 1, other.owner) == (other.workflow, other.seed, "anna")
+    with pytest.raises(UnknownRun):
+        bench.engine.run_again("20260101-000000-abcdef", seed=seed)
+
+
+def test_a_run_of_which_every_step_has_its_own_seed_takes_no_other(bench: Bench, seed: int):
+    def takes_seed(changes: dict[str, int]) -> bool:
+        inputs = {"prompt": "nothing"}
+        run_id = bench.engine.submit(bench.workflow, inputs, seed=seed, changes=changes)
+        assert bench.finish(run_id).success
+        return bench.engine.runs()[0].takes_seed
+
+    assert takes_seed({})
+    assert not takes_seed({"/steps/0/seed": 1})
+
+
+def test_the_worker_is_told_to_remember_nothing_in_a_fresh_run(bench: Bench, seed: int):
+    for fresh in (False, True):
+        bench.run("save a.png", seed=seed, fresh=fresh)
+    started = [command for command in bench.heard.commands if isinstance(command, StartRun)]
+    assert [command.fresh for command in started] == [False, True]
 
 
 def test_a_request_is_run_again_when_the_models_files_have_changed(bench: Bench, seed: int):

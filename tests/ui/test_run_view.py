@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import pytest
 
@@ -20,6 +21,7 @@ from app.protocol import (
     RunStarted,
     RunSucceeded,
     StepProgress,
+    StepRemembered,
     StepStarted,
     Timings,
 )
@@ -163,6 +165,54 @@ def test_success_keeps_the_results_and_says_how_long_it_took():
     assert view.results == (result(),)
     assert (view.loaded, view.outputs) == (("unet",), ("a text",))
     assert view.over
+
+
+def succeeded(at: str, made: str | None = None) -> RunSucceeded:
+    made_at = None if made is None else local(made)
+    return RunSucceeded(
+        run_id=RUN["run_id"],
+        time=local(at),
+        timings=Timings(total_s=0.41),
+        loaded=(),
+        made_at=made_at,
+    )
+
+
+def local(moment: str) -> float:
+    return time.mktime(time.strptime(moment, "%Y-%m-%d %H:%M"))
+
+
+@pytest.mark.parametrize(
+    ("at", "made"),
+    [("2026-11-24 14:05", "14:02"), ("2026-11-25 00:01", "24 Nov 14:02"),
+     ("2027-11-24 14:05", "24 Nov 14:02")],
+)  # fmt: skip
+def test_what_is_unchanged_says_when_it_was_made_and_with_which_seed(at: str, made: str):
+    view = after(*started(), result(), succeeded(at, made="2026-11-24 14:02"))
+    assert view.status == f"Unchanged: from {made}, seed 7"
+    assert view.unchanged
+
+
+def test_what_made_no_file_is_unchanged_without_a_seed():
+    view = after(*started(), succeeded("2026-11-24 14:05", made="2026-11-24 14:02"))
+    assert view.status == "Unchanged: from 14:02"
+
+
+def test_parts_that_are_remembered_are_counted():
+    steps = ("draw", "restyle")
+    remembered = StepRemembered(
+        run_id=RUN["run_id"],
+        time=local("2026-11-24 14:05"),
+        step="draw",
+        made_by="20261124-140200-abcdef",
+        made_at=local("2026-11-24 14:02"),
+    )
+    view = after(*started(steps), remembered)
+    assert view.status == "Part 1 of 2 · Remembered from 14:02"
+    begun = StepStarted(**RUN, step="restyle", index=1, count=2)
+    view = functools.reduce(advance, [begun, result(), succeeded("2026-11-24 14:05")], view)
+    assert view.status == "Done in 0.4 s · 1 of 2 parts remembered"
+    assert not view.unchanged
 
 
 def test_a_failure_keeps_what_was_typed_out_of_it_and_the_sentence_in():

@@ -60,12 +60,17 @@ class Bench:
         return make_plan(path, inputs, paths=PathSettings(media=(self.folder,)), seed=seed)
 
     def run(
-        self, document: Document | Path | Plan, seed: int | None = 7, *, previews: bool = False
+        self,
+        document: Document | Path | Plan,
+        seed: int | None = 7,
+        *,
+        previews: bool = False,
+        fresh: bool = True,
     ) -> Finished:
         plan = document if isinstance(document, Plan) else self.plan(document, seed)
         run_id = f"20260101-000000-{next(self._numbers):06x}"
         self._events.clear()
-        self.runner.run(StartRun(run_id=run_id, plan=plan, previews=previews))
+        self.runner.run(StartRun(run_id=run_id, plan=plan, previews=previews, fresh=fresh))
         events = (event for event in self._events if getattr(event, "run_id", "") == run_id)
         return Finished(run_id, tuple(events))
 

@@ -1,0 +1,165 @@
+"""What steps made is remembered: a step that would make the same again is not run.
+
+Artifacts are kept as copies in the machine's memory and handed out as copies, so that no later step
+can change what is remembered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import JsonValue
+
+from app.worker.device import Device
+from app.worker.loading import Parts
+from app.worker.recent import Recent
+from app.worker.tuning import lora_files
+from app.workflow.fingerprint import identify_file, library_versions
+from app.workflow.plan import PipelineStep, Plan
+from app.workflow.result_keys import result_key, steps_to_run
+
+
+class UnknownArtifactError(Exception):
+    """An artifact of a kind that cannot be copied for certain."""
+
+
+class StepResult(NamedTuple):
+    """What a step made, and when. Use `artifacts`, which are the caller's own."""
+
+    made_by: str
+    """The id of the run."""
+    made_at: float
+    """Unix seconds."""
+    kept: tuple[_Kept, ...]
+
+    @property
+    def artifacts(self) -> list[Any]:
+        """New copies of the artifacts, tensors on the device they were on."""
+        return [_restored(kept) for kept in self.kept]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Who made it and when, for the record beside a file."""
+        made = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.made_at))
+        return {"run_id": self.made_by, "created": made}
+
+
+class Recalled(NamedTuple):
+    """What is remembered of a plan's steps."""
+
+    keys: dict[str, str | None]
+    """By step name; None for what must not be remembered."""
+    results: dict[str, StepResult]
+    running: set[str]
+    """Names of the steps that have to run."""
+
+    @property
+    def made_at(self) -> float | None:
+        """When the newest result was made, where no step has to run."""
+        if self.running:
+            return None
+        return max((result.made_at for result in self.results.values()), default=None)
+
+
+class StepResults:
+    """Results of steps by key, the least recently used leaving first under a bound of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._recent: Recent[StepResult] = Recent(max_bytes)
+
+    def recall(
+        self, plan: Plan, needed: Mapping[str, Parts], device: Device, *, fresh: bool
+    ) -> Recalled:
+        """Which steps are answered and which run; all of them when `fresh`.
+
+        `needed` are the parts of every step, none of which has to be loaded.
+        """
+        machine: JsonValue = [str(device), device.name, dict(library_versions())]
+        keys: dict[str, str | None] = {}
+        for step in plan.steps:
+            loaded = _identity(step, needed[step.name])
+            keys[step.name] = result_key(step, loaded=loaded, machine=machine, earlier=keys)
+        results = {}
+        for name, key in keys.items():
+            if key is not None and not fresh and (found := self._recent.get(key)) is not None:
+                results[name] = found
+        return Recalled(keys, results, steps_to_run(plan.steps, results))
+
+    def keep(self, key: str | None, artifacts: list[Any], run_id: str) -> None:
+        """Remember what a step made; not what is too large or of an unknown kind."""
+        if key is None:
+            return
+        try:
+            size_bytes = sum(map(_size_bytes, artifacts))
+            if size_bytes <= self._max_bytes:
+                kept = tuple(map(_copied, artifacts))
+                self._recent.keep(key, StepResult(run_id, time.time(), kept), size_bytes)
+        except UnknownArtifactError:
+            return
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._recent.clear()
+
+
+def _identity(step: PipelineStep, parts: Parts) -> list[Any]:
+    """Everything the step loads, and what its pipeline is put together to."""
+    return [
+        f"{parts.pipeline_class.__module__}.{parts.pipeline_class.__qualname__}",
+        dict(parts.settings),
+        [[part.name, part.key] for part in parts.parts],
+        [
+            # A file that is missing is told of when the LoRA is loaded.
+            [
+                lora.scale,
+                [identify_file(file).model_dump() for file in lora_files(lora) if file.is_file()],
+            ]
+            for lora in step.loras
+        ],
+    ]
+
+
+# --- artifacts: pictures, arrays, tensors, and lists of them -------------------------------------
+
+
+class _KeptTensor(NamedTuple):
+    tensor: torch.Tensor
+    device: torch.device
+
+
+_Kept = Image.Image | np.ndarray[Any, Any] | _KeptTensor | list[Any]
+
+
+def _size_bytes(artifact: Any) -> int:
+    if isinstance(artifact, Image.Image):
+        # Pillow takes four bytes a pixel for every mode of more than eight bits.
+        return artifact.width * artifact.height * (1 if artifact.mode in ("1", "L", "P") else 4)
+    if type(artifact) in (np.ndarray, torch.Tensor):
+        return int(artifact.nbytes)
+    if type(artifact) is list:
+        return sum(map(_size_bytes, artifact))
+    raise UnknownArtifactError(type(artifact).__name__)
+
+
+def _copied(artifact: Any) -> _Kept:
+    """A copy in the machine's memory; the artifact is of a kind whose size is known."""
+    if isinstance(artifact, torch.Tensor):
+        return _KeptTensor(artifact.detach().to("cpu", copy=True), artifact.device)
+    if isinstance(artifact, list):
+        return [_copied(item) for item in artifact]
+    copy: Image.Image | np.ndarray[Any, Any] = artifact.copy()
+    return copy
+
+
+def _restored(kept: _Kept) -> Any:
+    if isinstance(kept, _KeptTensor):
+        return kept.tensor.to(kept.device, copy=True)
+    if isinstance(kept, list):
+        return [_restored(item) for item in kept]
+    return kept.copy()

@@ -1,0 +1,82 @@
+"""What decides what a step makes, as a key; and which steps have to run when results are known.
+
+Pure: who calls says what would be loaded and which machine would compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from app.workflow.plan import (
+    ImageValue,
+    ListValue,
+    ObjectValue,
+    PipelineStep,
+    ResultValue,
+    Value,
+)
+
+
+def result_key(
+    step: PipelineStep,
+    *,
+    loaded: JsonValue,
+    machine: JsonValue,
+    earlier: Mapping[str, str | None],
+) -> str | None:
+    """The key of what the step makes: equal only where another run would make the same again.
+
+    `loaded` identifies everything the step loads, LoRAs with their scales too; `machine` the device
+    and the libraries; `earlier` holds the keys of the steps before. The step's name, its place and
+    how its files are written are no part of it. None where it would be another result each time:
+    with a seed that was drawn, without a generator (the pipeline then draws from torch's own), or
+    with a reference to such a step.
+    """
+    references = [earlier[reference.step] for reference in step.references]
+    if step.seed_drawn or not step.generator or None in references:
+        return None
+    decisive = [
+        loaded,
+        machine,
+        step.seed,
+        None if step.scheduler is None else step.scheduler.model_dump(),
+        [step.offload, step.vae_tiling, step.vae_slicing],
+        {name: _described(value, earlier) for name, value in step.arguments.items()},
+    ]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+
+
+def steps_to_run(steps: Sequence[PipelineStep], known: Collection[str]) -> set[str]:
+    """Names of the steps that have to run where the results of those in `known` are remembered.
+
+    A step whose result is not known runs when its files are wanted, when a step that runs refers to
+    it, or when no step at all does.
+    """
+    referred_to = {reference.step for step in steps for reference in step.references}
+    needed = {step.name for step in steps if step.saves or step.name not in referred_to}
+    running: set[str] = set()
+    for step in reversed(steps):
+        if step.name in needed and step.name not in known:
+            running.add(step.name)
+            needed |= {reference.step for reference in step.references}
+    return running
+
+
+def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
+    match value:
+        case ImageValue():
+            # Where the picture lies decides nothing.
+            return {"image": value.sha256}
+        case ResultValue():
+            return {"result": [earlier[value.step], value.property, value.single]}
+        case ListValue():
+            return {"list": [_described(item, earlier) for item in value.items]}
+        case ObjectValue():
+            return {
+                "object": {name: _described(item, earlier) for name, item in value.entries.items()}
+            }
+    return value.model_dump()
