@@ -75,6 +75,10 @@ class WorkerSettings(_Frozen):
     """How much of what text encoders returned is kept in memory."""
     prompt_memo_disk_bytes: ByteSize = Field(default=ByteSize(1_000_000_000), ge=0)
     """How much of it is kept beside the results, across restarts."""
+    converted_weights_bytes: ByteSize = Field(default=ByteSize(30_000_000_000), ge=0)
+    """How much of weights converted to another dtype is kept beside the results; 0: none. By
+    default one model of 14 billion parameters in half precision (28 GB), or several smaller ones;
+    and it is never written what would leave less free on the disk than it takes."""
     log_level: LogLevel = "INFO"
 
 
@@ -135,6 +139,7 @@ class Settings(_Frozen):
                     ram_budget="DW_RAM_BUDGET",
                     prompt_memo_bytes="DW_PROMPT_MEMO_BYTES",
                     prompt_memo_disk_bytes="DW_PROMPT_MEMO_DISK_BYTES",
+                    converted_weights_bytes="DW_CONVERTED_WEIGHTS_BYTES",
                     log_level="DW_LOG_LEVEL",
                 ),
                 "paths": paths,

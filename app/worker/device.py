@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from app.protocol import MemoryUse, Place
+from app.worker.origins import Origin, fill
 
 CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -87,9 +88,15 @@ class Device:
             return free_bytes + cached, total_bytes
         return ram_free_and_total_bytes()
 
-    def move(self, component: Any, place: Place) -> None:
-        """Bring a component's weights onto the device, or into RAM."""
-        component.to(self.torch_device if place == "device" else "cpu")
+    def move(self, component: Any, place: Place, origin: Origin | None = None) -> None:
+        """Bring a component's weights onto the device, or into RAM.
+
+        Into RAM nothing is copied of what has its origin in files: their pages are taken instead.
+        """
+        if place == "ram" and origin is not None:
+            fill(component, origin)
+        else:
+            component.to(self.torch_device if place == "device" else "cpu")
 
     def tidy(self) -> None:
         """The light cleanup between runs."""
@@ -122,31 +129,6 @@ def ram_free_and_total_bytes() -> tuple[int, int]:
     if limit is not None and used is not None and limit < total_bytes:
         return min(free_bytes, limit - used), limit
     return free_bytes, total_bytes
-
-
-def file_backed_bytes(component: torch.nn.Module) -> int:
-    """Of a module's weights, the bytes that are pages of a file and not yet this process's own.
-
-    0 where the system does not tell (anything but Linux).
-    """
-    if sys.platform != "linux":
-        return 0
-    maps = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
-    ranges = [
-        tuple(int(address, 16) for address in fields[0].split("-"))
-        for fields in maps
-        if len(fields) == 6 and fields[5].endswith(".safetensors")
-    ]
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for tensor in (*component.parameters(), *component.buffers())
-        if tensor.device.type == "cpu" and (storage := tensor.untyped_storage())
-    }
-    return sum(
-        size_bytes
-        for address, size_bytes in storages.items()
-        if any(start <= address < end for start, end in ranges)
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -117,7 +117,7 @@ class Worker:
                 case DropComponents() as command:
                     self._runner.drop(command)
                 case CleanUp():
-                    self._runner.clean_up()
+                    self._runner.clean_up(lambda: not self._commands.empty())
                 case ShutDown():
                     self._runner.prompts.write_down()
                     return

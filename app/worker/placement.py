@@ -17,8 +17,9 @@ from app.protocol import Budgets, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
-from app.worker.loading import Part, Parts, load_part
+from app.worker.loading import Part, Parts
 from app.worker.residency import Residency, choose_evictions
+from app.worker.weights import Weights
 from app.workflow.plan import PipelineStep
 
 DEVICE_SHARE, RAM_SHARE = 0.9, 0.7
@@ -63,10 +64,13 @@ def offload_for(
 class Placement:
     """What is held where, for one runner."""
 
-    def __init__(self, settings: WorkerSettings, device: Device, residency: Residency) -> None:
+    def __init__(
+        self, settings: WorkerSettings, device: Device, residency: Residency, weights: Weights
+    ) -> None:
         self.budgets = budgets_of(settings, device)
         self._device = device
         self._residency = residency
+        self._weights = weights
 
     def check(self, steps: Iterable[tuple[PipelineStep, Parts]]) -> None:
         """Raise TooLarge before anything is loaded or has to leave, where a step cannot fit."""
@@ -89,7 +93,7 @@ class Placement:
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
                 self._make_room(place, part.weight_bytes, keys, later, context)
-                self._residency.hold(load_part(part, context))
+                self._residency.hold(self._weights.load(part, context))
                 loaded.append(part)
             self._settle(part, place, keys, later, context)
         if offload == "model" and self._device.is_accelerator:
@@ -116,8 +120,9 @@ class Placement:
         entry = self._residency[part.key]
         if entry.place == place or not part.weight_bytes:
             return
-        self._make_room(place, part.weight_bytes, keep, later, context)
-        self._device.move(entry.component, place)
+        need_bytes = part.weight_bytes if place == "device" else entry.private_bytes
+        self._make_room(place, need_bytes, keep, later, context)
+        self._device.move(entry.component, place, entry.origin)
         self._residency.move([part.key], place, reason=f"step '{context.step}' needs it there")
 
     def _make_room(
@@ -150,12 +155,16 @@ class Placement:
         self._send_away(chosen, place, _why(context, need_bytes, budget_bytes, free_bytes))
 
     def _send_away(self, chosen: Sequence[str], place: Place, reason: str) -> None:
-        """From the device to RAM where there is room; else, and from RAM, for good."""
+        """From the device to RAM where there is room; else, and from RAM, for good.
+
+        There is always room for what needs none: weights that are taken from their files' pages.
+        """
         for key in chosen:
             entry = self._residency[key]
             room_bytes = self.budgets.ram_bytes - self._residency.bytes_in("ram")
-            if place == "device" and entry.weight_bytes <= room_bytes:
-                self._device.move(entry.component, "ram")
+            leaves_device = place == "device" and self._device.is_accelerator
+            if leaves_device and entry.private_bytes <= room_bytes:
+                self._device.move(entry.component, "ram", entry.origin)
                 self._residency.move([key], "ram", reason)
             else:
                 self._residency.drop([key], reason)

@@ -29,12 +29,15 @@ from app.protocol import (
 from app.results import ResultWriter
 from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
+from app.worker import converted
 from app.worker.context import RunContext, Signals
+from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading import Part, Parts, find_parts
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
 from app.worker.residency import Residency, WorkflowUses
+from app.worker.weights import Weights
 from app.workflow.fingerprint import library_versions
 from app.workflow.plan import PipelineStep, Plan
 
@@ -51,8 +54,12 @@ class Runner:
         device: Device,
         emit: Callable[[Event], None],
     ) -> None:
-        self.residency = Residency()
-        self.placement = Placement(settings, device, self.residency)
+        self.weights = Weights(
+            device,
+            ConvertedWeights(outputs.root / converted.FOLDER, settings.converted_weights_bytes),
+        )
+        self.residency = Residency(self.weights.let_go)
+        self.placement = Placement(settings, device, self.residency, self.weights)
         self.signals = Signals()
         self.prompts = PromptMemo(
             settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
@@ -240,10 +247,12 @@ class Runner:
         self._device.release()
         self.report_memory(command.request_id)
 
-    def clean_up(self) -> None:
-        """The light cleanup, when nothing else is to be done."""
+    def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """The light cleanup, when nothing else is to be done and until there is."""
         self.prompts.write_down()
         self._device.tidy()
+        if self.weights.write_down(self.residency, interrupted):
+            self.report_memory()
 
     def _after_run(self, plan: Plan) -> None:
         memory = self._device.memory()

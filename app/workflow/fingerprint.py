@@ -17,6 +17,7 @@ from pathlib import Path
 from app.workflow.plan import DType, Frozen, ModelSource, Plan
 
 HEADER_LENGTH_BYTES = 8
+METADATA = "__metadata__"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
@@ -134,10 +135,19 @@ def weight_bytes(folder: Path, variant: str | None) -> int:
 
 def tensor_bytes(path: Path) -> int:
     """Bytes of all tensors of one safetensors file. Raises ValueError when it is not one."""
+    return sum(end - begin for begin, end in tensor_places(path).values())
+
+
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where in a safetensors file each tensor begins and ends, in bytes from the file's start.
+
+    Only the header is read. Raises ValueError when it is no safetensors file.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
         if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
             raise ValueError(f"'{path.name}' is not a safetensors file")
         header = json.loads(file.read(length))
-    offsets = (entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
-    return sum(end - begin for begin, end in offsets)
+    start = HEADER_LENGTH_BYTES + length
+    offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != METADATA}
+    return {name: (start + begin, start + end) for name, (begin, end) in offsets.items()}
