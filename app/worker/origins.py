@@ -21,8 +21,10 @@ from safetensors import safe_open
 
 from app.workflow.fingerprint import FileIdentity, identify_file, tensor_places
 
-PRIVATE_SHARE = 0.01
-"""Of a module's weights, how much may be in no file (it is kept with the shell instead)."""
+ORIGINS_ARE_KNOWN = sys.platform == "linux"
+"""Nobody else tells at which addresses a file is mapped; elsewhere each load is the library's."""
+PRIVATE_SHARE = 0.001
+"""Of a module's weights, how much may be in no file; it stays in the shell instead."""
 
 
 class FileTensor(NamedTuple):
@@ -68,11 +70,7 @@ class Origin(NamedTuple):
 
 
 def find_origin(module: torch.nn.Module, files: Iterable[Path]) -> Origin:
-    """Where in these safetensors files the module's tensors are, as it has just been loaded.
-
-    The addresses of mapped files are told by Linux alone; elsewhere nothing is found in files, so
-    everything is loaded by its library each time.
-    """
+    """Where in these safetensors files the module's tensors are, as it has just been loaded."""
     mapped = _mapped(files)
     paths = {path for *_, path in mapped}
     begins = {
@@ -139,12 +137,6 @@ def fill(module: torch.nn.Module, origin: Origin) -> None:
     _replace(module, from_file)
 
 
-def shell_bytes(module: torch.nn.Module) -> int:
-    """Bytes of the tensors that a hollow module still holds."""
-    held = {**module.state_dict(), **dict(module.named_buffers())}
-    return sum(tensor.nbytes for tensor in held.values() if not tensor.is_meta)
-
-
 def _replace(
     module: torch.nn.Module, replacement: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> None:
@@ -167,7 +159,7 @@ def _replace(
 
 def _mapped(files: Iterable[Path]) -> list[tuple[int, int, int, Path]]:
     """First and last address, position in the file, and path: of each mapping of these files."""
-    if sys.platform != "linux":
+    if not ORIGINS_ARE_KNOWN:
         return []
     wanted = {str(path.resolve()): path for path in files}
     lines = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())

@@ -37,6 +37,8 @@ class Entry:
     """Where in files its weights are; None: it has none, or they are in no file."""
     file_backed_bytes: int = 0
     """Of its weights, those that are pages of their file: the machine takes them back at will."""
+    shell_bytes: int = 0
+    """What is left of it without its weights."""
     load_s: float = 0.0
     """What it cost to load it, so what it will cost to bring it back."""
     last_used: float = 0.0

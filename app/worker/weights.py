@@ -32,28 +32,33 @@ from app.worker.context import RunContext
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading import Part, first_line
-from app.worker.origins import Origin, fill, find_origin, hollow, shell_bytes
+from app.worker.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
 from app.worker.recent import Recent
 from app.worker.residency import Entry, Residency
 from app.workflow.fingerprint import weight_files
 
 log = logging.getLogger(__name__)
 
-SHELLS_BYTES = 256 * MIB
-"""What all shells may take."""
-MODULE_BYTES = 16 * 1024
-TOOL_SHARE = 8
+SHELLS_BYTES = 64 * MIB
+"""What all shells together may take of the machine's memory, also after everything was freed."""
+MODULE_BYTES = 2 * 1024
+"""What a module takes without its weights: 1.3 MB for the 709 of a Stable Diffusion 1.5 UNet."""
+TOOL_FACTOR = 8
+"""What a component without weights takes, by the bytes of its files: a CLIP tokenizer of 3 MB takes
+20 MB, a Qwen2 tokenizer of 10 MB takes 81 MB."""
 SHARD_BYTES = 128 * MIB
 """Converted weights are written in files of about this size, and between two of them it is looked
-whether something else is to be done: so a run waits for a fraction of a second at most."""
+whether something else is to be done: a run waits for a second at most."""
 
 
 class Shell(NamedTuple):
-    """A component without its weights."""
+    """A component and what is needed to bring its weights back."""
 
     component: Any
     origin: Origin | None
-    """Where its weights are; None: it has none."""
+    """Where its weights are; None: it has none, or they are in no file."""
+    size_bytes: int
+    """What it takes without them."""
 
 
 class InterruptedWriteError(Exception):
@@ -76,17 +81,18 @@ class Weights:
         context.tell_loading(part.name, part.model, 0)
         log.info("Loading %s from model: %s", part.name, part.model)
         started = time.monotonic()
-        component, origin = self._refilled(part) or self._constructed(part)
+        shell = self._refilled(part) or self._constructed(part)
         context.tell_loading(part.name, part.model, part.weight_bytes)
-        is_module = isinstance(component, torch.nn.Module)
+        is_module = isinstance(shell.component, torch.nn.Module)
         return Entry(
             part.key,
             part.title,
-            component,
+            shell.component,
             part.weight_bytes,
             place="ram" if is_module and self._device.is_accelerator else "device",
-            origin=origin,
-            file_backed_bytes=origin.size_bytes if origin else 0,
+            origin=shell.origin,
+            file_backed_bytes=shell.origin.size_bytes if shell.origin else 0,
+            shell_bytes=shell.size_bytes,
             load_s=time.monotonic() - started,
         )
 
@@ -97,12 +103,11 @@ class Weights:
         """
         component, origin = entry.component, entry.origin
         self._unwritten.pop(entry.key, None)
-        if not isinstance(component, torch.nn.Module):
-            self._shells.keep(entry.key, Shell(component, None), MODULE_BYTES)
-        elif origin is not None and set(component.state_dict()) == origin.names:
+        if isinstance(component, torch.nn.Module):
+            if origin is None or set(component.state_dict()) != origin.names:
+                return
             hollow(component, origin)
-            size_bytes = shell_bytes(component) + MODULE_BYTES * sum(1 for _ in component.modules())
-            self._shells.keep(entry.key, Shell(component, origin), size_bytes)
+        self._shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
 
     def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
         """Write what was converted and is still held into the folder; whether anything was.
@@ -129,7 +134,7 @@ class Weights:
 
     # --- coming back, and coming for the first time ----------------------------------------------
 
-    def _refilled(self, part: Part) -> tuple[Any, Origin | None] | None:
+    def _refilled(self, part: Part) -> Shell | None:
         shell = self._shells.take(part.key)
         if shell is None:
             return None
@@ -137,19 +142,22 @@ class Weights:
             if not shell.origin.is_there:
                 return None
             fill(shell.component, shell.origin)
-        return shell.component, shell.origin
+        return shell
 
-    def _constructed(self, part: Part) -> tuple[Any, Origin | None]:
+    def _constructed(self, part: Part) -> Shell:
         converted = self._converted.find(part.key)
         source = part._replace(folder=converted, variant=None) if converted else part
         component = _from_pretrained(source)
         if not isinstance(component, torch.nn.Module):
-            return component, None
+            files_bytes = sum(path.stat().st_size for path in part.folder.iterdir())
+            return Shell(component, None, TOOL_FACTOR * files_bytes)
         origin = find_origin(component, weight_files(source.folder, source.variant))
+        size_bytes = _bytes_beside_state(component)
         if origin.is_whole:
-            return component, origin
-        self._unwritten[part.key] = part
-        return component, None
+            return Shell(component, origin, size_bytes + origin.private_bytes)
+        if converted is None and ORIGINS_ARE_KNOWN:
+            self._unwritten[part.key] = part
+        return Shell(component, None, size_bytes)
 
     # --- converted weights -----------------------------------------------------------------------
 
@@ -212,6 +220,12 @@ def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name, tensor in module.state_dict().items():
         state.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
     return dict(state.values())
+
+
+def _bytes_beside_state(module: torch.nn.Module) -> int:
+    state = module.state_dict().keys()
+    buffers = (buffer for name, buffer in module.named_buffers() if name not in state)
+    return MODULE_BYTES * sum(1 for _ in module.modules()) + sum(map(_bytes, buffers))
 
 
 def _bytes(tensor: torch.Tensor) -> int:
