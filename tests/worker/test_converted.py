@@ -94,14 +94,20 @@ def test_what_has_left_in_the_meantime_is_not_written(bench: Bench, model: Path,
     assert not folder.exists()
 
 
-def test_writing_stops_for_a_command_leaves_nothing_and_is_begun_again(
-    bench: Bench, model: Path, folder: Path
+@pytest.mark.parametrize("looks", [0, 1, 50])
+def test_writing_stops_for_a_command_leaves_nothing_half_written_and_is_begun_again(
+    bench: Bench, model: Path, folder: Path, looks: int
 ):
-    bench.run(HALF)
-    bench.runner.clean_up(lambda: True)
-    assert list(folder.iterdir()) == []
+    """It is looked for a command before each file, and while what was written is compared."""
+    first = bench.run(HALF)
+    answers = iter([False] * looks)
+    bench.runner.clean_up(lambda: next(answers, True))
+    store = ConvertedWeights(folder, 0)
+    assert len(store.kept()) < len(WEIGHTED)
+    assert all(store.find(path.name) for path in folder.iterdir())
+    assert same(first, bench.run(HALF))
     bench.runner.clean_up()
-    assert len(list(folder.iterdir())) == len(WEIGHTED)
+    assert len(store.kept()) == len(WEIGHTED)
 
 
 def truncate(unet: Path) -> None:
