@@ -101,6 +101,17 @@ class Placement:
             self._make_room("device", largest_bytes, keys, later, context)
         return step.model_copy(update={"offload": offload}), loaded
 
+    def put_back(self, step: PipelineStep, parts: Parts) -> None:
+        """After the step: have what took turns on the device lie in its files' pages again.
+
+        Model offload brings each component back as a copy in RAM of its own.
+        """
+        if step.offload == "model" and self._device.is_accelerator:
+            for key in {part.key for part in parts.parts}:
+                entry = self._residency[key]
+                if entry.origin is not None:
+                    self._device.move(entry.component, "ram", entry.origin)
+
     def _offload(self, step: PipelineStep, parts: Parts) -> Offload | None:
         sizes = {part.key: part.weight_bytes for part in parts.parts}
         if not self._device.is_accelerator:

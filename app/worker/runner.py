@@ -172,6 +172,7 @@ class Runner:
         context.spent.load_s += time.monotonic() - started
         with self.residency.lease(set(keys), context.plan.workflow_id) as components:
             STEP_KINDS[step.kind](placed, parts, components, context, writer)
+        self.placement.put_back(placed, parts)
         return loaded
 
     def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:

@@ -188,6 +188,17 @@ def test_what_is_in_files_needs_no_room_in_ram_and_is_not_copied_back(models: Pa
     assert same(first, again)
 
 
+def test_what_took_turns_on_the_device_lies_in_its_files_afterwards(models: Path):
+    accelerator = Accelerator()
+    bench = Bench(models, accelerator, device_budget=MODEL_BYTES, ram_budget=MODEL_BYTES)
+    offloaded = step(model="a")
+    offloaded["pipeline"]["configuration"]["offload"] = "model"
+    assert bench.run(document(offloaded)).success
+    assert sorted(accelerator.moves) == [(name, "ram") for name in WEIGHTED]
+    assert in_files(bench, "a") == MODEL_BYTES
+    assert bench.runner.residency.bytes_in("ram") == 0
+
+
 def in_files(bench: Bench, model: str) -> int:
     """Bytes of the model's weights that are pages of its files, by their addresses."""
     entries = [e for e in bench.runner.residency.entries if f" of {model} " in e.title]
