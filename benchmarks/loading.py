@@ -1,6 +1,6 @@
 """How long it takes to have a model's weights: ours, stock diffusers, and the least it can take.
 
-    python -m benchmarks.loading [--folder FOLDER] [--repeats 3]
+    python -m benchmarks.loading [--folder FOLDER] [--repeats 5]
 
 Makes a model of the architecture of Stable Diffusion 1.5 (UNet, autoencoder and text encoder, 1.07
 billion random parameters, float16 files, no safety checker) in the folder, 2.1 GB, unless it is
@@ -51,6 +51,7 @@ FOLDER = PROJECT / "outputs" / "benchmark-model"
 FILES_DTYPE, OTHER_DTYPE = "float16", "bfloat16"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CLIP_TOKENS = 49_408
+COPY = "copying the same bytes"
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -230,58 +231,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"(default {FOLDER})")
-    parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each")
     options = parser.parse_args(arguments)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-    model, repeats = options.folder, options.repeats
+    model = options.folder
     if not (model / "model_index.json").is_file():
         shutil.rmtree(model, ignore_errors=True)
         build_model(model)
     copier = Copier()
     weights_bytes = copier.copy(tensors_of(model))
 
-    rows: list[tuple[str, float]] = []
+    seconds: dict[str, list[float]] = {}
 
-    def row(
-        name: str,
-        what: Callable[[], object],
-        times: int = 1,
-        before: Callable[[], object] = gc.collect,
-    ) -> None:
-        seconds = []
-        for _ in range(times):
-            before()
-            started = time.perf_counter()
-            what()
-            seconds.append(time.perf_counter() - started)
-        rows.append((name, statistics.median(seconds)))
+    def measure(name: str, what: Callable[[], object]) -> None:
+        gc.collect()
+        started = time.perf_counter()
+        what()
+        seconds.setdefault(name, []).append(time.perf_counter() - started)
 
-    # Once for what the libraries import when they are first used; it is no part of any load.
-    stock(model, FILES_DTYPE, copier)
     with tempfile.TemporaryDirectory(dir=model.parent) as outputs:
         ours = Ours(model, Path(outputs), copier)
-        row("copying the same bytes", lambda: copier.copy(tensors_of(model)), repeats)
-        for dtype, first in (
-            (FILES_DTYPE, "first (files as they are)"),
-            (OTHER_DTYPE, "first (converted)"),
-        ):
+        for dtype in (FILES_DTYPE, OTHER_DTYPE):
+            # What a process does for the first time takes longer, whoever does it.
+            stock(model, dtype, copier)
             load = partial(ours.load, dtype)
-            row(f"{dtype}, {first}", load)
-            row(f"{dtype}, written down when idle", ours.runner.clean_up)
-            row(f"{dtype}, after Free", load, repeats, before=ours.free)
-            ours.free()
-            row(f"{dtype}, stock", partial(stock, model, dtype, copier), repeats)
+            measure(f"{dtype}, first", load)
+            if dtype == OTHER_DTYPE:
+                measure(f"{dtype}, written down when idle", ours.runner.clean_up)
+            # By turns, so that what else the machine does meets all alike.
+            for _ in range(options.repeats):
+                ours.free()
+                measure(COPY, lambda: copier.copy(tensors_of(model)))
+                measure(f"{dtype}, after Free", load)
+                ours.free()
+                measure(f"{dtype}, stock", partial(stock, model, dtype, copier))
         restarted = Ours(model, Path(outputs), copier)
-        row(f"{OTHER_DTYPE}, after a restart", partial(restarted.load, OTHER_DTYPE))
+        measure(f"{OTHER_DTYPE}, first after a restart", partial(restarted.load, OTHER_DTYPE))
 
-    least_s = rows[0][1]
-    print(f"{weights_bytes / 1e9:.2f} GB of weights in {FILES_DTYPE}, median of {repeats}")
-    for name, seconds in rows:
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    least_s = medians.pop(COPY)
+    print(f"{weights_bytes / 1e9:.2f} GB of weights in {FILES_DTYPE} files; medians")
+    for name, median_s in ((COPY, least_s), *medians.items()):
         print(
-            f"{name:36} {seconds:6.2f} s {weights_bytes / seconds / 1e9:6.1f} GB/s"
-            f"   {seconds / least_s:5.2f} times the copy"
+            f"{name:32} {median_s:6.2f} s {weights_bytes / median_s / 1e9:5.1f} GB/s"
+            f" {median_s / least_s:6.2f} times the copy   of {len(seconds[name])}"
         )
 
 
