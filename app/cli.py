@@ -1,4 +1,4 @@
-"""The command line: serve, run, repl, validate, workflows, free.
+"""The command line: serve, run, repl, validate, workflows, free, weights.
 
 What a command needs is imported inside it: `validate` needs no page, `workflows` no worker.
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 it could not be done,
@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     free.add_argument("--now", action="store_true", help="cancel the run in progress")
     _add_server(free, "(default http://127.0.0.1:7860)", "http://127.0.0.1:7860")
     _add_common(free, "WARNING")
+
+    weights = commands.add_parser("weights", help="list the weights kept in another dtype")
+    weights.set_defaults(command=_weights)
+    weights.add_argument("--clear", action="store_true", help="remove them all")
+    _add_common(weights, "WARNING")
     return parser
 
 
@@ -315,4 +320,28 @@ def _free(options: argparse.Namespace, settings: Settings) -> int:
         ServerWorkbench(options.server, login, settings.paths.outputs)
     ) as workbench:
         print(workbench.free(now=options.now))
+    return 0
+
+
+def _weights(options: argparse.Namespace, settings: Settings) -> int:
+    from datetime import datetime
+
+    from app.worker.converted import FOLDER, ConvertedWeights
+
+    folder = settings.paths.outputs / FOLDER
+    converted = ConvertedWeights(folder, settings.worker.converted_weights_bytes)
+    if options.clear:
+        try:
+            print(f"{converted.clear() / 1e6:.0f} MB of converted weights removed.")
+        except OSError as error:
+            raise WorkbenchError(
+                f"The folder '{folder}' could not be removed.", hint=f"{error}."
+            ) from error
+        return 0
+    kept = converted.kept()
+    for each in kept:
+        used = datetime.fromtimestamp(each.last_used)
+        print(f"{each.size_bytes / 1e6:9.0f} MB  last used {used:%Y-%m-%d %H:%M}  {each.title}")
+    total_bytes = sum(each.size_bytes for each in kept)
+    print(f"{total_bytes / 1e6:9.0f} MB in all in {folder}", file=sys.stderr)
     return 0

@@ -81,6 +81,10 @@ class WorkerSettings(_Frozen):
     step_memo_bytes: ByteSize = Field(default=ByteSize(512 * MIB), ge=0)
     """How much of what steps made is kept in memory: 128 pictures of 1024 x 1024 pixels, or one
     video of 81 frames of 832 x 480 as 32-bit floats."""
+    converted_weights_bytes: ByteSize = Field(default=ByteSize(30_000_000_000), ge=0)
+    """How much of weights converted to another dtype is kept beside the results; 0: none. By
+    default one model of 14 billion parameters in half precision (28 GB), or several smaller ones;
+    and it is never written what would leave less free on the disk than it takes."""
     log_level: LogLevel = "INFO"
 
 
@@ -144,6 +148,7 @@ class Settings(_Frozen):
                     prompt_memo_bytes="DW_PROMPT_MEMO_BYTES",
                     prompt_memo_disk_bytes="DW_PROMPT_MEMO_DISK_BYTES",
                     step_memo_bytes="DW_STEP_MEMO_BYTES",
+                    converted_weights_bytes="DW_CONVERTED_WEIGHTS_BYTES",
                     log_level="DW_LOG_LEVEL",
                 ),
                 "paths": paths,

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from app.worker.converted import ConvertedWeights
 from tests.processes import left_over
 from tests.servers import Server, started_server
 
@@ -311,3 +312,19 @@ def test_a_setting_that_does_not_fit_is_told_by_its_name() -> None:
     ran = workbench("serve", "--port", "70000")
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert ran.stderr.startswith("A setting does not fit. ui.port: ")
+
+
+def test_converted_weights_are_listed_and_cleared(tmp_path: Path):
+    store = ConvertedWeights(tmp_path / ".weights", 10_000_000)
+    with store.writing("key", "unet of shapes (bfloat16)") as folder:
+        (folder / "model.json").write_text(" " * 3_000_000)
+    listed = workbench("weights", "--output", tmp_path)
+    (line,) = listed.stdout.splitlines()
+    assert (line.split()[:2], line.rpartition("  ")[2]) == (
+        ["3", "MB"],
+        "unet of shapes (bfloat16)",
+    )
+    cleared = workbench("weights", "--clear", "--output", tmp_path)
+    assert cleared.stdout == "3 MB of converted weights removed.\n"
+    assert workbench("weights", "--output", tmp_path).stdout == ""
+    assert (listed.exit_code, cleared.exit_code) == (0, 0)

@@ -108,6 +108,10 @@ def test_the_page_imports_without_torch():
     assert not loaded & HEAVY
 
 
+def test_converted_weights_are_listed_without_torch():
+    assert not loaded_by("from app.worker.converted import ConvertedWeights") & HEAVY
+
+
 def test_planning_loads_nothing_heavy():
     loaded = loaded_by(
         "from app.settings import SHIPPED_WORKFLOWS, PathSettings",

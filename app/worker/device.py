@@ -7,13 +7,13 @@ import gc
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
+from app.worker.origins import Origin, fill
 
 MACHINE_OUT_OF_MEMORY = re.compile(
     # The last is oneDNN's, of a convolution whose workspace was refused; with further words
@@ -89,9 +89,15 @@ class Device:
         machine = any(_is_machines(each) for each in _chain(error))
         return "ram" if machine and self.is_accelerator else "device"
 
-    def move(self, component: Any, place: Place) -> None:
-        """Bring a component's weights onto the device, or into RAM."""
-        component.to(self.torch_device if place == "device" else "cpu")
+    def move(self, component: Any, place: Place, origin: Origin | None = None) -> None:
+        """Bring a component's weights onto the device, or into RAM.
+
+        Into RAM nothing is copied of what has its origin in files: their pages are taken instead.
+        """
+        if place == "ram" and origin is not None:
+            fill(component, origin)
+        else:
+            component.to(self.torch_device if place == "device" else "cpu")
 
     def tidy(self) -> None:
         """The light cleanup between runs."""
@@ -114,31 +120,6 @@ class Device:
             torch.cuda.empty_cache()
         elif self.torch_device.type == "mps":
             torch.mps.empty_cache()
-
-
-def file_backed_bytes(component: torch.nn.Module) -> int:
-    """Of a module's weights, the bytes that are pages of a file and not yet this process's own.
-
-    0 where the system does not tell (anything but Linux).
-    """
-    if sys.platform != "linux":
-        return 0
-    maps = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
-    ranges = [
-        tuple(int(address, 16) for address in fields[0].split("-"))
-        for fields in maps
-        if len(fields) == 6 and fields[5].endswith(".safetensors")
-    ]
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for tensor in (*component.parameters(), *component.buffers())
-        if tensor.device.type == "cpu" and (storage := tensor.untyped_storage())
-    }
-    return sum(
-        size_bytes
-        for address, size_bytes in storages.items()
-        if any(start <= address < end for start, end in ranges)
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

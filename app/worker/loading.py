@@ -1,4 +1,4 @@
-"""Source → live component → assembled pipeline.
+"""Source → the parts of a step → assembled pipeline; `weights` makes the parts live.
 
 A pipeline is a cheap shell over held components: it is put together anew for every step of every
 run, with a scheduler of its own, so nothing a call leaves on it can reach the next one.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from glob import escape
@@ -17,15 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
-import torch
 import transformers
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
 from app.errors import LoadError
-from app.worker.context import RunContext
-from app.worker.device import file_backed_bytes, is_out_of_memory
-from app.worker.residency import Entry
 from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
 from app.workflow.plan import ComponentBlock, DType, ModelSource, PipelineStep
 
@@ -174,26 +169,6 @@ def _may_be_left_out(parameter: inspect.Parameter) -> bool:
     return variadic or parameter.default is not parameter.empty
 
 
-def load_part(part: Part, context: RunContext) -> Entry:
-    """The part, loaded into the machine's memory and told of."""
-    context.checkpoint()
-    context.tell_loading(part.name, part.model, 0)
-    log.info("Loading %s from model: %s", part.name, part.model)
-    started = time.monotonic()
-    component = _load(part)
-    context.tell_loading(part.name, part.model, part.weight_bytes)
-    is_module = isinstance(component, torch.nn.Module)
-    return Entry(
-        part.key,
-        part.title,
-        component,
-        part.weight_bytes,
-        place="ram" if is_module and context.device.is_accelerator else "device",
-        file_backed_bytes=file_backed_bytes(component) if is_module else 0,
-        load_s=time.monotonic() - started,
-    )
-
-
 def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
     """The step's pipeline over these components (by key), with a scheduler of its own."""
     named = {part.name: components[part.key] for part in parts.parts}
@@ -220,32 +195,6 @@ def _fresh_scheduler(step: PipelineStep, held: Any) -> Any:
             )
         scheduler.set_shift(change.shift)
     return scheduler
-
-
-def _load(part: Part) -> Any:
-    # An Auto class is no module itself, but what it makes is.
-    automatic = part.component_class.__name__.startswith("AutoModel")
-    has_weights = automatic or issubclass(part.component_class, torch.nn.Module)
-    arguments: dict[str, Any] = {"local_files_only": True}
-    if has_weights:
-        arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
-        arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
-    try:
-        component = part.component_class.from_pretrained(part.folder, **arguments)
-        if has_weights:
-            component = component.eval()
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise LoadError(
-            f"The {part.name} of '{part.model}' could not be loaded.",
-            hint=f"{type(error).__name__}: {first_line(error)}",
-        ) from error
-    return component
-
-
-def _has_variant(part: Part) -> bool:
-    return any(f".{part.variant}." in path.name for path in part.folder.iterdir())
 
 
 def _part(

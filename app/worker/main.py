@@ -120,7 +120,7 @@ class Worker:
                 case MoveToRam() as command:
                     self._runner.move_to_ram(command)
                 case CleanUp():
-                    self._runner.clean_up()
+                    self._runner.clean_up(lambda: not self._commands.empty())
                 case ShutDown():
                     self._runner.prompts.write_down()
                     return

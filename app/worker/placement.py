@@ -18,8 +18,9 @@ from app.protocol import Budgets, HeldComponent, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
-from app.worker.loading import Part, Parts, load_part
+from app.worker.loading import Part, Parts
 from app.worker.residency import Residency, choose_evictions
+from app.worker.weights import Weights
 from app.workflow.activations import Size
 from app.workflow.fit import DEVICE_SHARE, RAM_SHARE, Mode, Need, Room, choose_mode, working_bytes
 from app.workflow.needs import Component, StepModel, asked_mode, step_need
@@ -41,10 +42,13 @@ def budgets_of(settings: WorkerSettings, device: Device) -> Budgets:
 class Placement:
     """What is held where, for one runner."""
 
-    def __init__(self, settings: WorkerSettings, device: Device, residency: Residency) -> None:
+    def __init__(
+        self, settings: WorkerSettings, device: Device, residency: Residency, weights: Weights
+    ) -> None:
         self.budgets = budgets_of(settings, device)
         self._device = device
         self._residency = residency
+        self._weights = weights
         self._total_bytes = device.free_and_total_bytes()[1]
         self._sizes: dict[str, Size] = {}
         """What the steps of the run in progress draw, by their names."""
@@ -75,7 +79,7 @@ class Placement:
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
                 self._make_room(place, part.weight_bytes, keys, later, context)
-                self._residency.hold(load_part(part, context))
+                self._residency.hold(self._weights.load(part, context))
             self._settle(part, place, keys, later, context)
         if mode.offload == "model":
             self._make_room("device", need.largest_bytes, keys, later, context)
@@ -83,6 +87,17 @@ class Placement:
         work_bytes = working_bytes(mode, need, on_cpu=on_cpu)
         self._make_room_to_work(work_bytes, keys, later, context)
         return step.model_copy(update=asdict(mode))
+
+    def put_back(self, step: PipelineStep, parts: Parts) -> None:
+        """After the step: have what took turns on the device lie in its files' pages again.
+
+        Model offload brings each component back as a copy in RAM of its own.
+        """
+        if step.offload == "model" and self._device.is_accelerator:
+            for key in {part.key for part in parts.parts}:
+                entry = self._residency[key]
+                if entry.origin is not None:
+                    self._device.move(entry.component, "ram", entry.origin)
 
     def evict_idle(
         self, place: Place, keep: Collection[str], later: Sequence[str], reason: str
@@ -127,8 +142,9 @@ class Placement:
         entry = self._residency[part.key]
         if entry.place == place or not part.weight_bytes:
             return
-        self._make_room(place, part.weight_bytes, keep, later, context)
-        self._device.move(entry.component, place)
+        need_bytes = part.weight_bytes if place == "device" else entry.private_bytes
+        self._make_room(place, need_bytes, keep, later, context)
+        self._device.move(entry.component, place, entry.origin)
         self._residency.move([part.key], place, reason=f"step '{context.step}' needs it there")
 
     def _make_room(
@@ -181,12 +197,16 @@ class Placement:
         )
 
     def _send_away(self, chosen: Sequence[str], place: Place, reason: str) -> None:
-        """From the device to RAM where there is room; else, and from RAM, for good."""
+        """From the device to RAM where there is room; else, and from RAM, for good.
+
+        There is always room for what needs none: weights that are taken from their files' pages.
+        """
         for key in chosen:
             entry = self._residency[key]
             room_bytes = self.budgets.ram_bytes - self._residency.bytes_in("ram")
-            if place == "device" and entry.weight_bytes <= room_bytes:
-                self._device.move(entry.component, "ram")
+            leaves_device = place == "device" and self._device.is_accelerator
+            if leaves_device and entry.private_bytes <= room_bytes:
+                self._device.move(entry.component, "ram", entry.origin)
                 self._residency.move([key], "ram", reason)
             else:
                 self._residency.drop([key], reason)

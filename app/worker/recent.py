@@ -30,6 +30,12 @@ class Recent(Generic[Kept]):
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
+    def take(self, key: str) -> Kept | None:
+        """What is kept under the key, and is so no longer; None when nothing is."""
+        thing, size_bytes = self._kept.pop(key, (None, 0))
+        self.held_bytes -= size_bytes
+        return thing
+
     def keep(self, key: str, thing: Kept, size_bytes: int) -> None:
         """Keep this in place of what the key had.
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.protocol import Departure, HeldComponent, Place
+
+if TYPE_CHECKING:
+    from app.worker.origins import Origin
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +33,12 @@ class Entry:
     component: Any
     weight_bytes: int
     place: Place = "device"
+    origin: Origin | None = None
+    """Where in files its weights are; None: it has none, or they are in no file."""
     file_backed_bytes: int = 0
     """Of its weights, those that are pages of their file: the machine takes them back at will."""
+    shell_bytes: int = 0
+    """What is left of it without its weights."""
     load_s: float = 0.0
     """What it cost to load it, so what it will cost to bring it back."""
     last_used: float = 0.0
@@ -50,6 +57,11 @@ class Entry:
         if place != self.place:
             return 0
         return self.weight_bytes - (self.file_backed_bytes if place == "ram" else 0)
+
+    @property
+    def private_bytes(self) -> int:
+        """What it takes of the machine's memory when it lies in RAM: its weights in no file."""
+        return self.weight_bytes - (self.origin.size_bytes if self.origin else 0)
 
 
 def choose_evictions(
@@ -110,7 +122,9 @@ class WorkflowUses:
 class Residency:
     """The table of everything held."""
 
-    def __init__(self) -> None:
+    def __init__(self, let_go: Callable[[Entry], None] = lambda _entry: None) -> None:
+        self._let_go = let_go
+        """Called with every entry that leaves."""
         self._entries: dict[str, Entry] = {}
         self.last_departure: Departure | None = None
         """What left last, and why."""
@@ -167,6 +181,7 @@ class Residency:
         for entry in gone:
             log.info("Dropping %s: %s", entry.title, reason)
             del self._entries[entry.key]
+            self._let_go(entry)
         self._note(gone, "dropped", reason)
         return described
 
@@ -176,7 +191,9 @@ class Residency:
         self._refuse_leased(moved)
         for entry in moved:
             log.info("Moving %s to %s: %s", entry.title, place, reason)
-            entry.place, entry.file_backed_bytes = place, 0
+            entry.place = place
+            in_ram = entry.origin if place == "ram" else None
+            entry.file_backed_bytes = in_ram.size_bytes if in_ram else 0
         if place == "ram":
             self._note(moved, "moved to RAM", reason)
 

@@ -31,7 +31,9 @@ from app.protocol import (
 from app.results import ResultWriter
 from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
+from app.worker import converted
 from app.worker.context import RunContext, Signals
+from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading import Part, Parts, find_parts
 from app.worker.memo import FOLDER, PromptMemo
@@ -39,6 +41,7 @@ from app.worker.placement import Placement
 from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
 from app.worker.step_results import StepResult, StepResults
+from app.worker.weights import Weights
 from app.workflow.fingerprint import library_versions
 from app.workflow.plan import PipelineStep, Plan
 
@@ -55,8 +58,12 @@ class Runner:
         device: Device,
         emit: Callable[[Event], None],
     ) -> None:
-        self.residency = Residency()
-        self.placement = Placement(settings, device, self.residency)
+        self.weights = Weights(
+            device,
+            ConvertedWeights(outputs.root / converted.FOLDER, settings.converted_weights_bytes),
+        )
+        self.residency = Residency(self.weights.let_go)
+        self.placement = Placement(settings, device, self.residency, self.weights)
         self._retry = Retry(self.placement, self.residency, device)
         self.signals = Signals()
         self.prompts = PromptMemo(
@@ -217,7 +224,10 @@ class Runner:
             placed = self.placement.bring(wanted, parts, later, context)
             context.spent.load_s += time.monotonic() - started
             with self.residency.lease(set(distinct), context.plan.workflow_id) as components:
-                STEP_KINDS[step.kind](placed, parts, components, context, writer)
+                try:
+                    STEP_KINDS[step.kind](placed, parts, components, context, writer)
+                finally:
+                    self.placement.put_back(placed, parts)
 
         self._retry.run(attempt, step, parts, later, context)
         return missing
@@ -301,10 +311,12 @@ class Runner:
         self.placement.leave_device(command.keys, command.reason)
         self.report_memory()
 
-    def clean_up(self) -> None:
-        """The light cleanup, when nothing else is to be done."""
+    def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """The light cleanup, when nothing else is to be done and until there is."""
         self.prompts.write_down()
         self._device.tidy()
+        if self.weights.write_down(self.residency, interrupted):
+            self.report_memory()
 
     def _after_run(self, plan: Plan) -> None:
         memory = self._device.memory()

@@ -35,6 +35,9 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
         vae = getattr(pipeline, "vae", None)
         if vae is not None:
             given_back.callback(_restore_dtype, vae, vae.dtype)
+            if hasattr(vae, "clear_cache"):
+                # Autoencoders of films hold frames of a call that was cancelled, for ever.
+                given_back.callback(vae.clear_cache)
         for wanted, setting in ((step.vae_tiling, "tiling"), (step.vae_slicing, "slicing")):
             if wanted and vae is not None:
                 getattr(vae, f"enable_{setting}")()

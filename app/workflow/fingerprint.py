@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from app.workflow.plan import DType, Frozen, ModelSource, Plan
 
@@ -20,6 +21,7 @@ HEADER_LENGTH_BYTES = 8
 DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Of safetensors' types those that a load converts, with their bytes per number."""
+METADATA = "__metadata__"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
@@ -153,16 +155,31 @@ def tensor_bytes(path: Path, dtype: DType | None = None) -> int:
 
 
 @functools.lru_cache(maxsize=512)
-def _bytes_by_type(path: Path, size_bytes: int, _mtime_ns: int) -> dict[str, int]:
+def _bytes_by_type(path: Path, _size_bytes: int, _mtime_ns: int) -> dict[str, int]:
     """Bytes by the types' names in the format (`F16`); read again when the file has changed."""
+    found: dict[str, int] = {}
+    for entry in _read_header(path)[1].values():
+        begin, end = entry["data_offsets"]
+        found[entry["dtype"]] = found.get(entry["dtype"], 0) + end - begin
+    return found
+
+
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where in a safetensors file each tensor begins and ends, in bytes from the file's start.
+
+    Only the header is read. Raises ValueError when it is no safetensors file.
+    """
+    start, header = _read_header(path)
+    offsets = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: (start + begin, start + end) for name, (begin, end) in offsets.items()}
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors begin, in bytes from the file's start, and what is said of each."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        if not 0 < length <= size_bytes - HEADER_LENGTH_BYTES:
+        if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
             raise ValueError(f"'{path.name}' is not a safetensors file")
-        header = json.loads(file.read(length))
-    found: dict[str, int] = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            found[entry["dtype"]] = found.get(entry["dtype"], 0) + end - begin
-    return found
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop(METADATA, None)
+    return HEADER_LENGTH_BYTES + length, header

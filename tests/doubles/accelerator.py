@@ -6,6 +6,7 @@ from typing import Any
 
 from app.protocol import Place
 from app.worker.device import Device
+from app.worker.origins import Origin
 
 
 class Accelerator(Device):
@@ -25,5 +26,10 @@ class Accelerator(Device):
         free_bytes, total_bytes = super().free_and_total_bytes()
         return free_bytes, self._total_bytes or total_bytes
 
-    def move(self, component: Any, place: Place) -> None:
+    def move(self, component: Any, place: Place, origin: Origin | None = None) -> None:
         self.moves.append((type(component).__name__, place))
+        super().move(component, place, origin)
+        if place == "device":
+            # Memory of its own: a copy, whatever the weights were before.
+            for tensor in component.state_dict(keep_vars=True).values():
+                tensor.data = tensor.data.clone()

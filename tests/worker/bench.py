@@ -84,13 +84,14 @@ class Bench:
 
     def assembled(self, document: Document) -> Any:
         """The pipeline of the document's first step, loaded for itself, before any call."""
-        plan, residency = self.plan(document), Residency()
+        plan, residency, weights = self.plan(document), Residency(), self.runner.weights
         step, device = plan.steps[0], Device("cpu")
         context = RunContext(
             "20260101-000000-000000", plan, device, self._take, Signals(), 1.0, self.runner.prompts
         )
         parts = find_parts(step)
-        Placement(WorkerSettings(device="cpu"), device, residency).bring(step, parts, (), context)
+        settings = WorkerSettings(device="cpu")
+        Placement(settings, device, residency, weights).bring(step, parts, (), context)
         with residency.lease([part.key for part in parts.parts], plan.workflow_id) as components:
             return assemble(step, parts, components)
 

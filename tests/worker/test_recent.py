@@ -25,6 +25,14 @@ def test_what_is_larger_than_the_bound_is_not_kept_and_nothing_leaves_for_it():
     assert recent.items() == [("a", "A")]
 
 
+def test_what_is_taken_is_kept_no_longer_and_makes_room():
+    recent: Recent[str] = Recent(10)
+    recent.keep("a", "thing", 10)
+    assert recent.take("a") == "thing"
+    assert recent.take("a") is None
+    assert recent.held_bytes == 0
+
+
 SIZES = st.integers(0, 12)
 
 

@@ -19,6 +19,7 @@ from app.protocol import (
     PinComponent,
     RunFailed,
 )
+from app.worker.origins import find_origin
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, pixels, same, step
@@ -173,8 +174,10 @@ def test_from_the_device_it_goes_to_ram_and_comes_back_without_a_load(models: Pa
 
 def test_where_ram_is_full_too_it_goes_for_good(models: Path):
     bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES, ram_budget=1000)
-    draw(bench, "a")
-    draw(bench, "b")
+    converted = {"torch_dtype": "torch.bfloat16"}
+    for name in ("a", "b"):
+        draw_step = step(model=name, loading=converted)
+        assert bench.run(bench.write(document(draw_step, id=name), name)).success
     assert held(bench) == {"b"}
 
 
@@ -191,6 +194,41 @@ def test_after_a_while_it_is_sent_to_ram_by_name_and_comes_back_without_a_load(m
     again = draw(bench, "a")
     assert again.success.loaded == ()
     assert same(first, again)
+
+
+def test_what_is_in_files_needs_no_room_in_ram_and_is_not_copied_back(models: Path):
+    bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES, ram_budget=1000)
+    first = draw(bench, "a")
+    assert in_files(bench, "a") == 0, "the double's device has memory of its own"
+    draw(bench, "b")
+    assert held(bench) == {"a", "b"}
+    assert in_files(bench, "a") == MODEL_BYTES
+    assert bench.runner.residency.bytes_in("ram") == 0
+    again = draw(bench, "a")
+    assert again.success.loaded == ()
+    assert same(first, again)
+
+
+def test_what_took_turns_on_the_device_lies_in_its_files_afterwards(models: Path):
+    accelerator = Accelerator()
+    bench = Bench(models, accelerator, device_budget=MODEL_BYTES, ram_budget=MODEL_BYTES)
+    offloaded = step(model="a")
+    offloaded["pipeline"]["configuration"]["offload"] = "model"
+    assert bench.run(document(offloaded)).success
+    assert sorted(accelerator.moves) == [(name, "ram") for name in WEIGHTED]
+    assert in_files(bench, "a") == MODEL_BYTES
+    assert bench.runner.residency.bytes_in("ram") == 0
+
+
+def in_files(bench: Bench, model: str) -> int:
+    """Bytes of the model's weights that are pages of its files, by their addresses."""
+    entries = [e for e in bench.runner.residency.entries if f" of {model} " in e.title]
+    folder = bench.folder / model
+    return sum(
+        find_origin(entry.component, folder.rglob("*.safetensors")).size_bytes
+        for entry in entries
+        if entry.weight_bytes
+    )
 
 
 # --- how a step is run where not everything fits at once -----------------------------------------
