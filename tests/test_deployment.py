@@ -123,15 +123,19 @@ def test_the_command_serves_a_page_behind_a_password_and_ends_when_told(
 
 
 def wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server answers; fail with its log when it ends or stays silent."""
+    """Return when the server answers and has said where; fail with its log when it ends or stays
+    silent."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()
         try:
             with urllib.request.urlopen(url, timeout=5):
-                return
+                # The page answers a moment before its address and password are printed.
+                if "password" in log.read_text():
+                    return
         except (urllib.error.URLError, ConnectionError):
-            server_has_ended(server, within_s=0.2)
+            pass
+        server_has_ended(server, within_s=0.2)
     pytest.fail(f"no answer from {url}:\n{log.read_text()}")
 
 
