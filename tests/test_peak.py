@@ -1,15 +1,14 @@
-"""The estimates of what a run needs, against what it was seen to need."""
+"""The estimates of what a run needs, against bytes that were counted.
+
+What whole runs were seen to take is a measurement with a machine's noise in it: it is the business of
+`benchmarks/peak.py`.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.peak import counted, run_shapes
-
-
-@pytest.mark.parametrize("pictures", [1, 4])
-def test_what_a_run_on_this_cpu_takes_is_about_what_was_estimated(pictures: int):
-    assert 0.5 < run_shapes(512, pictures).ratio < 2
+from benchmarks.peak import counted
 
 
 @pytest.mark.filterwarnings("ignore")  # networks on no device warn of what does not matter here

@@ -60,8 +60,10 @@ class Placement:
             self._mode(step, self._need(step, parts))
 
     def placed(self, step: PipelineStep, parts: Parts) -> PipelineStep:
-        """The step in the mode in which it would run. Raises TooLarge."""
-        return step.model_copy(update=asdict(self._mode(step, self._need(step, parts))))
+        """The step in the mode in which it will run, which is logged. Raises TooLarge."""
+        mode = self._mode(step, self._need(step, parts))
+        _tell(step, mode)
+        return step.model_copy(update=asdict(mode))
 
     def bring(
         self, step: PipelineStep, parts: Parts, later: Sequence[str], context: RunContext
@@ -73,7 +75,6 @@ class Placement:
         """
         need = self._need(step, parts)
         mode = self._mode(step, need)
-        _tell(step, mode)
         keys = [part.key for part in parts.parts]
         place: Place = "ram" if mode.offload else "device"
         for part in {part.key: part for part in parts.parts}.values():

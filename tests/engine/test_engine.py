@@ -178,13 +178,13 @@ def test_a_waiting_run_is_told_its_position_whenever_it_changes(bench: Bench):
 
 
 def test_runs_are_listed_newest_first_and_by_owner(bench: Bench):
-    annas = bench.run(owner="anna").run_id
+    claras = bench.run(owner="clara").run_id
     bens = bench.run("fail no", owner="ben").run_id
     assert [(run.run_id, run.state) for run in bench.engine.runs()[:2]] == [
         (bens, "failed"),
-        (annas, "succeeded"),
+        (claras, "succeeded"),
     ]
-    assert [run.run_id for run in bench.engine.runs("anna")] == [annas]
+    assert [run.run_id for run in bench.engine.runs("clara")] == [claras]
     assert bench.engine.runs("carl") == []
 
 

@@ -173,7 +173,7 @@ def test_from_the_device_it_goes_to_ram_and_comes_back_without_a_load(models: Pa
 
 
 def test_where_ram_is_full_too_it_goes_for_good(models: Path):
-    bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES, ram_budget=1000)
+    bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES // 2, ram_budget=1000)
     converted = {"torch_dtype": "torch.bfloat16"}
     for name in ("a", "b"):
         draw_step = step(model=name, loading=converted)
