@@ -1,7 +1,7 @@
 """The estimates of what a run needs, against bytes that were counted.
 
-What whole runs were seen to take is a measurement with a machine's noise in it: it is the business of
-`benchmarks/peak.py`.
+What whole runs were seen to take is a measurement, with a machine's noise in it, and the business
+of `benchmarks/peak.py`.
 """
 
 from __future__ import annotations
