@@ -258,7 +258,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for step in plan.steps:
-        print(f"{step.name}: {step.pipeline_class.rpartition('.')[2]} of {step.source.model}")
+        print(f"{step.name}: {step.title}")
     print(f"'{plan.workflow_id}' can run: {len(plan.steps)} step(s).")
     return 0
 

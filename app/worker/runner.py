@@ -26,7 +26,7 @@ from app.protocol import (
     TerminalEvent,
     Timings,
 )
-from app.results import ResultWriter
+from app.results import ResultWriter, unsaved_data
 from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
 from app.worker.context import RunContext, Signals
@@ -99,6 +99,7 @@ class Runner:
                     save_s=context.spent.save_s,
                 ),
                 loaded=tuple(part.title for part in loaded),
+                outputs=unsaved_data(plan.steps[-1], context.results[plan.steps[-1].name]),
             )
         except Cancelled:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
@@ -121,11 +122,12 @@ class Runner:
         context.checkpoint()
         context.enter("loading")
         looking_started = time.monotonic()
-        needed = {step.name: find_parts(step) for step in plan.steps}
+        loading = [step for step in plan.steps if isinstance(step, PipelineStep)]
+        needed = {step.name: find_parts(step) for step in loading}
         parts = {part.key: part for found in needed.values() for part in found.parts}
-        self.placement.check((step, needed[step.name]) for step in plan.steps)
+        self.placement.check((step, needed[step.name]) for step in loading)
         self._drop_what_changed(plan, set(parts))
-        self._log_loading(plan, needed)
+        self._log_loading(loading, needed)
         missing = [part for part in parts.values() if part.key not in self.residency]
         context.to_load_bytes = sum(part.weight_bytes for part in missing)
         context.spent.load_s += time.monotonic() - looking_started
@@ -144,8 +146,12 @@ class Runner:
                         count=len(plan.steps),
                     )
                 )
-                later = [part.key for s in plan.steps[index + 1 :] for part in needed[s.name].parts]
-                loaded += self._run_step(step, needed[step.name], later, context, writer)
+                if isinstance(step, PipelineStep):
+                    ahead = [needed[s.name] for s in plan.steps[index + 1 :] if s.name in needed]
+                    later = [part.key for found in ahead for part in found.parts]
+                    loaded += self._run_step(step, needed[step.name], later, context, writer)
+                else:
+                    STEP_KINDS[step.kind](step, context, writer)
         return loaded
 
     def _run_step(
@@ -177,16 +183,16 @@ class Runner:
         else:
             log.info("Workflow file changed - nothing to reload")
 
-    def _log_loading(self, plan: Plan, needed: dict[str, Parts]) -> None:
+    def _log_loading(self, steps: list[PipelineStep], needed: dict[str, Parts]) -> None:
         anything = False
-        for step in plan.steps:
+        for step in steps:
             if all(part.key in self.residency for part in needed[step.name].parts):
                 log.debug("Reusing cached pipeline for step: %s", step.name)
             else:
                 anything = True
                 log.debug("Creating pipeline for step: %s", step.name)
                 log.info("Loading pipeline from model: %s", step.source.model)
-        if not anything:
+        if steps and not anything:
             log.info("Reusing loaded models from cache")
 
     def _report(self, error: Exception, context: RunContext) -> ErrorReport:

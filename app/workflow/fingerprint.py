@@ -67,8 +67,7 @@ def request_key(plan: Plan, device: str = "auto") -> str:
     digest = hashlib.sha256(json.dumps([plan.workflow_id, device, library_versions()]).encode())
     for step in plan.steps:
         digest.update(step.model_dump_json().encode())
-        blocks = step.components.values()
-        for source in (step.source, *(b.source for b in blocks), *(x.source for x in step.loras)):
+        for source in step.sources:
             digest.update(_identity_of_source(source).encode())
     return digest.hexdigest()
 

@@ -134,6 +134,8 @@ class ResultSpec(Frozen):
     """A prefix of the file's name, already free of anything that could leave the run's folder."""
     fps: int = 8
     """Frames per second, for video."""
+    sample_rate: int = 44100
+    """Samples per second of a sound that does not say its own."""
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -165,8 +167,44 @@ class PipelineStep(Frozen):
     """False where the document says `no_generator`: the call gets none."""
     result: ResultSpec | None = None
 
+    @property
+    def title(self) -> str:
+        """`StableDiffusionPipeline of shapes`."""
+        return f"{self.pipeline_class.rpartition('.')[2]} of {self.source.model}"
 
-Step = PipelineStep  # becomes a union discriminated by `kind` as further kinds arrive
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """Of everything the step loads."""
+        blocks = (block.source for block in self.components.values())
+        return (self.source, *blocks, *(lora.source for lora in self.loras))
+
+
+class TaskStep(Frozen):
+    """A task of `app/tasks`, called once or several times."""
+
+    kind: Literal["task"] = "task"
+    name: str
+    place: str
+    command: str
+    """The task's name in TASKS."""
+    calls: tuple[dict[str, Value], ...]
+    """The arguments of each call; one that refers to results is made once per combination."""
+    seed: int
+    """Of the run. Only a task that draws at random uses it; all carry it into their records."""
+    result: ResultSpec | None = None
+
+    @property
+    def title(self) -> str:
+        """`task resize_center_crop`."""
+        return f"task {self.command}"
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """Of everything the step loads: nothing."""
+        return ()
+
+
+Step = Annotated[PipelineStep | TaskStep, Field(discriminator="kind")]
 
 
 class Plan(Frozen):

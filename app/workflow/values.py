@@ -90,9 +90,9 @@ class ValueReader:
             self.note(path, f"'{reference.kind}:' is not yet supported here.")
             return LiteralValue(value=None)
         if is_image_name(key) and not isinstance(value, dict | list) and value is not None:
-            return self._image(value, path)
+            return self.picture(value, path)
         if isinstance(value, dict) and "location" in value and not typed:
-            return self._image(value["location"], (*path, "location"))
+            return self.picture(value["location"], (*path, "location"))
         if key == "dtype" or key.endswith(("_dtype", "_type")):
             return self._name(key, value, path)
         if isinstance(value, dict) and not typed:
@@ -130,7 +130,10 @@ class ValueReader:
             step=self._steps[name], property=target[len(name) :].lstrip("."), single=single
         )
 
-    def _image(self, value: Any, path: Place) -> Value:
+    def picture(self, value: Any, path: Place) -> Value:
+        """The picture file a document names at this place, when it may be read and can be."""
+        if isinstance(value, READY):
+            return value  # type: ignore[no-any-return]
         if not isinstance(value, str):
             self.note(path, f"A picture file is needed, not {value!r}.")
             return LiteralValue(value=None)
