@@ -310,6 +310,11 @@ class ResultSaved(Message):
     """True for results of the plan's last saving step."""
 
     @property
+    def is_visual(self) -> bool:
+        """Whether it is a picture or a video, and not a sound, a text or data."""
+        return self.content_type.startswith(("image/", "video/"))
+
+    @property
     def is_there(self) -> bool:
         """Whether the file still exists."""
         return Path(self.path).is_file()

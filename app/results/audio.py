@@ -41,7 +41,8 @@ def _save(artifact: Any, path: Path, record: Record, spec: ResultSpec, kind: str
         sound = as_sound(artifact)
     except ValueError as error:
         raise ResultError(f"The step made no sound that could be saved: {error}.") from error
-    rate = artifact.sample_rate if isinstance(artifact, AudioVideo) else spec.sample_rate
+    own = artifact.sample_rate if isinstance(artifact, AudioVideo) else None
+    rate = own or spec.sample_rate
     with replacing(path) as file, av.open(file, "w", format=kind) as container:
         container.metadata["comment"] = json.dumps(record, ensure_ascii=False)
         written = rate if kind != "mp3" or rate in MP3_RATES else 48_000
@@ -52,11 +53,10 @@ def _save(artifact: Any, path: Path, record: Record, spec: ResultSpec, kind: str
 
 def layout_of(sound: Any) -> str:
     """How players name so many channels. Raises ResultError for more than two."""
-    if sound.shape[1] > 2:
-        raise ResultError(
-            f"A sound of {sound.shape[1]} channels cannot be saved; two are the most."
-        )
-    return "stereo" if sound.shape[1] == 2 else "mono"
+    count = sound.shape[1]
+    if count > 2:
+        raise ResultError(f"A sound of {count} channels cannot be saved; two are the most.")
+    return "stereo" if count == 2 else "mono"
 
 
 def encoded(stream: Any, sound: Any, rate: int) -> Iterator[Any]:

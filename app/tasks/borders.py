@@ -11,15 +11,15 @@ from app.tasks.task import Arguments, Picture, Task
 
 SIDE_MULTIPLE = 32
 Share = Annotated[float, Field(ge=0, le=16)]
-"""Of the picture's own width or height."""
+"""In multiples of the picture's own width or height."""
 Overlap = Annotated[float, Field(ge=0, lt=0.5)]
 """The share of the picture, from each of its sides, that the mask covers too."""
 
 
 class Zoomed(Arguments):
     image: Picture
-    zoom_all: Annotated[float, Field(ge=1, le=16)] = 1.0
-    """How many times wider and higher the whole becomes."""
+    zoom_all: Share = 1.0
+    """How many times wider and higher the whole becomes; 1 and less add nothing."""
     zoom_left: Share = 0.0
     zoom_right: Share = 0.0
     zoom_up: Share = 0.0
@@ -37,7 +37,7 @@ class Sized(Arguments):
 def add_border_and_mask(arguments: Zoomed) -> dict[str, Image.Image]:
     """The picture with black added at each side, both sides to the nearest multiple of 32 px."""
     width, height = arguments.image.size
-    around = (arguments.zoom_all - 1) / 2
+    around = max(0.0, arguments.zoom_all - 1) / 2
     left, right = (
         int(width * zoom) + int(width * around)
         for zoom in (arguments.zoom_left, arguments.zoom_right)

@@ -142,6 +142,8 @@ def _mistake(command: str, details: ErrorDetails, known: list[str]) -> Mistake:
             return Mistake(path, f"{given} is too small; it has to be above {bounds['gt']:g}.")
         case "less_than_equal":
             return Mistake(path, f"{given} is too large; {bounds['le']:g} is the most.")
+        case "less_than":
+            return Mistake(path, f"{given} is too large; it has to be below {bounds['lt']:g}.")
         case "value_error":
             sentence = str(bounds["error"])
             return Mistake(path, f"{sentence[0].upper()}{sentence[1:]}.")
