@@ -63,5 +63,10 @@ def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments
 
 
 def _tidied(given: Any) -> Any:
-    """A text without the blanks and quotation marks around it, as language models leave them."""
-    return given.strip().strip('"').strip() if isinstance(given, str) else given
+    """A text without the blanks and the pair of quotation marks that language models put around
+    their answers."""
+    if not isinstance(given, str):
+        return given
+    text = given.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1].strip() if quoted else text

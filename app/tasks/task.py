@@ -107,7 +107,7 @@ def mistakes(command: str, task: Task, values: Mapping[str, Any]) -> list[Mistak
         return [
             _mistake(command, details, known)
             for details in error.errors()
-            if details["input"] is not UNKNOWN
+            if details["input"] is not UNKNOWN or details["type"] == "extra_forbidden"
         ]
     return []
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -40,7 +39,14 @@ SAVED_AS: dict[Gives, tuple[str, ...]] = {
 }
 """How the content types begin that a task's results can be saved as."""
 
-Call = dict[str, Value]
+
+class _Call(NamedTuple):
+    """The arguments of one call, as they are being read."""
+
+    place: Place
+    values: dict[str, Value]
+    samples: dict[str, Any]
+    """Something of the kind that each value will be, to check it with."""
 
 
 def build_task(
@@ -57,9 +63,9 @@ def build_task(
     if task is None:
         return None
     calls = _calls(block, reader, (*at, "task"))
-    for call, where in calls:
-        for found in mistakes(block.command, task, {key: _sample(v) for key, v in call.items()}):
-            reader.note((*where, *found.path), found.message, found.hint)
+    for call in calls:
+        for found in mistakes(block.command, task, call.samples):
+            reader.note((*call.place, *found.path), found.message, found.hint)
     if result is not None and not result.content_type.startswith(SAVED_AS[task.gives]):
         reader.note(
             (*at, "result", "content_type"),
@@ -72,7 +78,7 @@ def build_task(
         name=name,
         place=place(at),
         command=block.command,
-        calls=tuple(call for call, _ in calls),
+        calls=tuple(call.values for call in calls),
         seed=seed,
         result=result,
     )
@@ -109,35 +115,37 @@ def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
     return task
 
 
-def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[tuple[Call, Place]]:
-    """The arguments of every call, each with where it stands in the document."""
+def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[_Call]:
     if block.command == "gather_images":
-        return [(_gathered(block, reader, at), (*at, "arguments"))]
+        return [_gathered(block, reader, (*at, "arguments"))]
     if block.inputs is None:
-        where = (*at, "arguments")
-        arguments = block.arguments or {}
-        if block.command == "gather_inputs":
-            return [({"value": reader.read(arguments, where)}, where)]
-        return [(_read(arguments, reader, where), where)]
-    calls: list[tuple[Call, Place]] = []
-    for index, item in enumerate(block.inputs):
-        where = (*at, "inputs", index)
-        if block.command == "gather_inputs":
-            calls.append(({"value": reader.read(item, where)}, where))
-        elif isinstance(item, dict):
-            calls.append((_read(item, reader, where), where))
-        else:
-            reader.note(where, f"An object with the arguments is needed, not {item!r}.")
+        return [_call(block.command, block.arguments, reader, (*at, "arguments"))]
     if not block.inputs:
         reader.note((*at, "inputs"), "There is nothing to do: the list is empty.")
-    return calls
+    return [
+        _call(block.command, item, reader, (*at, "inputs", index))
+        for index, item in enumerate(block.inputs)
+    ]
 
 
-def _read(arguments: Mapping[str, Any], reader: ValueReader, at: Place) -> Call:
-    return {key: reader.read(value, (*at, key)) for key, value in arguments.items()}
+def _call(command: str, given: Any, reader: ValueReader, at: Place) -> _Call:
+    call = _Call(at, {}, {})
+    if command == "gather_inputs":
+        call.values["value"] = reader.read(given, at)
+        call.samples["value"] = UNKNOWN
+    elif not isinstance(given, dict):
+        reader.note(at, f"An object with the arguments is needed, not {given!r}.")
+        call.samples.update(dict.fromkeys(TASKS[command].arguments.model_fields, UNKNOWN))
+    else:
+        for key, value in given.items():
+            noted = len(reader.problems)
+            found = call.values[key] = reader.read(value, (*at, key))
+            # What has been refused already is not refused again for its type.
+            call.samples[key] = UNKNOWN if len(reader.problems) > noted else _sample(found)
+    return call
 
 
-def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
+def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> _Call:
     """The pictures that `glob` and `urls` name, as one list.
 
     A pattern is matched in the workflow's folder and below, and only the document chooses it: what
@@ -146,7 +154,7 @@ def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
     images: list[Value] = []
     arguments = block.arguments or {}
     for key, value in arguments.items():
-        where = (*at, "arguments", key)
+        where = (*at, key)
         if key not in GATHERING:
             reader.note(where, f"gather_images takes no '{key}'.", nearest(key, GATHERING))
         elif key == "urls":
@@ -156,7 +164,7 @@ def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
             images += _matching(value, reader, where)
     if not any(arguments.get(key) for key in GATHERING):
         reader.note(at, "'glob' or 'urls' is needed.")
-    return {"images": ListValue(items=tuple(images))}
+    return _Call(at, {"images": ListValue(items=tuple(images))}, {"images": []})
 
 
 def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[Value]:

@@ -48,9 +48,8 @@ def test_a_watermark_stands_in_its_corner_at_the_margin(position: str):
 
 def test_a_watermark_can_stand_in_the_middle():
     ground = plain((400, 300), "black")
-    left, up, right, down = drawn_box(
-        call("add_watermark", image=ground, position="center"), ground
-    )
+    made = call("add_watermark", image=ground, position="center")
+    left, up, right, down = drawn_box(made, ground)
     assert abs((left + right) / 2 - 199.5) < 2
     assert abs((up + down) / 2 - 149.5) < 2
 

@@ -53,7 +53,7 @@ def test_what_is_to_be_cut_is_said_in_one_way():
     either = (
         "Either start_seconds and duration_seconds, or start_frame, num_frames and fps are needed."
     )
-    bare = "Sample_rate is needed: the sound does not carry its own."
+    bare = "The sound does not carry its sample rate; give sample_rate."
     assert wrong("slice_audio", audio=counting(), sample_rate=RATE) == {"": either}
     assert wrong("slice_audio", audio=UNKNOWN, **HALF_SECOND, fps=25) == {"": either}
     assert wrong("slice_audio", audio=UNKNOWN, **HALF_SECOND) == {}

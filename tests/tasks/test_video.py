@@ -74,8 +74,8 @@ def test_a_sound_is_paired_with_frames_and_brings_its_rate():
     assert shades(made) == [0, 0]  # the array is kept as it is, of 0..1
     assert made.frames.shape == (2, 6, 8, 3)
     assert (made.sample_rate, made.audio.shape, made.audio.max()) == (RATE, (100, 1), 0.5)
-    again = call("pair_audio", video=made, audio=np.ones(50), sample_rate=500)
-    assert (again.sample_rate, again.audio.shape) == (500, (50, 1))
+    again = call("pair_audio", video=made, audio=np.ones(50), sample_rate=2000)
+    assert (again.sample_rate, again.audio.shape) == (2000, (50, 1))
 
 
 def test_a_sound_without_a_rate_and_a_video_without_a_sound_are_refused():
