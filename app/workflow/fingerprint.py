@@ -17,7 +17,7 @@ from pathlib import Path
 from app.workflow.plan import DType, Frozen, ModelSource, Plan
 
 HEADER_LENGTH_BYTES = 8
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
 

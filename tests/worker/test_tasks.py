@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -128,13 +129,13 @@ def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench):
 
 def test_of_a_mapping_the_entry_of_the_arguments_own_name_is_taken(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red")
-    sizes = listing({"width": 3, "height": 4, "image": 5}, name="sizes")
+    sizes = listing({"width": 3, "height": 4, "other": 5}, name="sizes")
     taken = dict.fromkeys(("height", "depth"), "previous_result:sizes")
     both = doing("gather_inputs", **taken, saved_as="application/json")
     scaled = doing("resize_rescale", "scale", image="red.png", width="previous_result:sizes",
                    height="previous_result:sizes.height")  # fmt: skip
     data, picture = bench.run(document(sizes, both, scaled)).results
-    assert json.loads(data.text) == {"height": 4, "depth": {"width": 3, "height": 4, "image": 5}}
+    assert json.loads(data.text) == {"height": 4, "depth": {"width": 3, "height": 4, "other": 5}}
     assert (picture.width, picture.height) == (3, 4)
 
 
