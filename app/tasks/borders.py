@@ -7,6 +7,7 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field
 
+from app.tasks.media import fitting
 from app.tasks.task import Arguments, Picture, Task
 
 SIDE_MULTIPLE = 32
@@ -46,7 +47,7 @@ def add_border_and_mask(arguments: Zoomed) -> dict[str, Image.Image]:
         int(height * zoom) + int(height * around)
         for zoom in (arguments.zoom_up, arguments.zoom_down)
     )
-    size = (_whole(left + width + right), _whole(up + height + down))
+    size = fitting(_whole(left + width + right), _whole(up + height + down))
     return _bordered(arguments.image, (left, up), size, arguments.overlap)
 
 

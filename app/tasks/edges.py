@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from pydantic import Field
 
+from app.tasks.media import fitting
 from app.tasks.resize import OnePicture
 from app.tasks.task import OPENCV, Task
 
@@ -38,7 +39,7 @@ class Lineart(OnePicture):
 class Shuffle(OnePicture):
     h: Annotated[int, Field(ge=1, le=8192)] | None = None
     w: Annotated[int, Field(ge=1, le=8192)] | None = None
-    f: Annotated[int, Field(ge=2, le=8192)] = 256
+    f: Annotated[int, Field(ge=2, le=2048)] = 256
     """About how many pixels wide what stays together is."""
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
@@ -119,7 +120,7 @@ def _size_at(resolution: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """Width and height with the short side near `resolution`, both multiples of 64."""
     height, width = shape[:2]
     scale = resolution / min(height, width) / 64
-    return max(1, round(width * scale)) * 64, max(1, round(height * scale)) * 64
+    return fitting(max(1, round(width * scale)) * 64, max(1, round(height * scale)) * 64)
 
 
 def _smooth_noise(shape: tuple[int, int], grain: int, random: np.random.Generator) -> Any:

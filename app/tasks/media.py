@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from app.errors import StepError
+
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_PIXELS = 128_000_000
+"""Of a picture that a task makes: 400 MB of memory, twice what may be uploaded."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,17 @@ class AudioVideo:
     """(samples, channels), float32; None for a silent video."""
     sample_rate: int | None
     """Samples per second; None for a silent video."""
+
+
+def fitting(width: int, height: int) -> tuple[int, int]:
+    """The size of a picture to be made, in pixels. Raises StepError where it is too large."""
+    if width * height > MAX_PIXELS:
+        raise StepError(
+            f"A picture of {width}x{height} pixels would be made;"
+            f" {MAX_PIXELS / 1e6:.0f} million are the most.",
+            hint="Ask for a smaller one.",
+        )
+    return width, height
 
 
 def as_picture(value: Any) -> Image.Image:

@@ -16,7 +16,7 @@ SMALLEST_FONT_PX = 12
 
 
 class Watermark(OnePicture):
-    text: Annotated[str, Field(min_length=1, max_length=500)] = "AI Generated"
+    text: Annotated[str, Field(min_length=1, max_length=200)] = "AI Generated"
     position: Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"] = (
         "bottom-right"
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 
+from app.tasks.media import fitting
 from app.tasks.task import Arguments, Picture, Task
 
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -69,7 +70,7 @@ def resize_resample(arguments: ToResolution) -> Image.Image:
     picture = arguments.image.convert("RGB")
     scale = arguments.resolution / min(picture.size)
     width, height = (max(1, round(side * scale / 64)) * 64 for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    return picture.resize(fitting(width, height), Image.Resampling.LANCZOS)
 
 
 def resize_bucket(arguments: ToBucket) -> Image.Image:
@@ -84,7 +85,7 @@ def resize_bucket(arguments: ToBucket) -> Image.Image:
     unit = arguments.alignment
     exact = (arguments.resolution * math.sqrt(shape), arguments.resolution / math.sqrt(shape))
     width, height = (max(1, round(side / unit)) * unit for side in exact)
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(picture, fitting(width, height), Image.Resampling.LANCZOS)
 
 
 CROP_SQUARE = Task(OnePicture, crop_square, gives="image")

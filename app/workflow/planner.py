@@ -13,13 +13,14 @@ from pydantic import JsonValue, ValidationError
 
 from app.errors import InvalidInputs, InvalidWorkflow, Problem, WorkbenchError, nearest
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.tasks import TASKS
 from app.workflow.document import MAX_SEED, InputBlock, StepDocument
 from app.workflow.files import can_be_path
 from app.workflow.fingerprint import workflow_hash
 from app.workflow.inputs import VARIABLE_NAME, InputSpec, check_inputs, input_specs
 from app.workflow.loader import RawDocument, parse_document, read_document, shortened
 from app.workflow.pipelines import PipelineBuilder
-from app.workflow.plan import LiteralValue, Plan, ResultSpec, Step
+from app.workflow.plan import LiteralValue, Plan, ResultSpec, Step, TaskStep
 from app.workflow.pointer import with_changes
 from app.workflow.references import Path as Place
 from app.workflow.references import Substituted, parse, place, substitute
@@ -123,6 +124,8 @@ class _Planning:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self.contents: list[bytes] = []
+        self._properties: dict[str, tuple[str, ...]] = {}
+        """What can be taken of the results of a step, where that is known."""
 
     def add(
         self,
@@ -160,6 +163,7 @@ class _Planning:
                 folder=raw.path.parent,
                 media=self._paths.media,
                 steps=names,
+                properties=self._properties,
                 literal=tree.literal | changed,
                 origins={**_origins(raw, origins), **{path: path for path in changed}},
                 problems=self.problems,
@@ -179,6 +183,8 @@ class _Planning:
                     built = builder.build(step, last, at, place_prefix, step_seed, result)
                 if built is not None:
                     self.steps.append(built)
+                if isinstance(built, TaskStep):
+                    self._properties[last] = TASKS[built.command].keys
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
 

@@ -46,6 +46,7 @@ class ValueReader:
         folder: Path,
         media: tuple[Path, ...],
         steps: Mapping[str, str],
+        properties: Mapping[str, tuple[str, ...]],
         literal: frozenset[Place],
         origins: Mapping[Place, Place],
         problems: list[Problem],
@@ -56,6 +57,7 @@ class ValueReader:
         self.warnings = warnings
         self._media = media
         self._steps = steps
+        self._properties = properties
         self._literal = literal
         self._origins = origins
 
@@ -126,9 +128,12 @@ class ValueReader:
             self.note(path, f"There is no earlier step '{name}'.", nearest(name, self._steps))
             return LiteralValue(value=None)
         name = max(fitting, key=len)
-        return ResultValue(
-            step=self._steps[name], property=target[len(name) :].lstrip("."), single=single
-        )
+        step, wanted = self._steps[name], target[len(name) :].lstrip(".")
+        known = self._properties.get(step, ())
+        if wanted and known and wanted not in known:
+            hint = nearest(wanted, known) or f"It makes: {', '.join(known)}."
+            self.note(path, f"Step '{name}' makes no '{wanted}'.", hint)
+        return ResultValue(step=step, property=wanted, single=single)
 
     def picture(self, value: Any, path: Place) -> Value:
         """The picture file a document names at this place, when it may be read and can be."""

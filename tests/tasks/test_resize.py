@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.errors import StepError
 from tests.tasks.calling import array, call, plain, quarters, wrong
 
 
@@ -46,6 +47,14 @@ def test_resampling_brings_the_short_side_near_the_resolution_in_steps_of_64():
     assert made.size == (192, 128)
     assert call("resize_resample", image=quarters(300, 200)).size == (1536, 1024)
     assert call("resize_resample", image=plain((40, 4)), resolution=10).size == (128, 64)
+
+
+def test_a_picture_beyond_what_memory_should_hold_is_not_made():
+    sentence = r"A picture of 8192x524288 pixels would be made; 128 million are the most"
+    with pytest.raises(StepError, match=sentence):
+        call("resize_resample", image=plain((10, 640)), resolution=8192)
+    with pytest.raises(StepError, match="would be made"):
+        call("add_border_and_mask", image=plain((4000, 4000)), zoom_all=16.0)
 
 
 def test_transparency_is_dropped_where_the_picture_is_resampled():

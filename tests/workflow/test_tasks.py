@@ -152,6 +152,19 @@ def test_a_result_under_a_wrong_name_is_refused_too(bench: Bench):
     }
 
 
+def test_a_misspelt_key_of_a_tasks_result_is_refused(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    grow = doing("add_border_and_mask", "grow", image="a.png")
+    misspelt = doing(name="a", image="previous_result:grow.bordered_imag")
+    strange = doing(name="b", image="previous_result:grow.size")
+    assert bench.problems(drawing(steps=[grow, misspelt, strange])) == {
+        "steps[1].task.arguments.image": "Step 'grow' makes no 'bordered_imag'. "
+        "Did you mean 'bordered_image'?",
+        "steps[2].task.arguments.image": "Step 'grow' makes no 'size'. "
+        "It makes: bordered_image, mask.",
+    }
+
+
 def test_every_task_of_the_dialect_is_there_or_refused_by_name(bench: Bench):
     assert len(TASKS) + len(NOT_YET_SUPPORTED) == 57
     assert not TASKS.keys() & NOT_YET_SUPPORTED.keys()
