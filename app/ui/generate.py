@@ -310,14 +310,14 @@ class GenerateTab:
             before.shown, before.preview, before.outcome,
         ):  # fmt: skip
             updates[self.stage] = markup.stage(view)
-        if view.results != before.results:
-            seen = [result for result in reversed(view.results) if result.is_visual]
+        seen = [result for result in reversed(view.results) if result.is_visual]
+        if seen and view.results != before.results:
             results = [*seen, *older][:KEPT_RESULTS]
             updates[self.results] = results
             updates[self.strip] = gr.update(value=markup.captions(results), visible=True)
-            updates[self.looked_at] = view.shown
-            visual = view.shown is not None and view.shown.is_visual
-            updates[self.use_as_input] = gr.update(interactive=visual)
+            # What the buttons are for, also when a text is on the stage.
+            updates[self.looked_at] = view.shown if view.shown in seen else seen[0]
+            updates[self.use_as_input] = gr.update(interactive=True)
             updates[self.reuse_seed] = gr.update(interactive=True)
         return updates
 

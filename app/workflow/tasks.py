@@ -138,6 +138,10 @@ def _call(command: str, given: Any, reader: ValueReader, at: Place) -> _Call:
         call.samples.update(dict.fromkeys(TASKS[command].arguments.model_fields, UNKNOWN))
     else:
         for key, value in given.items():
+            if key == "device":
+                # The dialect lets a document say where any task computes.
+                reader.warnings.append(f"{command} uses no device: 'device' is left out.")
+                continue
             noted = len(reader.problems)
             found = call.values[key] = reader.read(value, (*at, key))
             # What has been refused already is not refused again for its type.

@@ -116,6 +116,15 @@ def test_requests_for_the_same_task_have_one_key_until_the_picture_changes(bench
     assert keys[0] == keys[1] != request_key(bench.plan(document, seed=1))
 
 
+def test_a_device_is_taken_and_told_to_be_of_no_use(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    plan = bench.plan(drawing(steps=[doing(image="a.png", device="cuda")]))
+    assert plan.warnings == ("crop_square uses no device: 'device' is left out.",)
+    (found,) = plan.steps
+    assert isinstance(found, TaskStep)
+    assert list(found.calls[0]) == ["image"]
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
