@@ -269,7 +269,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for step in plan.steps:
-        print(f"{step.name}: {step.pipeline_class.rpartition('.')[2]} of {step.source.model}")
+        print(f"{step.name}: {step.title}")
     room = _room(settings)
     print(*needs.lines(plan, room), sep="\n")
     if room is None:

@@ -18,7 +18,7 @@ from app.workflow.plan import Plan
 
 Place = Literal["device", "ram"]
 """Where a held component is. Without an accelerator the machine's memory is the device."""
-Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "saving"]
+Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "computing", "saving"]
 
 
 class Message(BaseModel):
@@ -309,7 +309,7 @@ class MemoryRanOut(Message):
 
 
 class StepProgress(Message):
-    """The denoiser has finished step `done` of `total`."""
+    """The denoiser has finished step `done` of `total`; a task, so many of its calls."""
 
     type: Literal["step_progress"] = "step_progress"
     run_id: str
@@ -318,7 +318,7 @@ class StepProgress(Message):
     done: int
     total: int
     seconds_left: float | None
-    """Of this pipeline call, from the pace so far."""
+    """Of this pipeline call or task, from the pace so far."""
 
 
 class Preview(Message):
@@ -349,8 +349,15 @@ class ResultSaved(Message):
     seed: int
     index: int
     """In the step, from 0."""
+    text: str = ""
+    """The beginning of a text or of data, to be shown; "" for every other kind."""
     final: bool
     """True for results of the plan's last saving step."""
+
+    @property
+    def is_visual(self) -> bool:
+        """Whether it is a picture or a video, and not a sound, a text or data."""
+        return self.content_type.startswith(("image/", "video/"))
 
     @property
     def is_there(self) -> bool:

@@ -129,7 +129,9 @@ class Run:
             state=self.state,
             phase=self.phase,
             seed=self.plan.seed,
-            takes_seed=any(step.seed == self.plan.seed for step in self.plan.steps),
+            takes_seed=any(
+                step.takes_seed and step.seed == self.plan.seed for step in self.plan.steps
+            ),
             submitted_at=self.submitted_at,
             started_at=self.started_at,
             ended_at=self.events[-1].time if self.over else None,

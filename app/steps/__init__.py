@@ -1,5 +1,7 @@
 """The kinds of steps a plan may hold, and what runs each."""
 
-from app.steps import pipeline
+from collections.abc import Callable
 
-STEP_KINDS = {"pipeline": pipeline.run}
+from app.steps import pipeline, task
+
+STEP_KINDS: dict[str, Callable[..., None]] = {"pipeline": pipeline.run, "task": task.run}

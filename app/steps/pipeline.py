@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError
-from app.workflow.plan import (
-    DTypeValue,
-    ImageValue,
-    ListValue,
-    LiteralValue,
-    ObjectValue,
-    PipelineStep,
-    ResultValue,
-    Value,
-)
+from app.steps.arguments import combinations
+from app.workflow.plan import PipelineStep
 
 if TYPE_CHECKING:
     from app.results import ResultWriter
     from app.worker.context import RunContext
     from app.worker.loading import Parts
-
-MAX_ITERATIONS = 10_000
 
 
 def run(
@@ -46,7 +35,7 @@ def run(
     from app.worker.previews import find_preview
     from app.worker.tuning import tuned
 
-    arguments = list(_combinations(step, context))
+    arguments = combinations(step.name, step.arguments, context)
     pipeline = assemble(step, parts, components)
     artifacts: list[Any] = []
     with (
@@ -100,68 +89,3 @@ def _artifacts(output: Any) -> list[Any]:
         if found is not None:
             return list(found)
     raise StepError(f"{type(output).__name__} holds neither pictures nor frames.")
-
-
-# --- arguments -----------------------------------------------------------------------------------
-
-
-def _combinations(step: PipelineStep, context: RunContext) -> Iterator[dict[str, Any]]:
-    """The arguments of every call: the product over all results referred to, the last fastest."""
-    choices = [_choices(reference, step, context) for reference in step.references]
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    if count > MAX_ITERATIONS:
-        raise StepError(f"Step '{step.name}' would run {count} times; {MAX_ITERATIONS} at most.")
-    for combination in itertools.product(*choices):
-        chosen = iter(combination)
-        yield {name: _live(value, chosen) for name, value in step.arguments.items()}
-
-
-def _choices(reference: ResultValue, step: PipelineStep, context: RunContext) -> list[Any]:
-    artifacts = context.results[reference.step]
-    if not artifacts:
-        raise StepError(f"Step '{reference.step}', which '{step.name}' refers to, made nothing.")
-    if reference.single and len(artifacts) > 1:
-        raise StepError(
-            f"Step '{reference.step}' made {len(artifacts)} results, but a sub-workflow takes one.",
-            hint="Ask for one picture in that step.",
-        )
-    if not reference.property:
-        return artifacts
-    missing = [a for a in artifacts if not hasattr(a, reference.property)]
-    if missing:
-        raise StepError(
-            f"A {type(missing[0]).__name__} of step '{reference.step}' has no"
-            f" '{reference.property}', which '{step.name}' refers to."
-        )
-    return [getattr(artifact, reference.property) for artifact in artifacts]
-
-
-def _live(value: Value, chosen: Iterator[Any]) -> Any:
-    """The value as the pipeline takes it; results come from `chosen` in template order."""
-    match value:
-        case LiteralValue():
-            return value.value
-        case ImageValue():
-            return _picture(value.path)
-        case ResultValue():
-            return next(chosen)
-        case DTypeValue():
-            import torch
-
-            return getattr(torch, value.dtype)
-        case ListValue():
-            return [_live(item, chosen) for item in value.items]
-        case ObjectValue():
-            return {name: _live(entry, chosen) for name, entry in value.entries.items()}
-
-
-def _picture(path: str) -> Any:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise StepError(f"The picture '{path}' can no longer be read.", hint=f"{error}") from error

@@ -349,11 +349,13 @@ class GenerateTab:
             before.shown, before.preview, before.outcome,
         ):  # fmt: skip
             updates[self.stage] = markup.stage(view)
-        if view.results != before.results:
-            results = [*reversed(view.results), *older][:KEPT_RESULTS]
+        seen = [result for result in reversed(view.results) if result.is_visual]
+        if seen and view.results != before.results:
+            results = [*seen, *older][:KEPT_RESULTS]
             updates[self.results] = results
             updates[self.strip] = gr.update(value=markup.captions(results), visible=True)
-            updates[self.looked_at] = view.shown
+            # What the buttons are for, also when a text is on the stage.
+            updates[self.looked_at] = view.shown if view.shown in seen else seen[0]
             updates[self.use_as_input] = gr.update(interactive=True)
             updates[self.reuse_seed] = gr.update(interactive=True)
         return updates
@@ -367,7 +369,8 @@ class GenerateTab:
 
     def _results_of(self, run_id: str) -> list[ResultSaved]:
         events = self._engine.events(run_id)
-        return [event for event in events if isinstance(event, ResultSaved)][::-1]
+        saved = [event for event in events if isinstance(event, ResultSaved)]
+        return [result for result in reversed(saved) if result.is_visual]
 
     def _title_of(self, run_id: str) -> str:
         return next((info.title for info in self._engine.runs() if info.run_id == run_id), "")

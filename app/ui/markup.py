@@ -110,6 +110,10 @@ def picture(result: ResultSaved) -> str:
     name = escape(Path(result.path).name, quote=True)
     if result.content_type.startswith("video/"):
         shown = f"<video src='{url}' controls loop autoplay muted></video>"
+    elif result.content_type.startswith("audio/"):
+        shown = f"<audio src='{url}' controls></audio>"
+    elif not result.is_visual:
+        shown = f"<pre>{escape(result.text)}</pre>"
     else:
         shown = f"<a href='{url}' target='_blank'><img class='result' alt='Result' src='{url}'></a>"
     return _frame(shown) + f"<a class='save' href='{url}' download='{name}'>Download</a>"

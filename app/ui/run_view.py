@@ -45,6 +45,7 @@ PHASE_WORDS: dict[Phase, str] = {
     "encoding": "Reading the prompt",
     "denoising": "Drawing",
     "decoding": "Decoding",
+    "computing": "Computing",
     "saving": "Saving",
 }
 
@@ -55,6 +56,7 @@ _PHASE_FRACTIONS: dict[Phase, float] = {
     "encoding": 0.15,
     "denoising": 0.2,
     "decoding": 0.9,
+    "computing": 0.2,
     "saving": 0.97,
 }
 
@@ -189,6 +191,7 @@ _CANCELLED_IN: dict[Phase, str] = {
     "encoding": "reading the prompt",
     "denoising": "drawing",
     "decoding": "decoding",
+    "computing": "computing",
     "saving": "saving",
 }
 

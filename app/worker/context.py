@@ -177,8 +177,8 @@ class RunContext:
         self.emit(event)
 
     def progress(self, done: int, total: int, clock_started: float) -> None:
-        """Tell that the denoiser has done so many steps, the first by `clock_started` (monotonic
-        seconds)."""
+        """Tell that the denoiser has done so many steps (a task, so many calls), the first by
+        `clock_started` (monotonic seconds)."""
         seconds_left = None
         if done > 1:
             seconds_left = (time.monotonic() - clock_started) / (done - 1) * (total - done)

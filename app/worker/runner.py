@@ -28,7 +28,7 @@ from app.protocol import (
     TerminalEvent,
     Timings,
 )
-from app.results import ResultWriter
+from app.results import ResultWriter, unsaved_data
 from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
 from app.worker import converted
@@ -43,7 +43,7 @@ from app.worker.retry import Retry
 from app.worker.step_results import StepResult, StepResults
 from app.worker.weights import Weights
 from app.workflow.fingerprint import library_versions
-from app.workflow.plan import PipelineStep, Plan
+from app.workflow.plan import PipelineStep, Plan, Step
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ class Runner:
                     save_s=context.spent.save_s,
                 ),
                 loaded=tuple(part.title for part in loaded),
+                outputs=unsaved_data(plan.steps[-1], context.results[plan.steps[-1].name]),
                 out_of_memory=tuple(context.out_of_memory),
                 made_at=made_at,
             )
@@ -142,9 +143,10 @@ class Runner:
         context.checkpoint()
         context.enter("loading")
         looking_started = time.monotonic()
-        needed = {step.name: find_parts(step) for step in plan.steps}
+        loading = [step for step in plan.steps if isinstance(step, PipelineStep)]
+        needed = {step.name: find_parts(step) for step in loading}
         recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
-        running = [step for step in plan.steps if step.name in recalled.running]
+        running = [step for step in loading if step.name in recalled.running]
         self.placement.check((step, needed[step.name]) for step in running)
         # A step that need not run is part of the workflow: what it would need stays held.
         used = {part.key for found in needed.values() for part in found.parts}
@@ -176,9 +178,13 @@ class Runner:
                 if remembered is not None:
                     self._answer(step, remembered, context, writer)
                     continue
-                after = [s for s in plan.steps[index + 1 :] if s.name in recalled.running]
-                later = [part.key for s in after for part in needed[s.name].parts]
-                loaded += self._run_step(step, needed[step.name], later, context, writer)
+                if isinstance(step, PipelineStep):
+                    ahead = {s.name for s in plan.steps[index + 1 :]}
+                    after = [s for s in running if s.name in ahead]
+                    later = [part.key for s in after for part in needed[s.name].parts]
+                    loaded += self._run_step(step, needed[step.name], later, context, writer)
+                else:
+                    STEP_KINDS[step.kind](step, context, writer)
                 if not context.out_of_memory:
                     # What a leaner mode made, or was made of that, may differ a little.
                     made = context.results[step.name]
@@ -187,7 +193,7 @@ class Runner:
         return loaded, recalled.made_at
 
     def _answer(
-        self, step: PipelineStep, remembered: StepResult, context: RunContext, writer: ResultWriter
+        self, step: Step, remembered: StepResult, context: RunContext, writer: ResultWriter
     ) -> None:
         """Give what the step would make without running it; its files are written anew."""
         log.info("Reusing the remembered result of step: %s", step.name)

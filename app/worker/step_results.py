@@ -78,12 +78,13 @@ class StepResults:
     ) -> Recalled:
         """Which steps are answered and which run; all of them when `fresh`.
 
-        `needed` are the parts of every step, none of which has to be loaded.
+        `needed` are the parts of every pipeline step, none of which has to be loaded.
         """
         machine: JsonValue = [str(device), device.name, dict(library_versions())]
         keys: dict[str, str | None] = {}
         for step in plan.steps:
-            loaded = _identity(step, needed[step.name])
+            # A task loads nothing.
+            loaded = _identity(step, needed[step.name]) if isinstance(step, PipelineStep) else []
             keys[step.name] = result_key(step, loaded=loaded, machine=machine, earlier=keys)
         results = {}
         for name, key in keys.items():

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 
 NOT_YET_SUPPORTED = frozenset(
     [
-        "task",
         "pipeline_reference",
         "chain",
         "release_pipeline",
@@ -55,7 +54,6 @@ NOT_YET_SUPPORTED = frozenset(
         "from_previous_result",
         "from_arguments",
         "channels_last",
-        "sample_rate",
         "audio_sample_rate",
         "subtype",
         "format",
@@ -147,24 +145,42 @@ class SubWorkflow(Block):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
+class TaskBlock(Block):
+    command: str
+    arguments: dict[str, Any] | None = None
+    inputs: tuple[Any, ...] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_arguments(self) -> TaskBlock:
+        if (self.arguments is None) == (self.inputs is None):
+            raise ValueError("a task has exactly one of 'arguments' and 'inputs'")
+        return self
+
+
 class ResultBlock(Block):
-    content_type: Literal["image/png", "image/jpeg", "image/webp", "video/mp4"]
+    content_type: Literal[
+        "image/png", "image/jpeg", "image/webp", "video/mp4",
+        "audio/wav", "audio/x-wav", "audio/flac", "audio/x-flac", "audio/mpeg", "audio/mp3",
+        "text/plain", "application/json",
+    ]  # fmt: skip
     save: StrictBool = True
     file_base_name: str = ""
     fps: Annotated[int, Field(ge=1, le=240)] = 8
+    sample_rate: Annotated[int, Field(ge=8000, le=192_000)] = 44100
 
 
 class StepDocument(Block):
     name: Annotated[str, Field(min_length=1)]
     pipeline: PipelineBlock | None = None
+    task: TaskBlock | None = None
     workflow: SubWorkflow | None = None
     seed: Seed | None = None
     result: ResultBlock | None = None
 
     @model_validator(mode="after")
     def _has_one_action(self) -> StepDocument:
-        if (self.pipeline is None) == (self.workflow is None):
-            raise ValueError("a step has exactly one of 'pipeline' and 'workflow'")
+        if sum(x is not None for x in (self.pipeline, self.task, self.workflow)) != 1:
+            raise ValueError("a step has exactly one of 'pipeline', 'task' and 'workflow'")
         return self
 
 
@@ -204,7 +220,7 @@ KNOWN_KEYS = frozenset(
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, SubWorkflow, ResultBlock, InputBlock,
-        VaeSettings,
+        VaeSettings, TaskBlock,
     )
     for name in model.model_fields
 )  # fmt: skip

@@ -22,7 +22,7 @@ DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Of safetensors' types those that a load converts, with their bytes per number."""
 METADATA = "__metadata__"
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -72,8 +72,7 @@ def request_key(plan: Plan, device: str = "auto") -> str:
     digest = hashlib.sha256(json.dumps([plan.workflow_id, device, library_versions()]).encode())
     for step in plan.steps:
         digest.update(step.model_dump_json().encode())
-        blocks = step.components.values()
-        for source in (step.source, *(b.source for b in blocks), *(x.source for x in step.loras)):
+        for source in step.sources:
             digest.update(_identity_of_source(source).encode())
     return digest.hexdigest()
 

@@ -59,8 +59,9 @@ class Unknown(WorkbenchError):
 
 
 def lines(plan: Plan, room: Room | None) -> list[str]:
-    """For each step one sentence: what it needs, and whether that fits."""
-    return [_sentence(plan, step, found, room) for step, found in _needs(plan)]
+    """For each step that loads a model one sentence: what it needs, and whether that fits."""
+    found = [_sentence(plan, step, need, room) for step, need in _needs(plan)]
+    return found or [_no_model(plan)]
 
 
 def line(plan: Plan, room: Room | None) -> str:
@@ -70,14 +71,23 @@ def line(plan: Plan, room: Room | None) -> str:
         step, found = each
         return inf if isinstance(found, Unknown) else fit.peak_bytes(asked_mode(step), found, room)
 
-    step, found = max(_needs(plan), key=order)
+    needs = _needs(plan)
+    if not needs:
+        return _no_model(plan)
+    step, found = max(needs, key=order)
     return _sentence(plan, step, found, room)
+
+
+def _no_model(plan: Plan) -> str:
+    return f"{plan.workflow_id}: no model is loaded."
 
 
 def _needs(plan: Plan) -> list[tuple[PipelineStep, Need | Unknown]]:
     sizes: dict[str, Size] = {}
     found: list[tuple[PipelineStep, Need | Unknown]] = []
     for step in plan.steps:
+        if not isinstance(step, PipelineStep):
+            continue
         try:
             found.append((step, step_need(step, step_model(step), sizes)))
         except Unknown as unknown:

@@ -87,8 +87,6 @@ class PipelineBuilder:
         self._check_arguments(real_class, arguments, (*where, "arguments"))
         loras = self._loras(block, where)
         scheduler = self._scheduler(block, where)
-        if result is not None:
-            self._check_base_name(result, (*at, "result", "file_base_name"))
         if len(self._reader.problems) > noted or source is None:
             return None
         return PipelineStep(
@@ -310,11 +308,6 @@ class PipelineBuilder:
             self._reader.note(at, f"{value} is outside 1 to 1000 steps.")
         elif at[-1] in ("width", "height") and (value % 8 or not 8 <= value <= 8192):
             self._reader.note(at, f"{value} is not a multiple of 8 up to 8192.")
-
-    def _check_base_name(self, result: ResultSpec, at: Place) -> None:
-        name = result.file_base_name
-        if name and not re.fullmatch(r"[\w][\w .-]{0,99}", name):
-            self._reader.note(at, f"'{name}' is not a plain name for a file.", "Leave folders out.")
 
 
 FLOAT16_WARNING = (

@@ -135,19 +135,35 @@ class ResultSpec(Frozen):
     """A prefix of the file's name, already free of anything that could leave the run's folder."""
     fps: int = 8
     """Frames per second, for video."""
+    sample_rate: int = 44100
+    """Samples per second of a sound that does not say its own."""
 
 
 # --- steps ---------------------------------------------------------------------------------------
 
 
-class PipelineStep(Frozen):
-    """One call of a diffusers pipeline."""
+class PlannedStep(Frozen):
+    """What every kind of step has."""
 
-    kind: Literal["pipeline"] = "pipeline"
     name: str
     """Unique in the plan; a step of a sub-workflow is `parent_step/child_step`."""
     place: str
     """Where it stands in its document: `steps[0]`; starts every sentence about the step."""
+    seed: int
+    seed_drawn: bool = False
+    """True where the seed is this run's own: nobody gave one."""
+    result: ResultSpec | None = None
+
+    @property
+    def saves(self) -> bool:
+        """Whether files are written of what it makes."""
+        return self.result is not None and self.result.save
+
+
+class PipelineStep(PlannedStep):
+    """One call of a diffusers pipeline."""
+
+    kind: Literal["pipeline"] = "pipeline"
     pipeline_class: str
     """Qualified: `diffusers.StableDiffusionPipeline`."""
     source: ModelSource
@@ -161,35 +177,76 @@ class PipelineStep(Frozen):
     vae_tiling: bool = False
     vae_slicing: bool = False
     arguments: dict[str, Value]
-    seed: int
-    seed_drawn: bool = False
-    """True where the seed is this run's own: nobody gave one."""
     generator: bool = True
     """False where the document says `no_generator`: the call gets none."""
-    result: ResultSpec | None = None
 
     @property
-    def saves(self) -> bool:
-        """Whether files are written of what it makes."""
-        return self.result is not None and self.result.save
+    def title(self) -> str:
+        """`StableDiffusionPipeline of shapes`."""
+        return f"{self.pipeline_class.rpartition('.')[2]} of {self.source.model}"
 
     @property
     def references(self) -> list[ResultValue]:
         """The results its arguments refer to, in the order of the document."""
-        return list(_references(self.arguments.values()))
+        return list(references_in(self.arguments.values()))
+
+    @property
+    def takes_seed(self) -> bool:
+        """Whether another seed makes another result."""
+        return True
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """Of everything the step loads."""
+        blocks = (block.source for block in self.components.values())
+        return (self.source, *blocks, *(lora.source for lora in self.loras))
 
 
-def _references(values: Iterable[Value]) -> Iterator[ResultValue]:
+class TaskStep(PlannedStep):
+    """A task of `app/tasks`, called once or several times. All carry the run's seed into their
+    records."""
+
+    kind: Literal["task"] = "task"
+    command: str
+    """The task's name in TASKS."""
+    calls: tuple[dict[str, Value], ...]
+    """The arguments of each call; one that refers to results is made once per combination."""
+    random: bool = False
+    """Whether the task draws at random, from the seed."""
+
+    @property
+    def title(self) -> str:
+        """`task resize_center_crop`."""
+        return f"task {self.command}"
+
+    @property
+    def references(self) -> list[ResultValue]:
+        """The results its calls refer to, in the order of the document."""
+        return [found for call in self.calls for found in references_in(call.values())]
+
+    @property
+    def takes_seed(self) -> bool:
+        """Whether another seed makes another result."""
+        return self.random
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """Of everything the step loads: nothing."""
+        return ()
+
+
+def references_in(values: Iterable[Value]) -> Iterator[ResultValue]:
+    """The results that these values refer to, in order."""
     for value in values:
         if isinstance(value, ResultValue):
             yield value
         elif isinstance(value, ListValue):
-            yield from _references(value.items)
+            yield from references_in(value.items)
         elif isinstance(value, ObjectValue):
-            yield from _references(value.entries.values())
+            yield from references_in(value.entries.values())
 
 
-Step = PipelineStep  # becomes a union discriminated by `kind` as further kinds arrive
+Step = Annotated[PipelineStep | TaskStep, Field(discriminator="kind")]
 
 
 class Plan(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +13,18 @@ from pydantic import JsonValue, ValidationError
 
 from app.errors import InvalidInputs, InvalidWorkflow, Problem, WorkbenchError, nearest
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.tasks import TASKS
 from app.workflow.document import MAX_SEED, InputBlock, StepDocument
 from app.workflow.files import can_be_path
 from app.workflow.fingerprint import workflow_hash
 from app.workflow.inputs import VARIABLE_NAME, InputSpec, check_inputs, input_specs
 from app.workflow.loader import RawDocument, parse_document, read_document, shortened
 from app.workflow.pipelines import PipelineBuilder
-from app.workflow.plan import LiteralValue, PipelineStep, Plan, ResultSpec
+from app.workflow.plan import LiteralValue, Plan, ResultSpec, Step, TaskStep
 from app.workflow.pointer import with_changes
 from app.workflow.references import Path as Place
 from app.workflow.references import Substituted, parse, place, substitute
+from app.workflow.tasks import build_task
 from app.workflow.values import ValueReader, problem
 
 MAX_DEPTH = 8
@@ -117,10 +120,12 @@ class _Planning:
         self._drawn_seed = drawn_seed
         self.first_seed = drawn_seed
         self.seed_given = False
-        self.steps: list[PipelineStep] = []
+        self.steps: list[Step] = []
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self.contents: list[bytes] = []
+        self._properties: dict[str, tuple[str, ...]] = {}
+        """What can be taken of the results of a step, where that is known."""
 
     def add(
         self,
@@ -158,6 +163,7 @@ class _Planning:
                 folder=raw.path.parent,
                 media=self._paths.media,
                 steps=names,
+                properties=self._properties,
                 literal=tree.literal | changed,
                 origins={**_origins(raw, origins), **{path: path for path in changed}},
                 problems=self.problems,
@@ -168,12 +174,18 @@ class _Planning:
                 last = self._add_child(raw, step, at, reader, step_seed, prefix, above)
             else:
                 last = f"{prefix}{step.name}"
-                builder = PipelineBuilder(self._paths, reader)
-                result = _result(step)
-                built = builder.build(step, last, at, place_prefix, step_seed, result)
+                result = _result(step, reader, (*at, "result"))
+                built: Step | None
+                if step.task is not None:
+                    built = build_task(step.task, reader, last, at, step_seed, result)
+                else:
+                    builder = PipelineBuilder(self._paths, reader)
+                    built = builder.build(step, last, at, place_prefix, step_seed, result)
                 if built is not None:
                     drawn = built.seed == self._drawn_seed
                     self.steps.append(built.model_copy(update={"seed_drawn": drawn}))
+                if isinstance(built, TaskStep):
+                    self._properties[last] = TASKS[built.command].keys
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
 
@@ -269,8 +281,14 @@ def _child_path(parent: Path, named: str) -> Path:
     return path
 
 
-def _result(step: StepDocument) -> ResultSpec | None:
-    return None if step.result is None else ResultSpec(**step.result.model_dump())
+def _result(step: StepDocument, reader: ValueReader, at: Place) -> ResultSpec | None:
+    if step.result is None:
+        return None
+    name = step.result.file_base_name
+    if name and not re.fullmatch(r"[\w][\w .-]{0,99}", name):
+        where = (*at, "file_base_name")
+        reader.note(where, f"'{name}' is not a plain name for a file.", "Leave folders out.")
+    return ResultSpec(**step.result.model_dump())
 
 
 def _origins(raw: RawDocument, given: Mapping[str, Place]) -> dict[Place, Place]:

@@ -17,12 +17,13 @@ from app.workflow.plan import (
     ObjectValue,
     PipelineStep,
     ResultValue,
+    Step,
     Value,
 )
 
 
 def result_key(
-    step: PipelineStep,
+    step: Step,
     *,
     loaded: JsonValue,
     machine: JsonValue,
@@ -36,21 +37,25 @@ def result_key(
     with a seed that was drawn, without a generator (the pipeline then draws from torch's own), or
     with a reference to such a step.
     """
-    references = [earlier[reference.step] for reference in step.references]
-    if step.seed_drawn or not step.generator or None in references:
+    if None in [earlier[reference.step] for reference in step.references]:
         return None
-    decisive = [
-        loaded,
-        machine,
-        step.seed,
-        None if step.scheduler is None else step.scheduler.model_dump(),
-        [step.offload, step.vae_tiling, step.vae_slicing],
-        {name: _described(value, earlier) for name, value in step.arguments.items()},
-    ]
+    if step.seed_drawn and step.takes_seed:
+        return None
+    decisive: list[JsonValue] = [loaded, machine, step.seed if step.takes_seed else None]
+    if isinstance(step, PipelineStep):
+        if not step.generator:
+            return None
+        decisive += [
+            None if step.scheduler is None else step.scheduler.model_dump(),
+            [step.offload, step.vae_tiling, step.vae_slicing],
+            _all_described(step.arguments, earlier),
+        ]
+    else:
+        decisive += [step.command, [_all_described(call, earlier) for call in step.calls]]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
-def steps_to_run(steps: Sequence[PipelineStep], known: Collection[str]) -> set[str]:
+def steps_to_run(steps: Sequence[Step], known: Collection[str]) -> set[str]:
     """Names of the steps that have to run where the results of those in `known` are remembered.
 
     A step whose result is not known runs when its files are wanted, when a step that runs refers to
@@ -64,6 +69,12 @@ def steps_to_run(steps: Sequence[PipelineStep], known: Collection[str]) -> set[s
             running.add(step.name)
             needed |= {reference.step for reference in step.references}
     return running
+
+
+def _all_described(
+    values: Mapping[str, Value], earlier: Mapping[str, str | None]
+) -> dict[str, JsonValue]:
+    return {name: _described(value, earlier) for name, value in values.items()}
 
 
 def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:

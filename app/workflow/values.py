@@ -46,6 +46,7 @@ class ValueReader:
         folder: Path,
         media: tuple[Path, ...],
         steps: Mapping[str, str],
+        properties: Mapping[str, tuple[str, ...]],
         literal: frozenset[Place],
         origins: Mapping[Place, Place],
         problems: list[Problem],
@@ -56,6 +57,7 @@ class ValueReader:
         self.warnings = warnings
         self._media = media
         self._steps = steps
+        self._properties = properties
         self._literal = literal
         self._origins = origins
 
@@ -90,9 +92,9 @@ class ValueReader:
             self.note(path, f"'{reference.kind}:' is not yet supported here.")
             return LiteralValue(value=None)
         if is_image_name(key) and not isinstance(value, dict | list) and value is not None:
-            return self._image(value, path)
+            return self.picture(value, path)
         if isinstance(value, dict) and "location" in value and not typed:
-            return self._image(value["location"], (*path, "location"))
+            return self.picture(value["location"], (*path, "location"))
         if key == "dtype" or key.endswith(("_dtype", "_type")):
             return self._name(key, value, path)
         if isinstance(value, dict) and not typed:
@@ -126,11 +128,17 @@ class ValueReader:
             self.note(path, f"There is no earlier step '{name}'.", nearest(name, self._steps))
             return LiteralValue(value=None)
         name = max(fitting, key=len)
-        return ResultValue(
-            step=self._steps[name], property=target[len(name) :].lstrip("."), single=single
-        )
+        step, wanted = self._steps[name], target[len(name) :].lstrip(".")
+        known = self._properties.get(step, ())
+        if wanted and known and wanted not in known:
+            hint = nearest(wanted, known) or f"It makes: {', '.join(known)}."
+            self.note(path, f"Step '{name}' makes no '{wanted}'.", hint)
+        return ResultValue(step=step, property=wanted, single=single)
 
-    def _image(self, value: Any, path: Place) -> Value:
+    def picture(self, value: Any, path: Place) -> Value:
+        """The picture file a document names at this place, when it may be read and can be."""
+        if isinstance(value, READY):
+            return value  # type: ignore[no-any-return]
         if not isinstance(value, str):
             self.note(path, f"A picture file is needed, not {value!r}.")
             return LiteralValue(value=None)

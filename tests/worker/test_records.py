@@ -72,7 +72,9 @@ def test_the_picture_says_how_it_was_made(
 
 def test_it_names_the_versions_the_device_and_the_time_it_took(results: list[ResultSaved]):
     record = record_of(results[0])
-    libraries = ("torch", "diffusers", "transformers", "accelerate", "peft")
+    libraries = (
+        "torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy",
+    )  # fmt: skip
     assert record["versions"] == {
         "diffusers-workbench": __version__,
         **{name: importlib.metadata.version(name) for name in libraries},

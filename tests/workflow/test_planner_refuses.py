@@ -126,14 +126,9 @@ def test_keys_of_the_dialect_that_are_not_supported_yet_are_named_as_such(bench:
     }
 
 
-def test_a_step_of_a_kind_that_is_not_supported_yet_is_named_as_such(bench: Bench):
-    document = drawing(steps=[{"name": "grow", "task": {"command": "upscale"}}])
-    assert bench.problems(document) == {"steps[0].task": "'task' is not yet supported."}
-
-
 def test_a_step_has_exactly_one_action(bench: Bench):
     both = step("both") | {"workflow": {"path": "other.json"}}
-    sentence = "A step has exactly one of 'pipeline' and 'workflow'."
+    sentence = "A step has exactly one of 'pipeline', 'task' and 'workflow'."
     assert bench.problems(drawing(steps=[{"name": "none"}, both])) == {
         "steps[0]": sentence,
         "steps[1]": sentence,

@@ -1,0 +1,39 @@
+"""Texts and data, as files that any program opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.errors import ResultError
+from app.outputs import Record, replacing
+
+if TYPE_CHECKING:
+    from app.workflow.plan import ResultSpec
+
+
+def save_text(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> None:
+    """Write the text; anything else as Python prints it."""
+    with replacing(path) as file:
+        file.write(str(artifact).encode())
+
+
+def save_json(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> None:
+    """Write the data as JSON. Raises ResultError for what JSON has no form for."""
+    if not is_data(artifact):
+        raise ResultError(
+            f"A {type(artifact).__name__} cannot be saved as JSON.",
+            hint="Give the step a result block for its kind, image/png for example.",
+        )
+    with replacing(path) as file:
+        file.write(json.dumps(artifact, ensure_ascii=False, indent=2).encode())
+
+
+def is_data(value: Any) -> bool:
+    """Whether JSON has a form for the whole of this."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_data(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_data, value))
+    return value is None or isinstance(value, str | int | float)

@@ -1,0 +1,120 @@
+"""The arguments of a step's calls: one call, or one per combination of the results referred to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from app.errors import StepError, nearest
+from app.workflow.plan import (
+    DTypeValue,
+    ImageValue,
+    ListValue,
+    LiteralValue,
+    ObjectValue,
+    ResultValue,
+    Value,
+    references_in,
+)
+
+if TYPE_CHECKING:
+    from app.worker.context import RunContext
+
+MAX_ITERATIONS = 10_000
+
+
+def combinations(
+    step: str, arguments: Mapping[str, Value], context: RunContext
+) -> list[dict[str, Any]]:
+    """The arguments of every call: the product over all results referred to, the last fastest.
+
+    Raises StepError before anything is called. The calls share what is in their arguments.
+    """
+    choices = [_choices(found, step, context) for found in references_in(arguments.values())]
+    count = 1
+    for choice in choices:
+        count *= len(choice)
+    if count > MAX_ITERATIONS:
+        raise StepError(f"Step '{step}' would run {count} times; {MAX_ITERATIONS} at most.")
+    live = _Live()
+    return [
+        {name: live.value(value, name, chosen) for name, value in arguments.items()}
+        for chosen in map(iter, itertools.product(*choices))
+    ]
+
+
+def _choices(reference: ResultValue, step: str, context: RunContext) -> list[Any]:
+    artifacts = context.results[reference.step]
+    if not artifacts:
+        raise StepError(f"Step '{reference.step}', which '{step}' refers to, made nothing.")
+    if reference.single and len(artifacts) > 1:
+        raise StepError(
+            f"Step '{reference.step}' made {len(artifacts)} results, but a sub-workflow takes one.",
+            hint="Ask for one picture in that step.",
+        )
+    if not reference.property:
+        return artifacts
+    return [_property(artifact, reference, step) for artifact in artifacts]
+
+
+def _property(artifact: Any, reference: ResultValue, step: str) -> Any:
+    name = reference.property
+    if isinstance(artifact, Mapping):
+        if name in artifact:
+            return artifact[name]
+        hint = nearest(name, artifact) or f"There is: {', '.join(map(str, artifact)) or 'nothing'}."
+        raise StepError(
+            f"A result of step '{reference.step}' has no '{name}', which '{step}' refers to.",
+            hint=hint,
+        )
+    found = None if name.startswith("_") else getattr(artifact, name, None)
+    if found is None or callable(found):
+        raise StepError(
+            f"A {type(artifact).__name__} of step '{reference.step}' has no"
+            f" '{name}', which '{step}' refers to."
+        )
+    return found
+
+
+class _Live:
+    """Makes a plan's values what a call takes. A picture that several calls share is read once."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, Any] = {}
+
+    def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
+        """The value of the argument (or key) of this name; results come from `chosen` in template
+        order. Of a mapping that has the argument's own name as a key, that entry is meant."""
+        match value:
+            case LiteralValue():
+                return value.value
+            case ImageValue():
+                if value.path not in self._pictures:
+                    self._pictures[value.path] = read_picture(value.path)
+                return self._pictures[value.path]
+            case ResultValue():
+                result = next(chosen)
+                picked = isinstance(result, Mapping) and name in result
+                return result[name] if picked else result
+            case DTypeValue():
+                import torch
+
+                return getattr(torch, value.dtype)
+            case ListValue():
+                return [
+                    self.value(item, str(index), chosen) for index, item in enumerate(value.items)
+                ]
+            case ObjectValue():
+                return {key: self.value(entry, key, chosen) for key, entry in value.entries.items()}
+
+
+def read_picture(path: str) -> Any:
+    """The picture in this file, turned as its camera says, as RGB. Raises StepError."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise StepError(f"The picture '{path}' can no longer be read.", hint=f"{error}") from error

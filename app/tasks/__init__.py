@@ -1,0 +1,51 @@
+"""The tasks a document may name, one file per family."""
+
+from app.tasks import borders, edges, gather, picture, qr_code, resize, sound, text, video
+from app.tasks.task import Task
+
+TASKS: dict[str, Task] = {
+    "gather_images": gather.IMAGES,
+    "gather_inputs": gather.INPUTS,
+    "get_image_size": picture.IMAGE_SIZE,
+    "strip_exif": picture.STRIP_EXIF,
+    "add_watermark": picture.WATERMARK,
+    "add_border_and_mask": borders.BORDER,
+    "add_border_and_mask_with_size": borders.BORDER_TO_SIZE,
+    "crop_square": resize.CROP_SQUARE,
+    "resize_center_crop": resize.CENTER_CROP,
+    "resize_rescale": resize.RESCALE,
+    "resize_resample": resize.RESAMPLE,
+    "resize_bucket": resize.BUCKET,
+    "canny": edges.CANNY,
+    "canny_cv": edges.CANNY_NATIVE,
+    "lineart_standard": edges.LINEART,
+    "shuffle": edges.SHUFFLE,
+    "qr_code": qr_code.QR_CODE,
+    "get_frame": video.FRAME,
+    "get_first_frame": video.FIRST_FRAME,
+    "get_last_frame": video.LAST_FRAME,
+    "video_frames": video.FRAMES,
+    "concat_videos": video.CONCAT,
+    "pair_audio": video.PAIR,
+    "slice_audio": sound.SLICE,
+    "crossfade_audio": sound.CROSSFADE,
+    "format_chat_message": text.CHAT_MESSAGE,
+    "get_dict_value": text.DICT_VALUE,
+    "extract_sections": text.SECTIONS,
+}
+
+RUNS_A_MODEL = "it runs a model"
+NOT_YET_SUPPORTED: dict[str, str] = {
+    "gather_videos": "it reads video files",
+    **dict.fromkeys(
+        [
+            "interpolate_frames", "batch_decode_post_process", "text_generation", "image_to_text",
+            "upscale", "restore_faces", "diffusion_upscale", "segment", "mlsd", "normal_bae",
+            "lineart", "openpose", "hed", "scribble", "pidi", "midas", "zoe", "leres", "teed",
+            "anyline", "sam", "dw_pose", "depth", "segmentation", "depth_estimator",
+            "depth_estimator_tensor", "zoe_depth", "remove_background",
+        ],
+        RUNS_A_MODEL,
+    ),
+}  # fmt: skip
+"""Tasks of the dialect that are refused, and why."""

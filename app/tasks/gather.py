@@ -1,0 +1,35 @@
+"""What a workflow begins with: pictures from files, or values it lists itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from app.tasks.task import Arguments, Picture, Task
+
+
+class Pictures(Arguments):
+    """As planned: the files that `glob` names have been found."""
+
+    images: list[Picture]
+
+
+class Inputs(Arguments):
+    """As planned: one item of `inputs`, or all of `arguments`."""
+
+    value: Any
+
+
+def gather_images(arguments: Pictures) -> list[Image.Image]:
+    """The pictures, each a result of its own."""
+    return arguments.images
+
+
+def gather_inputs(arguments: Inputs) -> Any:
+    """The value, unchanged."""
+    return arguments.value
+
+
+IMAGES = Task(Pictures, gather_images, gives="image", many=True)
+INPUTS = Task(Inputs, gather_inputs, gives="anything")

@@ -1,0 +1,128 @@
+"""Pictures, videos and sounds as tasks take them from steps of every kind, and give them.
+
+Between steps a picture is a PIL image. A video is a list of pictures, an array (frames, height,
+width, 3) of 0..1 or 0..255, or an AudioVideo. A sound is an array (samples, channels) of -1..1, or
+an AudioVideo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from app.errors import StepError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_PIXELS = 128_000_000
+"""Of a picture that a task makes: 400 MB of memory, twice what may be uploaded."""
+
+
+@dataclass(frozen=True)
+class AudioVideo:
+    """Frames and the sound that belongs to them."""
+
+    frames: Any
+    """As any video without sound."""
+    audio: Array | None
+    """(samples, channels), float32; None for a silent video."""
+    sample_rate: int | None
+    """Samples per second; None for a silent video."""
+
+
+def fitting(width: int, height: int) -> tuple[int, int]:
+    """The size of a picture to be made, in pixels. Raises StepError where it is too large."""
+    if width * height > MAX_PIXELS:
+        raise StepError(
+            f"A picture of {width}x{height} pixels would be made;"
+            f" {MAX_PIXELS / 1e6:.0f} million are the most.",
+            hint="Ask for a smaller one.",
+        )
+    return width, height
+
+
+def as_picture(value: Any) -> Image.Image:
+    """The value as a picture. Raises ValueError for what is none."""
+    if isinstance(value, Image.Image):
+        return value
+    if not _is_array(value, 3):
+        raise ValueError(f"{_kind(value)} is not a picture")
+    return Image.fromarray(as_bytes(value))
+
+
+def check_video(value: Any) -> None:
+    """Raise ValueError for what is no video, without going through its frames."""
+    frames = value.frames if isinstance(value, AudioVideo) else value
+    if _is_array(frames, 4):
+        return
+    if not isinstance(frames, list | tuple) or not frames:
+        raise ValueError(f"{_kind(frames)} is not a video")
+    as_picture(frames[0])
+
+
+def as_frames(value: Any) -> Array:
+    """The video as one array (frames, height, width, 3) of 0..255. Raises ValueError."""
+    import numpy as np
+
+    if isinstance(value, AudioVideo):
+        return as_frames(value.frames)
+    if _is_array(value, 4):
+        return as_bytes(value)
+    check_video(value)
+    frames = [np.asarray(as_picture(frame).convert("RGB")) for frame in value]
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError("the frames of a video have one size")
+    return np.stack(frames)
+
+
+def as_sound(value: Any) -> Array:
+    """The sound as an array (samples, channels) of float32, -1..1. Raises ValueError.
+
+    Of an array the shorter side is taken for the channels; a leading batch of one is dropped.
+    """
+    import numpy as np
+
+    found = value.audio if isinstance(value, AudioVideo) else value
+    if found is None:
+        raise ValueError("the video carries no sound")
+    if hasattr(found, "detach"):
+        found = found.detach().cpu().float().numpy()
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{_kind(found)} is not a sound")
+    if found.ndim == 3 and found.shape[0] == 1:
+        found = found[0]
+    if found.ndim == 1:
+        found = found[:, None]
+    if found.ndim != 2 or not found.size:
+        raise ValueError(f"an array of shape {found.shape} is not a sound")
+    if np.issubdtype(found.dtype, np.integer):
+        found = found / -float(np.iinfo(found.dtype).min)
+    samples = found.T if found.shape[0] < found.shape[1] else found
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def as_bytes(array: Any) -> Array:
+    """The array of 0..1 or 0..255 as 0..255 in bytes."""
+    import numpy as np
+
+    if array.dtype == np.uint8:
+        return array  # type: ignore[no-any-return]
+    return (array.clip(0, 1) * 255).round().astype(np.uint8)  # type: ignore[no-any-return]
+
+
+def _is_array(value: Any, dimensions: int) -> bool:
+    """Whether this is an array of so many dimensions, the last of them red, green and blue."""
+    import numpy as np
+
+    return isinstance(value, np.ndarray) and value.ndim == dimensions and value.shape[-1] == 3
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "a text"
+    return f"a {type(value).__name__}"

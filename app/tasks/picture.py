@@ -1,0 +1,97 @@
+"""What a picture says of itself, and what is written over it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from pydantic import Field, field_validator
+
+from app.tasks.resize import OnePicture
+from app.tasks.task import Task
+
+AUTOMATIC_FONT_SHARE = 1 / 32
+"""Of the picture's short side, the font's height when none is asked for."""
+SMALLEST_FONT_PX = 12
+
+
+class Watermark(OnePicture):
+    text: Annotated[str, Field(min_length=1, max_length=200)] = "AI Generated"
+    position: Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"] = (
+        "bottom-right"
+    )
+    opacity: Annotated[int, Field(ge=0, le=255)] = 128
+    font_size: Annotated[int, Field(ge=0, le=1000)] = 0
+    """In pixels; 0 takes a 32nd of the short side."""
+    margin: Annotated[int, Field(ge=0, le=1000)] = 10
+    """Pixels between the text and the picture's sides."""
+    color: str | list[int] = "white"
+    """A name, `#rrggbb`, or red, green and blue of 0 to 255."""
+
+    @field_validator("color")
+    @classmethod
+    def _is_a_color(cls, color: str | list[int]) -> str | list[int]:
+        if isinstance(color, str):
+            ImageColor.getrgb(color)  # raises ValueError with a sentence
+        elif len(color) != 3 or not all(0 <= part <= 255 for part in color):
+            raise ValueError(f"{color} is not red, green and blue of 0 to 255")
+        return color
+
+
+def get_image_size(arguments: OnePicture) -> dict[str, int]:
+    """Width and height in pixels."""
+    return {"width": arguments.image.width, "height": arguments.image.height}
+
+
+def strip_exif(arguments: OnePicture) -> Image.Image:
+    """The pixels alone: neither EXIF nor any other text that came with the file."""
+    bare = arguments.image.copy()
+    bare.info = {}
+    bare.getexif().clear()
+    return bare
+
+
+def add_watermark(arguments: Watermark) -> Image.Image:
+    """The picture with a text drawn over it; one with an alpha channel keeps it."""
+    picture = arguments.image
+    pixels = picture.convert("RGBA")
+    size = arguments.font_size or max(
+        SMALLEST_FONT_PX, round(min(picture.size) * AUTOMATIC_FONT_SHARE)
+    )
+    font = ImageFont.load_default(size)
+    layer = Image.new("RGBA", picture.size)
+    draw = ImageDraw.Draw(layer)
+    box = draw.textbbox((0, 0), arguments.text, font=font)
+    corner = _corner(arguments, picture.size, (box[2] - box[0], box[3] - box[1]))
+    draw.text(
+        (corner[0] - box[0], corner[1] - box[1]),
+        arguments.text,
+        font=font,
+        fill=(*_rgb(arguments.color), arguments.opacity),
+    )
+    marked = Image.alpha_composite(pixels, layer)
+    return marked if "A" in picture.getbands() else marked.convert("RGB")
+
+
+def _corner(
+    arguments: Watermark, whole: tuple[int, int], text: tuple[float, float]
+) -> tuple[float, float]:
+    """Where the text's upper left corner goes."""
+    if arguments.position == "center":
+        return (whole[0] - text[0]) // 2, (whole[1] - text[1]) // 2
+    far_x, far_y = (whole[axis] - text[axis] - arguments.margin for axis in (0, 1))
+    vertical, _, horizontal = arguments.position.partition("-")
+    return (
+        arguments.margin if horizontal == "left" else far_x,
+        arguments.margin if vertical == "top" else far_y,
+    )
+
+
+def _rgb(color: Any) -> tuple[int, int, int]:
+    red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
+    return red, green, blue
+
+
+IMAGE_SIZE = Task(OnePicture, get_image_size, gives="data", keys=("width", "height"))
+STRIP_EXIF = Task(OnePicture, strip_exif, gives="image")
+WATERMARK = Task(Watermark, add_watermark, gives="image")

@@ -1,0 +1,95 @@
+"""Pictures in other sizes: cropped, stretched, or to a size that models were trained on."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from PIL import Image, ImageOps
+from pydantic import Field, model_validator
+
+from app.tasks.media import fitting
+from app.tasks.task import Arguments, Picture, Task
+
+Side = Annotated[int, Field(ge=1, le=8192)]
+"""In pixels."""
+BUCKETS = ["1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16", "21:9", "9:21"]
+
+
+class OnePicture(Arguments):
+    image: Picture
+
+
+class ToSize(OnePicture):
+    height: Side = 768
+    width: Side = 768
+
+
+class ToResolution(OnePicture):
+    resolution: Side = 1024
+    """Of the short side."""
+
+
+class ToBucket(OnePicture):
+    resolution: Side = 1024
+    """Of the square: every bucket has about as many pixels."""
+    ratios: Annotated[list[str], Field(min_length=1)] = BUCKETS
+    """Width to height, `16:9`."""
+    alignment: Annotated[int, Field(ge=1, le=512)] = 64
+
+    @model_validator(mode="after")
+    def _ratios_are_ratios(self) -> ToBucket:
+        for ratio in self.ratios:
+            sides = ratio.split(":")
+            if len(sides) != 2 or not all(s.isascii() and s.isdigit() and int(s) for s in sides):
+                raise ValueError(f"'{ratio}' is not a ratio like 16:9")
+        return self
+
+
+def crop_square(arguments: OnePicture) -> Image.Image:
+    """The square in the middle, as large as the short side."""
+    width, height = arguments.image.size
+    side = min(width, height)
+    left, up = (width - side) // 2, (height - side) // 2
+    return arguments.image.crop((left, up, left + side, up + side))
+
+
+def resize_center_crop(arguments: ToSize) -> Image.Image:
+    """The square in the middle, stretched to the asked size."""
+    square = crop_square(OnePicture(image=arguments.image))
+    return square.resize((arguments.width, arguments.height))
+
+
+def resize_rescale(arguments: ToSize) -> Image.Image:
+    """The whole picture, stretched to the asked size."""
+    return arguments.image.convert("RGB").resize((arguments.width, arguments.height))
+
+
+def resize_resample(arguments: ToResolution) -> Image.Image:
+    """The whole picture with its short side near `resolution`, both sides multiples of 64 px."""
+    picture = arguments.image.convert("RGB")
+    scale = arguments.resolution / min(picture.size)
+    width, height = (max(1, round(side * scale / 64)) * 64 for side in picture.size)
+    return picture.resize(fitting(width, height), Image.Resampling.LANCZOS)
+
+
+def resize_bucket(arguments: ToBucket) -> Image.Image:
+    """The picture scaled and cropped, from its middle, to the bucket whose shape is nearest.
+
+    Shapes are compared as the logarithm of width to height, so that wide and high count the same.
+    """
+    picture = arguments.image.convert("RGB")
+    own = math.log(picture.width / picture.height)
+    shapes = [int(wide) / int(high) for wide, high in (r.split(":") for r in arguments.ratios)]
+    shape = min(shapes, key=lambda each: abs(math.log(each) - own))
+    unit = arguments.alignment
+    exact = (arguments.resolution * math.sqrt(shape), arguments.resolution / math.sqrt(shape))
+    width, height = (max(1, round(side / unit)) * unit for side in exact)
+    return ImageOps.fit(picture, fitting(width, height), Image.Resampling.LANCZOS)
+
+
+CROP_SQUARE = Task(OnePicture, crop_square, gives="image")
+CENTER_CROP = Task(ToSize, resize_center_crop, gives="image")
+RESCALE = Task(ToSize, resize_rescale, gives="image")
+RESAMPLE = Task(ToResolution, resize_resample, gives="image")
+BUCKET = Task(ToBucket, resize_bucket, gives="image")

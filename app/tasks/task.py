@@ -1,0 +1,158 @@
+"""What a task is: its arguments, typed and checked while planning, and what runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from app.errors import nearest
+from app.tasks.media import as_picture, as_sound, check_video
+
+Gives = Literal["image", "video", "audio", "text", "data", "anything"]
+
+
+class _Unknown:
+    """Stands for what an earlier step will have made, while planning."""
+
+    def __repr__(self) -> str:
+        return "a result"
+
+
+UNKNOWN: Final = _Unknown()
+
+
+class Arguments(BaseModel):
+    """The arguments of a task; a subclass lists them. Nothing is converted."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+    )
+
+
+def _media(kind: str, check: Callable[[Any], Any]) -> PlainValidator:
+    def validate(value: Any) -> Any:
+        if value is UNKNOWN:
+            return value
+        try:
+            return check(value)
+        except ValueError as error:
+            raise PydanticCustomError("media", f"{kind} is needed: {error}") from error
+
+    return PlainValidator(validate)
+
+
+def _checked_video(value: Any) -> Any:
+    check_video(value)
+    return value
+
+
+def _checked_sound(value: Any) -> Any:
+    as_sound(value)
+    return value
+
+
+Picture = Annotated[Image.Image, _media("A picture", as_picture)]
+Video = Annotated[Any, _media("A video", _checked_video)]
+"""Kept as it came: a step after this one may want its sound."""
+Sound = Annotated[Any, _media("A sound", _checked_sound)]
+"""Kept as it came: an AudioVideo knows its sample rate."""
+
+
+class Package(NamedTuple):
+    """What has to be installed for a task."""
+
+    module: str
+    name: str
+    """As pip knows it."""
+
+
+OPENCV = Package("cv2", "opencv-python-headless")
+
+
+class Task(NamedTuple):
+    """One command of the dialect."""
+
+    arguments: type[Arguments]
+    run: Callable[..., Any]
+    """Called with the arguments, and with a numpy Generator where the task is `random`."""
+    gives: Gives
+    many: bool = False
+    """Whether every item of the list it returns is a result of its own."""
+    keys: tuple[str, ...] = ()
+    """Of the mapping it returns, where it returns one."""
+    random: bool = False
+    package: Package | None = None
+
+
+class Mistake(NamedTuple):
+    """One thing that is wrong with arguments: where below them, the sentence, the hint."""
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+
+
+def mistakes(command: str, task: Task, values: Mapping[str, Any]) -> list[Mistake]:
+    """Everything that is wrong with these arguments; what is UNKNOWN passes."""
+    try:
+        task.arguments.model_validate(dict(values))
+    except ValidationError as error:
+        fields = task.arguments.model_fields.items()
+        known = [field.alias or name for name, field in fields]
+        return [
+            _mistake(command, details, known)
+            for details in error.errors()
+            if details["input"] is not UNKNOWN or details["type"] == "extra_forbidden"
+        ]
+    return []
+
+
+_WANTED = {
+    "int_type": "A whole number",
+    "int_from_float": "A whole number",
+    "float_type": "A number",
+    "string_type": "A text",
+    "bool_type": "A true or false",
+    "list_type": "A list",
+    "dict_type": "An object",
+}
+
+
+def _mistake(command: str, details: ErrorDetails, known: list[str]) -> Mistake:
+    path, given = details["loc"], _short(details["input"])
+    bounds = details.get("ctx", {})
+    match details["type"]:
+        case "extra_forbidden":
+            key = str(path[-1])
+            return Mistake(path, f"{command} takes no '{key}'.", nearest(key, known))
+        case "missing":
+            return Mistake(path[:-1], f"'{path[-1]}' is missing.")
+        case kind if kind in _WANTED:
+            return Mistake(path, f"{_WANTED[kind]} is needed, not {given}.")
+        case "literal_error":
+            return Mistake(path, f"{given} is not one of {bounds['expected']}.")
+        case "greater_than_equal":
+            return Mistake(path, f"{given} is too small; {bounds['ge']:g} is the least.")
+        case "greater_than":
+            return Mistake(path, f"{given} is too small; it has to be above {bounds['gt']:g}.")
+        case "less_than_equal":
+            return Mistake(path, f"{given} is too large; {bounds['le']:g} is the most.")
+        case "less_than":
+            return Mistake(path, f"{given} is too large; it has to be below {bounds['lt']:g}.")
+        case "value_error":
+            sentence = str(bounds["error"])
+            return Mistake(path, f"{sentence[0].upper()}{sentence[1:]}.")
+        case _:
+            return Mistake(path, f"{details['msg']}.")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Image.Image):
+        return "a picture"
+    text = json.dumps(value, default=repr, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"

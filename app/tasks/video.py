@@ -1,0 +1,132 @@
+"""Videos: single frames, one after the other, with a sound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from PIL import Image
+from pydantic import Field
+
+from app.errors import StepError
+from app.tasks.media import AudioVideo, as_frames, as_sound
+from app.tasks.sound import FramesPerSecond, Milliseconds, Rate, join, padded, samples_of
+from app.tasks.task import Arguments, Sound, Task, Video
+
+if TYPE_CHECKING:
+    from app.tasks.media import Array
+
+
+class OneVideo(Arguments):
+    video: Video
+
+
+class Frame(OneVideo):
+    frame_index: int = 0
+    """From 0; below 0 it counts from the end."""
+
+
+class Pair(OneVideo):
+    audio: Sound
+    sample_rate: Rate | None = None
+    """Wins over what the sound says of itself."""
+
+
+class Concat(Arguments):
+    videos: Annotated[list[Video], Field(min_length=1)]
+    trim_frames: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Dropped from the start of every video after the first."""
+    crossfade_ms: Milliseconds = 75
+    """Of the sound, at most as long as what is trimmed."""
+    fps: FramesPerSecond | None = None
+    """Says how many samples of the sound a trimmed or silent frame lasts."""
+
+
+def get_frame(arguments: Frame) -> Image.Image:
+    """One frame as a picture. Raises StepError outside the video."""
+    frames = as_frames(arguments.video)
+    if not -len(frames) <= arguments.frame_index < len(frames):
+        raise StepError(f"The video has {len(frames)} frames and none at {arguments.frame_index}.")
+    return Image.fromarray(frames[arguments.frame_index])
+
+
+def get_first_frame(arguments: OneVideo) -> Image.Image:
+    """The first frame as a picture."""
+    return get_frame(Frame(video=arguments.video))
+
+
+def get_last_frame(arguments: OneVideo) -> Image.Image:
+    """The last frame as a picture."""
+    return get_frame(Frame(video=arguments.video, frame_index=-1))
+
+
+def video_frames(arguments: OneVideo) -> Array:
+    """All frames as one array (frames, height, width, 3) of 0..255."""
+    return as_frames(arguments.video)
+
+
+def pair_audio(arguments: Pair) -> AudioVideo:
+    """The frames with this sound. Raises StepError where nothing says its sample rate."""
+    frames, sound = arguments.video, arguments.audio
+    rate = arguments.sample_rate or getattr(sound, "sample_rate", None)
+    if rate is None:
+        raise StepError("The sound does not carry its sample rate.", hint="Set 'sample_rate'.")
+    bare = frames.frames if isinstance(frames, AudioVideo) else frames
+    return AudioVideo(bare, as_sound(sound), rate)
+
+
+def concat_videos(arguments: Concat) -> AudioVideo:
+    """The videos as one, with their sounds joined at equal power.
+
+    A silent one among others is given silence. Raises StepError where sizes or sample rates
+    differ, and where `fps` would be needed.
+    """
+    import numpy as np
+
+    videos, trim = arguments.videos, arguments.trim_frames
+    clips = [as_frames(video) for video in videos]
+    sizes = [f"{clip.shape[2]}x{clip.shape[1]}" for clip in clips]
+    if len(set(sizes)) > 1:
+        raise StepError(f"Videos of different sizes ({', '.join(sizes)}) cannot be joined.")
+    if any(len(clip) <= trim for clip in clips[1:]):
+        raise StepError(f"A video has no more than the {trim} frames that are to be trimmed.")
+    frames = np.concatenate([clips[0], *(clip[trim:] for clip in clips[1:])])
+    rates = {video.sample_rate for video in videos if _has_sound(video)}
+    if not rates:
+        return AudioVideo(frames, None, None)
+    if len(rates) > 1:
+        listed = ", ".join(f"{rate} Hz" for rate in sorted(rates))
+        raise StepError(f"Sounds of different sample rates ({listed}) cannot be joined.")
+    (rate,) = rates
+    if arguments.fps is None and (trim or not all(map(_has_sound, videos))):
+        raise StepError("'fps' is needed to keep the sound in step with the frames.")
+    return AudioVideo(frames, _joined(arguments, [len(clip) for clip in clips], rate), rate)
+
+
+def _joined(arguments: Concat, lengths: list[int], rate: int) -> Array:
+    """The sounds of all videos as one; `lengths` are in frames."""
+    import numpy as np
+
+    joined: Any = None
+    trimmed = samples_of(arguments.trim_frames, arguments.fps, rate) if arguments.fps else 0
+    for video, length in zip(arguments.videos, lengths, strict=True):
+        sound = as_sound(video) if _has_sound(video) else np.zeros((0, 1), np.float32)
+        if arguments.fps is not None:
+            sound = padded(sound, samples_of(length, arguments.fps, rate))
+        if joined is None:
+            joined = sound
+            continue
+        window = min(round(arguments.crossfade_ms / 1000 * rate), trimmed, len(joined))
+        joined = join(joined, sound[:trimmed], sound[trimmed:], window, rate)
+    return joined  # type: ignore[no-any-return]
+
+
+def _has_sound(video: Any) -> bool:
+    return isinstance(video, AudioVideo) and video.audio is not None
+
+
+FRAME = Task(Frame, get_frame, gives="image")
+FIRST_FRAME = Task(OneVideo, get_first_frame, gives="image")
+LAST_FRAME = Task(OneVideo, get_last_frame, gives="image")
+FRAMES = Task(OneVideo, video_frames, gives="video")
+PAIR = Task(Pair, pair_audio, gives="video")
+CONCAT = Task(Concat, concat_videos, gives="video")

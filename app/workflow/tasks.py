@@ -1,0 +1,205 @@
+"""A document's task → the plan's TaskStep, with everything that is wrong with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from app.errors import nearest
+from app.tasks import NOT_YET_SUPPORTED, TASKS
+from app.tasks.task import UNKNOWN, Gives, Task, mistakes
+from app.workflow.document import TaskBlock
+from app.workflow.plan import (
+    DTypeValue,
+    ImageValue,
+    ListValue,
+    LiteralValue,
+    ObjectValue,
+    ResultSpec,
+    ResultValue,
+    TaskStep,
+    Value,
+)
+from app.workflow.references import Path as Place
+from app.workflow.references import parse, place
+from app.workflow.values import ValueReader
+
+MAX_FILES = 10_000
+GATHERING = ("glob", "urls")
+SAVED_AS: dict[Gives, tuple[str, ...]] = {
+    "image": ("image/",),
+    "video": ("video/",),
+    "audio": ("audio/",),
+    "text": ("text/", "application/json"),
+    "data": ("text/", "application/json"),
+    "anything": ("",),
+}
+"""How the content types begin that a task's results can be saved as."""
+
+
+class _Call(NamedTuple):
+    """The arguments of one call, as they are being read."""
+
+    place: Place
+    values: dict[str, Value]
+    samples: dict[str, Any]
+    """Something of the kind that each value will be, to check it with."""
+
+
+def build_task(
+    block: TaskBlock,
+    reader: ValueReader,
+    name: str,
+    at: Place,
+    seed: int,
+    result: ResultSpec | None,
+) -> TaskStep | None:
+    """The step, or None where something is wrong with it; the reader has noted what."""
+    noted = len(reader.problems)
+    task = _find(block.command, reader, (*at, "task", "command"))
+    if task is None:
+        return None
+    calls = _calls(block, reader, (*at, "task"))
+    for call in calls:
+        for found in mistakes(block.command, task, call.samples):
+            reader.note((*call.place, *found.path), found.message, found.hint)
+    if result is not None and not result.content_type.startswith(SAVED_AS[task.gives]):
+        reader.note(
+            (*at, "result", "content_type"),
+            f"{block.command} makes {_MADE[task.gives]}, which cannot be saved as"
+            f" {result.content_type}.",
+        )
+    if len(reader.problems) > noted:
+        return None
+    return TaskStep(
+        name=name,
+        place=place(at),
+        command=block.command,
+        calls=tuple(call.values for call in calls),
+        seed=seed,
+        random=task.random,
+        result=result,
+    )
+
+
+_MADE: dict[Gives, str] = {
+    "image": "pictures",
+    "video": "a video",
+    "audio": "a sound",
+    "text": "a text",
+    "data": "data",
+    "anything": "anything",
+}
+
+
+def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
+    """The task of this name, when it can run here."""
+    if reader.is_typed(at):
+        reader.note(at, "An input cannot choose a task.")
+        return None
+    task = TASKS.get(command)
+    if command in NOT_YET_SUPPORTED:
+        reader.note(at, f"'{command}' is not yet supported: {NOT_YET_SUPPORTED[command]}.")
+    elif task is None:
+        hint = nearest(command, [*TASKS, *NOT_YET_SUPPORTED])
+        reader.note(at, f"There is no task '{command}'.", hint)
+    elif task.package and importlib.util.find_spec(task.package.module) is None:
+        reader.note(
+            at,
+            f"'{command}' needs {task.package.name}, which is not installed.",
+            f"Add it with: pip install {task.package.name}",
+        )
+        return None
+    return task
+
+
+def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[_Call]:
+    if block.command == "gather_images":
+        return [_gathered(block, reader, (*at, "arguments"))]
+    if block.inputs is None:
+        return [_call(block.command, block.arguments, reader, (*at, "arguments"))]
+    if not block.inputs:
+        reader.note((*at, "inputs"), "There is nothing to do: the list is empty.")
+    return [
+        _call(block.command, item, reader, (*at, "inputs", index))
+        for index, item in enumerate(block.inputs)
+    ]
+
+
+def _call(command: str, given: Any, reader: ValueReader, at: Place) -> _Call:
+    call = _Call(at, {}, {})
+    if command == "gather_inputs":
+        call.values["value"] = reader.read(given, at)
+        call.samples["value"] = UNKNOWN
+    elif not isinstance(given, dict):
+        reader.note(at, f"An object with the arguments is needed, not {given!r}.")
+        call.samples.update(dict.fromkeys(TASKS[command].arguments.model_fields, UNKNOWN))
+    else:
+        for key, value in given.items():
+            if key == "device":
+                # The dialect lets a document say where any task computes.
+                reader.warnings.append(f"{command} uses no device: 'device' is left out.")
+                continue
+            noted = len(reader.problems)
+            found = call.values[key] = reader.read(value, (*at, key))
+            # What has been refused already is not refused again for its type.
+            call.samples[key] = UNKNOWN if len(reader.problems) > noted else _sample(found)
+    return call
+
+
+def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> _Call:
+    """The pictures that `glob` and `urls` name, as one list.
+
+    A pattern is matched in the workflow's folder and below, and only the document chooses it: what
+    a person types could otherwise ask which files there are.
+    """
+    images: list[Value] = []
+    arguments = block.arguments or {}
+    for key, value in arguments.items():
+        where = (*at, key)
+        if key not in GATHERING:
+            reader.note(where, f"gather_images takes no '{key}'.", nearest(key, GATHERING))
+        elif key == "urls":
+            urls = value if isinstance(value, list) else [value]
+            images += [reader.picture(url, (*where, i)) for i, url in enumerate(urls)]
+        elif value is not None:
+            images += _matching(value, reader, where)
+    if not any(arguments.get(key) for key in GATHERING):
+        reader.note(at, "'glob' or 'urls' is needed.")
+    return _Call(at, {"images": ListValue(items=tuple(images))}, {"images": []})
+
+
+def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[Value]:
+    if reader.is_typed(at):
+        reader.note(at, "An input cannot choose files by a pattern.")
+    elif not isinstance(pattern, str) or not pattern or parse(pattern):
+        reader.note(at, f"A pattern like 'pictures/*.png' is needed, not {pattern!r}.")
+    elif pattern.startswith(("/", "~")) or ".." in pattern.split("/") or "\0" in pattern:
+        reader.note(at, "The pattern leads out of the workflow's folder.")
+    else:
+        found = itertools.islice(reader.folder.glob(pattern), MAX_FILES)
+        files = sorted(str(file.relative_to(reader.folder)) for file in found if file.is_file())
+        if not files:
+            reader.note(at, f"No file matches '{pattern}'.")
+        return [reader.picture(file, at) for file in files]
+    return []
+
+
+def _sample(value: Value) -> Any:
+    """Something of the kind that the value will be, to check arguments with."""
+    match value:
+        case LiteralValue():
+            return value.value
+        case ImageValue():
+            return Image.new("RGB", (1, 1))
+        case ResultValue():
+            return UNKNOWN
+        case DTypeValue():
+            return value.dtype
+        case ListValue():
+            return [_sample(item) for item in value.items]
+        case ObjectValue():
+            return {key: _sample(entry) for key, entry in value.entries.items()}

@@ -1,0 +1,68 @@
+"""A border around a picture, and the mask that says what is to be painted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.tasks.calling import array, call, plain, wrong
+
+
+def test_a_zoom_of_two_puts_the_picture_in_the_middle_of_twice_its_size():
+    made = call("add_border_and_mask", image=plain((64, 96)), zoom_all=2.0)
+    bordered, mask = array(made["bordered_image"]), array(made["mask"])
+    assert bordered.shape == (192, 128, 3)
+    inside = np.zeros((192, 128), bool)
+    inside[48:144, 32:96] = True
+    assert (bordered[inside] == (255, 0, 0)).all()
+    assert (bordered[~inside] == 0).all()
+    assert (mask[inside] == 0).all()
+    assert (mask[~inside] == 255).all()
+
+
+def test_each_side_grows_by_its_own_share():
+    zooms = {"zoom_left": 0.5, "zoom_right": 1.0, "zoom_up": 0.0, "zoom_down": 0.5}
+    made = call("add_border_and_mask", image=plain((64, 64)), **zooms)
+    mask = array(made["mask"])
+    assert mask.shape == (96, 160)
+    rows, columns = np.nonzero(mask == 0)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 63, 32, 95)
+
+
+def test_the_mask_reaches_into_the_picture_by_the_overlap():
+    made = call("add_border_and_mask", image=plain((64, 64)), zoom_all=2.0, overlap=0.125)
+    rows, columns = np.nonzero(array(made["mask"]) == 0)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 87, 40, 87)
+
+
+@pytest.mark.parametrize(("size", "whole"), [((100, 50), (96, 64)), ((10, 10), (32, 32))])
+def test_sides_become_the_nearest_multiple_of_32(size: tuple[int, int], whole: tuple[int, int]):
+    made = call("add_border_and_mask", image=plain(size))
+    assert made["bordered_image"].size == made["mask"].size == whole
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"), [((64, 32), (32, 95), (0, 127)), ((32, 64), (0, 127), (32, 95))]
+)
+def test_a_picture_is_fitted_into_the_asked_size(
+    size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+):
+    made = call("add_border_and_mask_with_size", image=plain(size), width=128, height=128)
+    red = array(made["bordered_image"])[..., 0] > 200
+    found = np.nonzero(red)
+    assert (found[0].min(), found[0].max()) == rows
+    assert (found[1].min(), found[1].max()) == columns
+    assert np.array_equal(red, array(made["mask"]) == 0)
+
+
+def test_a_picture_of_the_asked_shape_gets_no_border():
+    made = call("add_border_and_mask_with_size", image=plain((50, 50)), width=64, height=70)
+    assert made["mask"].size == (64, 64)
+    assert not array(made["mask"]).any()
+
+
+def test_shares_have_limits():
+    assert wrong("add_border_and_mask", image=plain((8, 8)), zoom_all=-1, overlap=0.5) == {
+        "zoom_all": "-1 is too small; 0 is the least.",
+        "overlap": "0.5 is too large; it has to be below 0.5.",
+    }

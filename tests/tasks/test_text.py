@@ -1,0 +1,62 @@
+"""Texts and mappings: what goes into a language model and what is taken from its answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tasks.calling import call, wrong
+
+
+def test_a_chat_message_is_what_a_model_and_a_person_say():
+    made = call("format_chat_message", system_prompt="Be brief.", user_message="Hello")
+    assert made == {
+        "text_inputs": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+        ]
+    }
+
+
+def test_a_value_is_taken_from_a_mapping_by_its_key():
+    assert call("get_dict_value", dict={"a": [1, 2]}, key="a") == [1, 2]
+    assert call("get_dict_value", dict={"a": 1}, key="b") is None
+    assert wrong("get_dict_value", dict="a", key=1, kye="a") == {
+        "dict": 'An object is needed, not "a".',
+        "key": "A text is needed, not 1.",
+        "kye": "get_dict_value takes no 'kye'. Did you mean 'key'?",
+    }
+
+
+ANSWER = """Here you go.
+
+style: oil on canvas
+with thick paint
+
+SUBJECT: a fox
+style: again, because models start over
+
+In short, a fox."""
+
+
+def test_sections_are_kept_once_each_in_the_declared_order():
+    made = call("extract_sections", text=ANSWER, sections=["Subject", "style", "mood"])
+    assert made == "Here you go.\n\nSubject: a fox\n\nstyle: oil on canvas\nwith thick paint"
+
+
+def test_what_stands_before_the_first_section_may_go():
+    made = call("extract_sections", text=ANSWER, sections=["subject"], keep_preamble=False)
+    assert made == "subject: a fox\nstyle: again, because models start over"
+
+
+def test_a_section_ends_where_the_next_one_begins():
+    made = call("extract_sections", text="a: 1\nb: 2\n\nrest", sections=["a", "b"])
+    assert made == "a: 1\n\nb: 2"
+
+
+@pytest.mark.parametrize("sections", [[], ["mood"]])
+def test_a_text_without_any_of_the_sections_is_left_as_it_is(sections: list[str]):
+    assert call("extract_sections", text=f"\n{ANSWER}\n", sections=sections) == ANSWER
+
+
+def test_a_label_is_text_and_not_a_pattern():
+    assert call("extract_sections", text="a.b: 1\n\nacb: 2", sections=["a.b"]) == "a.b: 1"
