@@ -165,9 +165,8 @@ def _fetch_file(api: HfApi, listing: _Listing, model: str, name: str) -> None:
 
 
 def _text(api: HfApi, listing: _Listing, model: str, name: str) -> bytes:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils._headers import build_hf_headers
-    from huggingface_hub.utils._http import get_session, hf_raise_for_status
+    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     # Not by hf_hub_download: in the hub's cache a model without weights would count as downloaded.
     url = hf_hub_url(model, name, revision=listing.commit, endpoint=api.endpoint)
