@@ -43,8 +43,8 @@ class Engine:
         if self._loop is not None:
             raise EngineError("The engine is running already.")
         self._settings = settings
-        self._hub = HubHeaders()
         self._loop = EngineLoop(settings, self._worker_target)
+        self._hub = HubHeaders()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Cancel what runs and end the worker within so many seconds. Twice does no harm."""

@@ -55,7 +55,8 @@ class HubHeaders:
     """Remembers what it was told until it is closed; for any thread."""
 
     def __init__(self) -> None:
-        self._root = tempfile.TemporaryDirectory(prefix="dw-headers-")
+        # Who closes it does not wait for a thread that still writes down an answer.
+        self._root = tempfile.TemporaryDirectory(prefix="dw-headers-", ignore_cleanup_errors=True)
         self._one_at_a_time = threading.Lock()
         self._listings: dict[tuple[str, str | None], _Listing] = {}
         self._answers: dict[tuple[ModelSource, str | None], Path | _Refusal] = {}

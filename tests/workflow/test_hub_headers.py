@@ -84,7 +84,7 @@ def test_the_hub_says_the_same_as_the_files_after_a_download(
     shutil.copytree(hub.folder / "test" / "shapes" / "vae", hub.folder / "test" / "vae")
     plan = planned(tmp_path, **loading)
     told = lines(plan, ROOM, headers.ask)
-    assert " of weights (unet 17 MB, vae " in told[0] or "bfloat16" in str(loading)
+    assert " of weights (unet " in told[0]
     for name in ("shapes", "vae"):
         huggingface_hub.snapshot_download(f"test/{name}")
     assert told == lines(plan, ROOM)
