@@ -258,6 +258,7 @@ def _repl(options: argparse.Namespace, settings: Settings) -> int:
 
 def _validate(options: argparse.Namespace, settings: Settings) -> int:
     from app.workflow import needs
+    from app.workflow.hub_headers import HubHeaders
     from app.workflow.planner import make_plan
 
     plan = make_plan(
@@ -271,7 +272,8 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
     for step in plan.steps:
         print(f"{step.name}: {step.title}")
     room = _room(settings)
-    print(*needs.lines(plan, room), sep="\n")
+    with contextlib.closing(HubHeaders()) as hub:
+        print(*needs.lines(plan, room, hub.ask), sep="\n")
     if room is None:
         print("Its worker alone knows how much memory the device has: set DW_DEVICE_BUDGET here.")
     print(f"'{plan.workflow_id}' can run: {len(plan.steps)} step(s).")

@@ -23,6 +23,7 @@ from PIL import Image
 from app.worker.converted import ConvertedWeights
 from tests.processes import left_over
 from tests.servers import Server, started_server
+from tests.worker.hub import Hub
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORKBENCH = [sys.executable, "-m", "app"]
@@ -239,6 +240,32 @@ def test_validate_says_what_each_step_needs_and_whether_it_fits(
     unknown = workbench("validate", spaced, "pictures=1", "--device", "cuda").stdout
     assert "more while it runs.\n" in unknown
     assert "set DW_DEVICE_BUDGET" in unknown
+
+
+def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
+    spaced: Path, tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "far")
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    document = json.loads(spaced.read_text())
+    loading = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
+    here = workbench("validate", spaced, "--device", "cpu").stdout.splitlines()
+    loading["model_name"] = "test/far"
+    spaced.write_text(json.dumps(document))
+    far = workbench("validate", spaced, "--device", "cpu")
+    assert far.stdout.splitlines()[1] == here[1]
+    assert here[1].startswith("text-to-image: 22 MB of weights (unet 17 MB, ")
+    hub.close()
+    gone = workbench("validate", spaced, "--device", "cpu")
+    assert gone.stdout.splitlines()[1:] == [
+        "text-to-image: how much it needs is known once 'test/far' has been downloaded: the hub"
+        " does not answer (ConnectError).",
+        "'text-to-image' can run: 1 step(s).",
+    ]
+    assert (gone.exit_code, gone.stderr) == (0, far.stderr)
 
 
 def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:

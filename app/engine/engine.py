@@ -24,6 +24,7 @@ from app.protocol import DropComponents, MemoryFreed, PinComponent, RunEvent
 from app.settings import Settings
 from app.workflow import needs
 from app.workflow.fingerprint import request_key
+from app.workflow.hub_headers import HubHeaders, NotAsked
 from app.workflow.planner import make_plan
 
 
@@ -35,6 +36,7 @@ class Engine:
         self._worker_target = worker_target
         self._settings: Settings | None = None
         self._loop: EngineLoop | None = None
+        self._hub: HubHeaders | None = None
 
     def start(self, settings: Settings) -> None:
         """Start the worker; returns at once, runs that come before it is ready wait for it."""
@@ -42,6 +44,7 @@ class Engine:
             raise EngineError("The engine is running already.")
         self._settings = settings
         self._loop = EngineLoop(settings, self._worker_target)
+        self._hub = HubHeaders()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Cancel what runs and end the worker within so many seconds. Twice does no harm."""
@@ -49,6 +52,9 @@ class Engine:
         if loop is not None:
             loop.post(partial(loop.begin_close, max(0.1, timeout_s - 0.5)))
             loop.join()
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.close()
 
     def submit(
         self,
@@ -75,14 +81,23 @@ class Engine:
         loop.ask(partial(loop.submit, run))
         return run_id
 
-    def fit(self, workflow: Path, inputs: Mapping[str, JsonValue]) -> str:
+    def fit(
+        self, workflow: Path, inputs: Mapping[str, JsonValue], *, ask_hub: bool = True
+    ) -> str | None:
         """What a run with these inputs needs and whether that fits here, in a sentence.
 
-        From files on this machine alone; nothing is loaded. Raises BadRequest as `submit` does.
+        Nothing is loaded. For a model that is not on this machine the hub is asked, which takes
+        seconds; None where it would have to be and `ask_hub` is False.
+        Raises BadRequest as `submit` does.
         """
         loop, settings = self._started()
+        assert self._hub is not None
         plan = make_plan(workflow, inputs, paths=settings.paths)
-        return needs.line(plan, loop.ask(loop.status).room)
+        find = self._hub.ask if ask_hub else self._hub.known
+        try:
+            return needs.line(plan, loop.ask(loop.status).room, find)
+        except NotAsked:
+            return None
 
     def run_again(self, run_id: str, *, seed: int, owner: str = "") -> str:
         """Queue what this run was asked for once more, with this seed; the new run's id.

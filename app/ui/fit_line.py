@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN_S = 0.3
 """How often a page that was opened while the worker starts asks whether it has."""
+SHOWN_FIRST_S = 0.2
+"""How long a form is there before the hub is asked for what is not known on this machine."""
 DECIDES = {"number", "integer", "slider", "choice", "image"}
 """Kinds of inputs that can change how much is needed: sizes and counts, models and pictures."""
 
@@ -49,15 +51,27 @@ class FitLine:
         components = [field.component for field in asked]
 
         def say(*values: Any) -> str:
-            return markup.fit(self._sentence(entry, fields, dict(zip(names, values, strict=True))))
+            shown = dict(zip(names, values, strict=True))
+            return markup.fit(self._sentence(entry, fields, shown) or "")
 
         names = [field.spec.name for field in asked]
-        line.value = say(
-            *(
-                kept.get(field.spec.name) if field.spec.kind == "image" else field.component.value
-                for field in asked
-            )
-        )
+        values = {
+            field.spec.name: kept.get(field.spec.name)
+            if field.spec.kind == "image"
+            else field.component.value
+            for field in asked
+        }
+        sentence = self._sentence(entry, fields, values, ask_hub=False)
+        line.value = markup.fit(sentence or "")
+        if sentence is None:
+            # The form must not wait for the hub: asked once it is there.
+            later = gr.Timer(SHOWN_FIRST_S)
+            later.tick(
+                lambda *values: (gr.Timer(active=False), say(*values)),
+                components,
+                [later, line],
+                concurrency_limit=None, show_progress="hidden", api_visibility="private",
+            )  # fmt: skip
         changes = [field.component.change for field in asked if field.spec.kind in DECIDES]
         gr.on(
             [self.worker_known.change, *changes],
@@ -70,12 +84,18 @@ class FitLine:
         )  # fmt: skip
 
     def _sentence(
-        self, entry: CatalogEntry, fields: Sequence[Field], values: Mapping[str, Any]
-    ) -> str:
-        """Empty where the form is not filled in far enough to tell."""
+        self,
+        entry: CatalogEntry,
+        fields: Sequence[Field],
+        values: Mapping[str, Any],
+        *,
+        ask_hub: bool = True,
+    ) -> str | None:
+        """Empty where the form is not filled in far enough to tell; None where the hub could."""
         held = [self._blank() if f.mask else values[f.spec.name] for f in fields]
         try:
-            return self._engine.fit(Path(entry.path), read_form(fields, held, self._uploads))
+            inputs = read_form(fields, held, self._uploads)
+            return self._engine.fit(Path(entry.path), inputs, ask_hub=ask_hub)
         except WorkbenchError:
             return ""
 

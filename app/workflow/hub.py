@@ -42,13 +42,19 @@ def find_in_folders(repository: str, folders: Iterable[Path]) -> Path | None:
     return next((root / repository for root in folders if (root / repository).is_dir()), None)
 
 
-def find_snapshot(repository: str, revision: str | None = None) -> Path | None:
-    """The folder of a downloaded diffusers model, or None when it is not (wholly) there."""
+def find_snapshot(
+    repository: str, revision: str | None = None, part: str = "model_index.json"
+) -> Path | None:
+    """The folder of a downloaded diffusers model, or None when it is not (wholly) there.
+
+    `part` is the folder of the component that is wanted, of a repository that may hold nothing
+    else ("" for the repository's own).
+    """
     root = cache_folder() / f"models--{repository.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "")
     folder = root / "snapshots" / commit
-    if not commit or not (folder / "model_index.json").is_file():
+    if not commit or not (folder / part).exists():
         return None
     interrupted = any((root / "blobs").glob("*.incomplete"))
     return None if interrupted else folder

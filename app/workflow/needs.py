@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,20 +58,37 @@ class Unknown(WorkbenchError):
     """What a step needs cannot be said; the message says why."""
 
 
-def lines(plan: Plan, room: Room | None) -> list[str]:
+Find = Callable[[ModelSource, str | None], Path]
+"""Says where the files of a model lie, as `local_folder` does."""
+
+
+def local_folder(source: ModelSource, part: str | None) -> Path:
+    """Where the model lies on this machine; `part` is the component's folder in it that is wanted,
+    None: the whole pipeline. Raises Unknown where it does not lie here."""
+    found = (
+        Path(source.folder)
+        if source.folder is not None
+        else find_snapshot(source.model, source.revision, INDEX if part is None else part)
+    )
+    if found is None:
+        raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
+    return found
+
+
+def lines(plan: Plan, room: Room | None, find: Find = local_folder) -> list[str]:
     """For each step that loads a model one sentence: what it needs, and whether that fits."""
-    found = [_sentence(plan, step, need, room) for step, need in _needs(plan)]
+    found = [_sentence(plan, step, need, room) for step, need in _needs(plan, find)]
     return found or [_no_model(plan)]
 
 
-def line(plan: Plan, room: Room | None) -> str:
+def line(plan: Plan, room: Room | None, find: Find = local_folder) -> str:
     """The sentence of the step that needs most; of the first whose need is unknown, if one is."""
 
     def order(each: tuple[PipelineStep, Need | Unknown]) -> float:
         step, found = each
         return inf if isinstance(found, Unknown) else fit.peak_bytes(asked_mode(step), found, room)
 
-    needs = _needs(plan)
+    needs = _needs(plan, find)
     if not needs:
         return _no_model(plan)
     step, found = max(needs, key=order)
@@ -82,14 +99,14 @@ def _no_model(plan: Plan) -> str:
     return f"{plan.workflow_id}: no model is loaded."
 
 
-def _needs(plan: Plan) -> list[tuple[PipelineStep, Need | Unknown]]:
+def _needs(plan: Plan, find: Find) -> list[tuple[PipelineStep, Need | Unknown]]:
     sizes: dict[str, Size] = {}
     found: list[tuple[PipelineStep, Need | Unknown]] = []
     for step in plan.steps:
         if not isinstance(step, PipelineStep):
             continue
         try:
-            found.append((step, step_need(step, step_model(step), sizes)))
+            found.append((step, step_need(step, step_model(step, find), sizes)))
         except Unknown as unknown:
             found.append((step, unknown))
     return found
@@ -143,12 +160,12 @@ def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> N
     )
 
 
-def step_model(step: PipelineStep) -> StepModel:
+def step_model(step: PipelineStep, find: Find = local_folder) -> StepModel:
     """What the step is put together from, its weights' bytes in the dtype they are loaded in.
 
-    From files on this machine alone. Raises Unknown where they are not here or cannot be read.
+    Raises what `find` raises, and Unknown where the files cannot be read.
     """
-    folder = local_folder(step.source)
+    folder = find(step.source, None)
     try:
         index = json.loads((folder / INDEX).read_bytes())
         own = {
@@ -161,7 +178,7 @@ def step_model(step: PipelineStep) -> StepModel:
         }
         blocks = {
             name: (
-                local_folder(block.source) / block.source.subfolder,
+                find(block.source, block.source.subfolder) / block.source.subfolder,
                 block.dtype,
                 block.source.variant,
             )
@@ -181,18 +198,6 @@ def step_model(step: PipelineStep) -> StepModel:
     named = step.pipeline_class.rpartition(".")[2]
     real = str(index.get("_class_name", "")) if named == "DiffusionPipeline" else named
     return StepModel(real, components)
-
-
-def local_folder(source: ModelSource) -> Path:
-    """Where the model lies on this machine. Raises Unknown where it does not."""
-    found = (
-        Path(source.folder)
-        if source.folder is not None
-        else find_snapshot(source.model, source.revision)
-    )
-    if found is None:
-        raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
-    return found
 
 
 def _decoded_in(dtype: DType, class_name: str, autoencoder: Mapping[str, Any]) -> DType:

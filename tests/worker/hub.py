@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -25,6 +27,10 @@ class Hub:
         """Method and path of every request since the start."""
         self.cut_off = ""
         """Of the file of this name only the first half is sent."""
+        self.gated = ""
+        """Of the repository of this name (`owner/name`) the files are shown to nobody."""
+        self.sent_bytes: dict[str, int] = {}
+        """Of each file how much was sent, by its path in its repository."""
         hub = self
 
         class Handler(_Handler):
@@ -90,19 +96,43 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(HTTPStatus.UNAUTHORIZED)
             self.send_header("X-Error-Code", "RepoNotFound")
             self._end(b"", with_body)
+        elif resolve and self.served.gated == f"{owner}/{name}":
+            self.send_response(HTTPStatus.FORBIDDEN)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self._end(b"", with_body)
         elif resolve:
             self._send_file(repository / "/".join(rest[2:]), with_body)
-        elif rest[0] == "tree":
-            files = (file for file in sorted(repository.rglob("*")) if file.is_file())
-            self._send_json([_told(file, repository) for file in files], with_body)
         else:
-            self._send_json({"id": f"{owner}/{name}", "sha": COMMIT}, with_body)
+            files = [file for file in sorted(repository.rglob("*")) if file.is_file()]
+            told = [_told(file, repository) for file in files]
+            if rest[:1] == ["tree"]:
+                self._send_json(told, with_body)
+            else:
+                siblings = [{"rfilename": file["path"]} for file in told]
+                self._send_json(
+                    {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}, with_body
+                )
 
     def _send_file(self, file: Path, with_body: bool) -> None:
+        if not file.is_file():
+            self.send_response(HTTPStatus.NOT_FOUND)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self._end(b"", with_body)
+            return
         content = file.read_bytes()
-        self.send_response(HTTPStatus.OK)
+        part = RANGE.fullmatch(self.headers.get("Range", ""))
+        if part is None:
+            self.send_response(HTTPStatus.OK)
+        else:
+            first, last = int(part["first"]), min(int(part["last"]), len(content) - 1)
+            self.send_response(HTTPStatus.PARTIAL_CONTENT)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            content = content[first : last + 1]
         self.send_header("ETag", f'"{_blob(content)}"')
         self.send_header("X-Repo-Commit", COMMIT)
+        if with_body:
+            path = "/".join(unquote(urlsplit(self.path).path).split("/")[5:])
+            self.served.sent_bytes[path] = self.served.sent_bytes.get(path, 0) + len(content)
         if with_body and file.name == self.served.cut_off:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
