@@ -73,6 +73,24 @@ def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
     assert min(corner) > 200, "the corner, which was not painted over, was white"
 
 
+def test_a_field_keeps_nothing_of_what_stood_in_its_place_in_the_last_form(
+    visit: Visit, picture: Path
+) -> None:
+    expect(visit["input-prompt"]).to_contain_text("Twelve colours")
+    visit.choose("Inpaint")
+    visit["input-image"].locator("canvas").first.wait_for()
+    visit.choose("Variations")
+    visit.choose("SDXL")
+    expect(visit["input-prompt"]).not_to_contain_text("Twelve colours")
+
+    visit.choose("Inpaint")
+    visit["input-image"].locator("canvas").first.wait_for()
+    visit.choose("Variations")
+    visit["input-image"].locator("input[type=file]").set_input_files(picture)
+    expect(visit["fit"]).to_contain_text("fits in")
+    expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
+
+
 def test_a_result_becomes_the_input_of_another_workflow(visit: Visit) -> None:
     visit.set_number("steps", 2)
     visit.run()
