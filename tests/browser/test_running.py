@@ -88,6 +88,17 @@ def test_free_gpu_during_a_run_asks_what_to_do_with_it(visit: Visit) -> None:
     visit.wait_for("Cancelled while drawing")
 
 
+def test_the_question_about_a_run_goes_with_the_run(visit: Visit) -> None:
+    visit.ask_for_much()
+    visit.generate()
+    visit.wait_for(DRAWING)
+    visit["free"].click()
+    expect(visit["free-choice"]).to_be_visible()
+    visit.cancel()
+    visit.wait_for("Cancelled while drawing")
+    expect(visit["free-choice"]).to_be_hidden()
+
+
 def test_what_is_out_of_range_is_refused_and_nothing_typed_is_lost(
     visit: Visit, server: Server, shapes_model: Path
 ) -> None:
