@@ -140,7 +140,7 @@ class GenerateTab:
             # stands where another did.
             with contextlib.ExitStack() as levels:
                 for _ in range(1 + chosen.turn % 2):
-                    levels.enter_context(gr.Column(elem_classes="form-level"))
+                    levels.enter_context(gr.Column())
                 gr.HTML(markup.description(entry), elem_id="description")
                 needed = gr.HTML("", elem_id="fit")
                 fields = build_form(entry.inputs, kept)
