@@ -83,6 +83,8 @@ class Visit:
     def set_number(self, name: str, value: int) -> None:
         """Type a number into its field, also one beside a slider, and leave the field."""
         field = self[f"input-{name}"].locator("input[type=number]")
+        # A form that was just chosen may not be there yet.
+        field.or_(self["advanced"]).first.wait_for()
         if not field.is_visible():
             self["advanced"].locator("button").first.click()
         field.fill(str(value))
