@@ -44,6 +44,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
         panel = MemoryPanel(engine)
         for changed in (tab.current_run.change, freeing.notice.change):
             changed(panel.refresh, None, panel.shown, **PRIVATE)
+        tab.current_run.change(freeing.withdraw, None, freeing.choice, **PRIVATE)
         page.load(
             tab.open_page,
             tab.visit,

@@ -99,7 +99,7 @@ def _choice(spec: InputSpec, value: Any) -> Component:
 
 
 def _image(spec: InputSpec, value: Any) -> Component:
-    return gr.Image(
+    component = gr.Image(
         value,
         type="filepath",
         image_mode=None,
@@ -110,6 +110,10 @@ def _image(spec: InputSpec, value: Any) -> Component:
         interactive=True,
         elem_id=f"input-{spec.name}",
     )
+    # Gradio would open the file, and of one that is no picture show its own traceback's words; the
+    # planner opens it too and says what is wrong. Not a subclass: Gradio writes a .pyi beside it.
+    component.preprocess = lambda upload: None if upload is None else upload.path
+    return component
 
 
 def _editor(spec: InputSpec, value: Any) -> Component:

@@ -40,11 +40,18 @@ class FreeButton:
 
     async def ask(self) -> AsyncIterator[Updates]:
         """Frees where nothing is running or waiting; else shows the choice."""
-        if any(info.ended_at is None for info in self._engine.runs()):
+        if self._active():
             yield {self.choice: gr.update(visible=True), self.notice: ""}
             return
         async for updates in self._free("when_idle", "Freeing…"):
             yield updates
+
+    def withdraw(self) -> Any:
+        """The question goes when there is no run left to ask about."""
+        return gr.skip() if self._active() else gr.update(visible=False)
+
+    def _active(self) -> bool:
+        return any(info.ended_at is None for info in self._engine.runs())
 
     async def free_after(self) -> AsyncIterator[Updates]:
         """Frees when the run in progress is over."""

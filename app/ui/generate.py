@@ -7,6 +7,7 @@ queue: no event here holds a slot of Gradio's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import uuid
@@ -54,10 +55,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The workflow whose form is shown. A new nonce renders the form anew."""
+    """The workflow whose form is shown, and how many forms this page showed before it."""
 
     workflow: str = ""
-    nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
+    turn: int = 0
+
+    def then(self, workflow: str) -> Chosen:
+        """The next form; also one of the same workflow is rendered anew."""
+        return Chosen(workflow, self.turn + 1)
 
 
 class GenerateTab:
@@ -129,9 +134,16 @@ class GenerateTab:
                 return
             entry = self._catalog.find(chosen.workflow)
             kept = forms.get(entry.name, {})
-            gr.HTML(markup.description(entry), elem_id="description")
-            needed = gr.HTML("", elem_id="fit")
-            fields = build_form(entry.inputs, kept)
+            # The browser keeps what stood in the same place of the last form and only hands it new
+            # properties: a help text that the next field lacks stayed, and an editor wrote its
+            # value into the picture field after it. One level deeper at every other turn, no field
+            # stands where another did.
+            with contextlib.ExitStack() as levels:
+                for _ in range(1 + chosen.turn % 2):
+                    levels.enter_context(gr.Column())
+                gr.HTML(markup.description(entry), elem_id="description")
+                needed = gr.HTML("", elem_id="fit")
+                fields = build_form(entry.inputs, kept)
             self.fit.show(entry, kept, needed, fields)
             self._wire_form(entry, fields)
 
@@ -164,20 +176,22 @@ class GenerateTab:
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
-        def switch(to: str, forms: dict[str, Any], *values: Any) -> Updates:
+        def switch(to: str, chosen: Chosen, forms: dict[str, Any], *values: Any) -> Updates:
             return {
                 self.forms: {**forms, entry.name: remember(fields, values)},
-                self.chosen: Chosen(to),
+                self.chosen: chosen.then(to),
             }
 
         self.workflow.select(
             switch,
-            [self.workflow, self.forms, *components],
+            [self.workflow, self.chosen, self.forms, *components],
             [self.forms, self.chosen],
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
-        def take_over(forms: dict[str, Any], result: ResultSaved | None, *values: Any) -> Updates:
+        def take_over(
+            chosen: Chosen, forms: dict[str, Any], result: ResultSaved | None, *values: Any
+        ) -> Updates:
             forms = {**forms, entry.name: remember(fields, values)}
             target = self._for_picture(entry)
             if result is None or target is None:
@@ -187,12 +201,12 @@ class GenerateTab:
             return {
                 self.forms: {**forms, target.name: filled},
                 self.workflow: target.name,
-                self.chosen: Chosen(target.name),
+                self.chosen: chosen.then(target.name),
             }
 
         self.use_as_input.click(
             take_over,
-            [self.forms, self.looked_at, *components],
+            [self.chosen, self.forms, self.looked_at, *components],
             [self.forms, self.workflow, self.chosen],
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip

@@ -48,7 +48,7 @@ def held(item: HeldComponent, status: EngineStatus) -> str:
         facts.append("pinned")
     return (
         f"<p class='held-line'><strong>{escape(item.title)}</strong>"
-        f" <span class='weight'>{size(item.weight_bytes)}</span><br>"
+        f" <span class='weight'>{size(item.weight_bytes)}</span><br> "
         f"<span class='note'>{escape(' · '.join(facts))}</span></p>"
     )
 

@@ -202,7 +202,10 @@ def _wrong_with_picture(file: Path) -> str:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
                 return f"'{file.name}' has {picture.width}x{picture.height} pixels; 64 million fit."
             picture.verify()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        # Its own words only name the whole path, on a machine that may not be the reader's.
+        return f"'{file.name}' cannot be read as a picture: its content is of no known kind."
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         return f"'{file.name}' cannot be read as a picture ({error})."
     return ""
 

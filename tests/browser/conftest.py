@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.browser.visit import OpenPage, Visit
+from tests.browser.visit import WAIT_MS, OpenPage, Visit
 from tests.servers import Server, started_server
 
 
@@ -24,6 +24,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
@@ -43,7 +44,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
 
     def open_one(*, width: int = 1280, height: int = 860) -> Visit:
         context = browser.new_context(viewport={"width": width, "height": height})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(WAIT_MS)
         visits.append(Visit(context.new_page(), server.url))
         return visits[-1]
 

@@ -45,6 +45,18 @@ def test_an_uploaded_picture_is_varied(visit: Visit, picture: Path) -> None:
     visit.source(visit.result)
 
 
+def test_a_file_that_is_no_picture_is_refused_in_words(visit: Visit, tmp_path: Path) -> None:
+    letter = tmp_path / "letter.png"
+    letter.write_text("Dear reader")
+    visit.choose("Variations")
+    visit["input-image"].locator("input[type=file]").set_input_files(letter)
+    visit["input-image"].locator("img").wait_for(state="attached")
+    visit.generate()
+    visit.wait_for("Not started")
+    expect(visit.problems).to_contain_text("'letter.png' cannot be read as a picture: its content")
+    expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
+
+
 def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
     visit: Visit, server: Server, picture: Path
 ) -> None:
@@ -71,6 +83,24 @@ def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
     with Image.open(newest) as drawn:
         corner = drawn.convert("RGB").crop((0, 0, 8, 8)).resize((1, 1)).getpixel((0, 0))
     assert min(corner) > 200, "the corner, which was not painted over, was white"
+
+
+def test_a_field_keeps_nothing_of_what_stood_in_its_place_in_the_last_form(
+    visit: Visit, picture: Path
+) -> None:
+    expect(visit["input-prompt"]).to_contain_text("Twelve colours")
+    visit.choose("Inpaint")
+    visit["input-image"].locator("canvas").first.wait_for()
+    visit.choose("Variations")
+    visit.choose("SDXL")
+    expect(visit["input-prompt"]).not_to_contain_text("Twelve colours")
+
+    visit.choose("Inpaint")
+    visit["input-image"].locator("canvas").first.wait_for()
+    visit.choose("Variations")
+    visit["input-image"].locator("input[type=file]").set_input_files(picture)
+    expect(visit["fit"]).to_contain_text("fits in")
+    expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
 
 
 def test_a_result_becomes_the_input_of_another_workflow(visit: Visit) -> None:

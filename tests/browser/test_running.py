@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.visit import DONE, DRAWING, WAIT_MS, OpenPage, Visit, numbered_workflow
+from tests.browser.visit import DONE, DRAWING, OpenPage, Visit, numbered_workflow
 from tests.servers import Server
 
 pytestmark = pytest.mark.browser
@@ -19,7 +19,7 @@ def test_a_prompt_becomes_a_picture_on_the_stage_and_in_the_strip(visit: Visit) 
     visit.choose("Variations")
     visit.choose("Text to image")
     visit.prompt.fill("a large yellow star on a blue background")
-    visit.set_number("steps", 40)
+    visit.ask_for_much()
     visit.prompt.press("Control+Enter")
 
     visit.wait_for(DRAWING)
@@ -84,8 +84,19 @@ def test_free_gpu_during_a_run_asks_what_to_do_with_it(visit: Visit) -> None:
     visit.wait_for(DRAWING)
     visit["free"].click()
     visit["free-now"].click()
-    expect(visit["notice"]).to_contain_text("Freed", timeout=WAIT_MS)
+    expect(visit["notice"]).to_contain_text("Freed")
     visit.wait_for("Cancelled while drawing")
+
+
+def test_the_question_about_a_run_goes_with_the_run(visit: Visit) -> None:
+    visit.ask_for_much()
+    visit.generate()
+    visit.wait_for(DRAWING)
+    visit["free"].click()
+    expect(visit["free-choice"]).to_be_visible()
+    visit.cancel()
+    visit.wait_for("Cancelled while drawing")
+    expect(visit["free-choice"]).to_be_hidden()
 
 
 def test_what_is_out_of_range_is_refused_and_nothing_typed_is_lost(

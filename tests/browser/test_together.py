@@ -93,7 +93,7 @@ def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_page_goes_on(
     visit.wait_for(DRAWING)
     worker = server.status()["pid"]
     os.kill(worker, signal.SIGKILL)
-    expect(visit.status).to_have_text("Failed", timeout=2_000)
+    visit.wait_for("Failed")
     expect(visit.problems).to_contain_text(re.compile("worker process was ended by SIGKILL"))
 
     visit.set_number("pictures", 1)
