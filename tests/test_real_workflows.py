@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.protocol import Loading
 from app.settings import PathSettings
 from app.workflow.planner import make_plan
-from tests.standins import build_flux
+from tests.standins import build_flux, build_sdxl, build_sdxl_refiner
 from tests.standins.lora import build_flux_lora
-from tests.worker.bench import Bench, pixels
+from tests.worker.bench import Bench, pixels, same
 
 FLUX, LORAS = "black-forest-labs/FLUX.1-dev", "ali-vilab/In-Context-LoRA"
 COMPONENTS = (
@@ -48,3 +50,27 @@ def test_ten_steps_of_one_model_load_each_component_once(real_workflows: Path, t
     # Each load is told twice: when it begins, and when its bytes are there.
     assert Counter(event.component for event in loads) == dict.fromkeys(COMPONENTS, 2)
     assert {event.step for event in loads} == {"couple"}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+def test_a_refiner_works_with_the_autoencoder_and_text_encoder_of_its_base(
+    real_workflows: Path, tmp_path: Path
+):
+    for part, build in (("base", build_sdxl), ("refiner", build_sdxl_refiner)):
+        build(tmp_path / "models" / f"stabilityai/stable-diffusion-xl-{part}-1.0", seed=len(part))
+    steps = {f"/steps/{n}/pipeline/arguments/num_inference_steps": 5 for n in (0, 1)}
+    plan = make_plan(
+        real_workflows / "archive" / "sdxl.json",
+        {},
+        paths=PathSettings(models=(tmp_path / "models",)),
+        seed=1,
+        changes=steps,
+    )
+    bench = Bench(tmp_path)
+    cold = bench.run(plan)
+    loaded = [title for title in cold.success.loaded if "refiner" in title]
+    assert not any(title.startswith(("vae", "text_encoder_2")) for title in loaded)
+    warm = bench.run(plan)
+    assert warm.success.loaded == ()
+    assert same(cold, warm)

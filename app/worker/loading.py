@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from glob import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import diffusers
@@ -20,7 +21,7 @@ import transformers
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
-from app.errors import LoadError
+from app.errors import LoadError, nearest
 from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
 from app.workflow.plan import ComponentBlock, DType, ModelSource, PipelineStep
 
@@ -67,18 +68,23 @@ class Parts(NamedTuple):
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 
-def find_parts(step: PipelineStep) -> Parts:
+def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyType({})) -> Parts:
     """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
 
-    Raises LoadError with a sentence.
+    `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
+    sentence.
     """
     index = _read_index(local_folder(step.source), step)
     pipeline_class = _pipeline_class(step, index)
     accepted = inspect.signature(pipeline_class.__init__).parameters
+    reused = {
+        name: _reused_part(name, step, pipeline_class, earlier[sharing])
+        for name, sharing in step.reused.items()
+    }
     own: dict[str, type[Any]] = {}
     settings: dict[str, Any] = {}
     for name, parameter in accepted.items():
-        if name in step.components:
+        if name in reused or name in step.components:
             continue
         if name in step.absent:
             settings[name] = None
@@ -101,14 +107,18 @@ def find_parts(step: PipelineStep) -> Parts:
     if "safety_checker" in settings and "requires_safety_checker" in accepted:
         settings["requires_safety_checker"] = False
     folder = local_folder(step.source, partial(_weights_of, tuple(own), step.source.variant))
-    parts = [
-        _block_part(name, step.components[name])
-        if name in step.components
-        else _part(name, own[name], folder / name, step.dtype, step.source)
-        for name in accepted
-        if name in step.components or name in own
-    ]
-    return Parts(pipeline_class, folder, tuple(parts), settings)
+    blocks = {
+        name: _block_part(name, block)
+        for name, block in step.components.items()
+        if name in accepted and name not in reused
+    }
+    own_parts = {
+        name: _part(name, component_class, folder / name, step.dtype, step.source)
+        for name, component_class in own.items()
+    }
+    found = {**own_parts, **blocks, **reused}
+    parts = tuple(found[name] for name in accepted if name in found)
+    return Parts(pipeline_class, folder, parts, settings)
 
 
 def local_folder(
@@ -232,6 +242,24 @@ def _block_part(name: str, block: ComponentBlock) -> Part:
     weights = partial(_weights_of, (block.source.subfolder,), block.source.variant)
     folder = local_folder(block.source, weights) / block.source.subfolder
     return _part(name, getattr(packages[library], class_name), folder, block.dtype, block.source)
+
+
+def _reused_part(name: str, step: PipelineStep, pipeline_class: type[Any], shared: Parts) -> Part:
+    """The very component of the step that shares it: under the same key, so it is held once."""
+    where = f"{step.place}.pipeline"
+    names = [part.name for part in shared.parts]
+    if name not in names:
+        raise LoadError(
+            f"The step whose '{name}' is reused in {where} has no such component.",
+            hint=nearest(name, names),
+        )
+    accepted = list(inspect.signature(pipeline_class.__init__).parameters)[1:]
+    if name not in accepted:
+        raise LoadError(
+            f"{pipeline_class.__name__} takes no '{name}', which {where} reuses.",
+            hint=nearest(name, accepted),
+        )
+    return shared.parts[names.index(name)]
 
 
 def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:

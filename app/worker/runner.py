@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from app.errors import Cancelled, ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.outputs import OutputStore
@@ -142,7 +142,9 @@ class Runner:
         context.checkpoint()
         context.enter("loading")
         looking_started = time.monotonic()
-        needed = {step.name: find_parts(step) for step in plan.steps}
+        needed: dict[str, Parts] = {}
+        for step in plan.steps:
+            needed[step.name] = find_parts(step, needed)
         recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
         running = [step for step in plan.steps if step.name in recalled.running]
         self.placement.check((step, needed[step.name]) for step in running)
@@ -179,6 +181,8 @@ class Runner:
                 after = [s for s in plan.steps[index + 1 :] if s.name in recalled.running]
                 later = [part.key for s in after for part in needed[s.name].parts]
                 loaded += self._run_step(step, needed[step.name], later, context, writer)
+                if step.release:
+                    self._release(step, needed[step.name], later)
                 if not context.out_of_memory:
                     # What a leaner mode made, or was made of that, may differ a little.
                     made = context.results[step.name]
@@ -231,6 +235,13 @@ class Runner:
 
         self._retry.run(attempt, step, parts, later, context)
         return missing
+
+    def _release(self, step: PipelineStep, parts: Parts, later: Collection[str]) -> None:
+        """Let go of what the step had and nobody has pinned; `later` steps keep what they need."""
+        keys = {part.key for part in parts.parts if part.key not in later}
+        keys -= {entry.key for entry in self.residency.entries if entry.pinned}
+        self.residency.drop(keys, reason=f"step '{step.name}' releases its pipeline")
+        self._device.release()
 
     def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:
         stale = self._uses.begin(plan.workflow_path, plan.workflow_hash, keys)

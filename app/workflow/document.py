@@ -13,14 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 NOT_YET_SUPPORTED = frozenset(
     [
         "task",
-        "pipeline_reference",
         "chain",
-        "release_pipeline",
         "release_models",
         "ip_adapter",
         "remote_text_encoder",
-        "shared_components",
-        "reused_components",
         "audio_scheduler",
         "quantization_config",
         "from_single_file",
@@ -31,7 +27,6 @@ NOT_YET_SUPPORTED = frozenset(
         "device",
         "group_offload",
         "exclude_from_cpu_offload",
-        "preserve_device_placement",
         "components",
         "components_manager",
         "load_components",
@@ -86,11 +81,17 @@ class Configuration(Block):
     component_type: str
     offload: Literal["model", "sequential"] | None = None
     no_generator: StrictBool = False
+    preserve_device_placement: StrictBool = False
+    """Decides nothing: where components lie is the workbench's business, and no result's."""
+    shared_components: tuple[str, ...] = ()
+    reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()
 
 
 class ComponentConfiguration(Block):
     component_type: str
+    preserve_device_placement: StrictBool = False
+    """Decides nothing, as in `Configuration`."""
 
 
 class SchedulerConfiguration(Block):
@@ -123,6 +124,9 @@ class PipelineBlock(Block):
     seed: Seed | None = None
     scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
+    shared_components: tuple[str, ...] = ()
+    reused_components: tuple[str, ...] = ()
+    """These two may stand here or in `configuration`; lists in both places are joined."""
     component_blocks: dict[str, ComponentDocument] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -142,6 +146,13 @@ class PipelineBlock(Block):
         return {**rest, "component_blocks": {name: block[name] for name in sorted(names)}}
 
 
+class PipelineReference(Block):
+    """The pipeline of an earlier step, called with other arguments."""
+
+    reference_name: str
+    arguments: dict[str, Any]
+
+
 class SubWorkflow(Block):
     path: str
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -157,14 +168,19 @@ class ResultBlock(Block):
 class StepDocument(Block):
     name: Annotated[str, Field(min_length=1)]
     pipeline: PipelineBlock | None = None
+    pipeline_reference: PipelineReference | None = None
     workflow: SubWorkflow | None = None
     seed: Seed | None = None
+    release_pipeline: StrictBool = False
+    """What the step alone needs does not stay held after it."""
     result: ResultBlock | None = None
 
     @model_validator(mode="after")
     def _has_one_action(self) -> StepDocument:
-        if (self.pipeline is None) == (self.workflow is None):
-            raise ValueError("a step has exactly one of 'pipeline' and 'workflow'")
+        if sum(x is not None for x in (self.pipeline, self.pipeline_reference, self.workflow)) != 1:
+            raise ValueError(
+                "a step has exactly one of 'pipeline', 'pipeline_reference' and 'workflow'"
+            )
         return self
 
 
@@ -203,8 +219,8 @@ KNOWN_KEYS = frozenset(
     name
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
-        SchedulerBlock, SchedulerConfiguration, LoraBlock, SubWorkflow, ResultBlock, InputBlock,
-        VaeSettings,
+        SchedulerBlock, SchedulerConfiguration, LoraBlock, PipelineReference, SubWorkflow,
+        ResultBlock, InputBlock, VaeSettings,
     )
     for name in model.model_fields
 )  # fmt: skip

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from app.errors import WorkbenchError
@@ -76,10 +77,12 @@ def line(plan: Plan, room: Room | None) -> str:
 
 def _needs(plan: Plan) -> list[tuple[PipelineStep, Need | Unknown]]:
     sizes: dict[str, Size] = {}
+    models: dict[str, StepModel] = {}
     found: list[tuple[PipelineStep, Need | Unknown]] = []
     for step in plan.steps:
         try:
-            found.append((step, step_need(step, step_model(step), sizes)))
+            models[step.name] = step_model(step, models)
+            found.append((step, step_need(step, models[step.name], sizes)))
         except Unknown as unknown:
             found.append((step, unknown))
     return found
@@ -133,10 +136,13 @@ def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> N
     )
 
 
-def step_model(step: PipelineStep) -> StepModel:
+def step_model(
+    step: PipelineStep, earlier: Mapping[str, StepModel] = MappingProxyType({})
+) -> StepModel:
     """What the step is put together from, its weights' bytes in the dtype they are loaded in.
 
-    From files on this machine alone. Raises Unknown where they are not here or cannot be read.
+    From files on this machine alone, and from the models of `earlier` steps. Raises Unknown where
+    they are not here or cannot be read.
     """
     folder = local_folder(step.source)
     try:
@@ -148,6 +154,7 @@ def step_model(step: PipelineStep) -> StepModel:
             and entry[:1] != [None]
             and name not in step.absent
             and name not in step.components
+            and name not in step.reused
         }
         blocks = {
             name: (
@@ -156,11 +163,20 @@ def step_model(step: PipelineStep) -> StepModel:
                 block.source.variant,
             )
             for name, block in step.components.items()
+            if name not in step.reused
         }
+        reused = tuple(
+            component
+            for name, sharing in step.reused.items()
+            if sharing in earlier
+            for component in earlier[sharing].components
+            if component.name == name
+        )
         components = tuple(
             Component(name, place, dtype, weight_bytes(place, variant, dtype))
             for name, (place, dtype, variant) in {**own, **blocks}.items()
         )
+        components += reused
     except (OSError, ValueError, AttributeError) as error:
         raise Unknown(
             f"how much it needs is unknown: the files of '{step.source.short_name}' cannot be read"

@@ -26,6 +26,7 @@ from app.workflow.plan import (
 )
 from app.workflow.references import Path as Place
 from app.workflow.references import place
+from app.workflow.sharing import Sharing
 from app.workflow.signatures import call_signature
 from app.workflow.values import ValueReader
 
@@ -63,6 +64,7 @@ class PipelineBuilder:
         document_place: Place,
         step_seed: int,
         result: ResultSpec | None,
+        sharing: Sharing,
     ) -> PipelineStep | None:
         """The step, or None where something is wrong with it; the reader has noted what."""
         assert step.pipeline is not None
@@ -87,6 +89,7 @@ class PipelineBuilder:
         self._check_arguments(real_class, arguments, (*where, "arguments"))
         loras = self._loras(block, where)
         scheduler = self._scheduler(block, where)
+        reused = sharing.reused(block, where, self._reader)
         if result is not None:
             self._check_base_name(result, (*at, "result", "file_base_name"))
         if len(self._reader.problems) > noted or source is None:
@@ -99,6 +102,7 @@ class PipelineBuilder:
             dtype=dtype,
             components={key: built for key, built in components.items() if built is not None},
             absent=absent,
+            reused=reused,
             scheduler=scheduler,
             loras=loras,
             offload=block.configuration.offload,
@@ -108,6 +112,48 @@ class PipelineBuilder:
             seed=step_seed if block.seed is None else block.seed,
             generator=not block.configuration.no_generator,
             result=result,
+            release=step.release_pipeline,
+        )
+
+    def refer(
+        self,
+        step: StepDocument,
+        name: str,
+        at: Place,
+        result: ResultSpec | None,
+        sharing: Sharing,
+    ) -> PipelineStep | None:
+        """The step that calls an earlier one's pipeline with arguments of its own.
+
+        Everything else is that step's, its seed too; where it released its pipeline, what has left
+        is loaded again.
+        """
+        assert step.pipeline_reference is not None
+        noted = len(self._reader.problems)
+        block, where = step.pipeline_reference, (*at, "pipeline_reference")
+        referred = sharing.step(block.reference_name, (*where, "reference_name"), self._reader)
+        arguments = {
+            key: self._reader.read(value, (*where, "arguments", key))
+            for key, value in block.arguments.items()
+        }
+        if referred is not None:
+            real_class = self._real_class(
+                referred.pipeline_class, referred.source, (*where, "reference_name")
+            )
+            self._check_arguments(real_class, arguments, (*where, "arguments"))
+        if result is not None:
+            self._check_base_name(result, (*at, "result", "file_base_name"))
+        if len(self._reader.problems) > noted or referred is None:
+            return None
+        return referred.model_copy(
+            update={
+                "name": name,
+                "place": place(at),
+                "arguments": arguments,
+                "seed": referred.seed if step.seed is None else step.seed,
+                "result": result,
+                "release": step.release_pipeline,
+            }
         )
 
     def _class(self, name: str, at: Place, *kinds: Any) -> str:

@@ -155,6 +155,8 @@ class PipelineStep(Frozen):
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""
+    reused: dict[str, str] = Field(default_factory=dict)
+    """Components of earlier steps that are used instead of the model's own: name → step."""
     scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
     offload: Literal["model", "sequential"] | None = None
@@ -167,6 +169,8 @@ class PipelineStep(Frozen):
     generator: bool = True
     """False where the document says `no_generator`: the call gets none."""
     result: ResultSpec | None = None
+    release: bool = False
+    """Whether what no later step needs leaves the memory after this one."""
 
     @property
     def saves(self) -> bool:

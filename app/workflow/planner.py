@@ -22,6 +22,7 @@ from app.workflow.plan import LiteralValue, PipelineStep, Plan, ResultSpec
 from app.workflow.pointer import with_changes
 from app.workflow.references import Path as Place
 from app.workflow.references import Substituted, parse, place, substitute
+from app.workflow.sharing import Sharing
 from app.workflow.values import ValueReader, problem
 
 MAX_DEPTH = 8
@@ -152,6 +153,7 @@ class _Planning:
             self.first_seed = workflow_seed
             self.seed_given = seed is not None or document.seed is not None
         names: dict[str, str] = {}
+        sharing = Sharing(document)
         for index, step in enumerate(document.steps):
             at = (*place_prefix, "steps", index)
             reader = ValueReader(
@@ -170,7 +172,11 @@ class _Planning:
                 last = f"{prefix}{step.name}"
                 builder = PipelineBuilder(self._paths, reader)
                 result = _result(step)
-                built = builder.build(step, last, at, place_prefix, step_seed, result)
+                if step.pipeline is not None:
+                    built = builder.build(step, last, at, place_prefix, step_seed, result, sharing)
+                    sharing.add(step, last, built, at, reader)
+                else:
+                    built = builder.refer(step, last, at, result, sharing)
                 if built is not None:
                     drawn = built.seed == self._drawn_seed
                     self.steps.append(built.model_copy(update={"seed_drawn": drawn}))

@@ -133,7 +133,7 @@ def test_a_step_of_a_kind_that_is_not_supported_yet_is_named_as_such(bench: Benc
 
 def test_a_step_has_exactly_one_action(bench: Bench):
     both = step("both") | {"workflow": {"path": "other.json"}}
-    sentence = "A step has exactly one of 'pipeline' and 'workflow'."
+    sentence = "A step has exactly one of 'pipeline', 'pipeline_reference' and 'workflow'."
     assert bench.problems(drawing(steps=[{"name": "none"}, both])) == {
         "steps[0]": sentence,
         "steps[1]": sentence,
