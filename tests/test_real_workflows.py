@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app.protocol import Loading
 from app.settings import PathSettings
 from app.workflow.planner import make_plan
-from tests.standins import build_flux, build_sdxl, build_sdxl_refiner
+from tests.standins import build_flux, build_sd, build_sdxl, build_sdxl_refiner
+from tests.standins.ip_adapter import build_ip_adapter
 from tests.standins.lora import build_flux_lora
 from tests.worker.bench import Bench, pixels, same
 
@@ -71,6 +73,42 @@ def test_a_refiner_works_with_the_autoencoder_and_text_encoder_of_its_base(
     cold = bench.run(plan)
     loaded = [title for title in cold.success.loaded if "refiner" in title]
     assert not any(title.startswith(("vae", "text_encoder_2")) for title in loaded)
+    warm = bench.run(plan)
+    assert warm.success.loaded == ()
+    assert same(cold, warm)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_adapters_of_two_families_look_at_a_picture(real_workflows: Path, tmp_path: Path):
+    models = tmp_path / "models"
+    for name, build, folder, kind in (
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", build_sd, "models", "sd15"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", build_sdxl, "sdxl_models", "sdxl"),
+    ):
+        build(models / name)
+        adapters = models / "h94/IP-Adapter" / folder
+        build_ip_adapter(models / name, adapters, f"ip-adapter_{kind}.safetensors")
+    workflow = tmp_path / "ip-adapter.json"
+    workflow.write_bytes((real_workflows / "archive" / workflow.name).read_bytes())
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "seen.png")
+    arguments = [f"/steps/{index}/pipeline/arguments" for index in (0, 1)]
+    changes: dict[str, Any] = {f"{each}/num_inference_steps": 2 for each in arguments}
+    # Pictures of the network are not fetched yet.
+    changes |= {f"{each}/ip_adapter_image/location": "seen.png" for each in arguments}
+    plan = make_plan(
+        workflow,
+        {},
+        paths=PathSettings(models=(models,), media=(tmp_path,)),
+        seed=1,
+        changes=changes,
+    )
+    bench = Bench(tmp_path)
+    cold = bench.run(plan)
+    assert (
+        sum(title.startswith("image_encoder of IP-Adapter") for title in cold.success.loaded) == 2
+    )
     warm = bench.run(plan)
     assert warm.success.loaded == ()
     assert same(cold, warm)

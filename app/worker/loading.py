@@ -12,24 +12,31 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import diffusers
 import transformers
+from diffusers.loaders import IPAdapterMixin
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
 from app.errors import LoadError, nearest
 from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
-from app.workflow.plan import ComponentBlock, DType, ModelSource, PipelineStep
+from app.workflow.plan import ComponentBlock, DType, IpAdapterSource, ModelSource, PipelineStep
 
 log = logging.getLogger(__name__)
 
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
 INDEX = "model_index.json"
+AUTOMATIC = {
+    "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
+}
+"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
 RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
 """Classes that the index of an old model names and what transformers calls them now."""
 
@@ -106,6 +113,11 @@ def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyTy
             )
     if "safety_checker" in settings and "requires_safety_checker" in accepted:
         settings["requires_safety_checker"] = False
+    if step.ip_adapter is not None and not issubclass(pipeline_class, IPAdapterMixin):
+        raise LoadError(
+            f"{pipeline_class.__name__} takes no IP-adapter.",
+            hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
+        )
     folder = local_folder(step.source, partial(_weights_of, tuple(own), step.source.variant))
     blocks = {
         name: _block_part(name, block)
@@ -117,6 +129,11 @@ def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyTy
         for name, component_class in own.items()
     }
     found = {**own_parts, **blocks, **reused}
+    if step.ip_adapter is not None and "image_encoder" in accepted:
+        # As diffusers has it: the adapter's own encoder looks at the picture, where the model has
+        # none.
+        settings.pop("image_encoder", None)
+        found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
     parts = tuple(found[name] for name in accepted if name in found)
     return Parts(pipeline_class, folder, parts, settings)
 
@@ -244,6 +261,22 @@ def _block_part(name: str, block: ComponentBlock) -> Part:
     return _part(name, getattr(packages[library], class_name), folder, block.dtype, block.source)
 
 
+def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:
+    folder = ip_adapter_folder(adapter) / adapter.image_encoder
+    encoder = transformers.CLIPVisionModelWithProjection
+    return _part("image_encoder", encoder, folder, dtype, adapter.source)
+
+
+def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
+    """Where the adapter lies, with its weights and its image encoder; see `local_folder`."""
+
+    def wanted(files: list[str]) -> list[str]:
+        path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
+        return [str(path), *_weights_of((adapter.image_encoder,), None, files)]
+
+    return local_folder(adapter.source, wanted)
+
+
 def _reused_part(name: str, step: PipelineStep, pipeline_class: type[Any], shared: Parts) -> Part:
     """The very component of the step that shares it: under the same key, so it is held once."""
     where = f"{step.place}.pipeline"
@@ -277,7 +310,14 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
     name = step.pipeline_class.rpartition(".")[2]
     if name == "DiffusionPipeline":
         name = str(index.get("_class_name", ""))
-    found = getattr(diffusers, name, None)
+    if (table := AUTOMATIC.get(name)) is not None:
+        # Only now: it imports the pipelines of every family.
+        from diffusers.pipelines import auto_pipeline
+
+        name = str(index.get("_class_name", ""))
+        found = auto_pipeline._get_task_class(getattr(auto_pipeline, table), name, False)
+    else:
+        found = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise LoadError(f"'{step.source.model}' names '{name}', which is not a diffusers pipeline.")
     return found

@@ -16,6 +16,7 @@ import torch
 
 from app.errors import LoadError
 from app.worker.device import Device, is_out_of_memory
+from app.worker.ip_adapters import looking
 from app.worker.loading import first_line, local_folder
 from app.workflow.plan import LoraSource, PipelineStep
 
@@ -32,6 +33,8 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 )
             given_back.callback(pipeline.unload_lora_weights)
             _load_adapters(pipeline, step)
+        if step.ip_adapter is not None:
+            given_back.enter_context(looking(pipeline, step.ip_adapter, step.name))
         vae = getattr(pipeline, "vae", None)
         if vae is not None:
             given_back.callback(_restore_dtype, vae, vae.dtype)

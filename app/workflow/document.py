@@ -15,7 +15,6 @@ NOT_YET_SUPPORTED = frozenset(
         "task",
         "chain",
         "release_models",
-        "ip_adapter",
         "remote_text_encoder",
         "audio_scheduler",
         "quantization_config",
@@ -112,6 +111,17 @@ class LoraBlock(Block):
     scale: float = 1.0
 
 
+class IpAdapterBlock(Block):
+    model_name: str
+    weight_name: str
+    subfolder: str | None = None
+    revision: str | None = None
+    image_encoder_folder: str = "image_encoder"
+    """Beside the weights; with a `/` in it, from the repository's root."""
+    scale: float | list[JsonValue] | dict[str, JsonValue] = 1.0
+    """One number, or one for every block of the denoiser, as diffusers takes them."""
+
+
 class ComponentDocument(Block):
     configuration: ComponentConfiguration
     from_pretrained_arguments: dict[str, Any]
@@ -124,6 +134,7 @@ class PipelineBlock(Block):
     seed: Seed | None = None
     scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
+    ip_adapter: IpAdapterBlock | None = None
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     """These two may stand here or in `configuration`; lists in both places are joined."""
@@ -219,8 +230,8 @@ KNOWN_KEYS = frozenset(
     name
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
-        SchedulerBlock, SchedulerConfiguration, LoraBlock, PipelineReference, SubWorkflow,
-        ResultBlock, InputBlock, VaeSettings,
+        SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
+        PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings,
     )
     for name in model.model_fields
 )  # fmt: skip

@@ -73,7 +73,8 @@ def request_key(plan: Plan, device: str = "auto") -> str:
     for step in plan.steps:
         digest.update(step.model_dump_json().encode())
         blocks = step.components.values()
-        for source in (step.source, *(b.source for b in blocks), *(x.source for x in step.loras)):
+        adapters = (*step.loras, *([step.ip_adapter] if step.ip_adapter else ()))
+        for source in (step.source, *(b.source for b in blocks), *(x.source for x in adapters)):
             digest.update(_identity_of_source(source).encode())
     return digest.hexdigest()
 

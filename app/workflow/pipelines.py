@@ -10,14 +10,18 @@ from typing import Any
 from app.errors import nearest
 from app.settings import PathSettings
 from app.workflow import names
-from app.workflow.document import ComponentDocument, LoraBlock, PipelineBlock, StepDocument
-from app.workflow.files import can_be_path
+from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
+from app.workflow.document import (
+    ComponentDocument,
+    PipelineBlock,
+    StepDocument,
+)
+from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
 from app.workflow.plan import (
     ComponentBlock,
     DType,
     LiteralValue,
-    LoraSource,
     ModelSource,
     PipelineStep,
     ResultSpec,
@@ -39,7 +43,6 @@ REFUSED_LOADING_ARGUMENTS = {
     "from_single_file", "custom_pipeline", "trust_remote_code", "device_map", "quantization_config",
     "task", "workflow",
 }  # fmt: skip
-PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
 JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -87,7 +90,12 @@ class PipelineBuilder:
         }
         real_class = self._real_class(pipeline_class, source, (*loading_at, "model_name"))
         self._check_arguments(real_class, arguments, (*where, "arguments"))
-        loras = self._loras(block, where)
+        loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
+        ip_adapter = read_ip_adapter(
+            block.ip_adapter, (*where, "ip_adapter"), self._source, self._reader
+        )
+        if block.ip_adapter is not None:
+            check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         scheduler = self._scheduler(block, where)
         reused = sharing.reused(block, where, self._reader)
         if result is not None:
@@ -105,6 +113,7 @@ class PipelineBuilder:
             reused=reused,
             scheduler=scheduler,
             loras=loras,
+            ip_adapter=ip_adapter,
             offload=block.configuration.offload,
             vae_tiling=block.configuration.vae.enable_tiling,
             vae_slicing=block.configuration.vae.enable_slicing,
@@ -141,6 +150,8 @@ class PipelineBuilder:
                 referred.pipeline_class, referred.source, (*where, "reference_name")
             )
             self._check_arguments(real_class, arguments, (*where, "arguments"))
+            if referred.ip_adapter is not None:
+                check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         if result is not None:
             self._check_base_name(result, (*at, "result", "file_base_name"))
         if len(self._reader.problems) > noted or referred is None:
@@ -200,7 +211,7 @@ class PipelineBuilder:
             value = loading.get(key)
             if value is None or value == "":
                 continue
-            if not isinstance(value, str) or not PLAIN_NAME.fullmatch(value) or ".." in value:
+            if not isinstance(value, str) or not is_plain(value):
                 self._reader.note((*at, key), f"{value!r} is not a plain name.")
                 return None
             texts[key] = value
@@ -265,32 +276,6 @@ class PipelineBuilder:
             return None
         return ComponentBlock(
             class_name=name, source=source, dtype=self._dtype(loading, loading_at)
-        )
-
-    def _loras(self, block: PipelineBlock, where: Place) -> tuple[LoraSource, ...]:
-        built = [
-            self._lora(lora, index, (*where, "loras", index))
-            for index, lora in enumerate(block.loras)
-        ]
-        return tuple(lora for lora in built if lora is not None)
-
-    def _lora(self, lora: LoraBlock, index: int, at: Place) -> LoraSource | None:
-        weight_name = lora.weight_name
-        if weight_name is not None and (
-            not weight_name.endswith(".safetensors") or not PLAIN_NAME.fullmatch(weight_name)
-        ):
-            self._reader.note(
-                (*at, "weight_name"), "A plain name ending in .safetensors is needed."
-            )
-            return None
-        source = self._source(lora.model_dump(exclude={"weight_name"}), at, needs="")
-        if source is None:
-            return None
-        return LoraSource(
-            source=source,
-            weight_name=weight_name,
-            adapter_name=lora.adapter_name or f"lora_{index}",
-            scale=lora.scale,
         )
 
     def _scheduler(self, block: PipelineBlock, where: Place) -> SchedulerChange | None:

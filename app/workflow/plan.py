@@ -117,6 +117,17 @@ class LoraSource(Frozen):
     scale: float = 1.0
 
 
+class IpAdapterSource(Frozen):
+    """What lets the denoiser look at a picture during the step."""
+
+    source: ModelSource
+    weight_name: str
+    """A safetensors file in the source's subfolder."""
+    image_encoder: str
+    """The encoder's folder, from the root of the source."""
+    scale: JsonValue = 1.0
+
+
 class SchedulerChange(Frozen):
     """What replaces the model's own scheduler for this step."""
 
@@ -159,6 +170,7 @@ class PipelineStep(Frozen):
     """Components of earlier steps that are used instead of the model's own: name → step."""
     scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
+    ip_adapter: IpAdapterSource | None = None
     offload: Literal["model", "sequential"] | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
