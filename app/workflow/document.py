@@ -34,11 +34,8 @@ NOT_YET_SUPPORTED = frozenset(
         "sdnq_optimize",
         "enable_attention_slicing",
         "disable_attention_slicing",
-        "attention_backend",
         "prompt_weighting",
-        "cache",
         "teacache",
-        "unet",
         "transformer",
         "text_encoder",
         "enable_layerwise_casting",
@@ -49,13 +46,14 @@ NOT_YET_SUPPORTED = frozenset(
         "from_previous_result",
         "from_arguments",
         "channels_last",
+        "enable_forward_chunking",
+        "torch_dtype",
         "sample_rate",
         "audio_sample_rate",
         "subtype",
         "format",
         "compression_level",
         "bitrate_mode",
-        "embed_metadata",
     ]
 )
 """Keys the dialect knows and this version refuses."""
@@ -76,6 +74,30 @@ class VaeSettings(Block):
     enable_slicing: StrictBool = False
 
 
+class UnetSettings(Block):
+    attn_processor_type: str | None = None
+
+
+class FirstBlockCache(Block):
+    type: Literal["first_block"]
+    threshold: Annotated[float, Field(gt=0)] = 0.05
+
+
+class TaylorSeerCache(Block):
+    type: Literal["taylorseer"]
+    cache_interval: Annotated[int, Field(ge=1)] = 5
+    max_order: Annotated[int, Field(ge=0)] = 1
+
+
+CacheBlock = Annotated[FirstBlockCache | TaylorSeerCache, Field(discriminator="type")]
+"""What a cache of the denoiser does is diffusers' business, and these are its own defaults."""
+AttentionBackend = Literal[
+    "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
+    "flash", "flash_varlen", "_flash_3", "_flash_varlen_3", "sage", "sage_varlen", "xformers",
+]  # fmt: skip
+"""Those of torch and of packages; a backend named `…_hub` would run code of the model hub."""
+
+
 class Configuration(Block):
     component_type: str
     offload: Literal["model", "sequential"] | None = None
@@ -85,6 +107,9 @@ class Configuration(Block):
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()
+    unet: UnetSettings = UnetSettings()
+    cache: CacheBlock | None = None
+    attention_backend: AttentionBackend | None = None
 
 
 class ComponentConfiguration(Block):
@@ -174,6 +199,8 @@ class ResultBlock(Block):
     save: StrictBool = True
     file_base_name: str = ""
     fps: Annotated[int, Field(ge=1, le=240)] = 8
+    embed_metadata: StrictBool = False
+    """Decides nothing: every picture carries its whole record, and a sidecar has it too."""
 
 
 class StepDocument(Block):
@@ -232,6 +259,7 @@ KNOWN_KEYS = frozenset(
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
         PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings,
+        UnetSettings, FirstBlockCache, TaylorSeerCache,
     )
     for name in model.model_fields
 )  # fmt: skip

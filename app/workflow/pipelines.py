@@ -18,7 +18,9 @@ from app.workflow.document import (
 )
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
+from app.workflow.loader import shortened
 from app.workflow.plan import (
+    CacheSettings,
     ComponentBlock,
     DType,
     LiteralValue,
@@ -43,6 +45,8 @@ REFUSED_LOADING_ARGUMENTS = {
     "from_single_file", "custom_pipeline", "trust_remote_code", "device_map", "quantization_config",
     "task", "workflow",
 }  # fmt: skip
+ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+"""Of diffusers' those that fit every UNet and need no package."""
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
 JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -97,6 +101,11 @@ class PipelineBuilder:
         if block.ip_adapter is not None:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         scheduler = self._scheduler(block, where)
+        processor = block.configuration.unet.attn_processor_type
+        if processor is not None:
+            at_processor = (*where, "configuration", "unet", "attn_processor_type")
+            processor = self._attention_processor(processor, at_processor)
+        cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
         if result is not None:
             self._check_base_name(result, (*at, "result", "file_base_name"))
@@ -117,6 +126,11 @@ class PipelineBuilder:
             offload=block.configuration.offload,
             vae_tiling=block.configuration.vae.enable_tiling,
             vae_slicing=block.configuration.vae.enable_slicing,
+            cache=None
+            if cache is None
+            else CacheSettings(type=cache.type, options=cache.model_dump(exclude={"type"})),
+            attention_backend=block.configuration.attention_backend,
+            attention_processor=processor,
             arguments=arguments,
             seed=step_seed if block.seed is None else block.seed,
             generator=not block.configuration.no_generator,
@@ -176,6 +190,18 @@ class PipelineBuilder:
         except names.UnknownName as error:
             self._reader.note(at, str(error))
             return ""
+
+    def _attention_processor(self, named: str, at: Place) -> str | None:
+        name = named.removeprefix("diffusers.models.attention_processor.")
+        if name in ATTENTION_PROCESSORS and not self._reader.is_typed(at):
+            return name
+        offered = ", ".join(ATTENTION_PROCESSORS)
+        self._reader.note(
+            at,
+            f"'{shortened(named)}' is not one of {offered}.",
+            nearest(name, ATTENTION_PROCESSORS),
+        )
+        return None
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
         """Refuse what cannot be honoured; the components that are set to null."""

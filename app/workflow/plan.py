@@ -128,6 +128,13 @@ class IpAdapterSource(Frozen):
     scale: JsonValue = 1.0
 
 
+class CacheSettings(Frozen):
+    """What the denoiser computes only now and then, and takes from its last time between."""
+
+    type: Literal["first_block", "taylorseer"]
+    options: dict[str, JsonValue]
+
+
 class SchedulerChange(Frozen):
     """What replaces the model's own scheduler for this step."""
 
@@ -174,6 +181,11 @@ class PipelineStep(Frozen):
     offload: Literal["model", "sequential"] | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
+    cache: CacheSettings | None = None
+    attention_backend: str | None = None
+    """As diffusers names it; None is its default."""
+    attention_processor: str | None = None
+    """The class of diffusers' attention processors that a UNet uses; None keeps its own."""
     arguments: dict[str, Value]
     seed: int
     seed_drawn: bool = False

@@ -276,7 +276,11 @@ def _child_path(parent: Path, named: str) -> Path:
 
 
 def _result(step: StepDocument) -> ResultSpec | None:
-    return None if step.result is None else ResultSpec(**step.result.model_dump())
+    return (
+        None
+        if step.result is None
+        else ResultSpec(**step.result.model_dump(exclude={"embed_metadata"}))
+    )
 
 
 def _origins(raw: RawDocument, given: Mapping[str, Place]) -> dict[Place, Place]:

@@ -45,6 +45,11 @@ def result_key(
         step.seed,
         None if step.scheduler is None else step.scheduler.model_dump(),
         [step.offload, step.vae_tiling, step.vae_slicing],
+        [
+            None if step.cache is None else step.cache.model_dump(),
+            step.attention_backend,
+            step.attention_processor,
+        ],
         {name: _described(value, earlier) for name, value in step.arguments.items()},
     ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
