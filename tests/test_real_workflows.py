@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from app.protocol import Loading
+from app.results.image import read_record
 from app.settings import PathSettings
 from app.workflow.planner import make_plan
 from tests.standins import build_flux, build_sd, build_sdxl, build_sdxl_refiner
@@ -109,6 +111,38 @@ def test_adapters_of_two_families_look_at_a_picture(real_workflows: Path, tmp_pa
     assert (
         sum(title.startswith("image_encoder of IP-Adapter") for title in cold.success.loaded) == 2
     )
+    warm = bench.run(plan)
+    assert warm.success.loaded == ()
+    assert same(cold, warm)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("workflow", "model", "build"),
+    [
+        ("attention_processors_example.json", "runwayml/stable-diffusion-v1-5", build_sd),
+        ("flux/FluxDevFirstBlockCache.json", FLUX, build_flux),
+        ("tasks/MetadataEmbed.json", FLUX, build_flux),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(".json") else "",
+)
+def test_settings_of_one_step_run_as_their_documents_say(
+    real_workflows: Path, tmp_path: Path, workflow: str, model: str, build: Callable[[Path], None]
+):
+    build(tmp_path / "models" / model)
+    less = {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": 4}
+    plan = make_plan(
+        real_workflows / workflow,
+        {},
+        paths=PathSettings(models=(tmp_path / "models",)),
+        seed=1,
+        changes={f"/steps/0/pipeline/arguments/{name}": value for name, value in less.items()},
+    )
+    bench = Bench(tmp_path)
+    cold = bench.run(plan)
+    record = read_record(Path(cold.results[0].path))
+    assert record is not None
+    assert (record["workflow"], record["seed"]) == (plan.document, 1)
     warm = bench.run(plan)
     assert warm.success.loaded == ()
     assert same(cold, warm)
