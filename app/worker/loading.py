@@ -12,23 +12,31 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import diffusers
 import transformers
+from diffusers.loaders import IPAdapterMixin
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
-from app.errors import LoadError
+from app.errors import LoadError, nearest
 from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
-from app.workflow.plan import ComponentBlock, DType, ModelSource, PipelineStep
+from app.workflow.plan import ComponentBlock, DType, IpAdapterSource, ModelSource, PipelineStep
 
 log = logging.getLogger(__name__)
 
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
 INDEX = "model_index.json"
+AUTOMATIC = {
+    "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
+}
+"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
 RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
 """Classes that the index of an old model names and what transformers calls them now."""
 
@@ -67,18 +75,23 @@ class Parts(NamedTuple):
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 
-def find_parts(step: PipelineStep) -> Parts:
+def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyType({})) -> Parts:
     """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
 
-    Raises LoadError with a sentence.
+    `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
+    sentence.
     """
     index = _read_index(local_folder(step.source), step)
     pipeline_class = _pipeline_class(step, index)
     accepted = inspect.signature(pipeline_class.__init__).parameters
+    reused = {
+        name: _reused_part(name, step, pipeline_class, earlier[sharing])
+        for name, sharing in step.reused.items()
+    }
     own: dict[str, type[Any]] = {}
     settings: dict[str, Any] = {}
     for name, parameter in accepted.items():
-        if name in step.components:
+        if name in reused or name in step.components:
             continue
         if name in step.absent:
             settings[name] = None
@@ -100,15 +113,29 @@ def find_parts(step: PipelineStep) -> Parts:
             )
     if "safety_checker" in settings and "requires_safety_checker" in accepted:
         settings["requires_safety_checker"] = False
+    if step.ip_adapter is not None and not issubclass(pipeline_class, IPAdapterMixin):
+        raise LoadError(
+            f"{pipeline_class.__name__} takes no IP-adapter.",
+            hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
+        )
     folder = local_folder(step.source, partial(_weights_of, tuple(own), step.source.variant))
-    parts = [
-        _block_part(name, step.components[name])
-        if name in step.components
-        else _part(name, own[name], folder / name, step.dtype, step.source)
-        for name in accepted
-        if name in step.components or name in own
-    ]
-    return Parts(pipeline_class, folder, tuple(parts), settings)
+    blocks = {
+        name: _block_part(name, block)
+        for name, block in step.components.items()
+        if name in accepted and name not in reused
+    }
+    own_parts = {
+        name: _part(name, component_class, folder / name, step.dtype, step.source)
+        for name, component_class in own.items()
+    }
+    found = {**own_parts, **blocks, **reused}
+    if step.ip_adapter is not None and "image_encoder" in accepted:
+        # As diffusers has it: the adapter's own encoder looks at the picture, where the model has
+        # none.
+        settings.pop("image_encoder", None)
+        found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
+    parts = tuple(found[name] for name in accepted if name in found)
+    return Parts(pipeline_class, folder, parts, settings)
 
 
 def local_folder(
@@ -234,6 +261,40 @@ def _block_part(name: str, block: ComponentBlock) -> Part:
     return _part(name, getattr(packages[library], class_name), folder, block.dtype, block.source)
 
 
+def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:
+    folder = ip_adapter_folder(adapter) / adapter.image_encoder
+    encoder = transformers.CLIPVisionModelWithProjection
+    return _part("image_encoder", encoder, folder, dtype, adapter.source)
+
+
+def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
+    """Where the adapter lies, with its weights and its image encoder; see `local_folder`."""
+
+    def wanted(files: list[str]) -> list[str]:
+        path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
+        return [str(path), *_weights_of((adapter.image_encoder,), None, files)]
+
+    return local_folder(adapter.source, wanted)
+
+
+def _reused_part(name: str, step: PipelineStep, pipeline_class: type[Any], shared: Parts) -> Part:
+    """The very component of the step that shares it: under the same key, so it is held once."""
+    where = f"{step.place}.pipeline"
+    names = [part.name for part in shared.parts]
+    if name not in names:
+        raise LoadError(
+            f"The step whose '{name}' is reused in {where} has no such component.",
+            hint=nearest(name, names),
+        )
+    accepted = list(inspect.signature(pipeline_class.__init__).parameters)[1:]
+    if name not in accepted:
+        raise LoadError(
+            f"{pipeline_class.__name__} takes no '{name}', which {where} reuses.",
+            hint=nearest(name, accepted),
+        )
+    return shared.parts[names.index(name)]
+
+
 def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
     try:
         index = json.loads((folder / INDEX).read_text())
@@ -249,7 +310,14 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
     name = step.pipeline_class.rpartition(".")[2]
     if name == "DiffusionPipeline":
         name = str(index.get("_class_name", ""))
-    found = getattr(diffusers, name, None)
+    if (table := AUTOMATIC.get(name)) is not None:
+        # Only now: it imports the pipelines of every family.
+        from diffusers.pipelines import auto_pipeline
+
+        name = str(index.get("_class_name", ""))
+        found = auto_pipeline._get_task_class(getattr(auto_pipeline, table), name, False)
+    else:
+        found = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise LoadError(f"'{step.source.model}' names '{name}', which is not a diffusers pipeline.")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from app.errors import Cancelled, ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.outputs import OutputStore
@@ -144,7 +144,9 @@ class Runner:
         context.enter("loading")
         looking_started = time.monotonic()
         loading = [step for step in plan.steps if isinstance(step, PipelineStep)]
-        needed = {step.name: find_parts(step) for step in loading}
+        needed: dict[str, Parts] = {}
+        for each in loading:
+            needed[each.name] = find_parts(each, needed)
         recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
         running = [step for step in loading if step.name in recalled.running]
         self.placement.check((step, needed[step.name]) for step in running)
@@ -183,6 +185,8 @@ class Runner:
                     after = [s for s in running if s.name in ahead]
                     later = [part.key for s in after for part in needed[s.name].parts]
                     loaded += self._run_step(step, needed[step.name], later, context, writer)
+                    if step.release:
+                        self._release(step, needed[step.name], later)
                 else:
                     STEP_KINDS[step.kind](step, context, writer)
                 if not context.out_of_memory:
@@ -237,6 +241,13 @@ class Runner:
 
         self._retry.run(attempt, step, parts, later, context)
         return missing
+
+    def _release(self, step: PipelineStep, parts: Parts, later: Collection[str]) -> None:
+        """Let go of what the step had and nobody has pinned; `later` steps keep what they need."""
+        keys = {part.key for part in parts.parts if part.key not in later}
+        keys -= {entry.key for entry in self.residency.entries if entry.pinned}
+        self.residency.drop(keys, reason=f"step '{step.name}' releases its pipeline")
+        self._device.release()
 
     def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:
         stale = self._uses.begin(plan.workflow_path, plan.workflow_hash, keys)

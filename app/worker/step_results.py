@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from app.worker.device import Device
+from app.worker.ip_adapters import ip_adapter_identity
 from app.worker.loading import Parts
 from app.worker.recent import Recent
 from app.worker.tuning import lora_files
@@ -123,6 +124,7 @@ def _identity(step: PipelineStep, parts: Parts) -> list[Any]:
             ]
             for lora in step.loras
         ],
+        None if step.ip_adapter is None else ip_adapter_identity(step.ip_adapter),
     ]
 
 

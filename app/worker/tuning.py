@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from app.errors import LoadError
+from app.worker.attention import attending, cached
 from app.worker.device import Device, is_out_of_memory
+from app.worker.ip_adapters import looking
 from app.worker.loading import first_line, local_folder
 from app.workflow.plan import LoraSource, PipelineStep
 
@@ -32,6 +34,9 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 )
             given_back.callback(pipeline.unload_lora_weights)
             _load_adapters(pipeline, step)
+        given_back.enter_context(attending(pipeline, step))
+        if step.ip_adapter is not None:
+            given_back.enter_context(looking(pipeline, step.ip_adapter, step.name))
         vae = getattr(pipeline, "vae", None)
         if vae is not None:
             given_back.callback(_restore_dtype, vae, vae.dtype)
@@ -43,6 +48,8 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 getattr(vae, f"enable_{setting}")()
                 given_back.callback(getattr(vae, f"disable_{setting}"))
         _reset_caches(pipeline)
+        if step.cache is not None:
+            given_back.enter_context(cached(pipeline, step.cache, step.place))
         if step.offload:
             given_back.callback(pipeline.remove_all_hooks)
             if step.offload == "model":

@@ -12,14 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 
 NOT_YET_SUPPORTED = frozenset(
     [
-        "pipeline_reference",
         "chain",
-        "release_pipeline",
         "release_models",
-        "ip_adapter",
         "remote_text_encoder",
-        "shared_components",
-        "reused_components",
         "audio_scheduler",
         "quantization_config",
         "from_single_file",
@@ -30,7 +25,6 @@ NOT_YET_SUPPORTED = frozenset(
         "device",
         "group_offload",
         "exclude_from_cpu_offload",
-        "preserve_device_placement",
         "components",
         "components_manager",
         "load_components",
@@ -39,11 +33,8 @@ NOT_YET_SUPPORTED = frozenset(
         "sdnq_optimize",
         "enable_attention_slicing",
         "disable_attention_slicing",
-        "attention_backend",
         "prompt_weighting",
-        "cache",
         "teacache",
-        "unet",
         "transformer",
         "text_encoder",
         "enable_layerwise_casting",
@@ -54,12 +45,13 @@ NOT_YET_SUPPORTED = frozenset(
         "from_previous_result",
         "from_arguments",
         "channels_last",
+        "enable_forward_chunking",
+        "torch_dtype",
         "audio_sample_rate",
         "subtype",
         "format",
         "compression_level",
         "bitrate_mode",
-        "embed_metadata",
     ]
 )
 """Keys the dialect knows and this version refuses."""
@@ -80,15 +72,48 @@ class VaeSettings(Block):
     enable_slicing: StrictBool = False
 
 
+class UnetSettings(Block):
+    attn_processor_type: str | None = None
+
+
+class FirstBlockCache(Block):
+    type: Literal["first_block"]
+    threshold: Annotated[float, Field(gt=0)] = 0.05
+
+
+class TaylorSeerCache(Block):
+    type: Literal["taylorseer"]
+    cache_interval: Annotated[int, Field(ge=1)] = 5
+    max_order: Annotated[int, Field(ge=0)] = 1
+
+
+CacheBlock = Annotated[FirstBlockCache | TaylorSeerCache, Field(discriminator="type")]
+"""What a cache of the denoiser does is diffusers' business, and these are its own defaults."""
+AttentionBackend = Literal[
+    "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
+    "flash", "flash_varlen", "_flash_3", "_flash_varlen_3", "sage", "sage_varlen", "xformers",
+]  # fmt: skip
+"""Those of torch and of packages; a backend named `…_hub` would run code of the model hub."""
+
+
 class Configuration(Block):
     component_type: str
     offload: Literal["model", "sequential"] | None = None
     no_generator: StrictBool = False
+    preserve_device_placement: StrictBool = False
+    """Decides nothing: where components lie is the workbench's business, and no result's."""
+    shared_components: tuple[str, ...] = ()
+    reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()
+    unet: UnetSettings = UnetSettings()
+    cache: CacheBlock | None = None
+    attention_backend: AttentionBackend | None = None
 
 
 class ComponentConfiguration(Block):
     component_type: str
+    preserve_device_placement: StrictBool = False
+    """Decides nothing, as in `Configuration`."""
 
 
 class SchedulerConfiguration(Block):
@@ -109,6 +134,17 @@ class LoraBlock(Block):
     scale: float = 1.0
 
 
+class IpAdapterBlock(Block):
+    model_name: str
+    weight_name: str
+    subfolder: str | None = None
+    revision: str | None = None
+    image_encoder_folder: str = "image_encoder"
+    """Beside the weights; with a `/` in it, from the repository's root."""
+    scale: float | list[JsonValue] | dict[str, JsonValue] = 1.0
+    """One number, or one for every block of the denoiser, as diffusers takes them."""
+
+
 class ComponentDocument(Block):
     configuration: ComponentConfiguration
     from_pretrained_arguments: dict[str, Any]
@@ -121,6 +157,10 @@ class PipelineBlock(Block):
     seed: Seed | None = None
     scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
+    ip_adapter: IpAdapterBlock | None = None
+    shared_components: tuple[str, ...] = ()
+    reused_components: tuple[str, ...] = ()
+    """These two may stand here or in `configuration`; lists in both places are joined."""
     component_blocks: dict[str, ComponentDocument] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -138,6 +178,13 @@ class PipelineBlock(Block):
         }
         rest = {key: value for key, value in block.items() if key not in names}
         return {**rest, "component_blocks": {name: block[name] for name in sorted(names)}}
+
+
+class PipelineReference(Block):
+    """The pipeline of an earlier step, called with other arguments."""
+
+    reference_name: str
+    arguments: dict[str, Any]
 
 
 class SubWorkflow(Block):
@@ -167,20 +214,28 @@ class ResultBlock(Block):
     file_base_name: str = ""
     fps: Annotated[int, Field(ge=1, le=240)] = 8
     sample_rate: Annotated[int, Field(ge=8000, le=192_000)] = 44100
+    embed_metadata: StrictBool = False
+    """Decides nothing: every picture carries its whole record, and a sidecar has it too."""
 
 
 class StepDocument(Block):
     name: Annotated[str, Field(min_length=1)]
     pipeline: PipelineBlock | None = None
     task: TaskBlock | None = None
+    pipeline_reference: PipelineReference | None = None
     workflow: SubWorkflow | None = None
     seed: Seed | None = None
+    release_pipeline: StrictBool = False
+    """What the step alone needs does not stay held after it."""
     result: ResultBlock | None = None
 
     @model_validator(mode="after")
     def _has_one_action(self) -> StepDocument:
-        if sum(x is not None for x in (self.pipeline, self.task, self.workflow)) != 1:
-            raise ValueError("a step has exactly one of 'pipeline', 'task' and 'workflow'")
+        actions = (self.pipeline, self.pipeline_reference, self.task, self.workflow)
+        if sum(action is not None for action in actions) != 1:
+            raise ValueError(
+                "a step has exactly one of 'pipeline', 'pipeline_reference', 'task' and 'workflow'"
+            )
         return self
 
 
@@ -219,8 +274,9 @@ KNOWN_KEYS = frozenset(
     name
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
-        SchedulerBlock, SchedulerConfiguration, LoraBlock, SubWorkflow, ResultBlock, InputBlock,
-        VaeSettings, TaskBlock,
+        SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
+        PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings, TaskBlock,
+        UnetSettings, FirstBlockCache, TaylorSeerCache,
     )
     for name in model.model_fields
 )  # fmt: skip

@@ -115,6 +115,9 @@ def _problem(details: ErrorDetails) -> Problem:
             given = details["input"]
             offered = details["ctx"]["expected"]
             message, hint = f"{given!r} is not one of {offered}.", ""
+        case "union_tag_invalid":
+            tag, offered = details["ctx"]["tag"], details["ctx"]["expected_tags"]
+            message, hint = f"A '{last}' of type '{tag}' is not yet supported, only {offered}.", ""
         case "value_error":
             message, hint = f"{details['ctx']['error']}.", ""
         case _:

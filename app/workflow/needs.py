@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from app.errors import WorkbenchError
@@ -101,12 +102,14 @@ def _no_model(plan: Plan) -> str:
 
 def _needs(plan: Plan, find: Find) -> list[tuple[PipelineStep, Need | Unknown]]:
     sizes: dict[str, Size] = {}
+    models: dict[str, StepModel] = {}
     found: list[tuple[PipelineStep, Need | Unknown]] = []
     for step in plan.steps:
         if not isinstance(step, PipelineStep):
             continue
         try:
-            found.append((step, step_need(step, step_model(step, find), sizes)))
+            models[step.name] = step_model(step, find, models)
+            found.append((step, step_need(step, models[step.name], sizes)))
         except Unknown as unknown:
             found.append((step, unknown))
     return found
@@ -160,8 +163,13 @@ def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> N
     )
 
 
-def step_model(step: PipelineStep, find: Find = local_folder) -> StepModel:
-    """What the step is put together from, its weights' bytes in the dtype they are loaded in.
+def step_model(
+    step: PipelineStep,
+    find: Find = local_folder,
+    earlier: Mapping[str, StepModel] = MappingProxyType({}),
+) -> StepModel:
+    """What the step is put together from, its weights' bytes in the dtype they are loaded in; what
+    it reuses is taken from the models of `earlier` steps.
 
     Raises what `find` raises, and Unknown where the files cannot be read.
     """
@@ -175,6 +183,7 @@ def step_model(step: PipelineStep, find: Find = local_folder) -> StepModel:
             and entry[:1] != [None]
             and name not in step.absent
             and name not in step.components
+            and name not in step.reused
         }
         blocks = {
             name: (
@@ -183,11 +192,20 @@ def step_model(step: PipelineStep, find: Find = local_folder) -> StepModel:
                 block.source.variant,
             )
             for name, block in step.components.items()
+            if name not in step.reused
         }
+        reused = tuple(
+            component
+            for name, sharing in step.reused.items()
+            if sharing in earlier
+            for component in earlier[sharing].components
+            if component.name == name
+        )
         components = tuple(
             Component(name, place, dtype, weight_bytes(place, variant, dtype))
             for name, (place, dtype, variant) in {**own, **blocks}.items()
         )
+        components += reused
     except (OSError, ValueError, AttributeError) as error:
         raise Unknown(
             f"how much it needs is unknown: the files of '{step.source.short_name}' cannot be read"

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from app.errors import nearest
 from app.settings import PathSettings
 from app.workflow import names
-from app.workflow.document import ComponentDocument, LoraBlock, PipelineBlock, StepDocument
-from app.workflow.files import can_be_path
+from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
+from app.workflow.document import (
+    ComponentDocument,
+    PipelineBlock,
+    StepDocument,
+)
+from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
+from app.workflow.loader import shortened
 from app.workflow.plan import (
+    CacheSettings,
     ComponentBlock,
     DType,
     LiteralValue,
-    LoraSource,
     ModelSource,
     PipelineStep,
     ResultSpec,
@@ -26,6 +31,7 @@ from app.workflow.plan import (
 )
 from app.workflow.references import Path as Place
 from app.workflow.references import place
+from app.workflow.sharing import Sharing
 from app.workflow.signatures import call_signature
 from app.workflow.values import ValueReader
 
@@ -38,7 +44,8 @@ REFUSED_LOADING_ARGUMENTS = {
     "from_single_file", "custom_pipeline", "trust_remote_code", "device_map", "quantization_config",
     "task", "workflow",
 }  # fmt: skip
-PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
+ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+"""Of diffusers' those that fit every UNet and need no package."""
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
 JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -63,6 +70,7 @@ class PipelineBuilder:
         document_place: Place,
         step_seed: int,
         result: ResultSpec | None,
+        sharing: Sharing,
     ) -> PipelineStep | None:
         """The step, or None where something is wrong with it; the reader has noted what."""
         assert step.pipeline is not None
@@ -85,8 +93,19 @@ class PipelineBuilder:
         }
         real_class = self._real_class(pipeline_class, source, (*loading_at, "model_name"))
         self._check_arguments(real_class, arguments, (*where, "arguments"))
-        loras = self._loras(block, where)
+        loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
+        ip_adapter = read_ip_adapter(
+            block.ip_adapter, (*where, "ip_adapter"), self._source, self._reader
+        )
+        if block.ip_adapter is not None:
+            check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         scheduler = self._scheduler(block, where)
+        processor = block.configuration.unet.attn_processor_type
+        if processor is not None:
+            at_processor = (*where, "configuration", "unet", "attn_processor_type")
+            processor = self._attention_processor(processor, at_processor)
+        cache = block.configuration.cache
+        reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted or source is None:
             return None
         return PipelineStep(
@@ -97,15 +116,64 @@ class PipelineBuilder:
             dtype=dtype,
             components={key: built for key, built in components.items() if built is not None},
             absent=absent,
+            reused=reused,
             scheduler=scheduler,
             loras=loras,
+            ip_adapter=ip_adapter,
             offload=block.configuration.offload,
             vae_tiling=block.configuration.vae.enable_tiling,
             vae_slicing=block.configuration.vae.enable_slicing,
+            cache=None
+            if cache is None
+            else CacheSettings(type=cache.type, options=cache.model_dump(exclude={"type"})),
+            attention_backend=block.configuration.attention_backend,
+            attention_processor=processor,
             arguments=arguments,
             seed=step_seed if block.seed is None else block.seed,
             generator=not block.configuration.no_generator,
             result=result,
+            release=step.release_pipeline,
+        )
+
+    def refer(
+        self,
+        step: StepDocument,
+        name: str,
+        at: Place,
+        result: ResultSpec | None,
+        sharing: Sharing,
+    ) -> PipelineStep | None:
+        """The step that calls an earlier one's pipeline with arguments of its own.
+
+        Everything else is that step's, its seed too; where it released its pipeline, what has left
+        is loaded again.
+        """
+        assert step.pipeline_reference is not None
+        noted = len(self._reader.problems)
+        block, where = step.pipeline_reference, (*at, "pipeline_reference")
+        referred = sharing.step(block.reference_name, (*where, "reference_name"), self._reader)
+        arguments = {
+            key: self._reader.read(value, (*where, "arguments", key))
+            for key, value in block.arguments.items()
+        }
+        if referred is not None:
+            real_class = self._real_class(
+                referred.pipeline_class, referred.source, (*where, "reference_name")
+            )
+            self._check_arguments(real_class, arguments, (*where, "arguments"))
+            if referred.ip_adapter is not None:
+                check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
+        if len(self._reader.problems) > noted or referred is None:
+            return None
+        return referred.model_copy(
+            update={
+                "name": name,
+                "place": place(at),
+                "arguments": arguments,
+                "seed": referred.seed if step.seed is None else step.seed,
+                "result": result,
+                "release": step.release_pipeline,
+            }
         )
 
     def _class(self, name: str, at: Place, *kinds: Any) -> str:
@@ -117,6 +185,18 @@ class PipelineBuilder:
         except names.UnknownName as error:
             self._reader.note(at, str(error))
             return ""
+
+    def _attention_processor(self, named: str, at: Place) -> str | None:
+        name = named.removeprefix("diffusers.models.attention_processor.")
+        if name in ATTENTION_PROCESSORS and not self._reader.is_typed(at):
+            return name
+        offered = ", ".join(ATTENTION_PROCESSORS)
+        self._reader.note(
+            at,
+            f"'{shortened(named)}' is not one of {offered}.",
+            nearest(name, ATTENTION_PROCESSORS),
+        )
+        return None
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
         """Refuse what cannot be honoured; the components that are set to null."""
@@ -152,7 +232,7 @@ class PipelineBuilder:
             value = loading.get(key)
             if value is None or value == "":
                 continue
-            if not isinstance(value, str) or not PLAIN_NAME.fullmatch(value) or ".." in value:
+            if not isinstance(value, str) or not is_plain(value):
                 self._reader.note((*at, key), f"{value!r} is not a plain name.")
                 return None
             texts[key] = value
@@ -217,32 +297,6 @@ class PipelineBuilder:
             return None
         return ComponentBlock(
             class_name=name, source=source, dtype=self._dtype(loading, loading_at)
-        )
-
-    def _loras(self, block: PipelineBlock, where: Place) -> tuple[LoraSource, ...]:
-        built = [
-            self._lora(lora, index, (*where, "loras", index))
-            for index, lora in enumerate(block.loras)
-        ]
-        return tuple(lora for lora in built if lora is not None)
-
-    def _lora(self, lora: LoraBlock, index: int, at: Place) -> LoraSource | None:
-        weight_name = lora.weight_name
-        if weight_name is not None and (
-            not weight_name.endswith(".safetensors") or not PLAIN_NAME.fullmatch(weight_name)
-        ):
-            self._reader.note(
-                (*at, "weight_name"), "A plain name ending in .safetensors is needed."
-            )
-            return None
-        source = self._source(lora.model_dump(exclude={"weight_name"}), at, needs="")
-        if source is None:
-            return None
-        return LoraSource(
-            source=source,
-            weight_name=weight_name,
-            adapter_name=lora.adapter_name or f"lora_{index}",
-            scale=lora.scale,
         )
 
     def _scheduler(self, block: PipelineBlock, where: Place) -> SchedulerChange | None:

@@ -117,6 +117,24 @@ class LoraSource(Frozen):
     scale: float = 1.0
 
 
+class IpAdapterSource(Frozen):
+    """What lets the denoiser look at a picture during the step."""
+
+    source: ModelSource
+    weight_name: str
+    """A safetensors file in the source's subfolder."""
+    image_encoder: str
+    """The encoder's folder, from the root of the source."""
+    scale: JsonValue = 1.0
+
+
+class CacheSettings(Frozen):
+    """What the denoiser computes only now and then, and takes from its last time between."""
+
+    type: Literal["first_block", "taylorseer"]
+    options: dict[str, JsonValue]
+
+
 class SchedulerChange(Frozen):
     """What replaces the model's own scheduler for this step."""
 
@@ -171,14 +189,24 @@ class PipelineStep(PlannedStep):
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""
+    reused: dict[str, str] = Field(default_factory=dict)
+    """Components of earlier steps that are used instead of the model's own: name → step."""
     scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
+    ip_adapter: IpAdapterSource | None = None
     offload: Literal["model", "sequential"] | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
+    cache: CacheSettings | None = None
+    attention_backend: str | None = None
+    """As diffusers names it; None is its default."""
+    attention_processor: str | None = None
+    """The class of diffusers' attention processors that a UNet uses; None keeps its own."""
     arguments: dict[str, Value]
     generator: bool = True
     """False where the document says `no_generator`: the call gets none."""
+    release: bool = False
+    """Whether what no later step needs leaves the memory after this one."""
 
     @property
     def title(self) -> str:
@@ -199,7 +227,8 @@ class PipelineStep(PlannedStep):
     def sources(self) -> tuple[ModelSource, ...]:
         """Of everything the step loads."""
         blocks = (block.source for block in self.components.values())
-        return (self.source, *blocks, *(lora.source for lora in self.loras))
+        adapters = (*self.loras, *([self.ip_adapter] if self.ip_adapter else ()))
+        return (self.source, *blocks, *(adapter.source for adapter in adapters))
 
 
 class TaskStep(PlannedStep):

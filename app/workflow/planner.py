@@ -24,6 +24,7 @@ from app.workflow.plan import LiteralValue, Plan, ResultSpec, Step, TaskStep
 from app.workflow.pointer import with_changes
 from app.workflow.references import Path as Place
 from app.workflow.references import Substituted, parse, place, substitute
+from app.workflow.sharing import Sharing
 from app.workflow.tasks import build_task
 from app.workflow.values import ValueReader, problem
 
@@ -157,6 +158,7 @@ class _Planning:
             self.first_seed = workflow_seed
             self.seed_given = seed is not None or document.seed is not None
         names: dict[str, str] = {}
+        sharing = Sharing(document)
         for index, step in enumerate(document.steps):
             at = (*place_prefix, "steps", index)
             reader = ValueReader(
@@ -180,7 +182,14 @@ class _Planning:
                     built = build_task(step.task, reader, last, at, step_seed, result)
                 else:
                     builder = PipelineBuilder(self._paths, reader)
-                    built = builder.build(step, last, at, place_prefix, step_seed, result)
+                    if step.pipeline is not None:
+                        drawing = builder.build(
+                            step, last, at, place_prefix, step_seed, result, sharing
+                        )
+                        sharing.add(step, last, drawing, at, reader)
+                    else:
+                        drawing = builder.refer(step, last, at, result, sharing)
+                    built = drawing
                 if built is not None:
                     drawn = built.seed == self._drawn_seed
                     self.steps.append(built.model_copy(update={"seed_drawn": drawn}))
@@ -288,7 +297,7 @@ def _result(step: StepDocument, reader: ValueReader, at: Place) -> ResultSpec | 
     if name and not re.fullmatch(r"[\w][\w .-]{0,99}", name):
         where = (*at, "file_base_name")
         reader.note(where, f"'{name}' is not a plain name for a file.", "Leave folders out.")
-    return ResultSpec(**step.result.model_dump())
+    return ResultSpec(**step.result.model_dump(exclude={"embed_metadata"}))
 
 
 def _origins(raw: RawDocument, given: Mapping[str, Place]) -> dict[Place, Place]:

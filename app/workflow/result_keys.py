@@ -48,6 +48,11 @@ def result_key(
         decisive += [
             None if step.scheduler is None else step.scheduler.model_dump(),
             [step.offload, step.vae_tiling, step.vae_slicing],
+            [
+                None if step.cache is None else step.cache.model_dump(),
+                step.attention_backend,
+                step.attention_processor,
+            ],
             _all_described(step.arguments, earlier),
         ]
     else:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from tests.standins.flux import build_flux
 from tests.standins.qwen import build_qwen_image, build_zimage
-from tests.standins.stable_diffusion import build_sd, build_sd3, build_sdxl
+from tests.standins.stable_diffusion import (
+    build_sd,
+    build_sd3,
+    build_sdxl,
+    build_sdxl_refiner,
+)
 from tests.standins.wan import build_wan
 
 STANDINS: dict[str, Callable[[Path], None]] = {
@@ -36,6 +41,7 @@ __all__ = [
     "build_sd",
     "build_sd3",
     "build_sdxl",
+    "build_sdxl_refiner",
     "build_wan",
     "build_zimage",
 ]

@@ -13,6 +13,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -38,8 +39,8 @@ from tests.standins.parts import (
 )
 
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-TIME_IDS = 6
-"""Numbers an SDXL denoiser is told about sizes and crops."""
+TIME_IDS, TIME_WIDTH = 6, 8
+"""Numbers an SDXL denoiser is told about sizes and crops, and the channels of each."""
 
 
 def build_sd(folder: Path, seed: int = 0) -> None:
@@ -79,7 +80,6 @@ def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
             scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing")
     else:
         scheduler = EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1)
-    time_width = 8
     with seeded(seed):
         pipeline = StableDiffusionXLPipeline(
             vae=picture_vae(4, scaling_factor=0.13025),
@@ -98,11 +98,42 @@ def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
                 transformer_layers_per_block=(1, 2),
                 use_linear_projection=True,
                 addition_embed_type="text_time",
-                addition_time_embed_dim=time_width,
-                projection_class_embeddings_input_dim=TIME_IDS * time_width + TEXT_WIDTH,
+                addition_time_embed_dim=TIME_WIDTH,
+                projection_class_embeddings_input_dim=TIME_IDS * TIME_WIDTH + TEXT_WIDTH,
                 norm_num_groups=8,
             ),
             scheduler=scheduler,
+        )
+    save(pipeline, folder)
+
+
+def build_sdxl_refiner(folder: Path, seed: int = 0) -> None:
+    """The refiner of Stable Diffusion XL, which has the larger of the two text encoders alone."""
+    tokenizer = clip_tokenizer()
+    with seeded(seed):
+        pipeline = StableDiffusionXLImg2ImgPipeline(
+            vae=picture_vae(4, scaling_factor=0.13025),
+            text_encoder=None,
+            text_encoder_2=clip_text(CLIPTextModelWithProjection, tokenizer),
+            tokenizer=None,
+            tokenizer_2=tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=8,
+                layers_per_block=1,
+                block_out_channels=(16, 32),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=TEXT_WIDTH,
+                attention_head_dim=(1, 2),
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=TIME_WIDTH,
+                # It is told how beautiful the picture is to be, instead of a size.
+                projection_class_embeddings_input_dim=(TIME_IDS - 1) * TIME_WIDTH + TEXT_WIDTH,
+                norm_num_groups=8,
+            ),
+            scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1),
+            requires_aesthetics_score=True,
         )
     save(pipeline, folder)
 

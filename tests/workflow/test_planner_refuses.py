@@ -118,17 +118,18 @@ def test_only_classes_of_the_two_libraries_may_be_named(bench: Bench, name: str)
 
 def test_keys_of_the_dialect_that_are_not_supported_yet_are_named_as_such(bench: Bench):
     document = drawing(steps=[step() | dict.fromkeys(NOT_YET_SUPPORTED, True)])
-    document["steps"][0]["pipeline"] |= {"chain": {}, "ip_adapter": {}}
+    document["steps"][0]["pipeline"] |= {"chain": {}, "teacache": {}}
     assert bench.problems(document) == {
         **{f"steps[0].{key}": f"'{key}' is not yet supported." for key in NOT_YET_SUPPORTED},
         f"{PIPELINE}.chain": "'chain' is not yet supported.",
-        f"{PIPELINE}.ip_adapter": "'ip_adapter' is not yet supported.",
+        f"{PIPELINE}.teacache": "'teacache' is not yet supported.",
     }
 
 
 def test_a_step_has_exactly_one_action(bench: Bench):
     both = step("both") | {"workflow": {"path": "other.json"}}
-    sentence = "A step has exactly one of 'pipeline', 'task' and 'workflow'."
+    kinds = "'pipeline', 'pipeline_reference', 'task' and 'workflow'"
+    sentence = f"A step has exactly one of {kinds}."
     assert bench.problems(drawing(steps=[{"name": "none"}, both])) == {
         "steps[0]": sentence,
         "steps[1]": sentence,

@@ -1,0 +1,163 @@
+"""A picture that the denoiser looks at in one step, and never again unasked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from app.errors import InvalidWorkflow
+from app.protocol import Event, RunCancelled, StepProgress
+from tests.standins.ip_adapter import build_ip_adapter
+from tests.worker.bench import SHAPES, Bench, Document, document, pixels, same, step
+
+PLAIN = document(step(), id="plain")
+PLACE = "steps[0].pipeline.ip_adapter"
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for the bundled model. Not to be written to."""
+    folder = tmp_path_factory.mktemp("adapters") / "models"
+    build_ip_adapter(Path(SHAPES), folder, "eye.safetensors")
+    return folder.parent
+
+
+@pytest.fixture(autouse=True)
+def pictures(bench: Bench) -> None:
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(bench.folder / f"{colour}.png")
+
+
+def looking(adapter: Path, picture: str = "red", **block: Any) -> Document:
+    """The plain drawing, of a denoiser that looks at a picture."""
+    wanted = {"model_name": str(adapter), "subfolder": "models", "weight_name": "eye.safetensors"}
+    image = {"location": f"{picture}.png"}
+    drawn = step(blocks={"ip_adapter": {**wanted, **block}}, ip_adapter_image=image)
+    return document(drawn, id="looking")
+
+
+def test_an_adapter_is_there_for_one_run_and_gone_after_it(bench: Bench, adapter: Path):
+    before = bench.run(bench.write(PLAIN, "plain"))
+    with_adapter = bench.run(bench.write(looking(adapter), "looking"))
+    assert any(title.startswith("image_encoder") for title in with_adapter.success.loaded)
+    after = bench.run(bench.write(PLAIN, "plain"))
+    again = bench.run(bench.write(looking(adapter), "looking"))
+    assert after.success.loaded == again.success.loaded == ()
+    assert not same(before, with_adapter)
+    assert same(before, after)
+    assert same(with_adapter, again)
+    assert same(with_adapter, Bench(bench.folder).run(looking(adapter)))
+
+
+def test_it_leaves_the_denoiser_exactly_as_it_was(bench: Bench, adapter: Path):
+    bench.run(bench.write(PLAIN, "plain"))
+    (entry,) = (e for e in bench.runner.residency.entries if e.title.startswith("unet"))
+    unet, names = entry.component, set(entry.component.state_dict())
+    processors = dict(unet.attn_processors)
+    bench.run(bench.write(looking(adapter), "looking"))
+    assert unet.attn_processors == processors
+    assert set(unet.state_dict()) == names
+    assert unet.encoder_hid_proj is None
+    assert unet.config.encoder_hid_dim_type is None
+
+
+def test_its_scale_and_its_picture_count(bench: Bench, adapter: Path):
+    whole, half, none = (bench.run(looking(adapter, scale=scale)) for scale in (1.0, 0.5, 0.0))
+    assert not same(whole, half)
+    assert same(none, bench.run(PLAIN))
+    assert not same(whole, bench.run(looking(adapter, "blue")))
+
+
+def test_a_remembered_result_knows_the_adapter_and_its_scale(bench: Bench, adapter: Path):
+    wanted = [PLAIN, looking(adapter), looking(adapter, scale=0.5)]
+    once = [bench.run(each, fresh=False) for each in wanted]
+    assert len({picture.tobytes() for ran in once for picture in pixels(ran)}) == 3
+    for first, each in zip(once, wanted, strict=True):
+        assert same(first, bench.run(each, fresh=False))
+
+
+def test_other_weights_in_the_same_file_are_another_adapter(bench: Bench, adapter: Path):
+    shutil.copytree(adapter, bench.folder / "mine")
+    before = bench.run(looking(bench.folder / "mine"), fresh=False)
+    file = bench.folder / "mine" / "models" / "eye.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(file).items()}, file)
+    after = bench.run(looking(bench.folder / "mine"), fresh=False)
+    assert not same(before, after)
+
+
+def test_an_adapter_beside_a_lora_leaves_neither(bench: Bench, adapter: Path):
+    before = bench.run(PLAIN)
+    both = looking(adapter)
+    both["steps"][0]["pipeline"]["loras"] = [{"model_name": str(Path(SHAPES) / "outline")}]
+    assert not same(bench.run(looking(adapter)), bench.run(both))
+    assert same(before, bench.run(PLAIN))
+
+
+def test_a_run_cancelled_under_an_adapter_leaves_nothing_of_it(bench: Bench, adapter: Path):
+    before = bench.run(PLAIN)
+
+    def cancel_while_denoising(event: Event) -> None:
+        if isinstance(event, StepProgress):
+            bench.cancel(event.run_id)
+
+    bench.when = cancel_while_denoising
+    assert isinstance(bench.run(looking(adapter)).terminal, RunCancelled)
+    bench.when = lambda _event: None
+    assert same(before, bench.run(PLAIN))
+
+
+def test_weights_of_another_kind_are_told_and_leave_nothing(bench: Bench, adapter: Path):
+    before = bench.run(PLAIN)
+    shutil.copytree(adapter, bench.folder / "mine")
+    file = bench.folder / "mine" / "models" / "eye.safetensors"
+    weights = load_file(file)
+    save_file({n: t for n, t in weights.items() if not n.startswith("ip_adapter.1.")}, file)
+    ended = bench.run(looking(bench.folder / "mine")).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.kind == "LoadError"
+    assert ended.error.message.endswith("could not be applied in step 'draw'.")
+    assert same(before, bench.run(PLAIN))
+
+
+def test_a_pickle_stands_for_the_safetensors_file_beside_it(bench: Bench, adapter: Path):
+    assert same(bench.run(looking(adapter, weight_name="eye.bin")), bench.run(looking(adapter)))
+
+
+@pytest.mark.parametrize(
+    ("block", "place", "message"),
+    [
+        ({"weight_name": "eya.bin"}, "weight_name", "has no eya.safetensors."),
+        ({"weight_name": "../eye.bin"}, "weight_name", "A plain name ending in .safetensors"),
+        ({"image_encoder_folder": "../x"}, "image_encoder_folder", "is not a plain name."),
+        ({"weight": 1}, "weight", "is not a known key."),
+    ],
+)
+def test_mistakes_are_told_before_anything_loads(
+    bench: Bench, adapter: Path, block: dict[str, Any], place: str, message: str
+):
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(looking(adapter, **block))
+    (problem,) = caught.value.problems
+    assert problem.place == f"{PLACE}.{place}"
+    assert message in problem.message
+
+
+def test_an_adapter_needs_a_picture(bench: Bench, adapter: Path):
+    blind = looking(adapter)
+    del blind["steps"][0]["pipeline"]["arguments"]["ip_adapter_image"]
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(blind)
+    assert [found.place for found in caught.value.problems] == ["steps[0].pipeline.arguments"]
+
+
+def test_the_next_step_does_not_look(bench: Bench, adapter: Path):
+    ran = bench.run(document(*looking(adapter)["steps"], step("second"), id="two"))
+    seen, plain = pixels(ran)
+    assert np.array_equal(plain, pixels(bench.run(PLAIN))[0])
+    assert not np.array_equal(seen, plain)
