@@ -22,7 +22,7 @@ START_S = 120
 
 
 class Server(NamedTuple):
-    """A server that answers."""
+    """A server that answers and whose worker is ready."""
 
     url: str
     workflows: Path
@@ -66,17 +66,18 @@ def started_server(folder: Path) -> Iterator[Server]:
         )
     server = Server(f"http://127.0.0.1:{port}", workflows, outputs, log, process)
     try:
-        _wait_until_healthy(server)
+        _wait_until_ready(server)
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0, log.read_text()
 
 
-def _wait_until_healthy(server: Server) -> None:
+def _wait_until_ready(server: Server) -> None:
+    # Its worker too: the page says what fits as soon as the worker has told how much room there is.
     for _ in range(5 * START_S):
         try:
-            with urllib.request.urlopen(f"{server.url}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{server.url}/readyz", timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError):
             # The pause between two questions ends early when the server does.
