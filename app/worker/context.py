@@ -30,6 +30,7 @@ from app.protocol import (
 )
 from app.worker.device import Device
 from app.worker.previews import LatentPreview
+from app.workflow.needs import DENOISERS
 from app.workflow.plan import Plan
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GAP_WORTH_TELLING_S = 1.0
-DENOISERS = ("unet", "transformer", "transformer_2", "prior")
 
 
 @dataclass

@@ -24,13 +24,13 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFou
 
 from app.errors import LoadError, nearest
 from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
+from app.workflow.needs import INDEX
 from app.workflow.plan import ComponentBlock, DType, IpAdapterSource, ModelSource, PipelineStep
 
 log = logging.getLogger(__name__)
 
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
-INDEX = "model_index.json"
 AUTOMATIC = {
     "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
     "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",

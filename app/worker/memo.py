@@ -21,13 +21,13 @@ import torch
 from diffusers import ConfigMixin
 from PIL import Image
 
-from app.worker.context import DENOISERS
 from app.worker.device import Device
 from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsError
 from app.worker.loading import Parts
 from app.worker.recent import Recent
 from app.worker.tuning import lora_files
 from app.workflow.fingerprint import identify_file, library_versions
+from app.workflow.needs import DENOISERS
 from app.workflow.plan import PipelineStep
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,10 @@ from pathlib import Path
 from app.errors import nearest
 from app.workflow.document import PipelineBlock, StepDocument, WorkflowDocument
 from app.workflow.hub import find_snapshot
+from app.workflow.needs import INDEX
 from app.workflow.plan import PipelineStep
 from app.workflow.references import Path as Place
 from app.workflow.values import ValueReader
-
-INDEX = "model_index.json"
 
 
 class Sharing:
