@@ -280,6 +280,22 @@ class Loading(Message):
     total_bytes: int
 
 
+class Downloading(Message):
+    """A model of the hub is on its way. Bytes are those of its weight files that were not here."""
+
+    type: Literal["downloading"] = "downloading"
+    run_id: str
+    time: float
+    step: str
+    """Empty before the first step has begun."""
+    model: str
+    done_bytes: int
+    """Here by now, of an earlier download too."""
+    total_bytes: int
+    seconds_left: float | None
+    """From the pace so far."""
+
+
 class PhaseChanged(Message):
     """The running step entered another phase."""
 
@@ -428,6 +444,7 @@ RunEvent = (
     | RunStarted
     | StepStarted
     | StepRemembered
+    | Downloading
     | Loading
     | PhaseChanged
     | MemoryRanOut

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from app.errors import EngineError, InvalidInputs, Problem, WorkbenchError
 from app.protocol import (
     TERMINAL,
+    Downloading,
     Loading,
     MemoryRanOut,
     PhaseChanged,
@@ -87,10 +88,10 @@ class ScriptApi:
 
         `changes` are values of its document that are others in this run, by JSON pointer.
 
-        Every event has `event` (queued, remembered, loading, step, phase, result, done, cancelled,
-        error), `job_id` and `request_id`. The last one is done (with images, seed, seconds,
-        unchanged, sentence, workflow, variables, metadata), cancelled, or error. Where `unchanged`
-        is true nothing was run: another `seed` makes another picture, `fresh` the same again.
+        Every event has `event` (queued, remembered, downloading, loading, step, phase, result,
+        done, cancelled, error), `job_id` and `request_id`. The last one is done (with images, seed,
+        seconds, unchanged, sentence, workflow, variables, metadata), cancelled, or error. Where
+        `unchanged` is true nothing was run: another `seed` makes another picture, `fresh` the same.
         Dropping the stream cancels the run.
         """
         entry, run_id = await self._submit(
@@ -308,6 +309,10 @@ def _told(event: RunEvent) -> dict[str, Any] | None:
             return event.model_dump(include={"step", "made_by", "made_at"}) | {
                 "event": "remembered"
             }
+        case Downloading():
+            return event.model_dump(
+                include={"model", "done_bytes", "total_bytes", "seconds_left"}
+            ) | {"event": "downloading"}
         case Loading():
             return event.model_dump(
                 include={"component", "model", "loaded_bytes", "total_bytes"}

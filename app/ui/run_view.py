@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from app.errors import ErrorReport
 from app.protocol import (
+    Downloading,
     Loading,
     MemoryFreed,
     MemoryRanOut,
@@ -127,6 +128,10 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 "status": _of_step(view, f"Remembered from {made}"),
                 "remembered": view.remembered + 1,
             }
+        case Downloading():
+            amount = byte_progress(event.done_bytes, event.total_bytes)
+            left = "" if event.seconds_left is None else f" · {duration(event.seconds_left)} left"
+            changes = {"status": _of_step(view, f"Downloading {event.model} · {amount}{left}")}
         case Loading():
             part = event.loaded_bytes / event.total_bytes if event.total_bytes else 0.0
             amount = byte_progress(event.loaded_bytes, event.total_bytes)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from glob import escape
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,18 +18,15 @@ from typing import Any, NamedTuple
 import diffusers
 import transformers
 from diffusers.loaders import IPAdapterMixin
-from huggingface_hub import get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
 from app.errors import LoadError, nearest
+from app.worker.downloads import local_folder
 from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
 from app.workflow.needs import INDEX
 from app.workflow.plan import ComponentBlock, DType, IpAdapterSource, ModelSource, PipelineStep
 
 log = logging.getLogger(__name__)
 
-TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
-"""What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
 AUTOMATIC = {
     "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
     "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
@@ -136,50 +132,6 @@ def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyTy
         found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
     parts = tuple(found[name] for name in accepted if name in found)
     return Parts(pipeline_class, folder, parts, settings)
-
-
-def local_folder(
-    source: ModelSource, weights: Callable[[list[str]], Iterable[str]] = lambda _files: ()
-) -> Path:
-    """The folder of a model; of a hub's model what is not on this machine is fetched.
-
-    Of all files of the repository `weights` says which are wanted beside its text files: published
-    models hold the same weights several times over, in other precisions and as one large file.
-    """
-    if source.folder is not None:
-        return Path(source.folder)
-    try:
-        return _snapshot(source, weights, local_files_only=True)
-    except LocalEntryNotFoundError:
-        log.info("Downloading model: %s", source.model)
-    try:
-        return _snapshot(source, weights, local_files_only=False)
-    except Exception as error:
-        # Refused, unreachable, cut off: the hub's library lets errors of many others through.
-        raise LoadError(
-            f"The model '{source.model}' is not on this machine and could not be downloaded.",
-            hint="Check the network and, for a model behind a licence, the hub's access token.",
-            detail=str(error),
-        ) from error
-
-
-def _snapshot(
-    source: ModelSource, weights: Callable[[list[str]], Iterable[str]], *, local_files_only: bool
-) -> Path:
-    fetch = partial(
-        snapshot_download,
-        source.model,
-        revision=source.revision,
-        local_files_only=local_files_only,
-    )
-    folder = fetch(allow_patterns=list(TEXT_FILES))
-    try:
-        tree = get_cached_repo_tree(source.model, revision=source.revision)
-    except CachedRepoTreeNotFoundError:
-        # An older library fetched it and noted no list: what is there is taken as it is.
-        return Path(folder)
-    wanted = [escape(name) for name in weights([file.path for file in tree])]
-    return Path(fetch(allow_patterns=[*TEXT_FILES, *wanted]))
 
 
 def _weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:

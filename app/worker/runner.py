@@ -35,6 +35,7 @@ from app.worker import converted
 from app.worker.context import RunContext, Signals
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
+from app.worker.downloads import told_to
 from app.worker.loading import Part, Parts, find_parts
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
@@ -101,7 +102,8 @@ class Runner:
         )
         ended: TerminalEvent
         try:
-            loaded, made_at = self._walk(plan, context, fresh=command.fresh)
+            with told_to(context):
+                loaded, made_at = self._walk(plan, context, fresh=command.fresh)
             ended = RunSucceeded(
                 run_id=run_id,
                 time=time.time(),

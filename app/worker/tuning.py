@@ -17,8 +17,9 @@ import torch
 from app.errors import LoadError
 from app.worker.attention import attending, cached
 from app.worker.device import Device, is_out_of_memory
+from app.worker.downloads import local_folder
 from app.worker.ip_adapters import looking
-from app.worker.loading import first_line, local_folder
+from app.worker.loading import first_line
 from app.workflow.plan import LoraSource, PipelineStep
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from app.errors import WorkbenchError
 from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
+from app.workflow.hub_errors import reason
 from app.workflow.needs import INDEX, Unknown, local_folder
 from app.workflow.plan import ModelSource
 
@@ -107,7 +108,7 @@ class HubHeaders:
             # Refused, unreachable, malformed: the hub's library lets errors of many others through.
             unknown = Unknown(
                 f"how much it needs is known once '{source.model}' has been downloaded:"
-                f" {_reason(error, source)}."
+                f" {reason(error, source.revision)}."
             )
             self._answers[source, part] = _Refusal(unknown, time.monotonic() + ASK_AGAIN_S)
             raise unknown from error
@@ -186,22 +187,3 @@ def _header(api: HfApi, listing: _Listing, model: str, name: str) -> bytes:
     }
     content = json.dumps(header).encode()
     return len(content).to_bytes(HEADER_LENGTH_BYTES, "little") + content
-
-
-def _reason(error: Exception, source: ModelSource) -> str:
-    """Why the hub did not tell."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return "the hub shows it to those only who may use it (HF_TOKEN)"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "the hub has no such model, or asks for a login (HF_TOKEN)"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"on the hub it has no revision '{source.revision}'"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "on the hub it is no diffusers model"
-    if isinstance(error, errors.HfHubHTTPError):
-        return f"the hub answers with an error ({error.response.status_code})"
-    if isinstance(error, errors.SafetensorsParsingError | ValueError | TypeError | AttributeError):
-        return "what the hub has of it cannot be read"
-    return f"the hub does not answer ({type(error).__name__})"

@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import ErrorReport
 from app.protocol import (
+    Downloading,
     Loading,
     MemoryRanOut,
     PhaseChanged,
@@ -74,6 +75,20 @@ def test_loading_names_the_component_and_its_bytes():
         total_bytes=25_000_000,
     )
     assert after(*started(), loading).status == "Loading unet · 12 of 25 MB"
+
+
+def test_a_download_names_the_model_its_bytes_and_the_time_left():
+    download = Downloading(
+        **RUN,
+        step="",
+        model="owner/name",
+        done_bytes=1_200_000_000,
+        total_bytes=6_900_000_000,
+        seconds_left=180.2,
+    )
+    assert after(*started(), download).status == (
+        "Downloading owner/name · 1.2 of 6.9 GB · 3 min left"
+    )
 
 
 RAN_OUT = MemoryRanOut(**RUN, step="draw", phase="decoding", done=("Run again with VAE tiling.",))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")
+RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -26,11 +26,20 @@ class Hub:
         self.requests: list[str] = []
         """Method and path of every request since the start."""
         self.cut_off = ""
-        """Of the file of this name only the first half is sent."""
+        """Of the file of this path in its repository never more than the first half is sent."""
+        self.held = ""
+        """After half of the file of this path nothing is sent until `go_on` is set."""
+        self.go_on = threading.Event()
+        self.damaged = ""
+        """Of the file of this path other bytes are sent than the hub says it has."""
+        self.claimed_bytes: dict[str, int] = {}
+        """Sizes the hub tells of files, by their path in their repository, that are not theirs."""
         self.gated = ""
         """Of the repository of this name (`owner/name`) the files are shown to nobody."""
         self.sent_bytes: dict[str, int] = {}
         """Of each file how much was sent, by its path in its repository."""
+        self.asked_from: dict[str, int] = {}
+        """At which byte the last request for each file's content began, by path."""
         hub = self
 
         class Handler(_Handler):
@@ -105,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             files = [file for file in sorted(repository.rglob("*")) if file.is_file()]
             told = [_told(file, repository) for file in files]
+            for file in told:
+                file["size"] = self.served.claimed_bytes.get(file["path"], file["size"])
             if rest[:1] == ["tree"]:
                 self._send_json(told, with_body)
             else:
@@ -120,25 +131,38 @@ class _Handler(BaseHTTPRequestHandler):
             self._end(b"", with_body)
             return
         content = file.read_bytes()
+        half = len(content) // 2
+        first, last = 0, len(content) - 1
         part = RANGE.fullmatch(self.headers.get("Range", ""))
         if part is None:
             self.send_response(HTTPStatus.OK)
         else:
-            first, last = int(part["first"]), min(int(part["last"]), len(content) - 1)
+            first, last = int(part["first"]), min(int(part["last"] or last), last)
             self.send_response(HTTPStatus.PARTIAL_CONTENT)
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-            content = content[first : last + 1]
-        self.send_header("ETag", f'"{_blob(content)}"')
+        self.send_header("ETag", f'"{_hash(file)}"')
         self.send_header("X-Repo-Commit", COMMIT)
-        if with_body:
-            path = "/".join(unquote(urlsplit(self.path).path).split("/")[5:])
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        if not with_body:
+            return
+        path = "/".join(unquote(urlsplit(self.path).path).split("/")[5:])
+        self.served.asked_from[path] = first
+        if path == self.served.damaged:
+            content = bytes(byte ^ 1 for byte in content)
+        self._send(path, content[first : min(half, last + 1)])
+        if path == self.served.cut_off:
+            return
+        if path == self.served.held:
+            self.served.go_on.wait(timeout=60)
+        self._send(path, content[max(first, half) : last + 1])
+
+    def _send(self, path: str, content: bytes) -> None:
+        # Who asked may have gone: then nothing of it counts as sent.
+        with contextlib.suppress(OSError):
+            self.wfile.write(content)
+            self.wfile.flush()
             self.served.sent_bytes[path] = self.served.sent_bytes.get(path, 0) + len(content)
-        if with_body and file.name == self.served.cut_off:
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2])
-        else:
-            self._end(content, with_body)
 
     def _send_json(self, value: Any, with_body: bool) -> None:
         self.send_response(HTTPStatus.OK)
@@ -153,13 +177,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _told(file: Path, repository: Path) -> dict[str, Any]:
+    size = file.stat().st_size
+    told = {"type": "file", "path": file.relative_to(repository).as_posix(), "size": size}
+    if file.suffix == ".safetensors":
+        # As the hub keeps large files: git holds a pointer to them.
+        pointer = {"oid": _hash(file), "size": size, "pointerSize": 130}
+        return told | {"oid": _blob(_hash(file).encode()), "lfs": pointer}
+    return told | {"oid": _hash(file)}
+
+
+def _hash(file: Path) -> str:
+    """What the hub calls the content: large files by SHA-256, others as git does."""
     content = file.read_bytes()
-    return {
-        "type": "file",
-        "path": file.relative_to(repository).as_posix(),
-        "size": len(content),
-        "oid": _blob(content),
-    }
+    if file.suffix == ".safetensors":
+        return hashlib.sha256(content).hexdigest()
+    return _blob(content)
 
 
 def _blob(content: bytes) -> str:

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from app.engine import Engine
-from app.protocol import RunFailed
+from app.protocol import Downloading, RunCancelled, RunFailed
 from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, document, same, step
 from tests.worker.hub import Hub
@@ -32,8 +32,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
     (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     (model / "unet" / "custom.py").write_text("raise SystemExit('code of a model was run')")
     (model / "pytorch_model.ckpt").write_bytes(b"a pickle")
-    shutil.copytree(tiny, folder / "test" / "interrupted")
-    shutil.copytree(tiny, folder / "test" / "never-asked-for")
+    for name in ("interrupted", "cancelled", "damaged", "gated", "huge", "never-asked-for"):
+        shutil.copytree(tiny, folder / "test" / name)
     loras = folder / "test" / "loras"
     shutil.copytree(Path(SHAPES) / "outline", loras)
     lora = next(loras.iterdir()).rename(loras / "outline.safetensors")
@@ -156,19 +156,85 @@ def test_a_repository_that_does_not_exist_is_a_sentence(
 ):
     error = failed(draw(engine, bench, "test/nothing")).error
     assert error.message == (
-        "The model 'test/nothing' is not on this machine and could not be downloaded."
+        "The model 'test/nothing' is not on this machine and could not be downloaded:"
+        " the hub has no such model, or asks for a login (HF_TOKEN)."
     )
     assert "access token" in error.hint
+
+
+def test_a_model_behind_a_licence_says_where_to_accept_it(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    hub.gated = "test/gated"
+    error = failed(draw(engine, bench, "test/gated")).error
+    assert "to those only who may use it" in error.message
+    assert f"{hub.address}/test/gated" in error.hint
+    assert "HF_TOKEN" in error.hint
+
+
+def test_what_the_disk_cannot_hold_is_a_sentence_before_anything_is_fetched(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    hub.claimed_bytes[UNET] = 10**18
+    hub.requests.clear()
+    error = failed(draw(engine, bench, "test/huge")).error
+    assert "it needs 1000000000.0 GB more" in error.message
+    assert "HF_HOME" in error.hint
+    assert not [path for path in hub.fetched if path.endswith(".safetensors")]
+    hub.claimed_bytes.clear()
+
+
+def test_a_file_that_arrives_damaged_is_not_kept(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    hub.damaged = UNET
+    error = failed(draw(engine, bench, "test/damaged")).error
+    assert error.message.endswith("a file of it arrived damaged.")
+    hub.damaged = ""
+    assert same(first, draw(engine, bench, "test/damaged"))
 
 
 def test_a_download_that_is_cut_off_is_a_sentence_and_goes_on_next_time(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
-    hub.cut_off = Path(UNET).name
+    hub.cut_off = UNET
     error = failed(draw(engine, bench, "test/interrupted")).error
-    assert "could not be downloaded" in error.message
+    assert "could not be downloaded: the hub does not answer" in error.message
+    assert "goes on from there" in error.hint
     hub.cut_off = ""
     assert same(first, draw(engine, bench, "test/interrupted"))
+    assert hub.asked_from[UNET] == half_of_the_unet(hub)
+
+
+def test_a_download_tells_its_bytes_and_obeys_a_cancel_and_goes_on_where_it_was(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    hub.held = UNET
+    wanted = bench.write(document(step(model="test/cancelled", loading=NO_CHECKER)))
+    run_id = engine.submit(wanted, {}, seed=3, fresh=True)
+    told: list[Downloading] = []
+    for event in engine.events(run_id):
+        if isinstance(event, Downloading):
+            told.append(event)
+            if event.total_bytes - event.done_bytes <= half_of_the_unet(hub) + 1:
+                engine.cancel(run_id)
+    assert isinstance(event, RunCancelled)
+    assert event.notice == ""
+    assert {each.model for each in told} == {"test/cancelled"}
+    sizes = [
+        (hub.folder / "test" / "cancelled" / path).stat().st_size
+        for path in hub.fetched
+        if path.endswith(".safetensors")
+    ]
+    assert told[-1].total_bytes == sum(sizes)
+    hub.held = ""
+    hub.go_on.set()
+    assert same(first, draw(engine, bench, "test/cancelled"))
+    assert hub.asked_from[UNET] == half_of_the_unet(hub)
+
+
+def half_of_the_unet(hub: Hub) -> int:
+    return (hub.folder / "test" / "tiny" / UNET).stat().st_size // 2
 
 
 def test_with_the_hub_gone_what_is_here_still_runs_and_what_is_not_is_a_sentence(
@@ -179,7 +245,8 @@ def test_with_the_hub_gone_what_is_here_still_runs_and_what_is_not_is_a_sentence
         assert same(first, draw(engine, bench, "test/tiny"))
         error = failed(draw(engine, bench, "test/never-asked-for")).error
     assert error.message == (
-        "The model 'test/never-asked-for' is not on this machine and could not be downloaded."
+        "The model 'test/never-asked-for' is not on this machine and could not be downloaded:"
+        " the hub does not answer (ConnectError)."
     )
     assert error.hint.startswith("Check the network")
     assert hub.requests == []

@@ -158,7 +158,7 @@ def test_a_hub_that_does_not_tell_is_a_sentence_and_is_left_alone_for_a_while(
     no_model = "the hub has no such model, or asks for a login (HF_TOKEN)."
     assert told(model="test/missing") == no_model
     assert told(model="test/gated") == "the hub shows it to those only who may use it (HF_TOKEN)."
-    assert told(model="test/nothing") == "on the hub it is no diffusers model."
+    assert told(model="test/nothing") == "on the hub it has no such file."
     assert told(model="test/broken") == "what the hub has of it cannot be read."
     with hub.gone():
         assert told() == "the hub does not answer (ConnectError)."
