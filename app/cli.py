@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +25,12 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.workflow.fit import Room
+    from app.workflow.hub_headers import HubHeaders
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+INPUT = re.compile(r"[a-zA-Z_][\w-]*=")
+"""How a word begins that gives a variable its value; any other is a file."""
 ANYWHERE = (Path("/"),)
 """Who has a shell on this machine may name any picture the shell may read."""
 
@@ -75,10 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_server(repl, "use this running server instead of a worker of its own", None)
     _add_common(repl, "INFO")
 
-    validate = commands.add_parser("validate", help="check a workflow without running it")
+    validate = commands.add_parser("validate", help="check workflows without running them")
     validate.set_defaults(command=_validate)
-    validate.add_argument("file")
-    validate.add_argument("inputs", nargs="*", metavar="name=value", type=_pair)
+    validate.add_argument(
+        "words", nargs="+", metavar="FILE | name=value",
+        help="workflows, and values for the variables of all of them",
+    )  # fmt: skip
     _add_set(validate)
     _add_common(validate, "WARNING")
 
@@ -257,27 +263,50 @@ def _repl(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _validate(options: argparse.Namespace, settings: Settings) -> int:
-    from app.workflow import needs
     from app.workflow.hub_headers import HubHeaders
+
+    pairs = [word for word in options.words if INPUT.match(word)]
+    files = [word for word in options.words if word not in pairs]
+    if not files:
+        raise BadRequest("Which workflow? A file, or a name that `workflows` lists, is needed.")
+    room = _room(settings)
+    wrong = 0
+    with contextlib.closing(HubHeaders()) as hub:
+        for file in files:
+            try:
+                _validate_one(file, dict(map(_pair, pairs)), options, settings, room, hub)
+            except WorkbenchError as error:
+                wrong += 1
+                print(f"{error.message} {error.hint}".rstrip(), file=sys.stderr)
+                for found in error.problems:
+                    where = f"{found.pointer}: " if found.pointer else ""
+                    print(f"- {where}{found.message} {found.hint}".rstrip(), file=sys.stderr)
+    if room is None and wrong < len(files):
+        print("Its worker alone knows how much memory the device has: set DW_DEVICE_BUDGET here.")
+    return 1 if wrong else 0
+
+
+def _validate_one(
+    file: str,
+    inputs: dict[str, Any],
+    options: argparse.Namespace,
+    settings: Settings,
+    room: Room | None,
+    hub: HubHeaders,
+) -> None:
+    """Print what the workflow does and needs. Raises WorkbenchError where it cannot run."""
+    from app.workflow import needs
     from app.workflow.planner import make_plan
 
     plan = make_plan(
-        find_workflow(options.file, settings),
-        dict(options.inputs),
-        paths=settings.paths,
-        changes=dict(options.changes),
+        find_workflow(file, settings), inputs, paths=settings.paths, changes=dict(options.changes)
     )
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for step in plan.steps:
         print(f"{step.name}: {step.title}")
-    room = _room(settings)
-    with contextlib.closing(HubHeaders()) as hub:
-        print(*needs.lines(plan, room, hub.ask), sep="\n")
-    if room is None:
-        print("Its worker alone knows how much memory the device has: set DW_DEVICE_BUDGET here.")
+    print(*needs.lines(plan, room, hub.ask), sep="\n")
     print(f"'{plan.workflow_id}' can run: {len(plan.steps)} step(s).")
-    return 0
 
 
 def _room(settings: Settings) -> Room | None:

@@ -29,9 +29,18 @@ Exceptions never cross the pipe between the processes; an `ErrorReport` does.
 from __future__ import annotations
 
 import difflib
+import itertools
+import json
+import re
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
+
+MAX_NAME_LENGTH = 100
+"""A longer text is no mistyped name, and comparing it takes long."""
+MAX_COMPARED = 1000
+PART = re.compile(r'\[([0-9]+)\]|\[("(?:[^"\\]|\\.)*")\]|(?:^|\.)([^.\[\]"/, ]+)')
+"""One part of a place: an item of a list, a key in quotes, a key."""
 
 
 class Problem(BaseModel):
@@ -43,6 +52,18 @@ class Problem(BaseModel):
     """Where, as a path into the document: `steps[0].pipeline.arguments.guidance_scale`."""
     message: str
     hint: str = ""
+
+    @property
+    def pointer(self) -> str:
+        """The place as a JSON pointer (RFC 6901): `/steps/0/pipeline/arguments/guidance_scale`.
+
+        A place that is none already (a line of a file, say) is left as it is.
+        """
+        if self.place.startswith("/") or PART.sub("", self.place):
+            return self.place
+        parts = [json.loads(quoted) if quoted else index or key
+                 for index, quoted, key in PART.findall(self.place)]  # fmt: skip
+        return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
@@ -170,5 +191,14 @@ class Cancelled(BaseException):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the known name closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    if len(name) > MAX_NAME_LENGTH:
+        return ""
+    matches = difflib.get_close_matches(
+        name, itertools.islice(known, MAX_COMPARED), n=1, cutoff=0.6
+    )
     return f"Did you mean '{matches[0]}'?" if matches else ""
+
+
+def shortened(text: str) -> str:
+    """The text, cut where a sentence would drown in it."""
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -84,8 +84,8 @@ class LocalWorkbench:
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
         """See Workbench."""
         from app.cli import find_workflow
+        from app.workflow.declarations import declared_inputs
         from app.workflow.loader import read_document
-        from app.workflow.planner import declared_inputs
 
         path = find_workflow(name, self._settings).resolve()
         raw = read_document(path)

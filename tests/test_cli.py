@@ -279,6 +279,27 @@ def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:
         assert word in ran.stderr
 
 
+def test_validate_takes_several_files_and_gives_each_mistake_its_json_pointer(
+    spaced: Path, tmp_path: Path
+) -> None:
+    document = json.loads(spaced.read_text())
+    document["steps"][0]["pipeline"]["arguments"] |= {"width": 100, "promt": "a star"}
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(document))
+    ran = workbench("validate", wrong, spaced, "steps=3", tmp_path / "none.json")
+    assert ran.exit_code == 1
+    assert ran.stdout.endswith("'text-to-image' can run: 1 step(s).\n")
+    assert ran.stderr.splitlines() == [
+        "'wrong' cannot run as it stands.",
+        "- /steps/0/pipeline/arguments/width: 100 is not a multiple of 8, which"
+        " StableDiffusionPipeline needs. The nearest is 104.",
+        "- /steps/0/pipeline/arguments/promt: StableDiffusionPipeline takes no 'promt'."
+        " Did you mean 'prompt'?",
+        f"There is no workflow file '{tmp_path / 'none.json'}'.",
+    ]
+    assert workbench("validate", "steps=3").exit_code == 1
+
+
 def test_workflows_lists_everything_that_ships(shipped_workflows: Path) -> None:
     listed = workbench("workflows")
     assert listed.exit_code == 0, listed.stderr

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError, nearest
+from app.workflow.iterations import MAX_ITERATIONS
 from app.workflow.plan import (
     DTypeValue,
     ImageValue,
@@ -20,8 +21,6 @@ from app.workflow.plan import (
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext
-
-MAX_ITERATIONS = 10_000
 
 
 def combinations(

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError, nearest
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.workflow.declarations import declared_inputs
 from app.workflow.files import can_be_path
 from app.workflow.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot, is_repository
 from app.workflow.inputs import InputSpec
 from app.workflow.loader import read_document
 from app.workflow.plan import Frozen
-from app.workflow.planner import declared_inputs
 from app.workflow.references import parse
 
 ACRONYMS = {"sd", "sdxl", "flux", "lora", "gpu", "t2v", "i2v"}

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from app.errors import Problem, nearest
 from app.workflow.document import InputBlock, InputKind
+from app.workflow.names import unbraced
 from app.workflow.plan import Frozen
 
 VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,99}")
@@ -156,6 +157,10 @@ def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> Json
         return _picture(spec, value, media)
     converted = _converted(spec, value)
     if isinstance(converted, str):
+        if isinstance(spec.default, str) and unbraced(spec.default) is not None:
+            # The default says that its text is no name of a class; then this one is none either.
+            plain = unbraced(converted)
+            converted = converted if plain is None or converted in spec.choices else plain
         if len(converted) > MAX_TEXT_LENGTH:
             raise ValueError(f"The text has {len(converted)} characters; {MAX_TEXT_LENGTH} fit.")
         if CONTROL_CHARACTERS.search(converted):

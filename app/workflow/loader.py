@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from app.errors import InvalidWorkflow, Problem, UnknownWorkflow, nearest
-from app.workflow.document import KNOWN_KEYS, NOT_YET_SUPPORTED, WorkflowDocument
+from app.errors import InvalidWorkflow, Problem, UnknownWorkflow, nearest, shortened
+from app.workflow.document import WorkflowDocument
 from app.workflow.files import can_be_path
 from app.workflow.inputs import unfit
-from app.workflow.references import place
+from app.workflow.references import MAX_NODES, Path, count_nodes, place
+from app.workflow.unknown_keys import ACTIONS, UnknownKeys, without
+from app.workflow.values import MAX_PROBLEMS
 
 MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 
@@ -21,13 +25,12 @@ MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 class RawDocument(NamedTuple):
     """A workflow file as read: nothing substituted, nothing checked beyond being a JSON object."""
 
-    path: Path
+    path: pathlib.Path
     content: bytes
     tree: dict[str, Any]
-    warnings: tuple[str, ...]
 
 
-def read_document(path: Path) -> RawDocument:
+def read_document(path: pathlib.Path) -> RawDocument:
     """The document in this file. Raises UnknownWorkflow or InvalidWorkflow with a sentence."""
     if not can_be_path(path):
         raise UnknownWorkflow(f"No file can be called '{shortened(str(path))}'.")
@@ -38,7 +41,11 @@ def read_document(path: Path) -> RawDocument:
         raise UnknownWorkflow(
             f"There is no workflow file '{path}'.", hint=nearest(path.stem, siblings)
         )
-    content = path.read_bytes()
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise InvalidWorkflow(f"'{path.name}' cannot be read: {error.strerror}.") from error
     if len(content) > MAX_DOCUMENT_BYTES:
         raise InvalidWorkflow(
             f"'{path.name}' is larger than 50 MiB; a workflow is a small document."
@@ -59,70 +66,128 @@ def read_document(path: Path) -> RawDocument:
         raise InvalidWorkflow(f"'{path.name}' is not a workflow: a JSON object is needed.")
     if wrong := unfit(tree):
         raise InvalidWorkflow(f"'{path.name}' {wrong}.")
-    return RawDocument(path, content, *_without_unknown_keys(tree))
+    if count_nodes(tree) > MAX_NODES:
+        raise InvalidWorkflow(
+            f"'{path.name}' has more than {MAX_NODES} parts; a workflow is a small document."
+        )
+    return RawDocument(path, content, tree)
 
 
-def _without_unknown_keys(tree: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The dialect ignores unknown top-level keys; here they are ignored aloud."""
-    known = WorkflowDocument.model_fields
-    unknown = [key for key in tree if key not in known]
-    warnings = tuple(
-        f"The top-level key '{key}' is not known and is ignored. {nearest(key, known)}".rstrip()
-        for key in unknown
+class Parsed(NamedTuple):
+    """A document as far as it could be read, and everything that is wrong with the rest."""
+
+    document: WorkflowDocument | None
+    """Without the steps that are wrong; None where nothing of it can be used."""
+    positions: tuple[int, ...]
+    """Where each of its steps stands among all of the file."""
+    unread: tuple[str, ...]
+    """The names of the steps that are wrong."""
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def parse_document(tree: dict[str, Any]) -> Parsed:
+    """The typed document, with everything that is wrong with it."""
+    unknown = UnknownKeys()
+    document, wrong = _validated(tree)
+    extra = [_path(each["loc"], tree) for each in wrong if each["type"] == "extra_forbidden"]
+    if extra:
+        for path in extra[:MAX_PROBLEMS]:
+            unknown.add(path)
+        tree = without(tree, extra)
+        document, wrong = _validated(tree)
+    problems = [
+        found for each in wrong[:MAX_PROBLEMS] if (found := _told(each, tree, unknown)) is not None
+    ]
+    steps = tree.get("steps")
+    if document is not None or not isinstance(steps, list):
+        positions = tuple(range(len(document.steps))) if document else ()
+    else:
+        broken = {path[1] for each in wrong
+                  if len(path := _path(each["loc"], tree)) > 1 and path[0] == "steps"}  # fmt: skip
+        positions = tuple(index for index in range(len(steps)) if index not in broken)
+        sound = {"id": "unread", "steps": [steps[index] for index in positions]}
+        seed = {"seed": tree["seed"]} if isinstance(tree.get("seed"), int) else {}
+        document, _ = _validated({**sound, **seed})
+    return Parsed(
+        document,
+        positions,
+        _unread(steps, positions),
+        (*unknown.problems, *problems, *_repeated(steps)),
+        tuple(unknown.warnings),
     )
-    return {key: value for key, value in tree.items() if key in known}, warnings
 
 
-def parse_document(tree: dict[str, Any]) -> tuple[WorkflowDocument | None, list[Problem]]:
-    """The typed document, or None and everything that is wrong with it."""
+def _validated(tree: dict[str, Any]) -> tuple[WorkflowDocument | None, list[ErrorDetails]]:
     try:
-        document = WorkflowDocument.model_validate(tree)
+        return WorkflowDocument.model_validate(tree), []
     except ValidationError as error:
         # A list whose items are all wrong counts as empty too; only what is wrong in them is told.
-        found = [
+        return None, [
             wrong for wrong in error.errors() if wrong["type"] != "too_short" or not wrong["input"]
         ]
-        return None, [_problem(details) for details in found]
-    names = [step.name for step in document.steps]
-    repeated = [
-        Problem(
-            place=f"steps[{index}].name",
-            message=f"Two steps are called '{name}'.",
-            hint="Give each step its own name.",
-        )
-        for index, name in enumerate(names)
-        if name in names[:index]
-    ]
-    return document, repeated
 
 
-def shortened(text: str) -> str:
-    """The text, cut where a sentence would drown in it."""
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _unread(steps: Any, positions: tuple[int, ...]) -> tuple[str, ...]:
+    if not isinstance(steps, list):
+        return ()
+    missing = [step for index, step in enumerate(steps) if index not in set(positions)]
+    names = [step.get("name") for step in missing if isinstance(step, dict)]
+    return tuple(name for name in names if isinstance(name, str))
 
 
-def _problem(details: ErrorDetails) -> Problem:
-    path = tuple(part for part in details["loc"] if part != "component_blocks")
-    where, last = place(path), str(path[-1]) if path else ""
+def _repeated(steps: Any) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        name = step.get("name") if isinstance(step, dict) else None
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            yield Problem(
+                place=place(("steps", index, "name")),
+                message=f"Two steps are called '{name}'.",
+                hint="Give each step its own name.",
+            )
+        seen.add(name)
+
+
+def _path(loc: tuple[int | str, ...], tree: Any) -> Path:
+    """Where in the tree pydantic found this; names of its own types in between are left out."""
+    path: list[int | str] = []
+    for position, part in enumerate(loc):
+        inside = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if inside or (isinstance(tree, dict) and part in tree):
+            tree = tree[part]
+        elif position < len(loc) - 1 or not isinstance(tree, dict):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _told(details: ErrorDetails, tree: Any, unknown: UnknownKeys) -> Problem | None:
+    """The sentence for this; None where an unknown key has explained it."""
+    path = _path(details["loc"], tree)
+    last = str(path[-1]) if path else ""
+    hint = ""
     match details["type"]:
-        case "extra_forbidden" if last in NOT_YET_SUPPORTED:
-            message, hint = f"'{last}' is not yet supported.", ""
-        case "extra_forbidden":
-            message, hint = f"'{last}' is not a known key.", nearest(last, KNOWN_KEYS)
         case "missing":
-            message, hint = f"'{last}' is missing.", ""
+            if unknown.explain(path[:-1], [last]):
+                return None
+            message = f"'{last}' is missing."
         case "literal_error":
-            given = details["input"]
-            offered = details["ctx"]["expected"]
-            message, hint = f"{given!r} is not one of {offered}.", ""
+            given, offered = details["input"], details["ctx"]["expected"]
+            message = f"{shortened(repr(given))} is not one of {offered}."
+            hint = nearest(given, re.findall("'(.+?)'", offered)) if isinstance(given, str) else ""
         case "union_tag_invalid":
             tag, offered = details["ctx"]["tag"], details["ctx"]["expected_tags"]
-            message, hint = f"A '{last}' of type '{tag}' is not yet supported, only {offered}.", ""
+            message = f"A '{last}' of type '{shortened(tag)}' is not yet supported, only {offered}."
         case "value_error":
-            message, hint = f"{details['ctx']['error']}.", ""
+            if path[:1] == ("steps",) and len(path) == 2 and unknown.explain(path, ACTIONS):
+                return None
+            message = f"{details['ctx']['error']}."
         case _:
-            message, hint = f"{details['msg']}, not {_short(details['input'])}.", ""
-    return Problem(place=where, message=message[0].upper() + message[1:], hint=hint)
+            message = f"{details['msg']}, not {_short(details['input'])}."
+    return Problem(place=place(path), message=message[0].upper() + message[1:], hint=hint)
 
 
 def _short(value: object) -> str:

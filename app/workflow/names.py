@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import get_args
 
 from app.errors import nearest
@@ -12,6 +13,11 @@ DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
 CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
 """Names of older documents and what the class is called now."""
 PACKAGES = ("diffusers", "transformers")
+
+
+IMPORTED_AS = {"opencv": "cv2", "onnx": "onnxruntime"}
+DISTRIBUTIONS = {"opencv": "opencv-python-headless", "onnx": "onnxruntime", "note_seq": "note-seq"}
+"""What diffusers calls a package, as Python and as pip know it, where these differ."""
 
 
 class UnknownName(ValueError):
@@ -38,6 +44,17 @@ def class_name(name: str, *kinds: Kind) -> str:
     if found.kind not in kinds:
         raise UnknownName(f"'{name}' is a {found.kind}; a {wanted} class is needed here.")
     return f"{package}.{bare}"
+
+
+def missing_packages(name: str) -> tuple[str, ...]:
+    """What pip would have to install for this class, by its qualified name, to be there."""
+    package, _, bare = name.rpartition(".")
+    needed = public_classes(package)[bare].needs if package == "diffusers" else ()
+    return tuple(
+        DISTRIBUTIONS.get(module, module)
+        for module in needed
+        if importlib.util.find_spec(IMPORTED_AS.get(module, module)) is None
+    )
 
 
 def dtype_name(name: str) -> DType:

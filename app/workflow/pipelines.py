@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.errors import nearest
+from app.errors import nearest, shortened
 from app.settings import PathSettings
 from app.workflow import names
 from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
+from app.workflow.calls import check_call
 from app.workflow.document import (
     ComponentDocument,
     PipelineBlock,
@@ -17,12 +18,10 @@ from app.workflow.document import (
 )
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
-from app.workflow.loader import shortened
 from app.workflow.plan import (
     CacheSettings,
     ComponentBlock,
     DType,
-    LiteralValue,
     ModelSource,
     PipelineStep,
     ResultSpec,
@@ -32,10 +31,14 @@ from app.workflow.plan import (
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 from app.workflow.sharing import Sharing
-from app.workflow.signatures import call_signature
 from app.workflow.values import ValueReader
 
-IGNORED_LOADING_ARGUMENTS = {"low_cpu_mem_usage", "requires_safety_checker", "add_watermarker"}
+IGNORED_LOADING_ARGUMENTS = {
+    "low_cpu_mem_usage", "requires_safety_checker", "add_watermarker", "cache_dir", "disable_mmap",
+    "force_download", "local_files_only", "max_memory", "mirror", "offload_folder",
+    "offload_state_dict", "output_loading_info", "proxies", "resume_download", "token",
+    "use_auth_token",
+}  # fmt: skip
 """Loading arguments that change nothing about the result of a run here."""
 LOADING_ARGUMENTS = {
     "model_name", "torch_dtype", "dtype", "variant", "revision", "subfolder", "use_safetensors",
@@ -46,13 +49,6 @@ REFUSED_LOADING_ARGUMENTS = {
 }  # fmt: skip
 ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 """Of diffusers' those that fit every UNet and need no package."""
-GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
-JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-}
 
 
 class PipelineBuilder:
@@ -91,8 +87,9 @@ class PipelineBuilder:
             key: self._reader.read(value, (*where, "arguments", key))
             for key, value in block.arguments.items()
         }
-        real_class = self._real_class(pipeline_class, source, (*loading_at, "model_name"))
-        self._check_arguments(real_class, arguments, (*where, "arguments"))
+        self._check_call(
+            pipeline_class, source, (*loading_at, "model_name"), arguments, (*where, "arguments")
+        )
         loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
         ip_adapter = read_ip_adapter(
             block.ip_adapter, (*where, "ip_adapter"), self._source, self._reader
@@ -157,10 +154,13 @@ class PipelineBuilder:
             for key, value in block.arguments.items()
         }
         if referred is not None:
-            real_class = self._real_class(
-                referred.pipeline_class, referred.source, (*where, "reference_name")
+            self._check_call(
+                referred.pipeline_class,
+                referred.source,
+                (*where, "reference_name"),
+                arguments,
+                (*where, "arguments"),
             )
-            self._check_arguments(real_class, arguments, (*where, "arguments"))
             if referred.ip_adapter is not None:
                 check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         if len(self._reader.problems) > noted or referred is None:
@@ -181,10 +181,14 @@ class PipelineBuilder:
             self._reader.note(at, "An input cannot choose a class.")
             return ""
         try:
-            return names.class_name(name, *kinds)
+            found = names.class_name(name, *kinds)
         except names.UnknownName as error:
             self._reader.note(at, str(error))
             return ""
+        for package in names.missing_packages(found):
+            message = f"'{name}' needs {package}, which is not installed."
+            self._reader.note(at, message, f"Add it with: pip install {package}")
+        return found
 
     def _attention_processor(self, named: str, at: Place) -> str | None:
         name = named.removeprefix("diffusers.models.attention_processor.")
@@ -310,22 +314,17 @@ class PipelineBuilder:
             class_name=name, config=block.scheduler.from_config_args, shift=block.scheduler.shift
         )
 
-    def _check_arguments(self, class_name: str, arguments: dict[str, Value], at: Place) -> None:
-        signature = call_signature(class_name.rpartition(".")[2]) if class_name else None
-        if signature is None:
-            return
-        known = {parameter.name: parameter for parameter in signature.parameters}
-        for key, value in arguments.items():
-            if key in GIVEN_BY_RUNNER:
-                self._reader.note((*at, key), f"'{key}' is set by the workbench.", "Leave it out.")
-            elif key not in known:
-                short = class_name.rpartition(".")[2]
-                self._reader.note((*at, key), f"{short} takes no '{key}'.", nearest(key, known))
-            elif key in known and isinstance(value, LiteralValue):
-                self._check_type(known[key].annotation, value.value, (*at, key))
-        for parameter in known.values():
-            if parameter.required and parameter.name not in arguments:
-                self._reader.note(at, f"'{parameter.name}' is missing.")
+    def _check_call(
+        self,
+        pipeline_class: str,
+        source: ModelSource | None,
+        source_at: Place,
+        arguments: dict[str, Value],
+        at: Place,
+    ) -> None:
+        real_class = self._real_class(pipeline_class, source, source_at)
+        folder = Path(source.folder) if source is not None and source.folder else None
+        check_call(real_class, arguments, at, self._reader, folder)
 
     def _real_class(self, pipeline_class: str, source: ModelSource | None, at: Place) -> str:
         """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
@@ -339,29 +338,6 @@ class PipelineBuilder:
         except (ValueError, TypeError, KeyError):
             self._reader.note(at, f"The model_index.json of '{source.model}' is not one.")
             return ""
-
-    def _check_type(self, annotation: str, value: Any, at: Place) -> None:
-        """Refuse a literal that cannot be what a plain annotation says."""
-        optional = "None" in annotation or "Optional" in annotation
-        plain = annotation.replace("Optional[", "").rstrip("]").replace("| None", "").strip()
-        wanted = JSON_TYPES.get(plain)
-        if wanted is None or (value is None and optional):
-            return
-        if (
-            value is None
-            or not isinstance(value, wanted)
-            or (isinstance(value, bool) and plain != "bool")
-        ):
-            kind = {"int": "whole number", "float": "number", "str": "text"}.get(
-                plain, "true or false"
-            )
-            self._reader.note(at, f"A {kind} is needed, not {value!r}.")
-        elif not isinstance(value, int):
-            return
-        elif at[-1] == "num_inference_steps" and not 1 <= value <= 1000:
-            self._reader.note(at, f"{value} is outside 1 to 1000 steps.")
-        elif at[-1] in ("width", "height") and (value % 8 or not 8 <= value <= 8192):
-            self._reader.note(at, f"{value} is not a multiple of 8 up to 8192.")
 
 
 FLOAT16_WARNING = (

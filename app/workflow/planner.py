@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from collections.abc import Mapping
@@ -9,26 +10,45 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
-from app.errors import InvalidInputs, InvalidWorkflow, Problem, WorkbenchError, nearest
+from app.errors import (
+    InvalidInputs,
+    InvalidWorkflow,
+    Problem,
+    WorkbenchError,
+    nearest,
+    shortened,
+)
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.tasks import TASKS
-from app.workflow.document import MAX_SEED, InputBlock, StepDocument
+from app.workflow.calls import output_fields
+from app.workflow.declarations import declared_inputs
+from app.workflow.document import MAX_SEED, StepDocument
 from app.workflow.files import can_be_path
 from app.workflow.fingerprint import workflow_hash
-from app.workflow.inputs import VARIABLE_NAME, InputSpec, check_inputs, input_specs
-from app.workflow.loader import RawDocument, parse_document, read_document, shortened
+from app.workflow.inputs import check_inputs
+from app.workflow.iterations import MAX_ITERATIONS, Iterations
+from app.workflow.loader import RawDocument, parse_document, read_document
 from app.workflow.pipelines import PipelineBuilder
 from app.workflow.plan import LiteralValue, Plan, ResultSpec, Step, TaskStep
 from app.workflow.pointer import with_changes
+from app.workflow.references import (
+    MAX_NODES,
+    Substituted,
+    TooManyNodes,
+    parse,
+    place,
+    substitute,
+)
 from app.workflow.references import Path as Place
-from app.workflow.references import Substituted, parse, place, substitute
 from app.workflow.sharing import Sharing
 from app.workflow.tasks import build_task
-from app.workflow.values import ValueReader, problem
+from app.workflow.values import TooManyProblems, ValueReader, problem
 
 MAX_DEPTH = 8
+NO_VALUE = ("There is no variable", "The default of variable")
+"""How the sentences on a variable without a value begin."""
 
 
 def make_plan(
@@ -54,12 +74,13 @@ def make_plan(
         raise InvalidInputs(f"'{workflow.stem}' cannot run with these inputs.", wrong)
     planning = _Planning(paths, drawn_seed=secrets.randbits(63))
     origins = {name: ("inputs", name) for name in values}
-    planning.add(raw, values, origins, seed=seed, changes=changes)
-    if planning.problems:
+    with contextlib.suppress(TooManyProblems):
+        planning.add(raw, values, origins, seed=seed, changes=changes)
+    if problems := planning.mistakes():
         # What only arises from what was typed (a missing picture, say) is the inputs' mistake.
-        typed = all(found.place.startswith("inputs.") for found in planning.problems)
+        typed = all(found.place.startswith("inputs.") for found in problems)
         error = InvalidInputs if typed else InvalidWorkflow
-        raise error(f"'{workflow.stem}' cannot run as it stands.", planning.problems)
+        raise error(f"'{workflow.stem}' cannot run as it stands.", problems)
     return Plan(
         workflow_id=str(raw.tree["id"]),
         workflow_path=str(workflow.resolve()),
@@ -70,47 +91,8 @@ def make_plan(
         seed=planning.first_seed,
         seed_given=planning.seed_given,
         steps=tuple(planning.steps),
-        warnings=(*raw.warnings, *dict.fromkeys(planning.warnings)),
+        warnings=tuple(dict.fromkeys(planning.warnings)),
     )
-
-
-def declared_inputs(raw: RawDocument) -> tuple[InputSpec, ...]:
-    """What the document asks for. Raises InvalidWorkflow where that part is malformed."""
-    variables = raw.tree.get("variables", {})
-    blocks = raw.tree.get("inputs", {})
-    problems: list[Problem] = []
-    if not isinstance(variables, dict):
-        problems.append(Problem(place="variables", message="An object is needed."))
-        variables = {}
-    if not isinstance(blocks, dict):
-        problems.append(Problem(place="inputs", message="An object is needed."))
-        blocks = {}
-    problems += [
-        Problem(place=f"variables.{name}", message=f"'{name}' is not a name for a variable.")
-        for name in variables
-        if not VARIABLE_NAME.fullmatch(name)
-    ]
-    parsed: dict[str, InputBlock] = {}
-    for name, block in blocks.items():
-        if name not in variables:
-            problems.append(
-                Problem(
-                    place=f"inputs.{name}",
-                    message=f"There is no variable '{name}'.",
-                    hint=nearest(name, variables),
-                )
-            )
-            continue
-        try:
-            parsed[name] = InputBlock.model_validate(block)
-        except ValidationError as error:
-            problems += [
-                Problem(place=place(("inputs", name, *wrong["loc"])), message=f"{wrong['msg']}.")
-                for wrong in error.errors()
-            ]
-    if problems:
-        raise InvalidWorkflow(f"'{raw.path.stem}' is not a valid workflow.", problems)
-    return input_specs(variables, parsed)
 
 
 class _Planning:
@@ -124,9 +106,24 @@ class _Planning:
         self.steps: list[Step] = []
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
+        self._without_value: list[str] = []
+        """Places whose variable has no value: what follows from that is no mistake of its own."""
         self.contents: list[bytes] = []
         self._properties: dict[str, tuple[str, ...]] = {}
         """What can be taken of the results of a step, where that is known."""
+        self._iterations = Iterations()
+        self._nodes = 0
+
+    def mistakes(self) -> list[Problem]:
+        """What is wrong, without what only follows from something else that is."""
+        told = dict.fromkeys(self.problems)
+        return [found for found in told if not self._follows(found)]
+
+    def _follows(self, found: Problem) -> bool:
+        return not found.message.startswith(NO_VALUE) and any(
+            found.place == place or found.place.startswith((f"{place}.", f"{place}["))
+            for place in self._without_value
+        )
 
     def add(
         self,
@@ -149,28 +146,38 @@ class _Planning:
         tree = self._substituted(raw, given, place_prefix)
         body, changed, wrong = with_changes(tree.tree, changes)
         self.problems += wrong
-        document, problems = parse_document({**body, "variables": {}})
-        self.problems += [_moved(found, place_prefix) for found in problems]
+        parsed = parse_document({**body, "variables": {}})
+        given_at = {
+            path: origins[name] for path, name in tree.references.items() if name in origins
+        }
+        told_at = {place(path): place(where) for path, where in given_at.items()}
+        for found in parsed.problems:
+            if found.place in told_at:
+                self.problems.append(found.model_copy(update={"place": told_at[found.place]}))
+            else:
+                self.problems.append(_moved(found, place_prefix))
+        self.warnings += [_moved_text(text, place_prefix) for text in parsed.warnings]
+        document = parsed.document
         if document is None:
             return ""
         workflow_seed = next(s for s in (seed, document.seed, self._drawn_seed) if s is not None)
         if not prefix:
             self.first_seed = workflow_seed
             self.seed_given = seed is not None or document.seed is not None
-        names: dict[str, str] = {}
+        names: dict[str, str] = dict.fromkeys(parsed.unread, "")
         sharing = Sharing(document)
-        for index, step in enumerate(document.steps):
+        reader = ValueReader(
+            folder=raw.path.parent,
+            media=self._paths.media,
+            steps=names,
+            properties=self._properties,
+            literal=tree.literal | changed,
+            origins={**given_at, **{path: path for path in changed}},
+            problems=self.problems,
+            warnings=self.warnings,
+        )
+        for index, step in zip(parsed.positions, document.steps, strict=True):
             at = (*place_prefix, "steps", index)
-            reader = ValueReader(
-                folder=raw.path.parent,
-                media=self._paths.media,
-                steps=names,
-                properties=self._properties,
-                literal=tree.literal | changed,
-                origins={**_origins(raw, origins), **{path: path for path in changed}},
-                problems=self.problems,
-                warnings=self.warnings,
-            )
             step_seed = workflow_seed if step.seed is None else step.seed
             if step.workflow is not None:
                 last = self._add_child(raw, step, at, reader, step_seed, prefix, above)
@@ -193,28 +200,49 @@ class _Planning:
                 if built is not None:
                     drawn = built.seed == self._drawn_seed
                     self.steps.append(built.model_copy(update={"seed_drawn": drawn}))
-                if isinstance(built, TaskStep):
-                    self._properties[last] = TASKS[built.command].keys
+                    self._count(built, reader, at)
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
+
+    def _count(self, step: Step, reader: ValueReader, at: Place) -> None:
+        """Note what the step makes, and whether it makes too much."""
+        self._properties[step.name] = (
+            TASKS[step.command].keys
+            if isinstance(step, TaskStep)
+            else output_fields(step.pipeline_class)
+        )
+        runs = self._iterations.add(step)
+        if runs > MAX_ITERATIONS:
+            message = f"Step '{step.name}' would run {runs} times; {MAX_ITERATIONS} at most."
+            reader.note(at, message, "It runs once for every combination of earlier results.")
 
     def _substituted(
         self, raw: RawDocument, given: Mapping[str, Any], place_prefix: Place
     ) -> Substituted:
         declared = raw.tree.get("variables", {})
-        values = {**declared, **given}
         # A value that equals the default is the document's own word, not the person's.
-        typed = frozenset(name for name in given if given[name] != declared.get(name))
+        own = {name for name, value in given.items() if value == declared.get(name)}
+        typed = frozenset(given) - own
         body = {key: value for key, value in raw.tree.items() if key not in ("variables", "inputs")}
-        tree = substitute(body, values, typed)
+        try:
+            tree = substitute(body, {**declared, **given}, typed=typed, given=typed)
+        except TooManyNodes:
+            raise InvalidWorkflow(
+                f"'{raw.path.name}' has more than {MAX_NODES} parts once its variables are"
+                " replaced; a workflow is a small document."
+            ) from None
+        self._nodes += tree.nodes
+        if self._nodes > MAX_NODES:
+            raise InvalidWorkflow(f"The sub-workflows have more than {MAX_NODES} parts together.")
         for path, name in tree.undeclared:
-            self.problems.append(
-                Problem(
-                    place=place((*place_prefix, *path)),
-                    message=f"There is no variable '{name}'.",
-                    hint=nearest(name, declared),
-                )
-            )
+            message, hint = f"{NO_VALUE[0]} '{name}'.", nearest(name, declared)
+            problem(self.problems, (*place_prefix, *path), message, hint)
+        for path, name in tree.endless:
+            message = f"{NO_VALUE[1]} '{name}' leads back to itself."
+            problem(self.problems, (*place_prefix, *path), message)
+        self._without_value += [
+            place((*place_prefix, *path)) for path, _ in (*tree.undeclared, *tree.endless)
+        ]
         return tree
 
     def _add_child(
@@ -261,6 +289,10 @@ class _Planning:
         for name in values.keys() - known:
             message = f"The sub-workflow has no variable '{name}'."
             problem(self.problems, (*where, "arguments", name), message, nearest(name, known))
+        if step.release_pipeline:
+            message = "'release_pipeline' does nothing on a step that runs a sub-workflow."
+            hint = "Put it on the sub-workflow's own steps."
+            problem(self.problems, (*at, "release_pipeline"), message, hint)
         if step.result is not None:
             message = "A sub-workflow's results are saved by its own steps."
             hint = "Put the result block into the sub-workflow."
@@ -300,28 +332,12 @@ def _result(step: StepDocument, reader: ValueReader, at: Place) -> ResultSpec | 
     return ResultSpec(**step.result.model_dump(exclude={"embed_metadata"}))
 
 
-def _origins(raw: RawDocument, given: Mapping[str, Place]) -> dict[Place, Place]:
-    """Where the value at each place of the document was given, for those that were."""
-    found: dict[Place, Place] = {}
-
-    def walk(value: Any, path: Place) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(item, (*path, key))
-        elif isinstance(value, list):
-            for index, item in enumerate(value):
-                walk(item, (*path, index))
-        else:
-            reference = parse(value)
-            if reference and reference.kind == "variable" and reference.target in given:
-                found[path] = given[reference.target]
-
-    walk(raw.tree, ())
-    return found
-
-
 def _moved(found: Problem, prefix: Place) -> Problem:
     if not prefix:
         return found
     where = f"{place(prefix)}.{found.place}" if found.place else place(prefix)
     return found.model_copy(update={"place": where})
+
+
+def _moved_text(warning: str, prefix: Place) -> str:
+    return f"{place(prefix)}.{warning}" if prefix else warning

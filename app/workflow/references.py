@@ -6,6 +6,8 @@ document itself says is ever parsed here: what a person typed is literal.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +21,11 @@ PREFIXES: tuple[Literal["variable", "previous_result", "constant"], ...] = (
     "previous_result",
     "constant",
 )
+
+
+MAX_NODES = 100_000
+"""Objects, lists and values in a document together; real ones have some hundreds."""
+PLAIN_KEY = re.compile(r'[^.\[\]"/, ]+')
 
 
 class Reference(NamedTuple):
@@ -38,10 +45,18 @@ def parse(value: object) -> Reference | None:
 
 
 def place(path: Path) -> str:
-    """The path as a person reads it: `steps[0].pipeline.arguments.prompt`."""
+    """The path as a person reads it: `steps[0].pipeline.arguments.prompt`.
+
+    A key that is no plain name stands in quotes: `arguments["a.b"]`.
+    """
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif PLAIN_KEY.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{json.dumps(part, ensure_ascii=False)}]"
     return text
 
 
@@ -51,31 +66,78 @@ class Substituted(NamedTuple):
     tree: Any
     literal: frozenset[Path]
     """Where a person's own value landed: nothing below is a reference, a name or a file rule."""
+    references: dict[Path, str]
+    """Where each variable stood."""
     undeclared: tuple[tuple[Path, str], ...]
     """References to variables the document does not declare."""
+    endless: tuple[tuple[Path, str], ...]
+    """References to variables whose default leads back to themselves."""
+    nodes: int
+    """How many objects, lists and values the tree has."""
+
+
+def count_nodes(tree: Any) -> int:
+    """How many objects, lists and values the tree has; no more than is needed to say too many."""
+    count, level = 0, [tree]
+    while level and count <= MAX_NODES:
+        count += len(level)
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+        level = inner
+    return count
+
+
+class TooManyNodes(Exception):
+    """The document has more parts than `MAX_NODES` once its variables are replaced."""
 
 
 def substitute(
-    tree: JsonValue, values: Mapping[str, Any], given: frozenset[str], at: Path = ()
+    tree: JsonValue, values: Mapping[str, Any], typed: frozenset[str], given: frozenset[str]
 ) -> Substituted:
-    """Replace every `variable:NAME` by its value; `given` names those whose value is literal."""
-    literal: set[Path] = set()
-    undeclared: list[tuple[Path, str]] = []
+    """Replace every `variable:NAME` by its value.
 
-    def walk(value: JsonValue, path: Path) -> Any:
+    A default may itself refer to variables, at any depth. The values of those in `given` are taken
+    as they are; of those, the ones in `typed` are a person's own word and literal.
+    Raises TooManyNodes where defaults that hold defaults grow without bounds.
+    """
+    literal: set[Path] = set()
+    references: dict[Path, str] = {}
+    undeclared: list[tuple[Path, str]] = []
+    endless: list[tuple[Path, str]] = []
+    nodes = 0
+
+    def walk(value: Any, path: Path, inside: tuple[str, ...]) -> Any:
+        nonlocal nodes
+        nodes += 1
+        if nodes > MAX_NODES:
+            raise TooManyNodes
         if isinstance(value, dict):
-            return {key: walk(item, (*path, key)) for key, item in value.items()}
+            return {key: walk(item, (*path, key), inside) for key, item in value.items()}
         if isinstance(value, list):
-            return [walk(item, (*path, index)) for index, item in enumerate(value)]
+            return [walk(item, (*path, index), inside) for index, item in enumerate(value)]
         reference = parse(value)
         if reference is None or reference.kind != "variable":
             return value
-        if reference.target not in values:
-            undeclared.append((path, reference.target))
+        name = reference.target
+        references[path] = name
+        if name not in values:
+            undeclared.append((path, name))
             return None
-        if reference.target in given:
+        if name in typed:
             literal.add(path)
-        return values[reference.target]
+        if name in given:
+            nodes += count_nodes(values[name])
+            return values[name]
+        if name in inside:
+            endless.append((path, name))
+            return None
+        return walk(values[name], path, (*inside, name))
 
-    replaced = walk(tree, at)
-    return Substituted(replaced, frozenset(literal), tuple(undeclared))
+    replaced = walk(tree, (), ())
+    return Substituted(
+        replaced, frozenset(literal), references, tuple(undeclared), tuple(endless), nodes
+    )

@@ -36,7 +36,10 @@ FOLDERS: dict[str, dict[str, Kind]] = {
     },
 }
 CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
-FORMAT = 2
+DUMMY = re.compile(
+    r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
+)
+FORMAT = 3
 """Raise when the stored form changes."""
 
 
@@ -50,6 +53,9 @@ class ClassPlace(_Frozen):
     kind: Kind
     file: str
     """Below the package's folder, which is another one in another installation."""
+    needs: tuple[str, ...] = ()
+    """Packages beside torch and transformers without which it is not there, as diffusers calls
+    them."""
 
 
 class Parameter(_Frozen):
@@ -66,6 +72,8 @@ class CallSignature(_Frozen):
 
     parameters: tuple[Parameter, ...]
     docstring: str
+    gives: tuple[str, ...] = ()
+    """The fields of what it returns; empty where the source does not say."""
 
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
@@ -75,21 +83,19 @@ _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None
 @functools.cache
 def public_classes(package: str) -> dict[str, ClassPlace]:
     """Every public class of the package that a document may name, by name."""
-    return _remembered(package, "classes", _INDEX, lambda: _index(package))
+    return remembered(package, "classes", _INDEX, lambda: _index(package))
 
 
 @functools.cache
 def call_signature(class_name: str) -> CallSignature | None:
     """How a diffusers class's `__call__` is called; None where it defines none itself."""
-    found = public_classes("diffusers").get(class_name)
-    if found is None:
+    if class_name not in public_classes("diffusers"):
         return None
-    return _remembered(
-        "diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(found, class_name)
-    )
+    return remembered("diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name))
 
 
-def _remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
+def remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
+    """What is kept under this name for the package's version, or what `read` finds, then kept."""
     folder = _cache_folder() / f"{package}-{importlib.metadata.version(package)}-{FORMAT}"
     stored = folder / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):
@@ -103,13 +109,15 @@ def _index(package: str) -> dict[str, ClassPlace]:
     root = _package_root(package)
     # transformers lists nothing in its __init__; there the folders themselves are the list.
     public = _public_names(root / "__init__.py") if package == "diffusers" else frozenset()
+    needs = _needs(root / "utils") if package == "diffusers" else {}
     index: dict[str, ClassPlace] = {}
     for pattern, kind in FOLDERS[package].items():
         for file in sorted(root.glob(pattern)):
             for name in CLASS_LINE.findall(file.read_text(encoding="utf-8")):
                 if (not public or name in public) and not name.startswith("_"):
+                    where = file.relative_to(root).as_posix()
                     index.setdefault(
-                        name, ClassPlace(kind=kind, file=file.relative_to(root).as_posix())
+                        name, ClassPlace(kind=kind, file=where, needs=needs.get(name, ()))
                     )
     return index
 
@@ -127,13 +135,43 @@ def _public_names(init: Path) -> frozenset[str]:
     return frozenset(exported())
 
 
-def _read_call(place: ClassPlace, class_name: str) -> CallSignature | None:
-    tree = ast.parse((_package_root("diffusers") / place.file).read_text(encoding="utf-8"))
+def _needs(utils: Path) -> dict[str, tuple[str, ...]]:
+    """What each class needs, from the dummies that stand for it where a package is missing."""
+    found: dict[str, tuple[str, ...]] = {}
+    for file in sorted(utils.glob("dummy_*_objects.py")):
+        for name, listed in DUMMY.findall(file.read_text(encoding="utf-8")):
+            packages = ast.literal_eval(listed)
+            found[name] = tuple(each for each in packages if each not in ("torch", "transformers"))
+    return found
+
+
+def class_source(class_name: str) -> ast.ClassDef | None:
+    """The source of a public diffusers class; None where there is none of this name."""
+    found = public_classes("diffusers").get(class_name)
+    if found is None:
+        return None
+    tree = ast.parse((_package_root("diffusers") / found.file).read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    for node in classes[class_name].body:
+    return classes[class_name]
+
+
+def _read_call(class_name: str) -> CallSignature | None:
+    source = class_source(class_name)
+    for node in source.body if source is not None else ():
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
             return _signature_of(node)
     return None
+
+
+def _gives(node: ast.FunctionDef) -> tuple[str, ...]:
+    """The fields of the output that the call returns: `return FluxPipelineOutput(images=image)`."""
+    for each in ast.walk(node):
+        match each:
+            case ast.Return(value=ast.Call(func=ast.Name(id=name), args=[], keywords=fields)) if (
+                name.endswith("Output")
+            ):
+                return tuple(field.arg for field in fields if field.arg)
+    return ()
 
 
 def _signature_of(node: ast.FunctionDef) -> CallSignature:
@@ -153,6 +191,7 @@ def _signature_of(node: ast.FunctionDef) -> CallSignature:
             for argument, default in pairs
         ),
         docstring=ast.get_docstring(node) or "",
+        gives=_gives(node),
     )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from PIL import Image, UnidentifiedImageError
+from pydantic import JsonValue
 
-from app.errors import Problem, nearest
+from app.errors import Problem, nearest, shortened
 from app.workflow import names
 from app.workflow.files import can_be_path
 from app.workflow.inputs import is_image_name
@@ -27,13 +28,22 @@ from app.workflow.references import parse, place
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 MAX_IMAGE_PIXELS = 64_000_000
+MAX_PROBLEMS = 100
+MAX_NAME_LENGTH = 1000
+"""Of a reference to a result."""
 OBJECT_KEYS = ("from_file", "from_previous_result", "from_arguments")
 READY = get_args(get_args(Value)[0])
 """The classes of values that are resolved already (handed in by a parent workflow)."""
 
 
+class TooManyProblems(Exception):
+    """Nobody reads more; a document that is wrong everywhere must not keep the planner busy."""
+
+
 def problem(problems: list[Problem], path: Place, message: str, hint: str = "") -> None:
-    """Note one thing that is wrong at this place."""
+    """Note one thing that is wrong at this place. Raises TooManyProblems."""
+    if len(problems) >= MAX_PROBLEMS:
+        raise TooManyProblems
     problems.append(Problem(place=place(path), message=message, hint=hint))
 
 
@@ -96,7 +106,7 @@ class ValueReader:
         if isinstance(value, dict) and "location" in value and not typed:
             return self.picture(value["location"], (*path, "location"))
         if key == "dtype" or key.endswith(("_dtype", "_type")):
-            return self._name(key, value, path)
+            return self._name(key, value, path, typed)
         if isinstance(value, dict) and not typed:
             return self._object(value, path, handed_down)
         if isinstance(value, list) and not typed:
@@ -104,7 +114,9 @@ class ValueReader:
                 self.read(item, (*path, index), handed_down=handed_down)
                 for index, item in enumerate(value)
             )
-            return ListValue(items=items) if _any_special(items) else LiteralValue(value=value)
+            if _any_special(items):
+                return ListValue(items=items)
+            return LiteralValue(value=[_json(item) for item in items])
         return LiteralValue(value=value)
 
     def _object(self, value: dict[str, Any], path: Place, handed_down: bool) -> Value:
@@ -118,16 +130,17 @@ class ValueReader:
         }
         if _any_special(entries.values()):
             return ObjectValue(entries=entries)
-        return LiteralValue(value=value)
+        return LiteralValue(value={key: _json(entry) for key, entry in entries.items()})
 
     def _result(self, target: str, path: Place, *, single: bool) -> Value:
         """An exact step name first, else the longest one followed by a dot and a property."""
-        fitting = [name for name in self._steps if target == name or target.startswith(f"{name}.")]
-        if not fitting:
-            name = target.partition(".")[0]
-            self.note(path, f"There is no earlier step '{name}'.", nearest(name, self._steps))
-            return LiteralValue(value=None)
-        name = max(fitting, key=len)
+        name = target[:MAX_NAME_LENGTH]
+        while name not in self._steps:
+            name, dot, _ = name.rpartition(".")
+            if not dot:
+                name = shortened(target.partition(".")[0])
+                self.note(path, f"There is no earlier step '{name}'.", nearest(name, self._steps))
+                return LiteralValue(value=None)
         step, wanted = self._steps[name], target[len(name) :].lstrip(".")
         known = self._properties.get(step, ())
         if wanted and known and wanted not in known:
@@ -168,9 +181,12 @@ class ValueReader:
             return ImageValue(path=str(file), sha256=content)
         return LiteralValue(value=None)
 
-    def _name(self, key: str, value: Any, path: Place) -> Value:
-        """The dialect's type rule: a dtype, or a braced plain string."""
-        if not isinstance(value, str) or self.is_typed(path):
+    def _name(self, key: str, value: Any, path: Place, typed: bool) -> Value:
+        """The dialect's type rule: a dtype, or a braced plain string.
+
+        What a person typed is a plain string, unless it names a dtype of torch in full.
+        """
+        if not isinstance(value, str) or (typed and not value.startswith("torch.")):
             return LiteralValue(value=value)
         text = names.unbraced(value)
         if text is not None:
@@ -194,6 +210,11 @@ class ValueReader:
 
 def _any_special(values: Any) -> bool:
     return any(not isinstance(value, LiteralValue) for value in values)
+
+
+def _json(value: Value) -> JsonValue:
+    assert isinstance(value, LiteralValue)
+    return value.value
 
 
 def _wrong_with_picture(file: Path) -> str:

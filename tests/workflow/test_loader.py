@@ -30,7 +30,7 @@ def refused(file: Path, content: str | bytes) -> InvalidWorkflow:
 def test_a_document_is_read_with_its_bytes(file: Path):
     file.write_text(json.dumps(drawing()))
     raw = read_document(file)
-    assert (raw.tree, raw.content, raw.warnings) == (drawing(), file.read_bytes(), ())
+    assert (raw.tree, raw.content) == (drawing(), file.read_bytes())
 
 
 def test_a_byte_order_mark_is_no_mistake(file: Path):
@@ -88,7 +88,7 @@ def test_a_folder_is_no_workflow_file(file: Path):
 
 
 def test_what_is_wrong_with_a_document_is_told_whole_with_places():
-    document, problems = parse_document(
+    document, _, _, problems, _ = parse_document(
         {"id": "", "steps": [{"name": "a", "pipeline": {"configuration": {}}}], "seed": "x"}
     )
     assert document is None
@@ -103,12 +103,12 @@ def test_what_is_wrong_with_a_document_is_told_whole_with_places():
 
 def test_a_document_without_steps_is_refused_at_its_steps():
     for empty in ({"id": "x"}, {"id": "x", "steps": []}, {"id": "x", "steps": 3}):
-        _, problems = parse_document(empty)
+        problems = parse_document(empty).problems
         assert [found.place for found in problems] == ["steps"]
 
 
 def test_a_long_wrong_value_is_shortened_in_the_sentence():
-    _, (found,) = parse_document({"id": "x", "steps": "y" * 1000})
+    (found,) = parse_document({"id": "x", "steps": "y" * 1000}).problems
     assert len(found.message) < 150
 
 

@@ -140,7 +140,7 @@ def test_components_loras_and_a_scheduler_are_part_of_the_step(bench: Bench):
 def test_an_unknown_top_level_key_is_a_warning_with_the_nearest_known_one(bench: Bench):
     (warning,) = bench.plan(drawing(descripton="shapes")).warnings
     assert warning == (
-        "The top-level key 'descripton' is not known and is ignored. Did you mean 'description'?"
+        "descripton: The key 'descripton' is not known and is ignored. Did you mean 'description'?"
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidWorkflow, UnknownWorkflow
+from app.errors import InvalidInputs, InvalidWorkflow, UnknownWorkflow
 from app.workflow.document import NOT_YET_SUPPORTED
+from app.workflow.plan import DTypeValue, LiteralValue, ObjectValue, Value
 from app.workflow.planner import make_plan
-from tests.workflow.bench import MODEL, Bench, drawing, step, told
+from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
 
 PIPELINE = "steps[0].pipeline"
 CLASS = f"{PIPELINE}.configuration.component_type"
@@ -39,8 +40,9 @@ def test_all_mistakes_of_a_document_are_told_at_once(bench: Bench):
         f"{LOADING}.model_name": "There is no model folder '../models/tini'. Did you mean 'tiny'?",
         f"{LOADING}.torch_dtype": "'int8' is not a dtype that is supported yet. "
         "Use one of torch.float32, torch.float16, torch.bfloat16.",
-        f"{ARGUMENTS}.num_inference_steps": "0 is outside 1 to 1000 steps.",
-        f"{ARGUMENTS}.width": "100 is not a multiple of 8 up to 8192.",
+        f"{ARGUMENTS}.num_inference_steps": "0 is outside 1 to 1000.",
+        f"{ARGUMENTS}.width": "100 is not a multiple of 8, which "
+        "StableDiffusionPipeline needs. The nearest is 104.",
         f"{ARGUMENTS}.guidance_scale": "A number is needed, not 'high'.",
         "steps[1].pipeline.configuration.component_type": "'StableDifusionPipeline' is not a "
         "diffusers pipeline class. Did you mean 'StableDiffusionPipeline'?",
@@ -136,10 +138,11 @@ def test_a_step_has_exactly_one_action(bench: Bench):
     }
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(bench: Bench):
-    document = drawing(steps=[step(shceduler={})])
+def test_an_unknown_key_of_a_closed_set_is_refused_with_the_nearest_known_one(bench: Bench):
+    configuration = {"component_type": "StableDiffusionPipeline", "ofload": "model"}
+    document = drawing(steps=[step(configuration=configuration)])
     assert bench.problems(document) == {
-        f"{PIPELINE}.shceduler": "'shceduler' is not a known key. Did you mean 'scheduler'?"
+        f"{PIPELINE}.configuration.ofload": "'ofload' is not a known key. Did you mean 'offload'?"
     }
 
 
@@ -276,3 +279,77 @@ def test_half_a_character_is_refused(bench: Bench):
     # JSON can write it; no file and no pipe can carry it.
     error = bench.refused(with_arguments(prompt="\ud800"))
     assert isinstance(error, InvalidWorkflow)
+
+
+def test_what_only_follows_from_another_mistake_is_not_told(bench: Bench):
+    document = with_arguments(ip_adapter_image={"location": "variable:imgae"}, width="variable:w")
+    assert bench.problems(document) == {
+        f"{ARGUMENTS}.ip_adapter_image.location": "There is no variable 'imgae'.",
+        f"{ARGUMENTS}.width": "There is no variable 'w'.",
+    }
+
+
+def test_a_variable_may_be_another_ones_default(bench: Bench):
+    document = drawing(
+        variables={"again": "variable:prompt", "prompt": "a fox", "steps": 20},
+        steps=[step(arguments={"prompt": "variable:again"})],
+    )
+    for inputs, prompt in (({}, "a fox"), ({"prompt": "a hen"}, "a hen"), ({"again": "x"}, "x")):
+        plan = bench.plan(document, **inputs)
+        assert plan.steps[0].arguments["prompt"] == LiteralValue(value=prompt)
+
+
+def test_a_variable_whose_default_leads_back_to_itself_is_refused(bench: Bench):
+    document = drawing(variables={"prompt": "variable:b", "b": "variable:prompt", "steps": 1})
+    assert bench.problems(document) == {
+        f"{ARGUMENTS}.prompt": "The default of variable 'prompt' leads back to itself."
+    }
+
+
+def test_variables_stand_in_seed_result_and_offload(bench: Bench):
+    variables = {"prompt": "a fox", "steps": 2, "seed": 7, "fps": 12, "offload": "model"}
+    drawn = step()
+    drawn["seed"] = "variable:seed"
+    drawn["result"]["fps"] = "variable:fps"
+    drawn["pipeline"]["configuration"]["offload"] = "variable:offload"
+    document = drawing(variables=variables, seed="variable:seed", steps=[drawn])
+    (planned,) = bench.plan(document, seed=None).steps
+    assert (planned.seed, planned.offload) == (7, "model")
+    assert planned.result is not None
+    assert planned.result.fps == 12
+    error = bench.refused(document, fps=500, offload="modle")
+    assert isinstance(error, InvalidInputs)
+    assert told(error) == {
+        "inputs.fps": "Input should be less than or equal to 240, not 500.",
+        "inputs.offload": "'modle' is not one of 'model' or 'sequential'. Did you mean 'model'?",
+    }
+
+
+def test_releasing_the_pipeline_of_a_sub_workflow_step_is_refused(bench: Bench):
+    bench.write(drawing(), "child.json")
+    document = drawing(steps=[{**sub("child.json"), "release_pipeline": True}])
+    assert list(bench.problems(document)) == ["steps[0].release_pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("default", "typed", "value"),
+    [
+        ("{nf4}", "fp4", LiteralValue(value="fp4")),
+        ("{nf4}", "{fp4}", LiteralValue(value="fp4")),
+        ("{nf4}", "{nf4}", LiteralValue(value="nf4")),
+        ("torch.float32", "torch.bfloat16", DTypeValue(dtype="bfloat16")),
+    ],
+)
+def test_a_typed_type_name_is_escaped_where_its_default_is(
+    bench: Bench, default: str, typed: str, value: Value
+):
+    document = drawing(
+        variables={"some_dtype": default},
+        steps=[step(arguments={"cross_attention_kwargs": {"x_dtype": "variable:some_dtype"}})],
+    )
+    (planned,) = bench.plan(document, some_dtype=typed).steps
+    found = planned.arguments["cross_attention_kwargs"]
+    if isinstance(found, ObjectValue):
+        assert found.entries["x_dtype"] == value
+    else:
+        assert found == LiteralValue(value={"x_dtype": value.value})

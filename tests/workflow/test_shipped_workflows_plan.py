@@ -10,9 +10,10 @@ from PIL import Image
 
 from app.errors import InvalidInputs, InvalidWorkflow, Problem
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.workflow.declarations import declared_inputs
 from app.workflow.loader import read_document
 from app.workflow.plan import Plan
-from app.workflow.planner import declared_inputs, make_plan
+from app.workflow.planner import make_plan
 from tests.conftest import REAL_WORKFLOWS
 
 SHIPPED = sorted(SHIPPED_WORKFLOWS.glob("*.json"))

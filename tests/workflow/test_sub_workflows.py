@@ -158,7 +158,6 @@ def test_mistakes_in_a_sub_workflow_are_told_with_the_whole_place(bench: Bench):
     error = bench.refused(drawing(steps=[step(), sub("child.json")]))
     assert isinstance(error, InvalidWorkflow)
     assert told(error) == {
-        f"{arguments}.width": "100 is not a multiple of 8 up to 8192.",
         f"{arguments}.promt": "FluxPipeline takes no 'promt'. Did you mean 'prompt'?",
         f"{arguments}.prompt": "There is no variable 'x'.",
     }
