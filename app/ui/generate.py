@@ -42,6 +42,19 @@ KEPT_RUNS = 20
 KEPT_RESULTS = 40
 NEW_VISIT: dict[str, Any] = {"workflow": "", "runs": [], "forms": {}}
 
+CHOOSE_THUMBNAIL = """
+element.addEventListener("click", (event) => {
+  const thumbnail = event.target.closest("[data-index]");
+  if (thumbnail) trigger("select", { index: Number(thumbnail.dataset.index) });
+});
+"""
+STAY_UNFOLDED = """
+let unfolded = false;
+element.addEventListener("toggle", (event) => { unfolded = event.target.open; }, true);
+watch("value", () => { element.querySelector("details").open = unfolded; });
+"""
+"""What is told of the next run stands in a new element."""
+
 Updates = dict[Any, Any]
 
 
@@ -111,10 +124,9 @@ class GenerateTab:
                     "Run with a new seed", size="sm", elem_id="new-seed", visible=False
                 )
                 self.stage = gr.HTML(markup.stage(RunView()), elem_id="stage")
-                self.strip = gr.Gallery(
-                    [], columns=8, height=116, object_fit="cover", allow_preview=False,
-                    show_label=False, interactive=False, buttons=[], elem_id="strip", visible=False,
-                )  # fmt: skip
+                # Not a gr.Gallery, nor a gr.JSON in an accordion: those are fetched and mounted
+                # when they are first needed, and what they are told meanwhile is lost.
+                self.strip = gr.HTML("", elem_id="strip", js_on_load=CHOOSE_THUMBNAIL)
                 with gr.Row(elem_id="next"):
                     self.use_as_input = gr.Button(
                         "Use as input", size="sm", interactive=False, elem_id="use-as-input"
@@ -122,9 +134,10 @@ class GenerateTab:
                     self.reuse_seed = gr.Button(
                         "Reuse seed", size="sm", interactive=False, elem_id="reuse-seed"
                     )
-                with gr.Accordion("Details", open=False, elem_id="details"):
-                    self.summary = gr.HTML("<p class='summary'>Nothing has run yet.</p>")
-                    self.record = gr.JSON(show_label=False, elem_id="record")
+                self.details = gr.HTML(
+                    markup.details("Nothing has run yet."), elem_id="details",
+                    js_on_load=STAY_UNFOLDED,
+                )  # fmt: skip
 
     def _form(self) -> None:
         @gr.render(inputs=[self.chosen, self.forms], triggers=[self.chosen.change],
@@ -216,8 +229,8 @@ class GenerateTab:
             self.run,
             [self.request, self.results],
             [
-                self.status, self.stage, self.strip, self.summary, self.record, self.generate,
-                self.new_seed, self.cancel, self.use_as_input, self.reuse_seed, self.current_run,
+                self.status, self.stage, self.strip, self.details, self.generate, self.new_seed,
+                self.cancel, self.use_as_input, self.reuse_seed, self.current_run,
                 self.results, self.looked_at,
             ],
             trigger_mode="once", concurrency_limit=None, show_progress="hidden",
@@ -235,7 +248,7 @@ class GenerateTab:
         self.strip.select(
             self.look_at,
             self.results,
-            [self.stage, self.looked_at, self.summary, self.record],
+            [self.stage, self.looked_at, self.details],
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
         self.random_seed.click(None, None, self.seed, js="() => ''", api_visibility="private")
@@ -319,8 +332,10 @@ class GenerateTab:
         if run_id:
             self._engine.cancel(run_id)
 
-    def look_at(self, results: list[ResultSaved], event: gr.SelectData) -> Updates:
+    def look_at(self, results: list[ResultSaved], event: gr.EventData) -> Updates:
         """Puts the chosen picture of the strip on the stage."""
+        if event.index not in range(len(results)):
+            return {}
         result = results[event.index]
         view = RunView(run_id=result.run_id)
         for step in self._engine.events(result.run_id):
@@ -367,7 +382,7 @@ class GenerateTab:
         if seen and view.results != before.results:
             results = [*seen, *older][:KEPT_RESULTS]
             updates[self.results] = results
-            updates[self.strip] = gr.update(value=markup.captions(results), visible=True)
+            updates[self.strip] = markup.strip(results)
             # What the buttons are for, also when a text is on the stage.
             updates[self.looked_at] = view.shown if view.shown in seen else seen[0]
             updates[self.use_as_input] = gr.update(interactive=True)
@@ -376,10 +391,8 @@ class GenerateTab:
 
     def _details(self, view: RunView, title: str, result: ResultSaved | None = None) -> Updates:
         result = result or view.shown
-        return {
-            self.summary: markup.summary(title, view),
-            self.record: None if result is None else json.loads(Path(result.sidecar).read_text()),
-        }
+        record = None if result is None else json.loads(Path(result.sidecar).read_text())
+        return {self.details: markup.details(markup.summary(title, view), record)}
 
     def _results_of(self, run_id: str) -> list[ResultSaved]:
         events = self._engine.events(run_id)

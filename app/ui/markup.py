@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from pydantic import JsonValue
+
 from app.errors import ErrorReport
 from app.protocol import ResultSaved
 from app.ui.run_view import RunView, duration
@@ -138,7 +140,15 @@ def summary(title: str, view: RunView) -> str:
         loaded = ", ".join(view.loaded)
         warm = "nothing had to be run" if view.unchanged else "everything was still loaded"
         parts.append(f"loaded {loaded}" if loaded else warm)
-    return f"<p class='summary'>{escape(' · '.join(parts))}</p>"
+    return " · ".join(parts)
+
+
+def details(summary: str, record: JsonValue = None) -> str:
+    """What folds out below the stage: the summary of a run and all that went into it."""
+    shown = json.dumps(record, indent=2, ensure_ascii=False)
+    pre = "" if record is None else f"<pre id='record' tabindex='0'>{escape(shown)}</pre>"
+    line = f"<p class='summary'>{escape(summary)}</p>"
+    return f"<details><summary>Details</summary>{line}{pre}</details>"
 
 
 def notice(sentence: str) -> str:
@@ -146,6 +156,16 @@ def notice(sentence: str) -> str:
     return f"<p role='status' class='notice'>{escape(sentence)}</p>" if sentence else ""
 
 
-def captions(results: Sequence[ResultSaved]) -> list[tuple[str, str]]:
-    """The strip's pictures with their captions, in the given order."""
-    return [(result.path, f"seed {result.seed}") for result in results]
+def strip(results: Sequence[ResultSaved]) -> str:
+    """Small pictures of the results, in the given order, each a button with its `data-index`."""
+    return "".join(_thumbnail(index, result) for index, result in enumerate(results))
+
+
+def _thumbnail(index: int, result: ResultSaved) -> str:
+    url = escape(file_url(result.path), quote=True)
+    if result.content_type.startswith("video/"):
+        shown = f"<video src='{url}' muted preload='metadata'></video>"
+    else:
+        shown = f"<img src='{url}' alt=''>"
+    label = f"Result {index + 1}, seed {result.seed}"
+    return f"<button type='button' data-index='{index}' title='{label}'>{shown}</button>"

@@ -163,6 +163,22 @@ def test_on_a_phone_the_outcome_comes_into_view_and_nothing_is_wider_than_the_sc
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_a_page_that_is_loaded_again_on_a_slow_machine_shows_all_of_its_visit(visit: Visit) -> None:
+    visit.prompt.fill("a small orange ring on a black background")
+    visit.set_number("steps", 2)
+    visit.run()
+    visit.run()
+    # So slowly that what the page is told arrives while it is still being put together.
+    debugger = visit.page.context.new_cdp_session(visit.page)
+    debugger.send("Emulation.setCPUThrottlingRate", {"rate": 8})
+    visit.reload()
+    visit.wait_for(DONE)
+    expect(visit.thumbnails).to_have_count(2)
+    visit.open_details()
+    expect(visit.summary).to_contain_text("seed")
+    expect(visit["record"]).to_contain_text("a small orange ring")
+
+
 def test_what_is_unchanged_says_so_and_is_run_with_a_new_seed_when_asked(visit: Visit) -> None:
     visit.open_details()
     visit.prompt.fill("a large green heart on a white background")

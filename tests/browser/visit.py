@@ -70,7 +70,7 @@ class Visit:
 
     @property
     def thumbnails(self) -> Locator:
-        return self["strip"].locator(".grid-container img")
+        return self["strip"].locator("img, video")
 
     def choose(self, workflow: str) -> None:
         """Choose a workflow by the beginning of its title; its form is there afterwards."""
@@ -122,7 +122,7 @@ class Visit:
 
     def open_details(self) -> None:
         """Unfold what is known of the run on the stage."""
-        self["details"].locator("button").first.click()
+        self["details"].locator("summary").click()
         expect(self.summary).to_be_visible()
 
     @property
