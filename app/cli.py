@@ -111,6 +111,10 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
         "--workflows", action="append", type=Path, metavar="FOLDER", default=[],
         help="a further folder of workflows; may be given more than once",
     )  # fmt: skip
+    parser.add_argument(
+        "--models", action="append", type=Path, metavar="FOLDER", default=[],
+        help="a further folder of models, as OWNER/NAME below it; may be given more than once",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results go")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument(
@@ -158,10 +162,13 @@ def _settings(options: argparse.Namespace) -> Settings:
         ui = {name: value for name, value in ui.items() if value is not None}
         if options.command is _serve and options.auth:
             ui["auth"] = _login(options.auth)
-        missing = [str(folder) for folder in options.workflows if not folder.is_dir()]
-        if missing:
-            raise BadRequest(f"There is no folder '{missing[0]}' for --workflows.")
-        paths: dict[str, Any] = {"workflows": (*given.paths.workflows, *options.workflows)}
+        paths: dict[str, Any] = {}
+        for name in ("workflows", "models"):
+            folders = getattr(options, name)
+            missing = [str(folder) for folder in folders if not folder.is_dir()]
+            if missing:
+                raise BadRequest(f"There is no folder '{missing[0]}' for --{name}.")
+            paths[name] = (*getattr(given.paths, name), *folders)
         if options.output:
             paths["outputs"] = options.output
         if options.command is not _serve:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED_WORKFLOWS = PROJECT / "workflows"
+BUILTIN_WORKFLOWS = SHIPPED_WORKFLOWS / "builtin"
+"""Those that are steps of others (`builtin:describe_image.json`); not in the dropdown."""
 MIB = 1024 * 1024
 
 Word = Annotated[str, Field(min_length=1)]

@@ -135,6 +135,7 @@ def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made
     [
         (["--device", "foo"], {}, "worker.device"),
         (["--workflows", "no such folder"], {}, "'no such folder'"),
+        (["--models", "no such folder"], {}, "'no such folder' for --models"),
         ([], {"DW_AUTH": "me"}, "ui.auth"),
         ([], {"DW_AUTH": "me:"}, "ui.auth"),
     ],
@@ -240,6 +241,21 @@ def test_validate_says_what_each_step_needs_and_whether_it_fits(
     unknown = workbench("validate", spaced, "pictures=1", "--device", "cuda").stdout
     assert "more while it runs.\n" in unknown
     assert "set DW_DEVICE_BUDGET" in unknown
+
+
+def test_a_models_folder_comes_before_the_hub(
+    spaced: Path, tmp_path: Path, shapes_model: Path
+) -> None:
+    (tmp_path / "held" / "test").mkdir(parents=True)
+    (tmp_path / "held" / "test" / "here").symlink_to(shapes_model)
+    document = json.loads(spaced.read_text())
+    loading = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
+    loading["model_name"] = "test/here"
+    spaced.write_text(json.dumps(document))
+    without = workbench("validate", spaced, "--device", "cpu").stdout
+    found = workbench("validate", spaced, "--device", "cpu", "--models", tmp_path / "held").stdout
+    assert "once 'test/here' has been downloaded" in without
+    assert "22 MB of weights" in found
 
 
 def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(

@@ -14,7 +14,6 @@ NOT_YET_SUPPORTED = frozenset(
     [
         "chain",
         "release_models",
-        "remote_text_encoder",
         "audio_scheduler",
         "quantization_config",
         "from_single_file",
@@ -150,6 +149,12 @@ class ComponentDocument(Block):
     from_pretrained_arguments: dict[str, Any]
 
 
+class RemoteTextEncoder(Block):
+    """Where other software sends the prompt, and its access token, to be encoded."""
+
+    url: str
+
+
 class PipelineBlock(Block):
     configuration: Configuration
     from_pretrained_arguments: dict[str, Any]
@@ -158,6 +163,8 @@ class PipelineBlock(Block):
     scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
     ip_adapter: IpAdapterBlock | None = None
+    remote_text_encoder: RemoteTextEncoder | None = None
+    """Nothing is sent anywhere: the model's own text encoder is used."""
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     """These two may stand here or in `configuration`; lists in both places are joined."""
@@ -276,7 +283,7 @@ KNOWN_KEYS = frozenset(
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
         PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings, TaskBlock,
-        UnetSettings, FirstBlockCache, TaylorSeerCache,
+        UnetSettings, FirstBlockCache, TaylorSeerCache, RemoteTextEncoder,
     )
     for name in model.model_fields
 )  # fmt: skip

@@ -13,6 +13,15 @@ DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
 CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
 """Names of older documents and what the class is called now."""
 PACKAGES = ("diffusers", "transformers")
+NOT_HERE = {
+    "transformers.pipeline": "Use the tasks text_generation and image_to_text instead.",
+    "transformers.AutoModelForCausalLM": "Use the task text_generation instead.",
+    "transformers.AutoProcessor": "Use the task image_to_text instead.",
+    "dw.community_pipelines.pipeline_flux_rf_inversion.RFInversionFluxPipeline": (
+        "It is code of another program, which is not run here; FluxImg2ImgPipeline is near."
+    ),
+}
+"""Classes of other software's documents that cannot be a pipeline here, and what to do instead."""
 
 
 IMPORTED_AS = {"opencv": "cv2", "onnx": "onnxruntime"}
@@ -31,6 +40,8 @@ def class_name(name: str, *kinds: Kind) -> str:
     """
     package, _, bare = name.rpartition(".")
     package = package or "diffusers"
+    if name in NOT_HERE and "pipeline" in kinds:
+        raise UnknownName(f"'{name}' cannot be a pipeline here. {NOT_HERE[name]}")
     if package not in PACKAGES:
         raise UnknownName(f"'{name}' is not a diffusers or transformers class.")
     bare = CLASS_RENAMES.get(bare, bare)

@@ -47,6 +47,10 @@ REFUSED_LOADING_ARGUMENTS = {
     "from_single_file", "custom_pipeline", "trust_remote_code", "device_map", "quantization_config",
     "task", "workflow",
 }  # fmt: skip
+REMOTE_ENCODER_WARNING = (
+    "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
+    " encoder; nothing is sent to another."
+)
 ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 """Of diffusers' those that fit every UNet and need no package."""
 
@@ -77,6 +81,9 @@ class PipelineBuilder:
         configured = (*where, "configuration", "component_type")
         pipeline_class = self._class(block.configuration.component_type, configured, "pipeline")
         absent = self._check_loading(loading, loading_at)
+        if block.remote_text_encoder is not None:
+            absent = tuple(name for name in absent if name != "text_encoder")
+            self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
         source = self._source(loading, loading_at, needs="model_index.json")
         dtype = self._dtype(loading, loading_at)
         components = {

@@ -20,7 +20,7 @@ from app.errors import (
     nearest,
     shortened,
 )
-from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS, PathSettings
 from app.tasks import TASKS
 from app.workflow.calls import output_fields
 from app.workflow.declarations import declared_inputs
@@ -315,7 +315,8 @@ def _child_path(parent: Path, named: str) -> Path:
         name = named.removeprefix("builtin:")
         if "/" in name or "\\" in name:
             raise InvalidWorkflow(f"'{named}' has to name a shipped workflow, without folders.")
-        return (SHIPPED_WORKFLOWS / name).resolve()
+        builtin = BUILTIN_WORKFLOWS / name
+        return (builtin if builtin.is_file() else SHIPPED_WORKFLOWS / name).resolve()
     path = (parent.parent / named).resolve()
     if not path.is_relative_to(parent.parent.resolve()):
         raise InvalidWorkflow(f"'{named}' lies outside the folder of '{parent.name}'.")

@@ -190,3 +190,18 @@ def test_a_seed_out_of_range_is_refused(bench: Bench, seed: int):
 
 def test_a_documents_seed_out_of_range_is_refused_with_its_place(bench: Bench):
     assert "seed" in bench.problems(drawing(seed=MAX_SEED + 1))
+
+
+def test_no_prompt_is_sent_to_a_remote_text_encoder_the_models_own_is_used(bench: Bench):
+    document = drawing(
+        steps=[
+            step(
+                from_pretrained_arguments={"model_name": MODEL, "text_encoder": None},
+                remote_text_encoder={"url": "https://far.example/predict"},
+            )
+        ]
+    )
+    plan = bench.plan(document)
+    assert "text_encoder" not in plan.steps[0].absent
+    (warning,) = plan.warnings
+    assert "nothing is sent to another" in warning

@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import InvalidInputs, InvalidWorkflow, UnknownWorkflow
 from app.workflow.document import NOT_YET_SUPPORTED
+from app.workflow.names import NOT_HERE
 from app.workflow.plan import DTypeValue, LiteralValue, ObjectValue, Value
 from app.workflow.planner import make_plan
 from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
@@ -115,6 +116,14 @@ def test_only_classes_of_the_two_libraries_may_be_named(bench: Bench, name: str)
     document = drawing(steps=[step(configuration={"component_type": name})])
     assert bench.problems(document) == {
         CLASS: f"'{name}' is not a diffusers or transformers class."
+    }
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_a_pipeline_of_other_software_says_what_to_use_instead(bench: Bench, name: str):
+    document = drawing(steps=[step(configuration={"component_type": name})])
+    assert bench.problems(document) == {
+        CLASS: f"'{name}' cannot be a pipeline here. {NOT_HERE[name]}"
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidInputs, InvalidWorkflow, Problem
-from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.declarations import declared_inputs
 from app.workflow.loader import read_document
 from app.workflow.plan import Plan
@@ -17,6 +17,7 @@ from app.workflow.planner import make_plan
 from tests.conftest import REAL_WORKFLOWS
 
 SHIPPED = sorted(SHIPPED_WORKFLOWS.glob("*.json"))
+BUILTIN = sorted(BUILTIN_WORKFLOWS.glob("*.json"))
 OTHER_WORKFLOWS = sorted(Path(REAL_WORKFLOWS).rglob("*.json")) if REAL_WORKFLOWS else []
 
 
@@ -52,6 +53,11 @@ def test_a_shipped_workflow_plans_as_it_stands(file: Path, media: Path):
     assert plan.steps
     assert plan.warnings == () or "float16" in plan.warnings[0]
     assert plan.steps[-1].result is not None
+
+
+@pytest.mark.parametrize("file", BUILTIN, ids=lambda file: file.stem)
+def test_a_workflow_made_to_be_a_step_of_others_plans_as_it_stands(file: Path, media: Path):
+    assert planned(file, media).steps
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
