@@ -348,6 +348,10 @@ class Preview(Message):
     height: int
 
 
+NOT_SHOWN = ("image/tiff", "video/x-matroska", "video/x-msvideo", "audio/aiff", "audio/x-aiff")
+"""Content types of files that browsers cannot open; who gets one has a program for it."""
+
+
 class ResultSaved(Message):
     """A result is on disk, with its record beside it."""
 
@@ -372,8 +376,10 @@ class ResultSaved(Message):
 
     @property
     def is_visual(self) -> bool:
-        """Whether it is a picture or a video, and not a sound, a text or data."""
-        return self.content_type.startswith(("image/", "video/"))
+        """Whether it is a picture or a video, and not a sound, a text or data; one that browsers
+        show."""
+        visual = self.content_type.startswith(("image/", "video/"))
+        return visual and self.content_type not in NOT_SHOWN
 
     @property
     def is_there(self) -> bool:

@@ -287,11 +287,11 @@ def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
 def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:
     document = json.loads(spaced.read_text())
     document["steps"][0]["pipeline"]["arguments"]["guidance_scale"] = "variable:no"
-    document["steps"][0]["result"]["content_type"] = "image/gif"
+    document["steps"][0]["result"]["content_type"] = "image/psd"
     spaced.write_text(json.dumps(document))
     ran = workbench("validate", spaced)
     assert (ran.exit_code, ran.stdout) == (1, "")
-    for word in ("There is no variable 'no'", "'image/gif'"):
+    for word in ("There is no variable 'no'", "'image/psd'"):
         assert word in ran.stderr
 
 

@@ -22,7 +22,7 @@ from app.errors import ResultError
 from app.outputs import OutputStore, reference_to_sidecar, replacing, sidecar_bytes, sidecar_of
 from app.results import RESULT_KINDS, SUFFIXES
 from app.results.image import read_record, save_jpeg, save_png, save_webp
-from app.results.video import save_mp4
+from app.results.video import save_video
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
 
@@ -238,7 +238,7 @@ def test_a_comment_of_others_is_no_record(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", PICTURES)
 def test_what_is_no_picture_is_refused_and_leaves_no_file(tmp_path: Path, suffix: str):
-    with pytest.raises(ResultError, match="A str cannot be saved as a picture"):
+    with pytest.raises(ResultError, match="cannot be saved as a picture: a text is not a picture"):
         PICTURES[suffix]("text", tmp_path / f"a{suffix}", RECORD, spec())
     assert list(tmp_path.iterdir()) == []
 
@@ -252,7 +252,7 @@ def frames(count: int, width: int, height: int) -> np.ndarray:
 
 def test_a_video_plays_with_its_frames_rate_and_record(tmp_path: Path):
     path = tmp_path / "a.mp4"
-    assert save_mp4(frames(5, 32, 16), path, RECORD, spec("video/mp4", fps=12)) == (32, 16)
+    assert save_video(frames(5, 32, 16), path, RECORD, spec("video/mp4", fps=12)) == (32, 16)
     with av.open(str(path)) as video:
         (stream,) = video.streams.video
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 12)
@@ -271,7 +271,7 @@ def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path:
 
     def written(number: int) -> bytes:
         path = tmp_path / f"{number}.mp4"
-        save_mp4(film, path, RECORD, spec("video/mp4"))
+        save_video(film, path, RECORD, spec("video/mp4"))
         return path.read_bytes()
 
     first, over = written(0), threading.Event()
@@ -298,19 +298,19 @@ def test_frames_may_be_pictures_or_numbers(tmp_path: Path, form: str):
         "bytes": as_bytes,
         "floats": numbers,
     }
-    save_mp4(made[form], tmp_path / "a.mp4", RECORD, spec("video/mp4"))
+    save_video(made[form], tmp_path / "a.mp4", RECORD, spec("video/mp4"))
     with av.open(str(tmp_path / "a.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 2
 
 
 def test_odd_sides_are_cut_to_even_ones(tmp_path: Path):
-    assert save_mp4(frames(2, 33, 17), tmp_path / "a.mp4", RECORD, spec("video/mp4")) == (32, 16)
+    assert save_video(frames(2, 33, 17), tmp_path / "a.mp4", RECORD, spec("video/mp4")) == (32, 16)
 
 
 @pytest.mark.parametrize("artifact", [[], np.zeros((3, 4))], ids=["none", "flat"])
 def test_what_is_no_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact: Any):
     with pytest.raises(ResultError, match="no frames that could be written"):
-        save_mp4(artifact, tmp_path / "a.mp4", RECORD, spec("video/mp4"))
+        save_video(artifact, tmp_path / "a.mp4", RECORD, spec("video/mp4"))
     assert list(tmp_path.iterdir()) == []
 
 

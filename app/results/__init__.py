@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
@@ -13,32 +13,38 @@ from app import __version__
 from app.outputs import OutputStore, Record
 from app.protocol import ResultSaved
 from app.results import audio, image, text, video
+from app.steps.made import Made, Rest
 from app.workflow.plan import PipelineStep, Step
+from app.workflow.sound_files import SOUND_FILES
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext
 
+SUFFIXES = {
+    "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif",
+    "image/bmp": ".bmp", "image/tiff": ".tiff",
+    **{content_type: kind.suffix for content_type, kind in video.VIDEO_FILES.items()},
+    **{content_type: kind.suffix for content_type, kind in SOUND_FILES.items()},
+    "text/plain": ".txt", "text/markdown": ".md", "text/html": ".html", "text/csv": ".csv",
+    "application/json": ".json", "text/json": ".json",
+}  # fmt: skip
 RESULT_KINDS = {
     "image/png": image.save_png,
     "image/jpeg": image.save_jpeg,
     "image/webp": image.save_webp,
-    "video/mp4": video.save_mp4,
-    "audio/wav": audio.save_wav,
-    "audio/x-wav": audio.save_wav,
-    "audio/flac": audio.save_flac,
-    "audio/x-flac": audio.save_flac,
-    "audio/mpeg": audio.save_mp3,
-    "audio/mp3": audio.save_mp3,
+    "image/gif": video.save_gif,
+    "image/bmp": image.save_bmp,
+    "image/tiff": image.save_tiff,
+    **dict.fromkeys(video.VIDEO_FILES, video.save_video),
+    **dict.fromkeys(SOUND_FILES, audio.save_sound),
     "text/plain": text.save_text,
+    "text/markdown": text.save_text,
+    "text/html": text.save_text,
+    "text/csv": text.save_text,
     "application/json": text.save_json,
+    "text/json": text.save_json,
 }
 """What writes a result of this content type; each returns width and height in pixels, or None."""
-SUFFIXES = {
-    "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4",
-    "audio/wav": ".wav", "audio/x-wav": ".wav", "audio/flac": ".flac", "audio/x-flac": ".flac",
-    "audio/mpeg": ".mp3", "audio/mp3": ".mp3",
-    "text/plain": ".txt", "application/json": ".json",
-}  # fmt: skip
 WHOLE = ("text/", "application/json")
 """Content types of which a mapping is one file; of the others every entry is one."""
 SHOWN_CHARACTERS = 10_000
@@ -52,21 +58,21 @@ class ResultWriter:
         self._context = context
         self._versions = {"diffusers-workbench": __version__, **versions}
 
-    def save(self, step: Step, artifacts: list[Any], remembered_from: Record | None = None) -> None:
-        """Write every artifact of the step as its result block says.
+    def save(self, step: Step, made: Made, remembered_from: Record | None = None) -> None:
+        """Write everything the step made as its result block says.
 
-        `remembered_from` tells which run made them, where this one did not.
+        `remembered_from` tells which run made it, where this one did not. Files have the names that
+        the dialect gives them: `id-step.number_of_the_step-call.artifact`.
         """
         assert step.result is not None
         started = time.monotonic()
         plan, run_id = self._context.plan, self._context.run_id
         saving = [other.name for other in plan.steps if other.saves]
-        number = [other.name for other in plan.steps].index(step.name)
         content_type = step.result.content_type
-        for index, key, artifact in _files(artifacts, content_type):
+        for index, (name, artifact) in enumerate(_files(made, content_type)):
             self._context.checkpoint()
-            stem = f"{step.result.file_base_name}{plan.workflow_id}-{step.name}.{number}-{index}"
-            path = self._outputs.new_file(run_id, f"{stem}{key}", SUFFIXES[content_type])
+            stem = f"{step.result.file_base_name}{step.file_stem}-{name}"
+            path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
             record = {**self._record(step, index), "remembered_from": remembered_from}
             size = RESULT_KINDS[content_type](artifact, path, record, step.result)
             sidecar = self._outputs.write_sidecar(path, record)
@@ -123,25 +129,37 @@ def _mode(step: Step) -> Record | None:
     }
 
 
-def unsaved_data(step: Step, artifacts: list[Any]) -> tuple[JsonValue, ...]:
+def unsaved_data(step: Step, made: Made) -> tuple[JsonValue, ...]:
     """The texts and data that the step gave and no file holds."""
     if step.saves:
         return ()
-    return tuple(artifact for artifact in artifacts if text.is_data(artifact))
+    return tuple(artifact for artifact in made.artifacts if text.is_data(artifact))
 
 
-def _files(artifacts: list[Any], content_type: str) -> Iterator[tuple[int, str, Any]]:
-    """What is written to files of its own: number in the step, end of the file's name, artifact.
+def _files(made: Made, content_type: str) -> Iterator[tuple[str, Any]]:
+    """What is written to files of its own, each with the end of its file's name.
 
-    A step that gave nothing (a key that is not there, say) has no file.
+    Of JSON that is all that a call returned, together. A step that gave nothing (a key that is not
+    there, say) has no file.
     """
-    for index, artifact in enumerate(artifacts):
-        if isinstance(artifact, dict) and not content_type.startswith(WHOLE):
-            yield from ((index, f"-{key}", entry) for key, entry in artifact.items())
-        elif artifact is not None:
-            yield index, "", artifact
+    if content_type.endswith("json"):
+        whole = enumerate(made.returned)
+        yield from ((f"{call}", found) for call, found in whole if found is not None)
+        return
+    for call, artifacts in enumerate(made.by_return):
+        for number, artifact in enumerate(artifacts):
+            name = f"{call}.{number}"
+            if artifact is None or isinstance(artifact, Rest):
+                continue
+            if isinstance(artifact, Mapping) and not content_type.startswith(WHOLE):
+                yield from ((f"{name}-{key}", entry) for key, entry in artifact.items())
+            elif content_type.startswith("audio/") and getattr(artifact, "ndim", 0) == 3:
+                yield from ((f"{name}-{each}", sound) for each, sound in enumerate(artifact))
+            else:
+                yield name, artifact
 
 
 def _shown(artifact: Any) -> str:
-    words = artifact if isinstance(artifact, str) else json.dumps(artifact, ensure_ascii=False)
+    data = text.is_data(artifact) and not isinstance(artifact, str)
+    words = json.dumps(artifact, ensure_ascii=False) if data else str(artifact)
     return words[:SHOWN_CHARACTERS]

@@ -23,10 +23,13 @@ Size = tuple[int, int]
 
 
 def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Write a PNG, the record in a text chunk; its width and height in pixels."""
+    """Write a PNG, the record in a text chunk; its width and height in pixels.
+
+    Measures of one channel (a depth, say) keep 65536 levels.
+    """
     from PIL.PngImagePlugin import PngInfo
 
-    picture = _picture(artifact)
+    picture = _picture(artifact, deep=True)
     text = PngInfo()
     text.add_itxt(RECORD_KEY, json.dumps(record, ensure_ascii=False))
     with replacing(path) as file:
@@ -48,6 +51,22 @@ def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
     picture = _picture(artifact)
     with replacing(path) as file:
         picture.save(file, "WEBP", quality=95, exif=_exif(record, path))
+    return picture.size
+
+
+def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
+    """Write a BMP, which has no room for the record; its width and height in pixels."""
+    picture = _picture(artifact).convert("RGB")
+    with replacing(path) as file:
+        picture.save(file, "BMP")
+    return picture.size
+
+
+def save_tiff(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
+    """Write a TIFF without the record, measures as deep as in a PNG; width and height in pixels."""
+    picture = _picture(artifact, deep=True)
+    with replacing(path) as file:
+        picture.save(file, "TIFF", compression="tiff_adobe_deflate")
     return picture.size
 
 
@@ -80,12 +99,13 @@ def _comment(record: Record) -> bytes:
     return UNICODE_COMMENT + json.dumps(record, ensure_ascii=False).encode("utf-16-be")
 
 
-def _picture(artifact: Any) -> Image.Image:
-    from PIL import Image
+def _picture(artifact: Any, *, deep: bool = False) -> Image.Image:
+    from app.tasks.media import as_picture
 
-    if not isinstance(artifact, Image.Image):
+    try:
+        return as_picture(artifact, deep=deep)
+    except ValueError as error:
         raise ResultError(
-            f"A {type(artifact).__name__} cannot be saved as a picture.",
+            f"What the step made cannot be saved as a picture: {error}.",
             hint="Leave output_type out, or give the step no result block.",
-        )
-    return artifact
+        ) from error

@@ -1,74 +1,190 @@
-"""Videos: h264 in mp4, playable everywhere."""
+"""Videos: h264 in mp4, which plays everywhere, and other files on demand."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.errors import ResultError
 from app.outputs import Record, replacing
-from app.results.audio import encoded, layout_of
-from app.tasks.media import AudioVideo, as_bytes, as_sound
+from app.results.audio import encoded, layout_of, quality_options
+from app.tasks.media import AudioVideo, as_array, as_bytes, as_sound
+from app.workflow.sound_files import OPUS_RATES
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from app.workflow.plan import ResultSpec
 
+    Frame = np.ndarray[Any, np.dtype[Any]]
+
 Size = tuple[int, int]
+DEFAULT_FPS = 8
+"""The dialect's own."""
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Samples per second that AAC has; a sound of another rate becomes 48 kHz."""
+MP3_RATES = (32_000, 44_100, 48_000)
+"""Those of MP3 that every player takes out of an AVI."""
 
 
-def save_mp4(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> Size:
-    """Write frames as h264, with their sound as AAC; width and height in pixels, cut to even
-    numbers.
+class VideoFile(NamedTuple):
+    """A kind of video file."""
+
+    container: str
+    """As FFmpeg names it."""
+    suffix: str
+    codec: str
+    sound_codec: str
+    rates: tuple[int, ...]
+    """Samples per second its sounds may have; one of another becomes 48 kHz."""
+
+
+VIDEO_FILES = {
+    "video/mp4": VideoFile("mp4", ".mp4", "libx264", "aac", AAC_RATES),
+    "video/quicktime": VideoFile("mov", ".mov", "libx264", "aac", AAC_RATES),
+    "video/x-matroska": VideoFile("matroska", ".mkv", "libx264", "aac", AAC_RATES),
+    "video/webm": VideoFile("webm", ".webm", "libvpx-vp9", "libopus", OPUS_RATES),
+    "video/x-msvideo": VideoFile("avi", ".avi", "mpeg4", "libmp3lame", MP3_RATES),
+}
+"""By content type."""
+
+
+def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> Size:
+    """Write the frames, with their sound where they have one; width and height in pixels, cut to
+    even numbers.
 
     `artifact` is a list of pictures, an array (frames, height, width, 3) of 0..1 or 0..255, or an
     AudioVideo.
     """
+    sound, rate = None, None
+    if isinstance(artifact, AudioVideo):
+        rate = spec.audio_sample_rate or artifact.sample_rate
+        sound = None if artifact.audio is None else as_sound(artifact)
+        artifact = artifact.frames
+    with replacing(path) as file:
+        return write_video(file, frames_of(artifact), record, spec, sound, rate)
+
+
+def write_video(
+    file: Any,
+    frames: Iterable[Frame],
+    record: Record,
+    spec: ResultSpec,
+    sound: Any = None,
+    rate: int | None = None,
+) -> Size:
+    """Write one frame (height, width, 3) of 0..255 after the other; the size as written.
+
+    `sound` is (samples, channels) of -1..1, `rate` its samples per second. Raises ResultError.
+    """
     import av
     import numpy as np
 
-    sound, rate = None, 0
-    if isinstance(artifact, AudioVideo):
-        if artifact.audio is not None and artifact.sample_rate is not None:
-            sound, rate = as_sound(artifact), artifact.sample_rate
-        artifact = artifact.frames
-    frames = [as_bytes(np.asarray(frame)) for frame in artifact]
-    if not frames or frames[0].ndim != 3:
+    kind = VIDEO_FILES[spec.content_type]
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
         raise ResultError("The step made no frames that could be written as a video.")
     # yuv420p, the one format every player knows, needs even sides.
-    height, width = (side - side % 2 for side in frames[0].shape[:2])
-    with replacing(path) as file, av.open(file, "w", format="mp4") as container:
+    height, width = (side - side % 2 for side in first.shape[:2])
+    if not height or not width:
+        raise ResultError(f"Frames of {first.shape[1]}x{first.shape[0]} pixels make no video.")
+    with av.open(file, "w", format=kind.container) as container:
         container.metadata["comment"] = json.dumps(record, ensure_ascii=False)
-        stream = container.add_stream("libx264", rate=spec.fps, options=_repeatable())
+        stream = container.add_stream(
+            kind.codec,
+            rate=Fraction(spec.fps or DEFAULT_FPS).limit_denominator(1001),
+            options=_options(kind.codec),
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         heard = None
-        if sound is not None:
+        if sound is not None and rate:
             # All streams have to be there before the first packet is.
             heard = container.add_stream(
-                "aac", rate=rate if rate in AAC_RATES else 48_000, layout=layout_of(sound)
+                kind.sound_codec,
+                rate=rate if rate in kind.rates else 48_000,
+                layout=layout_of(sound),
             )
-        for frame in frames:
+        for frame in chain([first], frames):
             picture = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(frame[:height, :width]), format="rgb24"
             )
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-        if sound is not None:
+        if heard is not None and rate:
             for packet in encoded(heard, sound, rate):
                 container.mux(packet)
     return width, height
 
 
-def _repeatable() -> dict[str, str]:
-    """Options of libx264 that make the same frames the same bytes, always.
+def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Size:
+    """Write a moving picture that goes on for ever, or a still one; width and height in pixels.
 
-    Its AVX-512 kernels do not: on a busy machine 37 of 150 encodings of five frames came out
-    differently, with AVX2 none of 390 (x264 in PyAV 18.1, an EPYC of family 25), at the same bytes
-    otherwise.
+    A GIF counts hundredths of a second: frames last a little longer or shorter by turns, and all
+    together as long as `fps` says. What all frames share of 256 colours is chosen frame by frame.
+    """
+    from PIL import Image
+
+    if isinstance(artifact, AudioVideo):
+        artifact = artifact.frames
+    frames = [Image.fromarray(frame) for frame in frames_of(artifact)]
+    if not frames:
+        raise ResultError("The step made no frames that could be written as a moving picture.")
+    fps = spec.fps or DEFAULT_FPS
+    times_ms = [round(index * 100 / fps) * 10 for index in range(len(frames) + 1)]
+    with replacing(path) as file:
+        frames[0].save(
+            file,
+            "GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=[after - before for before, after in pairwise(times_ms)],
+            loop=0,
+        )
+    return frames[0].size
+
+
+def frames_of(video: Any) -> Iterator[Frame]:
+    """The frames of a video, one by one, as (height, width, 3) of 0..255. Raises ResultError.
+
+    A picture alone is a video of one frame; of a tensor, as pipelines give them on demand, the
+    channels come second.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(video, Image.Image):
+        video = [video]
+    video = as_array(video)
+    if not isinstance(video, np.ndarray | list | tuple):
+        raise ResultError(f"A {type(video).__name__} cannot be saved as a video.")
+    for frame in video:
+        picture = frame.convert("RGB") if isinstance(frame, Image.Image) else frame
+        array = np.asarray(picture)
+        if array.ndim != 3 or array.shape[2] != 3:
+            raise ResultError(
+                "The step made no frames that could be written as a video.",
+                hint="Leave output_type out, or give the step no result block.",
+            )
+        yield as_bytes(array)
+
+
+def _options(codec: str) -> dict[str, str]:
+    """Options with which the same frames are the same bytes, always.
+
+    x264's AVX-512 kernels do not give that: on a busy machine 37 of 150 encodings of five frames
+    came out differently, with AVX2 none of 390 (x264 in PyAV 18.1, an EPYC of family 25), at the
+    same bytes otherwise. The others are told a quality instead of a bit rate.
     """
     import torch
 
+    if codec == "libvpx-vp9":
+        return {"crf": "32", "b": "0", "deadline": "good", "cpu-used": "4"}
+    if codec == "mpeg4":
+        return quality_options(3)
     avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return {"x264-params": "asm=avx2"} if avx512 else {}

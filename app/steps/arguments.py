@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError, nearest
+from app.tasks.media import as_picture
+from app.workflow.inputs import is_image_name
 from app.workflow.iterations import MAX_ITERATIONS
 from app.workflow.plan import (
     DTypeValue,
@@ -44,33 +46,35 @@ def combinations(
 
 
 def _choices(reference: ResultValue, step: str, context: RunContext) -> list[Any]:
-    artifacts = context.results[reference.step]
-    if not artifacts:
+    made = context.results[reference.step]
+    if reference.property:
+        choices = [_property(returned, reference, step) for returned in made.returned]
+    else:
+        choices = made.artifacts
+    if not choices:
         raise StepError(f"Step '{reference.step}', which '{step}' refers to, made nothing.")
-    if reference.single and len(artifacts) > 1:
+    if reference.single and len(choices) > 1:
         raise StepError(
-            f"Step '{reference.step}' made {len(artifacts)} results, but a sub-workflow takes one.",
+            f"Step '{reference.step}' made {len(choices)} results, but a sub-workflow takes one.",
             hint="Ask for one picture in that step.",
         )
-    if not reference.property:
-        return artifacts
-    return [_property(artifact, reference, step) for artifact in artifacts]
+    return choices
 
 
-def _property(artifact: Any, reference: ResultValue, step: str) -> Any:
+def _property(returned: Any, reference: ResultValue, step: str) -> Any:
     name = reference.property
-    if isinstance(artifact, Mapping):
-        if name in artifact:
-            return artifact[name]
-        hint = nearest(name, artifact) or f"There is: {', '.join(map(str, artifact)) or 'nothing'}."
+    if isinstance(returned, Mapping):
+        if name in returned:
+            return returned[name]
+        hint = nearest(name, returned) or f"There is: {', '.join(map(str, returned)) or 'nothing'}."
         raise StepError(
             f"A result of step '{reference.step}' has no '{name}', which '{step}' refers to.",
             hint=hint,
         )
-    found = None if name.startswith("_") else getattr(artifact, name, None)
+    found = None if name.startswith("_") else getattr(returned, name, None)
     if found is None or callable(found):
         raise StepError(
-            f"A {type(artifact).__name__} of step '{reference.step}' has no"
+            f"A {type(returned).__name__} of step '{reference.step}' has no"
             f" '{name}', which '{step}' refers to."
         )
     return found
@@ -95,7 +99,7 @@ class _Live:
             case ResultValue():
                 result = next(chosen)
                 picked = isinstance(result, Mapping) and name in result
-                return result[name] if picked else result
+                return _seen(result[name] if picked else result, name)
             case DTypeValue():
                 import torch
 
@@ -106,6 +110,15 @@ class _Live:
                 ]
             case ObjectValue():
                 return {key: self.value(entry, key, chosen) for key, entry in value.entries.items()}
+
+
+def _seen(value: Any, name: str) -> Any:
+    """What an argument of this name is given; measures of one channel (a depth, say), which
+    pipelines and tasks cannot look at, as a picture of three."""
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    if is_image_name(name) and len(shape) == 3 and shape[-1] == 1:
+        return as_picture(value).convert("RGB")
+    return value
 
 
 def read_picture(path: str) -> Any:

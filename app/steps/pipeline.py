@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from app.errors import StepError
 from app.steps.arguments import combinations
+from app.steps.made import Made, Output
 from app.workflow.plan import PipelineStep
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run(
     context: RunContext,
     writer: ResultWriter,
 ) -> None:
-    """Call the pipeline and save what it made; its artifacts are the step's result.
+    """Call the pipeline and save what it made; that is the step's result.
 
     The random generator is always the CPU's, so a seed gives one picture on every device, and it is
     new in every run; all calls of the step share it, as the dialect has it.
@@ -37,7 +37,7 @@ def run(
 
     arguments = combinations(step.name, step.arguments, context)
     pipeline = assemble(step, parts, components)
-    artifacts: list[Any] = []
+    made: list[Any] = []
     with (
         tuned(pipeline, step, context.device),
         context.prompts.remembering(pipeline, step, parts, context.device),
@@ -54,11 +54,11 @@ def run(
             with torch.inference_mode():
                 output = pipeline(**combination, **callbacks)
             context.spent.compute_s += time.monotonic() - entered
-            artifacts += _artifacts(output)
-    context.results[step.name] = artifacts
+            made += returned(output, pipeline)
+    context.results[step.name] = Made(made)
     if step.saves:
         context.enter("saving")
-        writer.save(step, artifacts)
+        writer.save(step, context.results[step.name])
 
 
 def _callbacks(pipeline: Any, context: RunContext, preview: Any) -> dict[str, Any]:
@@ -82,10 +82,19 @@ def _callbacks(pipeline: Any, context: RunContext, preview: Any) -> dict[str, An
     return {"callback_on_step_end": on_step_end}
 
 
-def _artifacts(output: Any) -> list[Any]:
-    """What the step made: pictures one by one, a video as its list of frames."""
-    for name in ("images", "frames"):
-        found = getattr(output, name, None)
-        if found is not None:
-            return list(found)
-    raise StepError(f"{type(output).__name__} holds neither pictures nor frames.")
+def returned(output: Any, pipeline: Any) -> list[Any]:
+    """What a call returned, in the form in which steps hand it on; of a list every item counts.
+
+    A film's sound is told its sample rate, which is the vocoder's.
+    """
+    from diffusers.utils import BaseOutput
+
+    if isinstance(output, list | tuple):
+        return list(output)
+    if not isinstance(output, BaseOutput):
+        return [output]
+    fields = dict(output)
+    vocoder = getattr(pipeline, "vocoder", None)
+    if "audio" in fields and vocoder is not None:
+        fields["audio_sample_rate"] = getattr(vocoder.config, "output_sampling_rate", None)
+    return [Output(fields)]

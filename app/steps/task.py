@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from app.errors import StepError
 from app.steps.arguments import combinations
+from app.steps.made import Made
 from app.tasks import TASKS
 from app.tasks.task import Arguments, Task, mistakes
 from app.workflow.plan import TaskStep
@@ -31,21 +32,21 @@ def run(step: TaskStep, context: RunContext, writer: ResultWriter) -> None:
     context.enter("computing")
     entered = time.monotonic()
     drawing = (np.random.default_rng(step.seed),) if task.random else ()
-    artifacts: list[Any] = []
+    made: list[Any] = []
     clock_started = entered
     for number, call in enumerate(calls, start=1):
         context.checkpoint()
         given = task.run(_arguments(step, task, call), *drawing)
-        artifacts += given if task.many else [_tidied(given)]
+        made += given if task.many else [_tidied(given)]
         if number == 1:
             clock_started = time.monotonic()
         if len(calls) > 1:
             context.progress(number, len(calls), clock_started)
     context.spent.compute_s += time.monotonic() - entered
-    context.results[step.name] = artifacts
+    context.results[step.name] = Made(made)
     if step.saves:
         context.enter("saving")
-        writer.save(step, artifacts)
+        writer.save(step, context.results[step.name])
 
 
 def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments:

@@ -46,18 +46,37 @@ def fitting(width: int, height: int) -> tuple[int, int]:
     return width, height
 
 
-def as_picture(value: Any) -> Image.Image:
-    """The value as a picture. Raises ValueError for what is none."""
+def as_picture(value: Any, *, deep: bool = False) -> Image.Image:
+    """The value as a picture. Raises ValueError for what is none.
+
+    An array is (height, width, channels), a tensor (channels, height, width), both of one or three
+    channels. Numbers with a fraction are 0..1, or -1..1 where any is below 0, as normals are. With
+    `deep` one channel of them becomes 16 bits instead of 8.
+    """
+    import numpy as np
+
     if isinstance(value, Image.Image):
         return value
-    if not _is_array(value, 3):
+    array = as_array(value)
+    if not isinstance(array, np.ndarray):
         raise ValueError(f"{_kind(value)} is not a picture")
-    return Image.fromarray(as_bytes(value))
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
+        shape = "x".join(map(str, value.shape))
+        raise ValueError(f"{_kind(value)} of {shape} numbers is not a picture")
+    if array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 and array.min() < 0:
+        array = (array + 1) / 2
+    if deep and array.ndim == 2 and array.dtype != np.uint8:
+        return Image.fromarray((array.clip(0, 1) * 65535).round().astype(np.uint16))
+    return Image.fromarray(as_bytes(array))
 
 
 def check_video(value: Any) -> None:
     """Raise ValueError for what is no video, without going through its frames."""
-    frames = value.frames if isinstance(value, AudioVideo) else value
+    frames = as_array(value.frames if isinstance(value, AudioVideo) else value)
     if _is_array(frames, 4):
         return
     if not isinstance(frames, list | tuple) or not frames:
@@ -69,15 +88,25 @@ def as_frames(value: Any) -> Array:
     """The video as one array (frames, height, width, 3) of 0..255. Raises ValueError."""
     import numpy as np
 
-    if isinstance(value, AudioVideo):
-        return as_frames(value.frames)
-    if _is_array(value, 4):
-        return as_bytes(value)
-    check_video(value)
-    frames = [np.asarray(as_picture(frame).convert("RGB")) for frame in value]
-    if len({frame.shape for frame in frames}) > 1:
+    frames = as_array(value.frames if isinstance(value, AudioVideo) else value)
+    if _is_array(frames, 4):
+        return as_bytes(frames)
+    check_video(frames)
+    pictures = [np.asarray(as_picture(frame).convert("RGB")) for frame in frames]
+    if len({picture.shape for picture in pictures}) > 1:
         raise ValueError("the frames of a video have one size")
-    return np.stack(frames)
+    return np.stack(pictures)
+
+
+def as_array(value: Any) -> Any:
+    """A torch tensor, whose channels come third from the end, as an array, whose come last; all
+    else as it is."""
+    import numpy as np
+
+    if not hasattr(value, "detach"):
+        return value
+    array = value.detach().cpu().float().numpy()
+    return np.moveaxis(array, -3, -1) if array.ndim in (3, 4) else array
 
 
 def as_sound(value: Any) -> Array:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import JsonValue
 
 from app.errors import ErrorReport
-from app.protocol import ResultSaved
+from app.protocol import NOT_SHOWN, ResultSaved
 from app.ui.run_view import RunView, duration
 from app.workflow.catalog import CatalogEntry
 
@@ -110,7 +110,9 @@ def picture(result: ResultSaved) -> str:
     """A result, large, with a link that saves it."""
     url = escape(file_url(result.path), quote=True)
     name = escape(Path(result.path).name, quote=True)
-    if result.content_type.startswith("video/"):
+    if result.content_type in NOT_SHOWN:
+        shown = f"<p class='empty'>{name}: browsers do not open such a file</p>"
+    elif result.content_type.startswith("video/"):
         shown = f"<video src='{url}' controls loop autoplay muted></video>"
     elif result.content_type.startswith("audio/"):
         shown = f"<audio src='{url}' controls></audio>"

@@ -29,6 +29,7 @@ from app.protocol import (
     Preview,
     StepProgress,
 )
+from app.steps.made import Made
 from app.worker.device import Device
 from app.worker.previews import LatentPreview
 from app.workflow.needs import DENOISERS
@@ -80,8 +81,8 @@ class RunContext:
         self.emit = emit
         self.prompts = prompts
         """What text encoders returned, in this run and before."""
-        self.results: dict[str, list[Any]] = {}
-        """Artifacts of the steps that have run, by step name."""
+        self.results: dict[str, Made] = {}
+        """What the steps that have run made, by step name."""
         self.spent = Spent()
         self.out_of_memory: list[str] = []
         """What was done where memory ran out, a sentence a time."""

@@ -212,10 +212,10 @@ class Runner:
                 made_at=remembered.made_at,
             )
         )
-        context.results[step.name] = artifacts = remembered.artifacts
+        context.results[step.name] = made = remembered.made
         if step.saves:
             context.enter("saving")
-            writer.save(step, artifacts, remembered.origin)
+            writer.save(step, made, remembered.origin)
 
     def _run_step(
         self,

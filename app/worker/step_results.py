@@ -7,7 +7,8 @@ can change what is remembered.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
+from app.steps.made import Made, Output
+from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.ip_adapters import ip_adapter_identity
 from app.worker.loading import Parts
@@ -30,7 +33,7 @@ class UnknownArtifactError(Exception):
 
 
 class StepResult(NamedTuple):
-    """What a step made, and when. Use `artifacts`, which are the caller's own."""
+    """What a step made, and when. Use `made`, which is the caller's own."""
 
     made_by: str
     """The id of the run."""
@@ -39,9 +42,9 @@ class StepResult(NamedTuple):
     kept: tuple[_Kept, ...]
 
     @property
-    def artifacts(self) -> list[Any]:
-        """New copies of the artifacts, tensors on the device they were on."""
-        return [_restored(kept) for kept in self.kept]
+    def made(self) -> Made:
+        """A new copy of what it made, tensors on the device they were on."""
+        return Made(_restored(kept) for kept in self.kept)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -93,14 +96,14 @@ class StepResults:
                 results[name] = found
         return Recalled(keys, results, steps_to_run(plan.steps, results))
 
-    def keep(self, key: str | None, artifacts: list[Any], run_id: str) -> None:
+    def keep(self, key: str | None, made: Made, run_id: str) -> None:
         """Remember what a step made; not what is too large or of an unknown kind."""
         if key is None:
             return
         try:
-            size_bytes = sum(map(_size_bytes, artifacts))
+            size_bytes = sum(map(_size_bytes, made.returned))
             if size_bytes <= self._max_bytes:
-                kept = tuple(map(_copied, artifacts))
+                kept = tuple(map(_copied, made.returned))
                 self._recent.keep(key, StepResult(run_id, time.time(), kept), size_bytes)
         except UnknownArtifactError:
             return
@@ -128,7 +131,7 @@ def _identity(step: PipelineStep, parts: Parts) -> list[Any]:
     ]
 
 
-# --- artifacts: pictures, arrays, tensors, and lists of them -------------------------------------
+# --- what is returned: pictures, arrays, tensors, texts, data, and whatever holds them -----------
 
 
 class _KeptTensor(NamedTuple):
@@ -136,33 +139,51 @@ class _KeptTensor(NamedTuple):
     device: torch.device
 
 
-_Kept = Image.Image | np.ndarray[Any, Any] | _KeptTensor | list[Any]
+_Kept = Any
+"""A copy of what was returned, in which `_KeptTensor` stands for every tensor."""
+SCALARS = (str, int, float, bool, type(None))
+SCALAR_BYTES = 64
+"""About what a number or an empty text takes of memory."""
 
 
-def _size_bytes(artifact: Any) -> int:
-    if isinstance(artifact, Image.Image):
+def _size_bytes(returned: Any) -> int:
+    if isinstance(returned, Image.Image):
         # Pillow takes four bytes a pixel for every mode of more than eight bits.
-        return artifact.width * artifact.height * (1 if artifact.mode in ("1", "L", "P") else 4)
-    if type(artifact) in (np.ndarray, torch.Tensor):
-        return int(artifact.nbytes)
-    if type(artifact) is list:
-        return sum(map(_size_bytes, artifact))
-    raise UnknownArtifactError(type(artifact).__name__)
+        return returned.width * returned.height * (1 if returned.mode in ("1", "L", "P") else 4)
+    if type(returned) in (np.ndarray, torch.Tensor):
+        return int(returned.nbytes)
+    if type(returned) in SCALARS:
+        return SCALAR_BYTES + (len(returned) if isinstance(returned, str) else 0)
+    if type(returned) in (list, tuple):
+        return sum(map(_size_bytes, returned))
+    if type(returned) in (dict, Output):
+        return sum(map(_size_bytes, returned.values()))
+    if type(returned) is AudioVideo:
+        return _size_bytes(returned.frames) + _size_bytes(returned.audio)
+    raise UnknownArtifactError(type(returned).__name__)
 
 
-def _copied(artifact: Any) -> _Kept:
-    """A copy in the machine's memory; the artifact is of a kind whose size is known."""
-    if isinstance(artifact, torch.Tensor):
-        return _KeptTensor(artifact.detach().to("cpu", copy=True), artifact.device)
-    if isinstance(artifact, list):
-        return [_copied(item) for item in artifact]
-    copy: Image.Image | np.ndarray[Any, Any] = artifact.copy()
-    return copy
+def _copied(returned: Any) -> _Kept:
+    """A copy in the machine's memory; what was returned is of a kind whose size is known."""
+    if isinstance(returned, torch.Tensor):
+        return _KeptTensor(returned.detach().to("cpu", copy=True), returned.device)
+    return _copied_as(returned, _copied)
 
 
 def _restored(kept: _Kept) -> Any:
     if isinstance(kept, _KeptTensor):
         return kept.tensor.to(kept.device, copy=True)
-    if isinstance(kept, list):
-        return [_restored(item) for item in kept]
-    return kept.copy()
+    return _copied_as(kept, _restored)
+
+
+def _copied_as(value: Any, copied: Callable[[Any], Any]) -> Any:
+    """A copy of the value, all in it copied by `copied`."""
+    if type(value) in SCALARS:
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(map(copied, value))
+    if type(value) in (dict, Output):
+        return type(value)({key: copied(item) for key, item in value.items()})
+    if type(value) is AudioVideo:
+        return replace(value, frames=copied(value.frames), audio=copied(value.audio))
+    return value.copy()

@@ -46,11 +46,6 @@ NOT_YET_SUPPORTED = frozenset(
         "channels_last",
         "enable_forward_chunking",
         "torch_dtype",
-        "audio_sample_rate",
-        "subtype",
-        "format",
-        "compression_level",
-        "bitrate_mode",
     ]
 )
 """Keys the dialect knows and this version refuses."""
@@ -211,16 +206,29 @@ class TaskBlock(Block):
         return self
 
 
+ContentType = Literal[
+    "image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff",
+    "video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo",
+    "audio/wav", "audio/x-wav", "audio/aiff", "audio/x-aiff", "audio/flac", "audio/x-flac",
+    "audio/mpeg", "audio/mp3", "audio/ogg", "audio/vorbis", "audio/opus",
+    "text/plain", "text/markdown", "text/html", "text/csv", "text/json", "application/json",
+]  # fmt: skip
+SampleRate = Annotated[StrictInt, Field(ge=1000, le=768_000)]
+
+
 class ResultBlock(Block):
-    content_type: Literal[
-        "image/png", "image/jpeg", "image/webp", "video/mp4",
-        "audio/wav", "audio/x-wav", "audio/flac", "audio/x-flac", "audio/mpeg", "audio/mp3",
-        "text/plain", "application/json",
-    ]  # fmt: skip
+    content_type: ContentType
     save: StrictBool = True
     file_base_name: str = ""
-    fps: Annotated[int, Field(ge=1, le=240)] = 8
-    sample_rate: Annotated[int, Field(ge=8000, le=192_000)] = 44100
+    fps: Annotated[float, Field(gt=0, le=240, strict=True)] | None = None
+    sample_rate: SampleRate | None = None
+    samplerate: SampleRate | None = None
+    """Another name of `sample_rate`."""
+    audio_sample_rate: SampleRate | None = None
+    subtype: str | None = None
+    format: str | None = None
+    compression_level: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    bitrate_mode: Literal["CONSTANT", "AVERAGE", "VARIABLE"] | None = None
     embed_metadata: StrictBool = False
     """Decides nothing: every picture carries its whole record, and a sidecar has it too."""
 

@@ -151,10 +151,17 @@ class ResultSpec(Frozen):
     save: bool = True
     file_base_name: str = ""
     """A prefix of the file's name, already free of anything that could leave the run's folder."""
-    fps: int = 8
-    """Frames per second, for video."""
-    sample_rate: int = 44100
-    """Samples per second of a sound that does not say its own."""
+    fps: float | None = None
+    """Frames per second, for video; None where nothing says."""
+    sample_rate: int | None = None
+    """Samples per second of a sound; None takes its own."""
+    audio_sample_rate: int | None = None
+    """Samples per second of a video's sound; None takes its own."""
+    subtype: str | None = None
+    """How the samples of a sound are coded, as soundfile names it; None is its file's usual way."""
+    compression_level: float | None = None
+    """0 (best, largest) to 1; None is the encoder's usual one."""
+    bitrate_mode: Literal["CONSTANT", "AVERAGE", "VARIABLE"] | None = None
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -167,6 +174,8 @@ class PlannedStep(Frozen):
     """Unique in the plan; a step of a sub-workflow is `parent_step/child_step`."""
     place: str
     """Where it stands in its document: `steps[0]`; starts every sentence about the step."""
+    file_stem: str = ""
+    """How the names of its files begin: `id-step.number`, of its own document."""
     seed: int
     seed_drawn: bool = False
     """True where the seed is this run's own: nobody gave one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from app.workflow.inputs import check_inputs
 from app.workflow.iterations import MAX_ITERATIONS, Iterations
 from app.workflow.loader import RawDocument, parse_document, read_document
 from app.workflow.pipelines import PipelineBuilder
-from app.workflow.plan import LiteralValue, Plan, ResultSpec, Step, TaskStep
+from app.workflow.plan import LiteralValue, Plan, Step, TaskStep
 from app.workflow.pointer import with_changes
 from app.workflow.references import (
     MAX_NODES,
@@ -42,6 +41,7 @@ from app.workflow.references import (
     substitute,
 )
 from app.workflow.references import Path as Place
+from app.workflow.results import read_result
 from app.workflow.sharing import Sharing
 from app.workflow.tasks import build_task
 from app.workflow.values import TooManyProblems, ValueReader, problem
@@ -183,7 +183,7 @@ class _Planning:
                 last = self._add_child(raw, step, at, reader, step_seed, prefix, above)
             else:
                 last = f"{prefix}{step.name}"
-                result = _result(step, reader, (*at, "result"))
+                result = read_result(step.result, reader, (*at, "result"))
                 built: Step | None
                 if step.task is not None:
                     built = build_task(step.task, reader, last, at, step_seed, result)
@@ -199,7 +199,9 @@ class _Planning:
                     built = drawing
                 if built is not None:
                     drawn = built.seed == self._drawn_seed
-                    self.steps.append(built.model_copy(update={"seed_drawn": drawn}))
+                    stem = f"{document.id}-{step.name}.{index}"
+                    known = {"seed_drawn": drawn, "file_stem": stem}
+                    self.steps.append(built.model_copy(update=known))
                     self._count(built, reader, at)
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
@@ -321,16 +323,6 @@ def _child_path(parent: Path, named: str) -> Path:
     if not path.is_relative_to(parent.parent.resolve()):
         raise InvalidWorkflow(f"'{named}' lies outside the folder of '{parent.name}'.")
     return path
-
-
-def _result(step: StepDocument, reader: ValueReader, at: Place) -> ResultSpec | None:
-    if step.result is None:
-        return None
-    name = step.result.file_base_name
-    if name and not re.fullmatch(r"[\w][\w .-]{0,99}", name):
-        where = (*at, "file_base_name")
-        reader.note(where, f"'{name}' is not a plain name for a file.", "Leave folders out.")
-    return ResultSpec(**step.result.model_dump(exclude={"embed_metadata"}))
 
 
 def _moved(found: Problem, prefix: Place) -> Problem:

@@ -31,7 +31,7 @@ MAX_FILES = 10_000
 GATHERING = ("glob", "urls")
 SAVED_AS: dict[Gives, tuple[str, ...]] = {
     "image": ("image/",),
-    "video": ("video/",),
+    "video": ("video/", "image/gif"),
     "audio": ("audio/",),
     "text": ("text/", "application/json"),
     "data": ("text/", "application/json"),

@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from app.errors import ResultError
-from app.results import RESULT_KINDS, SUFFIXES
 from app.tasks.media import AudioVideo
-from app.workflow.plan import ResultSpec
-
-RECORD = {"seed": 7, "prompt": "ü"}
-
-
-def tone(rate: int, seconds: float = 1.0, channels: int = 2) -> np.ndarray:
-    """440 Hz at half of full scale, silent on all channels but the first."""
-    sound = np.zeros((round(rate * seconds), channels), np.float32)
-    sound[:, 0] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(sound)) / rate)
-    return sound
-
-
-def heard(path: Path) -> tuple[np.ndarray, int]:
-    """The samples of the file (samples, channels) as -1..1, and its rate."""
-    with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
-        frames = av.AudioResampler("fltp", stream.layout, stream.rate)
-        parts = [
-            resampled.to_ndarray()
-            for frame in container.decode(audio=0)
-            for resampled in frames.resample(frame)
-        ]
-        return np.concatenate(parts, axis=1).T, stream.rate
-
-
-def saved(folder: Path, artifact: Any, content_type: str, **spec: Any) -> Path:
-    path = folder / f"made{SUFFIXES[content_type]}"
-    RESULT_KINDS[content_type](
-        artifact, path, RECORD, ResultSpec(content_type=content_type, **spec)
-    )
-    return path
+from app.workflow.sound_files import SOUND_FILES
+from tests.results.files import RECORD, heard, loudest_hz, saved, tone
 
 
 @pytest.mark.parametrize("content_type", ["audio/wav", "audio/x-wav", "audio/flac", "audio/x-flac"])
@@ -62,8 +31,7 @@ def test_an_mp3_sounds_as_it_did(tmp_path: Path, content_type: str, rate: int, w
     read, found = heard(path)
     assert found == written
     assert abs(len(read) / written - 1.0) < 0.1
-    loudest = np.abs(np.fft.rfft(read[:written, 0])).argmax()
-    assert abs(loudest * written / min(written, len(read)) - 440) < 2
+    assert abs(loudest_hz(read, written) - 440) < 2
     assert np.abs(read[:, 1]).max() < 0.01
 
 
@@ -71,6 +39,62 @@ def test_a_sound_that_knows_its_rate_keeps_it(tmp_path: Path):
     _, rate = heard(saved(tmp_path, AudioVideo([], tone(22_050), 22_050), "audio/wav"))
     assert rate == 22_050
     assert heard(saved(tmp_path, tone(44_100), "audio/flac"))[1] == 44_100
+
+
+def test_a_rate_that_the_document_names_wins_over_the_sounds_own(tmp_path: Path):
+    sound = AudioVideo([], tone(22_050), 22_050)
+    assert heard(saved(tmp_path, sound, "audio/wav", sample_rate=8000))[1] == 8000
+    film = AudioVideo(np.zeros((2, 16, 16, 3), np.uint8), tone(8000), 8000)
+    assert heard(saved(tmp_path, film, "video/mp4", audio_sample_rate=16_000))[1] == 16_000
+
+
+@pytest.mark.parametrize(
+    ("content_type", "subtype"),
+    [(kind, each) for kind in ("audio/wav", "audio/aiff", "audio/flac")
+     for each in SOUND_FILES[kind].codecs],
+)  # fmt: skip
+def test_samples_are_as_fine_as_the_subtype_says(tmp_path: Path, content_type: str, subtype: str):
+    sound = tone(16_000)
+    read, rate = heard(saved(tmp_path, sound, content_type, subtype=subtype, sample_rate=16_000))
+    assert (read.shape, rate) == (sound.shape, 16_000)
+    coarse = {"PCM_U8": 2**-7, "PCM_S8": 2**-7, "ULAW": 2**-5, "ALAW": 2**-5, "PCM_16": 2**-15}
+    assert np.abs(read - sound).max() <= coarse.get(subtype, 2**-23)
+
+
+@pytest.mark.parametrize("content_type", ["audio/ogg", "audio/opus", "audio/vorbis"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sounds_in_ogg_sound_as_they_did(tmp_path: Path, content_type: str, channels: int):
+    path = saved(tmp_path, tone(48_000, 2.0, channels), content_type, sample_rate=48_000)
+    read, rate = heard(path)
+    assert rate == 48_000
+    assert abs(len(read) / rate - 2.0) < 0.1
+    assert abs(loudest_hz(read, rate) - 440) < 2
+    assert np.abs(read[rate // 2 : rate, 0]).max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("content_type", ["audio/flac", "audio/mp3", "audio/opus", "audio/vorbis"])
+def test_a_higher_compression_level_is_a_smaller_file(tmp_path: Path, content_type: str):
+    noise = 0.1 * np.random.default_rng(1).standard_normal((48_000, 2)).astype(np.float32)
+    noise += tone(48_000)
+    sizes = [
+        saved(tmp_path, noise, content_type, sample_rate=48_000, compression_level=level)
+        .stat().st_size
+        for level in (0.0, 1.0)
+    ]  # fmt: skip
+    assert sizes[0] > sizes[1]
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
+@pytest.mark.parametrize("content_type", ["audio/mp3", "audio/opus"])
+def test_the_bit_rate_is_spent_as_the_mode_says(tmp_path: Path, content_type: str, mode: str):
+    noise = np.random.default_rng(1).standard_normal((192_000, 2))
+    half_silent = (0.1 * noise).astype(np.float32)
+    half_silent[96_000:] = 0
+    path = saved(tmp_path, half_silent, content_type, sample_rate=48_000, bitrate_mode=mode)
+    with av.open(str(path)) as container:
+        sizes = [packet.size for packet in container.demux(audio=0) if packet.size]
+    loud, silent = (sum(half) for half in (sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]))
+    assert (abs(loud - silent) < 0.1 * loud) == (mode == "CONSTANT")
 
 
 def test_what_is_louder_than_full_scale_is_cut_off_there(tmp_path: Path):

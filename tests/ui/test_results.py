@@ -31,6 +31,7 @@ def saved(content_type: str, name: str, text: str = "") -> ResultSaved:
         ("image/png", "a.png", "<img class='result'"),
         ("video/mp4", "a.mp4", "<video src="),
         ("audio/flac", "a.flac", "<audio src='gradio_api/file=/runs/a.flac' controls>"),
+        ("video/x-msvideo", "a.avi", "a.avi: browsers do not open such a file"),
         ("text/plain", "a.txt", "<pre>a &lt;b&gt;</pre>"),
         ("application/json", "a.json", "<pre>a &lt;b&gt;</pre>"),
     ],
@@ -45,8 +46,10 @@ def test_each_kind_has_its_element_and_can_be_downloaded(
 
 def test_only_pictures_and_videos_are_for_the_strip():
     seen = {kind: saved(kind, "x").is_visual for kind in (
-        "image/webp", "video/mp4", "audio/wav", "text/plain", "application/json")}  # fmt: skip
-    assert [kind for kind, visual in seen.items() if visual] == ["image/webp", "video/mp4"]
+        "image/webp", "image/gif", "image/tiff", "video/mp4", "audio/wav", "text/plain",
+        "application/json")}  # fmt: skip
+    shown = [kind for kind, visual in seen.items() if visual]
+    assert shown == ["image/webp", "image/gif", "video/mp4"]
 
 
 def test_a_task_tells_that_it_computes_and_how_far_it_is():

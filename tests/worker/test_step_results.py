@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ from app.protocol import (
     StepRemembered,
     StepStarted,
 )
+from app.steps.made import Made, Output
+from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading import find_parts
 from app.worker.step_results import Recalled, StepResults
@@ -343,11 +345,11 @@ class Memory:
 
     def keep(self, *artifacts: Any) -> None:
         key = self.recall().keys["draw"]
-        self._results.keep(key, list(artifacts), "20260101-000000-000000")
+        self._results.keep(key, Made(artifacts), "20260101-000000-000000")
 
     @property
     def artifacts(self) -> list[Any]:
-        return self.recall().results["draw"].artifacts
+        return self.recall().results["draw"].made.returned
 
 
 @pytest.mark.parametrize(
@@ -357,8 +359,11 @@ class Memory:
         np.zeros((2, 4, 4, 3), dtype=np.float32),
         torch.zeros(3, 4, 4),
         [Image.new("L", (4, 4)), Image.new("L", (4, 4))],
+        {"mask": Image.new("L", (4, 4)), "size": (4, 4), "name": "all"},
+        Output({"images": [Image.new("L", (4, 4))]}),
+        AudioVideo(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((8, 1), np.float32), 8000),
     ],
-    ids=["picture", "array", "tensor", "frames"],
+    ids=["picture", "array", "tensor", "frames", "mapping", "output", "film with sound"],
 )
 def test_neither_who_made_it_nor_who_is_handed_it_can_change_it(bench: Bench, artifact: Any):
     memory = Memory(bench)
@@ -367,22 +372,33 @@ def test_neither_who_made_it_nor_who_is_handed_it_can_change_it(bench: Bench, ar
     for _ in range(2):
         (handed,) = memory.artifacts
         assert type(handed) is type(artifact)
-        assert not np.asarray(handed).any()
+        assert all(not np.asarray(numbers).any() for numbers in numbers_in(handed))
         paint(handed)
+
+
+def numbers_in(artifact: Any) -> Iterator[Any]:
+    """All pictures, arrays and tensors in it."""
+    match artifact:
+        case list():
+            yield from (numbers for item in artifact for numbers in numbers_in(item))
+        case Mapping():
+            yield from numbers_in(list(artifact.values()))
+        case AudioVideo():
+            yield from (artifact.frames, artifact.audio)
+        case Image.Image() | np.ndarray() | torch.Tensor():
+            yield artifact
 
 
 def paint(artifact: Any) -> None:
     """Change it in place."""
-    match artifact:
-        case list():
-            paint(artifact[0])
-        case Image.Image():
-            artifact.paste("white", (0, 0, 4, 4))
-        case _:
-            artifact[:] = 1
+    for numbers in numbers_in(artifact):
+        if isinstance(numbers, Image.Image):
+            numbers.paste("white", (0, 0, 4, 4))
+        else:
+            numbers[:] = 1
 
 
 def test_what_is_of_an_unknown_kind_is_not_remembered(bench: Bench):
     memory = Memory(bench)
-    memory.keep(Image.new("RGB", (4, 4)), {"a": "mapping"})
+    memory.keep(Image.new("RGB", (4, 4)), {"a": object()})
     assert memory.recall().results == {}

@@ -24,6 +24,13 @@ def unsaved(drawing: Document) -> Document:
     return {**drawing, "result": {**drawing["result"], "save": False}}
 
 
+def size_of(drawing: str) -> Document:
+    """A step that says how large those pictures are; called `size of …`."""
+    arguments = {"image": f"previous_result:{drawing}"}
+    task = {"command": "get_image_size", "arguments": arguments}
+    return {"name": f"size of {drawing}", "task": task}
+
+
 def vary(image: Any = "previous_result:sketch", **arguments: Any) -> Document:
     return step("vary", kind="Img2Img", image=image, strength=0.5, **arguments)
 
@@ -48,13 +55,15 @@ def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench, tmp_p
             unsaved(sketches(2, "first", width=64, height=64)),
             unsaved(widths),
             unsaved(heights),
+            size_of("wide"),
+            size_of("high"),
             step(
                 "fill",
                 kind="Inpaint",
                 image="previous_result:first",
                 mask_image="previous_result:first",
-                width="previous_result:wide.width",
-                height="previous_result:high.height",
+                width="previous_result:size of wide.width",
+                height="previous_result:size of high.height",
                 strength=1.0,
             ),
         )
@@ -79,20 +88,33 @@ def test_the_first_reference_changes_slowest(bench: Bench, tmp_path: Path):
 
 
 def test_more_combinations_than_anybody_means_are_refused_before_the_first_call(bench: Bench):
-    finished = bench.run(document(sketches(2), vary(["previous_result:sketch"] * 14)))
+    # How many pictures there will be is known only when the first step has run.
+    two = {"name": "two", "task": {"command": "gather_inputs", "inputs": [{"count": 2}]}}
+    drawn = step("sketch", **SMALL, num_images_per_prompt="previous_result:two.count")
+    finished = bench.run(document(two, drawn, vary(["previous_result:sketch"] * 14)))
     assert isinstance(finished.terminal, RunFailed)
     assert finished.terminal.error.message == "Step 'vary' would run 16384 times; 10000 at most."
     started = [event.step for event in finished.events if isinstance(event, StepStarted)]
-    assert started == ["sketch", "vary"]
+    assert started == ["two", "sketch", "vary"]
     assert {e.step for e in finished.events if isinstance(e, StepProgress)} == {"sketch"}
 
 
 def test_a_property_that_results_do_not_have_is_named(bench: Bench):
-    finished = bench.run(document(sketches(1), step("next", width="previous_result:sketch.wide")))
+    values = {"name": "made", "task": {"command": "gather_inputs", "inputs": [{"width": 64}]}}
+    finished = bench.run(document(values, step("next", width="previous_result:made.widht")))
     assert isinstance(finished.terminal, RunFailed)
-    assert finished.terminal.error.message == (
-        "A Image of step 'sketch' has no 'wide', which 'next' refers to."
-    )
+    error = finished.terminal.error
+    assert error.message == "A result of step 'made' has no 'widht', which 'next' refers to."
+    assert error.hint == "Did you mean 'width'?"
+
+
+def test_a_property_of_what_a_pipeline_returned_is_taken_whole(bench: Bench):
+    """Not picture by picture: one reference to it is one call."""
+    both = vary("previous_result:sketch.images", prompt=["a circle", "a star"])
+    finished = bench.run(document(unsaved(sketches(2)), both))
+    assert len(pixels(finished)) == 2
+    names = [Path(result.path).name for result in finished.results]
+    assert names == ["test-vary.1-0.0.png", "test-vary.1-0.1.png"]
 
 
 def test_a_sub_workflow_that_takes_one_picture_is_not_handed_two(bench: Bench):
@@ -135,8 +157,9 @@ def test_a_picture_is_turned_as_its_camera_says_and_has_three_channels(
 def test_one_generator_serves_all_calls_of_a_step(bench: Bench, tmp_path: Path):
     """So the dialect has it: equal calls of one step draw on, they do not begin again."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    twice = step("twice", width="previous_result:sketch.width", height=64)
-    first, second = pixels(bench.run(document(unsaved(sketches(2)), twice)))
+    twice = step("twice", width="previous_result:size of sketch.width", height=64)
+    steps = unsaved(sketches(2)), size_of("sketch"), twice
+    first, second = pixels(bench.run(document(*steps)))
     assert not np.array_equal(first, second)
 
 

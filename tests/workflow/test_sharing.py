@@ -82,7 +82,7 @@ def test_a_reference_is_the_earlier_step_with_other_arguments(bench: Bench):
     first = step(loras=[{"model_name": "../models/tiny", "scale": 0.5}]) | {"seed": 3}
     result = {"content_type": "image/jpeg"}
     drawn, again = bench.plan(drawing(steps=[first, referring(result=result)])).steps
-    changed = {"name", "place", "arguments", "result"}
+    changed = {"name", "place", "file_stem", "arguments", "result"}
     assert again.model_dump(exclude=changed) == drawn.model_dump(exclude=changed)
     assert again.arguments["prompt"].value == "a blue circle"
     assert (again.name, again.place, again.seed) == ("again", "steps[1]", 3)

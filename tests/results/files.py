@@ -1,0 +1,68 @@
+"""Writes one artifact as its content type says, and reads sounds and films back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from app.results import RESULT_KINDS, SUFFIXES
+from app.workflow.plan import ResultSpec
+
+RECORD = {"seed": 7, "prompt": "ü"}
+
+
+class Film(NamedTuple):
+    """What a video file holds."""
+
+    frames: np.ndarray
+    """(frames, height, width, 3) of 0..255."""
+    fps: float
+    sound: np.ndarray | None
+    """(samples, channels) of -1..1."""
+    rate: int | None
+
+
+def tone(rate: int, seconds: float = 1.0, channels: int = 2) -> np.ndarray:
+    """440 Hz at half of full scale, silent on all channels but the first."""
+    sound = np.zeros((round(rate * seconds), channels), np.float32)
+    sound[:, 0] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(sound)) / rate)
+    return sound
+
+
+def loudest_hz(sound: np.ndarray, rate: int) -> float:
+    """The loudest pitch of the first channel."""
+    return float(np.abs(np.fft.rfft(sound[:, 0])).argmax() * rate / len(sound))
+
+
+def saved(folder: Path, artifact: Any, content_type: str, **spec: Any) -> Path:
+    path = folder / f"made{SUFFIXES[content_type]}"
+    RESULT_KINDS[content_type](
+        artifact, path, RECORD, ResultSpec(content_type=content_type, **spec)
+    )
+    return path
+
+
+def heard(path: Path) -> tuple[np.ndarray, int]:
+    """The samples of the file (samples, channels) as -1..1, and its rate."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames = av.AudioResampler("fltp", stream.layout, stream.rate)
+        parts = [
+            resampled.to_ndarray()
+            for frame in container.decode(audio=0)
+            for resampled in frames.resample(frame)
+        ]
+        return np.concatenate(parts, axis=1).T, stream.rate
+
+
+def seen(path: Path | str) -> Film:
+    """The film in the file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+        fps = float(stream.average_rate or 0)
+        has_sound = bool(container.streams.audio)
+    return Film(frames, fps, *(heard(Path(path)) if has_sound else (None, None)))

@@ -1,0 +1,93 @@
+"""Films and moving pictures of every kind, written and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.errors import ResultError
+from app.results.video import VIDEO_FILES
+from app.tasks.media import AudioVideo
+from tests.results.files import loudest_hz, saved, seen, tone
+
+
+def film(count: int = 12) -> np.ndarray:
+    """Frames that get lighter, from black to white."""
+    shades = np.linspace(0, 1, count, dtype=np.float32)[:, None, None, None]
+    return np.broadcast_to(shades, (count, 32, 48, 3))
+
+
+@pytest.mark.parametrize("content_type", VIDEO_FILES)
+def test_every_kind_of_film_has_its_frames_its_pace_and_its_sound(
+    tmp_path: Path, content_type: str
+):
+    video = AudioVideo(film(), tone(32_000), 32_000)
+    found = seen(saved(tmp_path, video, content_type, fps=12))
+    assert found.frames.shape == (12, 32, 48, 3)
+    assert found.fps == 12
+    brightness = found.frames.mean(axis=(1, 2, 3))
+    assert np.abs(brightness - np.linspace(0, 255, 12)).max() < 12
+    assert found.sound is not None
+    assert found.rate is not None
+    assert abs(len(found.sound) / found.rate - 1.0) < 0.15
+    assert abs(loudest_hz(found.sound, found.rate) - 440) < 2
+
+
+def test_a_pace_may_have_a_fraction(tmp_path: Path):
+    assert seen(saved(tmp_path, film(3), "video/mp4", fps=23.976)).fps == 23.976
+
+
+def test_nothing_said_is_eight_frames_a_second(tmp_path: Path):
+    assert seen(saved(tmp_path, film(3), "video/mp4")).fps == 8
+
+
+def test_the_channels_of_a_tensor_come_second(tmp_path: Path):
+    frames = torch.from_numpy(film(3).copy()).permute(0, 3, 1, 2)
+    assert seen(saved(tmp_path, frames, "video/mp4")).frames.shape == (3, 32, 48, 3)
+
+
+def test_a_moving_picture_lasts_as_long_as_its_pace_says(tmp_path: Path):
+    with Image.open(saved(tmp_path, film(), "image/gif", fps=12)) as moving:
+        lasting = []
+        for number in range(moving.n_frames):
+            moving.seek(number)
+            lasting.append(moving.info["duration"])
+        assert moving.info["loop"] == 0
+        assert moving.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+    assert len(lasting) == 12
+    assert set(lasting) == {80, 90}  # milliseconds, of which a GIF has whole tens
+    assert sum(lasting) == 1000
+
+
+@pytest.mark.parametrize("content_type", ["image/gif", "image/bmp", "image/tiff"])
+def test_a_still_picture_may_be_any_kind_of_file(tmp_path: Path, content_type: str):
+    path = saved(tmp_path, Image.new("RGB", (8, 4), "red"), content_type)
+    with Image.open(path) as read:
+        assert (read.size, read.convert("RGB").getpixel((2, 2))) == ((8, 4), (255, 0, 0))
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "image/tiff"])
+def test_measures_of_one_channel_keep_sixteen_bits(tmp_path: Path, content_type: str):
+    depth = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32, 1)
+    with Image.open(saved(tmp_path, depth, content_type)) as read:
+        assert np.abs(np.asarray(read) / 65535 - depth[..., 0]).max() < 1e-4
+
+
+def test_directions_of_which_some_are_negative_become_colours(tmp_path: Path):
+    normals = np.zeros((4, 4, 3), np.float32)
+    normals[..., 0], normals[..., 2] = -1, 1
+    with Image.open(saved(tmp_path, normals, "image/png")) as read:
+        assert read.getpixel((1, 1)) == (0, 128, 255)
+
+
+def test_a_tensor_is_a_picture_and_latents_are_none(tmp_path: Path):
+    with Image.open(saved(tmp_path, torch.ones(3, 4, 8), "image/png")) as read:
+        assert (read.size, read.getpixel((1, 1))) == ((8, 4), (255, 255, 255))
+    with pytest.raises(ResultError, match="4x8x16 numbers is not a picture"):
+        saved(tmp_path, torch.zeros(4, 8, 16), "image/png")
+    with pytest.raises(ResultError, match="no frames that could be written"):
+        saved(tmp_path, torch.zeros(16, 2, 8, 8), "video/mp4")
