@@ -13,6 +13,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests never reach a model hub; a test that wants one starts its own on loopback.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# It would have a C++ compiler make a kernel for every shape of a weight; read on its import.
+os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # Real documents by other people lie outside this repository.
 REAL_WORKFLOWS = os.environ.get("DW_REAL_WORKFLOWS", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.errors import nearest
+from app.packages import Package
 from app.tasks.media import as_picture, as_sound, check_video
 
 Gives = Literal["image", "video", "audio", "text", "data", "anything"]
@@ -63,14 +65,6 @@ Sound = Annotated[Any, _media("A sound", _checked_sound)]
 """Kept as it came: an AudioVideo knows its sample rate."""
 
 
-class Package(NamedTuple):
-    """What has to be installed for a task."""
-
-    module: str
-    name: str
-    """As pip knows it."""
-
-
 OPENCV = Package("cv2", "opencv-python-headless")
 
 
@@ -99,13 +93,18 @@ class Mistake(NamedTuple):
 
 def mistakes(command: str, task: Task, values: Mapping[str, Any]) -> list[Mistake]:
     """Everything that is wrong with these arguments; what is UNKNOWN passes."""
+    return mistakes_in(command, task.arguments, values)
+
+
+def mistakes_in(title: str, arguments: type[Arguments], values: Mapping[str, Any]) -> list[Mistake]:
+    """As `mistakes`, of arguments of anything; `title` is what takes them, in the sentences."""
     try:
-        task.arguments.model_validate(dict(values))
+        arguments.model_validate(dict(values))
     except ValidationError as error:
-        fields = task.arguments.model_fields.items()
+        fields = arguments.model_fields.items()
         known = [field.alias or name for name, field in fields]
         return [
-            _mistake(command, details, known)
+            _mistake(title, details, known)
             for details in error.errors()
             if details["input"] is not UNKNOWN or details["type"] == "extra_forbidden"
         ]
@@ -123,19 +122,20 @@ _WANTED = {
 }
 
 
-def _mistake(command: str, details: ErrorDetails, known: list[str]) -> Mistake:
+def _mistake(title: str, details: ErrorDetails, known: list[str]) -> Mistake:
     path, given = details["loc"], _short(details["input"])
     bounds = details.get("ctx", {})
     match details["type"]:
         case "extra_forbidden":
             key = str(path[-1])
-            return Mistake(path, f"{command} takes no '{key}'.", nearest(key, known))
+            return Mistake(path, f"{title} takes no '{key}'.", nearest(key, known))
         case "missing":
             return Mistake(path[:-1], f"'{path[-1]}' is missing.")
         case kind if kind in _WANTED:
             return Mistake(path, f"{_WANTED[kind]} is needed, not {given}.")
         case "literal_error":
-            return Mistake(path, f"{given} is not one of {bounds['expected']}.")
+            hint = nearest(str(details["input"]), re.findall(r"'([^']*)'", bounds["expected"]))
+            return Mistake(path, f"{given} is not one of {bounds['expected']}.", hint)
         case "greater_than_equal":
             return Mistake(path, f"{given} is too small; {bounds['ge']:g} is the least.")
         case "greater_than":
@@ -148,7 +148,7 @@ def _mistake(command: str, details: ErrorDetails, known: list[str]) -> Mistake:
             sentence = str(bounds["error"])
             return Mistake(path, f"{sentence[0].upper()}{sentence[1:]}.")
         case _:
-            return Mistake(path, f"{details['msg']}.")
+            return Mistake(path, f"{details['msg']}.", bounds.get("hint", ""))
 
 
 def _short(value: object) -> str:

@@ -21,9 +21,19 @@ from diffusers.loaders import IPAdapterMixin
 
 from app.errors import LoadError, nearest
 from app.worker.downloads import local_folder
-from app.workflow.fingerprint import component_key, identify, of_variant, weight_bytes
+from app.worker.quantising import check_stored
+from app.workflow.fingerprint import component_key, identify, of_variant
 from app.workflow.needs import INDEX
-from app.workflow.plan import ComponentBlock, DType, IpAdapterSource, ModelSource, PipelineStep
+from app.workflow.plan import (
+    ComponentBlock,
+    DType,
+    IpAdapterSource,
+    ModelSource,
+    PipelineStep,
+    Quantisation,
+    QuantiserKind,
+)
+from app.workflow.quantised import component_bytes, stored_quantiser
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +59,16 @@ class Part(NamedTuple):
     short_name: str
     key: str
     weight_bytes: int
+    """As it will be held; an estimate where it is quantised while it is loaded."""
+    quantisation: Quantisation | None = None
+    quantiser: QuantiserKind | None = None
+    """What its weights are quantised with: now, or before they were published."""
 
     @property
     def title(self) -> str:
-        """`unet of shapes (float32)`."""
-        return f"{self.name} of {self.short_name} ({self.dtype})"
+        """`unet of shapes (float32)`, `transformer of FLUX.1-dev (bfloat16, nf4)`."""
+        how = f"{self.dtype}, {self.quantisation.label}" if self.quantisation else self.dtype
+        return f"{self.name} of {self.short_name} ({how})"
 
 
 class Parts(NamedTuple):
@@ -177,17 +192,28 @@ def _fresh_scheduler(step: PipelineStep, held: Any) -> Any:
 
 
 def _part(
-    name: str, component_class: type[Any], folder: Path, dtype: DType, source: ModelSource
+    name: str,
+    component_class: type[Any],
+    folder: Path,
+    dtype: DType,
+    source: ModelSource,
+    quantisation: Quantisation | None = None,
 ) -> Part:
     if not folder.is_dir():
         raise LoadError(
             f"'{source.model}' has no folder for its {name}.",
             hint=f"The model is incomplete: {folder.name}/ is missing.",
         )
+    quantiser = quantisation.kind if quantisation else None
+    if (stored := stored_quantiser(folder)) is not None:
+        # What is quantised already stays as it is: so diffusers and transformers have it.
+        quantisation, quantiser = None, check_stored(stored, f"The {name} of '{source.model}'")
     class_name = f"{component_class.__module__.partition('.')[0]}.{component_class.__name__}"
-    identity = identify(class_name, folder, dtype=dtype, variant=source.variant)
+    identity = identify(
+        class_name, folder, dtype=dtype, variant=source.variant, quantisation=quantisation
+    )
     try:
-        size_bytes = weight_bytes(folder, source.variant, dtype)
+        size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
     except (ValueError, OSError) as error:
         raise LoadError(
             f"The weights of the {name} of '{source.model}' cannot be read.", hint=f"{error}."
@@ -202,6 +228,8 @@ def _part(
         source.short_name,
         component_key(identity),
         size_bytes,
+        quantisation,
+        quantiser,
     )
 
 
@@ -210,7 +238,8 @@ def _block_part(name: str, block: ComponentBlock) -> Part:
     packages = {"diffusers": diffusers, "transformers": transformers}
     weights = partial(_weights_of, (block.source.subfolder,), block.source.variant)
     folder = local_folder(block.source, weights) / block.source.subfolder
-    return _part(name, getattr(packages[library], class_name), folder, block.dtype, block.source)
+    component_class = getattr(packages[library], class_name)
+    return _part(name, component_class, folder, block.dtype, block.source, block.quantisation)
 
 
 def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:

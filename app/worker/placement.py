@@ -79,7 +79,8 @@ class Placement:
         place: Place = "ram" if mode.offload else "device"
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
-                self._make_room(place, part.weight_bytes, keys, later, context)
+                lands_in: Place = "device" if part.quantiser else place
+                self._make_room(lands_in, part.weight_bytes, keys, later, context)
                 self._residency.hold(self._weights.load(part, context))
             self._settle(part, place, keys, later, context)
         if mode.offload == "model":
@@ -141,9 +142,9 @@ class Placement:
     ) -> None:
         """Move a held part to its place."""
         entry = self._residency[part.key]
-        if entry.place == place or not part.weight_bytes:
+        if entry.place == place or not entry.weight_bytes:
             return
-        need_bytes = part.weight_bytes if place == "device" else entry.private_bytes
+        need_bytes = entry.weight_bytes if place == "device" else entry.private_bytes
         self._make_room(place, need_bytes, keep, later, context)
         self._device.move(entry.component, place, entry.origin)
         self._residency.move([part.key], place, reason=f"step '{context.step}' needs it there")

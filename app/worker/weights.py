@@ -33,6 +33,7 @@ from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading import Part, first_line
 from app.worker.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
+from app.worker.quantising import drawing_the_same, held_bytes, quantised_loading, settled
 from app.worker.recent import Recent
 from app.worker.residency import Entry, Residency
 from app.workflow.fingerprint import weight_files
@@ -59,6 +60,8 @@ class Shell(NamedTuple):
     """Where its weights are; None: it has none, or they are in no file."""
     size_bytes: int
     """What it takes without them."""
+    quantised_bytes: int | None = None
+    """What its weights take, counted, where they are quantised."""
 
 
 class InterruptedWriteError(Exception):
@@ -83,18 +86,21 @@ class Weights:
         started = time.monotonic()
         shell = self._refilled(part) or self._constructed(part)
         context.tell_loading(part.name, part.model, part.weight_bytes)
-        is_module = isinstance(shell.component, torch.nn.Module)
         return Entry(
             part.key,
             part.title,
             shell.component,
-            part.weight_bytes,
-            place="ram" if is_module and self._device.is_accelerator else "device",
+            part.weight_bytes if shell.quantised_bytes is None else shell.quantised_bytes,
+            place="ram" if self._is_in_ram(shell.component, part) else "device",
             origin=shell.origin,
             file_backed_bytes=shell.origin.size_bytes if shell.origin else 0,
             shell_bytes=shell.size_bytes,
             load_s=time.monotonic() - started,
         )
+
+    def _is_in_ram(self, component: Any, part: Part) -> bool:
+        is_module = isinstance(component, torch.nn.Module)
+        return is_module and self._device.is_accelerator and part.quantiser is None
 
     def let_go(self, entry: Entry) -> None:
         """Take the weights out of a component that leaves, and keep its shell.
@@ -145,12 +151,14 @@ class Weights:
         return shell
 
     def _constructed(self, part: Part) -> Shell:
-        converted = self._converted.find(part.key)
+        converted = None if part.quantiser else self._converted.find(part.key)
         source = part._replace(folder=converted, variant=None) if converted else part
-        component = _from_pretrained(source)
+        component = _from_pretrained(source, self._device)
         if not isinstance(component, torch.nn.Module):
             files_bytes = sum(path.stat().st_size for path in part.folder.iterdir())
             return Shell(component, None, TOOL_FACTOR * files_bytes)
+        if part.quantiser is not None:
+            return Shell(component, None, 0, held_bytes(component))
         origin = find_origin(component, weight_files(source.folder, source.variant))
         size_bytes = _bytes_beside_state(component)
         if origin.is_whole:
@@ -173,7 +181,7 @@ class Weights:
                     raise InterruptedWriteError
                 save_file(tensors, path, {"format": "pt"})
                 _to_disk(path)
-            again = _from_pretrained(part._replace(folder=folder, variant=None))
+            again = _from_pretrained(part._replace(folder=folder, variant=None), self._device)
             origin = find_origin(again, weight_files(folder, None))
             if not (origin.is_whole and _are_equal(component, again, interrupted)):
                 raise LoadError("its library reads it otherwise than it was written")
@@ -188,7 +196,7 @@ class Weights:
             self._device.release()
 
 
-def _from_pretrained(part: Part) -> Any:
+def _from_pretrained(part: Part, device: Device) -> Any:
     # An Auto class is no module itself, but what it makes is.
     automatic = part.component_class.__name__.startswith("AutoModel")
     has_weights = automatic or issubclass(part.component_class, torch.nn.Module)
@@ -197,9 +205,11 @@ def _from_pretrained(part: Part) -> Any:
         arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
         arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
     try:
-        component = part.component_class.from_pretrained(part.folder, **arguments)
+        arguments |= quantised_loading(part, device)
+        with drawing_the_same(part, device):
+            component = part.component_class.from_pretrained(part.folder, **arguments)
         if has_weights:
-            component = component.eval()
+            component = settled(component.eval(), part, device)
     except Exception as error:
         if is_out_of_memory(error):
             raise

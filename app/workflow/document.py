@@ -15,11 +15,10 @@ NOT_YET_SUPPORTED = frozenset(
         "chain",
         "release_models",
         "audio_scheduler",
-        "quantization_config",
-        "from_single_file",
         "custom_pipeline",
         "trust_remote_code",
-        "device_map",
+        "sdnq_optimize",
+        "from_single_file",
         "quantization",
         "device",
         "group_offload",
@@ -28,8 +27,6 @@ NOT_YET_SUPPORTED = frozenset(
         "components_manager",
         "load_components",
         "configs",
-        "pre_load_modules",
-        "sdnq_optimize",
         "enable_attention_slicing",
         "disable_attention_slicing",
         "prompt_weighting",
@@ -96,6 +93,8 @@ class Configuration(Block):
     no_generator: StrictBool = False
     preserve_device_placement: StrictBool = False
     """Decides nothing: where components lie is the workbench's business, and no result's."""
+    pre_load_modules: tuple[str, ...] = ()
+    """Quantisers that have to be installed; what a load needs is imported anyhow."""
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()
@@ -108,6 +107,19 @@ class ComponentConfiguration(Block):
     component_type: str
     preserve_device_placement: StrictBool = False
     """Decides nothing, as in `Configuration`."""
+    device: str | None = None
+    """Decides nothing either."""
+
+
+class QuantisationConfiguration(Block):
+    config_type: str
+
+
+class QuantisationBlock(Block):
+    """How weights are quantised while they are loaded; read by `read_quantisation`."""
+
+    configuration: QuantisationConfiguration
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class SchedulerConfiguration(Block):
@@ -142,6 +154,7 @@ class IpAdapterBlock(Block):
 class ComponentDocument(Block):
     configuration: ComponentConfiguration
     from_pretrained_arguments: dict[str, Any]
+    quantization_config: QuantisationBlock | None = None
 
 
 class RemoteTextEncoder(Block):
@@ -291,7 +304,8 @@ KNOWN_KEYS = frozenset(
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
         PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings, TaskBlock,
-        UnetSettings, FirstBlockCache, TaylorSeerCache, RemoteTextEncoder,
+        UnetSettings, FirstBlockCache, TaylorSeerCache, RemoteTextEncoder, ComponentDocument,
+        QuantisationBlock, QuantisationConfiguration,
     )
     for name in model.model_fields
 )  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from app.workflow.plan import DType, Frozen, ModelSource, Plan
+from app.workflow.plan import DType, Frozen, ModelSource, Plan, Quantisation
 
 HEADER_LENGTH_BYTES = 8
 DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -41,6 +41,7 @@ class ComponentIdentity(Frozen):
     files: tuple[FileIdentity, ...]
     dtype: DType
     variant: str | None
+    quantisation: Quantisation | None = None
 
 
 def workflow_hash(documents: Iterable[bytes]) -> str:
@@ -86,11 +87,17 @@ def _identity_of_source(source: ModelSource) -> str:
 
 def component_key(identity: ComponentIdentity) -> str:
     """The key under which a component is held: 32 hex digits."""
-    return hashlib.sha256(identity.model_dump_json().encode()).hexdigest()[:32]
+    decisive = identity.model_dump_json(exclude_defaults=True)
+    return hashlib.sha256(decisive.encode()).hexdigest()[:32]
 
 
 def identify(
-    class_name: str, folder: Path, *, dtype: DType, variant: str | None
+    class_name: str,
+    folder: Path,
+    *,
+    dtype: DType,
+    variant: str | None,
+    quantisation: Quantisation | None = None,
 ) -> ComponentIdentity:
     """The identity of the component whose files are in this folder."""
     weights = weight_files(folder, variant)
@@ -100,6 +107,7 @@ def identify(
         files=tuple(identify_file(path) for path in sorted([*weights, *others])),
         dtype=dtype,
         variant=variant,
+        quantisation=quantisation,
     )
 
 
@@ -171,6 +179,15 @@ def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
     start, header = _read_header(path)
     offsets = {name: entry["data_offsets"] for name, entry in header.items()}
     return {name: (start + begin, start + end) for name, (begin, end) in offsets.items()}
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (`F16`) and shape of each tensor of a safetensors file, by name.
+
+    Only the header is read. Raises ValueError when it is no safetensors file.
+    """
+    header = _read_header(path)[1]
+    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import get_args
 
 from app.errors import nearest
+from app.packages import Package
 from app.workflow.plan import DType
 from app.workflow.signatures import Kind, public_classes
 
@@ -57,15 +57,12 @@ def class_name(name: str, *kinds: Kind) -> str:
     return f"{package}.{bare}"
 
 
-def missing_packages(name: str) -> tuple[str, ...]:
-    """What pip would have to install for this class, by its qualified name, to be there."""
+def missing_packages(name: str) -> tuple[Package, ...]:
+    """What would have to be installed for this class, by its qualified name, to be there."""
     package, _, bare = name.rpartition(".")
-    needed = public_classes(package)[bare].needs if package == "diffusers" else ()
-    return tuple(
-        DISTRIBUTIONS.get(module, module)
-        for module in needed
-        if importlib.util.find_spec(IMPORTED_AS.get(module, module)) is None
-    )
+    modules = public_classes(package)[bare].needs if package == "diffusers" else ()
+    needed = [Package(IMPORTED_AS.get(m, m), DISTRIBUTIONS.get(m, m)) for m in modules]
+    return tuple(each for each in needed if each.is_missing)
 
 
 def dtype_name(name: str) -> DType:

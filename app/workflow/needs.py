@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from app.errors import WorkbenchError
 from app.workflow import fit
 from app.workflow.activations import Size, compression, decode_bytes, denoise_bytes
-from app.workflow.fingerprint import weight_bytes
 from app.workflow.fit import Mode, Need, Room, Weights
 from app.workflow.hub import find_snapshot
 from app.workflow.plan import (
@@ -27,6 +26,7 @@ from app.workflow.plan import (
     Plan,
     ResultValue,
 )
+from app.workflow.quantised import component_bytes
 from app.workflow.signatures import call_signature
 
 INDEX = "model_index.json"
@@ -177,7 +177,7 @@ def step_model(
     try:
         index = json.loads((folder / INDEX).read_bytes())
         own = {
-            name: (folder / name, step.dtype, step.source.variant)
+            name: (folder / name, step.dtype, step.source.variant, None)
             for name, entry in index.items()
             if isinstance(entry, list)
             and entry[:1] != [None]
@@ -190,6 +190,7 @@ def step_model(
                 find(block.source, block.source.subfolder) / block.source.subfolder,
                 block.dtype,
                 block.source.variant,
+                block.quantisation,
             )
             for name, block in step.components.items()
             if name not in step.reused
@@ -202,8 +203,8 @@ def step_model(
             if component.name == name
         )
         components = tuple(
-            Component(name, place, dtype, weight_bytes(place, variant, dtype))
-            for name, (place, dtype, variant) in {**own, **blocks}.items()
+            Component(name, place, dtype, component_bytes(place, variant, dtype, quantised))
+            for name, (place, dtype, variant, quantised) in {**own, **blocks}.items()
         )
         components += reused
     except (OSError, ValueError, AttributeError) as error:

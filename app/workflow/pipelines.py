@@ -28,24 +28,26 @@ from app.workflow.plan import (
     SchedulerChange,
     Value,
 )
+from app.workflow.quantisers import check_pre_loaded, read_quantisation
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 from app.workflow.sharing import Sharing
 from app.workflow.values import ValueReader
 
 IGNORED_LOADING_ARGUMENTS = {
-    "low_cpu_mem_usage", "requires_safety_checker", "add_watermarker", "cache_dir", "disable_mmap",
-    "force_download", "local_files_only", "max_memory", "mirror", "offload_folder",
+    "low_cpu_mem_usage", "requires_safety_checker", "add_watermarker", "cache_dir", "device_map",
+    "disable_mmap", "force_download", "local_files_only", "max_memory", "mirror", "offload_folder",
     "offload_state_dict", "output_loading_info", "proxies", "resume_download", "token",
     "use_auth_token",
 }  # fmt: skip
-"""Loading arguments that change nothing about the result of a run here."""
+"""Loading arguments that change nothing about the result of a run here; where weights lie is the
+workbench's business."""
 LOADING_ARGUMENTS = {
     "model_name", "torch_dtype", "dtype", "variant", "revision", "subfolder", "use_safetensors",
 } | IGNORED_LOADING_ARGUMENTS  # fmt: skip
 REFUSED_LOADING_ARGUMENTS = {
-    "from_single_file", "custom_pipeline", "trust_remote_code", "device_map", "quantization_config",
-    "task", "workflow",
+    "from_single_file", "custom_pipeline", "trust_remote_code", "quantization_config", "task",
+    "workflow",
 }  # fmt: skip
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
@@ -108,6 +110,8 @@ class PipelineBuilder:
         if processor is not None:
             at_processor = (*where, "configuration", "unet", "attn_processor_type")
             processor = self._attention_processor(processor, at_processor)
+        pre_loaded = block.configuration.pre_load_modules
+        check_pre_loaded(pre_loaded, (*where, "configuration", "pre_load_modules"), self._reader)
         cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted or source is None:
@@ -193,8 +197,8 @@ class PipelineBuilder:
             self._reader.note(at, str(error))
             return ""
         for package in names.missing_packages(found):
-            message = f"'{name}' needs {package}, which is not installed."
-            self._reader.note(at, message, f"Add it with: pip install {package}")
+            message = f"'{name}' needs {package.name}, which is not installed."
+            self._reader.note(at, message, package.how_to_add)
         return found
 
     def _attention_processor(self, named: str, at: Place) -> str | None:
@@ -297,17 +301,29 @@ class PipelineBuilder:
 
     def _component(self, document: ComponentDocument, at: Place) -> ComponentBlock | None:
         loading, loading_at = document.from_pretrained_arguments, (*at, "from_pretrained_arguments")
+        block = document.quantization_config
+        # Only what has weights can be quantised.
+        kinds = ("model",) if block else ("model", "tokenizer", "scheduler")
         name = self._class(
-            document.configuration.component_type,
-            (*at, "configuration", "component_type"),
-            "model", "tokenizer", "scheduler",
-        )  # fmt: skip
+            document.configuration.component_type, (*at, "configuration", "component_type"), *kinds
+        )
         self._check_loading(loading, loading_at)
         source = self._source(loading, loading_at, needs="")
+        quantised_at = (*at, "quantization_config")
+        quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
+        if quantisation is not None and quantisation.kind == "gguf":
+            self._reader.note(
+                quantised_at,
+                "GGUFQuantizationConfig is for weights in a .gguf file.",
+                "Name it as 'from_single_file', or take another quantiser.",
+            )
         if source is None or not name:
             return None
         return ComponentBlock(
-            class_name=name, source=source, dtype=self._dtype(loading, loading_at)
+            class_name=name,
+            source=source,
+            dtype=self._dtype(loading, loading_at),
+            quantisation=quantisation,
         )
 
     def _scheduler(self, block: PipelineBlock, where: Place) -> SchedulerChange | None:

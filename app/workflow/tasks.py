@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from typing import Any, NamedTuple
 
@@ -106,12 +105,9 @@ def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
     elif task is None:
         hint = nearest(command, [*TASKS, *NOT_YET_SUPPORTED])
         reader.note(at, f"There is no task '{command}'.", hint)
-    elif task.package and importlib.util.find_spec(task.package.module) is None:
-        reader.note(
-            at,
-            f"'{command}' needs {task.package.name}, which is not installed.",
-            f"Add it with: pip install {task.package.name}",
-        )
+    elif task.package and task.package.is_missing:
+        message = f"'{command}' needs {task.package.name}, which is not installed."
+        reader.note(at, message, task.package.how_to_add)
         return None
     return task
 

@@ -19,7 +19,9 @@ from tests.standins.parts import (
 )
 
 
-def build_flux(folder: Path, seed: int = 0, *, guidance_embeds: bool = True) -> None:
+def build_flux(
+    folder: Path, seed: int = 0, *, guidance_embeds: bool = True, head_dim: int = 16
+) -> None:
     """FLUX.1 dev, which is told the guidance scale, or without `guidance_embeds` schnell."""
     clip, t5 = clip_tokenizer(), t5_tokenizer()
     # dev shifts its noise schedule by the picture's size, schnell does not.
@@ -38,12 +40,12 @@ def build_flux(folder: Path, seed: int = 0, *, guidance_embeds: bool = True) -> 
                 in_channels=64,
                 num_layers=1,
                 num_single_layers=1,
-                attention_head_dim=16,
+                attention_head_dim=head_dim,
                 num_attention_heads=2,
                 joint_attention_dim=TEXT_WIDTH,
                 pooled_projection_dim=TEXT_WIDTH,
                 guidance_embeds=guidance_embeds,
-                axes_dims_rope=(4, 4, 8),
+                axes_dims_rope=(head_dim // 4, head_dim // 4, head_dim // 2),
             ),
         )
     save(pipeline, folder)

@@ -201,7 +201,7 @@ def test_a_task_whose_package_is_missing_says_how_to_add_it(
     )
     assert bench.problems(document) == {
         "steps[0].task.command": "'canny' needs opencv-python-headless, which is not installed. "
-        "Add it with: pip install opencv-python-headless"
+        "Add it with: pip install opencv-python-headless==5.0.0.93"
     }
 
 

@@ -1,0 +1,43 @@
+"""Packages that not everybody needs: whether they are here, and how they are added."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+LISTS = ("requirements.txt", "requirements-extras.txt")
+"""Where a version is written down that the tests run on."""
+PINNED = re.compile(r"^([\w.-]+)==\S+", re.MULTILINE)
+
+
+class Package(NamedTuple):
+    """What has to be installed for something a document asks for."""
+
+    module: str
+    """As it is imported."""
+    name: str
+    """As pip knows it."""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is not installed. Nothing is imported to find out, but a parent package."""
+        try:
+            return importlib.util.find_spec(self.module) is None
+        except ModuleNotFoundError:
+            return True
+
+    @property
+    def how_to_add(self) -> str:
+        """The command that adds it, as a hint."""
+        return f"Add it with: pip install {_pinned().get(self.name, self.name)}"
+
+
+@functools.cache
+def _pinned() -> dict[str, str]:
+    """`name==version` of every package that is written down, by name."""
+    root = Path(__file__).resolve().parent.parent
+    texts = [(root / name).read_text() for name in LISTS if (root / name).is_file()]
+    return {found[1]: found[0] for text in texts for found in PINNED.finditer(text)}
