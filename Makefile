@@ -9,7 +9,7 @@ ARGS ?=
 PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve repl test check format bench browser clean
+.PHONY: help serve repl test corpus check format bench browser clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ repl: $(VENV)/serve-ready ## the dw> prompt
 
 test: $(VENV)/test-ready browser ## every test, the browser's too (ARGS="-k name ...")
 	$(RUN) -m pytest $(ARGS)
+
+corpus: $(VENV)/test-ready ## run every document of the corpus and write down what runs
+	$(RUN) -m tests.corpus
 
 check: $(VENV)/test-ready ## lint, format and types
 	$(RUN) -m ruff check .

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.standins import StandIns
+    from tests.worker.bench import Bench
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +37,23 @@ def shapes_model() -> Path:
 def shipped_workflows() -> Path:
     """The folder of the workflows that ship."""
     return PROJECT / "workflows"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A runner in this process, with a folder of its own."""
+    from tests.worker.bench import Bench
+
+    return Bench(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+    """A models folder of stand-ins, which are made when they are first asked for. Not to be
+    written to."""
+    from tests.standins import StandIns
+
+    return StandIns(tmp_path_factory.mktemp("stand-ins"))
 
 
 @pytest.fixture(scope="session")

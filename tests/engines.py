@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -39,10 +40,14 @@ class Finished(NamedTuple):
 
 
 @contextlib.contextmanager
-def started_engine(outputs: Path, worker: WorkerSettings | None = None) -> Iterator[Engine]:
+def started_engine(
+    outputs: Path,
+    worker: WorkerSettings | None = None,
+    models: tuple[Path, ...] = PathSettings().models,
+) -> Iterator[Engine]:
     """An engine that writes below `outputs`, closed at the end. Its worker is on the CPU."""
     engine = Engine()
-    paths = PathSettings(outputs=outputs, media=(outputs,))
+    paths = PathSettings(outputs=outputs, media=(outputs,), models=models)
     engine.start(Settings(paths=paths, worker=worker or WorkerSettings(device="cpu")))
     try:
         yield engine
@@ -57,7 +62,8 @@ def run(
     *,
     seed: int | None = 3,
     fresh: bool = True,
+    changes: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Finished:
     """Submit the workflow and follow it to its end, however it ends."""
-    run_id = engine.submit(workflow, inputs or {}, seed=seed, fresh=fresh)
+    run_id = engine.submit(workflow, inputs or {}, seed=seed, fresh=fresh, changes=changes)
     return Finished(run_id, tuple(engine.events(run_id)))

@@ -73,13 +73,19 @@ def _callbacks(pipeline: Any, context: RunContext, preview: Any) -> dict[str, An
         if done == 1:
             # The first step's end starts the clock: what came before was not the denoiser.
             clock_started = time.monotonic()
-        context.progress(done, max(int(pipeline.num_timesteps), done), clock_started)
+        context.progress(done, max(_steps(pipeline), done), clock_started)
         if "latents" in tensors:
             context.preview(tensors["latents"], preview)
         context.checkpoint()
         return {}
 
     return {"callback_on_step_end": on_step_end}
+
+
+def _steps(pipeline: Any) -> int:
+    """How many steps the call makes; what a pipeline does not say its scheduler knows."""
+    told = getattr(pipeline, "num_timesteps", None)
+    return int(told or len(pipeline.scheduler.timesteps))
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:

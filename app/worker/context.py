@@ -32,7 +32,7 @@ from app.protocol import (
 from app.steps.made import Made
 from app.worker.device import Device
 from app.worker.previews import LatentPreview
-from app.workflow.needs import DENOISERS
+from app.workflow.needs import DECODERS, DENOISERS
 from app.workflow.plan import Plan
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class RunContext:
                 self._phases[id(component)] = "denoising"
             elif name.startswith(("text_encoder", "image_encoder")):
                 self._phases[id(component)] = "encoding"
-            elif name == "vae":
+            elif name in DECODERS:
                 for part, phase in (("encoder", "encoding"), ("decoder", "decoding")):
                     if (module := getattr(component, part, None)) is not None:
                         self._phases[id(module)] = phase  # type: ignore[assignment]

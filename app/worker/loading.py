@@ -21,9 +21,10 @@ from diffusers.loaders import IPAdapterMixin
 
 from app.errors import LoadError, nearest
 from app.worker.downloads import local_folder
+from app.worker.processors import PROCESSORS
 from app.worker.quantising import check_stored
 from app.workflow.fingerprint import component_key, identify, of_variant
-from app.workflow.needs import INDEX
+from app.workflow.needs import INDEX, is_component
 from app.workflow.plan import (
     ComponentBlock,
     DType,
@@ -106,7 +107,7 @@ def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyTy
             continue
         if name in step.absent:
             settings[name] = None
-        elif isinstance(entry := index.get(name), list):
+        elif is_component(entry := index.get(name)):
             if entry == [None, None]:
                 settings[name] = None
             else:
@@ -307,6 +308,8 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
 def _component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
     """A class of diffusers or transformers; nothing else is ever imported for a model."""
     library, class_name = (str(part) for part in entry) if len(entry) == 2 else ("", str(entry))
+    if library == "transformers" and class_name in PROCESSORS:
+        return PROCESSORS[class_name]
     homes = {"diffusers": diffusers, "transformers": transformers}
     home = homes.get(library) or getattr(diffusers.pipelines, library, None)
     found = getattr(home, RENAMED_CLASSES.get(class_name, class_name), None)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from app.errors import WorkbenchError
 from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
 from app.workflow.hub_errors import reason
-from app.workflow.needs import INDEX, Unknown, local_folder
+from app.workflow.needs import INDEX, Unknown, is_component, local_folder
 from app.workflow.plan import ModelSource
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _fetch_part(api: HfApi, listing: _Listing, source: ModelSource, part: str | 
     if part is None:
         fetch(INDEX)
         index = json.loads((listing.folder / INDEX).read_bytes())
-        parts = [name for name, entry in index.items() if isinstance(entry, list)]
+        parts = [name for name, entry in index.items() if is_component(entry)]
     wanted = {file for each in parts for file in _files_of(listing, each or "", source.variant)}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         list(pool.map(fetch, sorted(wanted)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from app.errors import WorkbenchError
 from app.workflow import fit
@@ -124,6 +124,15 @@ def _sentence(plan: Plan, step: PipelineStep, found: Need | Unknown, room: Room 
     return fit.sentence(title, asked_mode(step), found, room)
 
 
+def is_component(entry: Any) -> TypeGuard[list[Any]]:
+    """Whether an entry of a model's index is meant as a component: library and class, or nulls.
+
+    The others are settings of the pipeline, of which some are lists of numbers.
+    """
+    numbers = isinstance(entry, list) and entry and all(isinstance(n, int | float) for n in entry)
+    return isinstance(entry, list) and not numbers
+
+
 def asked_mode(step: PipelineStep) -> Mode:
     """What the document itself asks for."""
     return Mode(step.offload, step.vae_slicing, step.vae_tiling)
@@ -179,7 +188,7 @@ def step_model(
         own = {
             name: (folder / name, step.dtype, step.source.variant, None)
             for name, entry in index.items()
-            if isinstance(entry, list)
+            if is_component(entry)
             and entry[:1] != [None]
             and name not in step.absent
             and name not in step.components

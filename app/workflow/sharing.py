@@ -8,7 +8,7 @@ from pathlib import Path
 from app.errors import nearest
 from app.workflow.document import PipelineBlock, StepDocument, WorkflowDocument
 from app.workflow.hub import find_snapshot
-from app.workflow.needs import INDEX
+from app.workflow.needs import INDEX, is_component
 from app.workflow.plan import PipelineStep
 from app.workflow.references import Path as Place
 from app.workflow.values import ValueReader
@@ -98,7 +98,7 @@ def _component_names(step: PipelineStep) -> set[str] | None:
         own = {
             name
             for name, entry in index.items()
-            if isinstance(entry, list) and entry[:1] != [None] and name not in step.absent
+            if is_component(entry) and entry[:1] != [None] and name not in step.absent
         }
     except (OSError, ValueError, AttributeError):
         # What is wrong with the model is told when it is loaded.

@@ -5,37 +5,63 @@ from __future__ import annotations
 import contextlib
 import json
 import string
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    BaseImageProcessor,
+    CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2Tokenizer,
+    T5Config,
+    T5EncoderModel,
     T5Tokenizer,
 )
 
+from app.workflow.needs import is_component
 from models.shapes.tokenizer import MAX_TOKENS, build_tokenizer
 
 TEXT_WIDTH = 32
 """Channels of every text encoder here, and of what it projects to."""
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+"""The noise of Stable Diffusion, and of what came from it."""
+EYE_PX = 16
+"""What every image encoder here sees a picture in."""
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{{ part.text }}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-NAMES_ON_THE_HUB = {
-    "T5Tokenizer": "T5TokenizerFast",
-    "CLIPImageProcessorPil": "CLIPImageProcessor",
-}
+NAMES_ON_THE_HUB = {"T5Tokenizer": "T5TokenizerFast"}
 """Classes whose names in the indexes of published models differ from those saved today."""
 
 ClipText = TypeVar("ClipText", CLIPTextModel, CLIPTextModelWithProjection)
+ClipEye = TypeVar("ClipEye", CLIPVisionModel, CLIPVisionModelWithProjection)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, a scheduler may make its table in a way numpy 2 has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 @contextlib.contextmanager
@@ -52,13 +78,35 @@ def save(pipeline: DiffusionPipeline, folder: Path) -> None:
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     for entry in index.values():
-        if isinstance(entry, list):
-            entry[1] = NAMES_ON_THE_HUB.get(entry[1], entry[1])
+        if is_component(entry) and entry[1] is not None:
+            name = entry[1].replace("ImageProcessorPil", "ImageProcessor")
+            entry[1] = NAMES_ON_THE_HUB.get(name, name)
     path.write_text(json.dumps(index, indent=2) + "\n")
 
 
-def clip_text(kind: type[ClipText], tokenizer: CLIPTokenizer) -> ClipText:
-    """A CLIP text encoder for this tokenizer."""
+def add_processor(
+    folder: Path,
+    name: str,
+    class_name: str,
+    pictures: BaseImageProcessor,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Give the pipeline in `folder` a processor of this class of transformers, which without
+    torchvision cannot be made here: its files are those of its two parts."""
+    pictures.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / name)
+    (folder / name / "processor_config.json").write_text(
+        json.dumps({"processor_class": class_name})
+    )
+    path = folder / "model_index.json"
+    index = {**json.loads(path.read_text()), name: ["transformers", class_name]}
+    path.write_text(json.dumps(index, indent=2) + "\n")
+
+
+def clip_text(
+    kind: type[ClipText], tokenizer: CLIPTokenizer, positions: int = MAX_TOKENS
+) -> ClipText:
+    """A CLIP text encoder for this tokenizer and prompts of so many tokens."""
     return kind(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -67,12 +115,34 @@ def clip_text(kind: type[ClipText], tokenizer: CLIPTokenizer) -> ClipText:
             projection_dim=TEXT_WIDTH,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
+            max_position_embeddings=positions,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     ).eval()
+
+
+def clip_eye(kind: type[ClipEye], side_px: int = EYE_PX) -> ClipEye:
+    """A CLIP image encoder, which projects to as many channels as it has."""
+    return kind(
+        CLIPVisionConfig(
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=side_px,
+            patch_size=side_px // 2,
+        )
+    ).eval()
+
+
+def clip_processor() -> CLIPImageProcessorPil:
+    """What brings a picture into the size of these image encoders."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": EYE_PX}, crop_size={"height": EYE_PX, "width": EYE_PX}
+    )
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -85,6 +155,11 @@ def t5_tokenizer() -> T5Tokenizer:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     characters = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]
     return T5Tokenizer(vocab=[*special, *((c, -2.0) for c in characters)], extra_ids=0)
+
+
+def t5_encoder(tokenizer: T5Tokenizer, width: int = TEXT_WIDTH) -> T5EncoderModel:
+    """A T5 text encoder for this tokenizer."""
+    return T5EncoderModel(T5Config(**t5_sizes(tokenizer, width))).eval()
 
 
 def t5_sizes(tokenizer: T5Tokenizer, width: int = TEXT_WIDTH) -> dict[str, int | str]:
@@ -100,16 +175,40 @@ def t5_sizes(tokenizer: T5Tokenizer, width: int = TEXT_WIDTH) -> dict[str, int |
     }
 
 
-def qwen_tokenizer() -> Qwen2Tokenizer:
-    """One token for each byte, and the marks of a chat."""
-    vocabulary = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+def qwen_tokenizer(marks: tuple[str, ...] = ()) -> Qwen2Tokenizer:
+    """One token for each byte, the marks of a chat, and these further ones."""
+    special = ["<|im_start|>", "<|im_end|>", *marks]
+    vocabulary = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", *special]
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(vocabulary)},
         merges=[],
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        additional_special_tokens=special,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def byte_vocabulary(*special: str) -> dict[str, int]:
+    """These tokens, and one for each byte."""
+    tokens = [*special, *sorted(ByteLevel.alphabet())]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte, and the marks of a chat, as the tokenizers of many models are."""
+    tokens = byte_vocabulary("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+    tokenizer = Tokenizer(BPE(vocab=tokens, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
 
 
 def picture_vae(

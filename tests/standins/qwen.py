@@ -1,4 +1,4 @@
-"""Stand-ins for Z-Image Turbo and Qwen-Image, whose text encoders are Qwen language models."""
+"""Stand-ins for Z-Image, Qwen-Image and Krea 2, whose text encoders are Qwen language models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from diffusers import (
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -18,13 +21,25 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessorPil,
     Qwen3Config,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
 )
 
-from tests.standins.parts import TEXT_WIDTH, picture_vae, qwen_tokenizer, save, seeded
+from tests.standins.parts import (
+    TEXT_WIDTH,
+    add_processor,
+    picture_vae,
+    qwen_tokenizer,
+    save,
+    seeded,
+)
 
 HEADS = 2
+SEEING_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+"""Tokens that stand in a prompt for what is seen."""
 LANGUAGE_MODEL: dict[str, Any] = {
     "hidden_size": TEXT_WIDTH,
     "intermediate_size": TEXT_WIDTH,
@@ -69,29 +84,111 @@ def build_qwen_image(folder: Path, seed: int = 0) -> None:
     """Qwen-Image; its text encoder has an eye too, which drawing from text does not use."""
     tokenizer = qwen_tokenizer()
     with seeded(seed):
-        pipeline = QwenImagePipeline(
+        pipeline = QwenImagePipeline(tokenizer=tokenizer, **_qwen_image(tokenizer))
+    save(pipeline, folder)
+
+
+def build_qwen_image_edit_plus(folder: Path, seed: int = 0) -> None:
+    """Qwen-Image-Edit of September 2025 and after, which looks at several pictures."""
+    tokenizer = qwen_tokenizer(SEEING_MARKS)
+    with seeded(seed):
+        pipeline = QwenImageEditPlusPipeline(
+            tokenizer=tokenizer, processor=None, **_qwen_image(tokenizer)
+        )
+    save(pipeline, folder)
+    pictures = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56)
+    add_processor(folder, "processor", "Qwen2VLProcessor", pictures, tokenizer)
+
+
+def build_krea2(folder: Path, seed: int = 0, *, turbo: bool = True) -> None:
+    """Krea 2, or Krea 2 Turbo. It listens to twelve of its text encoder's 36 layers."""
+    tokenizer = qwen_tokenizer()
+    with seeded(seed):
+        pipeline = Krea2Pipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(
                 use_dynamic_shifting=True,
                 base_shift=0.5,
-                max_shift=0.9,
-                max_image_seq_len=8192,
-                shift_terminal=0.02,
-                time_shift_type="exponential",
+                max_shift=1.15,
+                base_image_seq_len=256,
+                max_image_seq_len=6400,
             ),
-            vae=AutoencoderKLQwenImage(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
-            text_encoder=Qwen2_5_VLForConditionalGeneration(_eye_and_language(tokenizer)).eval(),
+            vae=_qwen_image_vae(),
+            text_encoder=Qwen3VLModel(qwen3_vl_config(len(tokenizer), layers=36)).eval(),
             tokenizer=tokenizer,
-            transformer=QwenImageTransformer2DModel(
+            transformer=Krea2Transformer2DModel(
                 in_channels=64,
-                out_channels=16,
-                num_layers=2,
+                num_layers=1,
                 attention_head_dim=16,
                 num_attention_heads=HEADS,
-                joint_attention_dim=TEXT_WIDTH,
+                num_key_value_heads=HEADS,
+                intermediate_size=32,
+                timestep_embed_dim=8,
+                text_hidden_dim=TEXT_WIDTH,
+                num_text_layers=12,
+                text_num_attention_heads=HEADS,
+                text_num_key_value_heads=HEADS,
+                text_intermediate_size=32,
+                num_layerwise_text_blocks=1,
+                num_refiner_text_blocks=1,
                 axes_dims_rope=(8, 4, 4),
             ),
+            is_distilled=turbo,
         )
     save(pipeline, folder)
+
+
+def qwen3_vl_config(vocabulary: int, *, layers: int) -> Qwen3VLConfig:
+    """A Qwen 3 language model of so many layers, with an eye."""
+    return Qwen3VLConfig(
+        text_config={
+            **LANGUAGE_MODEL,
+            "num_hidden_layers": layers,
+            "head_dim": 16,
+            "vocab_size": vocabulary,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": [4, 2, 2],
+            },
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": HEADS,
+            "out_hidden_size": TEXT_WIDTH,
+            "deepstack_visual_indexes": [0],
+        },
+    )
+
+
+def _qwen_image(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    """All that Qwen-Image and Qwen-Image-Edit have in common, but the tokenizer."""
+    return {
+        "scheduler": FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            max_image_seq_len=8192,
+            shift_terminal=0.02,
+            time_shift_type="exponential",
+        ),
+        "vae": _qwen_image_vae(),
+        "text_encoder": Qwen2_5_VLForConditionalGeneration(_eye_and_language(tokenizer)).eval(),
+        "transformer": QwenImageTransformer2DModel(
+            in_channels=64,
+            out_channels=16,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=HEADS,
+            joint_attention_dim=TEXT_WIDTH,
+            axes_dims_rope=(8, 4, 4),
+        ),
+    }
+
+
+def _qwen_image_vae() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
 
 
 def _eye_and_language(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
@@ -114,5 +211,10 @@ def _eye_and_language(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
             "num_heads": HEADS,
             "out_hidden_size": TEXT_WIDTH,
             "fullatt_block_indexes": [0],
+        },
+        **{
+            f"{mark[2:-2].replace('pad', 'token')}_id": id_
+            for mark, id_ in tokenizer.get_added_vocab().items()
+            if mark in SEEING_MARKS and mark.endswith("_pad|>")
         },
     )

@@ -1,11 +1,12 @@
-"""Stand-ins for Stable Diffusion 1.5, XL, XL Turbo and 3.5."""
+"""Stand-ins for Stable Diffusion 1.5, 2.1, XL, XL Turbo and 3.5, and for their ControlNets."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -18,27 +19,27 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from torch import nn
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    T5Config,
-    T5EncoderModel,
 )
 
 from tests.standins.parts import (
+    NOISE,
     TEXT_WIDTH,
+    clip_processor,
     clip_text,
     clip_tokenizer,
     picture_vae,
+    quiet,
     save,
     seeded,
-    t5_sizes,
+    t5_encoder,
     t5_tokenizer,
 )
 
-NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TIME_IDS, TIME_WIDTH = 6, 8
 """Numbers an SDXL denoiser is told about sizes and crops, and the channels of each."""
 
@@ -51,32 +52,70 @@ def build_sd(folder: Path, seed: int = 0) -> None:
             vae=picture_vae(4, scaling_factor=0.18215),
             text_encoder=clip_text(CLIPTextModel, tokenizer),
             tokenizer=tokenizer,
-            unet=UNet2DConditionModel(
-                sample_size=8,
-                layers_per_block=1,
-                block_out_channels=(16, 32),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                cross_attention_dim=TEXT_WIDTH,
-                attention_head_dim=2,
-                norm_num_groups=8,
-            ),
+            unet=_unet(),
             scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
             safety_checker=_safety_checker(),
-            feature_extractor=CLIPImageProcessorPil(
-                size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-            ),
+            feature_extractor=clip_processor(),
         )
     save(pipeline, folder)
+
+
+def build_sd21(folder: Path, seed: int = 0) -> None:
+    """Stable Diffusion 2.1, without a safety checker."""
+    tokenizer = clip_tokenizer()
+    with seeded(seed):
+        pipeline = StableDiffusionPipeline(
+            vae=picture_vae(4, scaling_factor=0.18215),
+            text_encoder=clip_text(CLIPTextModel, tokenizer),
+            tokenizer=tokenizer,
+            unet=_unet(use_linear_projection=True),
+            scheduler=DDIMScheduler(
+                **NOISE,
+                prediction_type="v_prediction",
+                clip_sample=False,
+                set_alpha_to_one=False,
+                steps_offset=1,
+            ),
+            safety_checker=None,
+            feature_extractor=clip_processor(),
+            requires_safety_checker=False,
+        )
+    save(pipeline, folder)
+
+
+def build_controlnet(folder: Path, seed: int = 0, *, linear: bool = False) -> None:
+    """A ControlNet for Stable Diffusion 1.5; with `linear` projections for 2.1."""
+    with seeded(seed):
+        unet = _unet(use_linear_projection=linear)
+        # Untrained, its own convolutions make zeros, and it would control nothing.
+        controlnet = ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=(4, 4, 8, 8)
+        )
+        for block in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+            nn.init.normal_(block.weight, std=0.2)
+        nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.2)
+    controlnet.save_pretrained(folder, safe_serialization=True)
+
+
+def _unet(*, use_linear_projection: bool = False) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        use_linear_projection=use_linear_projection,
+    )
 
 
 def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
     """Stable Diffusion XL, or XL Turbo, which differs in its scheduler."""
     tokenizer = clip_tokenizer()
     if turbo:
-        with warnings.catch_warnings():
-            # This scheduler makes its table in a way numpy 2 has deprecated.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with quiet():
             scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing")
     else:
         scheduler = EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1)
@@ -162,7 +201,7 @@ def build_sd3(folder: Path, seed: int = 0) -> None:
             vae=picture_vae(16, scaling_factor=1.5305, shift_factor=0.0609),
             text_encoder=clip_text(CLIPTextModelWithProjection, clip),
             text_encoder_2=clip_text(CLIPTextModelWithProjection, clip),
-            text_encoder_3=T5EncoderModel(T5Config(**t5_sizes(t5, 2 * TEXT_WIDTH))).eval(),
+            text_encoder_3=t5_encoder(t5, 2 * TEXT_WIDTH),
             tokenizer=clip,
             tokenizer_2=clip,
             tokenizer_3=t5,

@@ -39,6 +39,8 @@ class Bench:
         """Called with every event, in the midst of the run."""
         self._events: list[Event] = []
         self._numbers = itertools.count()
+        self.run_id = ""
+        """Of the run in progress, else of the last."""
         self.runner = Runner(
             WorkerSettings(device="cpu", **settings),
             OutputStore(folder / "outputs"),
@@ -68,7 +70,7 @@ class Bench:
         fresh: bool = True,
     ) -> Finished:
         plan = document if isinstance(document, Plan) else self.plan(document, seed)
-        run_id = f"20260101-000000-{next(self._numbers):06x}"
+        self.run_id = run_id = f"20260101-000000-{next(self._numbers):06x}"
         self._events.clear()
         self.runner.run(StartRun(run_id=run_id, plan=plan, previews=previews, fresh=fresh))
         events = (event for event in self._events if getattr(event, "run_id", "") == run_id)

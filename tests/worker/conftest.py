@@ -8,12 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.standins import build_sd
-from tests.worker.bench import Bench
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
 
 
 @pytest.fixture(scope="session")

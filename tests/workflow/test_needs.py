@@ -66,6 +66,15 @@ def test_weights_are_counted_per_component_from_their_headers(tmp_path: Path, mo
     assert (need.denoiser_bytes, need.decoder_bytes) == (found["unet"], found["vae"])
 
 
+def test_a_list_among_the_settings_of_an_index_is_no_component(tmp_path: Path, model: Path):
+    """Krea 2 lists the layers of its text encoder that it listens to."""
+    path = model / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "layers": [2, 5], "more_layers": [2, 5, 8]}))
+    (need,) = needed(planned(tmp_path, step(model)))
+    assert {each.name for each in need.weights} == {"unet", "vae", "text_encoder"}
+
+
 def test_in_another_dtype_they_take_what_they_take_there(tmp_path: Path, model: Path):
     halved = step(model)
     halved["pipeline"]["from_pretrained_arguments"]["torch_dtype"] = "torch.bfloat16"

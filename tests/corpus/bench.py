@@ -1,0 +1,115 @@
+"""Runs one document in the real worker, on stand-ins, and looks at the files that it wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from PIL import Image
+from pydantic import JsonValue
+
+from app.engine import Engine
+from app.protocol import ResultSaved
+from app.results.image import read_record
+from tests.corpus.own import MASK, PICTURE, SIDE_PX, Own, Saved
+from tests.corpus.real import Runs
+from tests.engines import Finished, run, started_engine
+from tests.standins import StandIns
+
+
+class Corpus(NamedTuple):
+    """A place to run documents in."""
+
+    engine: Engine
+    folder: Path
+    """The outputs, and the media that documents are given."""
+    stand_ins: StandIns
+
+    def own(self, own: Own) -> Finished:
+        """Run a document of our own."""
+        path = write_own(own, self.folder)
+        self.stand_ins.add_named(own.document)
+        return run(self.engine, path)
+
+    def real(self, folder: Path, name: str, line: Runs) -> Finished:
+        """Run a document that others wrote, made small as its line says."""
+        path = folder / name
+        self.stand_ins.add_named(json.loads(path.read_text()))
+        changes, inputs = (with_media(each, self.folder) for each in (line.changes, line.inputs))
+        return run(self.engine, path, inputs, changes=changes)
+
+
+@contextlib.contextmanager
+def corpus(folder: Path, stand_ins: StandIns) -> Iterator[Corpus]:
+    """A worker of its own, which writes below the folder."""
+    make_media(folder)
+    with started_engine(folder, models=(stand_ins.folder,)) as engine:
+        yield Corpus(engine, folder, stand_ins)
+
+
+def make_media(folder: Path) -> None:
+    """Put the picture there that documents are given, and its mask: its right half."""
+    colours = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    size = (SIDE_PX, SIDE_PX)
+    Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(folder / PICTURE)
+    mask = Image.new("L", size)
+    mask.paste(255, (SIDE_PX // 2, 0, SIDE_PX, SIDE_PX))
+    mask.save(folder / MASK)
+
+
+def with_media(values: dict[str, JsonValue], folder: Path) -> dict[str, JsonValue]:
+    """The values with the paths of the media in this folder instead of their names."""
+    media = {name: str(folder / name) for name in (PICTURE, MASK)}
+    return {
+        key: media.get(value, value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def write_own(own: Own, folder: Path) -> Path:
+    """The document, as a file in this folder."""
+    path = folder / f"{own.name}.json"
+    path.write_text(json.dumps(own.document))
+    return path
+
+
+def problems(finished: Finished, saved: Sequence[Saved]) -> list[str]:
+    """What is wrong with what the run wrote, in sentences; none where it wrote just this."""
+    if finished.terminal.type != "run_succeeded":
+        return [finished.terminal.model_dump_json()]
+    if len(finished.results) != len(saved):
+        return [f"It wrote {len(finished.results)} files, not {len(saved)}."]
+    found = []
+    for result, wanted in zip(finished.results, saved, strict=True):
+        shown = frames(result)
+        is_there = Saved(result.content_type, shown.shape[2], shown.shape[1], len(shown))
+        if is_there != wanted:
+            found.append(f"{Path(result.path).name} is {is_there}, not {wanted}.")
+        if shown.std() < 1:
+            found.append(f"{Path(result.path).name} is blank.")
+        record = json.loads(Path(result.sidecar).read_text())
+        if record["seed"] is None or (
+            result.content_type.startswith("image/") and read_record(Path(result.path)) != record
+        ):
+            found.append(f"{Path(result.path).name} does not hold its record.")
+    return found
+
+
+def frames(result: ResultSaved) -> np.ndarray:
+    """What a result's file shows: (frames, height, width, 3)."""
+    if result.content_type == "video/mp4":
+        with av.open(result.path) as video:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    with Image.open(result.path) as picture:
+        return np.asarray(picture.convert("RGB"))[None]
+
+
+def same(one: Finished, other: Finished) -> bool:
+    """Whether two runs that went well show the same in every file, to the last pixel."""
+    pairs = zip(one.results, other.results, strict=True)
+    return all(np.array_equal(frames(first), frames(second)) for first, second in pairs)

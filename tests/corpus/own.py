@@ -1,0 +1,188 @@
+"""A document of our own for each pipeline class that documents of others name, as small as it gets.
+
+They stand for the documents that are not at hand: the class, its components and its call are the
+same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tests.standins.films import ALLEGRO_FRAMES, ALLEGRO_PX
+
+Document = dict[str, Any]
+
+SIDE_PX = 64
+STEPS = 2
+PICTURE, MASK = "picture.png", "mask.png"
+"""Files beside the document: a picture of SIDE_PX, and what of it is to be drawn anew."""
+
+
+class Saved(NamedTuple):
+    """A file that a run is to write."""
+
+    content_type: str
+    width_px: int = SIDE_PX
+    height_px: int = SIDE_PX
+    frames: int = 1
+
+
+class Own(NamedTuple):
+    """A document of our own."""
+
+    document: Document
+    saved: Saved
+    """What it makes."""
+    preview: bool = False
+    """Whether its latents can be shown while they are drawn."""
+
+    @property
+    def name(self) -> str:
+        """Of the document; it names its classes."""
+        return str(self.document["id"])
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether it takes seconds, whatever the size; `make corpus` alone runs it."""
+        return self.name in COSTLY
+
+
+COSTLY = {"QwenImageEditPlusPipeline"}
+"""It looks at its pictures in a million pixels."""
+
+
+def _step(
+    kind: str,
+    model: str,
+    name: str = "main",
+    *,
+    blocks: Document | None = None,
+    configuration: Document | None = None,
+    **arguments: Any,
+) -> Document:
+    return {
+        "name": name,
+        "pipeline": {
+            "configuration": {"component_type": kind, **(configuration or {})},
+            "from_pretrained_arguments": {"model_name": model, "torch_dtype": "torch.float32"},
+            **(blocks or {}),
+            "arguments": arguments,
+        },
+    }
+
+
+def _document(*steps: Document, saved: Saved, preview: bool = False) -> Own:
+    steps[-1]["result"] = {"content_type": saved.content_type}
+    kinds = [step["pipeline"]["configuration"]["component_type"] for step in steps]
+    return Own({"id": "-".join(kinds), "steps": list(steps)}, saved, preview)
+
+
+WORDS: Document = {"prompt": "a marmot in a top hat"}
+SIZE: Document = {"width": SIDE_PX, "height": SIDE_PX}
+FEW: Document = {"num_inference_steps": STEPS}
+SEEN: Document = {"image": PICTURE}
+
+
+def _picture(kind: str, model: str, *, preview: bool = False, **arguments: Any) -> Own:
+    step = _step(kind, model, **WORDS, **SIZE, **FEW, **arguments)
+    return _document(step, saved=Saved("image/png"), preview=preview)
+
+
+def _film(kind: str, model: str, frames: int, **arguments: Any) -> Own:
+    step = _step(kind, model, **FEW, **{"num_frames": frames, **SIZE, **arguments})
+    return _document(step, saved=Saved("video/mp4", frames=frames))
+
+
+def _controlnet(model: str) -> Document:
+    return {
+        "controlnet": {
+            "configuration": {"component_type": "ControlNetModel"},
+            "from_pretrained_arguments": {"model_name": model, "torch_dtype": "torch.float32"},
+        }
+    }
+
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+REFINER = "stabilityai/stable-diffusion-xl-refiner-1.0"
+KANDINSKY = "kandinsky-community/kandinsky-2-2"
+FLUX = "black-forest-labs/FLUX.1-dev"
+
+OWN = (
+    _picture("StableDiffusionPipeline", SD15, preview=True),
+    _picture("DiffusionPipeline", SDXL, preview=True),
+    _picture("AutoPipelineForText2Image", "stabilityai/sdxl-turbo", guidance_scale=0.0,
+             preview=True),
+    _document(
+        _step("AutoPipelineForImage2Image", SD15, **WORDS, **SEEN, strength=0.6, **FEW),
+        saved=Saved("image/png"), preview=True,
+    ),
+    _document(
+        _step("StableDiffusionXLPipeline", SDXL, "base", **WORDS, **SIZE, **FEW,
+              denoising_end=0.5, output_type="{latent}"),
+        _step("StableDiffusionXLImg2ImgPipeline", REFINER, **WORDS, **FEW,
+              image="previous_result:base", denoising_start=0.5),
+        saved=Saved("image/png"), preview=True,
+    ),
+    _document(
+        _step("StableDiffusionControlNetPipeline", SD15, **WORDS, **SEEN, **FEW,
+              blocks=_controlnet("lllyasviel/control_v11f1p_sd15_depth")),
+        saved=Saved("image/png"), preview=True,
+    ),
+    _document(
+        _step("StableDiffusionControlNetImg2ImgPipeline", "stabilityai/stable-diffusion-2-1",
+              **WORDS, **SEEN, control_image=PICTURE, strength=0.9, **FEW,
+              blocks=_controlnet("DionTimmer/controlnet_qrcode-control_v11p_sd21")),
+        saved=Saved("image/png"), preview=True,
+    ),
+    _picture("StableDiffusion3Pipeline", "stabilityai/stable-diffusion-3.5-large"),
+    _picture("FluxPipeline", FLUX),
+    _picture("FluxImg2ImgPipeline", FLUX, **SEEN, strength=0.6),
+    _picture("FluxFillPipeline", "black-forest-labs/FLUX.1-Fill-dev", **SEEN, mask_image=MASK),
+    _picture("FluxControlPipeline", "black-forest-labs/FLUX.1-Depth-dev", control_image=PICTURE),
+    _picture("FluxKontextPipeline", "black-forest-labs/FLUX.1-Kontext-dev", **SEEN,
+             max_area=SIDE_PX * SIDE_PX, _auto_resize=False),
+    _document(
+        _step("FluxPriorReduxPipeline", "black-forest-labs/FLUX.1-Redux-dev", "prior", **SEEN,
+              prompt="", configuration={"no_generator": True}),
+        _step("FluxPipeline", FLUX, **SIZE, **FEW,
+              prompt_embeds="previous_result:prior.prompt_embeds",
+              pooled_prompt_embeds="previous_result:prior.pooled_prompt_embeds"),
+        saved=Saved("image/png"),
+    ),
+    _picture("Flux2Pipeline", "black-forest-labs/FLUX.2-dev"),
+    _picture("ErnieImagePipeline", "baidu/ERNIE-Image"),
+    _picture("Ideogram4Pipeline", "ideogram-ai/ideogram-v4", guidance_scale=7.0,
+             guidance_schedule=None),
+    _picture("ZImagePipeline", "Tongyi-MAI/Z-Image-Turbo", guidance_scale=0.0),
+    _picture("QwenImagePipeline", "Qwen/Qwen-Image"),
+    _picture("QwenImageEditPlusPipeline", "Qwen/Qwen-Image-Edit-2509", **SEEN),
+    _picture("Krea2Pipeline", "krea/Krea-2-Turbo", guidance_scale=0.0),
+    _picture("Lumina2Text2ImgPipeline", "Alpha-VLLM/Lumina-Image-2.0"),
+    _picture("SanaPipeline", "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+             use_resolution_binning=False),
+    _document(
+        _step("KandinskyV22PriorPipeline", f"{KANDINSKY}-prior", "prior", **WORDS, **FEW),
+        _step("KandinskyV22Pipeline", f"{KANDINSKY}-decoder", **SIZE, **FEW,
+              image_embeds="previous_result:prior.image_embeds",
+              negative_image_embeds="previous_result:prior.negative_image_embeds"),
+        saved=Saved("image/png"),
+    ),
+    _film("WanPipeline", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 5, **WORDS),
+    _film("WanImageToVideoPipeline", "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", 5, **WORDS, **SEEN),
+    _film("CogVideoXPipeline", "THUDM/CogVideoX-5b", 9, **WORDS),
+    _film("CogVideoXImageToVideoPipeline", "THUDM/CogVideoX-5b-I2V", 9, **WORDS, **SEEN),
+    _film("HunyuanVideoPipeline", "hunyuanvideo-community/HunyuanVideo", 5, **WORDS),
+    _film("HunyuanVideo15Pipeline",
+          "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", 5, **WORDS),
+    _film("MochiPipeline", "genmo/mochi-1-preview", 7, **WORDS),
+    _document(
+        _step("AllegroPipeline", "rhymes-ai/Allegro", **WORDS, **FEW, num_frames=ALLEGRO_FRAMES,
+              width=ALLEGRO_PX, height=ALLEGRO_PX,
+              configuration={"vae": {"enable_tiling": True}}),
+        saved=Saved("video/mp4", ALLEGRO_PX, ALLEGRO_PX, ALLEGRO_FRAMES),
+    ),
+    _film("LTXPipeline", "Lightricks/LTX-Video", 9, **WORDS),
+    _film("StableVideoDiffusionPipeline", "stabilityai/stable-video-diffusion-img2vid-xt", 4,
+          **SEEN),
+)  # fmt: skip

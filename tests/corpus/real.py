@@ -1,0 +1,143 @@
+"""What becomes here of each document that others wrote, of those that are at hand."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tests.corpus.own import PICTURE, SIDE_PX, Saved
+from tests.standins.films import ALLEGRO_FRAMES, ALLEGRO_PX
+
+Values = dict[str, Any]
+
+
+class Runs(NamedTuple):
+    """It runs on stand-ins, made small by its variables and by values of the document."""
+
+    saved: tuple[Saved, ...]
+    inputs: Values = {}  # noqa: RUF012
+    changes: Values = {}  # noqa: RUF012
+    """By JSON pointer."""
+    for_part: str = ""
+    """The family, or the part of the dialect, that it stands for in `make test`."""
+
+
+class NotYet(NamedTuple):
+    """It plans, or is refused for what this version does not do yet."""
+
+    why: str
+
+
+class Mistaken(NamedTuple):
+    """It is refused for a mistake of its own."""
+
+    place: str
+    sentence: str
+
+
+def _arguments(step: int = 0, **values: Any) -> Values:
+    return {f"/steps/{step}/pipeline/arguments/{name}": value for name, value in values.items()}
+
+
+SMALL: Values = {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": 2}
+JPEG, PNG = Saved("image/jpeg"), Saved("image/png")
+
+REAL: dict[str, Runs | NotYet | Mistaken] = {
+    "Krea2.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="Krea 2"),
+    "LTX2I2VChained.json": NotYet("SDNQ, chains"),
+    "LTX2TwoStage.json": NotYet("SDNQ, settings of components"),
+    "MiniMaxH3.json": NotYet("modular pipelines"),
+    "ZImage.json": Runs((JPEG,) * 2, {**SMALL, "num_images_per_prompt": 2}, for_part="Z-Image"),
+    "archive/Allegro.json": Runs(
+        (Saved("video/mp4", ALLEGRO_PX, ALLEGRO_PX, ALLEGRO_FRAMES),),
+        changes=_arguments(
+            width=ALLEGRO_PX, height=ALLEGRO_PX, num_frames=ALLEGRO_FRAMES, num_inference_steps=2
+        ),
+        for_part="Allegro",
+    ),
+    "archive/CogVideoX-5b.json": Runs(
+        (Saved("video/mp4", frames=9),) * 2,
+        changes=_arguments(1, **SMALL, num_frames=9),
+        for_part="CogVideoX",
+    ),
+    "archive/WanT2V1.3.json": Runs(
+        (Saved("video/mp4", frames=5),),
+        {"width": SIDE_PX, "height": SIDE_PX},
+        _arguments(num_inference_steps=2, num_frames=5),
+        for_part="Wan",
+    ),
+    "archive/bnb_quant.json": NotYet("bitsandbytes"),
+    "archive/ip-adapter.json": Runs(
+        (JPEG, JPEG),
+        {"ip_adapter_image_location": PICTURE},
+        _arguments(0, num_inference_steps=2) | _arguments(1, num_inference_steps=2),
+    ),
+    "archive/kandinsky.json": NotYet("tasks that run a model"),
+    "archive/qr_code.json": Runs(
+        (Saved("image/jpeg", 768, 768), Saved("image/jpeg", 1024, 1024), JPEG),
+        {"init_image_location": PICTURE},
+        _arguments(2, **SMALL),
+        for_part="a ControlNet",
+    ),
+    "archive/sdxl.json": Runs(
+        (JPEG,),
+        # The base makes four fifths of the steps, the refiner the last.
+        changes=_arguments(0, num_inference_steps=5) | _arguments(1, num_inference_steps=5),
+        for_part="Stable Diffusion XL",
+    ),
+    "archive/sdxl_refiner.json": Runs(
+        (JPEG,), {"image": PICTURE}, _arguments(num_inference_steps=5)
+    ),
+    "archive/txt2img2vid.json": Mistaken("steps[0].workflow.path", "There is no workflow file"),
+    "attention_processors_example.json": Runs((PNG,), SMALL, for_part="an attention processor"),
+    "controlnet.json": NotYet("tasks that run a model"),
+    "flux/FluxDev.json": Runs((JPEG,), SMALL, for_part="FLUX.1"),
+    "flux/FluxDevFirstBlockCache.json": Runs(
+        (JPEG,),
+        changes=_arguments(**{**SMALL, "num_inference_steps": 4}),
+        for_part="a cache of the denoiser",
+    ),
+    "flux/FluxFill.json": Mistaken(
+        "steps[0].pipeline.arguments.image.location", "There is no variable 'image'"
+    ),
+    "flux/FluxGGUF.json": NotYet("GGUF"),
+    "flux/FluxInContext.json": Runs(
+        (JPEG,) * 10,
+        changes={
+            pointer: value
+            for step in range(10)
+            for pointer, value in _arguments(step, **{**SMALL, "num_inference_steps": 1}).items()
+        },
+    ),
+    "flux/FluxLora.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="a LoRA"),
+    "flux/FluxOutpaint.json": Runs(
+        (JPEG,), {"input_image": PICTURE}, _arguments(1, **SMALL), for_part="FLUX.1 Fill"
+    ),
+    "flux/FluxRedux.json": Runs(
+        (JPEG,) * 2,
+        {"input_image": PICTURE, "num_images_per_prompt": 2},
+        # The prior assumes the real text encoders' width where it has none; the stand-in has them.
+        _arguments(0, prompt="") | _arguments(1, **SMALL),
+        for_part="FLUX.1 Redux",
+    ),
+    "flux/img2txt2img.json": NotYet("the sub-workflows that come with the dialect"),
+    "lora.json": Runs(
+        (JPEG,) * 2,
+        changes=_arguments(**SMALL, num_images_per_prompt=2),
+        for_part="Stable Diffusion 3",
+    ),
+    "sd15.json": Runs(
+        (JPEG,), changes=_arguments(num_inference_steps=2), for_part="Stable Diffusion"
+    ),
+    "tasks/CaptionToImage.json": NotYet("tasks that run a model"),
+    "tasks/ExpandAndGenerate.json": NotYet("tasks that run a model"),
+    "tasks/ImageToText.json": NotYet("tasks that run a model"),
+    "tasks/MarigoldDepth.json": NotYet("maps of depth as results"),
+    "tasks/MetadataEmbed.json": Runs(
+        (PNG,), changes=_arguments(**SMALL), for_part="a picture with its record"
+    ),
+    "tasks/Segment.json": NotYet("tasks that run a model"),
+    "tasks/image_processors.json": Mistaken(
+        "steps[9].task.command", "There is no task 'face_detector'"
+    ),
+}
+"""By path in their folder."""
