@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,10 @@ class ResultWriter:
     def __init__(self, outputs: OutputStore, context: RunContext, versions: dict[str, str]) -> None:
         self._outputs = outputs
         self._context = context
+        self._calls: Counter[str] = Counter()
+        self._files: Counter[str] = Counter()
+        """How many calls of a step, and files, were written: in the rounds of a sub-workflow its
+        steps go on counting."""
         self._versions = {"diffusers-workbench": __version__, **versions}
 
     def save(self, step: Step, made: Made, remembered_from: Record | None = None) -> None:
@@ -69,7 +74,9 @@ class ResultWriter:
         plan, run_id = self._context.plan, self._context.run_id
         saving = [other.name for other in plan.steps if other.saves]
         content_type = step.result.content_type
-        for index, (name, artifact) in enumerate(_files(made, content_type)):
+        for name, artifact in _files(made, content_type, self._calls[step.name]):
+            index = self._files[step.name]
+            self._files[step.name] += 1
             self._context.checkpoint()
             stem = f"{step.result.file_base_name}{step.file_stem}-{name}"
             path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
@@ -92,6 +99,7 @@ class ResultWriter:
                     text=_shown(artifact) if content_type.startswith(WHOLE) else "",
                 )
             )
+        self._calls[step.name] += len(made.returned)
         self._context.spent.save_s += time.monotonic() - started
 
     def _record(self, step: Step, index: int) -> Record:
@@ -136,17 +144,18 @@ def unsaved_data(step: Step, made: Made) -> tuple[JsonValue, ...]:
     return tuple(artifact for artifact in made.artifacts if text.is_data(artifact))
 
 
-def _files(made: Made, content_type: str) -> Iterator[tuple[str, Any]]:
-    """What is written to files of its own, each with the end of its file's name.
+def _files(made: Made, content_type: str, first: int) -> Iterator[tuple[str, Any]]:
+    """What is written to files of its own, each with the end of its file's name; calls count from
+    `first`.
 
     Of JSON that is all that a call returned, together. A step that gave nothing (a key that is not
     there, say) has no file.
     """
     if content_type.endswith("json"):
-        whole = enumerate(made.returned)
+        whole = enumerate(made.returned, first)
         yield from ((f"{call}", found) for call, found in whole if found is not None)
         return
-    for call, artifacts in enumerate(made.by_return):
+    for call, artifacts in enumerate(made.by_return, first):
         for number, artifact in enumerate(artifacts):
             name = f"{call}.{number}"
             if artifact is None or isinstance(artifact, Rest):

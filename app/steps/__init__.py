@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 
-from app.steps import pipeline, task
+from app.steps import pipeline, sub_workflow, task
 
-STEP_KINDS: dict[str, Callable[..., None]] = {"pipeline": pipeline.run, "task": task.run}
+STEP_KINDS: dict[str, Callable[..., None]] = {
+    "pipeline": pipeline.run,
+    "task": task.run,
+    "workflow": sub_workflow.run,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from app.workflow.plan import (
     LiteralValue,
     ObjectValue,
     ResultValue,
+    Rounds,
     Value,
     references_in,
 )
@@ -33,9 +35,7 @@ def combinations(
     Raises StepError before anything is called. The calls share what is in their arguments.
     """
     choices = [_choices(found, step, context) for found in references_in(arguments.values())]
-    count = 1
-    for choice in choices:
-        count *= len(choice)
+    count = math.prod(map(len, choices))
     if count > MAX_ITERATIONS:
         raise StepError(f"Step '{step}' would run {count} times; {MAX_ITERATIONS} at most.")
     live = _Live()
@@ -45,7 +45,24 @@ def combinations(
     ]
 
 
+def rounds_of(rounds: Rounds, context: RunContext) -> list[dict[str, Any]]:
+    """What a sub-workflow is handed in each of its rounds, by the places it is handed in at; the
+    last reference changes fastest. Raises StepError."""
+    choices = [
+        [_picked(choice, place.rpartition(".")[2]) for choice in found]
+        for reference in rounds.references
+        for place, found in [(reference.handed_at, _choices(reference, rounds.step, context))]
+    ]
+    places = [reference.handed_at for reference in rounds.references]
+    count = math.prod(map(len, choices))
+    if count > MAX_ITERATIONS:
+        raise StepError(f"Step '{rounds.step}' would run {count} times; {MAX_ITERATIONS} at most.")
+    return [dict(zip(places, chosen, strict=True)) for chosen in itertools.product(*choices)]
+
+
 def _choices(reference: ResultValue, step: str, context: RunContext) -> list[Any]:
+    if reference.handed_at in context.handed:
+        return [context.handed[reference.handed_at]]
     made = context.results[reference.step]
     if reference.property:
         choices = [_property(returned, reference, step) for returned in made.returned]
@@ -53,11 +70,6 @@ def _choices(reference: ResultValue, step: str, context: RunContext) -> list[Any
         choices = made.artifacts
     if not choices:
         raise StepError(f"Step '{reference.step}', which '{step}' refers to, made nothing.")
-    if reference.single and len(choices) > 1:
-        raise StepError(
-            f"Step '{reference.step}' made {len(choices)} results, but a sub-workflow takes one.",
-            hint="Ask for one picture in that step.",
-        )
     return choices
 
 
@@ -98,8 +110,8 @@ class _Live:
                 return self._pictures[value.path]
             case ResultValue():
                 result = next(chosen)
-                picked = isinstance(result, Mapping) and name in result
-                return _seen(result[name] if picked else result, name)
+                # What a sub-workflow was handed has been picked there.
+                return _seen(result if value.handed_at else _picked(result, name), name)
             case DTypeValue():
                 import torch
 
@@ -110,6 +122,10 @@ class _Live:
                 ]
             case ObjectValue():
                 return {key: self.value(entry, key, chosen) for key, entry in value.entries.items()}
+
+
+def _picked(value: Any, name: str) -> Any:
+    return value[name] if isinstance(value, Mapping) and name in value else value
 
 
 def _seen(value: Any, name: str) -> Any:

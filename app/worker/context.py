@@ -82,7 +82,10 @@ class RunContext:
         self.prompts = prompts
         """What text encoders returned, in this run and before."""
         self.results: dict[str, Made] = {}
-        """What the steps that have run made, by step name."""
+        """What the steps that have run made, by step name; in a round of a sub-workflow, what its
+        steps made in that round."""
+        self.handed: dict[str, Any] = {}
+        """What the sub-workflows are handed in their rounds, by the places it is handed in at."""
         self.spent = Spent()
         self.out_of_memory: list[str] = []
         """What was done where memory ran out, a sentence a time."""

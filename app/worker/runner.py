@@ -41,10 +41,11 @@ from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
 from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
-from app.worker.step_results import StepResult, StepResults
+from app.worker.rounds import comes_after, in_order
+from app.worker.step_results import Recalled, StepResult, StepResults
 from app.worker.weights import Weights
 from app.workflow.fingerprint import library_versions
-from app.workflow.plan import PipelineStep, Plan, Step
+from app.workflow.plan import PipelineStep, Plan, Step, SubWorkflowStep
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +162,10 @@ class Runner:
         context.to_load_bytes = sum(part.weight_bytes for part in missing)
         context.spent.load_s += time.monotonic() - looking_started
         writer = ResultWriter(self._outputs, context, library_versions())
+        names = [step.name for step in plan.steps]
         loaded: list[Part] = []
         with context.watching_modules():
-            for index, step in enumerate(plan.steps):
+            for step in in_order(plan.steps, recalled.running, context):
                 remembered = recalled.results.get(step.name)
                 if remembered is None and step.name not in recalled.running:
                     log.debug("Nothing needs step: %s", step.name)
@@ -175,28 +177,35 @@ class Runner:
                         run_id=context.run_id,
                         time=time.time(),
                         step=step.name,
-                        index=index,
-                        count=len(plan.steps),
+                        index=names.index(step.name),
+                        count=len(names),
                     )
                 )
                 if remembered is not None:
                     self._answer(step, remembered, context, writer)
                     continue
                 if isinstance(step, PipelineStep):
-                    ahead = {s.name for s in plan.steps[index + 1 :]}
-                    after = [s for s in running if s.name in ahead]
+                    after = [other for other in running if comes_after(other, step, names)]
                     later = [part.key for s in after for part in needed[s.name].parts]
                     loaded += self._run_step(step, needed[step.name], later, context, writer)
                     if step.release:
                         self._release(step, needed[step.name], later)
                 else:
                     STEP_KINDS[step.kind](step, context, writer)
-                if not context.out_of_memory:
-                    # What a leaner mode made, or was made of that, may differ a little.
-                    made = context.results[step.name]
-                    self.step_results.keep(recalled.keys[step.name], made, context.run_id)
+                if not step.rounds:
+                    self._remember(step, recalled, context)
                 self.residency.note_memoised(self.prompts.spared)
+            for step in plan.steps:
+                if step.rounds and step.name in recalled.running:
+                    self._remember(step, recalled, context)
         return loaded, recalled.made_at
+
+    def _remember(self, step: Step, recalled: Recalled, context: RunContext) -> None:
+        # What a leaner mode made, or was made of that, may differ a little; what a sub-workflow
+        # made is remembered as its last step's.
+        if not context.out_of_memory and not isinstance(step, SubWorkflowStep):
+            made = context.results[step.name]
+            self.step_results.keep(recalled.keys[step.name], made, context.run_id)
 
     def _answer(
         self, step: Step, remembered: StepResult, context: RunContext, writer: ResultWriter

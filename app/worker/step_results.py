@@ -25,7 +25,7 @@ from app.worker.recent import Recent
 from app.worker.tuning import lora_files
 from app.workflow.fingerprint import identify_file, library_versions
 from app.workflow.plan import PipelineStep, Plan
-from app.workflow.result_keys import result_key, steps_to_run
+from app.workflow.result_keys import answered, result_key, steps_to_run
 
 
 class UnknownArtifactError(Exception):
@@ -44,7 +44,7 @@ class StepResult(NamedTuple):
     @property
     def made(self) -> Made:
         """A new copy of what it made, tensors on the device they were on."""
-        return Made(_restored(kept) for kept in self.kept)
+        return Made(map(_restored, self.kept))
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -94,7 +94,9 @@ class StepResults:
         for name, key in keys.items():
             if key is not None and not fresh and (found := self._recent.get(key)) is not None:
                 results[name] = found
-        return Recalled(keys, results, steps_to_run(plan.steps, results))
+        used = answered(plan.steps, results)
+        results = {name: results[name] for name in used}
+        return Recalled(keys, results, steps_to_run(plan.steps, used))
 
     def keep(self, key: str | None, made: Made, run_id: str) -> None:
         """Remember what a step made; not what is too large or of an unknown kind."""

@@ -6,9 +6,19 @@ A step runs once for every combination of the earlier results that it refers to.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from app.workflow.plan import ListValue, LiteralValue, PipelineStep, Step, Value, references_in
+from app.workflow.plan import (
+    ListValue,
+    LiteralValue,
+    PipelineStep,
+    ResultValue,
+    Step,
+    SubWorkflowStep,
+    TaskStep,
+    Value,
+    references_in,
+)
 
 MAX_ITERATIONS = 10_000
 """Of one step."""
@@ -24,20 +34,28 @@ class Iterations:
 
     def add(self, step: Step) -> int:
         """How often this step, the next one of the plan, runs at least."""
+        if isinstance(step, SubWorkflowStep):
+            self._runs[step.name] = self._runs.get(step.last, 1)
+            self._artifacts[step.name] = self._artifacts.get(step.last, 1)
+            return self._runs[step.name]
         calls = [step.arguments] if isinstance(step, PipelineStep) else step.calls
-        runs = sum(self._combinations(call) for call in calls)
+        rounds = self._product(step.handed)
+        runs = rounds * sum(self._combinations(call) for call in calls)
         self._runs[step.name] = runs
-        self._artifacts[step.name] = sum(
+        self._artifacts[step.name] = rounds * sum(
             self._combinations(call) * _made_by(step, call) for call in calls
         )
         return runs
 
     def _combinations(self, arguments: Mapping[str, Value]) -> int:
+        found = references_in(arguments.values())
+        # A round of a sub-workflow has one of what it is handed.
+        return self._product(reference for reference in found if not reference.handed_at)
+
+    def _product(self, references: Iterable[ResultValue]) -> int:
         counts = (
-            1
-            if found.single
-            else (self._runs if found.property else self._artifacts).get(found.step, 1)
-            for found in references_in(arguments.values())
+            (self._runs if found.property else self._artifacts).get(found.step, 1)
+            for found in references
         )
         # A product over many references has thousands of digits; more than enough is enough.
         product = 1
@@ -46,7 +64,7 @@ class Iterations:
         return product
 
 
-def _made_by(step: Step, call: Mapping[str, Value]) -> int:
+def _made_by(step: PipelineStep | TaskStep, call: Mapping[str, Value]) -> int:
     """How many results one run makes at least."""
     if not isinstance(step, PipelineStep):
         gathered = call.get("images") if step.command == "gather_images" else None

@@ -46,8 +46,10 @@ class ResultValue(Frozen):
     type: Literal["result"] = "result"
     step: str
     property: str = ""
-    single: bool = False
-    """True for a reference handed into a sub-workflow: more than one artifact is refused."""
+    handed_at: str = ""
+    """The place where it is handed into a sub-workflow, "" for every other reference. The
+    sub-workflow runs once per artifact, and in each of its rounds all references of this place are
+    to the same one."""
 
 
 class DTypeValue(Frozen):
@@ -196,6 +198,14 @@ class ResultSpec(Frozen):
 # --- steps ---------------------------------------------------------------------------------------
 
 
+class Rounds(Frozen):
+    """A sub-workflow that is handed results: all its steps run once per combination of them."""
+
+    step: str
+    """The plan's name of the step that runs it."""
+    references: tuple[ResultValue, ...]
+
+
 class PlannedStep(Frozen):
     """What every kind of step has."""
 
@@ -209,6 +219,13 @@ class PlannedStep(Frozen):
     seed_drawn: bool = False
     """True where the seed is this run's own: nobody gave one."""
     result: ResultSpec | None = None
+    rounds: tuple[Rounds, ...] = ()
+    """Of the sub-workflows it is part of, the outermost first, those that are handed results."""
+
+    @property
+    def handed(self) -> list[ResultValue]:
+        """The results that its sub-workflows are handed, and so it depends on."""
+        return [reference for rounds in self.rounds for reference in rounds.references]
 
     @property
     def saves(self) -> bool:
@@ -254,7 +271,7 @@ class PipelineStep(PlannedStep):
     @property
     def references(self) -> list[ResultValue]:
         """The results its arguments refer to, in the order of the document."""
-        return list(references_in(self.arguments.values()))
+        return [*self.handed, *references_in(self.arguments.values())]
 
     @property
     def takes_seed(self) -> bool:
@@ -289,12 +306,41 @@ class TaskStep(PlannedStep):
     @property
     def references(self) -> list[ResultValue]:
         """The results its calls refer to, in the order of the document."""
-        return [found for call in self.calls for found in references_in(call.values())]
+        called = (found for call in self.calls for found in references_in(call.values()))
+        return [*self.handed, *called]
 
     @property
     def takes_seed(self) -> bool:
         """Whether another seed makes another result."""
         return self.random
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """Of everything the step loads: nothing."""
+        return ()
+
+
+class SubWorkflowStep(PlannedStep):
+    """What a sub-workflow made, saved once more as the step that runs it says."""
+
+    kind: Literal["workflow"] = "workflow"
+    last: str
+    """The plan's name of the sub-workflow's last step, whose results these are."""
+
+    @property
+    def title(self) -> str:
+        """`results of restyle`."""
+        return f"results of {self.name}"
+
+    @property
+    def references(self) -> list[ResultValue]:
+        """Its last step's results."""
+        return [*self.handed, ResultValue(step=self.last)]
+
+    @property
+    def takes_seed(self) -> bool:
+        """Whether another seed makes another result: not here, but in its steps."""
+        return False
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:
@@ -313,7 +359,7 @@ def references_in(values: Iterable[Value]) -> Iterator[ResultValue]:
             yield from references_in(value.entries.values())
 
 
-Step = Annotated[PipelineStep | TaskStep, Field(discriminator="kind")]
+Step = Annotated[PipelineStep | TaskStep | SubWorkflowStep, Field(discriminator="kind")]
 
 
 class Plan(Frozen):

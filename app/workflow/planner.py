@@ -30,7 +30,16 @@ from app.workflow.inputs import check_inputs
 from app.workflow.iterations import MAX_ITERATIONS, Iterations
 from app.workflow.loader import RawDocument, parse_document, read_document
 from app.workflow.pipelines import PipelineBuilder
-from app.workflow.plan import LiteralValue, Plan, Step, TaskStep
+from app.workflow.plan import (
+    LiteralValue,
+    PipelineStep,
+    Plan,
+    Rounds,
+    Step,
+    SubWorkflowStep,
+    TaskStep,
+    references_in,
+)
 from app.workflow.pointer import with_changes
 from app.workflow.references import (
     MAX_NODES,
@@ -136,6 +145,7 @@ class _Planning:
         prefix: str = "",
         place_prefix: Place = (),
         above: tuple[Path, ...] = (),
+        rounds: tuple[Rounds, ...] = (),
     ) -> str:
         """Add the document's steps; the name of its last one, "" when it could not be read.
 
@@ -178,13 +188,22 @@ class _Planning:
         )
         for index, step in zip(parsed.positions, document.steps, strict=True):
             at = (*place_prefix, "steps", index)
+            built: Step | None
             step_seed = workflow_seed if step.seed is None else step.seed
             if step.workflow is not None:
-                last = self._add_child(raw, step, at, reader, step_seed, prefix, above)
+                last = self._add_child(raw, step, at, reader, step_seed, prefix, above, rounds)
+                built = None
+                if step.result is not None and last:
+                    built = SubWorkflowStep(
+                        name=f"{prefix}{step.name}",
+                        place=place(at),
+                        seed=step_seed,
+                        result=read_result(step.result, reader, (*at, "result")),
+                        last=last,
+                    )
             else:
                 last = f"{prefix}{step.name}"
                 result = read_result(step.result, reader, (*at, "result"))
-                built: Step | None
                 if step.task is not None:
                     built = build_task(step.task, reader, last, at, step_seed, result)
                 else:
@@ -197,22 +216,24 @@ class _Planning:
                     else:
                         drawing = builder.refer(step, last, at, result, sharing)
                     built = drawing
-                if built is not None:
-                    drawn = built.seed == self._drawn_seed
-                    stem = f"{document.id}-{step.name}.{index}"
-                    known = {"seed_drawn": drawn, "file_stem": stem}
-                    self.steps.append(built.model_copy(update=known))
-                    self._count(built, reader, at)
+            if built is not None:
+                known = {
+                    "seed_drawn": built.seed == self._drawn_seed,
+                    "file_stem": f"{document.id}-{step.name}.{index}",
+                    "rounds": rounds,
+                }
+                built = built.model_copy(update=known)
+                self.steps.append(built)
+                self._count(built, reader, at)
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
 
     def _count(self, step: Step, reader: ValueReader, at: Place) -> None:
         """Note what the step makes, and whether it makes too much."""
-        self._properties[step.name] = (
-            TASKS[step.command].keys
-            if isinstance(step, TaskStep)
-            else output_fields(step.pipeline_class)
-        )
+        if isinstance(step, TaskStep):
+            self._properties[step.name] = TASKS[step.command].keys
+        elif isinstance(step, PipelineStep):
+            self._properties[step.name] = output_fields(step.pipeline_class)
         runs = self._iterations.add(step)
         if runs > MAX_ITERATIONS:
             message = f"Step '{step.name}' would run {runs} times; {MAX_ITERATIONS} at most."
@@ -256,6 +277,7 @@ class _Planning:
         step_seed: int,
         prefix: str,
         above: tuple[Path, ...],
+        rounds: tuple[Rounds, ...],
     ) -> str:
         """Inline a sub-workflow; its steps are called `parent/child`."""
         assert step.workflow is not None
@@ -295,10 +317,13 @@ class _Planning:
             message = "'release_pipeline' does nothing on a step that runs a sub-workflow."
             hint = "Put it on the sub-workflow's own steps."
             problem(self.problems, (*at, "release_pipeline"), message, hint)
-        if step.result is not None:
-            message = "A sub-workflow's results are saved by its own steps."
-            hint = "Put the result block into the sub-workflow."
-            problem(self.problems, (*at, "result"), message, hint)
+        # What this workflow was handed itself is the same in all rounds of this step.
+        here = f"{place((*where, 'arguments'))}."
+        handed = tuple(
+            found for found in references_in(values.values()) if found.handed_at.startswith(here)
+        )
+        if handed:
+            rounds = (*rounds, Rounds(step=f"{prefix}{step.name}", references=handed))
         return self.add(
             child,
             {**checked, **values},
@@ -307,6 +332,7 @@ class _Planning:
             prefix=f"{prefix}{step.name}/",
             place_prefix=where,
             above=(*above, raw.path.resolve()),
+            rounds=rounds,
         )
 
 

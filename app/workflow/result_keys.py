@@ -18,6 +18,7 @@ from app.workflow.plan import (
     PipelineStep,
     ResultValue,
     Step,
+    SubWorkflowStep,
     Value,
 )
 
@@ -41,6 +42,8 @@ def result_key(
         return None
     if step.seed_drawn and step.takes_seed:
         return None
+    if isinstance(step, SubWorkflowStep):
+        return earlier[step.last]
     decisive: list[JsonValue] = [loaded, machine, step.seed if step.takes_seed else None]
     if isinstance(step, PipelineStep):
         if not step.generator:
@@ -57,6 +60,7 @@ def result_key(
         ]
     else:
         decisive += [step.command, [_all_described(call, earlier) for call in step.calls]]
+    decisive.append([_described(reference, earlier) for reference in step.handed])
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
@@ -76,10 +80,30 @@ def steps_to_run(steps: Sequence[Step], known: Collection[str]) -> set[str]:
     return running
 
 
+def answered(steps: Sequence[Step], known: Collection[str]) -> set[str]:
+    """Of the steps whose results are known those that need not run.
+
+    A sub-workflow that runs in rounds is answered as a whole or not at all.
+    """
+    used = set(known)
+    while True:
+        running = steps_to_run(steps, used)
+        in_rounds = {step.rounds[0].step for step in steps if step.rounds and step.name in running}
+        halves = {s.name for s in steps if s.rounds and s.rounds[0].step in in_rounds} & used
+        if not halves:
+            return used
+        used -= halves
+
+
 def _all_described(
     values: Mapping[str, Value], earlier: Mapping[str, str | None]
 ) -> dict[str, JsonValue]:
     return {name: _described(value, earlier) for name, value in values.items()}
+
+
+def _argument(reference: ResultValue) -> str:
+    """As which argument of a sub-workflow it was handed in: of a mapping it picks that entry."""
+    return reference.handed_at.rpartition(".")[2]
 
 
 def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
@@ -88,7 +112,7 @@ def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
             # Where the picture lies decides nothing.
             return {"image": value.sha256}
         case ResultValue():
-            return {"result": [earlier[value.step], value.property, value.single]}
+            return {"result": [earlier[value.step], value.property, _argument(value)]}
         case ListValue():
             return {"list": [_described(item, earlier) for item in value.items]}
         case ObjectValue():

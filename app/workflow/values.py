@@ -97,7 +97,7 @@ class ValueReader:
         typed = self.is_typed(path)
         reference = None if typed else parse(value)
         if reference is not None and reference.kind == "previous_result":
-            return self._result(reference.target, path, single=handed_down)
+            return self._result(reference.target, path, handed_down=handed_down)
         if reference is not None:
             self.note(path, f"'{reference.kind}:' is not yet supported here.")
             return LiteralValue(value=None)
@@ -132,7 +132,7 @@ class ValueReader:
             return ObjectValue(entries=entries)
         return LiteralValue(value={key: _json(entry) for key, entry in entries.items()})
 
-    def _result(self, target: str, path: Place, *, single: bool) -> Value:
+    def _result(self, target: str, path: Place, *, handed_down: bool) -> Value:
         """An exact step name first, else the longest one followed by a dot and a property."""
         name = target[:MAX_NAME_LENGTH]
         while name not in self._steps:
@@ -146,7 +146,8 @@ class ValueReader:
         if wanted and known and wanted not in known:
             hint = nearest(wanted, known) or f"It makes: {', '.join(known)}."
             self.note(path, f"Step '{name}' makes no '{wanted}'.", hint)
-        return ResultValue(step=step, property=wanted, single=single)
+        handed_at = place(path) if handed_down else ""
+        return ResultValue(step=step, property=wanted, handed_at=handed_at)
 
     def picture(self, value: Any, path: Place) -> Value:
         """The picture file a document names at this place, when it may be read and can be."""

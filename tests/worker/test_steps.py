@@ -117,21 +117,6 @@ def test_a_property_of_what_a_pipeline_returned_is_taken_whole(bench: Bench):
     assert names == ["test-vary.1-0.0.png", "test-vary.1-0.1.png"]
 
 
-def test_a_sub_workflow_that_takes_one_picture_is_not_handed_two(bench: Bench):
-    child = vary("variable:image")
-    bench.write(document(child, id="child", variables={"image": None}), "child")
-    call = {
-        "name": "call",
-        "workflow": {"path": "child.json", "arguments": {"image": "previous_result:sketch"}},
-    }
-    assert bench.run(document(sketches(1), call)).success
-    finished = bench.run(document(sketches(2), call))
-    assert isinstance(finished.terminal, RunFailed)
-    assert finished.terminal.error.message == (
-        "Step 'sketch' made 2 results, but a sub-workflow takes one."
-    )
-
-
 # --- what a step is given ------------------------------------------------------------------------
 
 

@@ -101,7 +101,7 @@ def test_a_result_counts_by_what_made_it_and_by_what_is_taken_of_it():
         ResultValue(step="before"),
         ResultValue(step="other"),
         ResultValue(step="before", property="width"),
-        ResultValue(step="before", single=True),
+        ResultValue(step="before", handed_at="steps[1].workflow.arguments.image"),
     ]
     assert len({key(given(reference)) for reference in references}) == 4
     renamed = {"sketch": EARLIER["before"]}

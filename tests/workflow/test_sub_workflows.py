@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidInputs, InvalidWorkflow
-from app.workflow.plan import ImageValue, LiteralValue, ResultValue
+from app.workflow.plan import (
+    ImageValue,
+    LiteralValue,
+    ResultSpec,
+    ResultValue,
+    Rounds,
+    SubWorkflowStep,
+)
 from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
 
 
@@ -51,10 +58,29 @@ def test_arguments_are_the_sub_workflows_inputs(bench: Bench):
     }
 
 
-def test_a_result_that_is_handed_down_is_a_single_one(bench: Bench):
+def test_a_sub_workflow_runs_in_rounds_over_the_results_it_is_handed(bench: Bench):
     bench.write(restyle(), "child.json")
     plan = bench.plan(drawing(steps=[step(), sub("child.json", image="previous_result:draw")]))
-    assert plan.steps[1].arguments["image"] == ResultValue(step="draw", single=True)
+    drawn, again = plan.steps
+    handed = ResultValue(step="draw", handed_at="steps[1].workflow.arguments.image")
+    assert again.arguments["image"] == handed
+    assert again.rounds == (Rounds(step="sub", references=(handed,)),)
+    assert drawn.rounds == ()
+
+
+def test_what_is_handed_further_down_makes_no_rounds_of_its_own(bench: Bench):
+    bench.write(restyle(), "inner.json")
+    middle = drawing(
+        variables={"image": None},
+        steps=[step("mine", arguments={"prompt": "a"}), sub("inner.json", image="variable:image"),
+               sub("inner.json", "other", image="previous_result:mine")],
+    )  # fmt: skip
+    bench.write(middle, "middle.json")
+    document = drawing(steps=[step(), sub("middle.json", "outer", image="previous_result:draw")])
+    _, mine, same, further = bench.plan(document).steps
+    assert [rounds.step for rounds in mine.rounds] == ["outer"]
+    assert same.rounds == mine.rounds
+    assert [rounds.step for rounds in further.rounds] == ["outer", "outer/other"]
 
 
 def test_a_picture_beside_the_parent_is_handed_down_as_a_file(bench: Bench):
@@ -72,6 +98,18 @@ def test_the_result_of_a_sub_workflow_is_that_of_its_last_step(bench: Bench):
     after["pipeline"]["arguments"] = {"image": "previous_result:sub"}
     plan = bench.plan(drawing(steps=[sub("child.json"), after]))
     assert plan.steps[2].arguments["image"] == ResultValue(step="sub/two")
+
+
+def test_a_result_block_saves_what_the_sub_workflow_made_once_more(bench: Bench):
+    bench.write(drawing(id="inner", steps=[step("one"), step("two")]), "child.json")
+    saving = sub("child.json") | {"result": {"content_type": "image/jpeg"}}
+    after = restyle()["steps"][0]
+    after["pipeline"]["arguments"] = {"image": "previous_result:sub"}
+    *_, again, last = bench.plan(drawing(steps=[saving, after])).steps
+    assert isinstance(again, SubWorkflowStep)
+    assert (again.name, again.last, again.file_stem) == ("sub", "sub/two", "drawing-sub.0")
+    assert again.result == ResultSpec(content_type="image/jpeg")
+    assert last.arguments["image"] == ResultValue(step="sub/two")
 
 
 def test_a_sub_workflow_does_not_see_the_steps_of_its_parent(bench: Bench):
@@ -180,15 +218,6 @@ def test_arguments_the_sub_workflow_does_not_take_are_refused_where_they_stand(b
         f"{arguments}.promt": "This workflow has no variable 'promt'. Did you mean 'prompt'?",
         f"{arguments}.imag": "The sub-workflow has no variable 'imag'. Did you mean 'image'?",
         f"{arguments}.prompt": "A text is needed, not ['a'].",
-    }
-
-
-def test_a_result_block_belongs_to_the_sub_workflows_own_steps(bench: Bench):
-    bench.write(drawing(), "child.json")
-    document = drawing(steps=[sub("child.json") | {"result": {"content_type": "image/png"}}])
-    assert bench.problems(document) == {
-        "steps[0].result": "A sub-workflow's results are saved by its own steps. "
-        "Put the result block into the sub-workflow."
     }
 
 

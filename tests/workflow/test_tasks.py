@@ -83,7 +83,9 @@ def test_a_sub_workflow_may_put_what_it_is_handed_into_a_location(bench: Bench):
     last = plan.steps[-1]
     assert isinstance(last, TaskStep)
     assert last.name == "sub/do"
-    assert last.calls[0]["image"] == ResultValue(step="draw", single=True)
+    assert last.calls[0]["image"] == ResultValue(
+        step="draw", handed_at="steps[1].workflow.arguments.image"
+    )
 
 
 def test_every_item_of_inputs_is_a_call(bench: Bench):

@@ -1,0 +1,19 @@
+"""What a sub-workflow made, saved once more where the step that runs it has a result block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.workflow.plan import SubWorkflowStep
+
+if TYPE_CHECKING:
+    from app.results import ResultWriter
+    from app.worker.context import RunContext
+
+
+def run(step: SubWorkflowStep, context: RunContext, writer: ResultWriter) -> None:
+    """Take what the last step made, in all rounds; the files of both steps are kept."""
+    context.results[step.name] = context.results[step.last]
+    if step.saves:
+        context.enter("saving")
+        writer.save(step, context.results[step.name])
