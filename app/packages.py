@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,27 @@ class Package(NamedTuple):
     def how_to_add(self) -> str:
         """The command that adds it, as a hint."""
         return f"Add it with: pip install {_pinned().get(self.name, self.name)}"
+
+
+class Missing(NamedTuple):
+    """What to tell of packages that are not installed."""
+
+    message: str
+    hint: str
+
+
+def missing(what: str, packages: Iterable[Package]) -> Missing | None:
+    """What to tell where `what` (`'canny'`) needs packages that are missing; None where none is."""
+    names = [package.name for package in packages if package.is_missing]
+    if not names:
+        return None
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    pinned = " ".join(_pinned().get(name, name) for name in names)
+    are, them = ("are", "them") if names[1:] else ("is", "it")
+    return Missing(
+        f"{what} needs {listed}, which {are} not installed.",
+        f"Add {them} with: pip install {pinned}",
+    )
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,22 @@ from app.errors import StepError
 from app.steps.arguments import combinations
 from app.steps.made import Made
 from app.tasks import TASKS
-from app.tasks.task import Arguments, Task, mistakes
+from app.tasks.task import Arguments, Loaded, Task, mistakes
 from app.workflow.plan import TaskStep
 
 if TYPE_CHECKING:
     from app.results import ResultWriter
     from app.worker.context import RunContext
+    from app.worker.loading import TaskParts
 
 
-def run(step: TaskStep, context: RunContext, writer: ResultWriter) -> None:
+def run(
+    step: TaskStep,
+    parts: TaskParts,
+    components: Mapping[str, Any],
+    context: RunContext,
+    writer: ResultWriter,
+) -> None:
     """Call the task and save what it gave; that is the step's result.
 
     A task that draws at random draws on with every call, from the step's seed.
@@ -31,22 +39,70 @@ def run(step: TaskStep, context: RunContext, writer: ResultWriter) -> None:
     calls = [call for template in step.calls for call in combinations(step.name, template, context)]
     context.enter("computing")
     entered = time.monotonic()
-    drawing = (np.random.default_rng(step.seed),) if task.random else ()
     made: list[Any] = []
-    clock_started = entered
-    for number, call in enumerate(calls, start=1):
-        context.checkpoint()
-        given = task.run(_arguments(step, task, call), *drawing)
-        made += given if task.many else [_tidied(given)]
-        if number == 1:
-            clock_started = time.monotonic()
-        if len(calls) > 1:
-            context.progress(number, len(calls), clock_started)
+    progress = _Progress(context, len(calls))
+    with contextlib.ExitStack() as given_back:
+        more: tuple[Any, ...] = (np.random.default_rng(step.seed),) if task.random else ()
+        if parts.parts:
+            more = (_loaded(step, parts, components, context, progress, given_back),)
+        for number, call in enumerate(calls, start=1):
+            context.checkpoint()
+            given = task.run(_arguments(step, task, call), *more)
+            made += given if task.many else [_tidied(given)]
+            progress.called(number)
     context.spent.compute_s += time.monotonic() - entered
     context.results[step.name] = Made(made)
     if step.saves:
         context.enter("saving")
         writer.save(step, context.results[step.name])
+
+
+class _Progress:
+    """Tells how far a step is: how many of its calls are made, or how much of its only one is."""
+
+    def __init__(self, context: RunContext, calls: int) -> None:
+        self._context = context
+        self._calls = calls
+        self._clock_started = 0.0
+
+    def called(self, number: int) -> None:
+        if self._calls > 1:
+            self._tell(number, self._calls)
+
+    def within_call(self, done: int, total: int) -> None:
+        if self._calls == 1:
+            self._tell(done, total)
+
+    def _tell(self, done: int, total: int) -> None:
+        if done == 1:
+            self._clock_started = time.monotonic()
+        self._context.progress(done, total, self._clock_started)
+
+
+def _loaded(
+    step: TaskStep,
+    parts: TaskParts,
+    components: Mapping[str, Any],
+    context: RunContext,
+    progress: _Progress,
+    given_back: contextlib.ExitStack,
+) -> Loaded:
+    """What a task that loads something is given beside its arguments."""
+    import torch
+
+    device = torch.device("cpu") if step.on_cpu else context.device.torch_device
+    given_back.enter_context(torch.inference_mode())
+    if step.random:
+        # These models draw from torch's own generators, which nobody else is to notice.
+        drawing = [device] if device.type == "cuda" else []
+        given_back.enter_context(torch.random.fork_rng(drawing))
+        torch.manual_seed(step.seed)
+    return Loaded(
+        components={part.name: components[part.key] for part in parts.parts},
+        folders={part.name: part.folder for part in parts.parts},
+        device=device,
+        progress=progress.within_call,
+    )
 
 
 def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments:

@@ -1,6 +1,19 @@
 """The tasks a document may name, one file per family."""
 
-from app.tasks import borders, edges, gather, picture, qr_code, resize, sound, text, video
+from app.tasks import (
+    borders,
+    depth,
+    edges,
+    gather,
+    language,
+    picture,
+    qr_code,
+    resize,
+    segments,
+    sound,
+    text,
+    video,
+)
 from app.tasks.task import Task
 
 TASKS: dict[str, Task] = {
@@ -32,6 +45,17 @@ TASKS: dict[str, Task] = {
     "format_chat_message": text.CHAT_MESSAGE,
     "get_dict_value": text.DICT_VALUE,
     "extract_sections": text.SECTIONS,
+    "depth": depth.DEPTH,
+    "depth_estimator": depth.ESTIMATOR,
+    "depth_estimator_tensor": depth.ESTIMATOR_TENSOR,
+    "midas": depth.MIDAS,
+    "zoe": depth.ZOE_AT_RESOLUTION,
+    "zoe_depth": depth.ZOE_NATIVE,
+    "segmentation": segments.SEGMENTATION,
+    "segment": segments.SEGMENT,
+    "sam": segments.EVERYTHING,
+    "text_generation": language.TEXT_GENERATION,
+    "image_to_text": language.IMAGE_TO_TEXT,
 }
 
 RUNS_A_MODEL = "it runs a model"
@@ -39,11 +63,11 @@ NOT_YET_SUPPORTED: dict[str, str] = {
     "gather_videos": "it reads video files",
     **dict.fromkeys(
         [
-            "interpolate_frames", "batch_decode_post_process", "text_generation", "image_to_text",
-            "upscale", "restore_faces", "diffusion_upscale", "segment", "mlsd", "normal_bae",
-            "lineart", "openpose", "hed", "scribble", "pidi", "midas", "zoe", "leres", "teed",
-            "anyline", "sam", "dw_pose", "depth", "segmentation", "depth_estimator",
-            "depth_estimator_tensor", "zoe_depth", "remove_background",
+            "interpolate_frames", "batch_decode_post_process",
+            "upscale", "restore_faces", "diffusion_upscale", "mlsd", "normal_bae",
+            "lineart", "openpose", "hed", "scribble", "pidi", "leres", "teed",
+            "anyline", "dw_pose", 
+            "remove_background",
         ],
         RUNS_A_MODEL,
     ),

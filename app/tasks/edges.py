@@ -56,9 +56,9 @@ def canny(arguments: Canny) -> Image.Image:
     """Canny's edges, white on black, found and given at 512 px unless asked otherwise."""
     import cv2
 
-    pixels = _to_resolution(arguments.image, arguments.detect_resolution)
+    pixels = at_resolution(arguments.image, arguments.detect_resolution)
     edges = _canny(pixels, arguments)
-    size = _size_at(arguments.image_resolution, pixels.shape)
+    size = size_at(arguments.image_resolution, pixels.shape)
     return Image.fromarray(cv2.resize(edges, size, interpolation=cv2.INTER_LINEAR))
 
 
@@ -71,7 +71,7 @@ def lineart_standard(arguments: Lineart) -> Image.Image:
     import cv2
     import numpy as np
 
-    pixels = _to_resolution(arguments.image, arguments.detect_resolution).astype(np.float32)
+    pixels = at_resolution(arguments.image, arguments.detect_resolution).astype(np.float32)
     blurred = cv2.GaussianBlur(pixels, (0, 0), arguments.guassian_sigma)
     darker = (blurred - pixels).min(axis=2).clip(0, 255)
     lines = darker[darker > arguments.intensity_threshold]
@@ -87,14 +87,14 @@ def shuffle(arguments: Shuffle, random: np.random.Generator) -> Image.Image:
     import cv2
     import numpy as np
 
-    pixels = _to_resolution(arguments.image, arguments.detect_resolution)
+    pixels = at_resolution(arguments.image, arguments.detect_resolution)
     height, width = pixels.shape[:2]
     shape = (arguments.h or height, arguments.w or width)
     x, y = (
         _smooth_noise(shape, arguments.f, random) * np.float32(side - 1) for side in (width, height)
     )
     shuffled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR)
-    size = _size_at(arguments.image_resolution, pixels.shape)
+    size = size_at(arguments.image_resolution, pixels.shape)
     return Image.fromarray(cv2.resize(shuffled, size, interpolation=cv2.INTER_LINEAR))
 
 
@@ -105,7 +105,7 @@ def _canny(pixels: Any, arguments: NativeCanny) -> Any:
     return cv2.cvtColor(edges, cv2.COLOR_GRAY2RGB)
 
 
-def _to_resolution(picture: Image.Image, resolution: int) -> Any:
+def at_resolution(picture: Image.Image, resolution: int) -> Any:
     """The picture as an array (height, width, 3) with its short side near `resolution`."""
     import cv2
     import numpy as np
@@ -113,10 +113,10 @@ def _to_resolution(picture: Image.Image, resolution: int) -> Any:
     pixels = np.asarray(picture.convert("RGB"))
     grows = resolution > min(picture.size)
     method = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
-    return cv2.resize(pixels, _size_at(resolution, pixels.shape), interpolation=method)
+    return cv2.resize(pixels, size_at(resolution, pixels.shape), interpolation=method)
 
 
-def _size_at(resolution: int, shape: tuple[int, ...]) -> tuple[int, int]:
+def size_at(resolution: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """Width and height with the short side near `resolution`, both multiples of 64."""
     height, width = shape[:2]
     scale = resolution / min(height, width) / 64
@@ -139,7 +139,7 @@ def _smooth_noise(shape: tuple[int, int], grain: int, random: np.random.Generato
     return (cut - cut.min()) / spread if spread else np.zeros_like(cut)
 
 
-CANNY_NATIVE = Task(NativeCanny, canny_cv, gives="image", package=OPENCV)
-CANNY = Task(Canny, canny, gives="image", package=OPENCV)
-LINEART = Task(Lineart, lineart_standard, gives="image", package=OPENCV)
-SHUFFLE = Task(Shuffle, shuffle, gives="image", random=True, package=OPENCV)
+CANNY_NATIVE = Task(NativeCanny, canny_cv, gives="image", packages=(OPENCV,))
+CANNY = Task(Canny, canny, gives="image", packages=(OPENCV,))
+LINEART = Task(Lineart, lineart_standard, gives="image", packages=(OPENCV,))
+SHUFFLE = Task(Shuffle, shuffle, gives="image", random=True, packages=(OPENCV,))

@@ -46,4 +46,4 @@ def qr_code(arguments: Contents) -> Image.Image:
     return resize_resample(ToResolution(image=large, resolution=resolution))
 
 
-QR_CODE = Task(Contents, qr_code, gives="image", package=OPENCV)
+QR_CODE = Task(Contents, qr_code, gives="image", packages=(OPENCV,))

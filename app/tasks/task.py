@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from PIL import Image
@@ -15,7 +16,7 @@ from app.errors import nearest
 from app.packages import Package
 from app.tasks.media import as_picture, as_sound, check_video
 
-Gives = Literal["image", "video", "audio", "text", "data", "anything"]
+Gives = Literal["image", "video", "audio", "text", "data", "tensor", "anything"]
 
 
 class _Unknown:
@@ -68,19 +69,60 @@ Sound = Annotated[Any, _media("A sound", _checked_sound)]
 OPENCV = Package("cv2", "opencv-python-headless")
 
 
+class Loads(NamedTuple):
+    """One component that a task loads."""
+
+    name: str
+    """What it is to the task; shown where memory is."""
+    class_name: str
+    """Qualified: `transformers.AutoTokenizer`."""
+    model: Any
+    """A folder, or a repository of the hub."""
+    argument: str = "model_name"
+    """Which argument names the model."""
+
+
+class Loaded(NamedTuple):
+    """What a task's models are when it runs."""
+
+    components: Mapping[str, Any]
+    """By the names under which the task loads them."""
+    folders: Mapping[str, Path]
+    """Where each lies, by the same names."""
+    device: Any
+    """The torch device they lie on."""
+    progress: Callable[[int, int], None]
+    """To be told that so many of so many pieces of the call are done."""
+
+
+def loads_nothing(_values: Mapping[str, Any]) -> tuple[Loads, ...]:
+    """For tasks without models."""
+    return ()
+
+
+def draws_nothing(_values: Mapping[str, Any]) -> bool:
+    """For tasks that give the same each time."""
+    return False
+
+
 class Task(NamedTuple):
     """One command of the dialect."""
 
     arguments: type[Arguments]
     run: Callable[..., Any]
-    """Called with the arguments, and with a numpy Generator where the task is `random`."""
+    """Called with the arguments, and with a numpy Generator where the task is `random`, or with
+    what is `Loaded` where it loads something."""
     gives: Gives
     many: bool = False
     """Whether every item of the list it returns is a result of its own."""
     keys: tuple[str, ...] = ()
     """Of the mapping it returns, where it returns one."""
     random: bool = False
-    package: Package | None = None
+    packages: tuple[Package, ...] = ()
+    loads: Callable[[Mapping[str, Any]], tuple[Loads, ...]] = loads_nothing
+    """What a call with these arguments loads; what is not known yet is UNKNOWN."""
+    draws: Callable[[Mapping[str, Any]], bool] = draws_nothing
+    """Whether a call with these arguments draws from torch's own generator."""
 
 
 class Mistake(NamedTuple):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from app.workflow.plan import PipelineStep
+from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 SWITCHES = ("tiling", "slicing")
 """What an autoencoder that has an attribute `use_<name>` can be told to do."""
@@ -40,8 +40,10 @@ def leaner(
     return step.model_copy(update=changes) if changes else None
 
 
-def difference(lean: PipelineStep, step: PipelineStep) -> str:
+def difference(lean: LoadingStep, step: LoadingStep) -> str:
     """What the lean mode has and the step had not: `model offload and VAE tiling`."""
+    if isinstance(lean, TaskStep) or isinstance(step, TaskStep):
+        return ""
     names = [] if lean.offload == step.offload else [f"{lean.offload} offload"]
     names += [
         f"VAE {name}"

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import diffusers
+import torch
 import transformers
 from diffusers.loaders import IPAdapterMixin
 
@@ -87,7 +88,23 @@ class Parts(NamedTuple):
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 
-def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyType({})) -> Parts:
+class TaskParts(NamedTuple):
+    """Everything a task computes with."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all of them together."""
+        return sum({part.key: part.weight_bytes for part in self.parts}.values())
+
+
+StepParts = Parts | TaskParts
+
+
+def find_parts(
+    step: PipelineStep, earlier: Mapping[str, StepParts] = MappingProxyType({})
+) -> Parts:
     """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
 
     `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
@@ -137,7 +154,7 @@ def find_parts(step: PipelineStep, earlier: Mapping[str, Parts] = MappingProxyTy
         if name in accepted and name not in reused
     }
     own_parts = {
-        name: _part(name, component_class, folder / name, step.dtype, step.source)
+        name: known_part(name, component_class, folder / name, step.dtype, step.source)
         for name, component_class in own.items()
     }
     found = {**own_parts, **blocks, **reused}
@@ -192,7 +209,7 @@ def _fresh_scheduler(step: PipelineStep, held: Any) -> Any:
     return scheduler
 
 
-def _part(
+def known_part(
     name: str,
     component_class: type[Any],
     folder: Path,
@@ -206,7 +223,8 @@ def _part(
             hint=f"The model is incomplete: {folder.name}/ is missing.",
         )
     quantiser = quantisation.kind if quantisation else None
-    if (stored := stored_quantiser(folder)) is not None:
+    weighs = has_weights(component_class)
+    if weighs and (stored := stored_quantiser(folder)) is not None:
         # What is quantised already stays as it is: so diffusers and transformers have it.
         quantisation, quantiser = None, check_stored(stored, f"The {name} of '{source.model}'")
     class_name = f"{component_class.__module__.partition('.')[0]}.{component_class.__name__}"
@@ -214,7 +232,9 @@ def _part(
         class_name, folder, dtype=dtype, variant=source.variant, quantisation=quantisation
     )
     try:
-        size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
+        size_bytes = 0
+        if weighs:
+            size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
     except (ValueError, OSError) as error:
         raise LoadError(
             f"The weights of the {name} of '{source.model}' cannot be read.", hint=f"{error}."
@@ -234,19 +254,37 @@ def _part(
     )
 
 
+def has_weights(component_class: type[Any]) -> bool:
+    """Whether objects of this class are modules; of an Auto class, what it makes."""
+    return component_class.__name__.startswith("AutoModel") or issubclass(
+        component_class, torch.nn.Module
+    )
+
+
 def _block_part(name: str, block: ComponentBlock) -> Part:
+    folder, found = block_folder(block), block_class(block)
+    return known_part(name, found, folder, block.dtype, block.source, block.quantisation)
+
+
+def block_class(block: ComponentBlock) -> type[Any]:
+    """The class that the block names."""
     library, _, class_name = block.class_name.rpartition(".")
     packages = {"diffusers": diffusers, "transformers": transformers}
-    weights = partial(_weights_of, (block.source.subfolder,), block.source.variant)
-    folder = local_folder(block.source, weights) / block.source.subfolder
-    component_class = getattr(packages[library], class_name)
-    return _part(name, component_class, folder, block.dtype, block.source, block.quantisation)
+    found: type[Any] = getattr(packages[library], class_name)
+    return found
+
+
+def block_folder(block: ComponentBlock) -> Path:
+    """Where the block's files lie; what is not on this machine is fetched."""
+    folders = (block.source.subfolder,) if block.has_weights else ()
+    weights = partial(_weights_of, folders, block.source.variant)
+    return local_folder(block.source, weights) / block.source.subfolder
 
 
 def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:
     folder = ip_adapter_folder(adapter) / adapter.image_encoder
     encoder = transformers.CLIPVisionModelWithProjection
-    return _part("image_encoder", encoder, folder, dtype, adapter.source)
+    return known_part("image_encoder", encoder, folder, dtype, adapter.source)
 
 
 def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
@@ -259,7 +297,9 @@ def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
     return local_folder(adapter.source, wanted)
 
 
-def _reused_part(name: str, step: PipelineStep, pipeline_class: type[Any], shared: Parts) -> Part:
+def _reused_part(
+    name: str, step: PipelineStep, pipeline_class: type[Any], shared: StepParts
+) -> Part:
     """The very component of the step that shares it: under the same key, so it is held once."""
     where = f"{step.place}.pipeline"
     names = [part.name for part in shared.parts]

@@ -18,13 +18,13 @@ from app.protocol import Budgets, HeldComponent, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
-from app.worker.loading import Part, Parts
+from app.worker.loading import Part, Parts, StepParts
 from app.worker.residency import Residency, choose_evictions
 from app.worker.weights import Weights
 from app.workflow.activations import Size
 from app.workflow.fit import DEVICE_SHARE, RAM_SHARE, Mode, Need, Room, choose_mode, working_bytes
 from app.workflow.needs import Component, StepModel, asked_mode, step_need
-from app.workflow.plan import PipelineStep
+from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 log = logging.getLogger(__name__)
 
@@ -53,21 +53,22 @@ class Placement:
         self._sizes: dict[str, Size] = {}
         """What the steps of the run in progress draw, by their names."""
 
-    def check(self, steps: Iterable[tuple[PipelineStep, Parts]]) -> None:
+    def check(self, steps: Iterable[tuple[LoadingStep, StepParts]]) -> None:
         """Raise TooLarge before anything is loaded or has to leave, where a step cannot fit."""
         self._sizes.clear()
         for step, parts in steps:
             self._mode(step, self._need(step, parts))
 
-    def placed(self, step: PipelineStep, parts: Parts) -> PipelineStep:
+    def placed(self, step: LoadingStep, parts: StepParts) -> LoadingStep:
         """The step in the mode in which it will run, which is logged. Raises TooLarge."""
         mode = self._mode(step, self._need(step, parts))
-        _tell(step, mode)
-        return step.model_copy(update=asdict(mode))
+        if isinstance(step, PipelineStep):
+            _tell(step, mode)
+        return _in_mode(step, mode)
 
     def bring(
-        self, step: PipelineStep, parts: Parts, later: Sequence[str], context: RunContext
-    ) -> PipelineStep:
+        self, step: LoadingStep, parts: StepParts, later: Sequence[str], context: RunContext
+    ) -> LoadingStep:
         """Have all parts of the step where it needs them.
 
         `later` are the keys that later steps of the run need, the next first. Returns the step with
@@ -76,7 +77,8 @@ class Placement:
         need = self._need(step, parts)
         mode = self._mode(step, need)
         keys = [part.key for part in parts.parts]
-        place: Place = "ram" if mode.offload else "device"
+        waits_in_ram = mode.offload or self._stays_in_ram(step)
+        place: Place = "ram" if waits_in_ram else "device"
         for part in {part.key: part for part in parts.parts}.values():
             if part.key not in self._residency:
                 lands_in: Place = "device" if part.quantiser else place
@@ -88,14 +90,16 @@ class Placement:
         on_cpu = not self._device.is_accelerator
         work_bytes = working_bytes(mode, need, on_cpu=on_cpu)
         self._make_room_to_work(work_bytes, keys, later, context)
-        return step.model_copy(update=asdict(mode))
+        return _in_mode(step, mode)
 
-    def put_back(self, step: PipelineStep, parts: Parts) -> None:
+    def put_back(self, step: LoadingStep, parts: StepParts) -> None:
         """After the step: have what took turns on the device lie in its files' pages again.
 
         Model offload brings each component back as a copy in RAM of its own.
         """
-        if step.offload == "model" and self._device.is_accelerator:
+        if isinstance(step, TaskStep) or not self._device.is_accelerator:
+            return
+        if step.offload == "model":
             for key in {part.key for part in parts.parts}:
                 entry = self._residency[key]
                 if entry.origin is not None:
@@ -119,16 +123,23 @@ class Placement:
         there = [entry.key for entry in entries if entry.bytes_in("device")]
         self._send_away(there, "device", reason)
 
-    def _need(self, step: PipelineStep, parts: Parts) -> Need:
+    def _need(self, step: LoadingStep, parts: StepParts) -> Need:
         """What the step needs; what several of its parts share counts once."""
         components = tuple(
             Component(part.name, part.folder, part.dtype, part.weight_bytes)
             for part in {part.key: part for part in parts.parts}.values()
         )
-        return step_need(step, StepModel(parts.pipeline_class.__name__, components), self._sizes)
+        name = parts.pipeline_class.__name__ if isinstance(parts, Parts) else ""
+        return step_need(step, StepModel(name, components), self._sizes)
 
-    def _mode(self, step: PipelineStep, need: Need) -> Mode:
+    def _stays_in_ram(self, step: LoadingStep) -> bool:
+        return isinstance(step, TaskStep) and step.on_cpu and self._device.is_accelerator
+
+    def _mode(self, step: LoadingStep, need: Need) -> Mode:
         """The document's own where it has one, else what fits; see `choose_mode`."""
+        if self._stays_in_ram(step):
+            # What does not fit there is told when room is made for it.
+            return Mode()
         room = Room(self.budgets.device_bytes, self.budgets.ram_bytes, self._total_bytes)
         return choose_mode(asked_mode(step), need, room)
 
@@ -214,6 +225,10 @@ class Placement:
                 self._residency.drop([key], reason)
         if chosen:
             self._device.release()
+
+
+def _in_mode(step: LoadingStep, mode: Mode) -> LoadingStep:
+    return step.model_copy(update=asdict(mode)) if isinstance(step, PipelineStep) else step
 
 
 def _tell(step: PipelineStep, mode: Mode) -> None:

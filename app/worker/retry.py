@@ -17,10 +17,10 @@ from app.protocol import Phase, Place
 from app.worker.context import RunContext
 from app.worker.device import Device, amount_asked_for, is_out_of_memory
 from app.worker.leaner import SWITCHES, difference, leaner
-from app.worker.loading import Parts
+from app.worker.loading import StepParts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
-from app.workflow.plan import PipelineStep
+from app.workflow.plan import LoadingStep, TaskStep
 
 
 class Shortage(NamedTuple):
@@ -48,9 +48,9 @@ class Retry:
 
     def run(
         self,
-        attempt: Callable[[PipelineStep], None],
-        step: PipelineStep,
-        parts: Parts,
+        attempt: Callable[[LoadingStep], None],
+        step: LoadingStep,
+        parts: StepParts,
         later: Sequence[str],
         context: RunContext,
     ) -> None:
@@ -84,7 +84,7 @@ class Retry:
             context.enter("loading")
 
     def _shortage_of(
-        self, attempt: Callable[[PipelineStep], None], step: PipelineStep, context: RunContext
+        self, attempt: Callable[[LoadingStep], None], step: LoadingStep, context: RunContext
     ) -> Shortage | None:
         try:
             attempt(step)
@@ -100,8 +100,11 @@ class Retry:
         return None
 
     def _leaner(
-        self, lean: PipelineStep, step: PipelineStep, parts: Parts, shortage: Shortage
-    ) -> PipelineStep | None:
+        self, lean: LoadingStep, step: LoadingStep, parts: StepParts, shortage: Shortage
+    ) -> LoadingStep | None:
+        if isinstance(step, TaskStep) or isinstance(lean, TaskStep):
+            # It computes in one way only.
+            return None
         if shortage.place == "ram":
             # The machine's memory beside an accelerator holds weights, and offload wants more.
             return None
@@ -120,14 +123,14 @@ class Retry:
         )
 
     @staticmethod
-    def _tried(lean: PipelineStep, asked: PipelineStep, ran_out: Sequence[Shortage]) -> str:
+    def _tried(lean: LoadingStep, asked: LoadingStep, ran_out: Sequence[Shortage]) -> str:
         """What has been tried before, to follow the name of the step."""
         if lean != asked:
             return f", also with {difference(lean, asked)}"
         return ", also after what was idle had left" if ran_out else ""
 
     def _evict_idle(
-        self, shortage: Shortage, parts: Parts, later: Sequence[str], context: RunContext
+        self, shortage: Shortage, parts: StepParts, later: Sequence[str], context: RunContext
     ) -> list[str]:
         gone = self._placement.evict_idle(
             shortage.place,
@@ -142,7 +145,7 @@ class Retry:
         return [f"What was idle left ({size_bytes / 1e6:.0f} MB): {names}."]
 
     def _failure(
-        self, shortage: Shortage, parts: Parts, context: RunContext, tried: str
+        self, shortage: Shortage, parts: StepParts, context: RunContext, tried: str
     ) -> OutOfMemory:
         memory = self._device.memory()
         free_bytes, total_bytes = memory.device_free_bytes, memory.device_total_bytes

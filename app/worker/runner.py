@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from app.errors import Cancelled, ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.outputs import OutputStore
@@ -36,16 +36,17 @@ from app.worker.context import RunContext, Signals
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
 from app.worker.downloads import told_to
-from app.worker.loading import Part, Parts, find_parts
+from app.worker.loading import Part, StepParts, TaskParts, find_parts
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
 from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
 from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import Recalled, StepResult, StepResults
+from app.worker.task_parts import find_task_parts
 from app.worker.weights import Weights
 from app.workflow.fingerprint import library_versions
-from app.workflow.plan import PipelineStep, Plan, Step, SubWorkflowStep
+from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
 
 log = logging.getLogger(__name__)
 
@@ -146,19 +147,27 @@ class Runner:
         context.checkpoint()
         context.enter("loading")
         looking_started = time.monotonic()
-        loading = [step for step in plan.steps if isinstance(step, PipelineStep)]
-        needed: dict[str, Parts] = {}
-        for each in loading:
-            needed[each.name] = find_parts(each, needed)
+        needed: dict[str, StepParts] = {}
+        for each in plan.steps:
+            if isinstance(each, PipelineStep):
+                needed[each.name] = find_parts(each, needed)
+            elif isinstance(each, TaskStep) and each.components:
+                needed[each.name] = find_task_parts(each, self._device)
         recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
-        running = [step for step in loading if step.name in recalled.running]
+        running = [
+            step
+            for step in plan.steps
+            if not isinstance(step, SubWorkflowStep)
+            and step.name in needed
+            and step.name in recalled.running
+        ]
         self.placement.check((step, needed[step.name]) for step in running)
         # A step that need not run is part of the workflow: what it would need stays held.
         used = {part.key for found in needed.values() for part in found.parts}
         self._drop_what_changed(plan, used)
         self._log_loading(running, needed)
-        parts = {part.key: part for step in running for part in needed[step.name].parts}
-        missing = [part for part in parts.values() if part.key not in self.residency]
+        wanted = {part.key: part for step in running for part in needed[step.name].parts}
+        missing = [part for part in wanted.values() if part.key not in self.residency]
         context.to_load_bytes = sum(part.weight_bytes for part in missing)
         context.spent.load_s += time.monotonic() - looking_started
         writer = ResultWriter(self._outputs, context, library_versions())
@@ -170,6 +179,8 @@ class Runner:
                 if remembered is None and step.name not in recalled.running:
                     log.debug("Nothing needs step: %s", step.name)
                     continue
+                after = [other for other in running if comes_after(other, step, names)]
+                later = [part.key for s in after for part in needed[s.name].parts]
                 context.checkpoint()
                 context.step = step.name
                 self._emit(
@@ -183,15 +194,14 @@ class Runner:
                 )
                 if remembered is not None:
                     self._answer(step, remembered, context, writer)
+                    self._release(step, needed, later)
                     continue
-                if isinstance(step, PipelineStep):
-                    after = [other for other in running if comes_after(other, step, names)]
-                    later = [part.key for s in after for part in needed[s.name].parts]
-                    loaded += self._run_step(step, needed[step.name], later, context, writer)
-                    if step.release:
-                        self._release(step, needed[step.name], later)
-                else:
+                if isinstance(step, SubWorkflowStep):
                     STEP_KINDS[step.kind](step, context, writer)
+                else:
+                    parts = needed.get(step.name, TaskParts(()))
+                    loaded += self._run_step(step, parts, later, context, writer)
+                self._release(step, needed, later)
                 if not step.rounds:
                     self._remember(step, recalled, context)
                 self.residency.note_memoised(self.prompts.spared)
@@ -228,8 +238,8 @@ class Runner:
 
     def _run_step(
         self,
-        step: PipelineStep,
-        parts: Parts,
+        step: LoadingStep,
+        parts: StepParts,
         later: list[str],
         context: RunContext,
         writer: ResultWriter,
@@ -237,10 +247,10 @@ class Runner:
         """Run one step; the parts that had to be loaded for it."""
         distinct = {part.key: part for part in parts.parts}
         missing = [part for key, part in distinct.items() if key not in self.residency]
-        if context.phase != "loading":
+        if parts.parts and context.phase != "loading":
             context.enter("loading")
 
-        def attempt(wanted: PipelineStep) -> None:
+        def attempt(wanted: LoadingStep) -> None:
             started = time.monotonic()
             placed = self.placement.bring(wanted, parts, later, context)
             context.spent.load_s += time.monotonic() - started
@@ -253,12 +263,14 @@ class Runner:
         self._retry.run(attempt, step, parts, later, context)
         return missing
 
-    def _release(self, step: PipelineStep, parts: Parts, later: Collection[str]) -> None:
-        """Let go of what the step had and nobody has pinned; `later` steps keep what they need."""
-        keys = {part.key for part in parts.parts if part.key not in later}
+    def _release(self, step: Step, needed: Mapping[str, StepParts], later: Collection[str]) -> None:
+        """Let go of what leaves after the step; what is pinned or needed by `later` steps stays."""
+        had = [needed[name] for name in step.releases if name in needed]
+        keys = {part.key for parts in had for part in parts.parts if part.key not in later}
         keys -= {entry.key for entry in self.residency.entries if entry.pinned}
-        self.residency.drop(keys, reason=f"step '{step.name}' releases its pipeline")
-        self._device.release()
+        if keys:
+            self.residency.drop(keys, reason=f"step '{step.name}' releases it")
+            self._device.release()
 
     def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:
         stale = self._uses.begin(plan.workflow_path, plan.workflow_hash, keys)
@@ -270,7 +282,7 @@ class Runner:
         else:
             log.info("Workflow file changed - nothing to reload")
 
-    def _log_loading(self, steps: list[PipelineStep], needed: dict[str, Parts]) -> None:
+    def _log_loading(self, steps: Sequence[Step], needed: Mapping[str, StepParts]) -> None:
         anything = False
         for step in steps:
             if all(part.key in self.residency for part in needed[step.name].parts):
@@ -278,7 +290,8 @@ class Runner:
             else:
                 anything = True
                 log.debug("Creating pipeline for step: %s", step.name)
-                log.info("Loading pipeline from model: %s", step.source.model)
+                for source in step.sources[:1]:
+                    log.info("Loading pipeline from model: %s", source.model)
         if steps and not anything:
             log.info("Reusing loaded models from cache")
 

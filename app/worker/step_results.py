@@ -20,11 +20,11 @@ from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.ip_adapters import ip_adapter_identity
-from app.worker.loading import Parts
+from app.worker.loading import StepParts, TaskParts
 from app.worker.recent import Recent
 from app.worker.tuning import lora_files
 from app.workflow.fingerprint import identify_file, library_versions
-from app.workflow.plan import PipelineStep, Plan
+from app.workflow.plan import LoadingStep, Plan, SubWorkflowStep, TaskStep
 from app.workflow.result_keys import answered, result_key, steps_to_run
 
 
@@ -78,17 +78,18 @@ class StepResults:
         self._recent: Recent[StepResult] = Recent(max_bytes)
 
     def recall(
-        self, plan: Plan, needed: Mapping[str, Parts], device: Device, *, fresh: bool
+        self, plan: Plan, needed: Mapping[str, StepParts], device: Device, *, fresh: bool
     ) -> Recalled:
         """Which steps are answered and which run; all of them when `fresh`.
 
-        `needed` are the parts of every pipeline step, none of which has to be loaded.
+        `needed` are the parts of every step that has any, none of which has to be loaded.
         """
         machine: JsonValue = [str(device), device.name, dict(library_versions())]
         keys: dict[str, str | None] = {}
         for step in plan.steps:
-            # A task loads nothing.
-            loaded = _identity(step, needed[step.name]) if isinstance(step, PipelineStep) else []
+            loaded: list[Any] = []
+            if not isinstance(step, SubWorkflowStep) and step.name in needed:
+                loaded = _identity(step, needed[step.name])
             keys[step.name] = result_key(step, loaded=loaded, machine=machine, earlier=keys)
         results = {}
         for name, key in keys.items():
@@ -115,8 +116,10 @@ class StepResults:
         self._recent.clear()
 
 
-def _identity(step: PipelineStep, parts: Parts) -> list[Any]:
+def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
     """Everything the step loads, and what its pipeline is put together to."""
+    if isinstance(step, TaskStep) or isinstance(parts, TaskParts):
+        return [[part.name, part.key] for part in parts.parts]
     return [
         f"{parts.pipeline_class.__module__}.{parts.pipeline_class.__qualname__}",
         dict(parts.settings),

@@ -25,13 +25,15 @@ import torch
 from diffusers import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
+from transformers import AutoImageProcessor
 
 from app.errors import LoadError
 from app.settings import MIB
 from app.worker.context import RunContext
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
-from app.worker.loading import Part, first_line
+from app.worker.downloads import TEXT_FILES
+from app.worker.loading import Part, first_line, has_weights
 from app.worker.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
 from app.worker.quantising import drawing_the_same, held_bytes, quantised_loading, settled
 from app.worker.recent import Recent
@@ -155,7 +157,8 @@ class Weights:
         source = part._replace(folder=converted, variant=None) if converted else part
         component = _from_pretrained(source, self._device)
         if not isinstance(component, torch.nn.Module):
-            files_bytes = sum(path.stat().st_size for path in part.folder.iterdir())
+            files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
+            files_bytes = sum(path.stat().st_size for path in files)
             return Shell(component, None, TOOL_FACTOR * files_bytes)
         if part.quantiser is not None:
             return Shell(component, None, 0, held_bytes(component))
@@ -197,18 +200,20 @@ class Weights:
 
 
 def _from_pretrained(part: Part, device: Device) -> Any:
-    # An Auto class is no module itself, but what it makes is.
-    automatic = part.component_class.__name__.startswith("AutoModel")
-    has_weights = automatic or issubclass(part.component_class, torch.nn.Module)
     arguments: dict[str, Any] = {"local_files_only": True}
-    if has_weights:
+    if part.component_class.__name__.startswith("Auto"):
+        arguments["trust_remote_code"] = False
+    if part.component_class is AutoImageProcessor:
+        # The other kind needs torchvision.
+        arguments["backend"] = "pil"
+    if has_weights(part.component_class):
         arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
         arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
     try:
         arguments |= quantised_loading(part, device)
         with drawing_the_same(part, device):
             component = part.component_class.from_pretrained(part.folder, **arguments)
-        if has_weights:
+        if isinstance(component, torch.nn.Module):
             component = settled(component.eval(), part, device)
     except Exception as error:
         if is_out_of_memory(error):

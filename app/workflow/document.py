@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 NOT_YET_SUPPORTED = frozenset(
     [
         "chain",
-        "release_models",
         "audio_scheduler",
         "custom_pipeline",
         "trust_remote_code",
@@ -254,7 +253,9 @@ class StepDocument(Block):
     workflow: SubWorkflow | None = None
     seed: Seed | None = None
     release_pipeline: StrictBool = False
-    """What the step alone needs does not stay held after it."""
+    """What the step's pipeline alone needs, or a sub-workflow's pipelines, does not stay held."""
+    release_models: StrictBool = False
+    """What the tasks up to here alone need does not stay held after it."""
     result: ResultBlock | None = None
 
     @model_validator(mode="after")

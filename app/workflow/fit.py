@@ -55,6 +55,8 @@ class Need:
     """The weights that a denoising step computes with."""
     decoder_bytes: int = 0
     """The weights that decoding computes with."""
+    takes_turns: bool = True
+    """Whether its components can be on the device one at a time."""
 
     @property
     def total_bytes(self) -> int:
@@ -101,22 +103,23 @@ def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
     then they take turns. Weights are known, so a step whose weights fit in no mode raises TooLarge.
     The rest is an estimate and refuses nothing: what fits in no mode is tried in the leanest.
     """
-    offloads = [each for each in _offloads(asked, room) if _weights_fit(each, need, room)]
+    takes_turns = room.is_accelerator and need.takes_turns
+    offloads = [e for e in _offloads(asked, takes_turns=takes_turns) if _weights_fit(e, need, room)]
     if not offloads:
-        least = need.largest_bytes if room.is_accelerator else need.total_bytes
+        least = need.largest_bytes if takes_turns else need.total_bytes
         raise TooLarge(
             f"Step '{need.step}' needs {least / 1e9:.3g} GB of weights at once;"
             f" {room.device_bytes / 1e9:.3g} GB may be held.",
             hint="Take a smaller model or dtype, or raise DW_DEVICE_BUDGET."
-            + " 'offload': 'sequential' in the document would do, slowly." * room.is_accelerator,
+            + " 'offload': 'sequential' in the document would do, slowly." * takes_turns,
         )
     modes = [mode for offload in offloads for mode in _decodings(asked, offload, need)]
     fitting = (mode for mode in modes if peak_bytes(mode, need, room) <= room.total_bytes)
     return next(fitting, modes[-1])
 
 
-def _offloads(asked: Mode, room: Room) -> tuple[Offload | None, ...]:
-    if not room.is_accelerator:
+def _offloads(asked: Mode, *, takes_turns: bool) -> tuple[Offload | None, ...]:
+    if not takes_turns:
         return (None,)
     return (asked.offload,) if asked.offload else OFFLOADS
 

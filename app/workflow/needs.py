@@ -21,10 +21,13 @@ from app.workflow.plan import (
     ImageValue,
     ListValue,
     LiteralValue,
+    LoadingStep,
     ModelSource,
     PipelineStep,
     Plan,
     ResultValue,
+    SubWorkflowStep,
+    TaskStep,
 )
 from app.workflow.quantised import component_bytes
 from app.workflow.signatures import call_signature
@@ -78,18 +81,18 @@ def local_folder(source: ModelSource, part: str | None) -> Path:
 
 def lines(plan: Plan, room: Room | None, find: Find = local_folder) -> list[str]:
     """For each step that loads a model one sentence: what it needs, and whether that fits."""
-    found = [_sentence(plan, step, need, room) for step, need in _needs(plan, find)]
+    found = [_sentence(plan, step, need, room) for step, need in _needs(plan, room, find)]
     return found or [_no_model(plan)]
 
 
 def line(plan: Plan, room: Room | None, find: Find = local_folder) -> str:
     """The sentence of the step that needs most; of the first whose need is unknown, if one is."""
 
-    def order(each: tuple[PipelineStep, Need | Unknown]) -> float:
+    def order(each: tuple[LoadingStep, Need | Unknown]) -> float:
         step, found = each
         return inf if isinstance(found, Unknown) else fit.peak_bytes(asked_mode(step), found, room)
 
-    needs = _needs(plan, find)
+    needs = _needs(plan, room, find)
     if not needs:
         return _no_model(plan)
     step, found = max(needs, key=order)
@@ -100,27 +103,33 @@ def _no_model(plan: Plan) -> str:
     return f"{plan.workflow_id}: no model is loaded."
 
 
-def _needs(plan: Plan, find: Find) -> list[tuple[PipelineStep, Need | Unknown]]:
+def _needs(plan: Plan, room: Room | None, find: Find) -> list[tuple[LoadingStep, Need | Unknown]]:
     sizes: dict[str, Size] = {}
     models: dict[str, StepModel] = {}
-    found: list[tuple[PipelineStep, Need | Unknown]] = []
+    found: list[tuple[LoadingStep, Need | Unknown]] = []
     for step in plan.steps:
-        if not isinstance(step, PipelineStep):
+        if isinstance(step, SubWorkflowStep) or not step.sources:
             continue
         try:
-            models[step.name] = step_model(step, find, models)
+            if isinstance(step, TaskStep):
+                models[step.name] = task_model(step, room, find)
+            else:
+                models[step.name] = step_model(step, find, models)
             found.append((step, step_need(step, models[step.name], sizes)))
         except Unknown as unknown:
             found.append((step, unknown))
     return found
 
 
-def _sentence(plan: Plan, step: PipelineStep, found: Need | Unknown, room: Room | None) -> str:
+def _sentence(plan: Plan, step: LoadingStep, found: Need | Unknown, room: Room | None) -> str:
     title = plan.workflow_id
     if len(plan.steps) > 1:
         title += f", step '{step.name}'"
     if isinstance(found, Unknown):
         return f"{title}: {found.message}"
+    if isinstance(step, TaskStep) and step.on_cpu and room is not None and room.is_accelerator:
+        # Of the machine's memory only what may be held of it is known here.
+        room = Room(room.ram_bytes, 0, room.ram_bytes)
     return fit.sentence(title, asked_mode(step), found, room)
 
 
@@ -133,17 +142,21 @@ def is_component(entry: Any) -> TypeGuard[list[Any]]:
     return isinstance(entry, list) and not numbers
 
 
-def asked_mode(step: PipelineStep) -> Mode:
+def asked_mode(step: LoadingStep) -> Mode:
     """What the document itself asks for."""
+    if not isinstance(step, PipelineStep):
+        return Mode()
     return Mode(step.offload, step.vae_slicing, step.vae_tiling)
 
 
-def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> Need:
+def step_need(step: LoadingStep, model: StepModel, sizes: dict[str, Size]) -> Need:
     """What the step needs with this model.
 
     `sizes` has what the steps before it draw, and what this one draws afterwards.
     """
     class_name, components = model
+    if isinstance(step, TaskStep):
+        return Need(step=step.name, weights=_weights(components), takes_turns=False)
     by_name = {each.name: each for each in components}
     decoder = next((by_name[name] for name in DECODERS if name in by_name), None)
     denoisers = [by_name[name] for name in DENOISERS if name in by_name]
@@ -158,11 +171,7 @@ def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> N
     known = [each for each in denoising if each is not None]
     return Need(
         step=step.name,
-        weights=tuple(
-            Weights(each.name, each.dtype, each.weight_bytes)
-            for each in {(e.folder, e.dtype): e for e in components}.values()
-            if each.weight_bytes
-        ),
+        weights=_weights(components),
         denoise_bytes=max(known) if known and len(known) == len(denoising) else None,
         decode=decode_bytes(autoencoder, size, _decoded_in(decoder.dtype, class_name, autoencoder))
         if decoder
@@ -170,6 +179,38 @@ def step_need(step: PipelineStep, model: StepModel, sizes: dict[str, Size]) -> N
         denoiser_bytes=max((each.weight_bytes for each in denoisers), default=0),
         decoder_bytes=decoder.weight_bytes if decoder else 0,
     )
+
+
+def _weights(components: Sequence[Component]) -> tuple[Weights, ...]:
+    return tuple(
+        Weights(each.name, each.dtype, each.weight_bytes)
+        for each in {(e.folder, e.dtype): e for e in components if e.weight_bytes}.values()
+    )
+
+
+def task_dtype(step: TaskStep, *, accelerator: bool) -> DType:
+    """In what the models of a task are loaded: half the bytes where they move to a card."""
+    return "float16" if accelerator and not step.on_cpu else "float32"
+
+
+def task_model(step: TaskStep, room: Room | None, find: Find = local_folder) -> StepModel:
+    """What the models of a task are put together from; see `step_model`."""
+    dtype = task_dtype(step, accelerator=room is not None and room.is_accelerator)
+    components = []
+    for name, block in step.components.items():
+        if block.has_weights:
+            folder = find(block.source, block.source.subfolder) / block.source.subfolder
+            try:
+                size_bytes = component_bytes(folder, block.source.variant, dtype, None)
+            except (OSError, ValueError) as error:
+                raise _unreadable(block.source, error) from error
+            components.append(Component(name, folder, dtype, size_bytes))
+    if not any(each.weight_bytes for each in components):
+        raise Unknown(
+            "how much it needs is unknown:"
+            f" '{next(iter(step.sources)).short_name}' has no safetensors weights."
+        )
+    return StepModel("", tuple(components))
 
 
 def step_model(
@@ -217,15 +258,19 @@ def step_model(
         )
         components += reused
     except (OSError, ValueError, AttributeError) as error:
-        raise Unknown(
-            f"how much it needs is unknown: the files of '{step.source.short_name}' cannot be read"
-            f" ({error})."
-        ) from error
+        raise _unreadable(step.source, error) from error
     if not any(each.weight_bytes for each in components):
         raise Unknown(f"how much it needs is unknown: '{step.source.short_name}' has no weights.")
     named = step.pipeline_class.rpartition(".")[2]
     real = str(index.get("_class_name", "")) if named == "DiffusionPipeline" else named
     return StepModel(real, components)
+
+
+def _unreadable(source: ModelSource, error: Exception) -> Unknown:
+    return Unknown(
+        f"how much it needs is unknown: the files of '{source.short_name}' cannot be read"
+        f" ({error})."
+    )
 
 
 def _decoded_in(dtype: DType, class_name: str, autoencoder: Mapping[str, Any]) -> DType:

@@ -140,7 +140,6 @@ class PipelineBuilder:
             seed=step_seed if block.seed is None else block.seed,
             generator=not block.configuration.no_generator,
             result=result,
-            release=step.release_pipeline,
         )
 
     def refer(
@@ -183,7 +182,7 @@ class PipelineBuilder:
                 "arguments": arguments,
                 "seed": referred.seed if step.seed is None else step.seed,
                 "result": result,
-                "release": step.release_pipeline,
+                "releases": (),
             }
         )
 
@@ -233,9 +232,15 @@ class PipelineBuilder:
                 self._reader.note(where, f"'{key}' is not a known loading argument.", hint)
         return tuple(absent)
 
-    def _source(self, loading: dict[str, Any], at: Place, *, needs: str) -> ModelSource | None:
-        model = loading.get("model_name")
-        where = (*at, "model_name")
+    def source(self, model: Any, at: Place, key: str) -> ModelSource | None:
+        """The model that is named under this key; None where it cannot be one."""
+        return self._source({key: model}, at, needs="", key=key)
+
+    def _source(
+        self, loading: dict[str, Any], at: Place, *, needs: str, key: str = "model_name"
+    ) -> ModelSource | None:
+        model = loading.get(key)
+        where = (*at, key)
         if not isinstance(model, str) or not model:
             self._reader.note(where, "The name of a model is needed: a folder or 'owner/name'.")
             return None
@@ -243,14 +248,14 @@ class PipelineBuilder:
             self._reader.note(where, "No model can have this name.")
             return None
         texts: dict[str, str] = {}
-        for key in ("subfolder", "revision", "variant"):
-            value = loading.get(key)
+        for name in ("subfolder", "revision", "variant"):
+            value = loading.get(name)
             if value is None or value == "":
                 continue
             if not isinstance(value, str) or not is_plain(value):
-                self._reader.note((*at, key), f"{value!r} is not a plain name.")
+                self._reader.note((*at, name), f"{value!r} is not a plain name.")
                 return None
-            texts[key] = value
+            texts[name] = value
         folder = self._local_folder(model, where)
         if folder is None and not _is_local(model, self._reader.folder):
             if is_repository(model):

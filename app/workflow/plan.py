@@ -7,12 +7,15 @@ pipe as JSON. `planner.py` builds it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 DType = Literal["float32", "float16", "bfloat16"]
+WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
+"""What the names of classes hold that read no weights."""
 
 
 class Frozen(BaseModel):
@@ -138,6 +141,11 @@ class ComponentBlock(Frozen):
     dtype: DType = "float32"
     quantisation: Quantisation | None = None
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it is a model, and no tokenizer, processor or scheduler."""
+        return not WITHOUT_WEIGHTS.search(self.class_name)
+
 
 class LoraSource(Frozen):
     """LoRA weights to have active during the step, with their scale."""
@@ -227,6 +235,9 @@ class PlannedStep(Frozen):
         """The results that its sub-workflows are handed, and so it depends on."""
         return [reference for rounds in self.rounds for reference in rounds.references]
 
+    releases: tuple[str, ...] = ()
+    """Steps whose components leave the memory after this one, but for what later steps need."""
+
     @property
     def saves(self) -> bool:
         """Whether files are written of what it makes."""
@@ -260,8 +271,6 @@ class PipelineStep(PlannedStep):
     arguments: dict[str, Value]
     generator: bool = True
     """False where the document says `no_generator`: the call gets none."""
-    release: bool = False
-    """Whether what no later step needs leaves the memory after this one."""
 
     @property
     def title(self) -> str:
@@ -297,6 +306,10 @@ class TaskStep(PlannedStep):
     """The arguments of each call; one that refers to results is made once per combination."""
     random: bool = False
     """Whether the task draws at random, from the seed."""
+    components: dict[str, ComponentBlock] = Field(default_factory=dict)
+    """What its models are put together from, by the task's names; their dtype is the device's."""
+    on_cpu: bool = False
+    """Whether it computes in the machine's memory also where there is an accelerator."""
 
     @property
     def title(self) -> str:
@@ -316,8 +329,12 @@ class TaskStep(PlannedStep):
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:
-        """Of everything the step loads: nothing."""
-        return ()
+        """Of everything the step loads, each once."""
+        return tuple(dict.fromkeys(block.source for block in self.components.values()))
+
+
+LoadingStep = PipelineStep | TaskStep
+"""The kinds that may load something."""
 
 
 class SubWorkflowStep(PlannedStep):

@@ -50,6 +50,7 @@ from app.workflow.references import (
     substitute,
 )
 from app.workflow.references import Path as Place
+from app.workflow.releases import Releases
 from app.workflow.results import read_result
 from app.workflow.sharing import Sharing
 from app.workflow.tasks import build_task
@@ -120,6 +121,7 @@ class _Planning:
         self.contents: list[bytes] = []
         self._properties: dict[str, tuple[str, ...]] = {}
         """What can be taken of the results of a step, where that is known."""
+        self._releases = Releases()
         self._iterations = Iterations()
         self._nodes = 0
 
@@ -190,6 +192,7 @@ class _Planning:
             at = (*place_prefix, "steps", index)
             built: Step | None
             step_seed = workflow_seed if step.seed is None else step.seed
+            before = len(self.steps)
             if step.workflow is not None:
                 last = self._add_child(raw, step, at, reader, step_seed, prefix, above, rounds)
                 built = None
@@ -205,7 +208,7 @@ class _Planning:
                 last = f"{prefix}{step.name}"
                 result = read_result(step.result, reader, (*at, "result"))
                 if step.task is not None:
-                    built = build_task(step.task, reader, last, at, step_seed, result)
+                    built = build_task(step.task, reader, self._paths, last, at, step_seed, result)
                 else:
                     builder = PipelineBuilder(self._paths, reader)
                     if step.pipeline is not None:
@@ -225,6 +228,7 @@ class _Planning:
                 built = built.model_copy(update=known)
                 self.steps.append(built)
                 self._count(built, reader, at)
+            self._releases.note(step, self.steps, before, at, reader)
             names[step.name] = last
         return names[document.steps[-1].name] if document.steps else ""
 
@@ -313,10 +317,6 @@ class _Planning:
         for name in values.keys() - known:
             message = f"The sub-workflow has no variable '{name}'."
             problem(self.problems, (*where, "arguments", name), message, nearest(name, known))
-        if step.release_pipeline:
-            message = "'release_pipeline' does nothing on a step that runs a sub-workflow."
-            hint = "Put it on the sub-workflow's own steps."
-            problem(self.problems, (*at, "release_pipeline"), message, hint)
         # What this workflow was handed itself is the same in all rounds of this step.
         here = f"{place((*where, 'arguments'))}."
         handed = tuple(

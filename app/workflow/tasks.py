@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
 from app.errors import nearest
+from app.packages import missing
+from app.settings import PathSettings
 from app.tasks import NOT_YET_SUPPORTED, TASKS
-from app.tasks.task import UNKNOWN, Gives, Task, mistakes
+from app.tasks.task import UNKNOWN, Gives, Task, loads_nothing, mistakes
 from app.workflow.document import TaskBlock
+from app.workflow.pipelines import PipelineBuilder
 from app.workflow.plan import (
+    ComponentBlock,
     DTypeValue,
     ImageValue,
     ListValue,
@@ -24,6 +28,7 @@ from app.workflow.plan import (
 )
 from app.workflow.references import Path as Place
 from app.workflow.references import parse, place
+from app.workflow.task_models import Call, computes_on_cpu, task_components, with_defaults
 from app.workflow.values import ValueReader
 
 MAX_FILES = 10_000
@@ -34,23 +39,16 @@ SAVED_AS: dict[Gives, tuple[str, ...]] = {
     "audio": ("audio/",),
     "text": ("text/", "application/json"),
     "data": ("text/", "application/json"),
+    "tensor": (),
     "anything": ("",),
 }
 """How the content types begin that a task's results can be saved as."""
 
 
-class _Call(NamedTuple):
-    """The arguments of one call, as they are being read."""
-
-    place: Place
-    values: dict[str, Value]
-    samples: dict[str, Any]
-    """Something of the kind that each value will be, to check it with."""
-
-
 def build_task(
     block: TaskBlock,
     reader: ValueReader,
+    paths: PathSettings,
     name: str,
     at: Place,
     seed: int,
@@ -71,6 +69,12 @@ def build_task(
             f"{block.command} makes {_MADE[task.gives]}, which cannot be saved as"
             f" {result.content_type}.",
         )
+    if task.loads is loads_nothing and any(call.devices for call in calls):
+        reader.warnings.append(f"{block.command} uses no device: 'device' is left out.")
+    on_cpu = computes_on_cpu(calls, reader)
+    components: dict[str, ComponentBlock] = {}
+    if len(reader.problems) == noted:
+        components = task_components(task, calls, reader, PipelineBuilder(paths, reader))
     if len(reader.problems) > noted:
         return None
     return TaskStep(
@@ -79,7 +83,9 @@ def build_task(
         command=block.command,
         calls=tuple(call.values for call in calls),
         seed=seed,
-        random=task.random,
+        random=task.random or any(task.draws(with_defaults(task, c.samples)) for c in calls),
+        components=components,
+        on_cpu=on_cpu and bool(components),
         result=result,
     )
 
@@ -90,6 +96,7 @@ _MADE: dict[Gives, str] = {
     "audio": "a sound",
     "text": "a text",
     "data": "data",
+    "tensor": "a tensor",
     "anything": "anything",
 }
 
@@ -105,14 +112,12 @@ def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
     elif task is None:
         hint = nearest(command, [*TASKS, *NOT_YET_SUPPORTED])
         reader.note(at, f"There is no task '{command}'.", hint)
-    elif task.package and task.package.is_missing:
-        message = f"'{command}' needs {task.package.name}, which is not installed."
-        reader.note(at, message, task.package.how_to_add)
-        return None
+    elif (lacking := missing(f"'{command}'", task.packages)) is not None:
+        reader.note(at, *lacking)
     return task
 
 
-def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[_Call]:
+def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[Call]:
     if block.command == "gather_images":
         return [_gathered(block, reader, (*at, "arguments"))]
     if block.inputs is None:
@@ -125,8 +130,8 @@ def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[_Call]:
     ]
 
 
-def _call(command: str, given: Any, reader: ValueReader, at: Place) -> _Call:
-    call = _Call(at, {}, {})
+def _call(command: str, given: Any, reader: ValueReader, at: Place) -> Call:
+    call = Call(at, {}, {}, [])
     if command == "gather_inputs":
         call.values["value"] = reader.read(given, at)
         call.samples["value"] = UNKNOWN
@@ -137,7 +142,7 @@ def _call(command: str, given: Any, reader: ValueReader, at: Place) -> _Call:
         for key, value in given.items():
             if key == "device":
                 # The dialect lets a document say where any task computes.
-                reader.warnings.append(f"{command} uses no device: 'device' is left out.")
+                call.devices.extend([] if value is None else [value])
                 continue
             noted = len(reader.problems)
             found = call.values[key] = reader.read(value, (*at, key))
@@ -146,7 +151,7 @@ def _call(command: str, given: Any, reader: ValueReader, at: Place) -> _Call:
     return call
 
 
-def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> _Call:
+def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
     """The pictures that `glob` and `urls` name, as one list.
 
     A pattern is matched in the workflow's folder and below, and only the document chooses it: what
@@ -165,7 +170,7 @@ def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> _Call:
             images += _matching(value, reader, where)
     if not any(arguments.get(key) for key in GATHERING):
         reader.note(at, "'glob' or 'urls' is needed.")
-    return _Call(at, {"images": ListValue(items=tuple(images))}, {"images": []})
+    return Call(at, {"images": ListValue(items=tuple(images))}, {"images": []}, [])
 
 
 def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[Value]:

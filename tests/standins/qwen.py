@@ -23,6 +23,7 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen2VLImageProcessorPil,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     Qwen3VLConfig,
     Qwen3VLModel,
@@ -78,6 +79,17 @@ def build_zimage(folder: Path, seed: int = 0) -> None:
             transformer=transformer,
         )
     save(pipeline, folder)
+
+
+def build_writer(folder: Path, seed: int = 0) -> None:
+    """A Qwen 3 that writes, with the sizes of Z-Image's text encoder."""
+    tokenizer = qwen_tokenizer()
+    with seeded(seed):
+        model = Qwen3ForCausalLM(
+            Qwen3Config(**LANGUAGE_MODEL, vocab_size=len(tokenizer), head_dim=16)
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def build_qwen_image(folder: Path, seed: int = 0) -> None:

@@ -35,6 +35,7 @@ class Bench:
 
     def __init__(self, folder: Path, device: Device | None = None, **settings: Any) -> None:
         self.folder = folder
+        self.models = folder / "models"
         self.when: Callable[[Event], None] = lambda _event: None
         """Called with every event, in the midst of the run."""
         self._events: list[Event] = []
@@ -59,7 +60,8 @@ class Bench:
 
     def plan(self, document: Document | Path, seed: int | None = 7, **inputs: Any) -> Plan:
         path = document if isinstance(document, Path) else self.write(document)
-        return make_plan(path, inputs, paths=PathSettings(media=(self.folder,)), seed=seed)
+        paths = PathSettings(media=(self.folder,), models=(self.models,))
+        return make_plan(path, inputs, paths=paths, seed=seed)
 
     def run(
         self,

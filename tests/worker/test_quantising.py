@@ -13,7 +13,7 @@ from diffusers import FluxTransformer2DModel
 
 from app.protocol import StepProgress
 from app.worker.device import Device
-from app.worker.loading import _part
+from app.worker.loading import known_part
 from app.worker.quantising import held_bytes
 from app.worker.weights import _from_pretrained
 from app.workflow.plan import ModelSource
@@ -157,7 +157,7 @@ def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: P
     config_type, arguments = QUANTISED[how]
     quantiser = QUANTISERS[config_type.rpartition(".")[2]]
     wanted = quantisation(quantiser, arguments)
-    part = _part(
+    part = known_part(
         "transformer",
         FluxTransformer2DModel,
         folder,

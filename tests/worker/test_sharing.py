@@ -113,7 +113,7 @@ def test_a_released_pipeline_leaves_after_its_step(bench: Bench):
     assert titles(bench) == set()
     departure = bench.runner.residency.last_departure
     assert departure is not None
-    assert departure.reason == "step 'draw' releases its pipeline"
+    assert departure.reason == "step 'draw' releases it"
     after = bench.run(PLAIN)
     assert after.success.loaded
     assert same(before, ran)

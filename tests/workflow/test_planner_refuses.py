@@ -12,7 +12,7 @@ from app.workflow.document import NOT_YET_SUPPORTED
 from app.workflow.names import NOT_HERE
 from app.workflow.plan import DTypeValue, LiteralValue, ObjectValue, Value
 from app.workflow.planner import make_plan
-from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
+from tests.workflow.bench import MODEL, Bench, drawing, step, told
 
 PIPELINE = "steps[0].pipeline"
 CLASS = f"{PIPELINE}.configuration.component_type"
@@ -332,12 +332,6 @@ def test_variables_stand_in_seed_result_and_offload(bench: Bench):
         "inputs.fps": "Input should be less than or equal to 240, not 500.",
         "inputs.offload": "'modle' is not one of 'model' or 'sequential'. Did you mean 'model'?",
     }
-
-
-def test_releasing_the_pipeline_of_a_sub_workflow_step_is_refused(bench: Bench):
-    bench.write(drawing(), "child.json")
-    document = drawing(steps=[{**sub("child.json"), "release_pipeline": True}])
-    assert list(bench.problems(document)) == ["steps[0].release_pipeline"]
 
 
 @pytest.mark.parametrize(

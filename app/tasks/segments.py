@@ -1,0 +1,261 @@
+"""What is where in a picture: by kinds of things, by a text, and everything apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from PIL import Image
+from pydantic import Field
+
+from app.tasks.ade20k import palette
+from app.tasks.edges import Resolution, at_resolution, size_at
+from app.tasks.resize import OnePicture
+from app.tasks.task import OPENCV, Loaded, Loads, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UPERNET = "openmmlab/upernet-convnext-small"
+GROUNDING_DINO, SAM_2 = "IDEA-Research/grounding-dino-base", "facebook/sam2-hiera-large"
+SAM = "facebook/sam-vit-base"
+TEXT_THRESHOLD = 0.25
+"""From how much likeness on a box counts as named by a word of the text."""
+POINTS_AT_A_TIME = 64
+OVERLAP = 0.7
+"""Of the boxes around two masks: from there on they are of the same thing."""
+Named = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Segmentation(OnePicture):
+    model_name: Named = UPERNET
+
+
+class Segment(OnePicture):
+    prompt: Named
+    """What to find; several things are separated by full stops."""
+    model_name: Named = GROUNDING_DINO
+    sam_model_name: Named = SAM_2
+    threshold: Share = 0.3
+    invert: bool = False
+
+
+class Sam(OnePicture):
+    detect_resolution: Resolution = 512
+    image_resolution: Resolution = 512
+    points_per_side: Annotated[int, Field(ge=1, le=128)] = 32
+    """SAM is asked about a grid of points."""
+    pred_iou_thresh: Share = 0.88
+    """How good SAM itself has to find a mask."""
+    stability_score_thresh: Share = 0.95
+    """How much of it has to stay when it is drawn one logit tighter instead of wider."""
+    model_name: Named = SAM
+
+
+def segmentation(arguments: Segmentation, loaded: Loaded) -> Image.Image:
+    """The colour of its kind for every pixel, in the picture's own size."""
+    import numpy as np
+    import torch
+
+    picture, model = arguments.image.convert("RGB"), loaded.components["model"]
+    seen = loaded.components["image_processor"](picture, return_tensors="pt")
+    logits = model(seen["pixel_values"].to(loaded.device, model.dtype)).logits.float()
+    grown = torch.nn.functional.interpolate(
+        logits, (picture.height, picture.width), mode="bilinear", align_corners=False
+    )
+    kinds = grown[0].argmax(0).cpu().numpy()
+    colours = np.array(palette(), np.uint8)
+    return Image.fromarray(colours[kinds % len(colours)])
+
+
+def segment(arguments: Segment, loaded: Loaded) -> Image.Image:
+    """White (L) where what the text names is, black elsewhere; all black where nothing is."""
+    import numpy as np
+
+    picture = arguments.image.convert("RGB")
+    found = np.zeros((picture.height, picture.width), bool)
+    boxes = _boxes(picture, arguments, loaded)
+    if len(boxes):
+        found = _outlined(picture, boxes, loaded).any(0).cpu().numpy()
+    return Image.fromarray(np.where(found != arguments.invert, 255, 0).astype(np.uint8))
+
+
+def sam(arguments: Sam, loaded: Loaded) -> Image.Image:
+    """Everything apart, each in a colour of its own, the small before the large; black where SAM
+    is not sure of anything."""
+    import numpy as np
+
+    pixels = at_resolution(arguments.image, arguments.detect_resolution)
+    painted = np.zeros_like(pixels)
+    colours = palette()
+    masks = _everything(Image.fromarray(pixels), arguments, loaded)
+    for number, mask in enumerate(sorted(masks, key=lambda mask: -int(mask.sum()))):
+        painted[mask.cpu().numpy()] = colours[number % len(colours)]
+    size = size_at(arguments.image_resolution, pixels.shape)
+    return Image.fromarray(painted).resize(size, Image.Resampling.NEAREST)
+
+
+# --- by a text -----------------------------------------------------------------------------------
+
+
+def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
+    """Where what the text names is: (count, 4), left, top, right and bottom in pixels."""
+    from transformers import GroundingDinoProcessor
+
+    detector = loaded.components["detector"]
+    processor = GroundingDinoProcessor(
+        image_processor=loaded.components["image_processor"],
+        tokenizer=loaded.components["tokenizer"],
+    )
+    # The model knows its categories by small letters and the full stop after each.
+    text = arguments.prompt.strip().lower().rstrip(".") + "."
+    seen = processor(images=picture, text=text, return_tensors="pt").to(loaded.device)
+    seen["pixel_values"] = seen["pixel_values"].to(detector.dtype)
+    output = detector(**seen)
+    (found,) = processor.post_process_grounded_object_detection(
+        output,
+        seen["input_ids"],
+        threshold=arguments.threshold,
+        text_threshold=TEXT_THRESHOLD,
+        target_sizes=[(picture.height, picture.width)],
+    )
+    boxes: Tensor = found["boxes"].float()
+    return boxes
+
+
+def _outlined(picture: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
+    """What SAM 2 sees in these boxes: (count, height, width) of true and false."""
+    import torch
+
+    model = loaded.components["segmenter"]
+    seen = loaded.components["segmenter_image_processor"](picture, return_tensors="pt")
+    pixels = seen["pixel_values"].to(loaded.device, model.dtype)
+    height, width = pixels.shape[-2:]
+    scale = torch.tensor([width / picture.width, height / picture.height] * 2, device=boxes.device)
+    output = model(
+        pixel_values=pixels,
+        input_boxes=(boxes * scale)[None].to(model.dtype),
+        multimask_output=False,
+    )
+    masks = torch.nn.functional.interpolate(
+        output.pred_masks[0].float(),
+        (picture.height, picture.width),
+        mode="bilinear",
+        align_corners=False,
+    )
+    found: Tensor = masks[:, 0] > 0
+    return found
+
+
+# --- everything apart ----------------------------------------------------------------------------
+
+
+def _everything(picture: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tensor]:
+    """A mask (height, width) for everything SAM is sure of, none of them twice.
+
+    So Segment Anything's own automatic masks are made, with its thresholds.
+    """
+    import torch
+
+    model, processor = loaded.components["model"], loaded.components["image_processor"]
+    seen = processor(picture, return_tensors="pt")
+    sizes, reshaped = seen["original_sizes"], seen["reshaped_input_sizes"]
+    embedded = model.get_image_embeddings(seen["pixel_values"].to(loaded.device, model.dtype))
+    height, width = (int(side) for side in reshaped[0])
+    steps = (torch.arange(arguments.points_per_side) + 0.5) / arguments.points_per_side
+    grid = torch.cartesian_prod(steps * width, steps * height)
+    masks: list[Tensor] = []
+    scores: list[float] = []
+    parts: tuple[Tensor, ...] = torch.split(grid, POINTS_AT_A_TIME)
+    for number, points in enumerate(parts, start=1):
+        output = model(
+            image_embeddings=embedded,
+            input_points=points[None, :, None].to(loaded.device, model.dtype),
+            multimask_output=True,
+        )
+        found = output.iou_scores.float().flatten()
+        good = found > arguments.pred_iou_thresh
+        if good.any():
+            small = output.pred_masks.float().flatten(0, 2)[good]
+            (logits,) = processor.post_process_masks(
+                [small[:, None]], sizes, reshaped, binarize=False
+            )
+            for mask, score in zip(logits[:, 0], found[good].tolist(), strict=True):
+                if _stability(mask) >= arguments.stability_score_thresh:
+                    masks.append(mask > 0)
+                    scores.append(score)
+        loaded.progress(number, len(parts))
+    return _apart(masks, scores)
+
+
+def _stability(logits: Tensor) -> float:
+    """0 for an empty mask."""
+    tight, wide = int((logits > 1).sum()), int((logits > -1).sum())
+    return tight / wide if tight else 0.0
+
+
+def _apart(masks: list[Tensor], scores: list[float]) -> list[Tensor]:
+    """Of masks whose boxes overlap too much only the one with the best score."""
+    kept: list[int] = []
+    boxes = [_box(mask) for mask in masks]
+    for index in sorted(range(len(masks)), key=lambda i: -scores[i]):
+        if all(_overlap(boxes[index], boxes[other]) <= OVERLAP for other in kept):
+            kept.append(index)
+    return [masks[index] for index in kept]
+
+
+def _box(mask: Tensor) -> tuple[int, int, int, int]:
+    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """What both boxes share, of what they take together."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+# --- what is loaded ------------------------------------------------------------------------------
+
+
+def _upernet(values: Mapping[str, Any]) -> tuple[Loads, ...]:
+    model = values["model_name"]
+    return (
+        Loads("model", "transformers.AutoModelForSemanticSegmentation", model),
+        Loads("image_processor", "transformers.AutoImageProcessor", model),
+    )
+
+
+def _sam(values: Mapping[str, Any]) -> tuple[Loads, ...]:
+    model = values["model_name"]
+    return (
+        Loads("model", "transformers.SamModel", model),
+        Loads("image_processor", "transformers.AutoImageProcessor", model),
+    )
+
+
+def _detector_and_segmenter(values: Mapping[str, Any]) -> tuple[Loads, ...]:
+    detector, segmenter = values["model_name"], values["sam_model_name"]
+    return (
+        Loads("detector", "transformers.AutoModelForZeroShotObjectDetection", detector),
+        Loads("tokenizer", "transformers.AutoTokenizer", detector),
+        Loads("image_processor", "transformers.AutoImageProcessor", detector),
+        Loads("segmenter", "transformers.Sam2Model", segmenter, "sam_model_name"),
+        # SAM 2's own wants torchvision. It scales, shifts and divides, and so does this one, by the
+        # same keys of the same file.
+        Loads(
+            "segmenter_image_processor",
+            "transformers.ViTImageProcessorPil",
+            segmenter,
+            "sam_model_name",
+        ),
+    )
+
+
+SEGMENTATION = Task(Segmentation, segmentation, gives="image", loads=_upernet)
+SEGMENT = Task(Segment, segment, gives="image", loads=_detector_and_segmenter)
+EVERYTHING = Task(Sam, sam, gives="image", loads=_sam, packages=(OPENCV,))

@@ -1,0 +1,88 @@
+"""What a task loads: which component comes from where, and where it computes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.tasks.task import UNKNOWN, Loads, Task
+from app.workflow.pipelines import PipelineBuilder
+from app.workflow.plan import ComponentBlock, Value
+from app.workflow.references import Path as Place
+from app.workflow.values import ValueReader
+
+CONFIG = "config.json"
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class Call(NamedTuple):
+    """The arguments of one call, as they are being read."""
+
+    place: Place
+    values: dict[str, Value]
+    samples: dict[str, Any]
+    """Something of the kind that each value will be, to check it with."""
+    devices: list[Any]
+    """The one that is asked for, if one is."""
+
+
+def with_defaults(task: Task, samples: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with what those become that are not given."""
+    fields = task.arguments.model_fields.items()
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
+    return {**defaults, **samples}
+
+
+def task_components(
+    task: Task, calls: Iterable[Call], reader: ValueReader, builder: PipelineBuilder
+) -> dict[str, ComponentBlock]:
+    """What the calls of one step load, by name; the same for all of them.
+
+    What is wrong is noted: a model that is not there, that a step would name, or that differs from
+    call to call.
+    """
+    wanted: tuple[Loads, ...] | None = None
+    found: dict[str, ComponentBlock] = {}
+    for call in calls:
+        loads = task.loads(with_defaults(task, call.samples))
+        if wanted is None:
+            wanted = loads
+            for each in loads:
+                if (block := _component(each, call.place, reader, builder)) is not None:
+                    found[each.name] = block
+        elif loads != wanted:
+            reader.note(call.place, "All inputs of one step have to need the same models.")
+    return found
+
+
+def computes_on_cpu(calls: Iterable[Call], reader: ValueReader) -> bool:
+    """Whether the document keeps the task off the accelerator: there is no other choice of a
+    device than this one, because the worker has one."""
+    wanted = set()
+    for call in calls:
+        for device in call.devices:
+            if not isinstance(device, str) or not DEVICE.fullmatch(device):
+                where = (*call.place, "device")
+                reader.note(where, f"{device!r} is no device.", "Use 'cpu', or leave it out.")
+        wanted.add(call.devices == ["cpu"])
+    if len(wanted) > 1:
+        reader.note(call.place, "All inputs of one step compute on the same device.")
+    return True in wanted
+
+
+def _component(
+    wanted: Loads, at: Place, reader: ValueReader, builder: PipelineBuilder
+) -> ComponentBlock | None:
+    where = (*at, wanted.argument)
+    if wanted.model is UNKNOWN:
+        reader.note(where, "A model is named in the document; no step can name it.")
+        return None
+    source = builder.source(wanted.model, at, wanted.argument)
+    if source is None:
+        return None
+    if source.folder is not None and not (Path(source.folder) / CONFIG).is_file():
+        reader.note(where, f"'{source.model}' is not a model: it has no {CONFIG}.")
+        return None
+    return ComponentBlock(class_name=wanted.class_name, source=source)

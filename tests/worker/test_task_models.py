@@ -1,0 +1,292 @@
+"""Tasks that run models: what they give, and that their models are held like those of pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.protocol import Event, PhaseChanged, RunCancelled, RunFailed, StepProgress
+from tests.doubles.accelerator import Accelerator
+from tests.engines import Finished
+from tests.standins.language import build_vision_model
+from tests.standins.qwen import build_writer, build_zimage
+from tests.standins.task_models import build_task_models
+from tests.worker.bench import Bench, Document, document, pixels, same
+
+SIZE = (48, 32)
+LANGUAGE, VISION = "Qwen/Qwen2.5-1.5B-Instruct", "HuggingFaceTB/SmolVLM-256M-Instruct"
+NOISE = {"stability_score_thresh": 0.0, "points_per_side": 4}
+"""SAM's stand-in draws masks of noise."""
+
+
+@pytest.fixture(scope="session")
+def task_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny models under the names that tasks have as defaults. Not to be written to."""
+    folder = tmp_path_factory.mktemp("task-models")
+    build_task_models(folder)
+    return folder
+
+
+@pytest.fixture
+def tasks(bench: Bench, task_models: Path) -> Bench:
+    """A bench with these models, and a picture `seen.png`."""
+    bench.models = task_models
+    Image.effect_noise(SIZE, 80).convert("RGB").save(bench.folder / "seen.png")
+    return bench
+
+
+def doing(command: str, name: str = "do", *, saved_as: str = "image/png", **arguments: Any):
+    task = {"command": command, "arguments": arguments}
+    return {"name": name, "task": task, "result": {"content_type": saved_as}}
+
+
+def looking(command: str, name: str = "do", **arguments: Any) -> Document:
+    return doing(command, name, image="seen.png", **arguments)
+
+
+def telling(**arguments: Any) -> Document:
+    return doing("text_generation", saved_as="text/plain",
+                 **{"prompt": "a cat", "max_new_tokens": 6, **arguments})  # fmt: skip
+
+
+def texts(finished: Finished) -> list[str]:
+    assert finished.success
+    return [result.text for result in finished.results]
+
+
+def held(bench: Bench) -> list[str]:
+    return sorted(entry.title.partition(" (")[0] for entry in bench.runner.residency.entries)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "size"),
+    [
+        ("depth", {"width": 40, "height": 24}, (40, 24)),
+        ("depth_estimator", {}, SIZE),
+        ("midas", {"detect_resolution": 64, "image_resolution": 128}, (256, 128)),
+        ("zoe", {"detect_resolution": 64, "image_resolution": 64}, (128, 64)),
+        ("zoe_depth", {}, SIZE),
+        ("segmentation", {}, SIZE),
+        ("segment", {"prompt": "A cat", "threshold": 0.0}, SIZE),
+        ("sam", {"detect_resolution": 64, "image_resolution": 64, **NOISE}, (128, 64)),
+    ],
+)
+def test_a_task_gives_a_picture_and_loads_nothing_the_second_time(
+    tasks: Bench, command: str, arguments: dict[str, Any], size: tuple[int, int]
+):
+    wanted = document(looking(command, **arguments))
+    cold, warm = tasks.run(wanted), tasks.run(wanted)
+    with Image.open(cold.results[0].path) as picture:
+        assert picture.size == size
+        assert picture.mode == ("L" if command == "segment" else "RGB")
+    assert np.ptp(pixels(cold)[0]) > 0
+    assert any("model of" in t or "segmenter of" in t for t in cold.success.loaded)
+    assert warm.success.loaded == ()
+    assert same(cold, warm)
+
+
+def test_a_mask_can_be_turned_around_and_is_black_where_nothing_is_found(tasks: Bench):
+    def mask(**arguments: Any) -> np.ndarray:
+        (found,) = pixels(tasks.run(document(looking("segment", prompt="a cat", **arguments))))
+        return found
+
+    found = mask(threshold=0.0)
+    assert set(np.unique(found)) == {0, 255}
+    assert np.array_equal(mask(threshold=0.0, invert=True), 255 - found)
+    assert not mask(threshold=1.0).any()
+
+
+def test_a_depth_as_a_tensor_is_the_hint_of_a_control_net(tasks: Bench):
+    hint = looking("depth_estimator_tensor", "hint", dtype="torch.float16")
+    del hint["result"]
+    size = doing("gather_inputs", saved_as="application/json", size="previous_result:hint.shape")
+    (found,) = texts(tasks.run(document(hint, size)))
+    assert found == f'{{"size": [1, 3, {SIZE[1]}, {SIZE[0]}]}}'
+    wrong = {**looking("depth_estimator_tensor"), "result": {"content_type": "image/png"}}
+    assert "makes a tensor, which cannot be saved as image/png" in refused(tasks, wrong)
+
+
+def refused(bench: Bench, *steps: Document) -> str:
+    from app.errors import BadRequest
+
+    with pytest.raises(BadRequest) as caught:
+        bench.plan(document(*steps))
+    return " ".join(f"{p.place}: {p.message} {p.hint}" for p in caught.value.problems)
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+def test_a_text_is_written_token_by_token_the_likeliest_each_time(tasks: Bench):
+    first, second = tasks.run(document(telling()), seed=1), tasks.run(document(telling()), seed=2)
+    # The published model is told to draw; the task says otherwise.
+    assert texts(first) == texts(second) != [""]
+    progress = [event for event in first.events if isinstance(event, StepProgress)]
+    assert [(event.done, event.total) for event in progress] == [(n, 6) for n in range(1, 7)]
+
+
+def test_a_text_that_is_drawn_is_drawn_from_the_seed_and_from_nothing_else(tasks: Bench):
+    drawn = document(telling(generate_kwargs={"do_sample": True, "temperature": 5.0}))
+    before = torch.get_rng_state()
+    first, again, other = (texts(tasks.run(drawn, seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_that_sees_is_shared_by_the_tasks_that_name_it(tasks: Bench):
+    steps = [
+        looking("image_to_text", "caption", saved_as="text/plain", max_new_tokens=4),
+        {**telling(image="seen.png", prompt="previous_result:caption"), "name": "more"},
+    ]
+    finished = tasks.run(document(*steps))
+    assert all(texts(finished))
+    assert len(finished.success.loaded) == 3
+    assert held(tasks) == [f"{part} of SmolVLM-256M-Instruct"
+                           for part in ("image_processor", "model", "tokenizer")]  # fmt: skip
+
+
+def test_what_a_model_says_depends_on_the_picture(tasks: Bench):
+    Image.new("RGB", SIZE, "red").save(tasks.folder / "other.png")
+    one, other = (
+        tasks.run(document(doing("image_to_text", image=name, saved_as="text/plain")))
+        for name in ("seen.png", "other.png")
+    )
+    assert texts(one) != texts(other)
+
+
+def test_what_changes_a_prompt_changes_the_text(tasks: Bench):
+    told = [
+        texts(tasks.run(document(telling(**more))))
+        for more in ({}, {"system_prompt": "Be brief."}, {"prompt": "two dogs"})
+    ]
+    assert len({text for (text,) in told}) == 3
+
+
+# --- the table of what is held -------------------------------------------------------------------
+
+
+def test_a_model_of_a_task_is_shown_counted_and_freed(tasks: Bench):
+    tasks.run(document(looking("depth")))
+    (model,) = [e for e in tasks.runner.residency.described() if e.weight_bytes]
+    assert model.title == "model of dpt-hybrid-midas (float32)"
+    assert model.used_by == ("test",)
+    assert tasks.runner.residency.bytes_in("device") == model.weight_bytes
+    tasks.free()
+    assert held(tasks) == []
+    assert (
+        "model of dpt-hybrid-midas (float32)"
+        in tasks.run(document(looking("depth"))).success.loaded
+    )
+
+
+def test_a_model_is_shared_with_the_pipeline_that_has_it_as_its_text_encoder(tasks: Bench):
+    """A Qwen 3 writes the prompt and encodes it for Z-Image."""
+    build_zimage(tasks.folder / "drawer")
+    build_writer(tasks.folder / "qwen3")
+    text_encoder = {
+        "configuration": {"component_type": "transformers.Qwen3ForCausalLM"},
+        "from_pretrained_arguments": {"model_name": "qwen3"},
+    }
+    drawing = {
+        "name": "draw",
+        "pipeline": {
+            "configuration": {"component_type": "ZImagePipeline"},
+            "from_pretrained_arguments": {"model_name": "drawer"},
+            "text_encoder": text_encoder,
+            "arguments": {
+                "prompt": "previous_result:do", "num_inference_steps": 2, "width": 32, "height": 32,
+            },
+        },
+    }  # fmt: skip
+    finished = tasks.run(document(telling(model_name="qwen3"), drawing))
+    loaded = [title for title in finished.success.loaded if " of qwen3 " in title]
+    assert sorted(loaded) == ["model of qwen3 (float32)", "tokenizer of qwen3 (float32)"]
+    assert not any(title.startswith("text_encoder") for title in finished.success.loaded)
+
+
+def test_what_a_task_alone_needs_leaves_after_it(tasks: Bench):
+    depth, again = looking("depth", "first"), looking("midas", "second")
+    segmentation = looking("segmentation", "third")
+    tasks.run(document(depth | {"release_models": True}, segmentation))
+    assert held(tasks) == [f"{part} of upernet-convnext-small"
+                           for part in ("image_processor", "model")]  # fmt: skip
+    finished = tasks.run(document(depth | {"release_models": True}, again))
+    assert [t for t in finished.success.loaded if t.startswith("model")] == [
+        "model of dpt-hybrid-midas (float32)"
+    ]
+    tasks.run(document(depth, segmentation, again | {"release_models": True}))
+    assert held(tasks) == []
+
+
+def test_a_task_kept_off_the_accelerator_computes_in_the_machines_memory(
+    tmp_path: Path, tasks: Bench
+):
+    device = Accelerator()
+    other = Bench(tmp_path / "other", device)
+    other.models, other.folder = tasks.models, tasks.folder
+    finished = other.run(document(looking("depth", device="cpu")))
+    assert finished.success.loaded[0] == "model of dpt-hybrid-midas (float32)"
+    (model,) = [e for e in other.runner.residency.described() if e.weight_bytes]
+    assert (model.place, device.moves) == ("ram", [])
+    assert same(finished, tasks.run(document(looking("depth"))))
+
+
+def test_on_an_accelerator_a_model_has_half_the_bytes(tmp_path: Path, tasks: Bench):
+    device = Accelerator()
+    other = Bench(tmp_path / "other", device)
+    other.models, other.folder = tasks.models, tasks.folder
+    finished = other.run(document(looking("depth")))
+    assert finished.success.loaded[0] == "model of dpt-hybrid-midas (float16)"
+    assert device.moves == [("DPTForDepthEstimation", "device")]
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_cancel_ends_a_task_in_the_midst_of_its_call(tasks: Bench):
+    def cancel(event: Event) -> None:
+        if isinstance(event, StepProgress) and event.done == 3:
+            tasks.cancel(event.run_id)
+
+    expected = texts(tasks.run(document(telling())))
+    tasks.when = cancel
+    ended = tasks.run(document(telling(max_new_tokens=500)))
+    assert isinstance(ended.terminal, RunCancelled)
+    assert ended.terminal.phase == "computing"
+    progress = [event for event in ended.events if isinstance(event, StepProgress)]
+    assert progress[-1].done == 3
+    tasks.when = lambda _event: None
+    after = tasks.run(document(telling()))
+    assert after.success.loaded == ()
+    assert texts(after) == expected
+
+
+def test_phases_of_a_task_with_a_model_are_loading_computing_saving(tasks: Bench):
+    finished = tasks.run(document(looking("depth")))
+    phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
+    assert phases == ["loading", "computing", "saving"]
+
+
+def test_a_model_without_safetensors_is_told(tasks: Bench):
+    build_vision_model(tasks.folder / "pickled")
+    (tasks.folder / "pickled" / "model.safetensors").rename(
+        tasks.folder / "pickled" / "pytorch_model.bin"
+    )
+    step = looking("image_to_text", saved_as="text/plain", model_name="pickled")
+    ended = tasks.run(document(step)).terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.message.startswith("'pickled' has no safetensors weights")
+
+
+def test_a_model_for_something_else_is_told(tasks: Bench):
+    ended = tasks.run(document(looking("depth", model_name=LANGUAGE))).terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.message == (
+        f"'{LANGUAGE}' is no model that transformers knows for this task"
+        " (AutoModelForDepthEstimation)."
+    )
