@@ -57,7 +57,7 @@ def _number(spec: InputSpec, value: Any) -> Component:
     return gr.Number(
         value,
         label=spec.label,
-        info=spec.help or _limits(spec),
+        info=" ".join(filter(None, (spec.help, _limits(spec)))) or None,
         step=spec.step or (1 if spec.whole else 0.1),
         interactive=True,
         elem_id=f"input-{spec.name}",
@@ -168,11 +168,25 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
     kept = values.get(spec.name)
     if mask is not None:
         return Field(spec, _editor(spec, kept), mask)
-    value = kept if fits(spec, kept) else spec.default
+    value = kept if fits(spec, kept) else shown(spec)
     field = Field(spec, INPUT_WIDGETS[spec.kind](spec, value))
     if spec.examples and spec.kind == "text":
         _chips(spec, field.component)
     return field
+
+
+def shown(spec: InputSpec) -> Any:
+    """What stands in the component when nobody has changed it.
+
+    A picture's place stays empty; the label says that the document names one itself.
+    """
+    default = spec.default
+    if spec.kind in {"image", "mask"}:
+        return None
+    if isinstance(default, list) and all(isinstance(item, str) and "," not in item
+                                         for item in default):  # fmt: skip
+        return ", ".join(default)
+    return json.dumps(default) if isinstance(default, list | dict) else default
 
 
 def _chips(spec: InputSpec, target: Component) -> None:
@@ -229,7 +243,9 @@ def read_form(
 
 def _inputs_of(field: Field, held: Any, uploads: Path) -> Iterator[tuple[str, JsonValue]]:
     if field.mask is None:
-        yield field.spec.name, held
+        # What stands there unchanged is the default itself; an empty text where it is null, too.
+        unchanged = held == shown(field.spec) or (held == "" and field.spec.default is None)
+        yield field.spec.name, None if unchanged else held
         return
     editor: Editor = held or {}
     yield field.spec.name, editor.get("background")
@@ -290,13 +306,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _asked(spec: InputSpec) -> str:
+    default = spec.default
+    named = default.get("location") if isinstance(default, dict) else default
+    if isinstance(named, str) and named:
+        return f"{spec.label} (empty: the workflow's own)"
     return f"{spec.label} *" if spec.required else spec.label
 
 
 def _limits(spec: InputSpec) -> str | None:
     low, high = spec.minimum, spec.maximum
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
+        return f"{low:g} to {high:g}."
     if low is not None:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if high is not None else None
+        return f"At least {low:g}."
+    return f"At most {high:g}." if high is not None else None

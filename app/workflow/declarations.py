@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
 from pydantic import JsonValue, ValidationError
 
-from app.errors import InvalidWorkflow, Problem, nearest
+from app.errors import InvalidWorkflow, Problem, WorkbenchError, nearest, shortened
+from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS
 from app.workflow.document import InputBlock
+from app.workflow.files import can_be_path
+from app.workflow.forms import children_of, derived_blocks, label
 from app.workflow.inputs import VARIABLE_NAME, InputSpec, input_specs
-from app.workflow.loader import RawDocument
-from app.workflow.references import TooManyNodes, place, substitute
+from app.workflow.loader import RawDocument, read_document
+from app.workflow.references import TooManyNodes, parse, place, substitute
+
+MAX_DEPTH = 8
+"""How deep sub-workflows may stand in each other."""
 
 
-def declared_inputs(raw: RawDocument) -> tuple[InputSpec, ...]:
-    """What the document asks for. Raises InvalidWorkflow where that part is malformed."""
+def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, ...]:
+    """What the document asks for. Raises InvalidWorkflow where that part is malformed.
+
+    With `deep` what its sub-workflows tell of their variables is handed up.
+    """
     variables = raw.tree.get("variables", {})
     blocks = raw.tree.get("inputs", {})
     problems: list[Problem] = []
@@ -47,7 +60,79 @@ def declared_inputs(raw: RawDocument) -> tuple[InputSpec, ...]:
             ]
     if problems:
         raise InvalidWorkflow(f"'{raw.path.stem}' is not a valid workflow.", problems)
-    return input_specs(_defaults(raw, variables), parsed)
+    derived = derived_blocks(raw.tree, _Children().blocks(raw) if deep else {})
+    asked = {
+        name: _overridden(derived.get(name, InputBlock(label=label(name))), parsed.get(name))
+        for name in variables
+    }
+    return input_specs(_defaults(raw, variables), asked)
+
+
+def child_path(parent: Path, named: str) -> Path:
+    """Where a sub-workflow's file lies. Raises InvalidWorkflow for what may not be named."""
+    if parse(named) is not None or not can_be_path(parent.parent / named):
+        raise InvalidWorkflow(f"'{shortened(named)}' is not a path.")
+    if named.startswith("builtin:"):
+        name = named.removeprefix("builtin:")
+        if "/" in name or "\\" in name:
+            raise InvalidWorkflow(f"'{named}' has to name a shipped workflow, without folders.")
+        builtin = BUILTIN_WORKFLOWS / name
+        return (builtin if builtin.is_file() else SHIPPED_WORKFLOWS / name).resolve()
+    path = (parent.parent / named).resolve()
+    if not path.is_relative_to(parent.parent.resolve()):
+        raise InvalidWorkflow(f"'{named}' lies outside the folder of '{parent.name}'.")
+    return path
+
+
+def _overridden(derived: InputBlock, own: InputBlock | None) -> InputBlock:
+    """What was derived, with what the document itself says on top."""
+    if own is None:
+        return derived
+    told = {key: getattr(derived, key) for key in derived.model_fields_set}
+    said = {key: getattr(own, key) for key in own.model_fields_set}
+    if said.keys() & {"choices", "mask_of"} or {"minimum", "maximum"} <= said.keys():
+        # These say what kind of field it is as well as the word would.
+        told.pop("kind", None)
+    return InputBlock(**{**told, "group": "", **said})
+
+
+class _Children:
+    """What is told of the variables of sub-workflows; each file is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, Mapping[str, InputBlock]] = {}
+
+    def blocks(
+        self, raw: RawDocument, depth: int = MAX_DEPTH
+    ) -> dict[str, Mapping[str, InputBlock]]:
+        """By the step that runs it. One that cannot be read is passed over here; the planner says
+        what is wrong with it."""
+        found = {}
+        for step, named in children_of(raw.tree) if depth else ():
+            with contextlib.suppress(WorkbenchError):
+                found[step] = self._of(child_path(raw.path, named), depth - 1)
+        return found
+
+    def _of(self, path: Path, depth: int) -> Mapping[str, InputBlock]:
+        if path not in self._known:
+            # While it is read nothing is known of it: it may run itself.
+            self._known[path] = {}
+            child = read_document(path)
+            own = _own_blocks(child)
+            self._known[path] = {
+                name: _overridden(block, own.get(name))
+                for name, block in derived_blocks(child.tree, self.blocks(child, depth)).items()
+            }
+        return self._known[path]
+
+
+def _own_blocks(raw: RawDocument) -> dict[str, InputBlock]:
+    blocks = raw.tree.get("inputs")
+    found = {}
+    for name, block in (blocks if isinstance(blocks, dict) else {}).items():
+        with contextlib.suppress(ValidationError):
+            found[name] = InputBlock.model_validate(block)
+    return found
 
 
 def _defaults(raw: RawDocument, variables: dict[str, JsonValue]) -> dict[str, JsonValue]:

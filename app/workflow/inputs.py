@@ -6,6 +6,7 @@ label, kind and limits. A value that does not fit is refused, never passed on un
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -190,7 +191,8 @@ def _converted(spec: InputSpec, value: JsonValue) -> JsonValue:
             return _number(value, whole=isinstance(default, int))
         case list():
             if isinstance(value, str):
-                return [item.strip() for item in value.split(",")]
+                found = _json(value, list)
+                return [item.strip() for item in value.split(",")] if found is None else found
             if isinstance(value, list):
                 return value
             raise ValueError(f"A list is needed, not {value!r}.")
@@ -199,9 +201,21 @@ def _converted(spec: InputSpec, value: JsonValue) -> JsonValue:
                 return str(value)
             raise ValueError(f"A text is needed, not {value!r}.")
         case _:
-            if isinstance(value, dict | str):
+            if isinstance(value, str):
+                found = _json(value, dict)
+                return value if found is None else found
+            if isinstance(value, dict):
                 return value
             raise ValueError(f"An object is needed, not {value!r}.")
+
+
+def _json(text: str, kind: type) -> JsonValue:
+    """The list or object that the text is in JSON; None where it is none."""
+    try:
+        found: JsonValue = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, kind) and not unfit(found) else None
 
 
 def _number(value: JsonValue, *, whole: bool) -> int | float:

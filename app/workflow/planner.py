@@ -17,14 +17,12 @@ from app.errors import (
     Problem,
     WorkbenchError,
     nearest,
-    shortened,
 )
-from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS, PathSettings
+from app.settings import PathSettings
 from app.tasks import TASKS
 from app.workflow.calls import output_fields
-from app.workflow.declarations import declared_inputs
+from app.workflow.declarations import MAX_DEPTH, child_path, declared_inputs
 from app.workflow.document import MAX_SEED, StepDocument
-from app.workflow.files import can_be_path
 from app.workflow.fingerprint import workflow_hash
 from app.workflow.inputs import check_inputs
 from app.workflow.iterations import MAX_ITERATIONS, Iterations
@@ -45,7 +43,6 @@ from app.workflow.references import (
     MAX_NODES,
     Substituted,
     TooManyNodes,
-    parse,
     place,
     substitute,
 )
@@ -56,7 +53,6 @@ from app.workflow.sharing import Sharing
 from app.workflow.tasks import build_task
 from app.workflow.values import TooManyProblems, ValueReader, problem
 
-MAX_DEPTH = 8
 NO_VALUE = ("There is no variable", "The default of variable")
 """How the sentences on a variable without a value begin."""
 
@@ -290,11 +286,11 @@ class _Planning:
             reader.note((*where, "path"), "An input cannot choose a sub-workflow.")
             return ""
         try:
-            path = _child_path(raw.path, step.workflow.path)
+            path = child_path(raw.path, step.workflow.path)
             if path in above or path == raw.path.resolve() or len(above) >= MAX_DEPTH:
                 raise InvalidWorkflow(f"'{path.name}' would run itself again without end.")
             child = read_document(path)
-            specs = declared_inputs(child)
+            specs = declared_inputs(child, deep=False)
         except WorkbenchError as error:
             inner = error.problems or (Problem(place="", message=error.message, hint=error.hint),)
             self.problems += [_moved(found, (*where, "path")) for found in inner]
@@ -334,21 +330,6 @@ class _Planning:
             above=(*above, raw.path.resolve()),
             rounds=rounds,
         )
-
-
-def _child_path(parent: Path, named: str) -> Path:
-    if parse(named) is not None or not can_be_path(parent.parent / named):
-        raise InvalidWorkflow(f"'{shortened(named)}' is not a path.")
-    if named.startswith("builtin:"):
-        name = named.removeprefix("builtin:")
-        if "/" in name or "\\" in name:
-            raise InvalidWorkflow(f"'{named}' has to name a shipped workflow, without folders.")
-        builtin = BUILTIN_WORKFLOWS / name
-        return (builtin if builtin.is_file() else SHIPPED_WORKFLOWS / name).resolve()
-    path = (parent.parent / named).resolve()
-    if not path.is_relative_to(parent.parent.resolve()):
-        raise InvalidWorkflow(f"'{named}' lies outside the folder of '{parent.name}'.")
-    return path
 
 
 def _moved(found: Problem, prefix: Place) -> Problem:

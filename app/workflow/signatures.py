@@ -145,6 +145,7 @@ def _needs(utils: Path) -> dict[str, tuple[str, ...]]:
     return found
 
 
+@functools.lru_cache(maxsize=1)
 def class_source(class_name: str) -> ast.ClassDef | None:
     """The source of a public diffusers class; None where there is none of this name."""
     found = public_classes("diffusers").get(class_name)

@@ -316,20 +316,26 @@ def test_a_variable_whose_default_leads_back_to_itself_is_refused(bench: Bench):
 
 
 def test_variables_stand_in_seed_result_and_offload(bench: Bench):
-    variables = {"prompt": "a fox", "steps": 2, "seed": 7, "fps": 12, "offload": "model"}
+    variables = {"prompt": "a fox", "steps": 2, "start": 7, "fps": 12, "offload": "model"}
     drawn = step()
-    drawn["seed"] = "variable:seed"
+    drawn["seed"] = "variable:start"
     drawn["result"]["fps"] = "variable:fps"
     drawn["pipeline"]["configuration"]["offload"] = "variable:offload"
-    document = drawing(variables=variables, seed="variable:seed", steps=[drawn])
+    document = drawing(variables=variables, seed="variable:start", steps=[drawn])
     (planned,) = bench.plan(document, seed=None).steps
     assert (planned.seed, planned.offload) == (7, "model")
     assert planned.result is not None
     assert planned.result.fps == 12
     error = bench.refused(document, fps=500, offload="modle")
+    assert told(error) == {
+        "inputs.fps": "500 is outside 1 to 240.",
+        "inputs.offload": "'modle' is not one of: model, sequential. Did you mean 'model'?",
+    }
+    document["variables"] |= {"start": None, "offload": None}
+    error = bench.refused(document, start="x", offload="modle")
     assert isinstance(error, InvalidInputs)
     assert told(error) == {
-        "inputs.fps": "Input should be less than or equal to 240, not 500.",
+        "inputs.start": 'Input should be a valid integer, not "x".',
         "inputs.offload": "'modle' is not one of 'model' or 'sequential'. Did you mean 'model'?",
     }
 

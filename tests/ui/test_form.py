@@ -1,0 +1,60 @@
+"""What stands in a form's components, and what is read from them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import JsonValue
+
+from app.ui.form import Field, read_form, shown
+from app.workflow.document import InputBlock
+from app.workflow.inputs import check_inputs, input_specs
+
+
+def form(default: JsonValue, held: Any, uploads: Path, **block: Any) -> tuple[Any, JsonValue]:
+    """What is shown for a variable, and the value of the run when `held` is what stands there."""
+    specs = input_specs({"x": default}, {"x": InputBlock(**block)})
+    (spec,) = specs
+    given = read_form([Field(spec, None)], [shown(spec) if held is ... else held], uploads)
+    values, problems = check_inputs(specs, given, (uploads,))
+    assert problems == []
+    return shown(spec), values.get("x", default)
+
+
+@pytest.mark.parametrize(
+    ("default", "text"),
+    [
+        ("a fox", "a fox"),
+        (["a", "b"], "a, b"),
+        (["a, b", "c"], '["a, b", "c"]'),
+        ([1, 2], "[1, 2]"),
+        ({"a": [1]}, '{"a": [1]}'),
+        (None, None),
+    ],
+)
+def test_what_nobody_changes_stays_the_default(tmp_path: Path, default: JsonValue, text: Any):
+    assert form(default, ..., tmp_path) == (text, default)
+
+
+@pytest.mark.parametrize(
+    ("default", "held", "value"),
+    [
+        (["a"], "x, y", ["x", "y"]),
+        ([1], "[2, 3]", [2, 3]),
+        ({"a": 1}, '{"b": {"c": 2}}', {"b": {"c": 2}}),
+        (None, "", None),
+        (None, "text", "text"),
+        ("text", "", ""),
+    ],
+)
+def test_what_is_typed_is_read_as_what_the_default_is(
+    tmp_path: Path, default: JsonValue, held: str, value: JsonValue
+):
+    assert form(default, held, tmp_path)[1] == value
+
+
+def test_a_picture_that_the_document_names_is_neither_read_nor_fetched_by_the_form(tmp_path: Path):
+    for default in ("http://127.0.0.1:9/a.png", {"location": "/etc/passwd"}):
+        assert form(default, None, tmp_path, kind="image") == (None, default)

@@ -1,0 +1,168 @@
+"""A form explains itself from where each variable ends up; `inputs` overrides any of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.workflow.declarations import declared_inputs
+from app.workflow.forms import argument_help
+from app.workflow.inputs import InputSpec
+from app.workflow.loader import read_document
+from tests.workflow.bench import Bench, Document, drawing, step, sub
+
+
+def asked(bench: Bench, document: Document) -> dict[str, InputSpec]:
+    """What the document asks for, by name."""
+    return {spec.name: spec for spec in declared_inputs(read_document(bench.write(document)))}
+
+
+def calling(pipeline: str, variables: dict[str, Any], **arguments: Any) -> Document:
+    """A document that calls this pipeline; each variable is the argument of its own name."""
+    named = {name: f"variable:{name}" for name in variables}
+    block = step(configuration={"component_type": pipeline}, arguments={**named, **arguments})
+    return drawing(variables=variables, steps=[block])
+
+
+def test_the_help_of_a_field_is_the_docstring_of_its_argument(bench: Bench):
+    document = calling("FluxPipeline", {"num_inference_steps": 28, "prompt": "a fox"})
+    fields = asked(bench, document)
+    assert fields["num_inference_steps"].help == (
+        "The number of denoising steps. More denoising steps usually lead to a higher quality image"
+        " at the expense of slower inference."
+    )
+    # What only helps who calls it from Python is left out.
+    assert fields["prompt"].help == "The prompt or prompts to guide the image generation."
+
+
+def test_every_pipeline_of_the_corpus_explains_its_arguments():
+    for pipeline in ("StableDiffusionXLPipeline", "WanPipeline", "LTX2Pipeline", "ZImagePipeline"):
+        told = argument_help(pipeline)
+        assert {"prompt", "width", "height", "num_inference_steps"} <= told.keys()
+        assert all(0 < len(text) <= 320 and "](" not in text for text in told.values())
+
+
+def test_sizes_have_the_limits_and_the_step_of_the_model(bench: Bench):
+    sizes = {"width": 512, "height": 512, "num_frames": 81}
+    fields = asked(bench, calling("WanPipeline", {**sizes, "prompt": "a fox"}))
+    width, frames = fields["width"], fields["num_frames"]
+    assert (width.kind, width.minimum, width.maximum, width.step) == ("integer", 16, 8192, 16)
+    assert (frames.minimum, frames.step, frames.label) == (1, 4, "Frames")
+
+
+def test_a_fraction_with_both_limits_is_a_slider(bench: Bench):
+    fields = asked(bench, calling("StableDiffusionImg2ImgPipeline", {"strength": 0.8}))
+    strength = fields["strength"]
+    assert (strength.kind, strength.minimum, strength.maximum) == ("slider", 0, 1)
+
+
+def test_what_is_rarely_changed_waits_under_advanced(bench: Bench):
+    variables = {"prompt": "a fox", "negative_prompt": "", "guidance_scale": 7.5, "width": 512,
+                 "repository": "a/b"}  # fmt: skip
+    document = calling("StableDiffusionPipeline", variables)
+    block = document["steps"][0]["pipeline"]
+    del block["arguments"]["repository"]
+    block["from_pretrained_arguments"]["model_name"] = "variable:repository"
+    groups = {name: field.group for name, field in asked(bench, document).items()}
+    assert groups == {"prompt": "", "negative_prompt": "", "guidance_scale": "advanced",
+                      "width": "", "repository": "advanced"}  # fmt: skip
+
+
+def test_a_form_is_never_only_advanced(bench: Bench):
+    fields = asked(bench, calling("StableDiffusionPipeline", {"guidance_scale": 7.5}))
+    assert fields["guidance_scale"].group == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"image": "variable:picture_url"}, {"image": {"location": "variable:picture_url"}}],
+    ids=["key", "location"],
+)
+def test_a_variable_that_ends_as_a_picture_is_one_on_the_form(bench: Bench, value: dict[str, Any]):
+    document = drawing(
+        variables={"picture_url": None},
+        steps=[{"name": "cut", "task": {"command": "crop_square", "arguments": value}}],
+    )
+    field = asked(bench, document)["picture_url"]
+    assert (field.kind, field.label) == ("image", "Picture")
+
+
+def test_settings_of_a_few_words_are_choices(bench: Bench):
+    document = calling("StableDiffusionPipeline", {})
+    document["variables"] = {"offload": "model"}
+    document["steps"][0]["pipeline"]["configuration"]["offload"] = "variable:offload"
+    field = asked(bench, document)["offload"]
+    assert (field.kind, field.choices) == ("choice", ("model", "sequential"))
+
+
+def test_tasks_tell_the_limits_of_their_arguments(bench: Bench):
+    task = {"command": "resize_rescale", "arguments": {"image": None, "width": "variable:side"}}
+    document = drawing(variables={"side": 64}, steps=[{"name": "a", "task": task}])
+    field = asked(bench, document)["side"]
+    assert (field.minimum, field.maximum, field.group) == (1, 8192, "")
+
+
+def test_a_sub_workflow_hands_up_what_it_knows(bench: Bench):
+    child = calling("FluxPipeline", {"width": 512})
+    bench.write({**child, "inputs": {"width": {"maximum": 1024}}}, "child.json")
+    document = drawing(
+        variables={"wide": 512, "which": "child.json"}, steps=[sub("child.json", wide="x")]
+    )
+    document["steps"][0]["workflow"] = {
+        "path": "variable:which", "arguments": {"width": "variable:wide"},
+    }  # fmt: skip
+    field = asked(bench, document)["wide"]
+    assert (field.label, field.step, field.maximum) == ("Wide", 16, 1024)
+    assert field.help.startswith("The width in pixels")
+
+
+def test_a_sub_workflow_that_runs_itself_ends(bench: Bench):
+    document = drawing(
+        variables={"prompt": "a"}, steps=[sub("flow.json", prompt="variable:prompt")]
+    )
+    assert asked(bench, document)["prompt"].label == "Prompt"
+
+
+def test_a_reference_to_a_pipeline_tells_what_that_pipeline_tells(bench: Bench):
+    again = {"reference_name": "draw", "arguments": {"prompt": "variable:words"}}
+    document = drawing(
+        variables={"words": "a fox", "prompt": "", "steps": 1},
+        steps=[step(), {"name": "again", "pipeline_reference": again}],
+    )
+    assert asked(bench, document)["words"].help.startswith("The prompt or prompts")
+
+
+@pytest.mark.parametrize(
+    ("block", "field", "value"),
+    [
+        ({"label": "How wide"}, "label", "How wide"),
+        ({"help": "Wide."}, "help", "Wide."),
+        ({"minimum": 64, "maximum": 128}, "kind", "slider"),
+        ({"minimum": 64}, "minimum", 64),
+        ({"step": 64}, "step", 64),
+        ({"choices": [512, 768]}, "kind", "choice"),
+        ({"group": "advanced"}, "group", "advanced"),
+        ({"kind": "number"}, "kind", "number"),
+    ],
+)
+def test_the_inputs_block_overrides_any_of_it(
+    bench: Bench, block: dict[str, Any], field: str, value: object
+):
+    document = calling("FluxPipeline", {"width": 512})
+    derived = asked(bench, document)["width"]
+    assert getattr(derived, field) != value
+    assert getattr(asked(bench, {**document, "inputs": {"width": block}})["width"], field) == value
+
+
+def test_a_default_beyond_the_limits_is_the_documents_own_word(bench: Bench):
+    fields = asked(bench, calling("FluxPipeline", {"num_inference_steps": 0}))
+    assert (fields["num_inference_steps"].minimum, fields["num_inference_steps"].default) == (
+        None,
+        0,
+    )
+
+
+def test_a_variable_nobody_uses_is_asked_for_by_its_name(bench: Bench):
+    fields = asked(bench, drawing(variables={"lora_scale": 1.0, "prompt": "", "steps": 1}))
+    assert (fields["lora_scale"].label, fields["lora_scale"].help) == ("LoRA scale", "")
