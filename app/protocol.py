@@ -335,6 +335,8 @@ class StepProgress(Message):
     total: int
     seconds_left: float | None
     """Of this pipeline call or task, from the pace so far."""
+    without_preview: bool = False
+    """Whether what is drawn in these steps cannot be shown before it is done."""
 
 
 class Preview(Message):

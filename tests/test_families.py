@@ -18,7 +18,6 @@ from app.protocol import (
     Event,
     Loading,
     PhaseChanged,
-    Preview,
     ResultSaved,
     RunCancelled,
     RunSucceeded,
@@ -160,28 +159,6 @@ def in_process(outputs: Path, emit: Callable[[Event], None]) -> Runner:
 def start(workflow: Path, run_id: str) -> StartRun:
     plan = make_plan(workflow, small(workflow), paths=PathSettings(), seed=3)
     return StartRun(run_id=run_id, plan=plan, previews=True, fresh=True)
-
-
-@in_this_process
-@pytest.mark.parametrize("stem", ["sd15", "sdxl"])
-def test_a_watched_run_shows_its_latents(stem: str, stand_in: StandIn, tmp_path: Path):
-    events: list[Event] = []
-    in_process(tmp_path, events.append).run(start(stand_in(stem), RUN_IDS[0]))
-    assert isinstance(events[-1], RunSucceeded)
-    preview = next(event for event in events if isinstance(event, Preview))
-    assert preview.width / preview.height == WIDTH / HEIGHT
-    assert preview.jpeg.startswith(b"\xff\xd8")
-
-
-@in_this_process
-@pytest.mark.parametrize("stem", ["sd35-medium", "flux-dev", "wan21-t2v"])
-def test_a_family_whose_latents_nobody_can_read_runs_without_previews(
-    stem: str, stand_in: StandIn, tmp_path: Path
-):
-    events: list[Event] = []
-    in_process(tmp_path, events.append).run(start(stand_in(stem), RUN_IDS[0]))
-    assert isinstance(events[-1], RunSucceeded)
-    assert not any(isinstance(event, Preview) for event in events)
 
 
 @in_this_process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ def run(
 
     from app.worker.loading import assemble
     from app.worker.previews import find_preview
+    from app.worker.telling import tell_steps
     from app.worker.tuning import tuned
 
     arguments = combinations(step.name, step.arguments, context)
@@ -43,9 +43,8 @@ def run(
         context.prompts.remembering(pipeline, step, parts, context.device),
     ):
         context.tell_phases(pipeline.components)
-        callbacks = _callbacks(
-            pipeline, context, find_preview(parts.folder, type(pipeline).__name__)
-        )
+        preview = find_preview(parts.folder, type(pipeline).__name__)
+        callbacks = tell_steps(pipeline, context, preview)
         if step.generator:
             callbacks["generator"] = torch.Generator("cpu").manual_seed(step.seed)
         for combination in arguments:
@@ -59,33 +58,6 @@ def run(
     if step.saves:
         context.enter("saving")
         writer.save(step, context.results[step.name])
-
-
-def _callbacks(pipeline: Any, context: RunContext, preview: Any) -> dict[str, Any]:
-    """Arguments that make the call tell its progress, where the pipeline has a callback."""
-    if "callback_on_step_end" not in inspect.signature(pipeline.__call__).parameters:
-        return {}
-    clock_started = 0.0
-
-    def on_step_end(_pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        nonlocal clock_started
-        done = step + 1
-        if done == 1:
-            # The first step's end starts the clock: what came before was not the denoiser.
-            clock_started = time.monotonic()
-        context.progress(done, max(_steps(pipeline), done), clock_started)
-        if "latents" in tensors:
-            context.preview(tensors["latents"], preview)
-        context.checkpoint()
-        return {}
-
-    return {"callback_on_step_end": on_step_end}
-
-
-def _steps(pipeline: Any) -> int:
-    """How many steps the call makes; what a pipeline does not say its scheduler knows."""
-    told = getattr(pipeline, "num_timesteps", None)
-    return int(told or len(pipeline.scheduler.timesteps))
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:

@@ -374,8 +374,8 @@ class GenerateTab:
         updates: Updates = {}
         if markup.status(view) != markup.status(before):
             updates[self.status] = markup.status(view)
-        if (view.shown, view.preview, view.outcome) != (
-            before.shown, before.preview, before.outcome,
+        if (view.shown, view.preview, view.without_preview, view.outcome) != (
+            before.shown, before.preview, before.without_preview, before.outcome,
         ):  # fmt: skip
             updates[self.stage] = markup.stage(view)
         seen = [result for result in reversed(view.results) if result.is_visual]

@@ -96,7 +96,11 @@ def stage(view: RunView) -> str:
             for text in view.outputs
         )
         return _frame(texts or f"<p class='empty'>{escape(_NO_PICTURE[view.outcome])}</p>")
-    return _frame("<p class='empty'>The picture appears here</p>")
+    empty = NO_PREVIEW if view.without_preview else "The picture appears here"
+    return _frame(f"<p class='empty'>{empty}</p>")
+
+
+NO_PREVIEW = "No preview of this model: the result appears here when it is done"
 
 
 _NO_PICTURE = {

@@ -73,6 +73,8 @@ class RunView:
     """How far the whole run is, 0 to 1; None while nothing can be said."""
     preview: bytes | None = None
     """The newest preview as JPEG; None once a result of the run is there to be seen."""
+    without_preview: bool = False
+    """Whether what is being drawn cannot be shown before it is done."""
     results: tuple[ResultSaved, ...] = ()
     seed: int | None = None
     timings: Timings | None = None
@@ -121,6 +123,7 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 "steps": max(1, event.count),
                 "status": _of_step(step, "Starting"),
                 "fraction": _overall(step, 0.0),
+                "without_preview": False,
             }
         case StepRemembered():
             made = _moment(event.made_at, event.time)
@@ -155,6 +158,7 @@ def advance(view: RunView, event: RunEvent) -> RunView:
             changes = {
                 "status": _of_step(view, f"Step {event.done} of {event.total}{left}"),
                 "fraction": _overall(view, 0.2 + 0.7 * event.done / max(1, event.total)),
+                "without_preview": event.without_preview,
             }
         case Preview():
             changes = {} if view.over else {"preview": event.jpeg}

@@ -197,7 +197,9 @@ class RunContext:
         self.out_of_memory.append(event.sentence)
         self.emit(event)
 
-    def progress(self, done: int, total: int, clock_started: float) -> None:
+    def progress(
+        self, done: int, total: int, clock_started: float, *, without_preview: bool = False
+    ) -> None:
         """Tell that the denoiser has done so many steps (a task, so many calls), the first by
         `clock_started` (monotonic seconds)."""
         seconds_left = None
@@ -211,6 +213,7 @@ class RunContext:
                 done=done,
                 total=total,
                 seconds_left=seconds_left,
+                without_preview=without_preview,
             )
         )
 
@@ -223,11 +226,8 @@ class RunContext:
             or now - self._last_preview < self._preview_interval_s
         ):
             return
-        picture = preview.render(latents)
-        if picture is None:
-            return
         self._last_preview = now
-        jpeg, width, height = picture
+        jpeg, width, height = preview.render(latents)
         self.emit(
             Preview(run_id=self.run_id, time=time.time(), jpeg=jpeg, width=width, height=height)
         )

@@ -38,14 +38,14 @@ class LatentPreview:
         self._factors = torch.tensor(factors, dtype=torch.float32)
         self._bias = torch.tensor(bias, dtype=torch.float32)
 
-    @torch.no_grad()
-    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int] | None:
-        """JPEG, width and height in pixels of the first of the latents (n, channels, h, w).
+    def knows(self, latents: torch.Tensor | None) -> bool:
+        """Whether these are latents that the map is for: (n, channels, height, width), and not of
+        another form, packed or of a film."""
+        return latents is not None and latents.ndim == 4 and latents.shape[1] == len(self._factors)
 
-        None for latents of another form (packed or of a video), which this map does not know.
-        """
-        if latents.ndim != 4 or latents.shape[1] != len(self._factors):
-            return None
+    @torch.no_grad()
+    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int]:
+        """JPEG, width and height in pixels of the first of the latents, which the map knows."""
         small = latents[0].detach().to("cpu", torch.float32).permute(1, 2, 0)
         rgb = ((small @ self._factors + self._bias + 1) * 127.5).clamp(0, 255)
         picture = Image.fromarray(rgb.to(torch.uint8).numpy())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from app.protocol import PhaseChanged, Preview, RunCancelled
+from app.protocol import PhaseChanged, Preview, RunCancelled, StepProgress
 from app.settings import PathSettings
 from app.workflow.planner import make_plan
 from tests.corpus.bench import make_media, problems, same, write_own
@@ -75,7 +75,11 @@ def test_it_runs_cold_and_warm_obeys_a_cancel_at_once_and_then_runs_as_before(
     assert same(warm, cold)
     phases = {event.phase for event in warm.events if isinstance(event, PhaseChanged)}
     assert {"denoising", "decoding", "saving"} <= phases
+    told = [event for event in warm.events if isinstance(event, StepProgress)]
+    assert told
+    assert told[-1].done == told[-1].total
     assert any(isinstance(event, Preview) for event in warm.events) == own.preview
+    assert all(event.without_preview != own.preview for event in told)
 
     # In the denoiser, and in the autoencoder, where some keep what they have seen so far.
     for at in (counted.made // 2, counted.made - 2):

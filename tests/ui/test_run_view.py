@@ -26,6 +26,7 @@ from app.protocol import (
     StepStarted,
     Timings,
 )
+from app.ui.markup import NO_PREVIEW, stage
 from app.ui.run_view import RunView, advance, byte_progress, duration
 from app.units import size
 
@@ -51,6 +52,17 @@ def result(path: str = "/runs/a.png", *, final: bool = True) -> ResultSaved:
 
 def preview(jpeg: bytes = b"jpeg") -> Preview:
     return Preview(**RUN, jpeg=jpeg, width=8, height=8)
+
+
+def test_while_something_is_drawn_that_cannot_be_shown_the_stage_says_so():
+    def step(done: int, **told: bool) -> StepProgress:
+        return StepProgress(**RUN, step="draw", done=done, total=2, seconds_left=None, **told)
+
+    drawing = after(*started(("draw", "again")), step(1, without_preview=True))
+    assert NO_PREVIEW in stage(drawing)
+    assert NO_PREVIEW not in stage(after(*started(), step(1)))
+    next_step = StepStarted(**RUN, step="again", index=1, count=2)
+    assert NO_PREVIEW not in stage(advance(drawing, next_step))
 
 
 def started(steps: tuple[str, ...] = ("draw",), index: int = 0) -> tuple[RunEvent, ...]:
