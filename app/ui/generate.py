@@ -42,19 +42,6 @@ KEPT_RUNS = 20
 KEPT_RESULTS = 40
 NEW_VISIT: dict[str, Any] = {"workflow": "", "runs": [], "forms": {}}
 
-CHOOSE_THUMBNAIL = """
-element.addEventListener("click", (event) => {
-  const thumbnail = event.target.closest("[data-index]");
-  if (thumbnail) trigger("select", { index: Number(thumbnail.dataset.index) });
-});
-"""
-STAY_UNFOLDED = """
-let unfolded = false;
-element.addEventListener("toggle", (event) => { unfolded = event.target.open; }, true);
-watch("value", () => { element.querySelector("details").open = unfolded; });
-"""
-"""What is told of the next run stands in a new element."""
-
 Updates = dict[Any, Any]
 
 
@@ -126,7 +113,7 @@ class GenerateTab:
                 self.stage = gr.HTML(markup.stage(RunView()), elem_id="stage")
                 # Not a gr.Gallery, nor a gr.JSON in an accordion: those are fetched and mounted
                 # when they are first needed, and what they are told meanwhile is lost.
-                self.strip = gr.HTML("", elem_id="strip", js_on_load=CHOOSE_THUMBNAIL)
+                self.strip = gr.HTML("", elem_id="strip", js_on_load=markup.CHOOSE_THUMBNAIL)
                 with gr.Row(elem_id="next"):
                     self.use_as_input = gr.Button(
                         "Use as input", size="sm", interactive=False, elem_id="use-as-input"
@@ -136,7 +123,7 @@ class GenerateTab:
                     )
                 self.details = gr.HTML(
                     markup.details("Nothing has run yet."), elem_id="details",
-                    js_on_load=STAY_UNFOLDED,
+                    js_on_load=markup.STAY_UNFOLDED,
                 )  # fmt: skip
 
     def _form(self) -> None:
@@ -189,16 +176,20 @@ class GenerateTab:
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
-        def switch(to: str, chosen: Chosen, forms: dict[str, Any], *values: Any) -> Updates:
+        def switch(
+            to: str, chosen: Chosen, forms: dict[str, Any], status: str, *values: Any
+        ) -> Updates:
             return {
                 self.forms: {**forms, entry.name: remember(fields, values)},
                 self.chosen: chosen.then(to),
+                # What was wrong with the last form is not said of the next.
+                **({self.status: markup.idle()} if markup.is_refusal(status) else {}),
             }
 
         self.workflow.select(
             switch,
-            [self.workflow, self.chosen, self.forms, *components],
-            [self.forms, self.chosen],
+            [self.workflow, self.chosen, self.forms, self.status, *components],
+            [self.forms, self.chosen, self.status],
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 

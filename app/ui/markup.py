@@ -16,6 +16,19 @@ from app.protocol import NOT_SHOWN, ResultSaved
 from app.ui.run_view import RunView, duration
 from app.workflow.catalog import CatalogEntry
 
+CHOOSE_THUMBNAIL = """
+element.addEventListener("click", (event) => {
+  const thumbnail = event.target.closest("[data-index]");
+  if (thumbnail) trigger("select", { index: Number(thumbnail.dataset.index) });
+});
+"""
+STAY_UNFOLDED = """
+let unfolded = false;
+element.addEventListener("toggle", (event) => { unfolded = event.target.open; }, true);
+watch("value", () => { element.querySelector("details").open = unfolded; });
+"""
+"""What is told of the next run stands in a new element."""
+
 
 def file_url(path: str) -> str:
     """Where the browser finds a file the engine wrote; relative, so that a sub-path works."""
@@ -60,10 +73,17 @@ def status(view: RunView) -> str:
     return f"<div role='status' aria-live='polite' {run}>{line}</div>{_bar(view)}{notice}{error}"
 
 
+NOT_STARTED = "<div role='status' data-run=''><p class='line failed'>Not started</p></div>"
+
+
 def refused(error: ErrorReport) -> str:
     """The status of a run that was not taken: nothing has happened, here is why."""
-    line = "<p class='line failed'>Not started</p>"
-    return f"<div role='status' data-run=''>{line}</div>{problems(error)}"
+    return f"{NOT_STARTED}{problems(error)}"
+
+
+def is_refusal(status: str) -> bool:
+    """Whether this is what `refused` said."""
+    return status.startswith(NOT_STARTED)
 
 
 def idle() -> str:

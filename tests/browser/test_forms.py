@@ -35,6 +35,8 @@ def test_a_needed_picture_that_is_missing_is_asked_for(visit: Visit) -> None:
     visit.generate()
     visit.wait_for("Not started")
     expect(visit.problems).to_contain_text("Picture is needed.")
+    visit.choose("Text to image")
+    visit.wait_for("Ready when you are")
 
 
 def test_an_uploaded_picture_is_varied(visit: Visit, picture: Path) -> None:
