@@ -108,7 +108,7 @@ class GenerateTab:
             with gr.Column(scale=3, min_width=320, elem_id="outcome"):
                 self.status = gr.HTML(markup.idle(), elem_id="status")
                 self.new_seed = gr.Button(
-                    "Run with a new seed", size="sm", elem_id="new-seed", visible=False
+                    "Run with a new seed", size="sm", elem_id="new-seed", interactive=False
                 )
                 self.stage = gr.HTML(markup.stage(RunView()), elem_id="stage")
                 # Not a gr.Gallery, nor a gr.JSON in an accordion: those are fetched and mounted
@@ -285,23 +285,19 @@ class GenerateTab:
         view = RunView(run_id=run_id)
         yield {
             self.current_run: run_id,
-            self.generate: gr.update(interactive=False),
-            self.new_seed: gr.update(visible=False),
-            self.cancel: gr.update(interactive=True),
             self.status: markup.status(view),
             self.stage: markup.stage(view),
+            **self._buttons(view, results),
         }
         async for event in self._engine.follow(run_id):
             before, view = view, advance(view, event)
             changed = self._changes(before, view, results)
             if changed:
-                yield changed
+                yield {**changed, **self._buttons(view, results)}
         yield {
             self.current_run: "",
-            self.generate: gr.update(interactive=True),
-            self.new_seed: gr.update(visible=view.unchanged and self._takes_seed(run_id)),
-            self.cancel: gr.update(interactive=False),
             **self._details(view, self._title_of(run_id)),
+            **self._buttons(view, results, ended=True),
         }
 
     def run_with_new_seed(
@@ -354,11 +350,11 @@ class GenerateTab:
             self.visit: {**visit, "runs": [run_id, *visit["runs"]][:KEPT_RUNS]},
             # In the same breath, or a second click would start a run that nobody sees.
             self.generate: gr.update(interactive=False),
-            self.new_seed: gr.update(visible=False),
+            self.new_seed: gr.update(interactive=False),
         }
 
     def _refused(self, error: ErrorReport) -> Updates:
-        return {self.status: markup.refused(error), self.new_seed: gr.update(visible=False)}
+        return {self.status: markup.refused(error), self.new_seed: gr.update(interactive=False)}
 
     def _changes(self, before: RunView, view: RunView, older: Sequence[ResultSaved]) -> Updates:
         """The components that show something else after this event, and nothing more."""
@@ -376,9 +372,27 @@ class GenerateTab:
             updates[self.strip] = markup.strip(results)
             # What the buttons are for, also when a text is on the stage.
             updates[self.looked_at] = view.shown if view.shown in seen else seen[0]
-            updates[self.use_as_input] = gr.update(interactive=True)
-            updates[self.reuse_seed] = gr.update(interactive=True)
         return updates
+
+    def _buttons(
+        self, view: RunView, older: Sequence[ResultSaved], *, ended: bool = False
+    ) -> Updates:
+        """How every button stands. It goes with each yield, changed or not.
+
+        Gradio sends the difference between two yields, and its page works it into the object of
+        the first, also while that still waits to be shown: a button that the second one is silent
+        about would keep what it was before either. Texts are replaced whole, and safe.
+        """
+        pictures = bool(older) or any(result.is_visual for result in view.results)
+        again = ended and view.unchanged and self._takes_seed(view.run_id)
+        usable = {
+            self.generate: ended,
+            self.cancel: not ended,
+            self.new_seed: again,
+            self.use_as_input: pictures,
+            self.reuse_seed: pictures,
+        }
+        return {button: gr.update(interactive=usable) for button, usable in usable.items()}
 
     def _details(self, view: RunView, title: str, result: ResultSaved | None = None) -> Updates:
         result = result or view.shown
