@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.steps.arguments import combinations
@@ -32,7 +33,6 @@ def run(
 
     from app.worker.loading import assemble
     from app.worker.previews import find_preview
-    from app.worker.telling import tell_steps
     from app.worker.tuning import tuned
 
     arguments = combinations(step.name, step.arguments, context)
@@ -44,20 +44,34 @@ def run(
     ):
         context.tell_phases(pipeline.components)
         preview = find_preview(parts.folder, type(pipeline).__name__)
-        callbacks = tell_steps(pipeline, context, preview)
+        call = _telling(pipeline, step, context, preview)
         if step.generator:
-            callbacks["generator"] = torch.Generator("cpu").manual_seed(step.seed)
+            call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
         for combination in arguments:
             context.checkpoint()
             entered = time.monotonic()
             with torch.inference_mode():
-                output = pipeline(**combination, **callbacks)
+                output = call(**combination)
             context.spent.compute_s += time.monotonic() - entered
             made += returned(output, pipeline)
     context.results[step.name] = Made(made)
     if step.saves:
         context.enter("saving")
         writer.save(step, context.results[step.name])
+
+
+def _telling(
+    pipeline: Any, step: PipelineStep, context: RunContext, preview: Any
+) -> Callable[..., Any]:
+    """The pipeline's call, which tells its steps."""
+    from app.worker.telling import tell_steps
+
+    if step.modular is None:
+        return partial(pipeline, **tell_steps(pipeline, context, preview))
+    # Only now: it imports diffusers' blocks.
+    from app.worker.modular_calls import telling
+
+    return telling(pipeline, context, preview)
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:

@@ -135,14 +135,18 @@ class RunContext:
         # Modules of the steps before may be gone, and others have their ids.
         self._phases.clear()
         for name, component in components.items():
+            if not isinstance(component, torch.nn.Module):
+                continue
             if name in DENOISERS:
                 self._phases[id(component)] = "denoising"
             elif name.startswith(("text_encoder", "image_encoder")):
-                self._phases[id(component)] = "encoding"
+                # Of a large one some pipelines call the part alone that they need.
+                for module in (component, *component.children()):
+                    self._phases[id(module)] = "encoding"
             elif name in DECODERS:
                 for part, phase in (("encoder", "encoding"), ("decoder", "decoding")):
-                    if (module := getattr(component, part, None)) is not None:
-                        self._phases[id(module)] = phase  # type: ignore[assignment]
+                    if (inner := getattr(component, part, None)) is not None:
+                        self._phases[id(inner)] = phase  # type: ignore[assignment]
 
     # --- telling ---------------------------------------------------------------------------------
 

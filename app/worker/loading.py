@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
+from diffusers import ConfigMixin
 from diffusers.loaders import IPAdapterMixin
 
 from app.errors import LoadError, nearest
@@ -25,7 +26,7 @@ from app.worker.downloads import local_folder
 from app.worker.processors import PROCESSORS
 from app.worker.quantising import check_stored
 from app.workflow.fingerprint import component_key, identify, of_variant
-from app.workflow.needs import INDEX, is_component
+from app.workflow.model_index import INDEX, is_component
 from app.workflow.plan import (
     ComponentBlock,
     DType,
@@ -34,6 +35,7 @@ from app.workflow.plan import (
     PipelineStep,
     Quantisation,
     QuantiserKind,
+    SchedulerChange,
 )
 from app.workflow.quantised import component_bytes, stored_quantiser
 
@@ -110,11 +112,16 @@ def find_parts(
     `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
     sentence.
     """
+    if step.modular is not None:
+        # Only now: it imports the blocks of every family.
+        from app.worker.modular import find_modular_parts
+
+        return find_modular_parts(step, earlier)
     index = _read_index(local_folder(step.source), step)
     pipeline_class = _pipeline_class(step, index)
     accepted = inspect.signature(pipeline_class.__init__).parameters
     reused = {
-        name: _reused_part(name, step, pipeline_class, earlier[sharing])
+        name: reused_part(name, step, list(accepted)[1:], pipeline_class, earlier[sharing])
         for name, sharing in step.reused.items()
     }
     own: dict[str, type[Any]] = {}
@@ -128,7 +135,7 @@ def find_parts(
             if entry == [None, None]:
                 settings[name] = None
             else:
-                own[name] = _component_class(entry, name, step)
+                own[name] = component_class(entry, name, step)
         elif name in index:
             settings[name] = index[name]
         elif name == "self" or _may_be_left_out(parameter):
@@ -147,15 +154,15 @@ def find_parts(
             f"{pipeline_class.__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
-    folder = local_folder(step.source, partial(_weights_of, tuple(own), step.source.variant))
+    folder = local_folder(step.source, partial(weights_of, tuple(own), step.source.variant))
     blocks = {
-        name: _block_part(name, block)
+        name: block_part(name, block)
         for name, block in step.components.items()
         if name in accepted and name not in reused
     }
     own_parts = {
-        name: known_part(name, component_class, folder / name, step.dtype, step.source)
-        for name, component_class in own.items()
+        name: known_part(name, kind, folder / name, step.dtype, step.source)
+        for name, kind in own.items()
     }
     found = {**own_parts, **blocks, **reused}
     if step.ip_adapter is not None and "image_encoder" in accepted:
@@ -167,7 +174,7 @@ def find_parts(
     return Parts(pipeline_class, folder, parts, settings)
 
 
-def _weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
+def weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
     """Of these files the weights a load from these folders reads; "" is the repository's own."""
     for folder in folders:
         prefix = f"{folder}/" if folder else ""
@@ -183,18 +190,26 @@ def _may_be_left_out(parameter: inspect.Parameter) -> bool:
 
 def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
     """The step's pipeline over these components (by key), with a scheduler of its own."""
-    named = {part.name: components[part.key] for part in parts.parts}
-    if "scheduler" in named:
-        named["scheduler"] = _fresh_scheduler(step, named["scheduler"])
+    named = {part.name: _own(components[part.key]) for part in parts.parts}
+    if step.scheduler is not None and "scheduler" in named:
+        named["scheduler"] = _changed(step, step.scheduler, named["scheduler"])
+    if step.modular is not None:
+        from app.worker.modular import assemble_modular
+
+        return assemble_modular(step, parts, named)
     pipeline = parts.pipeline_class(**parts.settings, **named)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _fresh_scheduler(step: PipelineStep, held: Any) -> Any:
-    change = step.scheduler
-    if change is None:
-        return type(held).from_config(held.config)
+def _own(held: Any) -> Any:
+    """A scheduler or guider of the step's own, which keeps what a call leaves in it; else what is
+    held itself."""
+    stateful = isinstance(held, ConfigMixin) and not isinstance(held, torch.nn.Module)
+    return type(held).from_config(held.config) if stateful else held
+
+
+def _changed(step: PipelineStep, change: SchedulerChange, held: Any) -> Any:
     scheduler_class = type(held)
     if change.class_name is not None:
         scheduler_class = getattr(diffusers, change.class_name.rpartition(".")[2])
@@ -261,7 +276,7 @@ def has_weights(component_class: type[Any]) -> bool:
     )
 
 
-def _block_part(name: str, block: ComponentBlock) -> Part:
+def block_part(name: str, block: ComponentBlock) -> Part:
     folder, found = block_folder(block), block_class(block)
     return known_part(name, found, folder, block.dtype, block.source, block.quantisation)
 
@@ -277,7 +292,7 @@ def block_class(block: ComponentBlock) -> type[Any]:
 def block_folder(block: ComponentBlock) -> Path:
     """Where the block's files lie; what is not on this machine is fetched."""
     folders = (block.source.subfolder,) if block.has_weights else ()
-    weights = partial(_weights_of, folders, block.source.variant)
+    weights = partial(weights_of, folders, block.source.variant)
     return local_folder(block.source, weights) / block.source.subfolder
 
 
@@ -292,13 +307,17 @@ def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
 
     def wanted(files: list[str]) -> list[str]:
         path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
-        return [str(path), *_weights_of((adapter.image_encoder,), None, files)]
+        return [str(path), *weights_of((adapter.image_encoder,), None, files)]
 
     return local_folder(adapter.source, wanted)
 
 
-def _reused_part(
-    name: str, step: PipelineStep, pipeline_class: type[Any], shared: StepParts
+def reused_part(
+    name: str,
+    step: PipelineStep,
+    accepted: Collection[str],
+    pipeline_class: type[Any],
+    shared: StepParts,
 ) -> Part:
     """The very component of the step that shares it: under the same key, so it is held once."""
     where = f"{step.place}.pipeline"
@@ -308,7 +327,6 @@ def _reused_part(
             f"The step whose '{name}' is reused in {where} has no such component.",
             hint=nearest(name, names),
         )
-    accepted = list(inspect.signature(pipeline_class.__init__).parameters)[1:]
     if name not in accepted:
         raise LoadError(
             f"{pipeline_class.__name__} takes no '{name}', which {where} reuses.",
@@ -345,7 +363,7 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
     return found
 
 
-def _component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
+def component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
     """A class of diffusers or transformers; nothing else is ever imported for a model."""
     library, class_name = (str(part) for part in entry) if len(entry) == 2 else ("", str(entry))
     if library == "transformers" and class_name in PROCESSORS:

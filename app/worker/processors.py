@@ -1,34 +1,42 @@
-"""Combined processors, without torchvision: put together from what needs none of it.
+"""Processors, which prepare words, pictures and films for one model together.
 
-transformers refuses to make some of its processors without torchvision although what they do with
-words and pictures needs none: it wants their part for videos, which no pipeline here uses.
+The parts for words and pictures need no further package; the part for films needs torchvision.
+Where that is not installed a processor is put together without it.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import ProcessorMixin, Qwen2VLProcessor
+from transformers import ProcessorMixin
+from transformers.utils import is_torchvision_available
 
-
-class PictureProcessor(Qwen2VLProcessor):  # type: ignore[misc]
-    """The processor of Qwen 2 and 2.5 VL for words and pictures; its part for videos is absent."""
-
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
-    ) -> None:
-        for kind in ("image", "video"):
-            token = f"<|{kind}_pad|>"
-            setattr(self, f"{kind}_token", token)
-            setattr(self, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(token))
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-
+FILMS = "video_processor"
 PROCESSORS: dict[str, type[Any]] = {
-    "Qwen2VLProcessor": PictureProcessor,
-    "Qwen2_5_VLProcessor": PictureProcessor,
     # FLUX.2 writes its prompts into a chat and shows its language model no pictures.
     "PixtralProcessor": transformers.AutoTokenizer,
 }
 """What is loaded where a model's index names one of these classes."""
+
+
+class _WithoutFilms(ProcessorMixin):  # type: ignore[misc]
+    """A processor's class with all of its parts but the one for films."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return [name for name in super().get_attributes() if name != FILMS]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == FILMS:
+            raise AttributeError("to look at a film it needs torchvision (pip install torchvision)")
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+
+def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Any:
+    """The processor in this folder, without its part for films where torchvision is missing."""
+    if FILMS in processor_class.get_attributes() and not is_torchvision_available():
+        bases = (_WithoutFilms, processor_class)
+        processor_class = type(processor_class.__name__, bases, {})
+    return processor_class.from_pretrained(folder, local_files_only=True)

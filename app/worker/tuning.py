@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from app.errors import LoadError
 from app.worker.attention import attending, cached
 from app.worker.device import Device, is_out_of_memory
 from app.worker.downloads import local_folder
 from app.worker.ip_adapters import looking
 from app.worker.loading import first_line
+from app.worker.offload import placed
 from app.workflow.plan import LoraSource, PipelineStep
 
 
@@ -51,26 +50,9 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
         _reset_caches(pipeline)
         if step.cache is not None:
             given_back.enter_context(cached(pipeline, step.cache, step.place))
-        if step.offload:
-            given_back.callback(pipeline.remove_all_hooks)
-            if step.offload == "model":
-                pipeline.enable_model_cpu_offload(device=device.torch_device)
-            else:
-                pipeline.enable_sequential_cpu_offload(device=device.torch_device)
-        else:
-            _move(pipeline, device)
-        # diffusers resets stateful caches and offload hooks only at the end of a normal call.
-        given_back.callback(pipeline.maybe_free_model_hooks)
+        given_back.callback(_reset_caches, pipeline)
+        given_back.enter_context(placed(pipeline, step, device))
         yield pipeline
-
-
-def _move(pipeline: Any, device: Device) -> None:
-    # `pipeline.to` takes ten milliseconds to find that there is nothing to move.
-    for component in pipeline.components.values():
-        if isinstance(component, torch.nn.Module):
-            first = next(component.parameters(), None)
-            if first is not None and first.device != device.torch_device:
-                component.to(device.torch_device)
 
 
 def _restore_dtype(vae: Any, dtype: Any) -> None:

@@ -25,7 +25,7 @@ import torch
 from diffusers import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, ProcessorMixin
 
 from app.errors import LoadError
 from app.settings import MIB
@@ -35,6 +35,7 @@ from app.worker.device import Device, is_out_of_memory
 from app.worker.downloads import TEXT_FILES
 from app.worker.loading import Part, first_line, has_weights
 from app.worker.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
+from app.worker.processors import load_processor
 from app.worker.quantising import drawing_the_same, held_bytes, quantised_loading, settled
 from app.worker.recent import Recent
 from app.worker.residency import Entry, Residency
@@ -210,6 +211,8 @@ def _from_pretrained(part: Part, device: Device) -> Any:
         arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
         arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
     try:
+        if issubclass(part.component_class, ProcessorMixin):
+            return load_processor(part.component_class, part.folder)
         arguments |= quantised_loading(part, device)
         with drawing_the_same(part, device):
             component = part.component_class.from_pretrained(part.folder, **arguments)

@@ -20,7 +20,7 @@ PICKLES = {"bin", "ckpt", "pt", "pth"}
 class SourceOf(Protocol):
     """Finds what a block names; None where it has noted a problem."""
 
-    def __call__(self, loading: dict[str, Any], at: Place, *, needs: str) -> ModelSource | None: ...
+    def __call__(self, loading: dict[str, Any], at: Place) -> ModelSource | None: ...
 
 
 def read_loras(
@@ -42,7 +42,7 @@ def _lora(
     ):
         reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
         return None
-    source = source_of(lora.model_dump(exclude={"weight_name"}), at, needs="")
+    source = source_of(lora.model_dump(exclude={"weight_name"}), at)
     if source is None:
         return None
     return LoraSource(
@@ -68,7 +68,7 @@ def read_ip_adapter(
     if not is_plain(encoder):
         reader.note((*at, "image_encoder_folder"), f"{encoder!r} is not a plain name.")
         return None
-    source = source_of(block.model_dump(exclude={"weight_name"}), at, needs="")
+    source = source_of(block.model_dump(exclude={"weight_name"}), at)
     if source is None:
         return None
     if source.folder is not None:

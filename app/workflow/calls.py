@@ -14,7 +14,7 @@ from app.errors import nearest
 from app.workflow.plan import ImageValue, ListValue, LiteralValue, Value
 from app.workflow.references import Path as Place
 from app.workflow.references import place
-from app.workflow.signatures import Parameter, call_signature
+from app.workflow.signatures import CallSignature, Parameter, call_signature
 from app.workflow.sizes import SIDES, Side, SizeRule, size_rules
 from app.workflow.values import ValueReader
 
@@ -50,13 +50,15 @@ def check_call(
     at: Place,
     reader: ValueReader,
     model: Path | None,
+    blocks: CallSignature | None = None,
 ) -> None:
     """Note what is wrong with calling the pipeline of this class with these arguments.
 
-    `model` is the folder of its model, None where it is not here.
+    `model` is the folder of its model, None where it is not here; `blocks` is how a modular
+    pipeline is called, whose class does not say it.
     """
     short = class_name.rpartition(".")[2]
-    signature = call_signature(short) if short else None
+    signature = blocks or (call_signature(short) if short else None)
     if signature is None:
         return
     known = {parameter.name: parameter for parameter in signature.parameters}

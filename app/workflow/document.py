@@ -23,9 +23,6 @@ NOT_YET_SUPPORTED = frozenset(
         "group_offload",
         "exclude_from_cpu_offload",
         "components",
-        "components_manager",
-        "load_components",
-        "configs",
         "enable_attention_slicing",
         "disable_attention_slicing",
         "prompt_weighting",
@@ -86,6 +83,34 @@ AttentionBackend = Literal[
 """Those of torch and of packages; a backend named `…_hub` would run code of the model hub."""
 
 
+class QuantisationConfiguration(Block):
+    config_type: str
+
+
+class QuantisationBlock(Block):
+    """How weights are quantised while they are loaded; read by `read_quantisation`."""
+
+    configuration: QuantisationConfiguration
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class LoadComponents(Block):
+    """What a modular pipeline loads, and how."""
+
+    names: tuple[str, ...] | None = None
+    dtype: str | dict[str, str] | None = None
+    """For all components, or for each; `default` is for those not named."""
+    quantization_config: dict[str, QuantisationBlock] = Field(default_factory=dict)
+
+
+class ComponentsManager(Block):
+    """Decides nothing: like it, the workbench brings a modular pipeline's components to the device
+    when they are needed, and takes away what has to leave for them."""
+
+    enable_auto_cpu_offload: StrictBool = False
+    memory_reserve_margin: str = "3GB"
+
+
 class Configuration(Block):
     component_type: str
     offload: Literal["model", "sequential"] | None = None
@@ -100,6 +125,11 @@ class Configuration(Block):
     unet: UnetSettings = UnetSettings()
     cache: CacheBlock | None = None
     attention_backend: AttentionBackend | None = None
+    load_components: LoadComponents | None = None
+    configs: dict[str, str | int | float | bool | list[JsonValue] | None] = Field(
+        default_factory=dict
+    )
+    components_manager: ComponentsManager | None = None
 
 
 class ComponentConfiguration(Block):
@@ -108,17 +138,6 @@ class ComponentConfiguration(Block):
     """Decides nothing, as in `Configuration`."""
     device: str | None = None
     """Decides nothing either."""
-
-
-class QuantisationConfiguration(Block):
-    config_type: str
-
-
-class QuantisationBlock(Block):
-    """How weights are quantised while they are loaded; read by `read_quantisation`."""
-
-    configuration: QuantisationConfiguration
-    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class SchedulerConfiguration(Block):
@@ -306,7 +325,7 @@ KNOWN_KEYS = frozenset(
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
         PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings, TaskBlock,
         UnetSettings, FirstBlockCache, TaylorSeerCache, RemoteTextEncoder, ComponentDocument,
-        QuantisationBlock, QuantisationConfiguration,
+        QuantisationBlock, QuantisationConfiguration, LoadComponents, ComponentsManager,
     )
     for name in model.model_fields
 )  # fmt: skip

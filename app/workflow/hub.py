@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.workflow.model_index import INDEXES
+
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 DOWNLOAD_BYTES = {
@@ -43,18 +45,19 @@ def find_in_folders(repository: str, folders: Iterable[Path]) -> Path | None:
 
 
 def find_snapshot(
-    repository: str, revision: str | None = None, part: str = "model_index.json"
+    repository: str, revision: str | None = None, part: str | None = None
 ) -> Path | None:
     """The folder of a downloaded diffusers model, or None when it is not (wholly) there.
 
     `part` is the folder of the component that is wanted, of a repository that may hold nothing
-    else ("" for the repository's own).
+    else ("" for the repository's own); None: the whole pipeline, which has an index.
     """
     root = cache_folder() / f"models--{repository.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "")
     folder = root / "snapshots" / commit
-    if not commit or not (folder / part).exists():
+    wanted = INDEXES if part is None else (part,)
+    if not commit or not any((folder / each).exists() for each in wanted):
         return None
     interrupted = any((root / "blobs").glob("*.incomplete"))
     return None if interrupted else folder

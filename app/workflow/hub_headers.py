@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from app.errors import WorkbenchError
 from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
 from app.workflow.hub_errors import reason
-from app.workflow.needs import INDEX, Unknown, is_component, local_folder
+from app.workflow.model_index import INDEX, is_component
+from app.workflow.needs import Unknown, local_folder
 from app.workflow.plan import ModelSource
 
 if TYPE_CHECKING:

@@ -47,7 +47,8 @@ def class_name(name: str, *kinds: Kind) -> str:
     bare = CLASS_RENAMES.get(bare, bare)
     classes = public_classes(package)
     found = classes.get(bare)
-    wanted = " or ".join(kinds)
+    # Whoever may name a modular pipeline may name any.
+    wanted = " or ".join(kind for kind in kinds if kind != "modular pipeline" or len(kinds) == 1)
     if found is None:
         fitting = [known for known, place in classes.items() if place.kind in kinds]
         hint = nearest(bare, fitting)

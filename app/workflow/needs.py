@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from app.errors import WorkbenchError
 from app.workflow import fit
 from app.workflow.activations import Size, compression, decode_bytes, denoise_bytes
 from app.workflow.fit import Mode, Need, Room, Weights
 from app.workflow.hub import find_snapshot
+from app.workflow.model_index import IndexedPart, read_index
+from app.workflow.modular import MODULAR, component_dtype
 from app.workflow.plan import (
     DType,
     ImageValue,
@@ -25,6 +27,7 @@ from app.workflow.plan import (
     ModelSource,
     PipelineStep,
     Plan,
+    Quantisation,
     ResultValue,
     SubWorkflowStep,
     TaskStep,
@@ -32,9 +35,8 @@ from app.workflow.plan import (
 from app.workflow.quantised import component_bytes
 from app.workflow.signatures import call_signature
 
-INDEX = "model_index.json"
-DENOISERS = ("unet", "transformer", "transformer_2", "prior")
-DECODERS = ("vae", "vqvae", "movq")
+DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
+DECODERS = ("vae", "vqvae", "movq", "audio_vae")
 NO_SIDE_PX = 1024
 """What diffusers draws where neither the call nor the denoiser's configuration names a size."""
 GUIDED_IN_TWO_CALLS = ("Flux", "QwenImage", "Wan")
@@ -72,7 +74,7 @@ def local_folder(source: ModelSource, part: str | None) -> Path:
     found = (
         Path(source.folder)
         if source.folder is not None
-        else find_snapshot(source.model, source.revision, INDEX if part is None else part)
+        else find_snapshot(source.model, source.revision, part)
     )
     if found is None:
         raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
@@ -131,15 +133,6 @@ def _sentence(plan: Plan, step: LoadingStep, found: Need | Unknown, room: Room |
         # Of the machine's memory only what may be held of it is known here.
         room = Room(room.ram_bytes, 0, room.ram_bytes)
     return fit.sentence(title, asked_mode(step), found, room)
-
-
-def is_component(entry: Any) -> TypeGuard[list[Any]]:
-    """Whether an entry of a model's index is meant as a component: library and class, or nulls.
-
-    The others are settings of the pipeline, of which some are lists of numbers.
-    """
-    numbers = isinstance(entry, list) and entry and all(isinstance(n, int | float) for n in entry)
-    return isinstance(entry, list) and not numbers
 
 
 def asked_mode(step: LoadingStep) -> Mode:
@@ -223,17 +216,18 @@ def step_model(
 
     Raises what `find` raises, and Unknown where the files cannot be read.
     """
+    if step.modular is not None and (step.modular.workflow or step.modular.names is not None):
+        raise Unknown(
+            "how much it needs is known when it runs: which components a modular pipeline loads"
+            " for its workflow only its blocks say."
+        )
     folder = find(step.source, None)
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = read_index(folder, modular=step.modular is not None)
         own = {
-            name: (folder / name, step.dtype, step.source.variant, None)
-            for name, entry in index.items()
-            if is_component(entry)
-            and entry[:1] != [None]
-            and name not in step.absent
-            and name not in step.components
-            and name not in step.reused
+            name: _own_part(name, part, step, folder, find)
+            for name, part in index.parts.items()
+            if name not in step.absent and name not in step.components and name not in step.reused
         }
         blocks = {
             name: (
@@ -257,13 +251,30 @@ def step_model(
             for name, (place, dtype, variant, quantised) in {**own, **blocks}.items()
         )
         components += reused
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(step.source, error) from error
     if not any(each.weight_bytes for each in components):
         raise Unknown(f"how much it needs is unknown: '{step.source.short_name}' has no weights.")
     named = step.pipeline_class.rpartition(".")[2]
-    real = str(index.get("_class_name", "")) if named == "DiffusionPipeline" else named
+    real = index.class_name if named in ("DiffusionPipeline", MODULAR) else named
     return StepModel(real, components)
+
+
+def _own_part(
+    name: str, part: IndexedPart, step: PipelineStep, folder: Path, find: Find
+) -> tuple[Path, DType, str | None, Quantisation | None]:
+    """Where a component of the step's own model lies, its dtype, the variant of its files, and
+    what quantises it."""
+    if step.modular is None:
+        return folder / name, step.dtype, step.source.variant, None
+    elsewhere = step.modular.sources.get(name)
+    place = folder if elsewhere is None else find(elsewhere, part.subfolder)
+    return (
+        place / part.subfolder,
+        component_dtype(step, name),
+        step.source.variant or part.variant,
+        step.modular.quantised.get(name),
+    )
 
 
 def _unreadable(source: ModelSource, error: Exception) -> Unknown:

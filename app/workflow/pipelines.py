@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,14 @@ from app.workflow.document import (
 )
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
+from app.workflow.model_index import INDEX, INDEXES, read_index
+from app.workflow.modular import is_modular, modular_signature, read_modular
 from app.workflow.plan import (
     CacheSettings,
     ComponentBlock,
     DType,
     ModelSource,
+    ModularSettings,
     PipelineStep,
     ResultSpec,
     SchedulerChange,
@@ -44,10 +46,10 @@ IGNORED_LOADING_ARGUMENTS = {
 workbench's business."""
 LOADING_ARGUMENTS = {
     "model_name", "torch_dtype", "dtype", "variant", "revision", "subfolder", "use_safetensors",
+    "workflow",
 } | IGNORED_LOADING_ARGUMENTS  # fmt: skip
 REFUSED_LOADING_ARGUMENTS = {
     "from_single_file", "custom_pipeline", "trust_remote_code", "quantization_config", "task",
-    "workflow",
 }  # fmt: skip
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
@@ -81,12 +83,15 @@ class PipelineBuilder:
         loading_at = (*where, "from_pretrained_arguments")
         loading = block.from_pretrained_arguments
         configured = (*where, "configuration", "component_type")
-        pipeline_class = self._class(block.configuration.component_type, configured, "pipeline")
+        pipeline_class = self._class(
+            block.configuration.component_type, configured, "pipeline", "modular pipeline"
+        )
         absent = self._check_loading(loading, loading_at)
         if block.remote_text_encoder is not None:
             absent = tuple(name for name in absent if name != "text_encoder")
             self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
-        source = self._source(loading, loading_at, needs="model_index.json")
+        indexes = INDEXES if is_modular(pipeline_class) else (INDEX,)
+        source = self._source(loading, loading_at, needs=indexes)
         dtype = self._dtype(loading, loading_at)
         components = {
             component: self._component(document, (*where, component))
@@ -96,9 +101,10 @@ class PipelineBuilder:
             key: self._reader.read(value, (*where, "arguments", key))
             for key, value in block.arguments.items()
         }
-        self._check_call(
-            pipeline_class, source, (*loading_at, "model_name"), arguments, (*where, "arguments")
-        )
+        modular = read_modular(block, pipeline_class, source, where, self._reader, self._models)
+        at_model = (*loading_at, "model_name")
+        at_arguments = (*where, "arguments")
+        self._check_call(pipeline_class, source, modular, at_model, arguments, at_arguments)
         loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
         ip_adapter = read_ip_adapter(
             block.ip_adapter, (*where, "ip_adapter"), self._source, self._reader
@@ -122,6 +128,7 @@ class PipelineBuilder:
             pipeline_class=pipeline_class,
             source=source,
             dtype=dtype,
+            modular=modular,
             components={key: built for key, built in components.items() if built is not None},
             absent=absent,
             reused=reused,
@@ -167,6 +174,7 @@ class PipelineBuilder:
             self._check_call(
                 referred.pipeline_class,
                 referred.source,
+                referred.modular,
                 (*where, "reference_name"),
                 arguments,
                 (*where, "arguments"),
@@ -234,10 +242,15 @@ class PipelineBuilder:
 
     def source(self, model: Any, at: Place, key: str) -> ModelSource | None:
         """The model that is named under this key; None where it cannot be one."""
-        return self._source({key: model}, at, needs="", key=key)
+        return self._source({key: model}, at, key=key)
 
     def _source(
-        self, loading: dict[str, Any], at: Place, *, needs: str, key: str = "model_name"
+        self,
+        loading: dict[str, Any],
+        at: Place,
+        *,
+        needs: tuple[str, ...] = (),
+        key: str = "model_name",
     ) -> ModelSource | None:
         model = loading.get(key)
         where = (*at, key)
@@ -266,9 +279,10 @@ class PipelineBuilder:
             return None
         if folder is None:
             return None
-        needed = folder / texts.get("subfolder", "") / needs
-        if needs and not needed.is_file():
-            self._reader.note(where, f"'{model}' is not a diffusers model: it has no {needs}.")
+        inside = folder / texts.get("subfolder", "")
+        if needs and not any((inside / each).is_file() for each in needs):
+            message = f"'{model}' is not a diffusers model: it has no {needs[0]}."
+            self._reader.note(where, message)
             return None
         return ModelSource(model=model, folder=str(folder), **texts)
 
@@ -313,7 +327,7 @@ class PipelineBuilder:
             document.configuration.component_type, (*at, "configuration", "component_type"), *kinds
         )
         self._check_loading(loading, loading_at)
-        source = self._source(loading, loading_at, needs="")
+        source = self._source(loading, loading_at)
         quantised_at = (*at, "quantization_config")
         quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
         if quantisation is not None and quantisation.kind == "gguf":
@@ -346,13 +360,17 @@ class PipelineBuilder:
         self,
         pipeline_class: str,
         source: ModelSource | None,
+        modular: ModularSettings | None,
         source_at: Place,
         arguments: dict[str, Value],
         at: Place,
     ) -> None:
-        real_class = self._real_class(pipeline_class, source, source_at)
         folder = Path(source.folder) if source is not None and source.folder else None
-        check_call(real_class, arguments, at, self._reader, folder)
+        real_class, blocks = self._real_class(pipeline_class, source, source_at), None
+        if modular is not None:
+            blocks = modular_signature(pipeline_class, source, modular)
+            real_class = real_class if blocks else ""
+        check_call(real_class, arguments, at, self._reader, folder, blocks)
 
     def _real_class(self, pipeline_class: str, source: ModelSource | None, at: Place) -> str:
         """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
@@ -361,10 +379,9 @@ class PipelineBuilder:
         if source is None or source.folder is None:
             return ""
         try:
-            index = json.loads((Path(source.folder) / "model_index.json").read_bytes())
-            return f"diffusers.{index['_class_name']}"
-        except (ValueError, TypeError, KeyError):
-            self._reader.note(at, f"The model_index.json of '{source.model}' is not one.")
+            return f"diffusers.{read_index(Path(source.folder)).class_name}"
+        except (OSError, ValueError):
+            self._reader.note(at, f"The {INDEX} of '{source.model}' is not one.")
             return ""
 
 

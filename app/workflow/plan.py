@@ -183,6 +183,23 @@ class SchedulerChange(Frozen):
     shift: float | None = None
 
 
+class ModularSettings(Frozen):
+    """What a modular pipeline is put together to."""
+
+    workflow: str | None = None
+    """Which of its blocks run and which components they need; None leaves it to the arguments."""
+    configs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Values of its blocks' configuration that are others than the model's."""
+    names: tuple[str, ...] | None = None
+    """The components that are loaded; None: all that the workflow needs."""
+    dtypes: dict[str, DType] = Field(default_factory=dict)
+    """By component; `default` is that of those not named."""
+    quantised: dict[str, Quantisation] = Field(default_factory=dict)
+    """Components that are quantised while they are loaded."""
+    sources: dict[str, ModelSource] = Field(default_factory=dict)
+    """Components whose files lie in other repositories than the model's index."""
+
+
 class ResultSpec(Frozen):
     """How a step's results are written."""
 
@@ -252,6 +269,8 @@ class PipelineStep(PlannedStep):
     """Qualified: `diffusers.StableDiffusionPipeline`."""
     source: ModelSource
     dtype: DType = "float32"
+    modular: ModularSettings | None = None
+    """None for an ordinary pipeline."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""
@@ -290,7 +309,8 @@ class PipelineStep(PlannedStep):
     @property
     def sources(self) -> tuple[ModelSource, ...]:
         """Of everything the step loads."""
-        blocks = (block.source for block in self.components.values())
+        blocks = [block.source for block in self.components.values()]
+        blocks += self.modular.sources.values() if self.modular else ()
         adapters = (*self.loras, *([self.ip_adapter] if self.ip_adapter else ()))
         return (self.source, *blocks, *(adapter.source for adapter in adapters))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from app.errors import nearest
 from app.workflow.document import PipelineBlock, StepDocument, WorkflowDocument
 from app.workflow.hub import find_snapshot
-from app.workflow.needs import INDEX, is_component
+from app.workflow.model_index import read_index
 from app.workflow.plan import PipelineStep
 from app.workflow.references import Path as Place
 from app.workflow.values import ValueReader
@@ -94,13 +93,8 @@ def _component_names(step: PipelineStep) -> set[str] | None:
     if folder is None:
         return None
     try:
-        index = json.loads((folder / INDEX).read_bytes())
-        own = {
-            name
-            for name, entry in index.items()
-            if is_component(entry) and entry[:1] != [None] and name not in step.absent
-        }
-    except (OSError, ValueError, AttributeError):
+        own = read_index(folder, modular=step.modular is not None).parts.keys() - set(step.absent)
+    except (OSError, ValueError):
         # What is wrong with the model is told when it is loaded.
         return None
     return own | step.components.keys() | step.reused.keys()

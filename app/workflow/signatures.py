@@ -21,11 +21,13 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 T = TypeVar("T")
-Kind = Literal["pipeline", "model", "scheduler", "tokenizer"]
+Kind = Literal["pipeline", "modular pipeline", "set of blocks", "model", "scheduler", "tokenizer"]
 
 FOLDERS: dict[str, dict[str, Kind]] = {
     "diffusers": {
         "pipelines/**/*.py": "pipeline",
+        "modular_pipelines/**/modular_pipeline.py": "modular pipeline",
+        "modular_pipelines/**/modular_blocks_*.py": "set of blocks",
         "models/**/*.py": "model",
         "schedulers/*.py": "scheduler",
     },
@@ -39,7 +41,7 @@ CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
-FORMAT = 3
+FORMAT = 4
 """Raise when the stored form changes."""
 
 
@@ -106,7 +108,7 @@ def remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[],
 
 
 def _index(package: str) -> dict[str, ClassPlace]:
-    root = _package_root(package)
+    root = package_root(package)
     # transformers lists nothing in its __init__; there the folders themselves are the list.
     public = _public_names(root / "__init__.py") if package == "diffusers" else frozenset()
     needs = _needs(root / "utils") if package == "diffusers" else {}
@@ -114,6 +116,9 @@ def _index(package: str) -> dict[str, ClassPlace]:
     for pattern, kind in FOLDERS[package].items():
         for file in sorted(root.glob(pattern)):
             for name in CLASS_LINE.findall(file.read_text(encoding="utf-8")):
+                if kind == "modular pipeline" and not name.endswith("ModularPipeline"):
+                    # The module of them all defines what they are built of, too.
+                    continue
                 if (not public or name in public) and not name.startswith("_"):
                     where = file.relative_to(root).as_posix()
                     index.setdefault(
@@ -151,7 +156,7 @@ def class_source(class_name: str) -> ast.ClassDef | None:
     found = public_classes("diffusers").get(class_name)
     if found is None:
         return None
-    tree = ast.parse((_package_root("diffusers") / found.file).read_text(encoding="utf-8"))
+    tree = ast.parse((package_root("diffusers") / found.file).read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     return classes[class_name]
 
@@ -196,7 +201,8 @@ def _signature_of(node: ast.FunctionDef) -> CallSignature:
     )
 
 
-def _package_root(package: str) -> Path:
+def package_root(package: str) -> Path:
+    """The folder in which the package is installed."""
     # Finding the spec of a top-level package does not import it.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from tests.standins.films import ALLEGRO_FRAMES, ALLEGRO_PX
+from tests.standins.minimax_h3 import FRAMES as MINIMAX_H3_FRAMES
+from tests.standins.minimax_h3 import WHERE as MINIMAX_H3
 
 Document = dict[str, Any]
 
@@ -185,4 +187,7 @@ OWN = (
     _film("LTXPipeline", "Lightricks/LTX-Video", 9, **WORDS),
     _film("StableVideoDiffusionPipeline", "stabilityai/stable-video-diffusion-img2vid-xt", 4,
           **SEEN),
+    _picture("FluxModularPipeline", FLUX),
+    _picture("StableDiffusionXLModularPipeline", SDXL, preview=True),
+    _film("MiniMaxH3ModularPipeline", MINIMAX_H3, MINIMAX_H3_FRAMES, **WORDS),
 )  # fmt: skip

@@ -45,7 +45,7 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     "Krea2.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="Krea 2"),
     "LTX2I2VChained.json": NotYet("SDNQ, chains"),
     "LTX2TwoStage.json": NotYet("SDNQ, settings of components"),
-    "MiniMaxH3.json": NotYet("modular pipelines"),
+    "MiniMaxH3.json": NotYet("settings of components"),
     "ZImage.json": Runs((JPEG,) * 2, {**SMALL, "num_images_per_prompt": 2}, for_part="Z-Image"),
     "archive/Allegro.json": Runs(
         (Saved("video/mp4", ALLEGRO_PX, ALLEGRO_PX, ALLEGRO_FRAMES),),

@@ -30,6 +30,8 @@ from tests.standins.hunyuan import build_hunyuan_video, build_hunyuan_video15
 from tests.standins.ip_adapter import build_ip_adapter
 from tests.standins.kandinsky import build_kandinsky_decoder, build_kandinsky_prior
 from tests.standins.lora import build_lora
+from tests.standins.minimax_h3 import WHERE as MINIMAX_H3
+from tests.standins.minimax_h3 import build_minimax_h3
 from tests.standins.qwen import (
     build_krea2,
     build_qwen_image,
@@ -96,6 +98,7 @@ MODELS: dict[str, Build] = {
     "hunyuanvideo-community/HunyuanVideo": build_hunyuan_video,
     "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": build_hunyuan_video15,
     "stabilityai/stable-video-diffusion-img2vid-xt": build_svd,
+    MINIMAX_H3: build_minimax_h3,
 }
 """What builds the stand-in of a model, by the model's name on the hub."""
 
@@ -108,6 +111,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "h94/IP-Adapter/models/ip-adapter_sd15": (SD15, _ip_adapter),
     "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl": (SDXL, _ip_adapter),
     "XLabs-AI/flux-RealismLora/lora": (FLUX_DEV, build_lora),
+    "lightx2v/Minimax-h3-Turbo/minimax_h3_fl2v_turbo_8step_v1.0_bf16": (MINIMAX_H3, build_lora),
     "linoyts/yart_art_sd3-5_lora/pytorch_lora_weights": (SD35_LARGE, build_lora),
     **{
         f"ali-vilab/In-Context-LoRA/{style}": (FLUX_DEV, partial(build_lora, seed=seed))

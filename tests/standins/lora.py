@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import diffusers
@@ -10,13 +9,14 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
+from app.workflow.model_index import read_index
 from tests.standins.parts import seeded
 
 
 def build_lora(model: Path, file: Path, seed: int = 0) -> None:
     """Write a LoRA for the transformer of the stand-in in `model`, another one for each seed."""
-    index = json.loads((model / "model_index.json").read_text())
-    transformer = getattr(diffusers, index["transformer"][1]).from_pretrained(
+    index = read_index(model, modular=True)
+    transformer = getattr(diffusers, index.parts["transformer"].class_name).from_pretrained(
         model, subfolder="transformer"
     )
     with seeded(seed):
@@ -25,7 +25,7 @@ def build_lora(model: Path, file: Path, seed: int = 0) -> None:
             for name, parameter in transformer.named_parameters():
                 if "lora_" in name:
                     parameter.normal_(std=0.5)
-    getattr(diffusers, index["_class_name"]).save_lora_weights(
+    getattr(diffusers, index.class_name).save_lora_weights(
         file.parent,
         transformer_lora_layers=get_peft_model_state_dict(transformer),
         weight_name=file.name,

@@ -34,7 +34,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from app.workflow.needs import is_component
+from app.workflow.model_index import is_component
 from models.shapes.tokenizer import MAX_TOKENS, build_tokenizer
 
 TEXT_WIDTH = 32

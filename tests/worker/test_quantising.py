@@ -21,7 +21,7 @@ from app.workflow.quantised import component_bytes
 from app.workflow.quantisers import QUANTISERS, quantisation
 from tests.doubles.accelerator import Accelerator
 from tests.standins import build_flux
-from tests.standins.lora import build_flux_lora
+from tests.standins.lora import build_lora
 from tests.worker.bench import Bench, Document, document, same
 
 pytestmark = [
@@ -174,7 +174,7 @@ def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: P
 def test_a_lora_on_quantised_weights_leaves_nothing_behind(
     how: str, flux: Path, tmp_path: Path, bench: Bench
 ):
-    build_flux_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
+    build_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
     lora = {"model_name": str(tmp_path / "lora"), "weight_name": "drawing.safetensors"}
     without = bench.run(bench.plan(bench.write(document(quantised(flux, how)), "without")))
     drawing = bench.plan(bench.write(document(quantised(flux, how, loras=[lora])), "with"))

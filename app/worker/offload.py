@@ -1,0 +1,78 @@
+"""Components on the device, all of them or one after the other, for the duration of a step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+
+from app.worker.device import Device
+from app.workflow.plan import PipelineStep
+
+
+@contextlib.contextmanager
+def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
+    """Inside, every component computes on the device: it stays there, or is brought there for each
+    of its calls, as the step's offload says."""
+    with contextlib.ExitStack() as given_back:
+        if step.modular is not None:
+            if step.offload is not None:
+                given_back.enter_context(_taking_turns(pipeline, step.offload, device))
+        elif step.offload is not None:
+            given_back.callback(pipeline.remove_all_hooks)
+            if step.offload == "model":
+                pipeline.enable_model_cpu_offload(device=device.torch_device)
+            else:
+                pipeline.enable_sequential_cpu_offload(device=device.torch_device)
+        if step.offload is None:
+            _move(pipeline, device)
+        if step.modular is None:
+            # diffusers resets stateful caches and hooks only at the end of a normal call.
+            given_back.callback(pipeline.maybe_free_model_hooks)
+        yield
+
+
+@contextlib.contextmanager
+def _taking_turns(pipeline: Any, offload: str, device: Device) -> Iterator[None]:
+    """What diffusers has methods for at ordinary pipelines, for a modular one.
+
+    Its blocks call its components in an order nobody declares, so whichever is called has all
+    others leave; after the step all of them are in RAM.
+    """
+    from diffusers.modular_pipelines.components_manager import custom_offload_with_hook
+
+    modules = {
+        name: component
+        for name, component in pipeline.components.items()
+        if isinstance(component, torch.nn.Module)
+    }
+    on = torch.device(device.torch_device.type, device.torch_device.index or 0)
+    with contextlib.ExitStack() as given_back:
+        hooks = []
+        for name, module in modules.items():
+            if offload == "sequential":
+                given_back.callback(remove_hook_from_module, module, recurse=True)
+                cpu_offload(module, on, offload_buffers=len(module._parameters) > 0)
+            else:
+                hook = custom_offload_with_hook(name, module, on)
+                given_back.callback(hook.remove)
+                given_back.callback(hook.offload)
+                hooks.append(hook)
+        for hook in hooks:
+            for other in hooks:
+                if other is not hook:
+                    hook.add_other_hook(other)
+        yield
+
+
+def _move(pipeline: Any, device: Device) -> None:
+    # `pipeline.to` takes ten milliseconds to find that there is nothing to move.
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            first = next(component.parameters(), None)
+            if first is not None and first.device != device.torch_device:
+                component.to(device.torch_device)
