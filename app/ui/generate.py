@@ -111,8 +111,8 @@ class GenerateTab:
                     "Run with a new seed", size="sm", elem_id="new-seed", interactive=False
                 )
                 self.stage = gr.HTML(markup.stage(RunView()), elem_id="stage")
-                # Not a gr.Gallery, nor a gr.JSON in an accordion: those are fetched and mounted
-                # when they are first needed, and what they are told meanwhile is lost.
+                # Neither a gr.Gallery nor a gr.JSON: what those are told are objects, which may
+                # never be seen on a busy machine (see `_buttons`); texts arrive whole.
                 self.strip = gr.HTML("", elem_id="strip", js_on_load=markup.CHOOSE_THUMBNAIL)
                 with gr.Row(elem_id="next"):
                     self.use_as_input = gr.Button(

@@ -290,3 +290,25 @@ def test_a_model_for_something_else_is_told(tasks: Bench):
         f"'{LANGUAGE}' is no model that transformers knows for this task"
         " (AutoModelForDepthEstimation)."
     )
+
+
+def built_in(name: str, **arguments: Any) -> Document:
+    return {
+        "name": "ask",
+        "workflow": {"path": f"builtin:{name}.json", "arguments": arguments},
+        "result": {"content_type": "text/plain"},
+    }
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        built_in("augment_prompt", prompt="a cat", max_new_tokens=6),
+        built_in("describe_image", image="variable:image", max_new_tokens=6),
+        built_in("h3_context_ir", prompt="a storm", model_name=LANGUAGE, max_new_tokens=6),
+    ],
+    ids=lambda step: step["workflow"]["path"],
+)
+def test_the_workflows_that_are_made_to_be_steps_give_their_text(tasks: Bench, step: Document):
+    (text,) = texts(tasks.run(document(step, variables={"image": "seen.png"})))
+    assert text
