@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on (default 7860; 0: any free one)")
     serve.add_argument("--share", action="store_true", default=None, help="make a public link")
     serve.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
+    serve.add_argument(
+        "--media-urls", action=argparse.BooleanOptionalAction, default=None,
+        help="fetch pictures, videos and sounds by URL"
+        " (default: only where nobody but this machine's users reaches the page)",
+    )  # fmt: skip
     _add_common(serve, "INFO")
 
     run = commands.add_parser("run", help="run a workflow and print the files it wrote")
@@ -158,7 +163,9 @@ def _settings(options: argparse.Namespace) -> Settings:
 
     try:
         given = Settings.from_environment()
-        ui = {name: getattr(options, name, None) for name in ("host", "port", "share")}
+        ui = {
+            name: getattr(options, name, None) for name in ("host", "port", "share", "media_urls")
+        }
         ui = {name: value for name, value in ui.items() if value is not None}
         if options.command is _serve and options.auth:
             ui["auth"] = _login(options.auth)

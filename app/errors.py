@@ -13,6 +13,7 @@
     │   ├── QueueFull
     │   └── UnknownRun
     ├── RunError               the run had started and could not be finished
+    │   ├── FetchError         media behind a URL could not be fetched
     │   ├── LoadError          a model could not be loaded
     │   ├── StepError          a step's own call failed
     │   ├── ResultError        a result could not be written
@@ -21,7 +22,8 @@
     │   └── WorkerDied         the worker process ended in mid-run
     └── ServeError             the server cannot be started as asked (a busy port, say)
 
-    Cancelled(BaseException)   not an error; raised at checkpoints, caught only in worker/runner.py
+    Cancelled(BaseException)   not an error; raised at checkpoints, caught only where a run ends:
+                               worker/runner.py, engine/fetches.py
 
 Exceptions never cross the pipe between the processes; an `ErrorReport` does.
 """
@@ -157,6 +159,10 @@ class RunError(WorkbenchError):
     """The run had started and could not be finished."""
 
 
+class FetchError(RunError):
+    """What lies behind a URL could not be fetched, or is not what it should be."""
+
+
 class LoadError(RunError):
     """A model could not be found, read or assembled."""
 
@@ -186,7 +192,7 @@ class ServeError(WorkbenchError):
 
 
 class Cancelled(BaseException):
-    """Raised at a checkpoint of a cancelled run; caught only in worker/runner.py."""
+    """Raised at a checkpoint of a cancelled run; caught only where a run ends (see above)."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

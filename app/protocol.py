@@ -18,7 +18,9 @@ from app.workflow.plan import Plan
 
 Place = Literal["device", "ram"]
 """Where a held component is. Without an accelerator the machine's memory is the device."""
-Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "computing", "saving"]
+Phase = Literal[
+    "queued", "fetching", "loading", "encoding", "denoising", "decoding", "computing", "saving"
+]
 
 
 class Message(BaseModel):
@@ -235,6 +237,20 @@ class RunQueued(Message):
     position: int
 
 
+class FetchingMedia(Message):
+    """What the waiting run names by this URL is being fetched: `number` of `count`."""
+
+    type: Literal["fetching_media"] = "fetching_media"
+    run_id: str
+    time: float
+    url: str
+    number: int
+    count: int
+    fetched_bytes: int
+    total_bytes: int | None
+    """None where the server does not say."""
+
+
 class RunStarted(Message):
     """The worker has begun to walk the plan."""
 
@@ -449,6 +465,7 @@ TERMINAL = (RunSucceeded, RunFailed, RunCancelled)
 
 RunEvent = (
     RunQueued
+    | FetchingMedia
     | RunStarted
     | StepStarted
     | StepRemembered

@@ -39,11 +39,21 @@ class UiSettings(_Frozen):
     allowed_hosts: tuple[str, ...] = ()
     """Further names the page answers to, behind a reverse proxy for example."""
     max_upload_bytes: int = 30 * MIB
+    media_urls: bool | None = None
+    """Whether media by URL are fetched for this page; None: only where just this machine's own
+    users reach it."""
 
     @property
     def beyond_loopback(self) -> bool:
         """Whether anyone but this machine's own users could reach the page."""
         return self.share or self.host not in {"127.0.0.1", "localhost", "::1"}
+
+    @property
+    def fetches_urls(self) -> bool:
+        """Whether media by URL are fetched for this page."""
+        if self.media_urls is not None:
+            return self.media_urls
+        return not self.beyond_loopback and not self.public
 
 
 class EngineSettings(_Frozen):
@@ -90,6 +100,18 @@ class WorkerSettings(_Frozen):
     log_level: LogLevel = "INFO"
 
 
+class UrlSettings(_Frozen):
+    """Pictures, videos and sounds behind URLs."""
+
+    allowed: bool = True
+    """Whether they are fetched at all. A page that strangers reach fetches none by itself."""
+    hosts: tuple[str, ...] = ()
+    """`name:port` of servers that are fetched from although their address is not public."""
+    max_file_bytes: ByteSize = Field(default=ByteSize(200_000_000), gt=0)
+    cache_bytes: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0)
+    """How much of what was fetched is kept beside the results."""
+
+
 class PathSettings(_Frozen):
     """Where things are read and written."""
 
@@ -102,6 +124,7 @@ class PathSettings(_Frozen):
     media: tuple[Path, ...] = ()
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
     for somebody at a shell of this machine everything the shell may read."""
+    urls: UrlSettings = UrlSettings()
 
 
 class Settings(_Frozen):
@@ -126,7 +149,9 @@ class Settings(_Frozen):
         def folders(name: str) -> tuple[Path, ...]:
             return tuple(Path(part) for part in env.get(name, "").split(os.pathsep) if part)
 
-        ui: dict[str, object] = dict(given(host="DW_HOST", port="DW_PORT", share="DW_SHARE"))
+        ui: dict[str, object] = dict(
+            given(host="DW_HOST", port="DW_PORT", share="DW_SHARE", media_urls="DW_MEDIA_URLS")
+        )
         ui["public"] = env.get("DW_PUBLIC") == "1"
         ui["allowed_hosts"] = tuple(env.get("DW_ALLOWED_HOSTS", "").split())
         if env.get("DW_AUTH"):
@@ -134,6 +159,14 @@ class Settings(_Frozen):
         paths: dict[str, object] = dict(given(outputs="DW_OUTPUTS"))
         paths["workflows"] = (SHIPPED_WORKFLOWS, *folders("DW_WORKFLOWS"))
         paths["models"] = (PROJECT / "models", *folders("DW_MODELS"))
+        urls: dict[str, object] = dict(
+            given(
+                allowed="DW_MEDIA_URLS",
+                max_file_bytes="DW_MEDIA_FILE_BYTES",
+                cache_bytes="DW_MEDIA_CACHE_BYTES",
+            )
+        )
+        paths["urls"] = {**urls, "hosts": tuple(env.get("DW_MEDIA_HOSTS", "").split())}
         return cls.model_validate(
             {
                 "ui": ui,

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from app.engine import Engine
 from app.protocol import TERMINAL, ResultSaved, RunEvent, RunSucceeded, TerminalEvent
-from app.settings import PathSettings, Settings, WorkerSettings
+from app.settings import PathSettings, Settings, UrlSettings, WorkerSettings
 
 
 class Finished(NamedTuple):
@@ -44,10 +44,13 @@ def started_engine(
     outputs: Path,
     worker: WorkerSettings | None = None,
     models: tuple[Path, ...] = PathSettings().models,
+    urls: UrlSettings | None = None,
 ) -> Iterator[Engine]:
     """An engine that writes below `outputs`, closed at the end. Its worker is on the CPU."""
     engine = Engine()
-    paths = PathSettings(outputs=outputs, media=(outputs,), models=models)
+    paths = PathSettings(
+        outputs=outputs, media=(outputs,), models=models, urls=urls or UrlSettings()
+    )
     engine.start(Settings(paths=paths, worker=worker or WorkerSettings(device="cpu")))
     try:
         yield engine

@@ -26,6 +26,7 @@ from app.workflow import needs
 from app.workflow.fingerprint import request_key
 from app.workflow.hub_headers import HubHeaders, NotAsked
 from app.workflow.planner import make_plan
+from app.workflow.remote import remote_values
 
 
 class Engine:
@@ -76,8 +77,10 @@ class Engine:
         loop, settings = self._started()
         plan = make_plan(workflow, inputs, paths=settings.paths, seed=seed, changes=changes)
         run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        key = request_key(plan, settings.worker.device) if plan.seed_given else None
-        run = Run(run_id, owner, plan, request_key=key, fresh=fresh)
+        fetching = bool(remote_values(plan))
+        known = plan.seed_given and not fetching
+        key = request_key(plan, settings.worker.device) if known else None
+        run = Run(run_id, owner, plan, request_key=key, fresh=fresh, fetching=fetching)
         loop.ask(partial(loop.submit, run))
         return run_id
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Literal, TypeVar
 
+from app.engine.fetches import MediaFetches
 from app.engine.memory import WorkerMemory
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
@@ -61,6 +62,7 @@ class EngineLoop:
         self._target = target
         self._mailbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve())
+        self._fetches = MediaFetches(settings, self._runs, self.post)
         self._active: Run | None = None
         self._memory = WorkerMemory(settings.engine)
         self._worker: WorkerProcess | None = None
@@ -165,6 +167,8 @@ class EngineLoop:
         """Take the run: answer it from an identical one's files, or queue it."""
         self._refuse_when_closing()
         self._runs.take(run)
+        if run.fetching:
+            self._fetches.begin(run)
         if not run.over:
             self._try_again()
 
@@ -173,8 +177,9 @@ class EngineLoop:
         run = self.run(run_id)
         if run.over:
             return False
+        phase = run.phase
         if self._runs.leave_queue(run):
-            self._runs.end(run, RunCancelled(run_id=run_id, time=time.time(), phase="queued"))
+            self._runs.end(run, RunCancelled(run_id=run_id, time=time.time(), phase=phase))
         elif run.cancel_asked_at is None and self._worker is not None:
             run.cancel_asked_at = time.monotonic()
             self._worker.send(CancelRun(run_id=run_id))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def next_run(waiting: Sequence[str]) -> str | None:
-    """The id of the run to start now, of those that wait in the order they came."""
-    return waiting[0] if waiting else None
+def next_run(waiting: Sequence[str], fetching: Collection[str] = ()) -> str | None:
+    """The id of the run to start now, of those that wait in the order they came.
+
+    Those whose media are still being fetched hold up nobody.
+    """
+    return next((run_id for run_id in waiting if run_id not in fetching), None)
 
 
 def positions(waiting: Sequence[str]) -> dict[str, int]:

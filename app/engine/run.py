@@ -10,6 +10,7 @@ from typing import Literal
 
 from app.protocol import (
     TERMINAL,
+    FetchingMedia,
     Message,
     Phase,
     PhaseChanged,
@@ -60,7 +61,14 @@ class Run:
     """
 
     def __init__(
-        self, run_id: str, owner: str, plan: Plan, *, request_key: str | None, fresh: bool
+        self,
+        run_id: str,
+        owner: str,
+        plan: Plan,
+        *,
+        request_key: str | None,
+        fresh: bool,
+        fetching: bool = False,
     ) -> None:
         self.run_id = run_id
         self.owner = owner
@@ -68,6 +76,8 @@ class Run:
         self.request_key = request_key
         """Equal for requests that make the same; None when the seed was drawn."""
         self.fresh = fresh
+        self.fetching = fetching
+        """Whether media by URL are not here yet, so that the worker cannot have it."""
         self.submitted_at = time.time()
         self.events: list[RunEvent] = []
         self.preview: Preview | None = None
@@ -98,7 +108,9 @@ class Run:
 
     @property
     def phase(self) -> Phase:
-        """The phase the running step is in."""
+        """The phase the running step is in, or what the run waits for."""
+        if self.fetching and self.events and isinstance(self.events[-1], FetchingMedia):
+            return "fetching"
         changes = (event for event in reversed(self.events) if isinstance(event, PhaseChanged))
         return next((event.phase for event in changes), "queued")
 

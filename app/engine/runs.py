@@ -22,6 +22,7 @@ from app.protocol import (
     Timings,
 )
 from app.settings import EngineSettings
+from app.workflow.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +45,35 @@ class Runs:
             )
         self._forget_old()
         self._runs[run.run_id] = run
-        key = None if run.fresh else run.request_key
-        made = self._remembered.find(key) if key else None
+        made = self._made_before(run)
         position = 0 if made else len(self._waiting)
         run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
         if made is not None:
             _answer_from(made, run)
         else:
             self._waiting.append(run.run_id)
+
+    def fetched(self, run: Run, plan: Plan, request_key: str | None) -> None:
+        """The run's media are here: from now on this is its plan, and it waits as others do."""
+        if run.over:
+            return
+        run.plan, run.request_key, run.fetching = plan, request_key, False
+        made = self._made_before(run)
+        if made is not None:
+            self.leave_queue(run)
+            _answer_from(made, run)
+        else:
+            position = self._waiting.index(run.run_id)
+            run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
+
+    def end_early(self, run: Run, event: TerminalEvent) -> None:
+        """End a run that waits; one that is over stays as it is."""
+        if self.leave_queue(run):
+            self.end(run, event)
+
+    def _made_before(self, run: Run) -> Remembered | None:
+        key = None if run.fresh else run.request_key
+        return self._remembered.find(key) if key else None
 
     def find(self, run_id: str) -> Run:
         """The run of this id. Raises UnknownRun."""
@@ -72,7 +94,8 @@ class Runs:
     @property
     def next(self) -> Run | None:
         """The one to start now."""
-        run_id = next_run(self._waiting)
+        fetching = {run_id for run_id in self._waiting if self._runs[run_id].fetching}
+        run_id = next_run(self._waiting, fetching)
         return None if run_id is None else self._runs[run_id]
 
     def leave_queue(self, run: Run) -> bool:

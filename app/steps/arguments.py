@@ -7,19 +7,25 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from app.errors import StepError, nearest
-from app.tasks.media import as_picture
-from app.workflow.inputs import is_image_name
+from app.steps.media import read_picture, read_sound, read_video
+from app.tasks.media import AudioVideo, as_frames, as_picture
+from app.workflow.inputs import media_kind
 from app.workflow.iterations import MAX_ITERATIONS
 from app.workflow.plan import (
+    AudioValue,
     DTypeValue,
     ImageValue,
     ListValue,
     LiteralValue,
     ObjectValue,
+    RemoteValue,
     ResultValue,
     Rounds,
     Value,
+    VideoValue,
     references_in,
 )
 
@@ -28,17 +34,18 @@ if TYPE_CHECKING:
 
 
 def combinations(
-    step: str, arguments: Mapping[str, Value], context: RunContext
+    step: str, arguments: Mapping[str, Value], context: RunContext, *, bare: bool = False
 ) -> list[dict[str, Any]]:
     """The arguments of every call: the product over all results referred to, the last fastest.
 
-    Raises StepError before anything is called. The calls share what is in their arguments.
+    Raises StepError before anything is called. The calls share what is in their arguments. `bare`
+    is for pipelines: of a film they take the pictures alone, as a list.
     """
     choices = [_choices(found, step, context) for found in references_in(arguments.values())]
     count = math.prod(map(len, choices))
     if count > MAX_ITERATIONS:
         raise StepError(f"Step '{step}' would run {count} times; {MAX_ITERATIONS} at most.")
-    live = _Live()
+    live = _Live(context, bare=bare)
     return [
         {name: live.value(value, name, chosen) for name, value in arguments.items()}
         for chosen in map(iter, itertools.product(*choices))
@@ -93,10 +100,12 @@ def _property(returned: Any, reference: ResultValue, step: str) -> Any:
 
 
 class _Live:
-    """Makes a plan's values what a call takes. A picture that several calls share is read once."""
+    """Makes a plan's values what a call takes. A file that several calls share is read once."""
 
-    def __init__(self) -> None:
-        self._pictures: dict[str, Any] = {}
+    def __init__(self, context: RunContext, *, bare: bool) -> None:
+        self._context = context
+        self._bare = bare
+        self._files: dict[str, Any] = {}
 
     def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
         """The value of the argument (or key) of this name; results come from `chosen` in template
@@ -104,14 +113,15 @@ class _Live:
         match value:
             case LiteralValue():
                 return value.value
-            case ImageValue():
-                if value.path not in self._pictures:
-                    self._pictures[value.path] = read_picture(value.path)
-                return self._pictures[value.path]
+            case ImageValue() | VideoValue() | AudioValue():
+                if value.path not in self._files:
+                    self._files[value.path] = self._read(value)
+                return self._files[value.path]
             case ResultValue():
                 result = next(chosen)
                 # What a sub-workflow was handed has been picked there.
-                return _seen(result if value.handed_at else _picked(result, name), name)
+                taken = result if value.handed_at else _picked(result, name)
+                return self._given(_seen(taken, name))
             case DTypeValue():
                 import torch
 
@@ -122,6 +132,26 @@ class _Live:
                 ]
             case ObjectValue():
                 return {key: self.value(entry, key, chosen) for key, entry in value.entries.items()}
+            case RemoteValue():
+                raise StepError(f"{value.place}: '{value.url}' has not been fetched.")
+
+    def _read(self, value: ImageValue | VideoValue | AudioValue) -> Any:
+        checkpoint = self._context.checkpoint
+        match value:
+            case ImageValue():
+                return read_picture(value.path)
+            case VideoValue():
+                return self._given(read_video(value.path, checkpoint))
+            case AudioValue():
+                return self._given(read_sound(value.path, checkpoint))
+
+    def _given(self, value: Any) -> Any:
+        """What a call is given: of a film for a pipeline its pictures, of a sound its samples."""
+        if not self._bare or not isinstance(value, AudioVideo):
+            return value
+        if len(value.frames) == 0:
+            return value.audio
+        return [Image.fromarray(frame) for frame in as_frames(value)]
 
 
 def _picked(value: Any, name: str) -> Any:
@@ -132,17 +162,6 @@ def _seen(value: Any, name: str) -> Any:
     """What an argument of this name is given; measures of one channel (a depth, say), which
     pipelines and tasks cannot look at, as a picture of three."""
     shape: tuple[int, ...] = getattr(value, "shape", ())
-    if is_image_name(name) and len(shape) == 3 and shape[-1] == 1:
+    if media_kind(name) == "image" and len(shape) == 3 and shape[-1] == 1:
         return as_picture(value).convert("RGB")
     return value
-
-
-def read_picture(path: str) -> Any:
-    """The picture in this file, turned as its camera says, as RGB. Raises StepError."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise StepError(f"The picture '{path}' can no longer be read.", hint=f"{error}") from error

@@ -35,7 +35,7 @@ def run(
     from app.worker.previews import find_preview
     from app.worker.tuning import tuned
 
-    arguments = combinations(step.name, step.arguments, context)
+    arguments = combinations(step.name, step.arguments, context, bare=True)
     pipeline = assemble(step, parts, components)
     made: list[Any] = []
     with (

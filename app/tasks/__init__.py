@@ -18,6 +18,7 @@ from app.tasks.task import Task
 
 TASKS: dict[str, Task] = {
     "gather_images": gather.IMAGES,
+    "gather_videos": gather.VIDEOS,
     "gather_inputs": gather.INPUTS,
     "get_image_size": picture.IMAGE_SIZE,
     "strip_exif": picture.STRIP_EXIF,
@@ -60,7 +61,6 @@ TASKS: dict[str, Task] = {
 
 RUNS_A_MODEL = "it runs a model"
 NOT_YET_SUPPORTED: dict[str, str] = {
-    "gather_videos": "it reads video files",
     **dict.fromkeys(
         [
             "interpolate_frames", "batch_decode_post_process",

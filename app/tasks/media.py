@@ -33,6 +33,8 @@ class AudioVideo:
     """(samples, channels), float32; None for a silent video."""
     sample_rate: int | None
     """Samples per second; None for a silent video."""
+    fps: float | None = None
+    """Frames per second, where a file has said so."""
 
 
 def fitting(width: int, height: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The endpoints for scripts: explicit, stable names, typed parameters, the engine's own checks.
 
 `gr.api` checks nothing itself, so everything a script sends goes through `engine.submit`, and a
-file only through `uploaded_path`. Names are kept forever; fields are added, never renamed.
+file only through `uploads`. Names are kept forever; fields are added, never renamed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gradio as gr
 from gradio.data_classes import FileData
-from pydantic import JsonValue
 
-from app.errors import EngineError, InvalidInputs, Problem, WorkbenchError
+from app.errors import EngineError, InvalidInputs, WorkbenchError
 from app.protocol import (
     TERMINAL,
     Downloading,
+    FetchingMedia,
     Loading,
     MemoryRanOut,
     PhaseChanged,
@@ -34,6 +34,7 @@ from app.protocol import (
     StepRemembered,
 )
 from app.ui.run_view import RunView, advance, freed
+from app.ui.uploads import inputs_of, undressed
 from app.workflow.catalog import Catalog, CatalogEntry
 from app.workflow.inputs import InputSpec
 
@@ -88,12 +89,14 @@ class ScriptApi:
 
         `changes` are values of its document that are others in this run, by JSON pointer.
 
-        Every event has `event` (queued, remembered, downloading, loading, step, phase, result,
-        done, cancelled, error), `job_id` and `request_id`. The last one is done (with images, seed,
-        seconds, unchanged, sentence, workflow, variables, metadata), cancelled, or error. Where
-        `unchanged` is true nothing was run: another `seed` makes another picture, `fresh` the same.
+        Every event has `event` (queued, fetching, remembered, downloading, loading, step, phase,
+        result, done, cancelled, error), `job_id` and `request_id`. The last one is done (with
+        images, seed, seconds, unchanged, sentence, workflow, variables, metadata), cancelled, or
+        error. Where `unchanged` is true nothing was run: another `seed` makes another picture,
+        `fresh` the same.
         Dropping the stream cancels the run.
         """
+        variables = undressed(variables)
         entry, run_id = await self._submit(
             workflow, variables, seed, _owner(request), fresh=fresh, changes=changes
         )
@@ -198,7 +201,7 @@ class ScriptApi:
     ) -> tuple[CatalogEntry, str]:
         try:
             entry = self._catalog.find(str(workflow))
-            inputs = self._inputs(entry, variables)
+            inputs = inputs_of(entry, variables, self._uploads)
             _check_seed(seed)
             if not isinstance(changes, Mapping | None):
                 raise InvalidInputs("The changes have to be an object: {JSON pointer: value}.")
@@ -213,6 +216,7 @@ class ScriptApi:
     async def _run_to_end(
         self, workflow: str, variables: dict[str, Any], seed: int | None, owner: str
     ) -> dict:
+        variables = undressed(variables)
         entry, run_id = await self._submit(workflow, variables, seed, owner)
         view = RunView(run_id=run_id)
         try:
@@ -241,50 +245,10 @@ class ScriptApi:
             if isinstance(event, TERMINAL):
                 return
 
-    def _inputs(self, entry: CatalogEntry, variables: Any) -> dict[str, JsonValue]:
-        """The variables with every uploaded file as its path; strings are never taken as paths."""
-        if not isinstance(variables, Mapping):
-            raise InvalidInputs("The variables have to be an object: {name: value}.")
-        kinds = {spec.name: spec for spec in entry.inputs}
-        inputs: dict[str, JsonValue] = {}
-        problems: list[Problem] = []
-        for name, value in variables.items():
-            spec = kinds.get(name)
-            if spec is None or spec.kind not in {"image", "mask"} or value == spec.default:
-                inputs[name] = value
-                continue
-            path = uploaded_path(value, self._uploads)
-            if path is None:
-                problems.append(
-                    Problem(
-                        place=f"inputs.{name}",
-                        message=f"{spec.label} has to be an uploaded file, not a path.",
-                        hint="Send it with gradio_client.handle_file('picture.png').",
-                    )
-                )
-            else:
-                inputs[name] = str(path)
-        if problems:
-            raise InvalidInputs(f"'{entry.name}' cannot run with these inputs.", problems)
-        return inputs
-
 
 def endpoint_name(entry: CatalogEntry) -> str:
     """The endpoint that runs this workflow: `run_text_to_image`."""
     return "run_" + entry.name.replace("-", "_")
-
-
-def uploaded_path(value: Any, uploads: Path) -> Path | None:
-    """The file Gradio stored for an upload; None for anything else, however it is dressed up."""
-    if not isinstance(value, Mapping):
-        return None
-    meta = value.get("meta")
-    if not isinstance(meta, Mapping) or meta.get("_type") != "gradio.FileData":
-        return None
-    if not isinstance(value.get("path"), str) or "\0" in value["path"]:
-        return None
-    path = Path(value["path"]).resolve()
-    return path if path.is_relative_to(uploads.resolve()) and path.is_file() else None
 
 
 def _owner(request: gr.Request | None) -> str:
@@ -305,6 +269,10 @@ def _told(event: RunEvent) -> dict[str, Any] | None:
     match event:
         case RunQueued():
             return {"event": "queued", "position": event.position}
+        case FetchingMedia():
+            return event.model_dump(
+                include={"url", "number", "count", "fetched_bytes", "total_bytes"}
+            ) | {"event": "fetching"}
         case StepRemembered():
             return event.model_dump(include={"step", "made_by", "made_at"}) | {
                 "event": "remembered"
@@ -393,6 +361,7 @@ def _annotation(spec: InputSpec) -> Any:
     kinds: dict[str, Any] = {
         "text": str, "number": float, "integer": int, "checkbox": bool,
         "slider": int if spec.whole else float, "seed": int, "image": FileData, "mask": FileData,
+        "video": FileData, "audio": FileData,
     }  # fmt: skip
     kind = Literal[tuple(spec.choices)] if spec.kind == "choice" else kinds[spec.kind]
     if spec.kind == "text" and isinstance(spec.default, list):

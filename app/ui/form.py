@@ -110,9 +110,8 @@ def _image(spec: InputSpec, value: Any) -> Component:
         interactive=True,
         elem_id=f"input-{spec.name}",
     )
-    # Gradio would open the file, and of one that is no picture show its own traceback's words; the
-    # planner opens it too and says what is wrong. Not a subclass: Gradio writes a .pyi beside it.
-    component.preprocess = lambda upload: None if upload is None else upload.path
+    # Not a subclass: Gradio writes a .pyi beside it.
+    component.preprocess = _as_uploaded
     return component
 
 
@@ -134,6 +133,40 @@ def _editor(spec: InputSpec, value: Any) -> Component:
     )
 
 
+def _video(spec: InputSpec, value: Any) -> Component:
+    component = gr.Video(
+        value,
+        sources=["upload"],
+        label=_asked(spec),
+        height=PICTURE_HEIGHT,
+        buttons=[],
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+    component.preprocess = _as_uploaded
+    return component
+
+
+def _audio(spec: InputSpec, value: Any) -> Component:
+    component = gr.Audio(
+        value,
+        type="filepath",
+        sources=["upload"],
+        label=_asked(spec),
+        buttons=[],
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+    component.preprocess = _as_uploaded
+    return component
+
+
+def _as_uploaded(upload: Any) -> str | None:
+    """The upload's path. Gradio would open or convert the file, and of one that is no media show
+    its own traceback's words; the planner opens it too and says what is wrong."""
+    return None if upload is None else upload.path
+
+
 INPUT_WIDGETS: dict[str, Callable[[InputSpec, Any], Component]] = {
     "text": _text,
     "number": _number,
@@ -143,6 +176,8 @@ INPUT_WIDGETS: dict[str, Callable[[InputSpec, Any], Component]] = {
     "choice": _choice,
     "image": _image,
     "mask": _image,
+    "video": _video,
+    "audio": _audio,
 }
 """How each kind of input is shown. A `seed` has its own place on the page."""
 
@@ -178,10 +213,10 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
 def shown(spec: InputSpec) -> Any:
     """What stands in the component when nobody has changed it.
 
-    A picture's place stays empty; the label says that the document names one itself.
+    A file's place stays empty; the label says that the document names one itself.
     """
     default = spec.default
-    if spec.kind in {"image", "mask"}:
+    if spec.media is not None:
         return None
     if isinstance(default, list) and all(isinstance(item, str) and "," not in item
                                          for item in default):  # fmt: skip
@@ -223,7 +258,7 @@ def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
 def storable(inputs: Sequence[InputSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
     """What of a form may be kept in the browser: everything but files."""
     return {spec.name: kept[spec.name] for spec in inputs
-            if spec.name in kept and spec.kind not in {"image", "mask"}}  # fmt: skip
+            if spec.name in kept and spec.media is None}  # fmt: skip
 
 
 def read_form(

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from app.errors import ErrorReport
 from app.protocol import (
     Downloading,
+    FetchingMedia,
     Loading,
     MemoryFreed,
     MemoryRanOut,
@@ -42,6 +43,7 @@ Outcome = Literal["succeeded", "failed", "cancelled"]
 
 PHASE_WORDS: dict[Phase, str] = {
     "queued": "Waiting",
+    "fetching": "Fetching",
     "loading": "Loading",
     "encoding": "Reading the prompt",
     "denoising": "Drawing",
@@ -53,6 +55,7 @@ PHASE_WORDS: dict[Phase, str] = {
 # How much of a step's bar each phase has filled when it begins; denoising grows from there.
 _PHASE_FRACTIONS: dict[Phase, float] = {
     "queued": 0.0,
+    "fetching": 0.0,
     "loading": 0.0,
     "encoding": 0.15,
     "denoising": 0.2,
@@ -109,6 +112,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
     match event:
         case RunQueued():
             changes = {"run_id": event.run_id, "status": _waiting(event.position)}
+        case FetchingMedia():
+            changes = {"run_id": event.run_id, "status": _fetching(event)}
         case RunStarted():
             changes = {
                 "run_id": event.run_id,
@@ -196,6 +201,7 @@ def advance(view: RunView, event: RunEvent) -> RunView:
 
 _CANCELLED_IN: dict[Phase, str] = {
     "queued": "it was waiting",
+    "fetching": "fetching its media",
     "loading": "loading",
     "encoding": "reading the prompt",
     "denoising": "drawing",
@@ -269,6 +275,16 @@ def _moment(then: float, now: float) -> str:
 
 def _waiting(position: int) -> str:
     return f"Waiting · position {position + 1}" if position else "Waiting · next in line"
+
+
+def _fetching(event: FetchingMedia) -> str:
+    name = event.url.partition("?")[0].rstrip("/").rpartition("/")[2]
+    count = f" ({event.number} of {event.count})" if event.count > 1 else ""
+    if event.total_bytes:
+        amount = f" · {byte_progress(event.fetched_bytes, event.total_bytes)}"
+    else:
+        amount = f" · {size(event.fetched_bytes)}" if event.fetched_bytes else ""
+    return f"Fetching {name[:60]}{count}{amount}"
 
 
 def _of_step(view: RunView, words: str) -> str:

@@ -101,10 +101,11 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
 
 
 def with_media(settings: Settings, uploads: Path) -> Settings:
-    """The settings with the folders a person at the page may name pictures from."""
+    """The settings with the folders a person at the page may name media from, and whether URLs."""
     media = (uploads, settings.paths.outputs.resolve())
+    urls = settings.paths.urls.model_copy(update={"allowed": settings.ui.fetches_urls})
     paths = settings.paths.model_copy(
-        update={"media": media, "outputs": settings.paths.outputs.resolve()}
+        update={"media": media, "outputs": settings.paths.outputs.resolve(), "urls": urls}
     )
     return settings.model_copy(update={"paths": paths})
 
@@ -137,8 +138,10 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
 
     from app.ui.app import build_ui, launch_options
     from app.ui.guard import Guard, names_for
+    from app.ui.uploads import leave_urls_alone
 
     Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+    leave_urls_alone()
 
     async def healthz(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})

@@ -288,7 +288,17 @@ class StepDocument(Block):
 
 
 InputKind = Literal[
-    "text", "number", "integer", "slider", "checkbox", "choice", "image", "mask", "seed"
+    "text",
+    "number",
+    "integer",
+    "slider",
+    "checkbox",
+    "choice",
+    "image",
+    "mask",
+    "video",
+    "audio",
+    "seed",
 ]
 
 

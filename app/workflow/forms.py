@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, get_args
 
 from annotated_types import Ge, Le
 
+from app.media.files import SUFFIXES
 from app.tasks import TASKS
 from app.workflow import names
 from app.workflow.calls import MAX_SIDE_PX, RANGES
 from app.workflow.document import AttentionBackend, InputBlock, InputKind
-from app.workflow.inputs import is_image_name
+from app.workflow.inputs import FILES_OF_ARGUMENTS, media_kind
 from app.workflow.references import Path, parse
 from app.workflow.signatures import call_signature
 from app.workflow.sizes import DEFAULT_DIVISOR, SIDES, size_rules
@@ -55,7 +56,7 @@ LIMITS: dict[tuple[str, str], tuple[float | None, float | None]] = {
 }
 MAX_HELP_LENGTH = 160
 MEDIA_PLACE = re.compile(r"_(url|uri|location|path|file)$")
-"""How the name of a variable ends that holds a picture; a form takes the picture itself."""
+"""How the name of a variable ends that names a file; a form takes the file itself."""
 LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)|\[(`[^`]+`)\]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 NOT_FOR_FORMS = re.compile(r"_embeds|torch\.Tensor|numpy|equation")
@@ -122,7 +123,7 @@ def _block(name: str, default: Any, told: list[dict[str, Any]]) -> InputBlock:
         said = [each[key] for each in told if each.get(key)]
         if said:
             fields[key] = said[0]
-    place = MEDIA_PLACE.sub("", name) if fields.get("kind") == "image" else ""
+    place = MEDIA_PLACE.sub("", name) if fields.get("kind") in SUFFIXES else ""
     fields["label"] = label(place or name)
     if default not in fields.get("choices", (default,)):
         del fields["choices"]
@@ -212,11 +213,14 @@ def _of_argument(class_name: str, argument: str, path: Path) -> Iterator[tuple[s
 
 
 def _of_media(path: Path) -> Iterator[tuple[str, Any]]:
-    """That a picture stands here, by the key it stands under."""
+    """That a picture or a video stands here, by the key it stands under."""
     keys = [part for part in path if isinstance(part, str)]
     key = keys[-2] if keys[-1] == "location" else keys[-1]
-    if is_image_name(key) or (keys[-1] == "urls" and path[0] == "task"):
-        yield "kind", "image"
+    kind = media_kind(key)
+    if kind is None and path[0] == "task":
+        kind = FILES_OF_ARGUMENTS.get(key) or ("image" if key == "urls" else None)
+    if kind is not None:
+        yield "kind", kind
 
 
 def _of_task(task: Mapping[str, Any], argument: str) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from app.errors import Problem, nearest
+from app.media.files import CALLED, MediaKind
+from app.media.urls import is_url
 from app.workflow.document import InputBlock, InputKind
+from app.workflow.files import can_be_path
 from app.workflow.names import unbraced
 from app.workflow.plan import Frozen
 
@@ -23,6 +26,9 @@ MAX_TEXT_LENGTH = 10_000
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
 MAX_NESTING = 50
+MEDIA_NAMES: dict[str, MediaKind] = {"image": "image", "mask": "image", "video": "video"}
+FILES_OF_ARGUMENTS: dict[str, MediaKind] = {"audio": "audio", "audios": "audio", "videos": "video"}
+"""Arguments of tasks that name files although the dialect has no rule for their names."""
 TRUE_WORDS = {"true", "1", "yes", "on"}
 FALSE_WORDS = {"false", "0", "no", "off"}
 
@@ -65,10 +71,20 @@ class InputSpec(Frozen):
     whole: bool = False
     """Whether only whole numbers fit."""
 
+    @property
+    def media(self) -> MediaKind | None:
+        """What kind of file it takes; None where it takes none."""
+        if self.kind == "mask":
+            return "image"
+        return self.kind if self.kind in ("image", "video", "audio") else None
 
-def is_image_name(name: str) -> bool:
-    """Whether a key or variable of this name holds a picture (the dialect's rule)."""
-    return name in {"image", "mask"} or name.endswith(("_image", "_mask"))
+
+def media_kind(name: str) -> MediaKind | None:
+    """What a key or variable of this name holds (the dialect's rule, and masks besides)."""
+    for word, kind in MEDIA_NAMES.items():
+        if name == word or name.endswith(f"_{word}"):
+            return kind
+    return None
 
 
 def input_specs(
@@ -104,8 +120,8 @@ def _spec(name: str, default: JsonValue, block: InputBlock) -> InputSpec:
 def _kind_of(name: str, default: JsonValue, block: InputBlock) -> InputKind:
     if block.choices:
         return "choice"
-    if is_image_name(name):
-        return "mask" if block.mask_of else "image"
+    if isinstance(default, None | str | dict | list) and (kind := media_kind(name)):
+        return "mask" if block.mask_of else kind
     if name == "seed":
         return "seed"
     if isinstance(default, bool):
@@ -121,7 +137,7 @@ def check_inputs(
 ) -> tuple[dict[str, JsonValue], list[Problem]]:
     """The given values in their variables' types, and everything that is wrong with them.
 
-    Pictures are checked to lie inside `media`; whether they are pictures is the planner's check.
+    Files are checked to lie inside `media`; whether they are media is the planner's check.
     """
     problems: list[Problem] = []
     values: dict[str, JsonValue] = {}
@@ -154,8 +170,10 @@ def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> Json
         raise ValueError(f"The value {wrong}.")
     if type(value) is type(spec.default) and value == spec.default:
         return value
-    if spec.kind in ("image", "mask"):
-        return _picture(spec, value, media)
+    if (kind := spec.media) is not None:
+        if isinstance(value, list) and isinstance(spec.default, list):
+            return [_file(spec, kind, item, media) for item in value]
+        return _file(spec, kind, value, media)
     converted = _converted(spec, value)
     if isinstance(converted, str):
         if isinstance(spec.default, str) and unbraced(spec.default) is not None:
@@ -239,12 +257,17 @@ def _number(value: JsonValue, *, whole: bool) -> int | float:
     )
 
 
-def _picture(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
+def _file(spec: InputSpec, kind: MediaKind, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
     if not isinstance(value, str):
-        raise ValueError(f"A picture file is needed, not {value!r}.")
-    path = Path(value).resolve()
+        raise ValueError(f"A {CALLED[kind]} file is needed, not {value!r}.")
+    if is_url(value):
+        # Where it is used the planner says whether it may be fetched.
+        return value
+    path = Path(value).resolve() if can_be_path(value) else Path()
     if not any(path.is_relative_to(folder.resolve()) for folder in media):
-        raise ValueError(f"The picture for {spec.label} has to be uploaded; a path is not taken.")
+        raise ValueError(
+            f"The {CALLED[kind]} for {spec.label} has to be uploaded; a path is not taken."
+        )
     return str(path)
 
 

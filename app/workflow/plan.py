@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from app.media.files import MediaKind
+
 DType = Literal["float32", "float16", "bfloat16"]
 WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
 """What the names of classes hold that read no weights."""
@@ -41,6 +43,32 @@ class ImageValue(Frozen):
     path: str
     sha256: str
     """Of the file's bytes: which picture it was, also after the file has gone."""
+
+
+class VideoValue(Frozen):
+    """A video on disk, as an `ImageValue` is a picture."""
+
+    type: Literal["video"] = "video"
+    path: str
+    sha256: str
+
+
+class AudioValue(Frozen):
+    """A sound on disk, as an `ImageValue` is a picture."""
+
+    type: Literal["audio"] = "audio"
+    path: str
+    sha256: str
+
+
+class RemoteValue(Frozen):
+    """Media behind a URL. The engine fetches it before the run: no worker ever sees one."""
+
+    type: Literal["remote"] = "remote"
+    kind: MediaKind
+    url: str
+    place: str
+    """Where it stands in the document; starts every sentence about it."""
 
 
 class ResultValue(Frozen):
@@ -77,7 +105,15 @@ class ObjectValue(Frozen):
 
 
 Value = Annotated[
-    LiteralValue | ImageValue | ResultValue | DTypeValue | ListValue | ObjectValue,
+    LiteralValue
+    | ImageValue
+    | VideoValue
+    | AudioValue
+    | RemoteValue
+    | ResultValue
+    | DTypeValue
+    | ListValue
+    | ObjectValue,
     Field(discriminator="type"),
 ]
 

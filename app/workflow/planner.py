@@ -177,6 +177,8 @@ class _Planning:
         reader = ValueReader(
             folder=raw.path.parent,
             media=self._paths.media,
+            urls=self._paths.urls,
+            variables=tree.references,
             steps=names,
             properties=self._properties,
             literal=tree.literal | changed,

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pydantic import JsonValue
 
 from app.workflow.plan import (
+    AudioValue,
     ImageValue,
     ListValue,
     ObjectValue,
@@ -20,6 +21,7 @@ from app.workflow.plan import (
     Step,
     SubWorkflowStep,
     Value,
+    VideoValue,
 )
 
 
@@ -108,9 +110,9 @@ def _argument(reference: ResultValue) -> str:
 
 def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
     match value:
-        case ImageValue():
-            # Where the picture lies decides nothing.
-            return {"image": value.sha256}
+        case ImageValue() | VideoValue() | AudioValue():
+            # Where the file lies decides nothing.
+            return {value.type: value.sha256}
         case ResultValue():
             return {"result": [earlier[value.step], value.property, _argument(value)]}
         case ListValue():

@@ -8,23 +8,29 @@ from typing import Any
 from PIL import Image
 
 from app.errors import nearest
+from app.media.files import MediaKind
 from app.packages import missing
 from app.settings import PathSettings
 from app.tasks import NOT_YET_SUPPORTED, TASKS
+from app.tasks.media import AudioVideo
 from app.tasks.task import UNKNOWN, Gives, Task, loads_nothing, mistakes
 from app.workflow.document import TaskBlock
+from app.workflow.inputs import FILES_OF_ARGUMENTS
 from app.workflow.pipelines import PipelineBuilder
 from app.workflow.plan import (
+    AudioValue,
     ComponentBlock,
     DTypeValue,
     ImageValue,
     ListValue,
     LiteralValue,
     ObjectValue,
+    RemoteValue,
     ResultSpec,
     ResultValue,
     TaskStep,
     Value,
+    VideoValue,
 )
 from app.workflow.references import Path as Place
 from app.workflow.references import parse, place
@@ -33,6 +39,11 @@ from app.workflow.values import ValueReader
 
 MAX_FILES = 10_000
 GATHERING = ("glob", "urls")
+GATHERED: dict[str, tuple[MediaKind, str]] = {
+    "gather_images": ("image", "images"),
+    "gather_videos": ("video", "videos"),
+}
+"""What a task gathers, and as which argument it is planned."""
 SAVED_AS: dict[Gives, tuple[str, ...]] = {
     "image": ("image/",),
     "video": ("video/", "image/gif"),
@@ -118,7 +129,7 @@ def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
 
 
 def _calls(block: TaskBlock, reader: ValueReader, at: Place) -> list[Call]:
-    if block.command == "gather_images":
+    if block.command in GATHERED:
         return [_gathered(block, reader, (*at, "arguments"))]
     if block.inputs is None:
         return [_call(block.command, block.arguments, reader, (*at, "arguments"))]
@@ -145,35 +156,48 @@ def _call(command: str, given: Any, reader: ValueReader, at: Place) -> Call:
                 call.devices.extend([] if value is None else [value])
                 continue
             noted = len(reader.problems)
-            found = call.values[key] = reader.read(value, (*at, key))
+            found = call.values[key] = _argument(command, key, value, reader, (*at, key))
             # What has been refused already is not refused again for its type.
             call.samples[key] = UNKNOWN if len(reader.problems) > noted else _sample(found)
     return call
 
 
+def _argument(command: str, key: str, value: Any, reader: ValueReader, at: Place) -> Value:
+    kind = FILES_OF_ARGUMENTS.get(key)
+    items = value if isinstance(value, list) else [value]
+    named = any(
+        isinstance(item, str) or (isinstance(item, dict) and "location" in item) for item in items
+    )
+    if kind and named and key in TASKS[command].arguments.model_fields:
+        return reader.media(value, at, kind)
+    return reader.read(value, at)
+
+
 def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
-    """The pictures that `glob` and `urls` name, as one list.
+    """The files that `glob` and `urls` name, as one list.
 
     A pattern is matched in the workflow's folder and below, and only the document chooses it: what
     a person types could otherwise ask which files there are.
     """
-    images: list[Value] = []
+    kind, name = GATHERED[block.command]
+    found: list[Value] = []
     arguments = block.arguments or {}
     for key, value in arguments.items():
         where = (*at, key)
         if key not in GATHERING:
-            reader.note(where, f"gather_images takes no '{key}'.", nearest(key, GATHERING))
+            reader.note(where, f"{block.command} takes no '{key}'.", nearest(key, GATHERING))
         elif key == "urls":
             urls = value if isinstance(value, list) else [value]
-            images += [reader.picture(url, (*where, i)) for i, url in enumerate(urls)]
+            found += [reader.media(url, (*where, i), kind) for i, url in enumerate(urls)]
         elif value is not None:
-            images += _matching(value, reader, where)
+            found += [reader.media(file, where, kind) for file in _matching(value, reader, where)]
     if not any(arguments.get(key) for key in GATHERING):
         reader.note(at, "'glob' or 'urls' is needed.")
-    return Call(at, {"images": ListValue(items=tuple(images))}, {"images": []}, [])
+    return Call(at, {name: ListValue(items=tuple(found))}, {name: []}, [])
 
 
-def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[Value]:
+def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[str]:
+    """The files that a pattern names, from the workflow's folder."""
     if reader.is_typed(at):
         reader.note(at, "An input cannot choose files by a pattern.")
     elif not isinstance(pattern, str) or not pattern or parse(pattern):
@@ -185,7 +209,7 @@ def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[Value]:
         files = sorted(str(file.relative_to(reader.folder)) for file in found if file.is_file())
         if not files:
             reader.note(at, f"No file matches '{pattern}'.")
-        return [reader.picture(file, at) for file in files]
+        return files
     return []
 
 
@@ -195,12 +219,27 @@ def _sample(value: Value) -> Any:
         case LiteralValue():
             return value.value
         case ImageValue():
-            return Image.new("RGB", (1, 1))
+            return _sample_of("image")
         case ResultValue():
             return UNKNOWN
+        case VideoValue() | AudioValue():
+            return _sample_of(value.type)
+        case RemoteValue():
+            return _sample_of(value.kind)
         case DTypeValue():
             return value.dtype
         case ListValue():
             return [_sample(item) for item in value.items]
         case ObjectValue():
             return {key: _sample(entry) for key, entry in value.entries.items()}
+
+
+def _sample_of(kind: MediaKind) -> Any:
+    import numpy as np
+
+    picture = Image.new("RGB", (1, 1))
+    if kind == "image":
+        return picture
+    # A video may turn out to be silent when it is read.
+    silence = np.zeros((1, 1), np.float32)
+    return AudioVideo((picture,) if kind == "video" else (), silence, 8000)

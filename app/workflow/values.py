@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import JsonValue
 
 from app.errors import Problem, nearest, shortened
+from app.media.files import SUFFIXES, MediaKind
+from app.settings import UrlSettings
 from app.workflow import names
-from app.workflow.files import can_be_path
-from app.workflow.inputs import is_image_name
+from app.workflow.inputs import media_kind
+from app.workflow.media import media_value
 from app.workflow.plan import (
     DTypeValue,
-    ImageValue,
     ListValue,
     LiteralValue,
     ObjectValue,
@@ -26,8 +25,6 @@ from app.workflow.plan import (
 from app.workflow.references import Path as Place
 from app.workflow.references import parse, place
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
-MAX_IMAGE_PIXELS = 64_000_000
 MAX_PROBLEMS = 100
 MAX_NAME_LENGTH = 1000
 """Of a reference to a result."""
@@ -55,6 +52,8 @@ class ValueReader:
         *,
         folder: Path,
         media: tuple[Path, ...],
+        urls: UrlSettings,
+        variables: Mapping[Place, str],
         steps: Mapping[str, str],
         properties: Mapping[str, tuple[str, ...]],
         literal: frozenset[Place],
@@ -66,6 +65,9 @@ class ValueReader:
         self.problems = problems
         self.warnings = warnings
         self._media = media
+        self._urls = urls
+        self._variables = variables
+        """Which variable's value stands at a place."""
         self._steps = steps
         self._properties = properties
         self._literal = literal
@@ -101,10 +103,12 @@ class ValueReader:
         if reference is not None:
             self.note(path, f"'{reference.kind}:' is not yet supported here.")
             return LiteralValue(value=None)
-        if is_image_name(key) and not isinstance(value, dict | list) and value is not None:
-            return self.picture(value, path)
-        if isinstance(value, dict) and "location" in value and not typed:
-            return self.picture(value["location"], (*path, "location"))
+        kind = media_kind(key) or media_kind(self._variables.get(self._local(path), ""))
+        is_object = isinstance(value, dict)
+        if not typed and is_object and {"media_type", "location"} <= value.keys():
+            return self.media(value, path, kind or "image", handed_down=handed_down)
+        if kind is not None and (not is_object or "location" in value):
+            return self.media(value, path, kind, handed_down=handed_down)
         if key == "dtype" or key.endswith(("_dtype", "_type")):
             return self._name(key, value, path, typed)
         if isinstance(value, dict) and not typed:
@@ -149,38 +153,43 @@ class ValueReader:
         handed_at = place(path) if handed_down else ""
         return ResultValue(step=step, property=wanted, handed_at=handed_at)
 
-    def picture(self, value: Any, path: Place) -> Value:
-        """The picture file a document names at this place, when it may be read and can be."""
+    def media(
+        self, value: Any, path: Place, kind: MediaKind, *, handed_down: bool = False
+    ) -> Value:
+        """The file or URL a document names at this place; several where it is a list."""
         if isinstance(value, READY):
             return value  # type: ignore[no-any-return]
-        if not isinstance(value, str):
-            self.note(path, f"A picture file is needed, not {value!r}.")
+        if value is None:
             return LiteralValue(value=None)
-        if value.startswith(("http://", "https://")):
-            self.note(path, "A picture from the network is not yet supported.", "Use a file.")
+        typed = self.is_typed(path)
+        reference = None if typed else parse(value)
+        if reference is not None and reference.kind == "previous_result":
+            return self._result(reference.target, path, handed_down=handed_down)
+        if isinstance(value, dict) and not typed:
+            if "location" not in value:
+                return self._object(value, path, handed_down)
+            told = value.get("media_type", kind)
+            if told in SUFFIXES:
+                at = (*path, "location")
+                return self.media(value["location"], at, told, handed_down=handed_down)
+            offered = ", ".join(SUFFIXES)
+            self.note((*path, "media_type"), f"{told!r} is not one of: {offered}.")
             return LiteralValue(value=None)
-        if not can_be_path(self.folder / value):
-            self.note(path, "No file can have this name.")
-            return LiteralValue(value=None)
-        file = (self.folder / value).resolve()
-        inside = [folder.resolve() for folder in self._media]
-        if not self.is_typed(path):
-            inside.append(self.folder.resolve())
-        if not any(file.is_relative_to(folder) for folder in inside):
-            self.note(path, f"The picture '{value}' lies outside the folders it may come from.")
-        elif file.suffix.lower() not in IMAGE_SUFFIXES:
-            self.note(path, f"'{file.name}' is not a picture file ({_listed(IMAGE_SUFFIXES)}).")
-        elif not file.is_file():
-            siblings = (
-                [other.name for other in file.parent.glob("*")] if file.parent.is_dir() else []
+        if isinstance(value, list):
+            read = (
+                self.media(item, (*path, i), kind, handed_down=handed_down)
+                for i, item in enumerate(value)
             )
-            self.note(path, f"There is no picture '{value}'.", nearest(file.name, siblings))
-        elif wrong := _wrong_with_picture(file):
-            self.note(path, wrong)
-        else:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            return ImageValue(path=str(file), sha256=content)
-        return LiteralValue(value=None)
+            return ListValue(items=tuple(read))
+        return media_value(
+            value,
+            kind,
+            folder=self.folder,
+            inside=self._media if typed else (*self._media, self.folder),
+            urls=self._urls,
+            place=place(self.origin(path)),
+            note=lambda message, hint="": self.note(path, message, hint),
+        )
 
     def _name(self, key: str, value: Any, path: Place, typed: bool) -> Value:
         """The dialect's type rule: a dtype, or a braced plain string.
@@ -216,21 +225,3 @@ def _any_special(values: Any) -> bool:
 def _json(value: Value) -> JsonValue:
     assert isinstance(value, LiteralValue)
     return value.value
-
-
-def _wrong_with_picture(file: Path) -> str:
-    try:
-        with Image.open(file) as picture:
-            if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                return f"'{file.name}' has {picture.width}x{picture.height} pixels; 64 million fit."
-            picture.verify()
-    except UnidentifiedImageError:
-        # Its own words only name the whole path, on a machine that may not be the reader's.
-        return f"'{file.name}' cannot be read as a picture: its content is of no known kind."
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"'{file.name}' cannot be read as a picture ({error})."
-    return ""
-
-
-def _listed(suffixes: set[str]) -> str:
-    return ", ".join(sorted(suffixes))

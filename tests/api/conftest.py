@@ -10,12 +10,23 @@ from gradio_client import Client
 from PIL import Image, ImageDraw
 
 from tests.servers import Server, started_server
+from tests.site import Site
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started_server(tmp_path_factory.mktemp("api")) as server:
-        yield server
+def site() -> Iterator[Site]:
+    """A web site that the server may fetch media from."""
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DW_MEDIA_HOSTS", " ".join(site.urls.hosts))
+        with started_server(tmp_path_factory.mktemp("api")) as server:
+            yield server
 
 
 @pytest.fixture

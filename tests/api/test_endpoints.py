@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from tests.servers import Server
+from tests.site import Site
 
 FEW = {"prompt": "a red circle on a white background", "steps": 2}
 
@@ -147,6 +149,29 @@ def test_a_picture_is_an_upload_and_never_a_path(client: Client, path: object) -
         client.predict(workflow="variations", variables={"image": path}, api_name="/generate")
     with pytest.raises(AppError, match="has to be an uploaded file"):
         client.predict(image=path, api_name="/run_variations")
+
+
+@pytest.mark.parametrize("sent", [handle_file, str], ids=["as a file", "as a text"])
+def test_a_picture_may_be_a_url_that_the_engine_fetches(
+    client: Client, site: Site, picture: Path, sent: Callable[[str], object]
+) -> None:
+    url = site.put("/circle.png", picture.read_bytes())
+    asked = len(site.asked)
+    done = client.predict(image=sent(url), steps=4, seed=3, api_name="/run_variations")
+    assert len(done["images"]) == 1
+    assert json.loads(Path(done["metadata"][0]).read_text())["inputs"]["image"] == url
+    assert len(site.asked) == asked + 1
+
+
+def test_no_url_is_fetched_that_the_engine_refuses(client: Client) -> None:
+    other = Site()
+    try:
+        url = other.put("/circle.png")
+        with pytest.raises(AppError, match="is none that media is fetched from"):
+            client.predict(image=handle_file(url), api_name="/run_variations")
+        assert other.asked == []
+    finally:
+        other.close()
 
 
 def test_a_path_dressed_as_an_upload_is_refused(server: Server) -> None:

@@ -224,7 +224,7 @@ def test_quotation_marks_around_a_whole_text_are_taken_off(bench: Bench):
 
 def test_pictures_in_a_list_are_one_video(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red", "blue")
-    red, blue = ({"location": f"{colour}.png"} for colour in ("red", "blue"))
+    red, blue = ({"media_type": "image", "location": f"{colour}.png"} for colour in ("red", "blue"))
     joined = doing("concat_videos", saved_as="video/mp4", videos=[[red, red, blue], [blue, red]])
     (saved,) = bench.run(document(joined)).results
     assert (saved.width, saved.height, saved.is_visual) == (8, 4, True)

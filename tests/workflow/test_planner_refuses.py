@@ -219,14 +219,6 @@ def test_a_results_name_cannot_leave_the_runs_folder(bench: Bench, name: str):
     assert list(bench.problems(document)) == ["steps[0].result.file_base_name"]
 
 
-def test_a_picture_from_the_network_is_not_yet_taken(bench: Bench):
-    document = with_arguments(ip_adapter_image="https://example.org/a.png")
-    assert bench.problems(document) == {
-        f"{ARGUMENTS}.ip_adapter_image": "A picture from the network is not yet supported. "
-        "Use a file."
-    }
-
-
 @pytest.mark.parametrize("path", ["/etc/passwd", "../models/tiny/model_index.json"])
 def test_a_documents_picture_outside_its_folder_is_refused(bench: Bench, path: str):
     assert bench.problems(with_arguments(ip_adapter_image=path)) == {

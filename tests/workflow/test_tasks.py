@@ -229,7 +229,8 @@ def test_inputs_hold_something_and_of_most_tasks_objects(bench: Bench):
 
 def test_a_picture_where_a_number_belongs_is_refused(bench: Bench):
     bench.picture("a.png", bench.workflows)
-    document = drawing(steps=[doing("resize_rescale", image="a.png", width={"location": "a.png"})])
+    picture = {"media_type": "image", "location": "a.png"}
+    document = drawing(steps=[doing("resize_rescale", image="a.png", width=picture)])
     assert bench.problems(document) == {
         f"{ARGUMENTS}.width": "A whole number is needed, not a picture."
     }
@@ -269,10 +270,15 @@ def test_gathering_needs_something_to_gather(bench: Bench):
         assert place in bench.problems(drawing(steps=[document]))
 
 
-def test_a_picture_by_url_is_not_yet_gathered(bench: Bench):
-    document = drawing(steps=[doing("gather_images", urls=["https://example.org/a.png"])])
-    assert bench.problems(document) == {
-        f"{ARGUMENTS}.urls[0]": "A picture from the network is not yet supported. Use a file."
+def test_pictures_by_url_are_gathered_with_those_of_a_pattern(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    urls = ["https://example.org/a.png", "https://example.org/b"]
+    document = drawing(steps=[doing("gather_images", glob="*.png", urls=urls)])
+    found = planned(bench, *document["steps"]).calls[0]["images"]
+    assert [item.type for item in found.items] == ["image", "remote", "remote"]
+    wrong = drawing(steps=[doing("gather_images", urls="file:///etc/a.png")])
+    assert bench.problems(wrong) == {
+        f"{ARGUMENTS}.urls[0]": "'file:' is not fetched; http and https are."
     }
 
 

@@ -1,0 +1,247 @@
+"""What lies behind URLs, kept on disk: asked for again each time, sent again only when it changed.
+
+A file is named by the SHA-256 of its content, so what a run is to use stays what it is; a small
+record by that of its URL says which file it was last, with what tells the server so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.errors import FetchError
+from app.media.fetch import Answer, Unreachable, answer_to, refusing, shown
+from app.media.files import CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
+from app.outputs import replacing
+from app.settings import UrlSettings
+from app.units import size
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".media"
+RECORD = ".json"
+MAX_FRESH_S = 3600.0
+"""A server's word that its answer stays good for longer than that is not taken."""
+MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})")
+PLAIN_TYPES = {"", "application/octet-stream", "binary/octet-stream"}
+"""Content types that say nothing."""
+
+Tell = Callable[[int, int | None], None]
+"""Called with the bytes that have come and, where the server says so, how many will."""
+
+
+class MediaFile(BaseModel):
+    """What lay behind a URL."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    sha256: str
+    """Of the content; with the suffix the file's name."""
+    suffix: str
+    size_bytes: int
+    etag: str = ""
+    last_modified: str = ""
+    fresh_until: float = 0.0
+    """Unix seconds until which the server need not be asked."""
+
+
+class MediaCache:
+    """Files of URLs below one folder, the least recently used leaving first under a bound."""
+
+    def __init__(self, outputs: Path, settings: UrlSettings) -> None:
+        self._folder = outputs / FOLDER
+        self._settings = settings
+
+    def path(self, file: MediaFile) -> Path:
+        """Where its content lies."""
+        return self._folder / f"{file.sha256}{file.suffix}"
+
+    def fetch(
+        self,
+        url: str,
+        kind: MediaKind,
+        *,
+        tell: Tell = lambda _done, _total: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> MediaFile:
+        """What lies behind the URL now; what lay there last where there is no network.
+
+        Raises FetchError with a sentence, Cancelled once `stopped()`.
+        """
+        if not self._settings.allowed:
+            raise FetchError(f"{shown(url)} is not fetched: this server fetches no URLs.")
+        known = self.find(url)
+        if known is not None and known.fresh_until > time.time():
+            return self._of_kind(known, kind)
+        asked = {}
+        if known is not None and known.etag:
+            asked["If-None-Match"] = known.etag
+        if known is not None and known.last_modified:
+            asked["If-Modified-Since"] = known.last_modified
+        try:
+            hosts = self._settings.hosts
+            with answer_to(url, asked, hosts=hosts, stopped=stopped) as answer:
+                if answer.status >= 400:
+                    raise refusing(url, answer)
+                if answer.status == 304 and known is not None:
+                    found = known.model_copy(update={"fresh_until": _fresh_until(answer)})
+                    self._note(found)
+                elif answer.status == 200:
+                    found = self._keep(url, kind, answer, tell)
+                else:
+                    raise FetchError(
+                        f"{shown(url)} could not be fetched: the server answers {answer.status}."
+                    )
+        except Unreachable as error:
+            if known is None:
+                raise
+            log.warning("%s What lay there last is used.", error.message)
+            found = known
+        return self._of_kind(found, kind)
+
+    def fill(self, url: str, kind: MediaKind, file: Path) -> MediaFile:
+        """Put this file where the URL's content lies, as if it had been fetched. Raises FetchError
+        where it is not of that kind."""
+        answer = Answer(200, {}, iter([file.read_bytes()]))
+        return self._keep(url, kind, answer, lambda _done, _total: None)
+
+    def find(self, url: str) -> MediaFile | None:
+        """What lay behind the URL last, if that is still here."""
+        try:
+            found = MediaFile.model_validate_json(self._record(url).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return found if found.url == url and self.path(found).is_file() else None
+
+    def trim(self, keep: Collection[MediaFile]) -> None:
+        """Remove what has been used longest ago until the rest is within the bound; never these.
+
+        Raises FetchError where these alone are more.
+        """
+        kept = {path for each in keep for path in (self.path(each), self._record(each.url))}
+        files = [(file, file.stat()) for file in self._folder.glob("*") if file.is_file()]
+        total_bytes = sum(status.st_size for _, status in files)
+        for file, status in sorted(files, key=lambda each: each[1].st_mtime_ns):
+            if total_bytes <= self._settings.cache_bytes:
+                return
+            if file not in kept:
+                file.unlink(missing_ok=True)
+                total_bytes -= status.st_size
+        if total_bytes > self._settings.cache_bytes:
+            raise FetchError(
+                f"The media of this run have {size(total_bytes)};"
+                f" {size(self._settings.cache_bytes)} are kept.",
+                hint="DW_MEDIA_CACHE_BYTES raises that.",
+            )
+
+    # --- one answer ------------------------------------------------------------------------------
+
+    def _keep(self, url: str, kind: MediaKind, answer: Answer, tell: Tell) -> MediaFile:
+        """Write the body down, if it is what was asked for."""
+        _check_type(url, kind, answer.headers.get("content-type", ""))
+        declared = answer.headers.get("content-length", "")
+        total = int(declared) if declared.isascii() and declared.isdigit() else None
+        limit = self._settings.max_file_bytes
+        if total is not None and total > limit:
+            raise _too_large(url, limit)
+        digest, done = hashlib.sha256(), 0
+        with self._new_file() as (file, temporary):
+            tell(done, total)
+            for part in answer.parts:
+                done += len(part)
+                if done > limit:
+                    raise _too_large(url, limit)
+                digest.update(part)
+                file.write(part)
+                tell(done, total)
+            file.flush()
+            if total is not None and done < total:
+                raise Unreachable(f"{shown(url)} could not be fetched: the answer breaks off.")
+            try:
+                suffix = suffix_of(temporary, kind, _name_of(url))
+            except WrongMediaError as error:
+                raise FetchError(f"{shown(url)} was fetched, but {error}") from None
+            found = MediaFile(
+                url=url,
+                sha256=digest.hexdigest(),
+                suffix=suffix,
+                size_bytes=done,
+                etag=answer.headers.get("etag", ""),
+                last_modified=answer.headers.get("last-modified", ""),
+                fresh_until=_fresh_until(answer),
+            )
+            temporary.chmod(0o644)
+            temporary.replace(self.path(found))
+        self._note(found)
+        return found
+
+    def _of_kind(self, found: MediaFile, kind: MediaKind) -> MediaFile:
+        """The file, used now; what is used as a picture here may be used as a video there."""
+        path = self.path(found)
+        if found.suffix not in SUFFIXES[kind]:
+            raise FetchError(
+                f"{shown(found.url)} is not a {CALLED[kind]}: its content is '{found.suffix}'."
+            )
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return found
+
+    @contextlib.contextmanager
+    def _new_file(self) -> Iterator[tuple[IO[bytes], Path]]:
+        """A file of no name yet, gone afterwards unless it was moved away."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
+                temporary = Path(file.name)
+                try:
+                    yield file, temporary
+                finally:
+                    temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise FetchError(f"What was fetched could not be kept ({error}).") from error
+
+    def _note(self, found: MediaFile) -> None:
+        with replacing(self._record(found.url)) as file:
+            file.write(found.model_dump_json().encode())
+
+    def _record(self, url: str) -> Path:
+        return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}{RECORD}"
+
+
+def _check_type(url: str, kind: MediaKind, content_type: str) -> None:
+    plain = content_type.partition(";")[0].strip().lower()
+    if plain not in PLAIN_TYPES and not plain.startswith((f"{kind}/", "application/ogg")):
+        raise FetchError(
+            f"{shown(url)} is not a {CALLED[kind]}: the server says that it is '{plain[:60]}'."
+        )
+
+
+def _fresh_until(answer: Answer) -> float:
+    told = answer.headers.get("cache-control", "").lower()
+    age = MAX_AGE.search(told)
+    if age is None or "no-cache" in told or "no-store" in told:
+        return 0.0
+    return time.time() + min(float(age[1]), MAX_FRESH_S)
+
+
+def _too_large(url: str, limit: int) -> FetchError:
+    return FetchError(
+        f"{shown(url)} is larger than the {size(limit)} that are fetched.",
+        hint="DW_MEDIA_FILE_BYTES raises that.",
+    )
+
+
+def _name_of(url: str) -> str:
+    """What the file is called in the URL: `cat.png`."""
+    return url.partition("?")[0].rstrip("/").rpartition("/")[2][:80] or "it"

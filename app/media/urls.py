@@ -1,0 +1,106 @@
+"""Which URLs media may come from: public addresses, and what an operator lists.
+
+A URL is looked at while planning, and again for every redirect; the address its name leads to is
+checked where the connection is made (`fetch.py`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_URL_LENGTH = 2000
+PORTS = {"http": 80, "https": 443}
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class RefusedURLError(ValueError):
+    """The URL is none that media may come from; the text is a sentence."""
+
+
+def is_url(value: object) -> bool:
+    """Whether this is a text that names something by its URL, of whatever scheme, and no path."""
+    if not isinstance(value, str):
+        return False
+    scheme = SCHEME.match(value)
+    # `c:` is a drive of another system, and no scheme has one letter.
+    return scheme is not None and (len(scheme[0]) > 2 and ("://" in value or scheme[0] == "data:"))
+
+
+def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:
+    """The URL, where media may come from there as far as the URL says; else RefusedURLError.
+
+    `hosts` are the `name:port` an operator allows wherever they lead.
+    """
+    import httpx
+
+    if len(url) > MAX_URL_LENGTH:
+        raise RefusedURLError(f"The URL has {len(url)} characters; {MAX_URL_LENGTH} fit.")
+    if re.search(r"[\s\x00-\x1f\x7f\\]", url):
+        raise RefusedURLError("The URL holds a blank, a control character or a backslash.")
+    scheme = url.partition(":")[0].lower()
+    if scheme not in PORTS:
+        raise RefusedURLError(f"'{scheme}:' is not fetched; http and https are.")
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise RefusedURLError(f"The URL is malformed ({error}).") from None
+    if not parsed.host:
+        raise RefusedURLError("The URL names no host.")
+    if not is_address(parsed.host) and not HOST.fullmatch(parsed.raw_host.decode()):
+        raise RefusedURLError("The URL is malformed: its host is no name.")
+    if parsed.userinfo:
+        raise RefusedURLError("The URL holds a user or a password, which would end up in records.")
+    if is_listed(parsed.host, port_of(parsed), hosts):
+        return parsed
+    if port_of(parsed) not in PORTS.values():
+        raise RefusedURLError(f"Port {parsed.port} is none that media is fetched from.")
+    if parsed.host.rstrip(".").split(".")[-1] == "localhost":
+        raise RefusedURLError("Only public addresses are fetched from, not this machine.")
+    if is_address(parsed.host) and not is_public(parsed.host):
+        raise RefusedURLError(f"{parsed.host} is no public address.")
+    return parsed
+
+
+def port_of(url: httpx.URL) -> int:
+    """The port that is connected to."""
+    return url.port or PORTS[url.scheme]
+
+
+def is_listed(host: str, port: int, hosts: Collection[str]) -> bool:
+    """Whether an operator has named this host with this port."""
+    return f"{host}:{port}".lower() in {each.lower() for each in hosts}
+
+
+def is_address(host: str) -> bool:
+    """Whether this is the address itself and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_public(address: str) -> bool:
+    """Whether this address belongs to the public internet, also within what it is wrapped in.
+
+    Loopback, private, link-local (with the metadata services of clouds), shared, multicast and
+    reserved addresses do not, nor do those of IPv6 that stand for such an address of IPv4.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
+        if found in NAT64:
+            inner.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
+        if any(each is not None and not is_public(str(each)) for each in inner):
+            return False
+        if found.ipv4_mapped is not None:
+            return True
+    return found.is_global and not found.is_multicast

@@ -1,0 +1,97 @@
+"""What a script sends for the inputs that take a file: an upload of Gradio's, or a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from app.errors import InvalidInputs, Problem
+from app.media.urls import is_url
+from app.workflow.catalog import CatalogEntry
+from app.workflow.inputs import InputSpec
+
+EXAMPLES = {"image": "picture.png", "video": "film.mp4", "audio": "sound.wav"}
+
+
+def leave_urls_alone() -> None:
+    """Have Gradio hand on the URL of a file that a script sends instead of fetching it.
+
+    Whether and how a URL is fetched is the engine's to decide.
+    """
+    from gradio import processing_utils
+
+    async def handed_on(url: str, cache_dir: str) -> str:
+        return url
+
+    processing_utils.async_ssrf_protected_download = handed_on
+
+
+def undressed(variables: Any) -> Any:
+    """The variables with a URL as the text it is, where `handle_file` of gradio_client has dressed
+    it as a file; told back to the script as a file it would be looked for on this server."""
+    if not isinstance(variables, Mapping):
+        return variables
+    return {
+        name: named if is_url(named := _file_data_path(value)) else value
+        for name, value in variables.items()
+    }
+
+
+def inputs_of(entry: CatalogEntry, variables: Any, uploads: Path) -> dict[str, JsonValue]:
+    """The variables with every uploaded file as its path; other texts are never taken as paths.
+
+    Raises InvalidInputs.
+    """
+    if not isinstance(variables, Mapping):
+        raise InvalidInputs("The variables have to be an object: {name: value}.")
+    specs = {spec.name: spec for spec in entry.inputs}
+    inputs: dict[str, JsonValue] = {}
+    problems: list[Problem] = []
+    for name, value in variables.items():
+        spec = specs.get(name)
+        if spec is None or spec.media is None or value == spec.default:
+            inputs[name] = value
+        elif (found := _file_or_url(value, uploads)) is not None:
+            inputs[name] = found
+        else:
+            problems.append(_not_sent(spec))
+    if problems:
+        raise InvalidInputs(f"'{entry.name}' cannot run with these inputs.", problems)
+    return inputs
+
+
+def uploaded_path(value: Any, uploads: Path) -> Path | None:
+    """The file Gradio stored for an upload; None for anything else, however it is dressed up."""
+    named = _file_data_path(value)
+    if named is None or "\0" in named:
+        return None
+    path = Path(named).resolve()
+    return path if path.is_relative_to(uploads.resolve()) and path.is_file() else None
+
+
+def _file_or_url(value: Any, uploads: Path) -> str | None:
+    if isinstance(value, str) and is_url(value):
+        return value
+    path = uploaded_path(value, uploads)
+    return None if path is None else str(path)
+
+
+def _file_data_path(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return None
+    meta, named = value.get("meta"), value.get("path")
+    if not isinstance(meta, Mapping) or meta.get("_type") != "gradio.FileData":
+        return None
+    return named if isinstance(named, str) else None
+
+
+def _not_sent(spec: InputSpec) -> Problem:
+    example = EXAMPLES[spec.media or "image"]
+    return Problem(
+        place=f"inputs.{spec.name}",
+        message=f"{spec.label} has to be an uploaded file or a URL, not a path.",
+        hint=f"Send it with gradio_client.handle_file('{example}').",
+    )

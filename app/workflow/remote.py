@@ -1,0 +1,70 @@
+"""Media by URL in a plan: which there are, and the plan with files in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from app.workflow.plan import (
+    ListValue,
+    ObjectValue,
+    PipelineStep,
+    Plan,
+    RemoteValue,
+    Step,
+    TaskStep,
+    Value,
+)
+
+Resolve = Callable[[RemoteValue], Value]
+
+
+def remote_values(plan: Plan) -> list[RemoteValue]:
+    """Every one of the plan, in the order of the document."""
+    return [
+        found for step in plan.steps for values in _arguments(step) for found in _within(values)
+    ]
+
+
+def with_files(plan: Plan, resolve: Resolve) -> Plan:
+    """The plan with what `resolve` makes of each of its values that lie behind a URL."""
+    return plan.model_copy(update={"steps": tuple(_resolved(each, resolve) for each in plan.steps)})
+
+
+def _resolved(step: Step, resolve: Resolve) -> Step:
+    if isinstance(step, PipelineStep):
+        return step.model_copy(update={"arguments": _mapped(step.arguments, resolve)})
+    if isinstance(step, TaskStep):
+        calls = tuple(_mapped(call, resolve) for call in step.calls)
+        return step.model_copy(update={"calls": calls})
+    return step
+
+
+def _arguments(step: Step) -> Iterable[Iterable[Value]]:
+    if isinstance(step, PipelineStep):
+        return [step.arguments.values()]
+    return [call.values() for call in step.calls] if isinstance(step, TaskStep) else []
+
+
+def _within(values: Iterable[Value]) -> Iterator[RemoteValue]:
+    for value in values:
+        if isinstance(value, RemoteValue):
+            yield value
+        elif isinstance(value, ListValue):
+            yield from _within(value.items)
+        elif isinstance(value, ObjectValue):
+            yield from _within(value.entries.values())
+
+
+def _mapped(values: Mapping[str, Value], resolve: Resolve) -> dict[str, Value]:
+    return {name: _with_file(value, resolve) for name, value in values.items()}
+
+
+def _with_file(value: Value, resolve: Resolve) -> Value:
+    match value:
+        case RemoteValue():
+            return resolve(value)
+        case ListValue():
+            return ListValue(items=tuple(_with_file(item, resolve) for item in value.items))
+        case ObjectValue():
+            return ObjectValue(entries=_mapped(value.entries, resolve))
+    return value

@@ -1,0 +1,139 @@
+"""Media by URL are fetched while their run waits, and what they are decides what answers it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.engine import Engine
+from app.errors import InvalidInputs
+from app.protocol import FetchingMedia, RunCancelled, RunFailed, StartRun
+from app.settings import PathSettings, Settings, WorkerSettings
+from app.workflow.plan import ImageValue
+from tests.doubles.scripted_worker import scripted_worker
+from tests.engine.bench import Bench, Heard
+from tests.site import Site, picture
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+@pytest.fixture
+def seeing(workflow: Path, tmp_path: Path, heard: Heard, site: Site) -> Iterator[Bench]:
+    """A started engine whose workflow varies the picture at `/cat.png` of the site."""
+    document = json.loads(workflow.read_text())
+    document["variables"] = {"prompt": "", "image": site.put("/cat.png", picture("red"))}
+    document.pop("inputs")
+    pipeline = document["steps"][0]["pipeline"]
+    pipeline["configuration"] = {"component_type": "StableDiffusionImg2ImgPipeline"}
+    pipeline["arguments"] = {"prompt": "variable:prompt", "image": "variable:image"}
+    file = workflow.with_name(f"{tmp_path.name}.json")
+    file.write_text(json.dumps(document))
+    engine = Engine(scripted_worker)
+    engine.start(
+        Settings(
+            worker=WorkerSettings(device="cpu"),
+            paths=PathSettings(outputs=tmp_path, urls=site.urls),
+        )
+    )
+    try:
+        yield Bench(engine, file, tmp_path, tmp_path, heard)
+    finally:
+        engine.close()
+        file.unlink()
+
+
+def seen(bench: Bench) -> list[bytes]:
+    """The pictures that the worker was given, in the order of its runs."""
+    found = []
+    for command in bench.heard.commands:
+        if isinstance(command, StartRun):
+            value = command.plan.steps[0].arguments["image"]
+            assert isinstance(value, ImageValue)
+            found.append(Path(value.path).read_bytes())
+    return found
+
+
+def test_the_worker_is_given_the_file_and_an_identical_request_is_answered(
+    seeing: Bench, site: Site
+):
+    first = seeing.run("save a.png", seed=7)
+    assert first.success.made_at is None
+    told = [event for event in first.events if isinstance(event, FetchingMedia)]
+    assert {(event.url, event.number, event.count) for event in told} == {
+        (site.url("/cat.png"), 1, 1)
+    }
+    assert told[-1].fetched_bytes == told[-1].total_bytes == len(picture("red"))
+    second = seeing.run("save a.png", seed=7)
+    assert second.success.made_at == first.success.time
+    assert site.answered == [200, 304]
+    with site.gone():
+        assert seeing.run("save a.png", seed=7).success.made_at == first.success.time
+    assert seen(seeing) == [picture("red")]
+
+
+def test_another_picture_behind_the_same_url_is_another_request(seeing: Bench, site: Site):
+    seeing.run("save a.png", seed=7)
+    site.put("/cat.png", picture("blue"))
+    assert seeing.run("save a.png", seed=7).success.made_at is None
+    site.put("/cat.png", picture("red"))
+    assert seeing.run("save a.png", seed=7).success.made_at is not None
+    assert seen(seeing) == [picture("red"), picture("blue")]
+
+
+def test_while_one_run_is_fetching_another_that_needs_nothing_runs(seeing: Bench, site: Site):
+    hold = threading.Event()
+    site.put("/slow.png", write=lambda _send: hold.wait(10))
+    waiting = seeing.engine.submit(
+        seeing.workflow, {"prompt": "nothing", "image": site.url("/slow.png")}
+    )
+    seeing.until(waiting, FetchingMedia)
+    (info,) = seeing.engine.status().queue
+    assert (info.run_id, info.state, info.phase) == (waiting, "queued", "fetching")
+    assert seeing.run("nothing").success
+    assert seeing.engine.cancel(waiting)
+    ended = seeing.finish(waiting).terminal
+    assert isinstance(ended, RunCancelled)
+    assert ended.phase == "fetching"
+    hold.set()
+    assert seeing.sent != []
+    assert waiting not in seeing.sent
+
+
+def test_what_cannot_be_fetched_fails_the_run_in_a_sentence_that_names_the_place(
+    seeing: Bench, site: Site
+):
+    site.pages.clear()
+    ended = seeing.run("nothing").terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.kind == "FetchError"
+    assert ended.error.message == (
+        f"steps[0].pipeline.arguments.image: '{site.url('/cat.png')}' could not be fetched:"
+        " the server answers 404 (Not Found)."
+    )
+    assert seeing.sent == []
+
+
+def test_a_site_the_operator_does_not_list_is_refused_before_the_run(seeing: Bench, site: Site):
+    other = Site()
+    try:
+        sentence = f"Port {other.port} is none that media is fetched from."
+        with pytest.raises(InvalidInputs, match=sentence):
+            seeing.engine.submit(seeing.workflow, {"image": other.put("/a.png")})
+        site.redirect("/cat.png", other.url("/a.png"))
+        ended = seeing.run("nothing").terminal
+        assert isinstance(ended, RunFailed)
+        assert sentence in ended.error.message
+        assert other.asked == []
+    finally:
+        other.close()

@@ -1,0 +1,148 @@
+"""What lies behind URLs is kept on disk and asked for again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from app.errors import FetchError
+from app.media.cache import FOLDER, MediaCache
+from app.media.files import MediaKind
+from app.settings import UrlSettings
+from tests.site import Site, picture
+
+
+def cache(folder: Path, site: Site, **settings: object) -> MediaCache:
+    return MediaCache(folder, UrlSettings(**{**site.urls.model_dump(), **settings}))
+
+
+def refused(found: MediaCache, url: str, kind: MediaKind = "image") -> str:
+    with pytest.raises(FetchError) as caught:
+        found.fetch(url, kind)
+    return caught.value.message
+
+
+def kept(folder: Path) -> list[Path]:
+    """Everything the cache has written, also what it ought to have removed."""
+    return [file for file in (folder / FOLDER).glob("*") if file.suffix != ".json"]
+
+
+def test_a_file_is_named_by_its_content_and_sent_again_only_when_it_has_changed(
+    site: Site, tmp_path: Path
+):
+    found, url = cache(tmp_path, site), site.put("/photo", picture("red"))
+    first, second = found.fetch(url, "image"), found.fetch(url, "image")
+    assert site.answered == [200, 304]
+    path = found.path(first)
+    assert path == found.path(second)
+    assert path.name == f"{hashlib.sha256(picture('red')).hexdigest()}.png"
+    assert path.read_bytes() == picture("red")
+    site.put("/photo", picture("blue"))
+    third = found.fetch(url, "image")
+    assert found.path(third).read_bytes() == picture("blue")
+    assert path.read_bytes() == picture("red")
+
+
+def test_a_server_is_not_asked_while_its_answer_stays_good(site: Site, tmp_path: Path):
+    found = cache(tmp_path, site)
+    url = site.put("/a.png", headers={"Cache-Control": "public, max-age=600"})
+    found.fetch(url, "image")
+    found.fetch(url, "image")
+    assert site.asked == ["/a.png"]
+    url = site.put("/b.png", headers={"Cache-Control": "no-cache, max-age=600"})
+    found.fetch(url, "image")
+    found.fetch(url, "image")
+    assert site.asked == ["/a.png", "/b.png", "/b.png"]
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["fetched before", "filled by hand"])
+def test_without_a_network_what_lay_there_last_is_used(site: Site, tmp_path: Path, filled: bool):
+    found, url = cache(tmp_path, site), site.put("/a.png")
+    if filled:
+        (tmp_path / "mine.png").write_bytes(picture())
+        found.fill(url, "image", tmp_path / "mine.png")
+    else:
+        found.fetch(url, "image")
+    with site.gone():
+        assert found.path(found.fetch(url, "image")).read_bytes() == picture()
+        assert "could not be fetched" in refused(found, site.url("/other.png"))
+
+
+def test_a_server_in_trouble_is_no_reason_to_fail_but_what_is_gone_is_gone(
+    site: Site, tmp_path: Path
+):
+    found, url = cache(tmp_path, site), site.put("/a.png")
+    found.fetch(url, "image")
+    site.put("/a.png", status=503)
+    assert found.fetch(url, "image").size_bytes == len(picture())
+    site.put("/a.png", status=404)
+    assert refused(found, url).endswith("the server answers 404 (Not Found).")
+
+
+@pytest.mark.parametrize(
+    ("path", "page", "reason"),
+    [
+        ("/a.png", {"content": b"<html>", "content_type": "text/html; charset=utf-8"},
+         "is not a picture: the server says that it is 'text/html'."),
+        ("/a.png", {"content": b"<html>"}, "was fetched, but 'a.png' cannot be read as a picture"),
+        ("/a.png", {"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"},
+         "cannot be read as a picture: its content is of no known kind."),
+        ("/a.png", {"headers": {"Content-Length": "999"}}, "the answer breaks off."),
+        ("/a.png", {"headers": {"Content-Length": "9999999999"}}, "is larger than the 10 kB"),
+        ("/a.png", {"write": lambda send: [send(b"x" * 4096) for _ in range(9)]},
+         "is larger than the 10 kB"),
+        ("/a.png", {"content": picture(side=9000)}, "9000x9000 pixels; 64 million fit."),
+        ("/a.png", {"status": 204}, "the server answers 204."),
+    ],
+    ids=["a web page", "no picture", "PostScript", "broken off", "too large, it says",
+         "too large, it turns out", "too many pixels", "nothing"],
+)  # fmt: skip
+def test_what_is_no_picture_of_a_fair_size_is_refused_and_leaves_nothing_behind(
+    site: Site, tmp_path: Path, path: str, page: dict[str, object], reason: str
+):
+    limit = 10_000 if "64 million" not in reason else 1_000_000
+    found = cache(tmp_path, site, max_file_bytes=limit)
+    assert reason in refused(found, site.put(path, **page))  # type: ignore[arg-type]
+    assert kept(tmp_path) == []
+
+
+def test_a_picture_is_known_by_its_content_where_the_server_says_nothing(
+    site: Site, tmp_path: Path
+):
+    found = cache(tmp_path, site)
+    site.put("/media/x", picture(kind="JPEG"), content_type="application/octet-stream")
+    url = site.url("/media/x?format=png")
+    assert found.fetch(url, "image").suffix == ".jpg"
+    assert site.asked == ["/media/x?format=png"]
+
+
+def test_the_least_recently_used_leaves_first(site: Site, tmp_path: Path):
+    found = cache(tmp_path, site, cache_bytes=1)
+    urls = [site.put(f"/{colour}.png", picture(colour)) for colour in ("red", "green", "blue")]
+    files = [found.path(found.fetch(url, "image")) for url in urls]
+    used_ago_s = (100, 300, 200)
+    for file, ago_s in zip(files, used_ago_s, strict=True):
+        os.utime(file, (time.time() - ago_s,) * 2)
+    everything = sum(file.stat().st_size for file in (tmp_path / FOLDER).iterdir())
+    cache(tmp_path, site, cache_bytes=everything - 1).trim(keep=())
+    assert [file.is_file() for file in files] == [True, False, True]
+    assert found.find(urls[1]) is None
+
+
+def test_files_of_one_run_never_push_each_other_out(site: Site, tmp_path: Path):
+    found = cache(tmp_path, site, cache_bytes=100)
+    files = [found.fetch(site.put(f"/{n}.png", picture(side=8 + n)), "image") for n in range(2)]
+    with pytest.raises(FetchError, match="The media of this run have"):
+        found.trim(keep=files)
+    assert all(found.find(file.url) == file for file in files)
+
+
+def test_nothing_is_fetched_where_that_is_not_allowed(site: Site, tmp_path: Path):
+    assert "this server fetches no URLs" in refused(
+        cache(tmp_path, site, allowed=False), site.put("/a.png")
+    )
+    assert site.asked == []

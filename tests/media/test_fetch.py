@@ -1,0 +1,168 @@
+"""What is fetched, from a site on loopback that the operator allows, and what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import Cancelled, FetchError
+from app.media.fetch import MAX_REDIRECTS, Unreachable, answer_to
+from tests.site import Site, picture
+
+
+def body(site: Site, url: str, **how: object) -> bytes:
+    with answer_to(url, {}, hosts=site.urls.hosts, **how) as answer:  # type: ignore[arg-type]
+        return b"".join(answer.parts)
+
+
+def refused(site: Site, url: str, **how: object) -> str:
+    with pytest.raises(FetchError) as caught:
+        body(site, url, **how)
+    return caught.value.message
+
+
+def test_a_redirect_is_followed_to_what_it_leads_to(site: Site):
+    site.put("/cat.png", picture("blue"))
+    site.redirect("/old", "/newer")
+    site.redirect("/newer", site.url("/cat.png?size=large"))
+    assert body(site, site.url("/old")) == picture("blue")
+    assert site.asked == ["/old", "/newer", "/cat.png?size=large"]
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is no public address."),
+        ("http://127.0.0.1/", "127.0.0.1 is no public address."),
+        ("http://localhost/", "Only public addresses are fetched from"),
+        ("file:///etc/passwd", "'file:' is not fetched"),
+        ("http://u:p@example.com/", "a user or a password"),
+    ],
+)
+def test_every_redirect_is_checked_again(site: Site, target: str, reason: str):
+    message = refused(site, site.redirect("/cat.png", target))
+    assert reason in message
+    assert site.url("/cat.png") in message
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001"])
+def test_an_address_is_checked_as_it_is_connected_to_however_it_is_spelt(site: Site, host: str):
+    site.redirect("/cat.png", f"http://{host}/secret")
+    assert "127.0.0.1, which is no public address" in refused(site, site.url("/cat.png"))
+
+
+def test_redirects_without_end_are_ended(site: Site):
+    site.redirect("/round", "/round")
+    assert "more than 5 times" in refused(site, site.url("/round"))
+    assert len(site.asked) == MAX_REDIRECTS + 1
+
+
+def test_what_says_nothing_is_waited_for_no_longer_than_said(site: Site):
+    hold = threading.Event()
+    site.put("/slow", write=lambda _send: hold.wait(10))
+    assert "nothing came for 0.3 seconds" in refused(site, site.url("/slow"), silent_s=0.3)
+    hold.set()
+
+
+def test_what_comes_drop_by_drop_is_waited_for_no_longer_than_said(site: Site):
+    site.put("/drip", write=_endless(b"."))
+    assert "it takes too long" in refused(site, site.url("/drip"), whole_s=0.5)
+
+
+def test_a_fetch_that_nobody_wants_any_more_is_ended(site: Site):
+    stopped = threading.Event()
+
+    def write(send: Callable[[bytes], object]) -> None:
+        stopped.set()
+        _endless(b".")(send)
+
+    site.put("/drip", write=write)
+    with pytest.raises(Cancelled):
+        body(site, site.url("/drip"), stopped=stopped.is_set)
+
+
+def test_a_server_that_is_not_there_is_told_of(site: Site):
+    with site.gone(), pytest.raises(Unreachable) as caught:
+        body(site, site.url("/cat.png"))
+    assert "could not be fetched" in caught.value.message
+    assert "Is there a network?" in caught.value.hint
+
+
+def test_a_name_that_nobody_knows_is_told_of(site: Site):
+    message = refused(site, "https://no-such-host.invalid/cat.png")
+    assert "the name 'no-such-host.invalid' is not known" in message
+
+
+def test_what_is_no_http_is_told_of(site: Site):
+    def greet(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"220 mail.example ESMTP\r\n")
+
+    with _listening(greet) as port:
+        url = f"http://127.0.0.1:{port}/"
+        with (
+            pytest.raises(Unreachable, match="the answer breaks off"),
+            answer_to(url, {}, hosts=[f"127.0.0.1:{port}"]),
+        ):
+            pass
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not here to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def shake_hands(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            context.wrap_socket(client, server_side=True).close()
+
+    with _listening(shake_hands) as port:
+        url = f"https://127.0.0.1:{port}/"
+        with (
+            pytest.raises(Unreachable, match="certificate is not valid"),
+            answer_to(url, {}, hosts=[f"127.0.0.1:{port}"]),
+        ):
+            pass
+
+
+def _endless(content: bytes) -> Callable[[Callable[[bytes], object]], None]:
+    def write(send: Callable[[bytes], object]) -> None:
+        while True:
+            send(content)
+
+    return write
+
+
+@contextlib.contextmanager
+def _listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port of loopback where each client is answered so."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client:
+                        answer(client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)

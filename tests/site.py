@@ -1,0 +1,137 @@
+"""A web site on loopback whose pages do what a test says, with ETags."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from PIL import Image
+
+from app.media.cache import MediaCache
+from app.settings import UrlSettings
+from app.workflow.media import file_value
+from app.workflow.plan import Plan, RemoteValue, Value
+from app.workflow.remote import with_files
+
+
+def picture(colour: str = "red", side: int = 8, kind: str = "PNG") -> bytes:
+    """A picture's file."""
+    content = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(content, kind)
+    return content.getvalue()
+
+
+def with_pictures(plan: Plan, folder: Path) -> Plan:
+    """The plan with a small picture for everything that it has by URL; nothing is fetched.
+
+    The cache in this folder is filled with it.
+    """
+    cache = MediaCache(folder, UrlSettings())
+    file = folder / "picture.png"
+    file.write_bytes(picture("red", 32))
+
+    def resolve(value: RemoteValue) -> Value:
+        return file_value(cache.path(cache.fill(value.url, value.kind, file)), value.kind)
+
+    return with_files(plan, resolve)
+
+
+@dataclass
+class Page:
+    """What lies at one path."""
+
+    content: bytes = b""
+    content_type: str = "image/png"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    write: Callable[[Callable[[bytes], object]], None] | None = None
+    """Instead of the content: called with what sends bytes, after the headers."""
+
+
+class Site:
+    """Serves `pages` by path and notes what was asked."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self.asked: list[str] = []
+        """The path of every request, with its query."""
+        self.answered: list[int] = []
+        """The status of every answer."""
+        site = self
+
+        class Handler(_Handler):
+            served = site
+
+        self._handler = Handler
+        self._serve(0)
+        self.port = self._server.server_port
+
+    @property
+    def urls(self) -> UrlSettings:
+        """Settings of an operator who allows this site, although it is on loopback."""
+        return UrlSettings(hosts=(f"127.0.0.1:{self.port}",))
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def put(self, path: str, content: bytes = b"", **page: object) -> str:
+        """Have this lie at the path; its URL."""
+        self.pages[path] = Page(content or picture(), **page)  # type: ignore[arg-type]
+        return self.url(path)
+
+    def redirect(self, path: str, target: str) -> str:
+        return self.put(path, status=302, headers={"Location": target})
+
+    @contextlib.contextmanager
+    def gone(self) -> Iterator[None]:
+        """Inside, nobody listens at its address."""
+        self.close()
+        try:
+            yield
+        finally:
+            self._serve(self.port)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _serve(self, port: int) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
+        self._server.daemon_threads = True
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    served: Site
+
+    def do_GET(self) -> None:
+        self.served.asked.append(self.path)
+        page = self.served.pages.get(self.path.partition("?")[0], Page(b"", status=404))
+        etag = f'"{hashlib.sha256(page.content).hexdigest()[:16]}"'
+        unchanged = page.status == 200 and self.headers.get("If-None-Match") == etag
+        status = 304 if unchanged else page.status
+        self.served.answered.append(status)
+        self.send_response(status)
+        headers = {"ETag": etag, "Content-Type": page.content_type}
+        if page.write is None and not unchanged:
+            headers["Content-Length"] = str(len(page.content))
+        for name, value in {**headers, **page.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        # Who has heard enough hangs up.
+        with contextlib.suppress(ConnectionError):
+            if page.write is not None:
+                page.write(self.wfile.write)
+            elif not unchanged:
+                self.wfile.write(page.content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the site keeps its own list."""

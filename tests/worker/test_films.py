@@ -1,0 +1,87 @@
+"""Videos and sounds of files in tasks, with what belongs to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidWorkflow
+from tests.media.films import film, tone
+from tests.worker.bench import Bench, document
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def doing(command: str, saved_as: str | None = None, name: str = "do", **arguments: Any) -> Any:
+    step = {"name": name, "task": {"command": command, "arguments": arguments}}
+    return step if saved_as is None else {**step, "result": {"content_type": saved_as}}
+
+
+def test_videos_are_gathered_and_joined_with_their_sound(bench: Bench):
+    for name in ("a", "b"):
+        film(bench.folder / f"{name}.mp4", seconds_of_sound=0.5)
+    gather = doing("gather_videos", name="gather", glob="*.mp4")
+    first = doing("get_first_frame", "image/png", "first", video="previous_result:gather")
+    join = doing(
+        "concat_videos", "video/mp4", "join", videos=["a.mp4", {"location": "b.mp4"}], fps=8
+    )
+    finished = bench.run(document(gather, first, join))
+    assert finished.success
+    assert [result.content_type for result in finished.results] == ["image/png"] * 2 + ["video/mp4"]
+
+
+def test_a_sound_of_a_file_is_cut_and_put_under_a_film(bench: Bench):
+    film(bench.folder / "film.mkv")
+    tone(bench.folder / "tone.wav", seconds=1.0)
+    cut = doing("slice_audio", name="cut", audio="tone.wav", start_seconds=0, duration_seconds=0.5)
+    pair = doing(
+        "pair_audio", "video/mp4", "pair", video={"location": "film.mkv"},
+        audio="previous_result:cut", sample_rate=8000,
+    )  # fmt: skip
+    assert bench.run(document(cut, pair)).success
+
+
+def test_a_video_variable_may_name_a_file_and_be_used_where_nothing_says_video(bench: Bench):
+    film(bench.folder / "film.mp4")
+    last = doing("get_last_frame", "image/png", video="variable:start_video")
+    variables = {"start_video": {"location": "film.mp4"}}
+    assert bench.run(document(last, variables=variables)).success
+    typed = bench.plan(
+        document(last, variables={"start_video": None}), start_video=str(bench.folder / "film.mp4")
+    )
+    assert bench.run(typed).success
+
+
+def test_what_is_no_video_is_refused_while_planning(bench: Bench):
+    (bench.folder / "text.mp4").write_text("no video")
+    tone(bench.folder / "tone.wav")
+    steps = [
+        doing("get_last_frame", name="a", video="text.mp4"),
+        doing("get_last_frame", name="b", video="tone.wav"),
+        doing("slice_audio", name="c", audio="text.mp4", start_seconds=0, duration_seconds=1),
+        doing("crop_square", name="d", image={"media_type": "video", "location": "gone.mp4"}),
+    ]
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(document(*steps))
+    told = {problem.place: problem.message for problem in caught.value.problems}
+    assert json.loads(json.dumps(told)) == {
+        "steps[0].task.arguments.video": "'text.mp4' cannot be read as a video.",
+        "steps[1].task.arguments.video":
+            "'tone.wav' is not a video file (.avi, .mkv, .mov, .mp4, .webm).",
+        "steps[2].task.arguments.audio":
+            "'text.mp4' is not a sound file (.flac, .mp3, .ogg, .wav).",
+        "steps[3].task.arguments.image.location": "There is no video 'gone.mp4'.",
+    }  # fmt: skip
+
+
+def test_a_film_where_a_picture_belongs_is_refused_while_planning(bench: Bench):
+    film(bench.folder / "film.mp4")
+    picture = {"media_type": "video", "location": "film.mp4"}
+    with pytest.raises(InvalidWorkflow, match="A picture is needed: a AudioVideo is not a picture"):
+        bench.plan(document(doing("crop_square", image=picture)))
