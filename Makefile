@@ -23,8 +23,8 @@ repl: $(VENV)/serve-ready ## the dw> prompt
 test: $(VENV)/test-ready browser ## every test, the browser's too (ARGS="-k name ...")
 	$(RUN) -m pytest $(ARGS)
 
-corpus: $(VENV)/test-ready ## run every document of the corpus and write down what runs
-	$(RUN) -m tests.corpus
+corpus: $(VENV)/test-ready ## run every document there is and write down what runs (ARGS=name: some)
+	$(RUN) -m tests.corpus $(ARGS)
 
 check: $(VENV)/test-ready ## lint, format and types
 	$(RUN) -m ruff check .

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.corpus.bench import Corpus, corpus, problems, same
@@ -36,9 +36,9 @@ def cases() -> Iterator[Case]:
             yield name, line.saved, run
 
 
-def main() -> int:
-    """The number of documents with which something is wrong."""
-    every = list(cases())
+def main(named: Sequence[str]) -> int:
+    """The number of documents with which something is wrong, of those that are named, else all."""
+    every = [case for case in cases() if not named or any(each in case[0] for each in named)]
     first: dict[str, Finished] = {}
     wrong: dict[str, list[str]] = {}
     width = max(len(name) for name, *_ in every)
@@ -63,10 +63,10 @@ def main() -> int:
             print(f"{name:{width}}  {len(saved):5}  {cold_s:6.2f}  {again_s:7.2f}  {said}")
     bad = sum(map(bool, wrong.values()))
     print(f"\n{len(every) - bad} of {len(every)} run as they should.")
-    if not bad:
+    if not bad and not named:
         write_page()
     return bad
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+    sys.exit(min(main(sys.argv[1:]), 1))

@@ -86,6 +86,10 @@ def problems(finished: Finished, saved: Sequence[Saved]) -> list[str]:
         return [f"It wrote {len(finished.results)} files, not {len(saved)}."]
     found = []
     for result, wanted in zip(finished.results, saved, strict=True):
+        if result.content_type.startswith("text/"):
+            if result.content_type != wanted.content_type or not Path(result.path).read_text():
+                found.append(f"{Path(result.path).name} is no text.")
+            continue
         shown = frames(result)
         is_there = Saved(result.content_type, shown.shape[2], shown.shape[1], len(shown))
         if is_there != wanted:
@@ -101,7 +105,9 @@ def problems(finished: Finished, saved: Sequence[Saved]) -> list[str]:
 
 
 def frames(result: ResultSaved) -> np.ndarray:
-    """What a result's file shows: (frames, height, width, 3)."""
+    """What a result's file shows: (frames, height, width, 3); of a text, its letters."""
+    if result.content_type.startswith("text/"):
+        return np.frombuffer(Path(result.path).read_bytes(), np.uint8)
     if result.content_type == "video/mp4":
         with av.open(result.path) as video:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])

@@ -38,8 +38,13 @@ def _arguments(step: int = 0, **values: Any) -> Values:
     return {f"/steps/{step}/pipeline/arguments/{name}": value for name, value in values.items()}
 
 
+def _words(step: int) -> Values:
+    return {f"/steps/{step}/task/arguments/max_new_tokens": 5}
+
+
 SMALL: Values = {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": 2}
 JPEG, PNG = Saved("image/jpeg"), Saved("image/png")
+TEXT = Saved("text/plain")
 
 REAL: dict[str, Runs | NotYet | Mistaken] = {
     "Krea2.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="Krea 2"),
@@ -65,13 +70,22 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
         _arguments(num_inference_steps=2, num_frames=5),
         for_part="Wan",
     ),
-    "archive/bnb_quant.json": NotYet("bitsandbytes"),
+    "archive/bnb_quant.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="bitsandbytes"),
     "archive/ip-adapter.json": Runs(
         (JPEG, JPEG),
         {"ip_adapter_image_location": PICTURE},
         _arguments(0, num_inference_steps=2) | _arguments(1, num_inference_steps=2),
     ),
-    "archive/kandinsky.json": NotYet("tasks that run a model"),
+    "archive/kandinsky.json": Runs(
+        (JPEG, JPEG),
+        changes={
+            **_arguments(0, num_inference_steps=2),
+            **{f"/steps/1/task/arguments/urls/{number}": PICTURE for number in (0, 1)},
+            **{f"/steps/2/task/arguments/{side}": SIDE_PX for side in ("width", "height")},
+            **_arguments(4, **SMALL),
+        },
+        for_part="Kandinsky 2.2",
+    ),
     "archive/qr_code.json": Runs(
         (Saved("image/jpeg", 768, 768), Saved("image/jpeg", 1024, 1024), JPEG),
         {"init_image_location": PICTURE},
@@ -89,7 +103,9 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     ),
     "archive/txt2img2vid.json": Mistaken("steps[0].workflow.path", "There is no workflow file"),
     "attention_processors_example.json": Runs((PNG,), SMALL, for_part="an attention processor"),
-    "controlnet.json": NotYet("tasks that run a model"),
+    "controlnet.json": Runs(
+        (JPEG,), {"mask_image_uri": PICTURE}, _arguments(1, num_inference_steps=2)
+    ),
     "flux/FluxDev.json": Runs((JPEG,), SMALL, for_part="FLUX.1"),
     "flux/FluxDevFirstBlockCache.json": Runs(
         (JPEG,),
@@ -128,14 +144,24 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     "sd15.json": Runs(
         (JPEG,), changes=_arguments(num_inference_steps=2), for_part="Stable Diffusion"
     ),
-    "tasks/CaptionToImage.json": NotYet("tasks that run a model"),
-    "tasks/ExpandAndGenerate.json": NotYet("tasks that run a model"),
-    "tasks/ImageToText.json": NotYet("tasks that run a model"),
+    "tasks/CaptionToImage.json": Runs(
+        (PNG,),
+        {"image_url": PICTURE},
+        _words(1) | _arguments(2, **SMALL),
+        for_part="a task that runs a model",
+    ),
+    "tasks/ExpandAndGenerate.json": Runs((PNG,), changes=_words(0) | _arguments(1, **SMALL)),
+    "tasks/ImageToText.json": Runs((TEXT,), {"image_url": PICTURE}, _words(1)),
     "tasks/MarigoldDepth.json": NotYet("maps of depth as results"),
     "tasks/MetadataEmbed.json": Runs(
         (PNG,), changes=_arguments(**SMALL), for_part="a picture with its record"
     ),
-    "tasks/Segment.json": NotYet("tasks that run a model"),
+    "tasks/Segment.json": Runs(
+        (PNG,),
+        {"image_url": PICTURE},
+        # The stand-in is sure of nothing.
+        {"/steps/1/task/arguments/threshold": 0.0},
+    ),
     "tasks/image_processors.json": Mistaken(
         "steps[9].task.command", "There is no task 'face_detector'"
     ),

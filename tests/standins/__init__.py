@@ -16,6 +16,8 @@ from typing import Any
 from diffusers import FluxControlPipeline, FluxFillPipeline
 
 from app.settings import SHIPPED_WORKFLOWS
+from app.tasks import TASKS
+from app.workflow.task_models import with_defaults
 from tests.standins.films import (
     build_allegro,
     build_cogvideox,
@@ -46,6 +48,7 @@ from tests.standins.stable_diffusion import (
     build_sdxl,
     build_sdxl_refiner,
 )
+from tests.standins.task_models import TASK_MODELS
 from tests.standins.wan import build_wan, build_wan_i2v
 
 Build = Callable[[Path], None]
@@ -99,6 +102,7 @@ MODELS: dict[str, Build] = {
     "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": build_hunyuan_video15,
     "stabilityai/stable-video-diffusion-img2vid-xt": build_svd,
     MINIMAX_H3: build_minimax_h3,
+    **TASK_MODELS,
 }
 """What builds the stand-in of a model, by the model's name on the hub."""
 
@@ -113,6 +117,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "XLabs-AI/flux-RealismLora/lora": (FLUX_DEV, build_lora),
     "lightx2v/Minimax-h3-Turbo/minimax_h3_fl2v_turbo_8step_v1.0_bf16": (MINIMAX_H3, build_lora),
     "linoyts/yart_art_sd3-5_lora/pytorch_lora_weights": (SD35_LARGE, build_lora),
+    "crystalwizard/cubic-abstract-1/cubic-abstract-lora": (SD35_LARGE, build_lora),
     **{
         f"ali-vilab/In-Context-LoRA/{style}": (FLUX_DEV, partial(build_lora, seed=seed))
         for seed, style in enumerate(
@@ -150,8 +155,11 @@ class StandIns:
         return self.folder / names[-1]
 
     def add_named(self, document: Any) -> None:
-        """Have every model and adapter there that the document names anywhere."""
+        """Have every model and adapter there that the document names anywhere, and those that its
+        tasks have as their defaults."""
         named = set(_texts(document))
+        for task in (TASKS[command] for command in named & TASKS.keys()):
+            named |= {each.model for each in task.loads(with_defaults(task, {}))}
         for name in MODELS:
             if name in named:
                 self.add(name)
