@@ -221,6 +221,21 @@ class RunContext:
             )
         )
 
+    def end_step(
+        self,
+        done: int,
+        total: int,
+        clock_started: float,
+        latents: torch.Tensor | None,
+        preview: LatentPreview | None,
+    ) -> None:
+        """Tell that so many steps are done, show the latents if this can be, and check."""
+        known = preview if preview is not None and preview.knows(latents) else None
+        self.progress(done, total, clock_started, without_preview=known is None)
+        if latents is not None:
+            self.preview(latents, known)
+        self.checkpoint()
+
     def preview(self, latents: torch.Tensor, preview: LatentPreview | None) -> None:
         """Show the latents when somebody looks and the last picture is old enough."""
         now = time.monotonic()

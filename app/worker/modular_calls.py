@@ -70,10 +70,8 @@ class _Loop:
             # The first step's end starts the clock: what came before was not the denoiser.
             self._started = time.monotonic()
         self._done += steps
-        self._context.progress(self._done, max(self._total, self._done), self._started)
-        if self._latents is not None:
-            self._context.preview(self._latents, self._preview)
-        self._context.checkpoint()
+        total = max(self._total, self._done)
+        self._context.end_step(self._done, total, self._started, self._latents, self._preview)
 
 
 def loops_in(blocks: Any) -> Iterator[Any]:

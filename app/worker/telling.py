@@ -33,15 +33,8 @@ class Steps:
         if done == 1:
             # The first step's end starts the clock: what came before was not the denoiser.
             self._clock_started = time.monotonic()
-        preview = self._preview if self._preview and self._preview.knows(latents) else None
-        self._context.progress(
-            done,
-            max(self.total, done),
-            self._clock_started,
-            without_preview=preview is None,
-        )
-        self._context.preview(latents, preview)
-        self._context.checkpoint()
+        total = max(self.total, done)
+        self._context.end_step(done, total, self._clock_started, latents, self._preview)
 
     def on_step_end(
         self, _pipeline: Any, index: int, _time: Any, tensors: dict[str, Any]
