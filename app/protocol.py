@@ -353,6 +353,10 @@ class StepProgress(Message):
     """Of this pipeline call or task, from the pace so far."""
     without_preview: bool = False
     """Whether what is drawn in these steps cannot be shown before it is done."""
+    segment: int | None = None
+    """Which call this is, from 1, where a film is made in several: segment `segment` of `segments`.
+    """
+    segments: int | None = None
 
 
 class Preview(Message):

@@ -6,16 +6,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
 from app import __version__
-from app.outputs import OutputStore, Record
+from app.outputs import OutputStore, Record, replacing
 from app.protocol import ResultSaved
 from app.results import audio, image, text, video
 from app.steps.made import Made, Rest
-from app.workflow.plan import PipelineStep, Step
+from app.workflow.plan import PipelineStep, ResultSpec, Step
 from app.workflow.sound_files import SOUND_FILES
 
 if TYPE_CHECKING:
@@ -101,6 +102,33 @@ class ResultWriter:
             )
         self._calls[step.name] += len(made.returned)
         self._context.spent.save_s += time.monotonic() - started
+
+    def save_segment(
+        self,
+        step: Step,
+        iteration: int,
+        number: int,
+        frames: Any,
+        fps: float,
+        sound: tuple[Any, int] | None,
+        *,
+        keep: bool,
+    ) -> Path:
+        """Write a segment of a film, hardly compressed; it leaves the folder with the run, unless
+        it is to be kept. `sound` is samples and their rate."""
+        started = time.monotonic()
+        stem = f"{step.file_stem.rpartition('.')[0]}.{iteration}.segment-{number:03}"
+        path = self._outputs.new_file(self._context.run_id, stem, SUFFIXES["video/mp4"])
+        if not keep:
+            self._context.at_end.callback(path.unlink, missing_ok=True)
+        spec = ResultSpec(content_type="video/mp4", fps=fps)
+        samples, rate = sound or (None, None)
+        with replacing(path) as file:
+            video.write_video(
+                file, frames, self._record(step, number), spec, samples, rate, fine=True
+            )
+        self._context.spent.save_s += time.monotonic() - started
+        return path
 
     def _record(self, step: Step, index: int) -> Record:
         context = self._context

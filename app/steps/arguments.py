@@ -52,6 +52,13 @@ def combinations(
     ]
 
 
+def one_value(value: Value, name: str, step: str, context: RunContext) -> Any:
+    """The value of an argument that makes no combinations: of a result referred to, the first
+    artifact. Raises StepError."""
+    chosen = (_choices(found, step, context)[0] for found in references_in([value]))
+    return _Live(context, bare=True).value(value, name, chosen)
+
+
 def rounds_of(rounds: Rounds, context: RunContext) -> list[dict[str, Any]]:
     """What a sub-workflow is handed in each of its rounds, by the places it is handed in at; the
     last reference changes fastest. Raises StepError."""

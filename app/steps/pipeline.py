@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.steps.arguments import combinations
+from app.steps.chain import chained
 from app.steps.made import Made, Output
 from app.workflow.plan import PipelineStep
 
@@ -47,13 +48,21 @@ def run(
         call = _telling(pipeline, step, context, preview)
         if step.generator:
             call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
-        for combination in arguments:
-            context.checkpoint()
+
+        def returning(combination: Mapping[str, Any]) -> list[Any]:
             entered = time.monotonic()
             with torch.inference_mode():
                 output = call(**combination)
             context.spent.compute_s += time.monotonic() - entered
-            made += returned(output, pipeline)
+            return returned(output, pipeline)
+
+        for iteration, combination in enumerate(arguments):
+            context.checkpoint()
+            if step.chain is None:
+                made += returning(combination)
+            else:
+                film = chained(step, step.chain, combination, returning, context, writer, iteration)
+                made.append(film)
     context.results[step.name] = Made(made)
     if step.saves:
         context.enter("saving")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from app.errors import StepError
+from app.tasks.films import FilmFiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ def check_video(value: Any) -> None:
     frames = as_array(value.frames if isinstance(value, AudioVideo) else value)
     if _is_array(frames, 4):
         return
-    if not isinstance(frames, list | tuple) or not frames:
+    if not isinstance(frames, list | tuple | FilmFiles) or not frames:
         raise ValueError(f"{_kind(frames)} is not a video")
     as_picture(frames[0])
 

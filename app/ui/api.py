@@ -291,9 +291,9 @@ def _told(event: RunEvent) -> dict[str, Any] | None:
             return {"event": "memory_ran_out", "step": event.step, "phase": event.phase,
                     "message": event.sentence}  # fmt: skip
         case StepProgress():
-            return event.model_dump(include={"step", "done", "total", "seconds_left"}) | {
-                "event": "step"
-            }
+            return event.model_dump(
+                include={"step", "done", "total", "seconds_left", "segment", "segments"}
+            ) | {"event": "step"}
         case ResultSaved():
             return {"event": "result", "image": _file(event), "seed": event.seed,
                     "index": event.index, "final": event.final}  # fmt: skip

@@ -160,9 +160,13 @@ def advance(view: RunView, event: RunEvent) -> RunView:
             }
         case StepProgress():
             left = "" if event.seconds_left is None else f" · {duration(event.seconds_left)} left"
+            done, doing = event.done / max(1, event.total), f"Step {event.done} of {event.total}"
+            if event.segment and event.segments:
+                done = (event.segment - 1 + done) / event.segments
+                doing = f"Segment {event.segment} of {event.segments} · {doing}"
             changes = {
-                "status": _of_step(view, f"Step {event.done} of {event.total}{left}"),
-                "fraction": _overall(view, 0.2 + 0.7 * event.done / max(1, event.total)),
+                "status": _of_step(view, f"{doing}{left}"),
+                "fraction": _overall(view, 0.2 + 0.7 * done),
                 "without_preview": event.without_preview,
             }
         case Preview():

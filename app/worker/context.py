@@ -86,6 +86,10 @@ class RunContext:
         steps made in that round."""
         self.handed: dict[str, Any] = {}
         """What the sub-workflows are handed in their rounds, by the places it is handed in at."""
+        self.segment: tuple[int, int] | None = None
+        """Which segment of how many is being made, from 1, where a film is made in segments."""
+        self.at_end = contextlib.ExitStack()
+        """What is to be done when the run is over, however it ends."""
         self.spent = Spent()
         self.out_of_memory: list[str] = []
         """What was done where memory ran out, a sentence a time."""
@@ -218,6 +222,8 @@ class RunContext:
                 total=total,
                 seconds_left=seconds_left,
                 without_preview=without_preview,
+                segment=self.segment and self.segment[0],
+                segments=self.segment and self.segment[1],
             )
         )
 

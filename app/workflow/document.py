@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, model_validator
 
+from app.workflow.segments import MAX_SEGMENTS
+
 NOT_YET_SUPPORTED = frozenset(
     [
-        "chain",
         "audio_scheduler",
         "custom_pipeline",
         "trust_remote_code",
@@ -181,6 +182,31 @@ class RemoteTextEncoder(Block):
     url: str
 
 
+class FrameSnap(Block):
+    modulus: Annotated[StrictInt, Field(ge=1)]
+    remainder: Annotated[StrictInt, Field(ge=0)]
+    min_frames: Annotated[StrictInt, Field(ge=1)] = 1
+    max_frames: Annotated[StrictInt, Field(ge=1)] | None = None
+
+
+class ChainBlock(Block):
+    """A film made in segments, each of which goes on from the one before; read by `read_chain`."""
+
+    segments: Annotated[StrictInt, Field(ge=1, le=MAX_SEGMENTS)] | None = None
+    match_audio: StrictBool = False
+    continuity: Literal["last_frame", "last_segment"] = "last_frame"
+    segment_argument: Annotated[str, Field(min_length=1)] = "image"
+    carry_frames: Annotated[StrictInt, Field(ge=1)] | None = None
+    carry_audio: StrictBool = True
+    trim_frames: Annotated[StrictInt, Field(ge=0)] = 1
+    crossfade_ms: Annotated[float, Field(ge=0, le=60_000, strict=True)] = 75
+    fps: Annotated[float, Field(gt=0, le=240, strict=True)] | None = None
+    frame_snap: FrameSnap | None = None
+    prompts: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    save_segments: StrictBool = False
+    keep_segments: StrictBool = False
+
+
 class PipelineBlock(Block):
     configuration: Configuration
     from_pretrained_arguments: dict[str, Any]
@@ -189,6 +215,7 @@ class PipelineBlock(Block):
     scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
     ip_adapter: IpAdapterBlock | None = None
+    chain: ChainBlock | None = None
     remote_text_encoder: RemoteTextEncoder | None = None
     """Nothing is sent anywhere: the model's own text encoder is used."""
     shared_components: tuple[str, ...] = ()
@@ -218,6 +245,7 @@ class PipelineReference(Block):
 
     reference_name: str
     arguments: dict[str, Any]
+    chain: ChainBlock | None = None
 
 
 class SubWorkflow(Block):
@@ -333,7 +361,8 @@ KNOWN_KEYS = frozenset(
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
-        PipelineReference, SubWorkflow, ResultBlock, InputBlock, VaeSettings, TaskBlock,
+        PipelineReference, ChainBlock, FrameSnap, SubWorkflow, ResultBlock, InputBlock, VaeSettings,
+        TaskBlock,
         UnetSettings, FirstBlockCache, TaylorSeerCache, RemoteTextEncoder, ComponentDocument,
         QuantisationBlock, QuantisationConfiguration, LoadComponents, ComponentsManager,
     )

@@ -10,6 +10,7 @@ from app.settings import PathSettings
 from app.workflow import names
 from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.workflow.calls import check_call
+from app.workflow.chains import read_chain
 from app.workflow.document import (
     ComponentDocument,
     PipelineBlock,
@@ -111,6 +112,7 @@ class PipelineBuilder:
         )
         if block.ip_adapter is not None:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
+        chain = read_chain(block.chain, arguments, pipeline_class, self._reader, (*where, "chain"))
         scheduler = self._scheduler(block, where)
         processor = block.configuration.unet.attn_processor_type
         if processor is not None:
@@ -144,6 +146,7 @@ class PipelineBuilder:
             attention_backend=block.configuration.attention_backend,
             attention_processor=processor,
             arguments=arguments,
+            chain=chain,
             seed=step_seed if block.seed is None else block.seed,
             generator=not block.configuration.no_generator,
             result=result,
@@ -181,6 +184,13 @@ class PipelineBuilder:
             )
             if referred.ip_adapter is not None:
                 check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
+        chain = read_chain(
+            block.chain,
+            arguments,
+            referred.pipeline_class if referred is not None else "",
+            self._reader,
+            (*where, "chain"),
+        )
         if len(self._reader.problems) > noted or referred is None:
             return None
         return referred.model_copy(
@@ -188,6 +198,7 @@ class PipelineBuilder:
                 "name": name,
                 "place": place(at),
                 "arguments": arguments,
+                "chain": chain,
                 "seed": referred.seed if step.seed is None else step.seed,
                 "result": result,
                 "releases": (),

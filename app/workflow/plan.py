@@ -210,6 +210,40 @@ class CacheSettings(Frozen):
     options: dict[str, JsonValue]
 
 
+class FrameGrid(Frozen):
+    """The numbers of frames a model can make; see `segments.Snap`."""
+
+    modulus: int
+    remainder: int
+    min_frames: int = 1
+    max_frames: int | None = None
+
+
+class Chain(Frozen):
+    """A film made in segments: the pipeline is called for each, and each goes on from the one
+    before."""
+
+    segments: int | None
+    """None where there are as many as the sound among the references lasts."""
+    continuity: Literal["last_frame", "last_segment"] = "last_frame"
+    segment_argument: str = "image"
+    """What a later segment is handed the last frame as, or the last segment; a list is extended."""
+    carry_frames: int | None = None
+    """How many frames of the last segment are handed on, None all."""
+    carry_audio: bool = True
+    trim_frames: int = 1
+    """Dropped from the start of every segment after the first."""
+    crossfade_ms: float = 75
+    fps: float | None = None
+    """Frames per second; None where neither the chain nor the call says."""
+    frame_snap: FrameGrid | None = None
+    prompts: tuple[Value, ...] = ()
+    """The prompt of each segment, the last also of those that follow; empty: the call's own."""
+    save_segments: bool = False
+    """Whether segments are written and leave the memory."""
+    keep_segments: bool = False
+
+
 class SchedulerChange(Frozen):
     """What replaces the model's own scheduler for this step."""
 
@@ -324,6 +358,7 @@ class PipelineStep(PlannedStep):
     attention_processor: str | None = None
     """The class of diffusers' attention processors that a UNet uses; None keeps its own."""
     arguments: dict[str, Value]
+    chain: Chain | None = None
     generator: bool = True
     """False where the document says `no_generator`: the call gets none."""
 
@@ -335,7 +370,8 @@ class PipelineStep(PlannedStep):
     @property
     def references(self) -> list[ResultValue]:
         """The results its arguments refer to, in the order of the document."""
-        return [*self.handed, *references_in(self.arguments.values())]
+        prompts = self.chain.prompts if self.chain is not None else ()
+        return [*self.handed, *references_in([*self.arguments.values(), *prompts])]
 
     @property
     def takes_seed(self) -> bool:

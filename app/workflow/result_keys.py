@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from app.workflow.plan import (
     AudioValue,
+    Chain,
     ImageValue,
     ListValue,
     ObjectValue,
@@ -59,6 +60,7 @@ def result_key(
                 step.attention_processor,
             ],
             _all_described(step.arguments, earlier),
+            None if step.chain is None else _chain_described(step.chain, earlier),
         ]
     else:
         decisive += [step.command, [_all_described(call, earlier) for call in step.calls]]
@@ -101,6 +103,12 @@ def _all_described(
     values: Mapping[str, Value], earlier: Mapping[str, str | None]
 ) -> dict[str, JsonValue]:
     return {name: _described(value, earlier) for name, value in values.items()}
+
+
+def _chain_described(chain: Chain, earlier: Mapping[str, str | None]) -> list[JsonValue]:
+    # Whether segments are kept decides nothing; that they were written does, they are compressed.
+    decisive = chain.model_dump(exclude={"prompts", "keep_segments"})
+    return [decisive, [_described(prompt, earlier) for prompt in chain.prompts]]
 
 
 def _argument(reference: ResultValue) -> str:

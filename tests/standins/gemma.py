@@ -21,7 +21,7 @@ from tests.standins.qwen import LANGUAGE_MODEL
 
 def build_lumina2(folder: Path, seed: int = 0) -> None:
     """Lumina Image 2."""
-    tokenizer = _tokenizer()
+    tokenizer = gemma_tokenizer()
     with seeded(seed):
         pipeline = Lumina2Pipeline(
             transformer=Lumina2Transformer2DModel(
@@ -46,7 +46,7 @@ def build_lumina2(folder: Path, seed: int = 0) -> None:
 
 def build_sana(folder: Path, seed: int = 0) -> None:
     """Sana, whose latents are 32 times smaller than the picture."""
-    tokenizer = _tokenizer()
+    tokenizer = gemma_tokenizer()
     blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
     channels = (8, 8, 16, 16, 32, 32)
     with seeded(seed):
@@ -82,7 +82,7 @@ def build_sana(folder: Path, seed: int = 0) -> None:
     save(pipeline, folder)
 
 
-def _tokenizer() -> GemmaTokenizer:
+def gemma_tokenizer() -> GemmaTokenizer:
     return GemmaTokenizer(vocab=byte_vocabulary("<pad>", "<eos>", "<bos>", "<unk>"), merges=[])
 
 

@@ -1,0 +1,305 @@
+"""A film made in segments: the pipeline is called for each, which goes on from the one before.
+
+What a segment adds is joined to the film at once, so of the segments themselves only what the next
+is handed stays in memory; with `save_segments` not even their frames do.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from app.errors import StepError
+from app.steps.arguments import one_value
+from app.steps.made import artifacts_of
+from app.tasks.films import FilmFiles
+from app.tasks.media import AudioVideo, as_frames, as_sound
+from app.tasks.sound import join, padded, samples_of
+from app.workflow.plan import Chain, PipelineStep
+from app.workflow.segments import (
+    Segment,
+    Snap,
+    crossfade_window,
+    frames_lasting,
+    segments_to_cover,
+)
+
+if TYPE_CHECKING:
+    from app.results import ResultWriter
+    from app.tasks.media import Array
+    from app.worker.context import RunContext
+
+Call = Callable[[Mapping[str, Any]], list[Any]]
+"""Calls the pipeline; what it returned, as steps hand it on."""
+
+
+class Sound(NamedTuple):
+    samples: Array
+    """(samples, channels), float32."""
+    rate: int
+
+
+def chained(
+    step: PipelineStep,
+    chain: Chain,
+    arguments: Mapping[str, Any],
+    call: Call,
+    context: RunContext,
+    writer: ResultWriter,
+    iteration: int,
+) -> AudioVideo:
+    """The whole film. Raises StepError where a segment is no film, or cannot be joined."""
+    prompts = [one_value(prompt, "prompt", step.name, context) for prompt in chain.prompts]
+    plan, given = _planned(chain, arguments)
+    film = _Film(chain, step, writer, iteration)
+    carry: AudioVideo | None = None
+    for number, segment in enumerate(plan):
+        context.checkpoint()
+        context.segment = (number + 1, len(plan))
+        changes: dict[str, Any] = {}
+        if prompts:
+            changes["prompt"] = prompts[min(number, len(prompts) - 1)]
+        if given is not None:
+            changes["num_frames"] = segment.frames
+            changes["references"] = _with_slice(arguments["references"], given, segment, chain)
+        if carry is not None:
+            before = {**arguments, **changes}.get(chain.segment_argument)
+            changes[chain.segment_argument] = _handed_on(before, carry, chain)
+        made = _only_film(call({**arguments, **changes}), step)
+        film.add(made)
+        carry = _carried(made, chain)
+    context.segment = None
+    if given is None:
+        return film.finished()
+    total = frames_lasting(len(given.samples), given.rate, chain.fps or 0)
+    return film.finished(total, given)
+
+
+# --- how many, and with what ---------------------------------------------------------------------
+
+
+def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segment], Sound | None]:
+    """The segments, and the given sound that they last as long as, where they do."""
+    if chain.segments is not None:
+        return [Segment(0, 0)] * chain.segments, None
+    references = [each for each in arguments["references"] if _kind(each) == "audio"]
+    if len(references) != 1:
+        raise StepError(
+            f"There are {len(references)} sounds among the references; 'match_audio' needs one."
+        )
+    (reference,) = references
+    rate = reference.sample_rate
+    if rate is None:
+        raise StepError("The sound among the references does not carry its sample rate.")
+    sound = Sound(as_sound(reference.audio), int(rate))
+    assert chain.fps is not None
+    total = frames_lasting(len(sound.samples), sound.rate, chain.fps)
+    snap = None if chain.frame_snap is None else Snap(**chain.frame_snap.model_dump())
+    try:
+        return segments_to_cover(total, arguments["num_frames"], chain.trim_frames, snap), sound
+    except ValueError as error:
+        raise StepError(f"The film cannot be made in segments: {error}.") from error
+
+
+def _with_slice(
+    references: Sequence[Any], sound: Sound, segment: Segment, chain: Chain
+) -> list[Any]:
+    """The references with so much of the sound as the segment lasts, silence where it has ended."""
+    import torch
+
+    assert chain.fps is not None
+    start, length = (samples_of(n, chain.fps, sound.rate) for n in segment)
+    cut = padded(sound.samples[start : start + length], length)
+    found = list(references)
+    for index, reference in enumerate(found):
+        if _kind(reference) == "audio":
+            found[index] = copy.copy(reference)
+            found[index].audio = torch.from_numpy(cut.T.copy())
+    return found
+
+
+# --- what goes on from one to the next -----------------------------------------------------------
+
+
+def _only_film(returned: list[Any], step: PipelineStep) -> AudioVideo:
+    films = [artifact for each in returned for artifact in artifacts_of(each)]
+    if len(films) != 1:
+        raise StepError(
+            f"A segment of step '{step.name}' made {len(films)} results; a chain is made of one"
+            " film a segment.",
+            hint="Ask for one film in that step.",
+        )
+    (film,) = films
+    sound = film if isinstance(film, AudioVideo) else AudioVideo(film, None, None)
+    try:
+        return AudioVideo(as_frames(film), sound.audio, sound.sample_rate)
+    except ValueError as error:
+        raise StepError(f"A segment of step '{step.name}' made no film: {error}.") from error
+
+
+def _carried(film: AudioVideo, chain: Chain) -> AudioVideo:
+    """What the next segment is handed of this one: its end, copied, so that the rest can go."""
+    count = 1 if chain.continuity == "last_frame" else (chain.carry_frames or len(film.frames))
+    frames = film.frames[-count:].copy()
+    if chain.continuity == "last_frame" or not chain.carry_audio or film.audio is None:
+        return AudioVideo(frames, None, None)
+    sound = as_sound(film)
+    if len(frames) < len(film.frames):
+        rate = film.sample_rate or 0
+        # Without a pace the sound is cut in proportion.
+        lasting = (
+            samples_of(len(frames), chain.fps, rate)
+            if chain.fps
+            else round(len(sound) * len(frames) / len(film.frames))
+        )
+        sound = sound[-lasting:].copy()
+    return AudioVideo(frames, sound, film.sample_rate)
+
+
+def _handed_on(before: Any, carry: AudioVideo, chain: Chain) -> Any:
+    """The value of the segment argument: a picture or a list of them; a list of references gets one
+    more of its own family."""
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame) for frame in carry.frames]
+    last_frame = chain.continuity == "last_frame"
+    if not isinstance(before, list):
+        return pictures[-1] if last_frame else pictures
+    relative = _relative(before, "image" if last_frame else "video", chain)
+    if relative is None:
+        return [*before, *(pictures[-1:] if last_frame else pictures)]
+    if last_frame:
+        return [*before, relative(image=pictures[-1])]
+    sound: dict[str, Any] = {}
+    if carry.audio is not None:
+        import torch
+
+        samples = torch.from_numpy(carry.audio.T.copy())
+        sound = {"audio": samples, "sample_rate": carry.sample_rate}
+    pace = {} if chain.fps is None else {"fps": chain.fps}
+    return [*before, relative(frames=carry.frames, **pace, **sound)]
+
+
+def _relative(references: Sequence[Any], kind: str, chain: Chain) -> Any:
+    """The class of this kind among those of the references' own module; None where they are of no
+    family: pictures, say."""
+    member = next((each for each in references if _kind(each)), None)
+    if member is None:
+        return None
+    family = vars(sys.modules[type(member).__module__]).values()
+    for found in family:
+        if isinstance(found, type) and found.__dict__.get("kind") == kind:
+            return found
+    raise StepError(
+        f"There is no {kind} beside {type(member).__name__} that '{chain.segment_argument}' could"
+        " be handed."
+    )
+
+
+def _kind(reference: Any) -> str:
+    """`image`, `video` or `audio`, where it is an object of such a family."""
+    found = getattr(type(reference), "kind", "")
+    return found if isinstance(found, str) else ""
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+class _Film:
+    """The film so far."""
+
+    def __init__(
+        self, chain: Chain, step: PipelineStep, writer: ResultWriter, iteration: int
+    ) -> None:
+        self._chain = chain
+        self._step = step
+        self._writer = writer
+        self._iteration = iteration
+        self._frames: list[Array] = []
+        self._files: list[tuple[Path, int]] = []
+        self._length = 0
+        self._size: tuple[int, ...] | None = None
+        self._sound: Sound | None = None
+
+    def add(self, segment: AudioVideo) -> None:
+        """Join a segment to it."""
+        trim = self._chain.trim_frames if self._size is not None else 0
+        frames = segment.frames
+        if len(frames) <= trim:
+            raise StepError(
+                f"A segment of step '{self._step.name}' has {len(frames)} frames, of which {trim}"
+                " are trimmed."
+            )
+        if self._size not in (None, frames.shape[1:]):
+            raise StepError(f"The segments of step '{self._step.name}' are of different sizes.")
+        own = self._join_sound(segment, trim)
+        self._size = frames.shape[1:]
+        kept = frames[trim:]
+        if self._chain.save_segments:
+            fps = self._chain.fps or 0
+            path = self._writer.save_segment(
+                self._step, self._iteration, len(self._files), kept, fps, own,
+                keep=self._chain.keep_segments,
+            )  # fmt: skip
+            self._files.append((path, len(kept)))
+        else:
+            self._frames.append(kept)
+        self._length += len(kept)
+
+    def _join_sound(self, segment: AudioVideo, trim: int) -> Sound | None:
+        """Join its sound, which ends with its frames; what is heard of it alone."""
+        if segment.audio is None or segment.sample_rate is None:
+            if self._sound is not None:
+                raise StepError(f"A segment of step '{self._step.name}' has no sound.")
+            return None
+        rate, samples = segment.sample_rate, as_sound(segment)
+        if self._size is not None and self._sound is None:
+            raise StepError(f"The first segment of step '{self._step.name}' has no sound.")
+        fps = self._chain.fps
+        if fps is None and trim:
+            raise StepError(
+                f"How long a frame of step '{self._step.name}' is heard is not known.",
+                hint="Set 'fps' in its chain.",
+            )
+        if fps is not None:
+            length = samples_of(len(segment.frames), fps, rate)
+            samples = padded(samples, length)[:length]
+        if self._sound is None:
+            self._sound = Sound(samples, rate)
+            return self._sound
+        if self._sound.rate != rate:
+            raise StepError(
+                f"Sounds of different sample rates ({self._sound.rate} Hz, {rate} Hz) cannot be"
+                " joined."
+            )
+        trimmed = samples_of(trim, fps, rate) if fps is not None else 0
+        before = self._sound.samples
+        window = crossfade_window(self._chain.crossfade_ms, rate, trimmed, len(before))
+        joined = join(before, samples[:trimmed], samples[trimmed:], window, rate)
+        if fps is not None:
+            # So that what is rounded a segment adds up to nothing.
+            length = samples_of(self._length + len(segment.frames) - trim, fps, rate)
+            joined = padded(joined, length)[:length]
+        self._sound = Sound(joined, rate)
+        return Sound(samples[trimmed:], rate)
+
+    def finished(self, length: int | None = None, sound: Sound | None = None) -> AudioVideo:
+        """The whole film, of at most so many frames, with this sound instead of its own."""
+        import numpy as np
+
+        frames: Any
+        if self._files:
+            frames = FilmFiles(self._files, length)
+        else:
+            frames = np.concatenate(self._frames)[:length]
+        heard = sound or self._sound
+        if heard is None:
+            return AudioVideo(frames, None, None)
+        samples = heard.samples
+        if sound is not None and self._chain.fps is not None:
+            ends = samples_of(len(frames), self._chain.fps, sound.rate)
+            samples = padded(samples, ends)[:ends]
+        return AudioVideo(frames, samples, heard.rate)

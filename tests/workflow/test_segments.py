@@ -1,0 +1,91 @@
+"""How long the segments of a film are, where they begin, and what a model can make of that."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.workflow.segments import (
+    MAX_SEGMENTS,
+    Segment,
+    Snap,
+    crossfade_window,
+    frames_lasting,
+    segments_to_cover,
+)
+
+EIGHTS = Snap(8, 1, 9, 121)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "snapped"), [(1, 9), (9, 9), (10, 17), (120, 121), (121, 121), (122, None)]
+)
+def test_a_number_of_frames_snaps_up_to_what_the_model_can_make(wanted: int, snapped: int | None):
+    assert EIGHTS.up(wanted) == snapped
+
+
+@given(st.integers(1, 16), st.integers(0, 15), st.integers(1, 50), st.integers(1, 500))
+def test_what_it_snaps_to_fits_is_enough_and_is_the_least(
+    modulus: int, remainder: int, least: int, wanted: int
+):
+    snap = Snap(modulus, remainder % modulus, least)
+    found = snap.up(wanted)
+    assert found is not None
+    assert snap.fits(found)
+    assert found >= wanted
+    assert not any(snap.fits(fewer) for fewer in range(max(wanted, 1), found))
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (5, [(0, 9)]),
+        (9, [(0, 9)]),
+        (17, [(0, 17)]),
+        (30, [(0, 17), (15, 17)]),
+        (45, [(0, 17), (15, 17), (30, 17)]),
+        (32, [(0, 17), (15, 17)]),
+        (33, [(0, 17), (15, 17), (30, 9)]),
+    ],
+)
+def test_the_last_segment_is_as_short_as_it_can_be(total: int, expected: list[tuple[int, int]]):
+    assert segments_to_cover(total, 17, 2, Snap(8, 1, 9, 17)) == [
+        Segment(*each) for each in expected
+    ]
+
+
+@given(st.integers(1, 3000), st.integers(1, 130), st.integers(0, 20), st.integers(1, 8))
+def test_segments_cover_the_film_without_a_gap(total: int, frames: int, trim: int, modulus: int):
+    frames += trim + modulus + 3
+    snap = Snap(modulus, frames % modulus)
+    segments = segments_to_cover(total, frames, trim, snap)
+    assert segments[0].start == 0
+    for before, after in pairwise(segments):
+        assert before.frames == frames
+        assert after.start + trim == before.start + before.frames < total
+    assert segments[-1].start + segments[-1].frames >= total
+    assert all(1 <= each.frames <= frames for each in segments)
+
+
+def test_what_never_ends_is_refused():
+    with pytest.raises(ValueError, match="none left of which 9 are trimmed"):
+        segments_to_cover(100, 9, 9)
+    with pytest.raises(ValueError, match=f"more than {MAX_SEGMENTS} segments"):
+        segments_to_cover(2000, 2, 1)
+
+
+def test_a_sound_lasts_so_many_frames():
+    assert frames_lasting(48_000, 24_000, 24.0) == 48
+    assert frames_lasting(1, 24_000, 24.0) == 1
+
+
+@given(st.floats(0, 1000), st.integers(1000, 96_000), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_crossfade_takes_no_more_than_there_is(
+    crossfade_ms: float, rate: int, trimmed: int, before: int
+):
+    window = crossfade_window(crossfade_ms, rate, trimmed, before)
+    assert 0 <= window <= min(trimmed, before)
+    assert window <= round(crossfade_ms / 1000 * rate)
