@@ -120,6 +120,10 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
         "--models", action="append", type=Path, metavar="FOLDER", default=[],
         help="a further folder of models, as OWNER/NAME below it; may be given more than once",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-pickles", action="store_true",
+        help="read single files of weights that may hold code (.ckpt, .bin), without running it",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results go")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument(
@@ -176,6 +180,8 @@ def _settings(options: argparse.Namespace) -> Settings:
             if missing:
                 raise BadRequest(f"There is no folder '{missing[0]}' for --{name}.")
             paths[name] = (*getattr(given.paths, name), *folders)
+        if options.allow_pickles:
+            paths["allow_pickles"] = True
         if options.output:
             paths["outputs"] = options.output
         if options.command is not _serve:

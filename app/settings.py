@@ -121,6 +121,8 @@ class PathSettings(_Frozen):
     models: tuple[Path, ...] = (PROJECT / "models",)
     """Folders that are looked in for a hub's `owner/name` before its cache is, and in which a
     person's input may name a local model."""
+    allow_pickles: bool = False
+    """Whether a single file of weights that may hold code is read, without what it would run."""
     media: tuple[Path, ...] = ()
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
     for somebody at a shell of this machine everything the shell may read."""
@@ -158,6 +160,7 @@ class Settings(_Frozen):
             ui["auth"] = tuple(env["DW_AUTH"].split(":", 1))
         paths: dict[str, object] = dict(given(outputs="DW_OUTPUTS"))
         paths["workflows"] = (SHIPPED_WORKFLOWS, *folders("DW_WORKFLOWS"))
+        paths["allow_pickles"] = env.get("DW_ALLOW_PICKLES") == "1"
         paths["models"] = (PROJECT / "models", *folders("DW_MODELS"))
         urls: dict[str, object] = dict(
             given(

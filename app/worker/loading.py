@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers
 import torch
@@ -23,8 +23,19 @@ from diffusers.loaders import IPAdapterMixin
 
 from app.errors import LoadError, nearest
 from app.worker.downloads import local_folder
+from app.worker.parts import Part as Part
+from app.worker.parts import Parts as Parts
+from app.worker.parts import StepParts as StepParts
+from app.worker.parts import TaskParts as TaskParts
 from app.worker.processors import PROCESSORS
 from app.worker.quantising import check_stored
+from app.worker.single_files import (
+    block_in_a_file,
+    described_by,
+    file_part,
+    is_loadable,
+    local_file,
+)
 from app.workflow.fingerprint import component_key, identify, of_variant
 from app.workflow.model_index import INDEX, is_component
 from app.workflow.plan import (
@@ -34,7 +45,6 @@ from app.workflow.plan import (
     ModelSource,
     PipelineStep,
     Quantisation,
-    QuantiserKind,
     SchedulerChange,
 )
 from app.workflow.quantised import component_bytes, stored_quantiser
@@ -47,61 +57,10 @@ AUTOMATIC = {
     "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
 }
 """Classes that stand for the one of the model's family that does this, and diffusers' tables."""
+NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
+"""Components that diffusers leaves out where a whole pipeline is one file."""
 RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
 """Classes that the index of an old model names and what transformers calls them now."""
-
-
-class Part(NamedTuple):
-    """One component of a step, known but not necessarily loaded."""
-
-    name: str
-    component_class: type[Any]
-    folder: Path
-    dtype: DType
-    variant: str | None
-    model: str
-    short_name: str
-    key: str
-    weight_bytes: int
-    """As it will be held; an estimate where it is quantised while it is loaded."""
-    quantisation: Quantisation | None = None
-    quantiser: QuantiserKind | None = None
-    """What its weights are quantised with: now, or before they were published."""
-
-    @property
-    def title(self) -> str:
-        """`unet of shapes (float32)`, `transformer of FLUX.1-dev (bfloat16, nf4)`."""
-        how = f"{self.dtype}, {self.quantisation.label}" if self.quantisation else self.dtype
-        return f"{self.name} of {self.short_name} ({how})"
-
-
-class Parts(NamedTuple):
-    """Everything a step's pipeline is put together from."""
-
-    pipeline_class: type[Any]
-    folder: Path
-    parts: tuple[Part, ...]
-    settings: Mapping[str, Any]
-    """Further arguments of the pipeline's constructor: absent components, plain values."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of all of them together."""
-        return sum({part.key: part.weight_bytes for part in self.parts}.values())
-
-
-class TaskParts(NamedTuple):
-    """Everything a task computes with."""
-
-    parts: tuple[Part, ...]
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of all of them together."""
-        return sum({part.key: part.weight_bytes for part in self.parts}.values())
-
-
-StepParts = Parts | TaskParts
 
 
 def find_parts(
@@ -117,7 +76,13 @@ def find_parts(
         from app.worker.modular import find_modular_parts
 
         return find_modular_parts(step, earlier)
-    index = _read_index(local_folder(step.source), step)
+    checkpoint = local_file(step.source) if step.source.file else None
+    index_folder = (
+        described_by(checkpoint, step.config, step.model_folders)
+        if checkpoint
+        else local_folder(step.source)
+    )
+    index = _read_index(index_folder, step)
     pipeline_class = _pipeline_class(step, index)
     accepted = inspect.signature(pipeline_class.__init__).parameters
     reused = {
@@ -129,7 +94,7 @@ def find_parts(
     for name, parameter in accepted.items():
         if name in reused or name in step.components:
             continue
-        if name in step.absent:
+        if name in step.absent or (checkpoint and name in NOT_IN_CHECKPOINTS):
             settings[name] = None
         elif is_component(entry := index.get(name)):
             if entry == [None, None]:
@@ -154,14 +119,20 @@ def find_parts(
             f"{pipeline_class.__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
-    folder = local_folder(step.source, partial(weights_of, tuple(own), step.source.variant))
+    folder = (
+        index_folder
+        if checkpoint
+        else local_folder(step.source, partial(weights_of, tuple(own), step.source.variant))
+    )
     blocks = {
-        name: block_part(name, block)
+        name: block_part(name, block, step.model_folders, index_folder / name)
         for name, block in step.components.items()
         if name in accepted and name not in reused
     }
     own_parts = {
-        name: known_part(name, kind, folder / name, step.dtype, step.source)
+        name: file_part(name, kind, checkpoint, folder / name, step.dtype, step.source)
+        if checkpoint and is_loadable(kind)
+        else known_part(name, kind, folder / name, step.dtype, step.source)
         for name, kind in own.items()
     }
     found = {**own_parts, **blocks, **reused}
@@ -276,9 +247,19 @@ def has_weights(component_class: type[Any]) -> bool:
     )
 
 
-def block_part(name: str, block: ComponentBlock) -> Part:
-    folder, found = block_folder(block), block_class(block)
-    return known_part(name, found, folder, block.dtype, block.source, block.quantisation)
+def block_part(
+    name: str,
+    block: ComponentBlock,
+    model_folders: Iterable[str] = (),
+    own: Path | None = None,
+) -> Part:
+    """The component that the block names; where it is in a single file see `block_in_a_file`."""
+    found = block_class(block)
+    if block.source.file:
+        return block_in_a_file(name, found, block, model_folders, own)
+    return known_part(
+        name, found, block_folder(block), block.dtype, block.source, block.quantisation
+    )
 
 
 def block_class(block: ComponentBlock) -> type[Any]:

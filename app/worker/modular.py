@@ -63,7 +63,7 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> 
         for name, sharing in step.reused.items()
     }
     blocks = {
-        name: block_part(name, block)
+        name: block_part(name, block, step.model_folders)
         for name, block in step.components.items()
         if name in pipeline.component_names and name not in reused
     }

@@ -39,6 +39,7 @@ from app.worker.processors import load_processor
 from app.worker.quantising import drawing_the_same, held_bytes, quantised_loading, settled
 from app.worker.recent import Recent
 from app.worker.residency import Entry, Residency
+from app.worker.single_files import load_component
 from app.workflow.fingerprint import weight_files
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ class Shell(NamedTuple):
     """Where its weights are; None: it has none, or they are in no file."""
     size_bytes: int
     """What it takes without them."""
-    quantised_bytes: int | None = None
-    """What its weights take, counted, where they are quantised."""
+    counted_bytes: int | None = None
+    """What its weights take, where that is not known from their files' headers."""
 
 
 class InterruptedWriteError(Exception):
@@ -93,7 +94,7 @@ class Weights:
             part.key,
             part.title,
             shell.component,
-            part.weight_bytes if shell.quantised_bytes is None else shell.quantised_bytes,
+            part.weight_bytes if shell.counted_bytes is None else shell.counted_bytes,
             place="ram" if self._is_in_ram(shell.component, part) else "device",
             origin=shell.origin,
             file_backed_bytes=shell.origin.size_bytes if shell.origin else 0,
@@ -155,7 +156,7 @@ class Weights:
 
     def _constructed(self, part: Part) -> Shell:
         converted = None if part.quantiser else self._converted.find(part.key)
-        source = part._replace(folder=converted, variant=None) if converted else part
+        source = part._replace(folder=converted, variant=None, file=None) if converted else part
         component = _from_pretrained(source, self._device)
         if not isinstance(component, torch.nn.Module):
             files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
@@ -163,13 +164,14 @@ class Weights:
             return Shell(component, None, TOOL_FACTOR * files_bytes)
         if part.quantiser is not None:
             return Shell(component, None, 0, held_bytes(component))
-        origin = find_origin(component, weight_files(source.folder, source.variant))
+        origin = find_origin(component, _weight_files(source))
         size_bytes = _bytes_beside_state(component)
+        counted_bytes = held_bytes(component) if part.file else None
         if origin.is_whole:
-            return Shell(component, origin, size_bytes + origin.private_bytes)
+            return Shell(component, origin, size_bytes + origin.private_bytes, counted_bytes)
         if converted is None and ORIGINS_ARE_KNOWN:
             self._unwritten[part.key] = part
-        return Shell(component, None, size_bytes)
+        return Shell(component, None, size_bytes, counted_bytes)
 
     # --- converted weights -----------------------------------------------------------------------
 
@@ -185,7 +187,9 @@ class Weights:
                     raise InterruptedWriteError
                 save_file(tensors, path, {"format": "pt"})
                 _to_disk(path)
-            again = _from_pretrained(part._replace(folder=folder, variant=None), self._device)
+            again = _from_pretrained(
+                part._replace(folder=folder, variant=None, file=None), self._device
+            )
             origin = find_origin(again, weight_files(folder, None))
             if not (origin.is_whole and _are_equal(component, again, interrupted)):
                 raise LoadError("its library reads it otherwise than it was written")
@@ -215,17 +219,35 @@ def _from_pretrained(part: Part, device: Device) -> Any:
             return load_processor(part.component_class, part.folder)
         arguments |= quantised_loading(part, device)
         with drawing_the_same(part, device):
-            component = part.component_class.from_pretrained(part.folder, **arguments)
+            component = _read(part, arguments)
         if isinstance(component, torch.nn.Module):
             component = settled(component.eval(), part, device)
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, LoadError):
             raise
         raise LoadError(
             f"The {part.name} of '{part.model}' could not be loaded.",
             hint=f"{type(error).__name__}: {first_line(error)}",
         ) from error
     return component
+
+
+def _read(part: Part, arguments: dict[str, Any]) -> Any:
+    """The component, by its library, from its folder or from its single file."""
+    if part.file is None:
+        return part.component_class.from_pretrained(part.folder, **arguments)
+    given = {"local_files_only": True, "torch_dtype": arguments["dtype"]}
+    if "device_map" in arguments:
+        given["device"] = arguments["device_map"][""]
+    if "quantization_config" in arguments:
+        given["quantization_config"] = arguments["quantization_config"]
+    return load_component(part.file, part.folder, part.name, part.component_class, **given)
+
+
+def _weight_files(part: Part) -> tuple[Path, ...]:
+    if part.file is None:
+        return weight_files(part.folder, part.variant)
+    return (part.file,) if part.file.suffix == ".safetensors" else ()
 
 
 def _has_variant(part: Part) -> bool:

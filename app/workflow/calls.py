@@ -11,7 +11,16 @@ from typing import Any
 from PIL import Image
 
 from app.errors import nearest
-from app.workflow.plan import ImageValue, ListValue, LiteralValue, Value
+from app.workflow.model_index import INDEX, read_index
+from app.workflow.modular import modular_signature
+from app.workflow.plan import (
+    ImageValue,
+    ListValue,
+    LiteralValue,
+    ModelSource,
+    ModularSettings,
+    Value,
+)
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 from app.workflow.signatures import CallSignature, Parameter, call_signature
@@ -42,6 +51,42 @@ RANGES: dict[str, tuple[float, float]] = {
 MAX_SIDE_PX = 8192
 MIN_PICTURE_PX = 8
 """A smaller side leaves no latent at all where the drawing takes its size from the picture."""
+
+
+def check_pipeline_call(
+    pipeline_class: str,
+    source: ModelSource | None,
+    modular: ModularSettings | None,
+    source_at: Place,
+    arguments: Mapping[str, Value],
+    at: Place,
+    reader: ValueReader,
+) -> None:
+    """As `check_call`, for the pipeline that this model is loaded as."""
+    folder = Path(source.folder) if source is not None and source.folder else None
+    real_class, blocks = _real_class(pipeline_class, source, source_at, reader), None
+    if modular is not None:
+        blocks = modular_signature(pipeline_class, source, modular)
+        real_class = real_class if blocks else ""
+    check_call(real_class, arguments, at, reader, folder, blocks)
+
+
+def _real_class(
+    pipeline_class: str, source: ModelSource | None, at: Place, reader: ValueReader
+) -> str:
+    """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
+    if not pipeline_class.endswith(".DiffusionPipeline"):
+        return pipeline_class
+    if source is not None and source.file:
+        reader.note(at, f"'{source.short_name}' does not say which pipeline it is for.",
+                    "Name its class as 'component_type'.")  # fmt: skip
+    if source is None or source.folder is None or source.file:
+        return ""
+    try:
+        return f"diffusers.{read_index(Path(source.folder)).class_name}"
+    except (OSError, ValueError):
+        reader.note(at, f"The {INDEX} of '{source.model}' is not one.")
+        return ""
 
 
 def check_call(

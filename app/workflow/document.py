@@ -18,7 +18,6 @@ NOT_YET_SUPPORTED = frozenset(
         "custom_pipeline",
         "trust_remote_code",
         "sdnq_optimize",
-        "from_single_file",
         "quantization",
         "device",
         "group_offload",

@@ -1,10 +1,13 @@
-"""Names of files as a document or a person gives them."""
+"""Names of files as a document or a person gives them, and what a model says of itself."""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 MAX_PATH_BYTES = 4000
 MAX_NAME_BYTES = 255
@@ -24,3 +27,22 @@ def can_be_path(path: str | Path) -> bool:
 def is_plain(name: str) -> bool:
     """Whether this can only name something below a folder: words with `/` between them."""
     return PLAIN_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """A component's `config.json`; empty where there is none that can be read, of which the load
+    says more."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    status = path.stat()
+    return _read_json(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_json(path: Path, _size_bytes: int, _mtime_ns: int) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -81,6 +81,8 @@ def request_key(plan: Plan, device: str = "auto") -> str:
 def _identity_of_source(source: ModelSource) -> str:
     if source.folder is None:
         return ""
+    if source.file:
+        return identify_file(Path(source.folder) / source.file).model_dump_json()
     files = sorted(path for path in Path(source.folder).rglob("*") if path.is_file())
     return "".join(identify_file(path).model_dump_json() for path in files)
 

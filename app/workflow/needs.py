@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 from app.errors import WorkbenchError
 from app.workflow import fit
 from app.workflow.activations import Size, compression, decode_bytes, denoise_bytes
+from app.workflow.files import config_of
 from app.workflow.fit import Mode, Need, Room, Weights
 from app.workflow.hub import find_snapshot
 from app.workflow.model_index import IndexedPart, read_index
@@ -32,7 +31,7 @@ from app.workflow.plan import (
     SubWorkflowStep,
     TaskStep,
 )
-from app.workflow.quantised import component_bytes
+from app.workflow.quantised import component_bytes, single_file_bytes
 from app.workflow.signatures import call_signature
 
 DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
@@ -153,8 +152,8 @@ def step_need(step: LoadingStep, model: StepModel, sizes: dict[str, Size]) -> Ne
     by_name = {each.name: each for each in components}
     decoder = next((by_name[name] for name in DECODERS if name in by_name), None)
     denoisers = [by_name[name] for name in DENOISERS if name in by_name]
-    autoencoder = _config(decoder.folder) if decoder else {}
-    configs = [_config(each.folder) for each in denoisers]
+    autoencoder = config_of(decoder.folder) if decoder else {}
+    configs = [config_of(each.folder) for each in denoisers]
     size = _size(step, class_name, configs, autoencoder, sizes)
     sizes[step.name] = size
     denoising = [
@@ -216,6 +215,10 @@ def step_model(
 
     Raises what `find` raises, and Unknown where the files cannot be read.
     """
+    named = step.pipeline_class.rpartition(".")[2]
+    if step.source.file:
+        whole = _in_a_file("checkpoint", step.source, step.dtype, None, Path())
+        return StepModel(named, (whole,))
     if step.modular is not None and (step.modular.workflow or step.modular.names is not None):
         raise Unknown(
             "how much it needs is known when it runs: which components a modular pipeline loads"
@@ -237,7 +240,7 @@ def step_model(
                 block.quantisation,
             )
             for name, block in step.components.items()
-            if name not in step.reused
+            if name not in step.reused and not block.source.file
         }
         reused = tuple(
             component
@@ -250,12 +253,17 @@ def step_model(
             Component(name, place, dtype, component_bytes(place, variant, dtype, quantised))
             for name, (place, dtype, variant, quantised) in {**own, **blocks}.items()
         )
+        # What it computes with is told by the configuration of the model it stands in for.
+        components += tuple(
+            _in_a_file(name, block.source, block.dtype, block.quantisation, folder / name)
+            for name, block in step.components.items()
+            if name not in step.reused and block.source.file
+        )
         components += reused
     except (OSError, ValueError) as error:
         raise _unreadable(step.source, error) from error
     if not any(each.weight_bytes for each in components):
         raise Unknown(f"how much it needs is unknown: '{step.source.short_name}' has no weights.")
-    named = step.pipeline_class.rpartition(".")[2]
     real = index.class_name if named in ("DiffusionPipeline", MODULAR) else named
     return StepModel(real, components)
 
@@ -282,6 +290,28 @@ def _unreadable(source: ModelSource, error: Exception) -> Unknown:
         f"how much it needs is unknown: the files of '{source.short_name}' cannot be read"
         f" ({error})."
     )
+
+
+def _in_a_file(
+    name: str,
+    source: ModelSource,
+    dtype: DType,
+    quantisation: Quantisation | None,
+    described_by: Path,
+) -> Component:
+    """The component whose weights are in a single file, which has no configuration of its own.
+
+    Raises Unknown where it is not on this machine, OSError and ValueError where it cannot be read.
+    """
+    folder = (
+        Path(source.folder)
+        if source.folder is not None
+        else find_snapshot(source.model, source.revision, source.file)
+    )
+    if folder is None:
+        raise Unknown(f"how much it needs is known once '{source.short_name}' has been downloaded.")
+    size_bytes = single_file_bytes(folder / source.file, name, dtype, quantisation)
+    return Component(name, described_by, dtype, size_bytes)
 
 
 def _decoded_in(dtype: DType, class_name: str, autoencoder: Mapping[str, Any]) -> DType:
@@ -361,27 +391,3 @@ def _number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         return None
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return _json_of(folder / "config.json")
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    status = path.stat()
-    return _read_json(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _read_json(path: Path, _size_bytes: int, _mtime_ns: int) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        # The load says what is wrong with it; here nothing more can be said.
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ from app.errors import nearest, shortened
 from app.settings import PathSettings
 from app.workflow import names
 from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
-from app.workflow.calls import check_call
+from app.workflow.calls import check_pipeline_call
 from app.workflow.chains import read_chain
 from app.workflow.document import (
     ComponentDocument,
@@ -18,23 +18,27 @@ from app.workflow.document import (
 )
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
-from app.workflow.model_index import INDEX, INDEXES, read_index
-from app.workflow.modular import is_modular, modular_signature, read_modular
+from app.workflow.model_index import INDEX, INDEXES
+from app.workflow.modular import is_modular, read_modular
 from app.workflow.plan import (
     CacheSettings,
     ComponentBlock,
     DType,
     ModelSource,
-    ModularSettings,
     PipelineStep,
     ResultSpec,
     SchedulerChange,
-    Value,
 )
 from app.workflow.quantisers import check_pre_loaded, read_quantisation
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 from app.workflow.sharing import Sharing
+from app.workflow.single_files import (
+    GGUF_SUFFIX,
+    SingleFiles,
+    as_the_file_is,
+    check_single_file_class,
+)
 from app.workflow.values import ValueReader
 
 IGNORED_LOADING_ARGUMENTS = {
@@ -46,11 +50,11 @@ IGNORED_LOADING_ARGUMENTS = {
 """Loading arguments that change nothing about the result of a run here; where weights lie is the
 workbench's business."""
 LOADING_ARGUMENTS = {
-    "model_name", "torch_dtype", "dtype", "variant", "revision", "subfolder", "use_safetensors",
-    "workflow",
+    "model_name", "from_single_file", "config", "torch_dtype", "dtype", "variant", "revision",
+    "subfolder", "use_safetensors", "workflow",
 } | IGNORED_LOADING_ARGUMENTS  # fmt: skip
 REFUSED_LOADING_ARGUMENTS = {
-    "from_single_file", "custom_pipeline", "trust_remote_code", "quantization_config", "task",
+    "custom_pipeline", "trust_remote_code", "quantization_config", "task",
 }  # fmt: skip
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
@@ -66,6 +70,7 @@ class PipelineBuilder:
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
         self._models = paths.models
         self._reader = reader
+        self._files = SingleFiles(paths, reader)
 
     def build(
         self,
@@ -94,6 +99,10 @@ class PipelineBuilder:
         indexes = INDEXES if is_modular(pipeline_class) else (INDEX,)
         source = self._source(loading, loading_at, needs=indexes)
         dtype = self._dtype(loading, loading_at)
+        config = self._config(loading, loading_at)
+        if source is not None and source.file.endswith(GGUF_SUFFIX):
+            at_file = (*loading_at, "from_single_file")
+            self._reader.note(at_file, "A GGUF file has one component, not a whole pipeline.")
         components = {
             component: self._component(document, (*where, component))
             for component, document in block.component_blocks.items()
@@ -105,7 +114,9 @@ class PipelineBuilder:
         modular = read_modular(block, pipeline_class, source, where, self._reader, self._models)
         at_model = (*loading_at, "model_name")
         at_arguments = (*where, "arguments")
-        self._check_call(pipeline_class, source, modular, at_model, arguments, at_arguments)
+        check_pipeline_call(
+            pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
+        )
         loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
         ip_adapter = read_ip_adapter(
             block.ip_adapter, (*where, "ip_adapter"), self._source, self._reader
@@ -131,6 +142,11 @@ class PipelineBuilder:
             source=source,
             dtype=dtype,
             modular=modular,
+            config=config,
+            model_folders=tuple(str(folder.resolve()) for folder in self._models)
+            if any(each is not None and each.source.file for each in components.values())
+            or source.file
+            else (),
             components={key: built for key, built in components.items() if built is not None},
             absent=absent,
             reused=reused,
@@ -174,13 +190,14 @@ class PipelineBuilder:
             for key, value in block.arguments.items()
         }
         if referred is not None:
-            self._check_call(
+            check_pipeline_call(
                 referred.pipeline_class,
                 referred.source,
                 referred.modular,
                 (*where, "reference_name"),
                 arguments,
                 (*where, "arguments"),
+                self._reader,
             )
             if referred.ip_adapter is not None:
                 check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
@@ -263,6 +280,8 @@ class PipelineBuilder:
         needs: tuple[str, ...] = (),
         key: str = "model_name",
     ) -> ModelSource | None:
+        if "from_single_file" in loading:
+            return self._files.read(loading["from_single_file"], (*at, "from_single_file"))
         model = loading.get(key)
         where = (*at, key)
         if not isinstance(model, str) or not model:
@@ -296,6 +315,16 @@ class PipelineBuilder:
             self._reader.note(where, message)
             return None
         return ModelSource(model=model, folder=str(folder), **texts)
+
+    def _config(self, loading: dict[str, Any], at: Place) -> ModelSource | None:
+        """Whose configuration a single file has, where the document says."""
+        if loading.get("config") is None:
+            return None
+        if "from_single_file" not in loading:
+            self._reader.note((*at, "config"), "'config' is for 'from_single_file' alone.")
+            return None
+        named = {"config": loading["config"], "subfolder": loading.get("subfolder")}
+        return self._source(named, at, key="config")
 
     def _local_folder(self, model: str, where: Place) -> Path | None:
         if (found := find_in_folders(model, self._models)) is not None:
@@ -339,21 +368,17 @@ class PipelineBuilder:
         )
         self._check_loading(loading, loading_at)
         source = self._source(loading, loading_at)
+        config = self._config(loading, loading_at)
+        dtype = self._dtype(loading, loading_at)
         quantised_at = (*at, "quantization_config")
         quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
-        if quantisation is not None and quantisation.kind == "gguf":
-            self._reader.note(
-                quantised_at,
-                "GGUFQuantizationConfig is for weights in a .gguf file.",
-                "Name it as 'from_single_file', or take another quantiser.",
-            )
         if source is None or not name:
             return None
+        quantisation = as_the_file_is(source, dtype, quantisation, quantised_at, self._reader)
+        if source.file:
+            check_single_file_class(name, (*loading_at, "from_single_file"), self._reader)
         return ComponentBlock(
-            class_name=name,
-            source=source,
-            dtype=self._dtype(loading, loading_at),
-            quantisation=quantisation,
+            class_name=name, source=source, dtype=dtype, quantisation=quantisation, config=config
         )
 
     def _scheduler(self, block: PipelineBlock, where: Place) -> SchedulerChange | None:
@@ -366,34 +391,6 @@ class PipelineBuilder:
         return SchedulerChange(
             class_name=name, config=block.scheduler.from_config_args, shift=block.scheduler.shift
         )
-
-    def _check_call(
-        self,
-        pipeline_class: str,
-        source: ModelSource | None,
-        modular: ModularSettings | None,
-        source_at: Place,
-        arguments: dict[str, Value],
-        at: Place,
-    ) -> None:
-        folder = Path(source.folder) if source is not None and source.folder else None
-        real_class, blocks = self._real_class(pipeline_class, source, source_at), None
-        if modular is not None:
-            blocks = modular_signature(pipeline_class, source, modular)
-            real_class = real_class if blocks else ""
-        check_call(real_class, arguments, at, self._reader, folder, blocks)
-
-    def _real_class(self, pipeline_class: str, source: ModelSource | None, at: Place) -> str:
-        """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
-        if not pipeline_class.endswith(".DiffusionPipeline"):
-            return pipeline_class
-        if source is None or source.folder is None:
-            return ""
-        try:
-            return f"diffusers.{read_index(Path(source.folder)).class_name}"
-        except (OSError, ValueError):
-            self._reader.note(at, f"The {INDEX} of '{source.model}' is not one.")
-            return ""
 
 
 FLOAT16_WARNING = (

@@ -11,19 +11,16 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from app.media.files import MediaKind
+from app.workflow.frozen import Frozen as Frozen
+from app.workflow.quantisation import Quantisation as Quantisation
+from app.workflow.quantisation import QuantiserKind as QuantiserKind
 
 DType = Literal["float32", "float16", "bfloat16"]
 WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
 """What the names of classes hold that read no weights."""
-
-
-class Frozen(BaseModel):
-    """Immutable plain data that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 # --- values: what an argument may be. What a person typed can only become a Literal or a file. ---
@@ -131,41 +128,17 @@ class ModelSource(Frozen):
     subfolder: str = ""
     revision: str | None = None
     variant: str | None = None
+    file: str = ""
+    """Of weights in a single file, its name below the folder or in the repository."""
 
     @property
     def short_name(self) -> str:
-        """For people: the folder's own name, or `owner/name` of the hub."""
+        """For people: the folder's own name, or `owner/name` of the hub; a single file's name."""
+        if self.file:
+            return self.file.rpartition("/")[2]
         return (
             self.model if self.folder is None else self.folder.replace("\\", "/").rpartition("/")[2]
         )
-
-
-QuantiserKind = Literal["bitsandbytes", "torchao", "gguf", "sdnq", "quanto"]
-
-
-class Quantisation(Frozen):
-    """How a component's weights are quantised while it is loaded."""
-
-    kind: QuantiserKind
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """Of the quantiser's configuration, checked, and only what differs from its defaults; dtypes
-    and classes by their bare names."""
-
-    @property
-    def label(self) -> str:
-        """For people: `nf4`, `SDNQ uint4`, `Int8WeightOnly`, `GGUF`."""
-        given = self.arguments
-        match self.kind:
-            case "bitsandbytes":
-                return "int8" if "load_in_8bit" in given else str(given["bnb_4bit_quant_type"])
-            case "torchao":
-                return str(given["quant_type"]).removesuffix("Config")
-            case "gguf":
-                return "GGUF"
-            case "sdnq":
-                return f"SDNQ {given['weights_dtype']}"
-            case "quanto":
-                return f"quanto {given['weights_dtype']}"
 
 
 class ComponentBlock(Frozen):
@@ -176,6 +149,8 @@ class ComponentBlock(Frozen):
     source: ModelSource
     dtype: DType = "float32"
     quantisation: Quantisation | None = None
+    config: ModelSource | None = None
+    """Whose configuration weights in a single file have; None: which is told by the tensors."""
 
     @property
     def has_weights(self) -> bool:
@@ -341,6 +316,10 @@ class PipelineStep(PlannedStep):
     dtype: DType = "float32"
     modular: ModularSettings | None = None
     """None for an ordinary pipeline."""
+    config: ModelSource | None = None
+    """As a component's."""
+    model_folders: tuple[str, ...] = ()
+    """Where configurations of single files are looked for before the hub's cache is."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""

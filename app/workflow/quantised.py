@@ -7,12 +7,11 @@ what it then really holds (`app/worker/quantising.py`).
 
 from __future__ import annotations
 
-import json
 import re
 from math import prod
 from pathlib import Path
-from typing import Any
 
+from app.workflow.files import config_of
 from app.workflow.fingerprint import (
     DTYPE_BYTES,
     FLOAT_BYTES,
@@ -34,6 +33,18 @@ EMBEDDINGS = {
 }  # fmt: skip
 """Layers of text encoders that have a table for a weight, or that quantisers leave alone."""
 
+PREFIXES: dict[str, tuple[str, ...]] = {
+    "unet": ("model.diffusion_model.",),
+    "transformer": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": (
+        "cond_stage_model.", "conditioner.embedders.0.transformer.", "text_encoders.clip_l.",
+    ),
+    "text_encoder_2": ("conditioner.embedders.1.model.", "text_encoders.clip_g."),
+    "text_encoder_3": ("text_encoders.t5xxl.",),
+}  # fmt: skip
+"""How the tensors of a component begin in a checkpoint that holds a whole pipeline."""
+
 
 def component_bytes(
     folder: Path, variant: str | None, dtype: DType | None, quantisation: Quantisation | None
@@ -46,34 +57,51 @@ def component_bytes(
         return weight_bytes(folder, variant)
     if quantisation is None or dtype is None:
         return weight_bytes(folder, variant, dtype)
-    each_bytes = (
+    files = weight_files(folder, variant)
+    return round(sum(_file_bytes(file, "", dtype, quantisation) for file in files))
+
+
+def single_file_bytes(
+    file: Path, component: str, dtype: DType, quantisation: Quantisation | None
+) -> int:
+    """Bytes of this component's weights in a single file, as they will be held; of the whole file
+    where it has none that are named as a whole checkpoint's.
+
+    An estimate until it has been loaded. Raises ValueError or OSError where it cannot be read.
+    """
+    if file.suffix != ".safetensors":
+        # A GGUF file is held as it is, but for its header.
+        return file.stat().st_size
+    within = _file_bytes(file, component, dtype, quantisation)
+    return round(within or _file_bytes(file, "", dtype, quantisation))
+
+
+def _file_bytes(
+    file: Path, component: str, dtype: DType, quantisation: Quantisation | None
+) -> float:
+    prefixes = PREFIXES.get(component, ("",))
+    return sum(
         _tensor_bytes(name, kind, shape, dtype, quantisation)
-        for path in weight_files(folder, variant)
-        for name, (kind, shape) in tensor_shapes(path).items()
+        for name, (kind, shape) in tensor_shapes(file).items()
+        if name.startswith(prefixes)
     )
-    return round(sum(each_bytes))
 
 
 def stored_quantiser(folder: Path) -> str | None:
     """What the weights in this folder were quantised by before they were published, as their
     configuration says (`bitsandbytes`, `sdnq`); None where they are as they were trained."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        # A folder without one is another component's, and what is wrong is told by the load.
-        return None
-    stored: Any = config.get("quantization_config") if isinstance(config, dict) else None
+    stored = config_of(folder).get("quantization_config")
     if not isinstance(stored, dict):
         return None
     return str(stored.get("quant_method") or "bitsandbytes")
 
 
 def _tensor_bytes(
-    name: str, kind: str, shape: tuple[int, ...], dtype: DType, quantisation: Quantisation
+    name: str, kind: str, shape: tuple[int, ...], dtype: DType, quantisation: Quantisation | None
 ) -> float:
     count = prod(shape)
     plain_bytes = count * (DTYPE_BYTES[dtype] if kind in FLOAT_BYTES else 1)
-    if not _is_converted(name, shape, quantisation):
+    if quantisation is None or not _is_converted(name, shape, quantisation):
         return plain_bytes
     return count * _bytes_per_weight(quantisation, dtype, shape)
 

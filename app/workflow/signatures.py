@@ -79,6 +79,8 @@ class CallSignature(_Frozen):
 
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
+SINGLE_FILE_TABLE = "SINGLE_FILE_LOADABLE_CLASSES"
+_NAMES: TypeAdapter[frozenset[str]] = TypeAdapter(frozenset[str])
 _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None)
 
 
@@ -94,6 +96,23 @@ def call_signature(class_name: str) -> CallSignature | None:
     if class_name not in public_classes("diffusers"):
         return None
     return remembered("diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name))
+
+
+@functools.cache
+def single_file_classes() -> frozenset[str]:
+    """Diffusers' models whose weights it loads from a single file."""
+    return remembered("diffusers", "single-files", _NAMES, _read_single_file_classes)
+
+
+def _read_single_file_classes() -> frozenset[str]:
+    """The keys of the table in which the library itself looks."""
+    source = package_root("diffusers") / "loaders" / "single_file_model.py"
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == SINGLE_FILE_TABLE:
+            assert isinstance(node.value, ast.Dict)
+            keys = (key for key in node.value.keys if isinstance(key, ast.Constant))
+            return frozenset(str(key.value) for key in keys)
+    return frozenset()
 
 
 def remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:

@@ -115,7 +115,7 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     "flux/FluxFill.json": Mistaken(
         "steps[0].pipeline.arguments.image.location", "There is no variable 'image'"
     ),
-    "flux/FluxGGUF.json": NotYet("GGUF"),
+    "flux/FluxGGUF.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="a GGUF file"),
     "flux/FluxInContext.json": Runs(
         (JPEG,) * 10,
         changes={

@@ -28,6 +28,7 @@ from tests.standins.films import (
 from tests.standins.flux import build_flux, build_flux_kontext, build_redux
 from tests.standins.flux2 import build_ernie_image, build_flux2, build_ideogram4
 from tests.standins.gemma import build_lumina2, build_sana
+from tests.standins.gguf import build_gguf
 from tests.standins.hunyuan import build_hunyuan_video, build_hunyuan_video15
 from tests.standins.ip_adapter import build_ip_adapter
 from tests.standins.kandinsky import build_kandinsky_decoder, build_kandinsky_prior
@@ -116,8 +117,8 @@ ADAPTERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl": (SDXL, _ip_adapter),
     "XLabs-AI/flux-RealismLora/lora": (FLUX_DEV, build_lora),
     "lightx2v/Minimax-h3-Turbo/minimax_h3_fl2v_turbo_8step_v1.0_bf16": (MINIMAX_H3, build_lora),
-    "linoyts/yart_art_sd3-5_lora/pytorch_lora_weights": (SD35_LARGE, build_lora),
     "crystalwizard/cubic-abstract-1/cubic-abstract-lora": (SD35_LARGE, build_lora),
+    "linoyts/yart_art_sd3-5_lora/pytorch_lora_weights": (SD35_LARGE, build_lora),
     **{
         f"ali-vilab/In-Context-LoRA/{style}": (FLUX_DEV, partial(build_lora, seed=seed))
         for seed, style in enumerate(
@@ -131,6 +132,10 @@ ADAPTERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 }  # fmt: skip
 """What builds an adapter, by repository and file, and the model whose denoiser it fits."""
 
+SINGLE_FILES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "city96/FLUX.1-dev-gguf/flux1-dev-Q2_K.gguf": (FLUX_DEV, build_gguf),
+}
+"""What builds a transformer in one file, by repository and file, and the model whose it is."""
 
 STANDINS: dict[str, Build] = {
     path.stem: MODELS[name]
@@ -168,6 +173,11 @@ class StandIns:
             file = self.folder / f"{adapter}.safetensors"
             if repository in named and not file.exists():
                 build(self.add(model), file)
+        for name, (model, build) in SINGLE_FILES.items():
+            repository = "/".join(name.split("/")[:2])
+            file = self.folder / name
+            if any(repository in text for text in named) and not file.exists():
+                build(self.add(model) / "transformer", file)
 
 
 def _texts(tree: Any) -> Iterable[str]:

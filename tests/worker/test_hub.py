@@ -251,3 +251,32 @@ def test_with_the_hub_gone_what_is_here_still_runs_and_what_is_not_is_a_sentence
     assert error.hint.startswith("Check the network")
     assert hub.requests == []
     assert same(first, draw(engine, bench, "test/never-asked-for"))
+
+
+def test_a_single_file_of_the_hub_is_fetched_alone_and_drawn_with(
+    engine: Engine, bench: Bench, hub: Hub, first: Finished, tiny: Path
+):
+    files = hub.folder / "test" / "files"
+    files.mkdir(exist_ok=True)
+    shutil.copy(tiny / UNET, files / "unet-v1.safetensors")
+    shutil.copy(tiny / UNET, files / "another.safetensors")
+    (files / "unet-v2.ckpt").write_bytes(b"a pickle")
+
+    def drawing(name: str) -> Path:
+        address = f"https://huggingface.co/test/files/blob/main/{name}"
+        block = {
+            "configuration": {"component_type": "UNet2DConditionModel"},
+            "from_pretrained_arguments": {"from_single_file": address},
+        }
+        blocks = {"unet": block}
+        return bench.write(document(step(model="test/tiny", loading=NO_CHECKER, blocks=blocks)))
+
+    drawn = run(engine, drawing("unet-v1.ckpt"))
+    assert same(first, drawn)
+    assert "another.safetensors" not in hub.fetched
+    assert "unet-v1.safetensors" in hub.fetched
+    error = failed(run(engine, drawing("unet-v2.ckpt"))).error
+    assert "has no file 'unet-v2.safetensors', only 'unet-v2.ckpt', which may hold code" in (
+        error.message
+    )
+    assert "--allow-pickles" in error.hint
