@@ -36,6 +36,7 @@ def run(
     import numpy as np
 
     task = TASKS[step.command]
+    assert task.run is not None
     calls = [call for template in step.calls for call in combinations(step.name, template, context)]
     context.enter("computing")
     entered = time.monotonic()

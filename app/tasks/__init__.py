@@ -12,6 +12,7 @@ from app.tasks import (
     segments,
     sound,
     text,
+    upscale,
     video,
 )
 from app.tasks.task import Task
@@ -55,6 +56,7 @@ TASKS: dict[str, Task] = {
     "segmentation": segments.SEGMENTATION,
     "segment": segments.SEGMENT,
     "sam": segments.EVERYTHING,
+    "diffusion_upscale": upscale.DIFFUSION,
     "text_generation": language.TEXT_GENERATION,
     "image_to_text": language.IMAGE_TO_TEXT,
 }
@@ -64,7 +66,7 @@ NOT_YET_SUPPORTED: dict[str, str] = {
     **dict.fromkeys(
         [
             "interpolate_frames", "batch_decode_post_process",
-            "upscale", "restore_faces", "diffusion_upscale", "mlsd", "normal_bae",
+            "upscale", "restore_faces", "mlsd", "normal_bae",
             "lineart", "openpose", "hed", "scribble", "pidi", "leres", "teed",
             "anyline", "dw_pose", 
             "remove_background",

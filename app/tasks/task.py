@@ -105,13 +105,24 @@ def draws_nothing(_values: Mapping[str, Any]) -> bool:
     return False
 
 
+class Becomes(NamedTuple):
+    """The call of a pipeline that a task is another name for."""
+
+    pipeline_class: str
+    """Qualified: `diffusers.StableDiffusionUpscalePipeline`."""
+    model: Any
+    """A folder, or a repository of the hub."""
+    arguments: tuple[str, ...]
+    """Those of the task that are the pipeline's, by their common names."""
+
+
 class Task(NamedTuple):
     """One command of the dialect."""
 
     arguments: type[Arguments]
-    run: Callable[..., Any]
+    run: Callable[..., Any] | None
     """Called with the arguments, and with a numpy Generator where the task is `random`, or with
-    what is `Loaded` where it loads something."""
+    what is `Loaded` where it loads something. None for a task that becomes a pipeline."""
     gives: Gives
     many: bool = False
     """Whether every item of the list it returns is a result of its own."""
@@ -123,6 +134,8 @@ class Task(NamedTuple):
     """What a call with these arguments loads; what is not known yet is UNKNOWN."""
     draws: Callable[[Mapping[str, Any]], bool] = draws_nothing
     """Whether a call with these arguments draws from torch's own generator."""
+    becomes: Callable[[Mapping[str, Any]], Becomes] | None = None
+    """The pipeline's call that a call with these arguments is."""
 
 
 class Mistake(NamedTuple):

@@ -46,6 +46,7 @@ from app.worker.step_results import Recalled, StepResult, StepResults
 from app.worker.task_parts import find_task_parts
 from app.worker.weights import Weights
 from app.workflow.fingerprint import library_versions
+from app.workflow.needs import for_device
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Runner:
     def run(self, command: StartRun) -> None:
         """Run the plan; the last event of the run says how it ended."""
         run_id, plan = command.run_id, command.plan
+        steps = (for_device(s, accelerator=self._device.is_accelerator) for s in plan.steps)
+        plan = plan.model_copy(update={"steps": tuple(steps)})
         if command.previews:
             self.signals.watched.add(run_id)
         context = RunContext(

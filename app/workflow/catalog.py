@@ -16,6 +16,7 @@ from app.workflow.inputs import InputSpec
 from app.workflow.loader import read_document
 from app.workflow.plan import Frozen
 from app.workflow.references import parse
+from app.workflow.task_models import models_named
 
 ACRONYMS = {"sd", "sdxl", "flux", "lora", "gpu", "t2v", "i2v"}
 
@@ -160,25 +161,39 @@ def _is_here(model: str, folder: Path, models: tuple[Path, ...]) -> bool:
     local = find_in_folders(model, models) or folder / model
     if not can_be_path(local):
         return False
-    if (local / "model_index.json").is_file() or any(local.glob("*.safetensors")):
-        return True
-    return is_repository(model) and find_snapshot(model) is not None
+    found = find_snapshot(model, part="") if is_repository(model) else None
+    return any(
+        (folder / "model_index.json").is_file() or any(folder.glob("*.safetensors"))
+        for folder in (local, found)
+        if folder is not None
+    )
 
 
 def _models(tree: Any, variables: dict[str, Any]) -> Iterator[str]:
     """Every model a document names, a variable's by its default."""
     if isinstance(tree, dict):
+        if "command" in tree:
+            yield from models_named(_with_defaults(tree, variables))
+            return
         for key, value in tree.items():
-            if key == "model_name" and isinstance(value, str):
-                reference = parse(value)
-                named = variables.get(reference.target) if reference else value
-                if isinstance(named, str):
-                    yield named
+            named = _with_defaults(value, variables) if key == "model_name" else None
+            if isinstance(named, str):
+                yield named
             else:
                 yield from _models(value, variables)
     elif isinstance(tree, list):
         for item in tree:
             yield from _models(item, variables)
+
+
+def _with_defaults(tree: Any, variables: dict[str, Any]) -> Any:
+    """The tree with the defaults of the variables that it refers to."""
+    if isinstance(tree, dict):
+        return {key: _with_defaults(value, variables) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_defaults(item, variables) for item in tree]
+    reference = parse(tree)
+    return tree if reference is None else variables.get(reference.target, tree)
 
 
 def _title(stem: str) -> str:

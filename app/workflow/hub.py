@@ -21,6 +21,14 @@ DOWNLOAD_BYTES = {
     "Tongyi-MAI/Z-Image-Turbo": 33_000_000_000,
     "Qwen/Qwen-Image": 58_000_000_000,
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": 29_000_000_000,
+    "Qwen/Qwen2.5-1.5B-Instruct": 3_100_000_000,
+    "HuggingFaceTB/SmolVLM-256M-Instruct": 510_000_000,
+    "Intel/dpt-hybrid-midas": 490_000_000,
+    "Intel/dpt-large": 1_400_000_000,
+    "openmmlab/upernet-convnext-small": 330_000_000,
+    "IDEA-Research/grounding-dino-base": 930_000_000,
+    "facebook/sam2-hiera-large": 900_000_000,
+    "facebook/sam-vit-base": 380_000_000,
 }
 """About how much a first run downloads: parameter counts of the published configurations times the
 bytes of the dtype their files are in. For the person who chooses, not for arithmetic."""

@@ -28,6 +28,7 @@ from app.workflow.plan import (
     Plan,
     Quantisation,
     ResultValue,
+    Step,
     SubWorkflowStep,
     TaskStep,
 )
@@ -108,7 +109,9 @@ def _needs(plan: Plan, room: Room | None, find: Find) -> list[tuple[LoadingStep,
     sizes: dict[str, Size] = {}
     models: dict[str, StepModel] = {}
     found: list[tuple[LoadingStep, Need | Unknown]] = []
-    for step in plan.steps:
+    accelerator = room is not None and room.is_accelerator
+    for planned in plan.steps:
+        step = for_device(planned, accelerator=accelerator)
         if isinstance(step, SubWorkflowStep) or not step.sources:
             continue
         try:
@@ -178,6 +181,13 @@ def _weights(components: Sequence[Component]) -> tuple[Weights, ...]:
         Weights(each.name, each.dtype, each.weight_bytes)
         for each in {(e.folder, e.dtype): e for e in components if e.weight_bytes}.values()
     )
+
+
+def for_device(step: Step, *, accelerator: bool) -> Step:
+    """The step with the dtype it has there, where nobody chose one; see `task_dtype`."""
+    if accelerator and isinstance(step, PipelineStep) and step.dtype_open:
+        return step.model_copy(update={"dtype": "float16"})
+    return step
 
 
 def task_dtype(step: TaskStep, *, accelerator: bool) -> DType:

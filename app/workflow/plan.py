@@ -19,8 +19,6 @@ from app.workflow.quantisation import Quantisation as Quantisation
 from app.workflow.quantisation import QuantiserKind as QuantiserKind
 
 DType = Literal["float32", "float16", "bfloat16"]
-WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
-"""What the names of classes hold that read no weights."""
 
 
 # --- values: what an argument may be. What a person typed can only become a Literal or a file. ---
@@ -155,7 +153,7 @@ class ComponentBlock(Frozen):
     @property
     def has_weights(self) -> bool:
         """Whether it is a model, and no tokenizer, processor or scheduler."""
-        return not WITHOUT_WEIGHTS.search(self.class_name)
+        return not re.search(r"Tokenizer|Processor|FeatureExtractor|Scheduler", self.class_name)
 
 
 class LoraSource(Frozen):
@@ -291,14 +289,13 @@ class PlannedStep(Frozen):
     result: ResultSpec | None = None
     rounds: tuple[Rounds, ...] = ()
     """Of the sub-workflows it is part of, the outermost first, those that are handed results."""
+    releases: tuple[str, ...] = ()
+    """Steps whose components leave the memory after this one, but for what later steps need."""
 
     @property
     def handed(self) -> list[ResultValue]:
         """The results that its sub-workflows are handed, and so it depends on."""
         return [reference for rounds in self.rounds for reference in rounds.references]
-
-    releases: tuple[str, ...] = ()
-    """Steps whose components leave the memory after this one, but for what later steps need."""
 
     @property
     def saves(self) -> bool:
@@ -320,6 +317,8 @@ class PipelineStep(PlannedStep):
     """As a component's."""
     model_folders: tuple[str, ...] = ()
     """Where configurations of single files are looked for before the hub's cache is."""
+    dtype_open: bool = False
+    """Whether nobody chose the dtype: then it is the device's."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""
@@ -367,8 +366,7 @@ class PipelineStep(PlannedStep):
 
 
 class TaskStep(PlannedStep):
-    """A task of `app/tasks`, called once or several times. All carry the run's seed into their
-    records."""
+    """A task of `app/tasks`, called once or several times."""
 
     kind: Literal["task"] = "task"
     command: str

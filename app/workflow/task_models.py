@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.tasks import TASKS
 from app.tasks.task import UNKNOWN, Loads, Task
 from app.workflow.pipelines import PipelineBuilder
-from app.workflow.plan import ComponentBlock, Value
+from app.workflow.plan import ComponentBlock, LiteralValue, PipelineStep, ResultSpec, Value
 from app.workflow.references import Path as Place
+from app.workflow.references import place
 from app.workflow.values import ValueReader
 
 CONFIG = "config.json"
@@ -26,6 +28,18 @@ class Call(NamedTuple):
     """Something of the kind that each value will be, to check it with."""
     devices: list[Any]
     """The one that is asked for, if one is."""
+
+
+def models_named(block: Mapping[str, Any]) -> Iterator[str]:
+    """The models that a document's task block needs; one that is not plainly named is left out."""
+    task = TASKS.get(str(block.get("command")))
+    for given in (block.get("arguments"), *(block.get("inputs") or ())):
+        if task is not None and isinstance(given, dict):
+            values = with_defaults(task, given)
+            models = [each.model for each in task.loads(values)]
+            if task.becomes is not None:
+                models.append(task.becomes(values).model)
+            yield from (model for model in models if isinstance(model, str))
 
 
 def with_defaults(task: Task, samples: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +69,43 @@ def task_components(
         elif loads != wanted:
             reader.note(call.place, "All inputs of one step have to need the same models.")
     return found
+
+
+def pipeline_call(
+    task: Task,
+    calls: list[Call],
+    reader: ValueReader,
+    builder: PipelineBuilder,
+    name: str,
+    at: Place,
+    seed: int,
+    result: ResultSpec | None,
+) -> PipelineStep | None:
+    """The call of a pipeline that a task is another name for; None where something is wrong."""
+    assert task.becomes is not None
+    call, *more = calls
+    for other in more:
+        reader.note(other.place, "This task takes one picture at a time.", "Use 'arguments'.")
+    values = with_defaults(task, call.samples)
+    becomes = task.becomes(values)
+    source = builder.source(becomes.model, call.place, "model_name")
+    if source is None or more:
+        return None
+    for key in call.values.keys() - {*becomes.arguments, "mode", "model_name"}:
+        reader.warnings.append(f"'{key}' is not used here: {place((*call.place, key))}.")
+    return PipelineStep(
+        name=name,
+        place=place(at),
+        pipeline_class=becomes.pipeline_class,
+        source=source,
+        dtype_open=True,
+        arguments={
+            key: call.values[key] if key in call.values else LiteralValue(value=values[key])
+            for key in becomes.arguments
+        },
+        seed=seed,
+        result=result,
+    )
 
 
 def computes_on_cpu(calls: Iterable[Call], reader: ValueReader) -> bool:

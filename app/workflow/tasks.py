@@ -19,12 +19,12 @@ from app.workflow.inputs import FILES_OF_ARGUMENTS
 from app.workflow.pipelines import PipelineBuilder
 from app.workflow.plan import (
     AudioValue,
-    ComponentBlock,
     DTypeValue,
     ImageValue,
     ListValue,
     LiteralValue,
     ObjectValue,
+    PipelineStep,
     RemoteValue,
     ResultSpec,
     ResultValue,
@@ -34,7 +34,13 @@ from app.workflow.plan import (
 )
 from app.workflow.references import Path as Place
 from app.workflow.references import parse, place
-from app.workflow.task_models import Call, computes_on_cpu, task_components, with_defaults
+from app.workflow.task_models import (
+    Call,
+    computes_on_cpu,
+    pipeline_call,
+    task_components,
+    with_defaults,
+)
 from app.workflow.values import ValueReader
 
 MAX_FILES = 10_000
@@ -64,7 +70,7 @@ def build_task(
     at: Place,
     seed: int,
     result: ResultSpec | None,
-) -> TaskStep | None:
+) -> TaskStep | PipelineStep | None:
     """The step, or None where something is wrong with it; the reader has noted what."""
     noted = len(reader.problems)
     task = _find(block.command, reader, (*at, "task", "command"))
@@ -83,9 +89,12 @@ def build_task(
     if task.loads is loads_nothing and any(call.devices for call in calls):
         reader.warnings.append(f"{block.command} uses no device: 'device' is left out.")
     on_cpu = computes_on_cpu(calls, reader)
-    components: dict[str, ComponentBlock] = {}
-    if len(reader.problems) == noted:
-        components = task_components(task, calls, reader, PipelineBuilder(paths, reader))
+    if len(reader.problems) > noted:
+        return None
+    builder = PipelineBuilder(paths, reader)
+    if task.becomes is not None:
+        return pipeline_call(task, calls, reader, builder, name, at, seed, result)
+    components = task_components(task, calls, reader, builder)
     if len(reader.problems) > noted:
         return None
     return TaskStep(

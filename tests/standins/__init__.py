@@ -50,6 +50,7 @@ from tests.standins.stable_diffusion import (
     build_sdxl_refiner,
 )
 from tests.standins.task_models import TASK_MODELS
+from tests.standins.upscalers import build_latent_upscaler, build_upscaler
 from tests.standins.wan import build_wan, build_wan_i2v
 
 Build = Callable[[Path], None]
@@ -103,6 +104,8 @@ MODELS: dict[str, Build] = {
     "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": build_hunyuan_video15,
     "stabilityai/stable-video-diffusion-img2vid-xt": build_svd,
     MINIMAX_H3: build_minimax_h3,
+    "stabilityai/stable-diffusion-x4-upscaler": build_upscaler,
+    "stabilityai/sd-x2-latent-upscaler": build_latent_upscaler,
     **TASK_MODELS,
 }
 """What builds the stand-in of a model, by the model's name on the hub."""

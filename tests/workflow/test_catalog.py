@@ -181,3 +181,22 @@ def test_shipped_workflows_come_first_and_each_has_a_description(bench: Bench):
     assert all(entry.description and entry.problem is None for entry in entries[:-1])
     ready = [entry.ready for entry in entries[:-1]]
     assert ready == sorted(ready, reverse=True)
+
+
+def test_the_model_that_a_task_has_as_its_default_is_downloaded_too(catalog: Catalog, bench: Bench):
+    task = {"command": "text_generation", "arguments": {"prompt": "x", "model_name": None}}
+    bench.write(drawing(steps=[{"name": "tell", "task": task}]))
+    entry = only(catalog)
+    assert entry.models == ("Qwen/Qwen2.5-1.5B-Instruct",)
+    assert (entry.ready, entry.availability) == (False, "downloads about 3.1 GB first")
+    folder = bench.model.parent / "Qwen" / "Qwen2.5-1.5B-Instruct"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    assert only(catalog).ready
+
+
+def test_a_tasks_model_may_be_the_default_of_a_variable(catalog: Catalog, bench: Bench):
+    arguments = {"image": "previous_result:draw", "sam_model_name": "variable:masks"}
+    task = {"command": "segment", "arguments": {"prompt": "cat", **arguments}}
+    bench.write(drawing(variables={"masks": "owner/masks"}, steps=[{"name": "cut", "task": task}]))
+    assert only(catalog).models == ("IDEA-Research/grounding-dino-base", "owner/masks")

@@ -16,6 +16,7 @@ from app.workflow.fit import Need, Room
 from app.workflow.needs import Unknown, line, lines, step_model, step_need
 from app.workflow.plan import Plan
 from app.workflow.planner import make_plan
+from tests.standins.language import build_language_model
 
 ROOM = Room(device_bytes=1_000_000_000, ram_bytes=0, total_bytes=1_000_000_000)
 
@@ -177,3 +178,19 @@ def test_the_tokens_of_a_transformer_are_its_patches(
         "bfloat16",
     )
     assert found == (tokens + 512) * 8 * 17 * 2
+
+
+def test_a_task_needs_the_weights_of_its_models_half_as_many_on_an_accelerator(tmp_path: Path):
+    build_language_model(tmp_path / "writer")
+    task = {"command": "text_generation", "arguments": {"prompt": "x", "model_name": "writer"}}
+    plan = planned(tmp_path, {"name": "tell", "task": task})
+    assert "125 kB of weights (model 125 kB)" in line(plan, ROOM)
+    gpu = Room(device_bytes=1_000_000_000, ram_bytes=1_000_000_000, total_bytes=1_000_000_000)
+    assert "63 kB of weights (model 63 kB)" in line(plan, gpu)
+    task["arguments"]["device"] = "cpu"
+    kept_off = planned(tmp_path, {"name": "tell", "task": task})
+    assert "125 kB of weights" in line(kept_off, gpu)
+    small = Room(device_bytes=50_000, ram_bytes=1_000_000_000, total_bytes=1_000_000_000)
+    assert "fits in 1.0 GB" in line(kept_off, small)
+    del task["arguments"]["device"]
+    assert "does not fit" in line(planned(tmp_path, {"name": "tell", "task": task}), small)
