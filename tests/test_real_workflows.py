@@ -12,8 +12,8 @@ from app.protocol import Loading
 from app.settings import PathSettings
 from app.workflow.plan import Plan
 from app.workflow.planner import make_plan
-from tests.corpus.bench import make_media, with_media
 from tests.corpus.real import REAL, Runs
+from tests.site import with_pictures
 from tests.standins import StandIns
 from tests.worker.bench import Bench, pixels
 
@@ -32,14 +32,14 @@ def planned(name: str, real_workflows: Path, stand_ins: StandIns, media: Path) -
     line = REAL[name]
     assert isinstance(line, Runs)
     stand_ins.add_named(json.loads((real_workflows / name).read_text()))
-    make_media(media)
-    return make_plan(
+    plan = make_plan(
         real_workflows / name,
-        with_media(line.inputs, media),
-        paths=PathSettings(models=(stand_ins.folder,), media=(media,)),
+        line.inputs,
+        paths=PathSettings(models=(stand_ins.folder,)),
         seed=1,
-        changes=with_media(line.changes, media),
+        changes=line.changes,
     )
+    return with_pictures(plan, media)
 
 
 def test_ten_steps_of_one_model_load_each_component_once(

@@ -110,10 +110,11 @@ class MediaCache:
             found = known
         return self._of_kind(found, kind)
 
-    def fill(self, url: str, kind: MediaKind, file: Path) -> MediaFile:
-        """Put this file where the URL's content lies, as if it had been fetched. Raises FetchError
-        where it is not of that kind."""
-        answer = Answer(200, {}, iter([file.read_bytes()]))
+    def fill(self, url: str, kind: MediaKind, file: Path, fresh_s: int = 0) -> MediaFile:
+        """Put this file where the URL's content lies, as if it had been fetched; for `fresh_s` its
+        server is not asked. Raises FetchError where it is not of that kind."""
+        told = {"cache-control": f"max-age={fresh_s}"}
+        answer = Answer(200, told, iter([file.read_bytes()]))
         return self._keep(url, kind, answer, lambda _done, _total: None)
 
     def find(self, url: str) -> MediaFile | None:

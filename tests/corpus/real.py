@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tests.corpus.own import PICTURE, SIDE_PX, Saved
+from tests.corpus.own import SIDE_PX, Saved
 from tests.standins.films import ALLEGRO_FRAMES, ALLEGRO_PX
 
 Values = dict[str, Any]
@@ -73,14 +73,13 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     "archive/bnb_quant.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="bitsandbytes"),
     "archive/ip-adapter.json": Runs(
         (JPEG, JPEG),
-        {"ip_adapter_image_location": PICTURE},
+        {},
         _arguments(0, num_inference_steps=2) | _arguments(1, num_inference_steps=2),
     ),
     "archive/kandinsky.json": Runs(
         (JPEG, JPEG),
         changes={
             **_arguments(0, num_inference_steps=2),
-            **{f"/steps/1/task/arguments/urls/{number}": PICTURE for number in (0, 1)},
             **{f"/steps/2/task/arguments/{side}": SIDE_PX for side in ("width", "height")},
             **_arguments(4, **SMALL),
         },
@@ -88,7 +87,7 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     ),
     "archive/qr_code.json": Runs(
         (Saved("image/jpeg", 768, 768), Saved("image/jpeg", 1024, 1024), JPEG),
-        {"init_image_location": PICTURE},
+        {},
         _arguments(2, **SMALL),
         for_part="a ControlNet",
     ),
@@ -98,14 +97,10 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
         changes=_arguments(0, num_inference_steps=5) | _arguments(1, num_inference_steps=5),
         for_part="Stable Diffusion XL",
     ),
-    "archive/sdxl_refiner.json": Runs(
-        (JPEG,), {"image": PICTURE}, _arguments(num_inference_steps=5)
-    ),
+    "archive/sdxl_refiner.json": Runs((JPEG,), {}, _arguments(num_inference_steps=5)),
     "archive/txt2img2vid.json": Mistaken("steps[0].workflow.path", "There is no workflow file"),
     "attention_processors_example.json": Runs((PNG,), SMALL, for_part="an attention processor"),
-    "controlnet.json": Runs(
-        (JPEG,), {"mask_image_uri": PICTURE}, _arguments(1, num_inference_steps=2)
-    ),
+    "controlnet.json": Runs((JPEG,), {}, _arguments(1, num_inference_steps=2)),
     "flux/FluxDev.json": Runs((JPEG,), SMALL, for_part="FLUX.1"),
     "flux/FluxDevFirstBlockCache.json": Runs(
         (JPEG,),
@@ -125,17 +120,22 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
         },
     ),
     "flux/FluxLora.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="a LoRA"),
-    "flux/FluxOutpaint.json": Runs(
-        (JPEG,), {"input_image": PICTURE}, _arguments(1, **SMALL), for_part="FLUX.1 Fill"
-    ),
+    "flux/FluxOutpaint.json": Runs((JPEG,), {}, _arguments(1, **SMALL), for_part="FLUX.1 Fill"),
     "flux/FluxRedux.json": Runs(
         (JPEG,) * 2,
-        {"input_image": PICTURE, "num_images_per_prompt": 2},
+        {"num_images_per_prompt": 2},
         # The prior assumes the real text encoders' width where it has none; the stand-in has them.
         _arguments(0, prompt="") | _arguments(1, **SMALL),
         for_part="FLUX.1 Redux",
     ),
-    "flux/img2txt2img.json": NotYet("the sub-workflows that come with the dialect"),
+    "flux/img2txt2img.json": Runs(
+        (TEXT, TEXT, JPEG, JPEG),
+        changes={
+            **{f"/steps/{step}/workflow/arguments/max_new_tokens": 5 for step in (1, 2)},
+            **{f"/steps/3/workflow/arguments/{name}": value for name, value in SMALL.items()},
+        },
+        for_part="sub-workflows",
+    ),
     "lora.json": Runs(
         (JPEG,) * 2,
         changes=_arguments(**SMALL, num_images_per_prompt=2),
@@ -146,19 +146,19 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     ),
     "tasks/CaptionToImage.json": Runs(
         (PNG,),
-        {"image_url": PICTURE},
+        {},
         _words(1) | _arguments(2, **SMALL),
         for_part="a task that runs a model",
     ),
     "tasks/ExpandAndGenerate.json": Runs((PNG,), changes=_words(0) | _arguments(1, **SMALL)),
-    "tasks/ImageToText.json": Runs((TEXT,), {"image_url": PICTURE}, _words(1)),
+    "tasks/ImageToText.json": Runs((TEXT,), {}, _words(1)),
     "tasks/MarigoldDepth.json": NotYet("maps of depth as results"),
     "tasks/MetadataEmbed.json": Runs(
         (PNG,), changes=_arguments(**SMALL), for_part="a picture with its record"
     ),
     "tasks/Segment.json": Runs(
         (PNG,),
-        {"image_url": PICTURE},
+        {},
         # The stand-in is sure of nothing.
         {"/steps/1/task/arguments/threshold": 0.0},
     ),

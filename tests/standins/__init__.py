@@ -165,7 +165,7 @@ class StandIns:
     def add_named(self, document: Any) -> None:
         """Have every model and adapter there that the document names anywhere, and those that its
         tasks have as their defaults."""
-        named = set(_texts(document))
+        named = set(texts(document))
         for task in (TASKS[command] for command in named & TASKS.keys()):
             named |= {each.model for each in task.loads(with_defaults(task, {}))}
         for name in MODELS:
@@ -183,9 +183,10 @@ class StandIns:
                 build(self.add(model) / "transformer", file)
 
 
-def _texts(tree: Any) -> Iterable[str]:
+def texts(tree: Any) -> Iterable[str]:
+    """Every text in a document."""
     if isinstance(tree, str):
         yield tree
     elif isinstance(tree, list | dict):
         for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _texts(item)
+            yield from texts(item)
