@@ -124,6 +124,10 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
         "--allow-pickles", action="store_true",
         help="read single files of weights that may hold code (.ckpt, .bin), without running it",
     )  # fmt: skip
+    parser.add_argument(
+        "--trust-remote-code", action="append", metavar="OWNER/NAME", default=[],
+        help="run this repository's own code where a document asks for it; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results go")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument(
@@ -167,10 +171,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
     try:
         given = Settings.from_environment()
+        of_page = ("host", "port", "share", "media_urls")
         ui = {
-            name: getattr(options, name, None) for name in ("host", "port", "share", "media_urls")
+            name: value for name in of_page if (value := getattr(options, name, None)) is not None
         }
-        ui = {name: value for name, value in ui.items() if value is not None}
         if options.command is _serve and options.auth:
             ui["auth"] = _login(options.auth)
         paths: dict[str, Any] = {}
@@ -180,8 +184,8 @@ def _settings(options: argparse.Namespace) -> Settings:
             if missing:
                 raise BadRequest(f"There is no folder '{missing[0]}' for --{name}.")
             paths[name] = (*getattr(given.paths, name), *folders)
-        if options.allow_pickles:
-            paths["allow_pickles"] = True
+        paths["allow_pickles"] = given.paths.allow_pickles or options.allow_pickles
+        paths["trusted_code"] = (*given.paths.trusted_code, *options.trust_remote_code)
         if options.output:
             paths["outputs"] = options.output
         if options.command is not _serve:

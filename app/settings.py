@@ -123,6 +123,8 @@ class PathSettings(_Frozen):
     person's input may name a local model."""
     allow_pickles: bool = False
     """Whether a single file of weights that may hold code is read, without what it would run."""
+    trusted_code: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = ()
+    """Repositories (`owner/name`) whose own code may be run where a document asks for it."""
     media: tuple[Path, ...] = ()
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
     for somebody at a shell of this machine everything the shell may read."""
@@ -170,6 +172,7 @@ class Settings(_Frozen):
             )
         )
         paths["urls"] = {**urls, "hosts": tuple(env.get("DW_MEDIA_HOSTS", "").split())}
+        paths["trusted_code"] = tuple(env.get("DW_TRUST_REMOTE_CODE", "").split())
         return cls.model_validate(
             {
                 "ui": ui,

@@ -29,6 +29,7 @@ from app.worker.parts import StepParts as StepParts
 from app.worker.parts import TaskParts as TaskParts
 from app.worker.processors import PROCESSORS
 from app.worker.quantising import check_stored
+from app.worker.remote_code import PIPELINE, code_folder, load_class
 from app.worker.single_files import (
     block_in_a_file,
     described_by,
@@ -48,6 +49,7 @@ from app.workflow.plan import (
     SchedulerChange,
 )
 from app.workflow.quantised import component_bytes, stored_quantiser
+from app.workflow.remote_code import refusal
 
 log = logging.getLogger(__name__)
 
@@ -328,7 +330,15 @@ def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
 
 
 def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
+    own = index.get("_class_name")
+    module, own_name = own if isinstance(own, list) and len(own) == 2 else (PIPELINE, None)
+    if step.code is not None and (code_folder(step.code) / f"{module}.py").is_file():
+        folder = code_folder(step.code)
+        return load_class(folder, module, own_name, diffusers.DiffusionPipeline)
     name = step.pipeline_class.rpartition(".")[2]
+    if name == "DiffusionPipeline" and own_name is not None:
+        message, hint = refusal(step.source.model)
+        raise LoadError(message, hint=hint)
     if name == "DiffusionPipeline":
         name = str(index.get("_class_name", ""))
     if (table := AUTOMATIC.get(name)) is not None:

@@ -37,14 +37,14 @@ from app.worker.loading import (
     weights_of,
 )
 from app.worker.modular_calls import blocks_in, loops_in
+from app.worker.remote_code import code_folder, load_class
 from app.workflow.blocks import family_of
 from app.workflow.hub import is_repository
-from app.workflow.model_index import IndexedPart, ModelIndex, read_index
+from app.workflow.model_index import INDEXES, OWN_BLOCKS, IndexedPart, ModelIndex, read_index
 from app.workflow.modular import MODULAR, component_dtype, holds
 from app.workflow.plan import ModelSource, ModularSettings, PipelineStep
+from app.workflow.remote_code import refusal
 
-REMOTE_CODE = "modular_config.json"
-"""A repository with blocks of its own names their code in it."""
 CALL = ("output",)
 """What a call takes beside what the blocks declare."""
 
@@ -83,7 +83,12 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> 
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
     ordered = tuple(found[name] for name in pipeline.component_names if name in found)
-    settings = {"workflow": step.modular.workflow, "configs": _configs(pipeline)}
+    # What would be another result of the same components.
+    settings = {
+        "workflow": step.modular.workflow,
+        "configs": _configs(pipeline),
+        "blocks": f"{type(pipeline._blocks).__module__}.{type(pipeline._blocks).__qualname__}",
+    }
     return Parts(type(pipeline), folder, ordered, settings)
 
 
@@ -100,11 +105,13 @@ def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, 
 
 
 def _index_in(folder: Path, step: PipelineStep) -> ModelIndex:
-    if (folder / REMOTE_CODE).is_file():
-        raise LoadError(
-            f"'{step.source.model}' brings blocks of its own, and a model's own code is not run.",
-            hint="Take a model whose blocks are diffusers' own.",
-        )
+    brings_blocks = (folder / OWN_BLOCKS).is_file()
+    if brings_blocks and step.code is None:
+        message, hint = refusal(step.source.model)
+        raise LoadError(message, hint=hint)
+    if brings_blocks and not any((folder / each).is_file() for each in INDEXES):
+        # Blocks without components need no index.
+        return ModelIndex(MODULAR, "", True, {}, {})
     try:
         return read_index(folder, modular=True)
     except (OSError, ValueError) as error:
@@ -153,9 +160,9 @@ def _modular_class(index: ModelIndex) -> str:
 def _blocks(
     settings: ModularSettings, pipeline_class: type[Any], index: ModelIndex, step: PipelineStep
 ) -> Any:
-    named = getattr(diffusers, index.blocks_class, None) if index.blocks_class else None
+    named = _own_blocks(step.code) or getattr(diffusers, index.blocks_class or "", None)
     is_blocks = isinstance(named, type) and issubclass(named, ModularPipelineBlocks)
-    if not is_blocks or not getattr(named, "block_classes", ()):
+    if not is_blocks or getattr(named, "block_classes", None) == []:
         # Blocks that were put together by hand are saved under the name of their base class.
         named = getattr(diffusers, pipeline_class.default_blocks_name or "", None)
     if named is None:
@@ -173,6 +180,18 @@ def _blocks(
             hint=nearest(settings.workflow, known) or f"There is: {', '.join(known) or 'none'}.",
         )
     return blocks.get_workflow(settings.workflow)
+
+
+def _own_blocks(code: ModelSource | None) -> type[Any] | None:
+    """The blocks that the repository whose code may run defines itself; None where it has none."""
+    if code is None or not (folder := code_folder(code)).joinpath(OWN_BLOCKS).is_file():
+        return None
+    try:
+        named = json.loads((folder / OWN_BLOCKS).read_bytes())["auto_map"]["ModularPipelineBlocks"]
+        module, _, name = str(named).partition(".")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LoadError(f"The {OWN_BLOCKS} of '{code.model}' names no blocks.") from error
+    return load_class(folder, module, name, ModularPipelineBlocks)
 
 
 def _configs(pipeline: Any) -> dict[str, Any]:

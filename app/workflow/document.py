@@ -15,8 +15,6 @@ from app.workflow.segments import MAX_SEGMENTS
 NOT_YET_SUPPORTED = frozenset(
     [
         "audio_scheduler",
-        "custom_pipeline",
-        "trust_remote_code",
         "sdnq_optimize",
         "quantization",
         "device",

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 INDEXES = (INDEX, MODULAR_INDEX)
+OWN_BLOCKS = "modular_config.json"
+"""In which a repository names the code of blocks of its own."""
 
 
 class IndexedPart(NamedTuple):
@@ -32,6 +34,8 @@ class ModelIndex(NamedTuple):
 
     class_name: str
     """The pipeline's, unqualified; of an ordinary pipeline where there is no other."""
+    module: str
+    """The module of the repository's own code that defines it; empty where diffusers does."""
     is_modular: bool
     parts: dict[str, IndexedPart]
     settings: dict[str, Any]
@@ -53,9 +57,16 @@ def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
     if not isinstance(tree, dict):
         raise ValueError("it is not an object")
     read = _modular_part if is_modular else _part
-    parts = {name: part for name, entry in tree.items() if (part := read(name, entry)) is not None}
+    parts = {
+        name: part
+        for name, entry in tree.items()
+        if not name.startswith("_") and (part := read(name, entry)) is not None
+    }
+    named = tree.get("_class_name", "")
+    module, class_name = named if isinstance(named, list) and len(named) == 2 else ("", named)
     return ModelIndex(
-        str(tree.get("_class_name", "")),
+        str(class_name),
+        str(module),
         is_modular,
         parts,
         {name: value for name, value in tree.items() if not is_component(value)},

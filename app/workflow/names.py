@@ -12,6 +12,8 @@ from app.workflow.signatures import Kind, public_classes
 DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
 CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
 """Names of older documents and what the class is called now."""
+ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+"""Of diffusers' those that fit every UNet and need no package."""
 PACKAGES = ("diffusers", "transformers")
 NOT_HERE = {
     "transformers.pipeline": "Use the tasks text_generation and image_to_text instead.",
@@ -64,6 +66,16 @@ def missing_packages(name: str) -> tuple[Package, ...]:
     modules = public_classes(package)[bare].needs if package == "diffusers" else ()
     needed = [Package(IMPORTED_AS.get(m, m), DISTRIBUTIONS.get(m, m)) for m in modules]
     return tuple(each for each in needed if each.is_missing)
+
+
+def attention_processor(name: str) -> str:
+    """The class of attention processors that is named, unqualified. Raises UnknownName."""
+    bare = name.removeprefix("diffusers.models.attention_processor.")
+    if bare not in ATTENTION_PROCESSORS:
+        offered = ", ".join(ATTENTION_PROCESSORS)
+        hint = nearest(bare, ATTENTION_PROCESSORS)
+        raise UnknownName(f"'{name}' is not one of {offered}. {hint}".rstrip())
+    return bare
 
 
 def dtype_name(name: str) -> DType:

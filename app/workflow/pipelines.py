@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from app.errors import nearest, shortened
+from app.errors import nearest
 from app.settings import PathSettings
 from app.workflow import names
 from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
@@ -18,7 +18,7 @@ from app.workflow.document import (
 )
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
-from app.workflow.model_index import INDEX, INDEXES
+from app.workflow.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.workflow.modular import is_modular, read_modular
 from app.workflow.plan import (
     CacheSettings,
@@ -32,6 +32,7 @@ from app.workflow.plan import (
 from app.workflow.quantisers import check_pre_loaded, read_quantisation
 from app.workflow.references import Path as Place
 from app.workflow.references import place
+from app.workflow.remote_code import read_code
 from app.workflow.sharing import Sharing
 from app.workflow.single_files import (
     GGUF_SUFFIX,
@@ -51,17 +52,14 @@ IGNORED_LOADING_ARGUMENTS = {
 workbench's business."""
 LOADING_ARGUMENTS = {
     "model_name", "from_single_file", "config", "torch_dtype", "dtype", "variant", "revision",
-    "subfolder", "use_safetensors", "workflow",
+    "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
+    "trust_remote_code",
 } | IGNORED_LOADING_ARGUMENTS  # fmt: skip
-REFUSED_LOADING_ARGUMENTS = {
-    "custom_pipeline", "trust_remote_code", "quantization_config", "task",
-}  # fmt: skip
+REFUSED_LOADING_ARGUMENTS = {"quantization_config", "task"}
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
     " encoder; nothing is sent to another."
 )
-ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
-"""Of diffusers' those that fit every UNet and need no package."""
 
 
 class PipelineBuilder:
@@ -69,6 +67,7 @@ class PipelineBuilder:
 
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
         self._models = paths.models
+        self._trusted = paths.trusted_code
         self._reader = reader
         self._files = SingleFiles(paths, reader)
 
@@ -96,8 +95,9 @@ class PipelineBuilder:
         if block.remote_text_encoder is not None:
             absent = tuple(name for name in absent if name != "text_encoder")
             self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
-        indexes = INDEXES if is_modular(pipeline_class) else (INDEX,)
+        indexes = (*INDEXES, OWN_BLOCKS) if is_modular(pipeline_class) else (INDEX,)
         source = self._source(loading, loading_at, needs=indexes)
+        code = read_code(loading, loading_at, self._trusted, self._source, self._reader)
         dtype = self._dtype(loading, loading_at)
         config = self._config(loading, loading_at)
         if source is not None and source.file.endswith(GGUF_SUFFIX):
@@ -125,10 +125,7 @@ class PipelineBuilder:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         chain = read_chain(block.chain, arguments, pipeline_class, self._reader, (*where, "chain"))
         scheduler = self._scheduler(block, where)
-        processor = block.configuration.unet.attn_processor_type
-        if processor is not None:
-            at_processor = (*where, "configuration", "unet", "attn_processor_type")
-            processor = self._attention_processor(processor, at_processor)
+        processor = self._attention_processor(block, where)
         pre_loaded = block.configuration.pre_load_modules
         check_pre_loaded(pre_loaded, (*where, "configuration", "pre_load_modules"), self._reader)
         cache = block.configuration.cache
@@ -141,6 +138,7 @@ class PipelineBuilder:
             pipeline_class=pipeline_class,
             source=source,
             dtype=dtype,
+            code=code,
             modular=modular,
             config=config,
             model_folders=tuple(str(folder.resolve()) for folder in self._models)
@@ -236,17 +234,14 @@ class PipelineBuilder:
             self._reader.note(at, message, package.how_to_add)
         return found
 
-    def _attention_processor(self, named: str, at: Place) -> str | None:
-        name = named.removeprefix("diffusers.models.attention_processor.")
-        if name in ATTENTION_PROCESSORS and not self._reader.is_typed(at):
-            return name
-        offered = ", ".join(ATTENTION_PROCESSORS)
-        self._reader.note(
-            at,
-            f"'{shortened(named)}' is not one of {offered}.",
-            nearest(name, ATTENTION_PROCESSORS),
-        )
-        return None
+    def _attention_processor(self, block: PipelineBlock, where: Place) -> str | None:
+        named = block.configuration.unet.attn_processor_type
+        try:
+            return None if named is None else names.attention_processor(named)
+        except names.UnknownName as error:
+            at = (*where, "configuration", "unet", "attn_processor_type")
+            self._reader.note(at, str(error))
+            return None
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
         """Refuse what cannot be honoured; the components that are set to null."""

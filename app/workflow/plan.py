@@ -311,6 +311,9 @@ class PipelineStep(PlannedStep):
     """Qualified: `diffusers.StableDiffusionPipeline`."""
     source: ModelSource
     dtype: DType = "float32"
+    code: ModelSource | None = None
+    """The repository whose own code defines the pipeline, which has been allowed to run; None: no
+    other code than the libraries'."""
     modular: ModularSettings | None = None
     """None for an ordinary pipeline."""
     config: ModelSource | None = None
@@ -361,6 +364,7 @@ class PipelineStep(PlannedStep):
         """Of everything the step loads."""
         blocks = [block.source for block in self.components.values()]
         blocks += self.modular.sources.values() if self.modular else ()
+        blocks += [self.code] if self.code else []
         adapters = (*self.loras, *([self.ip_adapter] if self.ip_adapter else ()))
         return (self.source, *blocks, *(adapter.source for adapter in adapters))
 

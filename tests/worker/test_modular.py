@@ -270,7 +270,7 @@ def test_blocks_that_a_model_brings_are_not_run(bench: Bench, models: Path, copy
         json.dumps({"auto_map": {"ModularPipelineBlocks": "planted.Blocks"}})
     )
     (copy / "planted.py").write_text("raise SystemExit('this code ran')")
-    assert "own code is not run" in refused(bench, planned(bench, models, modular("copy")))
+    assert "--trust-remote-code" in refused(bench, planned(bench, models, modular("copy")))
 
 
 def test_only_classes_of_the_libraries_are_taken_from_an_index(
