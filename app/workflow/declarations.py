@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.errors import InvalidWorkflow, Problem, WorkbenchError, nearest, shortened
 from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS
@@ -54,10 +55,7 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
         try:
             parsed[name] = InputBlock.model_validate(block)
         except ValidationError as error:
-            problems += [
-                Problem(place=place(("inputs", name, *wrong["loc"])), message=f"{wrong['msg']}.")
-                for wrong in error.errors()
-            ]
+            problems += [_problem(name, wrong) for wrong in error.errors()]
     if problems:
         raise InvalidWorkflow(f"'{raw.path.stem}' is not a valid workflow.", problems)
     derived = derived_blocks(raw.tree, _Children().blocks(raw) if deep else {})
@@ -66,6 +64,15 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
         for name in variables
     }
     return input_specs(_defaults(raw, variables), asked)
+
+
+def _problem(name: str, wrong: ErrorDetails) -> Problem:
+    where = place(("inputs", name, *wrong["loc"]))
+    if wrong["type"] != "extra_forbidden":
+        return Problem(place=where, message=f"{wrong['msg']}.")
+    key = str(wrong["loc"][-1])
+    hint = nearest(key, InputBlock.model_fields)
+    return Problem(place=where, message=f"'{key}' is not a known key.", hint=hint)
 
 
 def child_path(parent: Path, named: str) -> Path:

@@ -19,6 +19,12 @@ from app.workflow.references import MAX_NODES, Path, count_nodes, place
 from app.workflow.unknown_keys import ACTIONS, UnknownKeys, without
 from app.workflow.values import MAX_PROBLEMS
 
+NEEDED = {
+    "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
+    "tuple_type": "A list", "list_type": "A list", "too_short": "A list with something in it",
+    "bool_type": "true or false", "string_type": "A text",
+}  # fmt: skip
+"""What pydantic calls a wrong type, and what the dialect calls the right one."""
 MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 
 
@@ -185,6 +191,8 @@ def _told(details: ErrorDetails, tree: Any, unknown: UnknownKeys) -> Problem | N
             if path[:1] == ("steps",) and len(path) == 2 and unknown.explain(path, ACTIONS):
                 return None
             message = f"{details['ctx']['error']}."
+        case kind if kind in NEEDED:
+            message = f"{NEEDED[kind]} is needed, not {_short(details['input'])}."
         case _:
             message = f"{details['msg']}, not {_short(details['input'])}."
     return Problem(place=place(path), message=message[0].upper() + message[1:], hint=hint)

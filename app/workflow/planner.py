@@ -53,6 +53,8 @@ from app.workflow.sharing import Sharing
 from app.workflow.tasks import build_task
 from app.workflow.values import TooManyProblems, ValueReader, problem
 
+NOT_SUBSTITUTED = {"variables", "inputs", "$schema"}
+"""Keys of a document in which nothing is replaced; `$schema` is for editors alone."""
 NO_VALUE = ("There is no variable", "The default of variable")
 """How the sentences on a variable without a value begin."""
 
@@ -248,7 +250,7 @@ class _Planning:
         # A value that equals the default is the document's own word, not the person's.
         own = {name for name, value in given.items() if value == declared.get(name)}
         typed = frozenset(given) - own
-        body = {key: value for key, value in raw.tree.items() if key not in ("variables", "inputs")}
+        body = {key: value for key, value in raw.tree.items() if key not in NOT_SUBSTITUTED}
         try:
             tree = substitute(body, {**declared, **given}, typed=typed, given=typed)
         except TooManyNodes:

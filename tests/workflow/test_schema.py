@@ -1,0 +1,120 @@
+"""The dialect's JSON Schema is in step with the typed document, and says what the planner does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from app.errors import BadRequest
+from app.settings import PROJECT, PathSettings
+from app.workflow.document import StepDocument, WorkflowDocument
+from app.workflow.planner import make_plan
+from app.workflow.schema import text, workflow_schema
+from tests.workflow.bench import MODEL, Bench, drawing, step, sub
+
+FILE = PROJECT / "docs" / "workflow.schema.json"
+PIPELINE = "$.steps[0].pipeline"
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    schema = workflow_schema()
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def wrong(validator: Draft202012Validator, document: Any) -> Iterator[str]:
+    """Where the document does not fit, the innermost places."""
+    for error in validator.iter_errors(document):
+        found = [error]
+        while found[0].context:
+            found = sorted(found[0].context, key=lambda each: -len(each.absolute_path))
+        yield found[0].json_path
+
+
+def test_the_file_that_ships_is_the_schema_of_this_version():
+    assert FILE.read_text() == text(), (
+        "run: python -m app.workflow.schema > docs/workflow.schema.json"
+    )
+
+
+def test_every_key_of_the_document_is_in_it():
+    schema = workflow_schema()
+    assert schema["properties"].keys() == {*WorkflowDocument.model_fields, "$schema"}
+    assert schema["$defs"]["StepDocument"]["properties"].keys() == set(StepDocument.model_fields)
+
+
+def test_what_ships_fits(validator: Draft202012Validator, shipped_workflows: Path):
+    files = sorted(shipped_workflows.rglob("*.json"))
+    assert len(files) > 10
+    assert {path.name: list(wrong(validator, json.loads(path.read_text()))) for path in files} == {
+        path.name: [] for path in files
+    }
+
+
+def test_every_real_document_that_plans_fits(
+    validator: Draft202012Validator, real_workflows: Path, tmp_path: Path
+):
+    fitting = 0
+    for path in sorted(real_workflows.rglob("*.json")):
+        try:
+            make_plan(path, {}, paths=PathSettings(models=(tmp_path,)))
+        except BadRequest:
+            continue
+        assert list(wrong(validator, json.loads(path.read_text()))) == [], path.name
+        fitting += 1
+    assert fitting > 10
+
+
+def test_an_editor_may_be_told_of_it(bench: Bench, validator: Draft202012Validator):
+    document = drawing(**{"$schema": "../docs/workflow.schema.json"})
+    assert bench.plan(document).warnings == ()
+    assert list(wrong(validator, document)) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ({"id": "x"}, "$"),
+        (drawing(steps=[]), "$.steps"),
+        (drawing(steps=[{"name": "none"}]), "$.steps[0]"),
+        (drawing(steps=[step() | {"task": {"command": "x", "arguments": {}}}]), "$.steps[0]"),
+        (drawing(steps=[step(configuration={"component_type": "X", "ofload": "model"})]),
+         f"{PIPELINE}.configuration"),
+        (drawing(steps=[step(configuration={"component_type": "X", "offload": "modle"})]),
+         f"{PIPELINE}.configuration.offload"),
+        (drawing(steps=[step(scheduler={"shift": -1})]), f"{PIPELINE}.scheduler.shift"),
+        (drawing(steps=[step(mine={"from_pretrained_arguments": {}})]), f"{PIPELINE}.mine"),
+        (drawing(seed=-1), "$.seed"),
+        (drawing(inputs={"prompt": {"kind": "colour"}}), "$.inputs.prompt.kind"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_marked_at_its_place(
+    validator: Draft202012Validator, bench: Bench, document: Any, place: str
+):
+    assert list(wrong(validator, document)) == [place]
+    bench.refused(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        drawing(seed="variable:steps"),
+        drawing(steps=[step(configuration={"component_type": "X", "offload": "variable:steps"})]),
+        drawing(steps=[step(scheduler={"shift": "variable:steps"})]),
+        drawing(steps=[step() | {"editor": {"x": 1}}], tool="other"),
+        drawing(steps=[sub("child.json", prompt={"location": "a.png"})]),
+        drawing(steps=[step(vae={"configuration": {"component_type": "AutoencoderKL"},
+                                 "from_pretrained_arguments": {"model_name": MODEL}})]),
+    ],
+    ids=["seed", "offload", "shift", "other software", "sub-workflow", "component"],
+)  # fmt: skip
+def test_variables_and_open_keys_stand_where_the_dialect_lets_them(
+    validator: Draft202012Validator, document: Any
+):
+    assert list(wrong(validator, document)) == []
