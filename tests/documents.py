@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -158,7 +159,8 @@ def _object(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 @st.composite
 def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> Any:
     """A document in which up to three things were replaced, taken out or put in."""
-    document = draw(documents)
+    # What strategies are made of must not be damaged along with it.
+    document = copy.deepcopy(draw(documents))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2, 3]))):
         holder = document
         while True:
