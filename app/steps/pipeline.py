@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.results import ResultWriter
     from app.worker.context import RunContext
     from app.worker.loading import Parts
+    from app.worker.preview_maps import Sight
 
 
 def run(
@@ -33,7 +34,6 @@ def run(
     import torch
 
     from app.worker.loading import assemble
-    from app.worker.previews import find_preview
     from app.worker.tuning import tuned
 
     arguments = combinations(step.name, step.arguments, context, bare=True)
@@ -44,17 +44,20 @@ def run(
         context.prompts.remembering(pipeline, step, parts, context.device),
     ):
         context.tell_phases(pipeline.components)
-        preview = find_preview(parts.folder, type(pipeline).__name__)
-        call = _telling(pipeline, step, context, preview)
+        sight = context.preview_maps.sight(pipeline, parts)
+        call = _telling(pipeline, step, context, sight)
         if step.generator:
             call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
 
         def returning(combination: Mapping[str, Any]) -> list[Any]:
+            sight.begin(combination)
             entered = time.monotonic()
             with torch.inference_mode():
                 output = call(**combination)
             context.spent.compute_s += time.monotonic() - entered
-            return returned(output, pipeline)
+            given = returned(output, pipeline)
+            context.preview_maps.note(sight, given)
+            return given
 
         for iteration, combination in enumerate(arguments):
             context.checkpoint()
@@ -70,17 +73,17 @@ def run(
 
 
 def _telling(
-    pipeline: Any, step: PipelineStep, context: RunContext, preview: Any
+    pipeline: Any, step: PipelineStep, context: RunContext, sight: Sight
 ) -> Callable[..., Any]:
     """The pipeline's call, which tells its steps."""
     from app.worker.telling import tell_steps
 
     if step.modular is None:
-        return partial(pipeline, **tell_steps(pipeline, context, preview))
+        return partial(pipeline, **tell_steps(pipeline, context, sight))
     # Only now: it imports diffusers' blocks.
     from app.worker.modular_calls import telling
 
-    return telling(pipeline, context, preview)
+    return telling(pipeline, context, sight)
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:

@@ -31,12 +31,12 @@ from app.protocol import (
 )
 from app.steps.made import Made
 from app.worker.device import Device
-from app.worker.previews import LatentPreview
 from app.workflow.needs import DECODERS, DENOISERS
 from app.workflow.plan import Plan
 
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo
+    from app.worker.preview_maps import PreviewMaps, Sight
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class RunContext:
         signals: Signals,
         preview_interval_s: float,
         prompts: PromptMemo,
+        preview_maps: PreviewMaps,
     ) -> None:
         self.run_id = run_id
         self.plan = plan
@@ -81,6 +82,7 @@ class RunContext:
         self.emit = emit
         self.prompts = prompts
         """What text encoders returned, in this run and before."""
+        self.preview_maps = preview_maps
         self.results: dict[str, Made] = {}
         """What the steps that have run made, by step name; in a round of a sub-workflow, what its
         steps made in that round."""
@@ -233,26 +235,26 @@ class RunContext:
         total: int,
         clock_started: float,
         latents: torch.Tensor | None,
-        preview: LatentPreview | None,
+        sight: Sight,
     ) -> None:
         """Tell that so many steps are done, show the latents if this can be, and check."""
-        known = preview if preview is not None and preview.knows(latents) else None
+        known = sight if sight.knows(latents) else None
         self.progress(done, total, clock_started, without_preview=known is None)
         if latents is not None:
             self.preview(latents, known)
         self.checkpoint()
 
-    def preview(self, latents: torch.Tensor, preview: LatentPreview | None) -> None:
-        """Show the latents when somebody looks and the last picture is old enough."""
+    def preview(self, latents: torch.Tensor, sight: Sight | None) -> None:
+        """Show latents that are known when somebody looks and the last picture is old enough."""
         now = time.monotonic()
         if (
-            preview is None
+            sight is None
             or self.run_id not in self._signals.watched
             or now - self._last_preview < self._preview_interval_s
         ):
             return
         self._last_preview = now
-        jpeg, width, height = preview.render(latents)
+        jpeg, width, height = sight.render(latents)
         self.emit(
             Preview(run_id=self.run_id, time=time.time(), jpeg=jpeg, width=width, height=height)
         )

@@ -11,18 +11,16 @@ from diffusers.modular_pipelines.modular_pipeline import LoopSequentialPipelineB
 
 from app.steps.made import Output
 from app.worker.context import RunContext
-from app.worker.previews import LatentPreview
+from app.worker.preview_maps import Sight
 
 
-def telling(
-    pipeline: Any, context: RunContext, preview: LatentPreview | None
-) -> Callable[..., Any]:
+def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., Any]:
     """The pipeline's call: its denoising loops tell their progress and show what they have drawn.
 
     Where it names no output it gives what its blocks call their outputs, by name.
     """
     for loop in loops_in(pipeline._blocks):
-        _Loop(loop, context, preview)
+        _Loop(loop, context, sight)
 
     def call(**arguments: Any) -> Any:
         if "generator" not in pipeline._blocks.input_names:
@@ -41,9 +39,9 @@ def telling(
 class _Loop:
     """One loop's progress bar, and what is behind it."""
 
-    def __init__(self, loop: Any, context: RunContext, preview: LatentPreview | None) -> None:
+    def __init__(self, loop: Any, context: RunContext, sight: Sight) -> None:
         self._context = context
-        self._preview = preview
+        self._sight = sight
         self._step = loop.loop_step
         self._latents: Any = None
         self._done, self._total, self._started = 0, 1, 0.0
@@ -71,7 +69,7 @@ class _Loop:
             self._started = time.monotonic()
         self._done += steps
         total = max(self._total, self._done)
-        self._context.end_step(self._done, total, self._started, self._latents, self._preview)
+        self._context.end_step(self._done, total, self._started, self._latents, self._sight)
 
 
 def loops_in(blocks: Any) -> Iterator[Any]:

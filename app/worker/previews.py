@@ -1,9 +1,14 @@
-"""Latents → a small JPEG, by a linear map: a fraction of a millisecond, no autoencoder."""
+"""Latents → a small JPEG, by a linear map: a fraction of a millisecond, no autoencoder.
+
+Where nobody publishes the map of a family, `preview_maps` learns it.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,21 +38,25 @@ class LatentPreview:
     """The linear map of one model's latents to RGB of -1 to 1."""
 
     def __init__(
-        self, factors: tuple[tuple[float, ...], ...], bias: tuple[float, ...] = (0.0, 0.0, 0.0)
+        self,
+        factors: Sequence[Sequence[float]] | torch.Tensor,
+        bias: Sequence[float] | torch.Tensor = (0.0, 0.0, 0.0),
     ) -> None:
-        self._factors = torch.tensor(factors, dtype=torch.float32)
-        self._bias = torch.tensor(bias, dtype=torch.float32)
+        self._factors = torch.as_tensor(factors, dtype=torch.float32)
+        self._bias = torch.as_tensor(bias, dtype=torch.float32)
 
-    def knows(self, latents: torch.Tensor | None) -> bool:
-        """Whether these are latents that the map is for: (n, channels, height, width), and not of
-        another form, packed or of a film."""
-        return latents is not None and latents.ndim == 4 and latents.shape[1] == len(self._factors)
+    def knows(self, latents: object, picture_px: tuple[int, int] | None = None) -> bool:
+        """Whether the map is for these latents, of a picture of this width and height."""
+        return grid_of(latents, len(self._factors), picture_px) is not None
 
     @torch.no_grad()
-    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int]:
+    def render(
+        self, latents: torch.Tensor, picture_px: tuple[int, int] | None = None
+    ) -> tuple[bytes, int, int]:
         """JPEG, width and height in pixels of the first of the latents, which the map knows."""
-        small = latents[0].detach().to("cpu", torch.float32).permute(1, 2, 0)
-        rgb = ((small @ self._factors + self._bias + 1) * 127.5).clamp(0, 255)
+        grid = grid_of(latents, len(self._factors), picture_px)
+        assert grid is not None
+        rgb = ((grid @ self._factors + self._bias + 1) * 127.5).clamp(0, 255)
         picture = Image.fromarray(rgb.to(torch.uint8).numpy())
         scale = max(1, min(8, MAX_EDGE_PX // max(picture.size)))
         picture = picture.resize(
@@ -58,14 +67,57 @@ class LatentPreview:
         return buffer.getvalue(), picture.width, picture.height
 
 
+def grid_of(
+    latents: object,
+    channels: int,
+    picture_px: tuple[int, int] | None = None,
+    *,
+    first_frame: bool = False,
+) -> torch.Tensor | None:
+    """The first of the latents as (rows, columns, channels), float32 on the CPU.
+
+    Of a picture (n, channels, rows, columns); of a film (n, channels, frames, …) or (n, frames,
+    channels, …) its middle frame, or the first; of a picture that is packed, (n, rows x columns,
+    channels), when its shape is that of a picture of this width and height, or square where none
+    is given. None for latents of any other form.
+    """
+    if not isinstance(latents, torch.Tensor):
+        return None
+    shape = latents.shape
+    one = latents[0] if len(shape) in (3, 4, 5) and shape[0] else None
+    if one is None:
+        return None
+    if len(shape) == 5:
+        axis = 1 if shape[1] == channels else 0
+        frames = shape[axis + 1]
+        one = one.select(axis, 0 if first_frame else frames // 2)
+    if one.ndim == 3 and one.shape[0] == channels:
+        one = one.permute(1, 2, 0)
+    elif one.ndim == 2 and one.shape[1] == channels:
+        rows = _rows(one.shape[0], picture_px or (1, 1))
+        if rows is None:
+            return None
+        one = one.reshape(rows, -1, channels)
+    else:
+        return None
+    return one.detach().to("cpu", torch.float32)
+
+
+def _rows(tokens: int, picture_px: tuple[int, int]) -> int | None:
+    """Into how many rows so many tokens of such a picture fall; None where they do not."""
+    width, height = picture_px
+    rows = round(math.sqrt(tokens * height / width))
+    fits = rows > 0 and tokens % rows == 0 and math.isclose(tokens / rows / rows, width / height,
+                                                            rel_tol=0.1)  # fmt: skip
+    return rows if fits else None
+
+
 def find_preview(folder: Path, pipeline_class: str) -> LatentPreview | None:
     """The map for this model: the one stored beside it, else that of its family, else None."""
     stored = folder / "preview.json"
     if stored.is_file():
         fit = json.loads(stored.read_text())
-        return LatentPreview(
-            tuple(map(tuple, fit["latent_rgb_factors"])), tuple(fit["latent_rgb_bias"])
-        )
+        return LatentPreview(fit["latent_rgb_factors"], fit["latent_rgb_bias"])
     if pipeline_class.startswith("StableDiffusionXL"):
         return LatentPreview(SDXL_FACTORS, SDXL_BIAS)
     if pipeline_class.startswith("StableDiffusion") and "3" not in pipeline_class:

@@ -31,7 +31,7 @@ from app.protocol import (
 from app.results import ResultWriter, unsaved_data
 from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
-from app.worker import converted
+from app.worker import converted, preview_maps
 from app.worker.context import RunContext, Signals
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
@@ -39,6 +39,7 @@ from app.worker.downloads import told_to
 from app.worker.loading import Part, StepParts, TaskParts, find_parts
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
+from app.worker.preview_maps import PreviewMaps
 from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
 from app.worker.rounds import comes_after, in_order
@@ -73,6 +74,7 @@ class Runner:
         self.prompts = PromptMemo(
             settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
         )
+        self.preview_maps = PreviewMaps(outputs.root / preview_maps.FOLDER)
         self.step_results = StepResults(settings.step_memo_bytes)
         self._settings = settings
         self._outputs = outputs
@@ -99,6 +101,7 @@ class Runner:
             self.signals,
             self._settings.preview_interval_s,
             self.prompts,
+            self.preview_maps,
         )
         started = time.monotonic()
         log.info("Run %s started", run_id)
@@ -359,6 +362,7 @@ class Runner:
     def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """The light cleanup, when nothing else is to be done and until there is."""
         self.prompts.write_down()
+        self.preview_maps.learn()
         self._device.tidy()
         if self.weights.write_down(self.residency, interrupted):
             self.report_memory()

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext
-    from app.worker.previews import LatentPreview
+    from app.worker.preview_maps import Sight
 
 
 class Steps:
     """Tells the steps of one pipeline's calls, and shows what is drawn so far."""
 
-    def __init__(self, pipeline: Any, context: RunContext, preview: LatentPreview | None) -> None:
+    def __init__(self, pipeline: Any, context: RunContext, sight: Sight) -> None:
         self._pipeline = pipeline
         self._context = context
-        self._preview = preview
+        self._sight = sight
         self._done = 0
         self._clock_started = 0.0
 
@@ -34,7 +34,7 @@ class Steps:
             # The first step's end starts the clock: what came before was not the denoiser.
             self._clock_started = time.monotonic()
         total = max(self.total, done)
-        self._context.end_step(done, total, self._clock_started, latents, self._preview)
+        self._context.end_step(done, total, self._clock_started, latents, self._sight)
 
     def on_step_end(
         self, _pipeline: Any, index: int, _time: Any, tensors: dict[str, Any]
@@ -59,14 +59,14 @@ class Steps:
         scheduler.step = told_step
 
 
-def tell_steps(pipeline: Any, context: RunContext, preview: LatentPreview | None) -> dict[str, Any]:
+def tell_steps(pipeline: Any, context: RunContext, sight: Sight) -> dict[str, Any]:
     """Have every call of the pipeline tell its steps; the arguments that its calls need for that.
 
     Of diffusers' pipelines some have no callback (the decoders of Kandinsky 2.2,
     HunyuanVideo 1.5, Marigold, …); each of their steps asks the scheduler once. What has neither
     makes no steps.
     """
-    steps = Steps(pipeline, context, preview)
+    steps = Steps(pipeline, context, sight)
     if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
         return {"callback_on_step_end": steps.on_step_end}
     if (scheduler := getattr(pipeline, "scheduler", None)) is not None:

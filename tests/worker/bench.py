@@ -91,8 +91,9 @@ class Bench:
         plan, residency, weights = self.plan(document), Residency(), self.runner.weights
         step, device = plan.steps[0], Device("cpu")
         context = RunContext(
-            "20260101-000000-000000", plan, device, self._take, Signals(), 1.0, self.runner.prompts
-        )
+            "20260101-000000-000000", plan, device, self._take, Signals(), 1.0,
+            self.runner.prompts, self.runner.preview_maps,
+        )  # fmt: skip
         parts = find_parts(step)
         settings = WorkerSettings(device="cpu")
         Placement(settings, device, residency, weights).bring(step, parts, (), context)

@@ -1,0 +1,195 @@
+"""Maps of latents to colours, learnt from what a model decodes.
+
+For a few families such a map is published; for every other one it is fitted here by least squares,
+to the latents after a call's last step and the picture that came of them. The sums over all such
+pictures are kept, so the map gets better with each, and it is used once it explains enough: until
+then, and where latents have a form of their own, the page says that there is no preview.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from app.steps.made import artifacts_of
+from app.tasks.media import AudioVideo
+from app.worker.previews import LatentPreview, find_preview, grid_of
+
+if TYPE_CHECKING:
+    from app.worker.loading import Parts
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".previews"
+SAMPLES_PER_CHANNEL = 4
+"""So many places of the latents there have to be, for each of their channels."""
+EXPLAINED = 0.5
+"""Of the variance of the colours (R squared), before a map is used: with less one sees noise."""
+DECODERS = ("vae", "movq")
+"""What pipelines call the autoencoder whose latents they draw."""
+
+
+class Sight:
+    """What can be seen of the latents of one pipeline's calls."""
+
+    def __init__(
+        self, preview: LatentPreview | None, decoder: str = "", film_channels: int | None = None
+    ) -> None:
+        self.decoder = decoder
+        """The key of the autoencoder that a map is learnt of; empty where none has to be."""
+        self.film_channels = film_channels
+        """Of a film's latents, which have two axes that could be the one of the channels."""
+        self.latents: torch.Tensor | None = None
+        """The last ones of the call, where a map is learnt."""
+        self._preview = preview
+        self._picture_px: tuple[int, int] | None = None
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Another call begins, with these arguments."""
+        width, height = arguments.get("width"), arguments.get("height")
+        self.latents = None
+        self._picture_px = (width, height) if width and height else None
+
+    def knows(self, latents: Any) -> bool:
+        """Whether these latents can be shown."""
+        if self.decoder and isinstance(latents, torch.Tensor):
+            self.latents = latents
+        return self._preview is not None and self._preview.knows(latents, self._picture_px)
+
+    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int]:
+        """JPEG, width and height in pixels of latents that are known."""
+        assert self._preview is not None
+        return self._preview.render(latents, self._picture_px)
+
+
+class _Pair(NamedTuple):
+    """What a map is learnt from."""
+
+    sight: Sight
+    latents: torch.Tensor
+    """The first of the batch, on the CPU."""
+    picture: Image.Image
+
+
+class PreviewMaps:
+    """The maps that were learnt, in memory and on disk; they hold for an autoencoder's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._learnt: dict[str, LatentPreview | None] = {}
+        self._to_learn: _Pair | None = None
+
+    def sight(self, pipeline: Any, parts: Parts) -> Sight:
+        """What can be seen of the latents of a pipeline of these parts."""
+        known = find_preview(parts.folder, parts.pipeline_class.__name__)
+        decoder = next((part for part in parts.parts if part.name in DECODERS), None)
+        if known is not None or decoder is None:
+            return Sight(known)
+        config = getattr(pipeline, decoder.name).config
+        channels = config.get("latent_channels") or config.get("z_dim")
+        return Sight(self.learnt(decoder.key), decoder.key, channels)
+
+    def learnt(self, decoder: str) -> LatentPreview | None:
+        """The map for the latents of this autoencoder, if there is a good one yet."""
+        if decoder not in self._learnt:
+            self._learnt[decoder] = _map_of(self._sums(decoder))
+        return self._learnt[decoder]
+
+    def note(self, sight: Sight, returned: Sequence[Any]) -> None:
+        """Keep what a call has drawn and returned, until there is time to learn from it."""
+        if not sight.decoder or sight.latents is None or not returned:
+            return
+        picture = _first_picture(artifacts_of(returned[0]))
+        if picture is not None:
+            latents = sight.latents[:1].detach().to("cpu", torch.float32, copy=True)
+            self._to_learn = _Pair(sight, latents, picture)
+        sight.latents = None
+
+    def learn(self) -> None:
+        """Learn from the newest picture. Called when nothing else is to be done."""
+        pair, self._to_learn = self._to_learn, None
+        if pair is None:
+            return
+        found = _as_grid(pair)
+        if found is None:
+            return
+        rows, columns, channels = found.shape
+        small = pair.picture.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
+        colours = torch.from_numpy(np.asarray(small, np.float64) / 127.5 - 1).reshape(-1, 3)
+        values = found.reshape(-1, channels).double()
+        samples = torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
+        sums = {
+            "samples": samples.T @ samples,
+            "products": samples.T @ colours,
+            "squares": (colours**2).sum(dim=0),
+        }
+        before = self._sums(pair.sight.decoder)
+        if before and before["samples"].shape == sums["samples"].shape:
+            sums = {name: before[name] + added for name, added in sums.items()}
+        self._learnt[pair.sight.decoder] = _map_of(sums)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_file(sums, self._file(pair.sight.decoder))
+
+    def _file(self, decoder: str) -> Path:
+        return self._folder / f"{hashlib.sha256(decoder.encode()).hexdigest()[:24]}.safetensors"
+
+    def _sums(self, decoder: str) -> dict[str, torch.Tensor]:
+        """Over all pictures so far; empty where there are none."""
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                return load_file(self._file(decoder))
+            except SafetensorError as error:
+                # Cut off while it was written: it is learnt anew.
+                log.warning("A map for previews cannot be read: %s", error)
+        return {}
+
+
+def _map_of(sums: Mapping[str, torch.Tensor]) -> LatentPreview | None:
+    """The map with the least squared error over all samples, where it explains enough of them."""
+    if not sums:
+        return None
+    samples, products, squares = (sums[name] for name in ("samples", "products", "squares"))
+    channels, count = len(samples) - 1, samples[-1, -1]
+    if count < SAMPLES_PER_CHANNEL * channels:
+        return None
+    weights = torch.linalg.lstsq(samples, products, driver="gelsd").solution
+    fitted = 2 * weights * products - weights * (samples @ weights)
+    unexplained = (squares - fitted.sum(dim=0)).sum()
+    variance = (squares - products[-1] ** 2 / count).sum()
+    if not variance > 0 or 1 - unexplained / variance < EXPLAINED:
+        return None
+    return LatentPreview(weights[:-1].float(), weights[-1].float())
+
+
+def _as_grid(pair: _Pair) -> torch.Tensor | None:
+    """The latents of the picture, or of the film's first frame."""
+    latents = pair.latents
+    channels = {3: latents.shape[-1], 4: latents.shape[1], 5: pair.sight.film_channels}
+    if (found := channels.get(latents.ndim)) is None:
+        return None
+    return grid_of(latents, found, pair.picture.size, first_frame=True)
+
+
+def _first_picture(artifacts: Sequence[Any]) -> Image.Image | None:
+    """The first picture, or the first frame of the first film."""
+    if not artifacts:
+        return None
+    first = artifacts[0].frames if isinstance(artifacts[0], AudioVideo) else artifacts[0]
+    if isinstance(first, list) and first:
+        first = first[0]
+    if isinstance(first, np.ndarray) and first.ndim == 4 and len(first):
+        first = first[0]
+    if isinstance(first, np.ndarray) and first.ndim == 3 and first.shape[2] == 3:
+        levels = first if first.dtype == np.uint8 else (first.clip(0, 1) * 255).round()
+        return Image.fromarray(levels.astype(np.uint8))
+    return first if isinstance(first, Image.Image) else None

@@ -1,0 +1,163 @@
+"""Maps of latents to colours that are learnt from what a model decodes."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from app.protocol import Preview, StepProgress
+from app.steps.made import Output
+from app.worker.preview_maps import PreviewMaps, Sight
+from models.shapes.scenes import draw, random_scene
+from tests.standins import StandIns
+from tests.worker.bench import SHAPES, Bench, document
+
+Form = Callable[[torch.Tensor], torch.Tensor]
+DECODER = "vae of shapes"
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    """As FLUX has them: squares of 2 x 2 places are one token."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def as_film(latents: torch.Tensor) -> torch.Tensor:
+    """Three frames, of which the first is the picture; channels first, as Wan has them."""
+    return torch.stack([latents, torch.zeros_like(latents), torch.zeros_like(latents)], dim=2)
+
+
+FORMS: dict[str, Form] = {"a picture": lambda latents: latents, "packed": packed, "a film": as_film}
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[tuple[Image.Image, torch.Tensor]]:
+    """Pictures of scenes, and what the bundled model's trained autoencoder makes of them."""
+    vae = AutoencoderKL.from_pretrained(SHAPES, subfolder="vae")
+    rng = random.Random(0)
+    found = []
+    for _ in range(16):
+        scene = draw(random_scene(rng))
+        picture = Image.fromarray(scene.round().astype(np.uint8))
+        values = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            latents = vae.encode(values).latent_dist.mean * vae.config.scaling_factor
+        found.append((picture, latents))
+    return found
+
+
+def sight_of(maps: PreviewMaps) -> Sight:
+    """As of a pipeline whose family has no published map, at its next call."""
+    sight = Sight(maps.learnt(DECODER), DECODER, film_channels=4)
+    sight.begin({"width": 128, "height": 128})
+    return sight
+
+
+def teach(maps: PreviewMaps, pairs: list[tuple[Image.Image, torch.Tensor]], form: Form) -> None:
+    for picture, latents in pairs:
+        sight = sight_of(maps)
+        sight.knows(form(latents))
+        film = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+        maps.note(sight, [Output({"frames": [film]} if form is as_film else {"images": [picture]})])
+        maps.learn()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_after_a_few_pictures_the_next_one_can_be_seen_in_its_latents(
+    form: str, drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
+):
+    maps = PreviewMaps(tmp_path)
+    known, others = drawn[:12], drawn[12:]
+    assert not sight_of(maps).knows(FORMS[form](others[0][1]))
+    teach(maps, known, FORMS[form])
+    # Another start finds what was learnt.
+    sight = sight_of(PreviewMaps(tmp_path))
+    seen, true = [], []
+    for picture, latents in others:
+        # Of a film the middle is shown.
+        shown = as_film(latents)[:, :, [1, 0, 2]] if form == "a film" else FORMS[form](latents)
+        assert sight.knows(shown)
+        jpeg, width, height = sight.render(shown)
+        preview = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        assert (width, height) == preview.size
+        seen.append(coarse(preview))
+        true.append(coarse(picture))
+    assert np.corrcoef(np.ravel(seen), np.ravel(true))[0, 1] > 0.9
+
+
+def coarse(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.resize((8, 8), Image.Resampling.BOX), float)
+
+
+def test_what_is_learnt_of_noise_is_not_shown(tmp_path: Path):
+    maps = PreviewMaps(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    noise = [
+        (
+            Image.effect_noise((128, 128), 80).convert("RGB"),
+            torch.randn(1, 4, 16, 16, generator=generator),
+        )
+        for _ in range(3)
+    ]
+    teach(maps, noise, FORMS["a picture"])
+    assert not sight_of(maps).knows(noise[0][1])
+
+
+def test_too_little_is_not_learnt_from(
+    drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
+):
+    maps = PreviewMaps(tmp_path)
+    picture, latents = drawn[0]
+    teach(maps, [(picture, latents[..., :3, :3])], FORMS["a picture"])
+    assert not sight_of(maps).knows(latents)
+
+
+def test_a_map_that_was_cut_off_on_disk_is_learnt_anew(
+    drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
+):
+    teach(PreviewMaps(tmp_path), drawn, FORMS["a picture"])
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    maps = PreviewMaps(tmp_path)
+    assert not sight_of(maps).knows(drawn[0][1])
+    teach(maps, drawn, FORMS["a picture"])
+    assert sight_of(PreviewMaps(tmp_path)).knows(drawn[0][1])
+
+
+def test_the_second_run_of_a_model_of_an_unknown_family_shows_what_the_first_has_taught(
+    stand_ins: StandIns, tmp_path: Path
+):
+    bench = Bench(tmp_path, preview_interval_s=1e-9)
+    bench.models = stand_ins.folder
+    stand_ins.add("THUDM/CogVideoX-5b")
+    arguments: dict[str, Any] = {
+        "prompt": "a cat", "num_inference_steps": 2, "num_frames": 5, "width": 128, "height": 192,
+    }  # fmt: skip
+    film = document(
+        {
+            "name": "draw",
+            "pipeline": {
+                "configuration": {"component_type": "CogVideoXPipeline"},
+                "from_pretrained_arguments": {"model_name": "THUDM/CogVideoX-5b"},
+                "arguments": arguments,
+            },
+            "result": {"content_type": "video/mp4"},
+        }
+    )
+    first = bench.run(film, previews=True)
+    bench.runner.clean_up()
+    second = bench.run(film, previews=True)
+    for finished, shown in ((first, False), (second, True)):
+        assert finished.success
+        assert any(isinstance(event, Preview) for event in finished.events) == shown
+        told = [event for event in finished.events if isinstance(event, StepProgress)]
+        assert told
+        assert all(event.without_preview != shown for event in told)
