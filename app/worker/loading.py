@@ -28,7 +28,7 @@ from app.worker.parts import Parts as Parts
 from app.worker.parts import StepParts as StepParts
 from app.worker.parts import TaskParts as TaskParts
 from app.worker.processors import PROCESSORS
-from app.worker.quantising import check_stored
+from app.worker.quantising import check_stored, multiplying_quantised
 from app.worker.remote_code import PIPELINE, code_folder, load_class
 from app.worker.single_files import (
     block_in_a_file,
@@ -73,11 +73,17 @@ def find_parts(
     `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
     sentence.
     """
-    if step.modular is not None:
+    if step.modular is None:
+        found = _find_parts(step, earlier)
+    else:
         # Only now: it imports the blocks of every family.
         from app.worker.modular import find_modular_parts
 
-        return find_modular_parts(step, earlier)
+        found = find_modular_parts(step, earlier)
+    return found._replace(parts=multiplying_quantised(found.parts, step))
+
+
+def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
     checkpoint = local_file(step.source) if step.source.file else None
     index_folder = (
         described_by(checkpoint, step.config, step.model_folders)

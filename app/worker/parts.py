@@ -28,6 +28,9 @@ class Part(NamedTuple):
     file: Path | None = None
     """The single file that has its weights; `folder` then has its configuration alone."""
 
+    sdnq_matmul: bool = False
+    """Whether it multiplies as SDNQ has quantised it."""
+
     @property
     def title(self) -> str:
         """`unet of shapes (float32)`, `transformer of FLUX.1-dev (bfloat16, nf4)`."""

@@ -13,46 +13,43 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 import transformers
 
-from app.errors import LoadError
+from app.errors import LoadError, nearest
+from app.packages import Package
 from app.worker.device import Device
-from app.workflow.plan import Quantisation, QuantiserKind
-from app.workflow.quantisers import QUANTISERS
+from app.workflow.fingerprint import with_quantised_matmul
+from app.workflow.plan import PipelineStep, Quantisation, QuantiserKind
+from app.workflow.quantisers import QUANTISERS, STORED
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from app.worker.loading import Part
 
+log = logging.getLogger(__name__)
+
+TRITON = Package("triton", "triton")
 PACKAGES = {each.kind: each.package for each in QUANTISERS.values()}
-STORED: dict[str, QuantiserKind] = {
-    "bitsandbytes": "bitsandbytes",
-    "torchao": "torchao",
-    "sdnq": "sdnq",
-    "quanto": "quanto",
-}
-"""What may have quantised published weights; what else there is may fetch code of the hub."""
 
 
 def check_stored(stored: str, what: str) -> QuantiserKind:
     """The quantiser that published weights need, which is installed. Raises LoadError."""
-    kind = STORED.get(stored)
-    if kind is None:
+    package = STORED.get(stored)
+    if package is None:
         raise LoadError(
             f"{what} is quantised with '{stored}', which is not supported.",
             hint=f"Those of {', '.join(STORED)} are loaded.",
         )
-    package = PACKAGES[kind]
     if package.is_missing:
         message = f"{what} is quantised with {package.name}, which is not installed."
         raise LoadError(message, hint=package.how_to_add)
-    return kind
+    return next(kind for kind, its_package in PACKAGES.items() if its_package == package)
 
 
 def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
@@ -89,7 +86,35 @@ def settled(component: Any, part: Part, device: Device) -> Any:
         from app.worker.bitsandbytes_on_cpu import keep_plain_layout
 
         keep_plain_layout(component)
+    if part.sdnq_matmul:
+        from sdnq.loader import apply_sdnq_options_to_model
+
+        apply_sdnq_options_to_model(component, use_quantized_matmul=True)
     return component
+
+
+def multiplying_quantised(parts: Sequence[Part], step: PipelineStep) -> tuple[Part, ...]:
+    """The parts, with those that the step's document says multiplying as SDNQ quantised them.
+
+    That is another component: its weights lie otherwise. Without a GPU and triton it would be
+    slower, so it is left, aloud. Raises LoadError for a component that the step does not have.
+    """
+    wanted = step.sdnq_matmul
+    names = [part.name for part in parts]
+    for name in wanted:
+        if name not in names:
+            place = f"{step.place}.pipeline.configuration.sdnq_optimize"
+            message = f"The pipeline has no component '{name}', which {place} names."
+            raise LoadError(message, hint=nearest(name, names))
+    if wanted and not (torch.cuda.is_available() and not TRITON.is_missing):
+        log.warning("sdnq_optimize is skipped: it needs a GPU and triton")
+        return tuple(parts)
+    return tuple(
+        part._replace(sdnq_matmul=True, key=with_quantised_matmul(part.key))
+        if part.name in wanted and part.quantiser == "sdnq"
+        else part
+        for part in parts
+    )
 
 
 def configuration(quantisation: Quantisation, library: str) -> Any:

@@ -75,9 +75,12 @@ def _load_adapters(pipeline: Any, step: PipelineStep) -> None:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
+            quantised = any(hasattr(c, "hf_quantizer") for c in pipeline.components.values())
             raise LoadError(
                 f"The LoRA '{lora.source.model}' could not be applied in step '{step.name}'.",
-                hint=f"{type(error).__name__}: {first_line(error)}",
+                hint=f"{type(error).__name__}: {first_line(error)}."
+                + " It meets quantised weights: weights of 8 bits or another quantiser may take it."
+                * quantised,
             ) from error
     pipeline.set_adapters(
         [lora.adapter_name for lora in step.loras], [lora.scale for lora in step.loras]

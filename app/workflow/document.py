@@ -15,7 +15,6 @@ from app.workflow.segments import MAX_SEGMENTS
 NOT_YET_SUPPORTED = frozenset(
     [
         "audio_scheduler",
-        "sdnq_optimize",
         "quantization",
         "device",
         "group_offload",
@@ -117,6 +116,8 @@ class Configuration(Block):
     """Decides nothing: where components lie is the workbench's business, and no result's."""
     pre_load_modules: tuple[str, ...] = ()
     """Quantisers that have to be installed; what a load needs is imported anyhow."""
+    sdnq_optimize: tuple[str, ...] = ()
+    """Components quantised by SDNQ that are to multiply as they are quantised, on a GPU."""
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()

@@ -93,6 +93,11 @@ def component_key(identity: ComponentIdentity) -> str:
     return hashlib.sha256(decisive.encode()).hexdigest()[:32]
 
 
+def with_quantised_matmul(key: str) -> str:
+    """The key of the same component whose weights are laid out to be multiplied as quantised."""
+    return hashlib.sha256(f"{key} quantised matmul".encode()).hexdigest()[:32]
+
+
 def identify(
     class_name: str,
     folder: Path,

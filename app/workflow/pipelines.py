@@ -11,11 +11,7 @@ from app.workflow import names
 from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.workflow.calls import check_pipeline_call
 from app.workflow.chains import read_chain
-from app.workflow.document import (
-    ComponentDocument,
-    PipelineBlock,
-    StepDocument,
-)
+from app.workflow.document import ComponentDocument, PipelineBlock, StepDocument
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
 from app.workflow.model_index import INDEX, INDEXES, OWN_BLOCKS
@@ -29,7 +25,7 @@ from app.workflow.plan import (
     ResultSpec,
     SchedulerChange,
 )
-from app.workflow.quantisers import check_pre_loaded, read_quantisation
+from app.workflow.quantisers import check_quantisers, read_quantisation
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 from app.workflow.remote_code import read_code
@@ -126,8 +122,7 @@ class PipelineBuilder:
         chain = read_chain(block.chain, arguments, pipeline_class, self._reader, (*where, "chain"))
         scheduler = self._scheduler(block, where)
         processor = self._attention_processor(block, where)
-        pre_loaded = block.configuration.pre_load_modules
-        check_pre_loaded(pre_loaded, (*where, "configuration", "pre_load_modules"), self._reader)
+        check_quantisers(block, source, components, where, self._reader)
         cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted or source is None:
@@ -151,6 +146,7 @@ class PipelineBuilder:
             scheduler=scheduler,
             loras=loras,
             ip_adapter=ip_adapter,
+            sdnq_matmul=block.configuration.sdnq_optimize,
             offload=block.configuration.offload,
             vae_tiling=block.configuration.vae.enable_tiling,
             vae_slicing=block.configuration.vae.enable_slicing,

@@ -330,6 +330,8 @@ class PipelineStep(PlannedStep):
     scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
     ip_adapter: IpAdapterSource | None = None
+    sdnq_matmul: tuple[str, ...] = ()
+    """Components quantised by SDNQ that multiply as they are quantised, where a GPU can."""
     offload: Literal["model", "sequential"] | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False

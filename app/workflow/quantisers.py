@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, PlainValidator, model_validator
@@ -19,8 +20,10 @@ from app.errors import nearest
 from app.packages import Package
 from app.tasks.task import Arguments, mistakes_in
 from app.workflow import names
-from app.workflow.document import QuantisationBlock
-from app.workflow.plan import Quantisation, QuantiserKind
+from app.workflow.document import PipelineBlock, QuantisationBlock
+from app.workflow.hub import find_snapshot
+from app.workflow.plan import ComponentBlock, ModelSource, Quantisation, QuantiserKind
+from app.workflow.quantised import stored_quantiser
 from app.workflow.references import Path as Place
 from app.workflow.values import ValueReader
 
@@ -31,6 +34,11 @@ SDNQ = Package("sdnq", "sdnq")
 QUANTO = Package("optimum.quanto", "optimum-quanto")
 PRE_LOADED = {package.module: package for package in (BITSANDBYTES, TORCHAO, GGUF, SDNQ, QUANTO)}
 """What `pre_load_modules` may name. The worker imports what it needs itself."""
+STORED = {
+    "bitsandbytes": BITSANDBYTES, "torchao": TORCHAO, "sdnq": SDNQ, "quanto": QUANTO,
+}  # fmt: skip
+"""What may have quantised published weights, as their configurations call it; what else there is
+may fetch code of the hub."""
 
 TorchAoScheme = Literal[
     "Int8WeightOnlyConfig",
@@ -263,19 +271,68 @@ def quantisation(quantiser: Quantiser, arguments: Mapping[str, Any]) -> Quantisa
     return Quantisation(kind=quantiser.kind, arguments=dict(sorted({**told, **differing}.items())))
 
 
-def check_pre_loaded(modules: tuple[str, ...], at: Place, reader: ValueReader) -> None:
-    """Note what `pre_load_modules` names and may not, or what is not installed."""
-    for index, module in enumerate(modules):
-        package = PRE_LOADED.get(module)
-        if package is None or reader.is_typed((*at, index)):
-            reader.note(
-                (*at, index),
-                f"'{module}' is not a module that may be loaded: {', '.join(PRE_LOADED)}.",
-                nearest(module, PRE_LOADED),
-            )
-        elif package.is_missing:
-            message = f"'{module}' is not installed."
-            reader.note((*at, index), message, package.how_to_add)
+def check_quantisers(
+    block: PipelineBlock,
+    source: ModelSource | None,
+    components: Mapping[str, ComponentBlock | None],
+    at: Place,
+    reader: ValueReader,
+) -> None:
+    """Note what a pipeline needs to be installed: for what the document names, and for weights on
+    this machine that were published quantised."""
+    configured = (*at, "configuration")
+    for index, module in enumerate(block.configuration.pre_load_modules):
+        _check_pre_loaded(module, (*configured, "pre_load_modules", index), reader)
+    if block.configuration.sdnq_optimize and SDNQ.is_missing:
+        message = "'sdnq_optimize' needs sdnq, which is not installed."
+        reader.note((*configured, "sdnq_optimize"), message, SDNQ.how_to_add)
+    loading = "from_pretrained_arguments"
+    named = {name: each.source for name, each in components.items() if each is not None}
+    for name, component_source in named.items():
+        folder = _snapshot(component_source)
+        if folder is not None:
+            place = (*at, name, loading)
+            _check_stored(folder / component_source.subfolder, name, place, reader)
+    folder = None if source is None else _snapshot(source)
+    if folder is not None:
+        for inner in sorted(folder.iterdir()):
+            if inner.is_dir() and inner.name not in components:
+                _check_stored(inner, inner.name, (*at, loading), reader)
+
+
+def _snapshot(source: ModelSource) -> Path | None:
+    """Where the model lies on this machine; a single file has no configuration that could say."""
+    if source.file:
+        return None
+    if source.folder is not None:
+        return Path(source.folder)
+    return find_snapshot(source.model, source.revision, source.subfolder)
+
+
+def _check_pre_loaded(module: str, at: Place, reader: ValueReader) -> None:
+    package = PRE_LOADED.get(module)
+    if package is None or reader.is_typed(at):
+        reader.note(
+            at,
+            f"'{module}' is not a module that may be loaded: {', '.join(PRE_LOADED)}.",
+            nearest(module, PRE_LOADED),
+        )
+    elif package.is_missing:
+        reader.note(at, f"'{module}' is not installed.", package.how_to_add)
+
+
+def _check_stored(folder: Path, name: str, at: Place, reader: ValueReader) -> None:
+    """Note where the weights in this folder were quantised by what is not here."""
+    stored = stored_quantiser(folder)
+    if stored is None:
+        return
+    package = STORED.get(stored)
+    if package is None:
+        reader.note(at, f"The {name} is quantised with '{stored}', which is not supported.",
+                    f"Those of {', '.join(STORED)} are loaded.")  # fmt: skip
+    elif package.is_missing:
+        message = f"The {name} is quantised with {package.name}, which is not installed."
+        reader.note(at, message, package.how_to_add)
 
 
 assert set(get_args(QuantiserKind)) == {each.kind for each in QUANTISERS.values()}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from app.errors import LoadError
 from app.protocol import StepProgress
 from app.worker.device import Device
 from app.worker.loading import known_part
@@ -41,6 +42,7 @@ QUANTISED: dict[str, tuple[str, Document]] = {
     "torchao-int8": ("TorchAoConfig", {"quant_type": "torchao.quantization.Int8WeightOnlyConfig"}),
     "torchao-float8": ("TorchAoConfig", {"quant_type": "float8wo"}),
     "sdnq-uint4": ("sdnq.SDNQConfig", {"weights_dtype": "{uint4}", "minimum_allowed_numel": 1}),
+    "sdnq-int8": ("sdnq.SDNQConfig", {"weights_dtype": "{int8}", "minimum_allowed_numel": 1}),
     "sdnq-int8-svd": (
         "sdnq.SDNQConfig",
         {"weights_dtype": "{int8}", "use_svd": True, "svd_rank": 4, "minimum_allowed_numel": 1},
@@ -170,7 +172,7 @@ def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: P
     assert part.weight_bytes == component_bytes(folder, None, "bfloat16", wanted)
 
 
-@pytest.mark.parametrize("how", ["nf4", "torchao-int8"])
+@pytest.mark.parametrize("how", ["nf4", "torchao-int8", "sdnq-int8"])
 def test_a_lora_on_quantised_weights_leaves_nothing_behind(
     how: str, flux: Path, tmp_path: Path, bench: Bench
 ):
@@ -183,6 +185,22 @@ def test_a_lora_on_quantised_weights_leaves_nothing_behind(
     assert not same(without, adapted)
     assert same(without, bench.run(bench.plan(bench.folder / "without.json")))
     assert same(adapted, bench.run(drawing))
+
+
+def test_a_lora_that_diffusers_cannot_put_on_packed_weights_says_what_would_do(
+    flux: Path, tmp_path: Path, bench: Bench
+):
+    build_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
+    lora = {"model_name": str(tmp_path / "lora"), "weight_name": "drawing.safetensors"}
+    ended = bench.run(document(quantised(flux, "sdnq-uint4", loras=[lora]))).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.kind == "LoadError"
+    assert "weights of 8 bits or another quantiser may take it" in ended.error.hint
+    # Nothing of it is left.
+    plain = document(quantised(flux, "sdnq-uint4"))
+    again = bench.run(plain)
+    bench.free()
+    assert same(again, bench.run(plain))
 
 
 def test_a_run_is_right_after_one_was_cancelled_in_a_quantised_denoiser(flux: Path, bench: Bench):
@@ -234,12 +252,41 @@ def test_what_was_quantised_before_it_was_published_is_loaded_as_it_is(
     assert bench.run(document(quantised(published, "nf4"))).success.loaded == ()
 
 
-def test_weights_quantised_by_something_unknown_are_refused_by_its_name(
-    flux: Path, tmp_path: Path, bench: Bench
-):
-    published = shutil.copytree(flux, tmp_path / "published")
-    config = published / "transformer" / "config.json"
+def test_weights_quantised_by_something_unknown_are_refused_by_its_name(flux: Path, tmp_path: Path):
+    """Those of a model that was not on this machine when its workflow was planned."""
+    published = shutil.copytree(flux / "transformer", tmp_path / "transformer")
+    config = published / "config.json"
     stored = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "svdquant"}}
     config.write_text(json.dumps(stored))
-    error = bench.refused(document(quantised(published, None)))
-    assert "'svdquant', which is not supported" in error.message
+    source = ModelSource(model="owner/name")
+    with pytest.raises(LoadError, match="'svdquant', which is not supported"):
+        known_part("transformer", FluxTransformer2DModel, published, "bfloat16", source)
+
+
+def test_sdnq_optimize_is_left_aloud_where_there_is_no_gpu(
+    flux: Path, bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    plain = bench.run(document(quantised(flux, "sdnq-uint4")))
+    wanted = quantised(flux, "sdnq-uint4")
+    wanted["pipeline"]["configuration"]["sdnq_optimize"] = ["transformer"]
+    optimised = bench.run(document(wanted))
+    assert optimised.success.loaded == ()
+    assert same(plain, optimised)
+    assert "sdnq_optimize is skipped: it needs a GPU and triton" in caplog.text
+    wanted["pipeline"]["configuration"]["sdnq_optimize"] = ["transfomer"]
+    error = bench.refused(document(wanted))
+    assert error.hint == "Did you mean 'transformer'?"
+
+
+def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux: Path):
+    """What a GPU is needed for is that it is worth it."""
+    quantiser = QUANTISERS["SDNQConfig"]
+    wanted = quantisation(quantiser, QUANTISED["sdnq-uint4"][1])
+    source = ModelSource(model="flux", folder=str(flux))
+    part = known_part(
+        "transformer", FluxTransformer2DModel, flux / "transformer", "bfloat16", source, wanted
+    )
+    loaded = _from_pretrained(part._replace(sdnq_matmul=True), Device("cpu"))
+    layers = [m.sdnq_dequantizer for m in loaded.modules() if hasattr(m, "sdnq_dequantizer")]
+    assert layers
+    assert all(layer.use_quantized_matmul for layer in layers)

@@ -163,9 +163,14 @@ def test_a_run_cancelled_under_a_lora_leaves_nothing_of_it(bench: Bench):
 
 def test_a_run_that_fails_under_a_lora_leaves_nothing_of_it(bench: Bench):
     before = bench.run(PLAIN)
-    failing = outlined()
-    failing["steps"][0]["pipeline"]["arguments"]["prompt"] = 7
-    assert bench.run(failing).terminal.type == "run_failed"
+
+    def fail_while_denoising(event: Any) -> None:
+        if isinstance(event, StepProgress):
+            raise ValueError("for the test")
+
+    bench.when = fail_while_denoising
+    assert bench.run(outlined()).terminal.type == "run_failed"
+    bench.when = lambda _event: None
     assert same(before, bench.run(PLAIN))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -193,3 +194,35 @@ def test_equal_quantisations_are_written_alike():
     one = quantisation(quantiser, {"load_in_4bit": True, "llm_int8_threshold": 5})
     other = quantisation(quantiser, {"llm_int8_threshold": 5.0, "load_in_4bit": True})
     assert one.model_dump_json() == other.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"quant_method": "sdnq"}, "The unet is quantised with sdnq, which is not installed."),
+        ({"quant_method": "awq"}, "The unet is quantised with 'awq', which is not supported."),
+    ],
+)
+def test_weights_that_were_published_quantised_are_noticed_while_planning(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stored: Document, said: str
+):
+    monkeypatch.setitem(sys.modules, "sdnq", None)
+    folder = bench.model / "unet"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"quantization_config": stored}))
+    place = "steps[0].pipeline.from_pretrained_arguments"
+    assert said in bench.problems(drawing())[place]
+    block = {
+        "configuration": {"component_type": "UNet2DConditionModel"},
+        "from_pretrained_arguments": {"model_name": MODEL, "subfolder": "unet"},
+    }
+    at_block = "steps[0].pipeline.unet.from_pretrained_arguments"
+    assert said in bench.problems(drawing(steps=[step(unet=block)]))[at_block]
+
+
+def test_what_sdnq_optimizes_needs_sdnq(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "sdnq", None)
+    document = drawing(steps=[step()])
+    document["steps"][0]["pipeline"]["configuration"]["sdnq_optimize"] = ["unet"]
+    place = "steps[0].pipeline.configuration.sdnq_optimize"
+    assert "pip install sdnq==0.2.8" in bench.problems(document)[place]
