@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
-from diffusers.models import attention_processor
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
@@ -20,7 +19,7 @@ CACHES = {"first_block": FirstBlockCacheConfig, "taylorseer": TaylorSeerCacheCon
 
 @contextlib.contextmanager
 def attending(pipeline: Any, step: PipelineStep) -> Iterator[None]:
-    """Inside, the step's attention backend and its UNet's processors. Raises LoadError.
+    """Inside, the step's attention backend. Raises LoadError.
 
     The backend is a setting of the whole process, which a component's own method leaves changed, so
     it is set around the step.
@@ -34,15 +33,6 @@ def attending(pipeline: Any, step: PipelineStep) -> Iterator[None]:
                     f"The attention backend '{step.attention_backend}' cannot be used here.",
                     hint=first_line(error),
                 ) from error
-        if step.attention_processor is not None:
-            unet = getattr(pipeline, "unet", None)
-            if unet is None:
-                raise LoadError(
-                    f"{type(pipeline).__name__} has no unet to set attention processors of.",
-                    hint=f"Remove 'unet' from {step.place}.pipeline.configuration.",
-                )
-            given_back.callback(unet.set_attn_processor, dict(unet.attn_processors))
-            unet.set_attn_processor(getattr(attention_processor, step.attention_processor)())
         yield
 
 

@@ -8,6 +8,7 @@ call, in the text encoder as in the autoencoder.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GAP_WORTH_TELLING_S = 1.0
+
+_watching: Callable[[torch.nn.Module], None] | None = None
+"""What is told of every call of a torch module: the main thread's run, while there is one."""
+
+
+@functools.cache
+def _watch_modules() -> None:
+    """Once and for good: a compiled module is compiled anew whenever torch's hooks are others."""
+    register_module_forward_pre_hook(_before_any_call)
+
+
+def _before_any_call(module: torch.nn.Module, _arguments: Any) -> None:
+    # Modules inside a compiled one are compiled with it: only the call of it all is a checkpoint.
+    if not torch.compiler.is_compiling() and _watching is not None:
+        _watching(module)
 
 
 @dataclass
@@ -123,18 +139,20 @@ class RunContext:
     def watching_modules(self) -> Iterator[None]:
         """Inside, every call of a torch module is a checkpoint and tells the phase."""
 
-        def before_call(module: torch.nn.Module, _arguments: Any) -> None:
-            self.checkpoint()
-            phase = self._phases.get(id(module))
-            if phase is not None and phase != self.phase:
-                self.enter(phase)
-
-        handle = register_module_forward_pre_hook(before_call)
+        _watch_modules()
+        global _watching
+        _watching = self._before_call
         try:
             yield
         finally:
-            handle.remove()
+            _watching = None
             self._phases.clear()
+
+    def _before_call(self, module: torch.nn.Module) -> None:
+        self.checkpoint()
+        phase = self._phases.get(id(module))
+        if phase is not None and phase != self.phase:
+            self.enter(phase)
 
     def tell_phases(self, components: Mapping[str, Any]) -> None:
         """Say which module's call means which phase, by the names pipelines give components."""

@@ -22,6 +22,7 @@ from diffusers import ConfigMixin
 from diffusers.loaders import IPAdapterMixin
 
 from app.errors import LoadError, nearest
+from app.worker.changes import check_settings
 from app.worker.downloads import local_folder
 from app.worker.parts import Part as Part
 from app.worker.parts import Parts as Parts
@@ -39,6 +40,7 @@ from app.worker.single_files import (
 )
 from app.workflow.fingerprint import component_key, identify, of_variant
 from app.workflow.model_index import INDEX, is_component
+from app.workflow.modular import component_dtype
 from app.workflow.plan import (
     ComponentBlock,
     DType,
@@ -138,17 +140,24 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
         if name in accepted and name not in reused
     }
     own_parts = {
-        name: file_part(name, kind, checkpoint, folder / name, step.dtype, step.source)
+        name: file_part(
+            name, kind, checkpoint, folder / name, component_dtype(step, name), step.source
+        )
         if checkpoint and is_loadable(kind)
-        else known_part(name, kind, folder / name, step.dtype, step.source)
+        else known_part(name, kind, folder / name, component_dtype(step, name), step.source)
         for name, kind in own.items()
     }
-    found = {**own_parts, **blocks, **reused}
+    loaded = {
+        name: part.with_changes(step.changes_of(name))
+        for name, part in {**own_parts, **blocks}.items()
+    }
+    found = {**loaded, **reused}
     if step.ip_adapter is not None and "image_encoder" in accepted:
         # As diffusers has it: the adapter's own encoder looks at the picture, where the model has
         # none.
         settings.pop("image_encoder", None)
         found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
+    check_settings(step, {name: part.component_class for name, part in found.items()}, settings)
     parts = tuple(found[name] for name in accepted if name in found)
     return Parts(pipeline_class, folder, parts, settings)
 

@@ -24,6 +24,7 @@ from diffusers.modular_pipelines.modular_pipeline import (
 )
 
 from app.errors import LoadError, nearest
+from app.worker.changes import check_settings
 from app.worker.downloads import local_folder
 from app.worker.loading import (
     Part,
@@ -76,7 +77,12 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> 
         and (step.modular.names is None or name in step.modular.names)
     }
     parts = {name: _own_part(name, part, step, folder, own) for name, part in own.items()}
-    found = {**parts, **blocks, **reused}
+    loaded = {
+        name: part.with_changes(step.changes_of(name)) for name, part in {**parts, **blocks}.items()
+    }
+    found = {**loaded, **reused}
+    unset = dict.fromkeys(pipeline.component_names)
+    check_settings(step, {name: part.component_class for name, part in found.items()}, unset)
     if step.ip_adapter is not None and not isinstance(pipeline, IPAdapterMixin):
         raise LoadError(
             f"{type(pipeline).__name__} takes no IP-adapter.",
@@ -111,7 +117,7 @@ def _index_in(folder: Path, step: PipelineStep) -> ModelIndex:
         raise LoadError(message, hint=hint)
     if brings_blocks and not any((folder / each).is_file() for each in INDEXES):
         # Blocks without components need no index.
-        return ModelIndex(MODULAR, "", True, {}, {})
+        return ModelIndex(MODULAR, "", True, {}, frozenset(), {})
     try:
         return read_index(folder, modular=True)
     except (OSError, ValueError) as error:

@@ -21,12 +21,15 @@ def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
     with contextlib.ExitStack() as given_back:
         if step.modular is not None:
             if step.offload is not None:
-                given_back.enter_context(_taking_turns(pipeline, step.offload, device))
+                given_back.enter_context(_taking_turns(pipeline, step, device))
         elif step.offload is not None:
             given_back.callback(pipeline.remove_all_hooks)
             if step.offload == "model":
                 pipeline.enable_model_cpu_offload(device=device.torch_device)
             else:
+                # The instance's own list: diffusers' belongs to the class.
+                left = [*pipeline._exclude_from_cpu_offload, *step.never_offloaded]
+                pipeline._exclude_from_cpu_offload = left
                 pipeline.enable_sequential_cpu_offload(device=device.torch_device)
         if step.offload is None:
             _move(pipeline, device)
@@ -37,7 +40,7 @@ def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _taking_turns(pipeline: Any, offload: str, device: Device) -> Iterator[None]:
+def _taking_turns(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
     """What diffusers has methods for at ordinary pipelines, for a modular one.
 
     Its blocks call its components in an order nobody declares, so whichever is called has all
@@ -54,7 +57,9 @@ def _taking_turns(pipeline: Any, offload: str, device: Device) -> Iterator[None]
     with contextlib.ExitStack() as given_back:
         hooks = []
         for name, module in modules.items():
-            if offload == "sequential":
+            if step.offload == "sequential" and name in step.never_offloaded:
+                module.to(on)
+            elif step.offload == "sequential":
                 given_back.callback(remove_hook_from_module, module, recurse=True)
                 cpu_offload(module, on, offload_buffers=len(module._parameters) > 0)
             else:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.workflow.fingerprint import changed_key
 from app.workflow.plan import DType, Quantisation, QuantiserKind
+from app.workflow.plan_settings import ComponentChanges
+from app.workflow.quantised import component_bytes
 
 
 class Part(NamedTuple):
@@ -30,12 +33,28 @@ class Part(NamedTuple):
 
     sdnq_matmul: bool = False
     """Whether it multiplies as SDNQ has quantised it."""
+    changes: ComponentChanges | None = None
+    """What is done to it when it has been loaded."""
 
     @property
     def title(self) -> str:
         """`unet of shapes (float32)`, `transformer of FLUX.1-dev (bfloat16, nf4)`."""
-        how = f"{self.dtype}, {self.quantisation.label}" if self.quantisation else self.dtype
-        return f"{self.name} of {self.short_name} ({how})"
+        how: list[str] = [self.dtype]
+        how += [self.quantisation.label] if self.quantisation else []
+        how += [self.changes.words] if self.changes else []
+        return f"{self.name} of {self.short_name} ({', '.join(how)})"
+
+    def with_changes(self, changes: ComponentChanges | None) -> Part:
+        """The part that is this one, changed so when it has been loaded."""
+        if changes is None:
+            return self
+        size_bytes = self.weight_bytes
+        if self.file is None:
+            size_bytes = component_bytes(
+                self.folder, self.variant, self.dtype, self.quantisation, changes
+            )
+        key = changed_key(self.key, changes)
+        return self._replace(key=key, weight_bytes=size_bytes, changes=changes)
 
 
 class Parts(NamedTuple):

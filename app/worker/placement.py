@@ -87,6 +87,8 @@ class Placement:
             self._settle(part, place, keys, later, context)
         if mode.offload == "model":
             self._make_room("device", need.largest_bytes, keys, later, context)
+        if mode.offload == "sequential":
+            self._make_room("device", need.never_offloaded_bytes, keys, later, context)
         on_cpu = not self._device.is_accelerator
         work_bytes = working_bytes(mode, need, on_cpu=on_cpu)
         self._make_room_to_work(work_bytes, keys, later, context)
@@ -95,15 +97,15 @@ class Placement:
     def put_back(self, step: LoadingStep, parts: StepParts) -> None:
         """After the step: have what took turns on the device lie in its files' pages again.
 
-        Model offload brings each component back as a copy in RAM of its own.
+        Model offload brings each component back as a copy in RAM of its own; sequential offload
+        leaves on the device what it is told to.
         """
         if isinstance(step, TaskStep) or not self._device.is_accelerator:
             return
-        if step.offload == "model":
-            for key in {part.key for part in parts.parts}:
-                entry = self._residency[key]
-                if entry.origin is not None:
-                    self._device.move(entry.component, "ram", entry.origin)
+        for key in {part.key for part in parts.parts if _has_moved(step, part)}:
+            entry = self._residency[key]
+            if entry.origin is not None or step.offload == "sequential":
+                self._device.move(entry.component, "ram", entry.origin)
 
     def evict_idle(
         self, place: Place, keep: Collection[str], later: Sequence[str], reason: str
@@ -126,11 +128,16 @@ class Placement:
     def _need(self, step: LoadingStep, parts: StepParts) -> Need:
         """What the step needs; what several of its parts share counts once."""
         components = tuple(
-            Component(part.name, part.folder, part.dtype, part.weight_bytes)
+            Component(part.name, part.folder, part.dtype, self._weight_bytes(part))
             for part in {part.key: part for part in parts.parts}.values()
         )
         name = parts.pipeline_class.__name__ if isinstance(parts, Parts) else ""
         return step_need(step, StepModel(name, components), self._sizes)
+
+    def _weight_bytes(self, part: Part) -> int:
+        """As measured where it is held; what is cut or cast is known by estimate before."""
+        held = part.key in self._residency
+        return self._residency[part.key].weight_bytes if held else part.weight_bytes
 
     def _stays_in_ram(self, step: LoadingStep) -> bool:
         return isinstance(step, TaskStep) and step.on_cpu and self._device.is_accelerator
@@ -229,6 +236,13 @@ class Placement:
 
 def _in_mode(step: LoadingStep, mode: Mode) -> LoadingStep:
     return step.model_copy(update=asdict(mode)) if isinstance(step, PipelineStep) else step
+
+
+def _has_moved(step: PipelineStep, part: Part) -> bool:
+    """Whether the step's offload leaves this part elsewhere than it found it."""
+    if step.offload == "sequential":
+        return part.name in step.never_offloaded
+    return step.offload == "model"
 
 
 def _tell(step: PipelineStep, mode: Mode) -> None:

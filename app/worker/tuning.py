@@ -14,6 +14,7 @@ from typing import Any
 
 from app.errors import LoadError
 from app.worker.attention import attending, cached
+from app.worker.component_tuning import components_tuned
 from app.worker.device import Device, is_out_of_memory
 from app.worker.downloads import local_folder
 from app.worker.ip_adapters import looking
@@ -35,6 +36,7 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
             given_back.callback(pipeline.unload_lora_weights)
             _load_adapters(pipeline, step)
         given_back.enter_context(attending(pipeline, step))
+        given_back.enter_context(components_tuned(pipeline, step))
         if step.ip_adapter is not None:
             given_back.enter_context(looking(pipeline, step.ip_adapter, step.name))
         vae = getattr(pipeline, "vae", None)

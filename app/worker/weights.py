@@ -29,6 +29,7 @@ from transformers import AutoImageProcessor, ProcessorMixin
 
 from app.errors import LoadError
 from app.settings import MIB
+from app.worker.changes import change, state_bytes
 from app.worker.context import RunContext
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
@@ -94,7 +95,7 @@ class Weights:
             part.key,
             part.title,
             shell.component,
-            part.weight_bytes if shell.counted_bytes is None else shell.counted_bytes,
+            _weight_bytes(part, shell),
             place="ram" if self._is_in_ram(shell.component, part) else "device",
             origin=shell.origin,
             file_backed_bytes=shell.origin.size_bytes if shell.origin else 0,
@@ -162,6 +163,9 @@ class Weights:
             files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
             files_bytes = sum(path.stat().st_size for path in files)
             return Shell(component, None, TOOL_FACTOR * files_bytes)
+        if part.changes is not None:
+            compiles = self._device.torch_device.type != "mps"
+            change(component, part.changes, part.title, compiles=compiles)
         if part.quantiser is not None:
             return Shell(component, None, 0, held_bytes(component))
         origin = find_origin(component, _weight_files(source))
@@ -169,7 +173,7 @@ class Weights:
         counted_bytes = held_bytes(component) if part.file else None
         if origin.is_whole:
             return Shell(component, origin, size_bytes + origin.private_bytes, counted_bytes)
-        if converted is None and ORIGINS_ARE_KNOWN:
+        if converted is None and part.changes is None and ORIGINS_ARE_KNOWN:
             self._unwritten[part.key] = part
         return Shell(component, None, size_bytes, counted_bytes)
 
@@ -202,6 +206,13 @@ class Weights:
             fill(entry.component, origin)
             entry.file_backed_bytes = origin.size_bytes
             self._device.release()
+
+
+def _weight_bytes(part: Part, shell: Shell) -> int:
+    """What the weights take: as their files say, or counted where those do not tell."""
+    if shell.counted_bytes is not None:
+        return shell.counted_bytes
+    return part.weight_bytes if part.changes is None else state_bytes(shell.component)
 
 
 def _from_pretrained(part: Part, device: Device) -> Any:

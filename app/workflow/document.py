@@ -8,34 +8,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, model_validator
+from pydantic import Field, JsonValue, StrictBool, StrictInt, model_validator
 
 from app.workflow.segments import MAX_SEGMENTS
+from app.workflow.setting_blocks import (
+    SETTING_BLOCKS,
+    AttentionBackend,
+    ComponentSettings,
+    DTypeSettings,
+    GroupOffload,
+    LayerwiseCasting,
+    TransformerSettings,
+    UnetSettings,
+    VaeSettings,
+)
+from app.workflow.setting_blocks import Block as Block
 
 NOT_YET_SUPPORTED = frozenset(
     [
         "audio_scheduler",
         "quantization",
-        "device",
-        "group_offload",
-        "exclude_from_cpu_offload",
-        "components",
-        "enable_attention_slicing",
-        "disable_attention_slicing",
         "prompt_weighting",
         "teacache",
-        "transformer",
-        "text_encoder",
-        "enable_layerwise_casting",
         "inversion",
         "generate",
         "workflow_type",
         "from_file",
         "from_previous_result",
         "from_arguments",
-        "channels_last",
-        "enable_forward_chunking",
-        "torch_dtype",
     ]
 )
 """Keys the dialect knows and this version refuses."""
@@ -43,21 +43,6 @@ NOT_YET_SUPPORTED = frozenset(
 
 MAX_SEED = 2**64 - 1
 Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
-
-
-class Block(BaseModel):
-    """A closed object of the document."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VaeSettings(Block):
-    enable_tiling: StrictBool = False
-    enable_slicing: StrictBool = False
-
-
-class UnetSettings(Block):
-    attn_processor_type: str | None = None
 
 
 class FirstBlockCache(Block):
@@ -73,11 +58,6 @@ class TaylorSeerCache(Block):
 
 CacheBlock = Annotated[FirstBlockCache | TaylorSeerCache, Field(discriminator="type")]
 """What a cache of the denoiser does is diffusers' business, and these are its own defaults."""
-AttentionBackend = Literal[
-    "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
-    "flash", "flash_varlen", "_flash_3", "_flash_varlen_3", "sage", "sage_varlen", "xformers",
-]  # fmt: skip
-"""Those of torch and of packages; a backend named `…_hub` would run code of the model hub."""
 
 
 class QuantisationConfiguration(Block):
@@ -112,16 +92,27 @@ class Configuration(Block):
     component_type: str
     offload: Literal["model", "sequential"] | None = None
     no_generator: StrictBool = False
+    device: str | None = None
+    exclude_from_cpu_offload: tuple[str, ...] = ()
+    group_offload: GroupOffload | None = None
     preserve_device_placement: StrictBool = False
     """Decides nothing: where components lie is the workbench's business, and no result's."""
     pre_load_modules: tuple[str, ...] = ()
     """Quantisers that have to be installed; what a load needs is imported anyhow."""
     sdnq_optimize: tuple[str, ...] = ()
     """Components quantised by SDNQ that are to multiply as they are quantised, on a GPU."""
+    components: dict[str, ComponentSettings] = Field(default_factory=dict)
+    enable_layerwise_casting: LayerwiseCasting | None = None
+    enable_attention_slicing: StrictBool = False
+    disable_attention_slicing: StrictBool = False
+    """Decides nothing by itself: attention is sliced only where a document asks for it."""
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()
     unet: UnetSettings = UnetSettings()
+    transformer: TransformerSettings = TransformerSettings()
+    component_dtypes: dict[str, DTypeSettings] = Field(default_factory=dict)
+    """Gathered from blocks that set the dtype of another component: `text_encoder`, …"""
     cache: CacheBlock | None = None
     attention_backend: AttentionBackend | None = None
     load_components: LoadComponents | None = None
@@ -130,13 +121,21 @@ class Configuration(Block):
     )
     components_manager: ComponentsManager | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_dtypes(cls, block: Any) -> Any:
+        """Any other key whose object has `torch_dtype` is about a component."""
+        return _gathered(cls, block, "torch_dtype", "component_dtypes")
+
 
 class ComponentConfiguration(Block):
     component_type: str
+    device: str | None = None
+    offload: Literal["model", "sequential"] | None = None
+    group_offload: GroupOffload | None = None
+    enable_layerwise_casting: LayerwiseCasting | None = None
     preserve_device_placement: StrictBool = False
     """Decides nothing, as in `Configuration`."""
-    device: str | None = None
-    """Decides nothing either."""
 
 
 class SchedulerConfiguration(Block):
@@ -172,6 +171,9 @@ class ComponentDocument(Block):
     configuration: ComponentConfiguration
     from_pretrained_arguments: dict[str, Any]
     quantization_config: QuantisationBlock | None = None
+    group_offload: GroupOffload | None = None
+    enable_layerwise_casting: LayerwiseCasting | None = None
+    """These two may stand here or in `configuration`."""
 
 
 class RemoteTextEncoder(Block):
@@ -225,17 +227,22 @@ class PipelineBlock(Block):
     @classmethod
     def _gather_components(cls, block: Any) -> Any:
         """Any other key whose object has `from_pretrained_arguments` is a component."""
-        if not isinstance(block, dict):
-            return block
-        names = {
-            key
-            for key, value in block.items()
-            if key not in cls.model_fields
-            and isinstance(value, dict)
-            and "from_pretrained_arguments" in value
-        }
-        rest = {key: value for key, value in block.items() if key not in names}
-        return {**rest, "component_blocks": {name: block[name] for name in sorted(names)}}
+        return _gathered(cls, block, "from_pretrained_arguments", "component_blocks")
+
+
+def _gathered(model: type[Block], block: Any, mark: str, into: str) -> Any:
+    """The block with everything under an unknown key that has `mark` in it in one place."""
+    if not isinstance(block, dict):
+        return block
+    if into in block:
+        raise ValueError(f"'{into}' is not a known key")
+    names = {
+        key
+        for key, value in block.items()
+        if key not in model.model_fields and isinstance(value, dict) and mark in value
+    }
+    rest = {key: value for key, value in block.items() if key not in names}
+    return {**rest, into: {name: block[name] for name in sorted(names)}}
 
 
 class PipelineReference(Block):
@@ -354,15 +361,17 @@ class WorkflowDocument(Block):
     description: str = ""
 
 
+GATHERED = frozenset({"component_blocks", "component_dtypes"})
+"""Fields that are no keys of a document: what stands under names of components is put there."""
 KNOWN_KEYS = frozenset(
     name
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
-        PipelineReference, ChainBlock, FrameSnap, SubWorkflow, ResultBlock, InputBlock, VaeSettings,
-        TaskBlock,
-        UnetSettings, FirstBlockCache, TaylorSeerCache, RemoteTextEncoder, ComponentDocument,
-        QuantisationBlock, QuantisationConfiguration, LoadComponents, ComponentsManager,
+        PipelineReference, ChainBlock, FrameSnap, SubWorkflow, ResultBlock, InputBlock, TaskBlock,
+        FirstBlockCache, TaylorSeerCache, RemoteTextEncoder, ComponentDocument, QuantisationBlock,
+        QuantisationConfiguration, LoadComponents, ComponentsManager, *SETTING_BLOCKS,
     )
     for name in model.model_fields
+    if name not in GATHERED
 )  # fmt: skip

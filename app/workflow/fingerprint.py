@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from app.workflow.plan import DType, Frozen, ModelSource, Plan, Quantisation
+from app.workflow.plan_settings import ComponentChanges, StorageDType
 
 HEADER_LENGTH_BYTES = 8
-DTYPE_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES: dict[StorageDType, int] = {
+    "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+}  # fmt: skip
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Of safetensors' types those that a load converts, with their bytes per number."""
 METADATA = "__metadata__"
@@ -146,12 +149,32 @@ def of_variant(names: Iterable[str], variant: str | None) -> list[str]:
     return by_variant.get(variant) or by_variant.get(None) or []
 
 
-def weight_bytes(folder: Path, variant: str | None, dtype: DType | None = None) -> int:
+def changed_key(key: str, changes: ComponentChanges) -> str:
+    """The key of the component of this key after these changes."""
+    return hashlib.sha256(f"{key} {changes.model_dump_json()}".encode()).hexdigest()[:32]
+
+
+def weight_bytes(
+    folder: Path,
+    variant: str | None,
+    dtype: DType | None = None,
+    changes: ComponentChanges | None = None,
+) -> int:
     """Bytes of the tensors in the component's weight files, from their headers; see `tensor_bytes`.
 
-    Raises ValueError where a file is not a safetensors file, OSError where it cannot be read.
+    After these changes at most: what is cut counts where files have other names for it. Raises
+    ValueError where a file is not a safetensors file, OSError where it cannot be read.
     """
-    return sum(tensor_bytes(path, dtype) for path in weight_files(folder, variant))
+    files = weight_files(folder, variant)
+    if changes is None:
+        return sum(tensor_bytes(path, dtype) for path in files)
+    stored = dtype if changes.casting is None else changes.casting.storage
+    return sum(
+        _loaded_bytes(entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0], stored)
+        for path in files
+        for name, entry in _read_header(path)[1].items()
+        if not changes.leaves_out(name)
+    )
 
 
 def tensor_bytes(path: Path, dtype: DType | None = None) -> int:
@@ -162,10 +185,13 @@ def tensor_bytes(path: Path, dtype: DType | None = None) -> int:
     """
     status = path.stat()
     stored = _bytes_by_type(path, status.st_size, status.st_mtime_ns)
-    return sum(
-        count * DTYPE_BYTES[dtype] // FLOAT_BYTES[name] if dtype and name in FLOAT_BYTES else count
-        for name, count in stored.items()
-    )
+    return sum(_loaded_bytes(name, count, dtype) for name, count in stored.items())
+
+
+def _loaded_bytes(type_name: str, count: int, dtype: StorageDType | None) -> int:
+    if dtype is None or type_name not in FLOAT_BYTES:
+        return count
+    return count * DTYPE_BYTES[dtype] // FLOAT_BYTES[type_name]
 
 
 @functools.lru_cache(maxsize=512)

@@ -27,10 +27,10 @@ OFFLOADS: tuple[Offload | None, ...] = (None, "model")
 """What is chosen from on an accelerator where a document leaves it open: all components stay there,
 or one at a time does.
 
-Two leaner ways are not chosen. Sequential offload (a layer at a time) is many times slower, so it
-is for a document to ask for. diffusers' group offload cannot be taken off again, so a held
-component would keep it for every later step, and on disk it trusts a file of the same name that
-another model has left."""
+Two leaner ways are not chosen. Sequential offload (a layer at a time) is many times slower, so a
+document has to ask for it, or for group offload, which it stands for here: diffusers' own cannot be
+taken off again, so a held component would keep it for every later step, and on disk it trusts a
+file of the same name that another model has left."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Need:
     """The weights that decoding computes with."""
     takes_turns: bool = True
     """Whether its components can be on the device one at a time."""
+    streams: bool = False
+    """Whether the document lets weights pass through the device in groups."""
+    never_offloaded_bytes: int = 0
+    """The weights that sequential offload leaves on the device."""
 
     @property
     def total_bytes(self) -> int:
@@ -104,7 +108,7 @@ def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
     The rest is an estimate and refuses nothing: what fits in no mode is tried in the leanest.
     """
     takes_turns = room.is_accelerator and need.takes_turns
-    offloads = [e for e in _offloads(asked, takes_turns=takes_turns) if _weights_fit(e, need, room)]
+    offloads = [each for each in _offloads(asked, need, room) if _weights_fit(each, need, room)]
     if not offloads:
         least = need.largest_bytes if takes_turns else need.total_bytes
         raise TooLarge(
@@ -118,14 +122,20 @@ def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
     return next(fitting, modes[-1])
 
 
-def _offloads(asked: Mode, *, takes_turns: bool) -> tuple[Offload | None, ...]:
-    if not takes_turns:
+def _offloads(asked: Mode, need: Need, room: Room) -> tuple[Offload | None, ...]:
+    if not (room.is_accelerator and need.takes_turns):
         return (None,)
-    return (asked.offload,) if asked.offload else OFFLOADS
+    if asked.offload:
+        return (asked.offload,)
+    return (*OFFLOADS, "sequential") if need.streams else OFFLOADS
 
 
 def _weights_fit(offload: Offload | None, need: Need, room: Room) -> bool:
-    at_once = {None: need.total_bytes, "model": need.largest_bytes, "sequential": 0}
+    at_once = {
+        None: need.total_bytes,
+        "model": need.largest_bytes,
+        "sequential": need.never_offloaded_bytes,
+    }
     return at_once[offload] <= room.device_bytes
 
 
@@ -151,7 +161,7 @@ def peak_bytes(mode: Mode, need: Need, room: Room | None) -> int:
     """
     working = working_bytes(mode, need, on_cpu=room is not None and not room.is_accelerator)
     if mode.offload == "sequential":
-        return working
+        return need.never_offloaded_bytes + working
     if mode.offload == "model":
         denoising = need.denoiser_bytes + (need.denoise_bytes or 0)
         return max(need.largest_bytes, denoising, need.decoder_bytes + _decode_bytes(mode, need))

@@ -38,6 +38,8 @@ class ModelIndex(NamedTuple):
     """The module of the repository's own code that defines it; empty where diffusers does."""
     is_modular: bool
     parts: dict[str, IndexedPart]
+    empty: frozenset[str]
+    """Components in whose place there is none."""
     settings: dict[str, Any]
     """What is neither: values of the pipeline's configuration."""
 
@@ -69,6 +71,7 @@ def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
         str(module),
         is_modular,
         parts,
+        frozenset(name for name, entry in tree.items() if entry == [None, None]),
         {name: value for name, value in tree.items() if not is_component(value)},
     )
 

@@ -211,6 +211,6 @@ def holds(folder: Path) -> bool:
 
 def component_dtype(step: PipelineStep, name: str) -> DType:
     """The dtype in which the step loads this component of its model."""
-    if step.modular is None:
-        return step.dtype
+    if name in step.dtypes or step.modular is None:
+        return step.dtypes.get(name, step.dtype)
     return step.modular.dtypes.get(name, step.modular.dtypes.get(EVERY, step.dtype))

@@ -7,13 +7,12 @@ from typing import get_args
 from app.errors import nearest
 from app.packages import Package
 from app.workflow.plan import DType
-from app.workflow.signatures import Kind, public_classes
+from app.workflow.signatures import Kind, attention_processors, public_classes
 
 DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
 CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
 """Names of older documents and what the class is called now."""
-ATTENTION_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
-"""Of diffusers' those that fit every UNet and need no package."""
+ATTENTION_PROCESSORS = "diffusers.models.attention_processor"
 PACKAGES = ("diffusers", "transformers")
 NOT_HERE = {
     "transformers.pipeline": "Use the tasks text_generation and image_to_text instead.",
@@ -69,13 +68,19 @@ def missing_packages(name: str) -> tuple[Package, ...]:
 
 
 def attention_processor(name: str) -> str:
-    """The class of attention processors that is named, unqualified. Raises UnknownName."""
-    bare = name.removeprefix("diffusers.models.attention_processor.")
-    if bare not in ATTENTION_PROCESSORS:
-        offered = ", ".join(ATTENTION_PROCESSORS)
-        hint = nearest(bare, ATTENTION_PROCESSORS)
-        raise UnknownName(f"'{name}' is not one of {offered}. {hint}".rstrip())
-    return bare
+    """The qualified name of one of diffusers' attention processors.
+
+    Documents name the module too, as `diffusers.models.attention_processor.AttnProcessor`; a bare
+    name is one of that module. Raises UnknownName.
+    """
+    module, _, bare = name.rpartition(".")
+    module = module or ATTENTION_PROCESSORS
+    known = attention_processors()
+    if bare in known and module in known[bare]:
+        return f"{module}.{bare}"
+    raise UnknownName(
+        f"'{name}' is not an attention processor of diffusers. {nearest(bare, known)}".rstrip()
+    )
 
 
 def dtype_name(name: str) -> DType:

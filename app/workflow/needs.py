@@ -32,10 +32,10 @@ from app.workflow.plan import (
     SubWorkflowStep,
     TaskStep,
 )
+from app.workflow.plan_settings import DENOISERS as DENOISERS
 from app.workflow.quantised import component_bytes, single_file_bytes
 from app.workflow.signatures import call_signature
 
-DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
 DECODERS = ("vae", "vqvae", "movq", "audio_vae")
 NO_SIDE_PX = 1024
 """What diffusers draws where neither the call nor the denoiser's configuration names a size."""
@@ -173,6 +173,10 @@ def step_need(step: LoadingStep, model: StepModel, sizes: dict[str, Size]) -> Ne
         else None,
         denoiser_bytes=max((each.weight_bytes for each in denoisers), default=0),
         decoder_bytes=decoder.weight_bytes if decoder else 0,
+        streams=step.streams,
+        never_offloaded_bytes=sum(
+            by_name[name].weight_bytes for name in step.never_offloaded if name in by_name
+        ),
     )
 
 
@@ -260,7 +264,12 @@ def step_model(
             if component.name == name
         )
         components = tuple(
-            Component(name, place, dtype, component_bytes(place, variant, dtype, quantised))
+            Component(
+                name,
+                place,
+                dtype,
+                component_bytes(place, variant, dtype, quantised, step.changes_of(name)),
+            )
             for name, (place, dtype, variant, quantised) in {**own, **blocks}.items()
         )
         # What it computes with is told by the configuration of the model it stands in for.
@@ -284,7 +293,7 @@ def _own_part(
     """Where a component of the step's own model lies, its dtype, the variant of its files, and
     what quantises it."""
     if step.modular is None:
-        return folder / name, step.dtype, step.source.variant, None
+        return folder / name, component_dtype(step, name), step.source.variant, None
     elsewhere = step.modular.sources.get(name)
     place = folder if elsewhere is None else find(elsewhere, part.subfolder)
     return (

@@ -11,6 +11,7 @@ from app.workflow import names
 from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.workflow.calls import check_pipeline_call
 from app.workflow.chains import read_chain
+from app.workflow.component_settings import with_settings
 from app.workflow.document import ComponentDocument, PipelineBlock, StepDocument
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
@@ -121,13 +122,12 @@ class PipelineBuilder:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         chain = read_chain(block.chain, arguments, pipeline_class, self._reader, (*where, "chain"))
         scheduler = self._scheduler(block, where)
-        processor = self._attention_processor(block, where)
         check_quantisers(block, source, components, where, self._reader)
         cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted or source is None:
             return None
-        return PipelineStep(
+        built = PipelineStep(
             name=name,
             place=place(at),
             pipeline_class=pipeline_class,
@@ -154,13 +154,14 @@ class PipelineBuilder:
             if cache is None
             else CacheSettings(type=cache.type, options=cache.model_dump(exclude={"type"})),
             attention_backend=block.configuration.attention_backend,
-            attention_processor=processor,
             arguments=arguments,
             chain=chain,
             seed=step_seed if block.seed is None else block.seed,
             generator=not block.configuration.no_generator,
             result=result,
         )
+        built = with_settings(built, block, where, self._reader)
+        return None if len(self._reader.problems) > noted else built
 
     def refer(
         self,
@@ -229,15 +230,6 @@ class PipelineBuilder:
             message = f"'{name}' needs {package.name}, which is not installed."
             self._reader.note(at, message, package.how_to_add)
         return found
-
-    def _attention_processor(self, block: PipelineBlock, where: Place) -> str | None:
-        named = block.configuration.unet.attn_processor_type
-        try:
-            return None if named is None else names.attention_processor(named)
-        except names.UnknownName as error:
-            at = (*where, "configuration", "unet", "attn_processor_type")
-            self._reader.note(at, str(error))
-            return None
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
         """Refuse what cannot be honoured; the components that are set to null."""

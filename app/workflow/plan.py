@@ -15,11 +15,12 @@ from pydantic import Field, JsonValue
 
 from app.media.files import MediaKind
 from app.workflow.frozen import Frozen as Frozen
+from app.workflow.plan_settings import DENOISERS, Casting, ComponentChanges, Tuning, cast_too
+from app.workflow.plan_settings import CacheSettings as CacheSettings
+from app.workflow.plan_settings import DType as DType
+from app.workflow.plan_settings import SchedulerChange as SchedulerChange
 from app.workflow.quantisation import Quantisation as Quantisation
 from app.workflow.quantisation import QuantiserKind as QuantiserKind
-
-DType = Literal["float32", "float16", "bfloat16"]
-
 
 # --- values: what an argument may be. What a person typed can only become a Literal or a file. ---
 
@@ -176,13 +177,6 @@ class IpAdapterSource(Frozen):
     scale: JsonValue = 1.0
 
 
-class CacheSettings(Frozen):
-    """What the denoiser computes only now and then, and takes from its last time between."""
-
-    type: Literal["first_block", "taylorseer"]
-    options: dict[str, JsonValue]
-
-
 class FrameGrid(Frozen):
     """The numbers of frames a model can make; see `segments.Snap`."""
 
@@ -215,15 +209,6 @@ class Chain(Frozen):
     save_segments: bool = False
     """Whether segments are written and leave the memory."""
     keep_segments: bool = False
-
-
-class SchedulerChange(Frozen):
-    """What replaces the model's own scheduler for this step."""
-
-    class_name: str | None = None
-    """Qualified; None keeps the class."""
-    config: dict[str, JsonValue] = Field(default_factory=dict)
-    shift: float | None = None
 
 
 class ModularSettings(Frozen):
@@ -338,8 +323,19 @@ class PipelineStep(PlannedStep):
     cache: CacheSettings | None = None
     attention_backend: str | None = None
     """As diffusers names it; None is its default."""
-    attention_processor: str | None = None
-    """The class of diffusers' attention processors that a UNet uses; None keeps its own."""
+    dtypes: dict[str, DType] = Field(default_factory=dict)
+    """Of the model's own components those that are loaded in another dtype than the rest."""
+    casting: Casting | None = None
+    """How the weights of its denoisers lie; for others see `changes`."""
+    changes: dict[str, ComponentChanges] = Field(default_factory=dict)
+    """What is changed about components when they are loaded."""
+    tunings: dict[str, Tuning] = Field(default_factory=dict)
+    """How components, or modules in them by dotted paths, are computed with."""
+    attention_slicing: bool = False
+    streams: bool = False
+    """Whether the document lets weights pass through the device in groups."""
+    never_offloaded: tuple[str, ...] = ()
+    """Components that sequential offload leaves on the device."""
     arguments: dict[str, Value]
     chain: Chain | None = None
     generator: bool = True
@@ -349,6 +345,13 @@ class PipelineStep(PlannedStep):
     def title(self) -> str:
         """`StableDiffusionPipeline of shapes`."""
         return f"{self.pipeline_class.rpartition('.')[2]} of {self.source.model}"
+
+    def changes_of(self, component: str) -> ComponentChanges | None:
+        """What is done to the component of this name when it is loaded for the step."""
+        changes = self.changes.get(component)
+        if self.casting is None or component not in DENOISERS:
+            return changes
+        return cast_too(changes, self.casting)
 
     @property
     def references(self) -> list[ResultValue]:

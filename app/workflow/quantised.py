@@ -20,6 +20,7 @@ from app.workflow.fingerprint import (
     weight_files,
 )
 from app.workflow.plan import DType, Quantisation
+from app.workflow.plan_settings import ComponentChanges
 
 BNB_BLOCK, BNB_NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one of their own, in bitsandbytes."""
@@ -47,18 +48,22 @@ PREFIXES: dict[str, tuple[str, ...]] = {
 
 
 def component_bytes(
-    folder: Path, variant: str | None, dtype: DType | None, quantisation: Quantisation | None
+    folder: Path,
+    variant: str | None,
+    dtype: DType | None,
+    quantisation: Quantisation | None,
+    changes: ComponentChanges | None = None,
 ) -> int:
-    """Bytes of the component in this folder as it will be held.
+    """Bytes of the component in this folder as it will be held, after these changes to it.
 
     Raises ValueError where a file is not a safetensors file, OSError where it cannot be read.
     """
     if stored_quantiser(folder) is not None:
-        return weight_bytes(folder, variant)
+        return weight_bytes(folder, variant, None, changes)
     if quantisation is None or dtype is None:
-        return weight_bytes(folder, variant, dtype)
+        return weight_bytes(folder, variant, dtype, changes)
     files = weight_files(folder, variant)
-    return round(sum(_file_bytes(file, "", dtype, quantisation) for file in files))
+    return round(sum(_file_bytes(file, "", dtype, quantisation, changes) for file in files))
 
 
 def single_file_bytes(
@@ -77,13 +82,17 @@ def single_file_bytes(
 
 
 def _file_bytes(
-    file: Path, component: str, dtype: DType, quantisation: Quantisation | None
+    file: Path,
+    component: str,
+    dtype: DType,
+    quantisation: Quantisation | None,
+    changes: ComponentChanges | None = None,
 ) -> float:
     prefixes = PREFIXES.get(component, ("",))
     return sum(
         _tensor_bytes(name, kind, shape, dtype, quantisation)
         for name, (kind, shape) in tensor_shapes(file).items()
-        if name.startswith(prefixes)
+        if name.startswith(prefixes) and not (changes and changes.leaves_out(name))
     )
 
 

@@ -57,7 +57,8 @@ def result_key(
             [
                 None if step.cache is None else step.cache.model_dump(),
                 step.attention_backend,
-                step.attention_processor,
+                {key: tuning.model_dump() for key, tuning in step.tunings.items()},
+                step.attention_slicing,
             ],
             _all_described(step.arguments, earlier),
             None if step.chain is None else _chain_described(step.chain, earlier),

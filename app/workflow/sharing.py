@@ -34,9 +34,9 @@ class Sharing:
         """Note a pipeline step, which is called `name` in the plan, and what it shares."""
         assert step.pipeline is not None
         self._built[step.name] = built
-        known = None if built is None else _component_names(built)
+        known = None if built is None else known_components(built)
         for component, where in _named(step.pipeline, (*at, "pipeline"), "shared_components"):
-            if known is not None and component not in known:
+            if known is not None and not known.get(component):
                 message = f"The pipeline of '{step.name}' has no component '{component}'."
                 reader.note(where, message, nearest(component, known))
             self._sharing[component] = name
@@ -86,15 +86,18 @@ def _named(block: PipelineBlock, at: Place, key: str) -> list[tuple[str, Place]]
     ]
 
 
-def _component_names(step: PipelineStep) -> set[str] | None:
-    """The components the step's pipeline will have; None where the model is not here yet."""
+def known_components(step: PipelineStep) -> dict[str, bool] | None:
+    """The components the step's pipeline has by name, and whether each is there or none in its
+    place; None where the model is not here yet."""
     source = step.source
     folder = Path(source.folder) if source.folder else find_snapshot(source.model, source.revision)
     if folder is None:
         return None
     try:
-        own = read_index(folder, modular=step.modular is not None).parts.keys() - set(step.absent)
+        index = read_index(folder, modular=step.modular is not None)
+        own = {name: name not in step.absent for name in index.parts}
+        own |= dict.fromkeys(index.empty, False)
     except (OSError, ValueError):
         # What is wrong with the model is told when it is loaded.
         return None
-    return own | step.components.keys() | step.reused.keys()
+    return {**own, **dict.fromkeys([*step.components, *step.reused], True)}

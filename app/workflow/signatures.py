@@ -81,6 +81,7 @@ class CallSignature(_Frozen):
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
 SINGLE_FILE_TABLE = "SINGLE_FILE_LOADABLE_CLASSES"
 _NAMES: TypeAdapter[frozenset[str]] = TypeAdapter(frozenset[str])
+_MODULES: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[str, tuple[str, ...]])
 _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None)
 
 
@@ -88,6 +89,12 @@ _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None
 def public_classes(package: str) -> dict[str, ClassPlace]:
     """Every public class of the package that a document may name, by name."""
     return remembered(package, "classes", _INDEX, lambda: _index(package))
+
+
+@functools.cache
+def attention_processors() -> dict[str, tuple[str, ...]]:
+    """diffusers' attention processors by name, with the modules that define one of that name."""
+    return remembered("diffusers", "processors", _MODULES, _find_processors)
 
 
 @functools.cache
@@ -144,6 +151,17 @@ def _index(package: str) -> dict[str, ClassPlace]:
                         name, ClassPlace(kind=kind, file=where, needs=needs.get(name, ()))
                     )
     return index
+
+
+def _find_processors() -> dict[str, tuple[str, ...]]:
+    root = package_root("diffusers")
+    found: dict[str, tuple[str, ...]] = {}
+    for file in sorted(root.glob("models/**/*.py")):
+        module = ".".join(("diffusers", *file.relative_to(root).with_suffix("").parts))
+        for name in CLASS_LINE.findall(file.read_text(encoding="utf-8")):
+            if "AttnProcessor" in name:
+                found[name] = (*found.get(name, ()), module)
+    return found
 
 
 def _public_names(init: Path) -> frozenset[str]:

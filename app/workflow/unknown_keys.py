@@ -10,7 +10,10 @@ from app.errors import Problem, nearest
 from app.workflow.document import KNOWN_KEYS, NOT_YET_SUPPORTED
 from app.workflow.references import Path, place
 
-CLOSED = {"chain", "frame_snap", "ip_adapter", "scheduler", "audio_scheduler", "inputs"}
+CLOSED = {
+    "chain", "frame_snap", "ip_adapter", "scheduler", "audio_scheduler", "inputs", "compile",
+    "group_offload", "enable_layerwise_casting", "teacache",
+}  # fmt: skip
 """Blocks whose keys the dialect closes, or hands on to a call that would refuse others."""
 ACTIONS = ("pipeline", "pipeline_reference", "task", "workflow")
 """Of which a step has one."""

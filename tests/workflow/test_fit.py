@@ -59,6 +59,25 @@ def test_a_part_larger_than_the_device_is_refused_with_the_way_out(asked: Offloa
         choose_mode(Mode(asked), need(101, 10), CARD)
 
 
+@pytest.mark.parametrize(
+    ("weights_bytes", "chosen"),
+    [((60, 40), None), ((60, 41), "model"), ((101, 10), "sequential")],
+)
+def test_a_part_larger_than_the_device_passes_through_it_where_the_document_lets_weights_do_so(
+    weights_bytes: tuple[int, ...], chosen: Offload | None
+):
+    assert choose_mode(Mode(), need(*weights_bytes, streams=True), CARD).offload == chosen
+
+
+def test_what_sequential_offload_leaves_on_the_device_has_to_fit():
+    asked = Mode("sequential")
+    left = need(500, 10, never_offloaded_bytes=10)
+    assert choose_mode(asked, left, CARD) == asked
+    assert peak_bytes(asked, left, CARD) == 10
+    with pytest.raises(TooLarge):
+        choose_mode(asked, need(500, 101, never_offloaded_bytes=101), CARD)
+
+
 def test_without_an_accelerator_nothing_is_offloaded_and_what_is_too_large_is_refused():
     cpu = Room(device_bytes=100, ram_bytes=0, total_bytes=120)
     assert choose_mode(Mode("model"), need(50, 50), cpu) == Mode()

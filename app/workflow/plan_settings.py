@@ -1,0 +1,106 @@
+"""The part of a plan that says how a step's components are loaded and computed with.
+
+Changes are made when a component is loaded and make another component of it: they are part of its
+key. Tunings are for one step's calls and are undone after them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from app.workflow.frozen import Frozen
+
+DType = Literal["float32", "float16", "bfloat16"]
+StorageDType = Literal["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32"]
+
+DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
+
+
+class Casting(Frozen):
+    """Weights lie in one dtype, and each layer is computed in another."""
+
+    storage: StorageDType
+    compute: DType
+
+
+class Compiled(Frozen):
+    """What `torch.compile` is told."""
+
+    repeated_blocks: bool = False
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Its own keyword arguments: mode, fullgraph, dynamic; those that are given."""
+
+
+class ComponentChanges(Frozen):
+    """What is done to a component when it is loaded; paths are from the component, "" is itself."""
+
+    kept_layers: dict[str, int] = Field(default_factory=dict)
+    """Of the list of layers at this path, how many stay, from the first."""
+    removed: tuple[str, ...] = ()
+    """Paths of modules that hand through what they are given."""
+    casting: Casting | None = None
+    channels_last: bool = False
+    compiled: dict[str, Compiled] = Field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """`cut, stored as float8_e4m3fn`."""
+        words = []
+        if self.kept_layers or self.removed:
+            words.append("cut")
+        if self.casting is not None:
+            words.append(f"stored as {self.casting.storage}")
+        if self.channels_last:
+            words.append("channels last")
+        if self.compiled:
+            words.append("compiled")
+        return ", ".join(words)
+
+    def leaves_out(self, tensor: str) -> bool:
+        """Whether the tensor of this name in the component's files is not kept.
+
+        Some libraries give tensors other names in files than in modules; of those nothing is known
+        before they are loaded, and they count as kept.
+        """
+        if any(tensor == path or tensor.startswith(f"{path}.") for path in self.removed):
+            return True
+        for path, count in self.kept_layers.items():
+            if tensor.startswith(f"{path}."):
+                index = tensor.removeprefix(f"{path}.").partition(".")[0]
+                return index.isdecimal() and int(index) >= count
+        return False
+
+
+def cast_too(changes: ComponentChanges | None, casting: Casting) -> ComponentChanges:
+    """These changes, with the weights cast where they say nothing about that."""
+    changes = changes or ComponentChanges()
+    return changes.model_copy(update={"casting": changes.casting or casting})
+
+
+class Tuning(Frozen):
+    """How a component, or a module in it, is computed with during one step."""
+
+    tiling: dict[str, JsonValue] | None = None
+    """The arguments of its `enable_tiling`; None: it is not called."""
+    attention_backend: str | None = None
+    attention_processor: str | None = None
+    """Qualified: `diffusers.models.attention_processor.AttnProcessor2_0`."""
+    forward_chunking: bool = False
+
+
+class CacheSettings(Frozen):
+    """What the denoiser computes only now and then, and takes from its last time between."""
+
+    type: Literal["first_block", "taylorseer"]
+    options: dict[str, JsonValue]
+
+
+class SchedulerChange(Frozen):
+    """What replaces the model's own scheduler for this step."""
+
+    class_name: str | None = None
+    """Qualified; None keeps the class."""
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    shift: float | None = None
