@@ -17,6 +17,7 @@ import numpy as np  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from app.errors import BadRequest
 from app.settings import PROJECT
@@ -64,6 +65,8 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def watch() -> Watch:
+    # Pillow looks for the packages of its own plugins once.
+    Image.init()
     return Watch()
 
 
