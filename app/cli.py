@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from app.workflow.hub_headers import HubHeaders
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+OF_THE_PAGE = ("host", "port", "share", "media_urls")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 INPUT = re.compile(r"[a-zA-Z_][\w-]*=")
 """How a word begins that gives a variable its value; any other is a file."""
@@ -130,9 +131,7 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results go")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument(
-        "--log-level", choices=LOG_LEVELS, help=f"(default {log_level}, or DW_LOG_LEVEL)"
-    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"(default {log_level})")
     parser.set_defaults(default_log_level=log_level)
 
 
@@ -171,10 +170,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
     try:
         given = Settings.from_environment()
-        of_page = ("host", "port", "share", "media_urls")
-        ui = {
-            name: value for name in of_page if (value := getattr(options, name, None)) is not None
-        }
+        ui = {name: getattr(options, name, None) for name in OF_THE_PAGE}
+        ui = {name: value for name, value in ui.items() if value is not None}
         if options.command is _serve and options.auth:
             ui["auth"] = _login(options.auth)
         paths: dict[str, Any] = {}

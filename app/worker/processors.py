@@ -35,8 +35,14 @@ class _WithoutFilms(ProcessorMixin):  # type: ignore[misc]
 
 
 def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Any:
-    """The processor in this folder, without its part for films where torchvision is missing."""
-    if FILMS in processor_class.get_attributes() and not is_torchvision_available():
-        bases = (_WithoutFilms, processor_class)
-        processor_class = type(processor_class.__name__, bases, {})
-    return processor_class.from_pretrained(folder, local_files_only=True)
+    """The processor in this folder, with what there is instead of its part for films where
+    torchvision is missing."""
+    if FILMS not in processor_class.get_attributes() or is_torchvision_available():
+        return processor_class.from_pretrained(folder, local_files_only=True)
+    without: Any = type(processor_class.__name__, (_WithoutFilms, processor_class), {})
+    processor = without.from_pretrained(folder, local_files_only=True)
+    if issubclass(processor_class, transformers.Qwen3VLProcessor):
+        from app.worker.film_processor import Qwen3Films
+
+        setattr(processor, FILMS, Qwen3Films(folder))
+    return processor
