@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from app.errors import StepError, nearest
+from app.steps.build import build
 from app.steps.media import read_picture, read_sound, read_video
 from app.tasks.media import AudioVideo, as_frames, as_picture
 from app.workflow.inputs import media_kind
 from app.workflow.iterations import MAX_ITERATIONS
 from app.workflow.plan import (
     AudioValue,
+    BuiltValue,
     DTypeValue,
     ImageValue,
     ListValue,
@@ -123,7 +125,7 @@ class _Live:
             case ImageValue() | VideoValue() | AudioValue():
                 if value.path not in self._files:
                     self._files[value.path] = self._read(value)
-                return self._files[value.path]
+                return self._given(self._files[value.path])
             case ResultValue():
                 result = next(chosen)
                 # What a sub-workflow was handed has been picked there.
@@ -139,8 +141,23 @@ class _Live:
                 ]
             case ObjectValue():
                 return {key: self.value(entry, key, chosen) for key, entry in value.entries.items()}
+            case BuiltValue():
+                # In the order in which `references_in` finds what they refer to.
+                media = None if value.media is None else self._whole(value.media, name, chosen)
+                given = {
+                    key: self.value(entry, key, chosen) for key, entry in value.arguments.items()
+                }
+                return build(value.class_name, media, given)
             case RemoteValue():
                 raise StepError(f"{value.place}: '{value.url}' has not been fetched.")
+
+    def _whole(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
+        """The value with all that belongs to it, for an object that takes the sound of a film."""
+        bare, self._bare = self._bare, False
+        try:
+            return self.value(value, name, chosen)
+        finally:
+            self._bare = bare
 
     def _read(self, value: ImageValue | VideoValue | AudioValue) -> Any:
         checkpoint = self._context.checkpoint
@@ -148,9 +165,9 @@ class _Live:
             case ImageValue():
                 return read_picture(value.path)
             case VideoValue():
-                return self._given(read_video(value.path, checkpoint))
+                return read_video(value.path, checkpoint)
             case AudioValue():
-                return self._given(read_sound(value.path, checkpoint))
+                return read_sound(value.path, checkpoint)
 
     def _given(self, value: Any) -> Any:
         """What a call is given: of a film for a pipeline its pictures, of a sound its samples."""

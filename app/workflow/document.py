@@ -33,9 +33,6 @@ NOT_YET_SUPPORTED = frozenset(
         "inversion",
         "generate",
         "workflow_type",
-        "from_file",
-        "from_previous_result",
-        "from_arguments",
     ]
 )
 """Keys the dialect knows and this version refuses."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidWorkflow, Problem, UnknownWorkflow, nearest, shortened
+from app.workflow.constants import with_constants
 from app.workflow.document import WorkflowDocument
 from app.workflow.files import can_be_path
 from app.workflow.inputs import unfit
@@ -29,11 +30,15 @@ MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 
 
 class RawDocument(NamedTuple):
-    """A workflow file as read: nothing substituted, nothing checked beyond being a JSON object."""
+    """A workflow file as read: no variable substituted, nothing checked beyond being a JSON
+    object."""
 
     path: pathlib.Path
     content: bytes
     tree: dict[str, Any]
+    """With the values of its constants."""
+    wrong_constants: tuple[tuple[Path, str], ...] = ()
+    """Where a constant stands that cannot be taken, and why; there the tree has null."""
 
 
 def read_document(path: pathlib.Path) -> RawDocument:
@@ -76,7 +81,7 @@ def read_document(path: pathlib.Path) -> RawDocument:
         raise InvalidWorkflow(
             f"'{path.name}' has more than {MAX_NODES} parts; a workflow is a small document."
         )
-    return RawDocument(path, content, tree)
+    return RawDocument(path, content, *with_constants(tree))
 
 
 class Parsed(NamedTuple):

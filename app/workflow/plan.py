@@ -100,6 +100,17 @@ class ObjectValue(Frozen):
     entries: dict[str, Value]
 
 
+class BuiltValue(Frozen):
+    """An object of one of diffusers' data classes, built anew for every call."""
+
+    type: Literal["built"] = "built"
+    class_name: str
+    """Its name in DATA_CLASSES."""
+    media: Value | None = None
+    """The file or result that it is made of, as its class takes those of its kind."""
+    arguments: dict[str, Value] = Field(default_factory=dict)
+
+
 Value = Annotated[
     LiteralValue
     | ImageValue
@@ -109,7 +120,8 @@ Value = Annotated[
     | ResultValue
     | DTypeValue
     | ListValue
-    | ObjectValue,
+    | ObjectValue
+    | BuiltValue,
     Field(discriminator="type"),
 ]
 
@@ -452,6 +464,9 @@ def references_in(values: Iterable[Value]) -> Iterator[ResultValue]:
             yield from references_in(value.items)
         elif isinstance(value, ObjectValue):
             yield from references_in(value.entries.values())
+        elif isinstance(value, BuiltValue):
+            yield from references_in([value.media] if value.media else [])
+            yield from references_in(value.arguments.values())
 
 
 Step = Annotated[PipelineStep | TaskStep | SubWorkflowStep, Field(discriminator="kind")]

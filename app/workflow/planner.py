@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,8 +56,8 @@ from app.workflow.values import TooManyProblems, ValueReader, problem
 
 NOT_SUBSTITUTED = {"variables", "inputs", "$schema"}
 """Keys of a document in which nothing is replaced; `$schema` is for editors alone."""
-NO_VALUE = ("There is no variable", "The default of variable")
-"""How the sentences on a variable without a value begin."""
+NO_VALUE = ("There is no variable", "The default of variable", "There is no constant")
+"""How the sentences on what has no value begin."""
 
 
 def make_plan(
@@ -93,7 +94,7 @@ def make_plan(
         workflow_id=str(raw.tree["id"]),
         workflow_path=str(workflow.resolve()),
         workflow_hash=workflow_hash(planning.contents),
-        document=raw.tree,
+        document=json.loads(raw.content),
         changes=dict(changes),
         inputs={spec.name: values.get(spec.name, spec.default) for spec in specs},
         seed=planning.first_seed,
@@ -267,8 +268,14 @@ class _Planning:
         for path, name in tree.endless:
             message = f"{NO_VALUE[1]} '{name}' leads back to itself."
             problem(self.problems, (*place_prefix, *path), message)
+        for path, message in raw.wrong_constants:
+            problem(self.problems, (*place_prefix, *path), message)
+        # A variable whose default holds such a constant has no value wherever it stands.
+        unset = {path[1] for path, _ in raw.wrong_constants if path[0] == "variables"}
+        unset_at = [(path, name) for path, name in tree.references.items() if name in unset]
         self._without_value += [
-            place((*place_prefix, *path)) for path, _ in (*tree.undeclared, *tree.endless)
+            place((*place_prefix, *path))
+            for path, _ in (*tree.undeclared, *tree.endless, *raw.wrong_constants, *unset_at)
         ]
         return tree
 

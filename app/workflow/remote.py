@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.workflow.plan import (
+    BuiltValue,
     ListValue,
     ObjectValue,
     PipelineStep,
@@ -53,6 +54,9 @@ def _within(values: Iterable[Value]) -> Iterator[RemoteValue]:
             yield from _within(value.items)
         elif isinstance(value, ObjectValue):
             yield from _within(value.entries.values())
+        elif isinstance(value, BuiltValue):
+            yield from _within([value.media] if value.media else [])
+            yield from _within(value.arguments.values())
 
 
 def _mapped(values: Mapping[str, Value], resolve: Resolve) -> dict[str, Value]:
@@ -67,4 +71,8 @@ def _with_file(value: Value, resolve: Resolve) -> Value:
             return ListValue(items=tuple(_with_file(item, resolve) for item in value.items))
         case ObjectValue():
             return ObjectValue(entries=_mapped(value.entries, resolve))
+        case BuiltValue():
+            media = None if value.media is None else _with_file(value.media, resolve)
+            arguments = _mapped(value.arguments, resolve)
+            return value.model_copy(update={"media": media, "arguments": arguments})
     return value

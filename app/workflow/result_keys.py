@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from app.workflow.plan import (
     AudioValue,
+    BuiltValue,
     Chain,
     ImageValue,
     ListValue,
@@ -124,6 +125,9 @@ def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
             return {value.type: value.sha256}
         case ResultValue():
             return {"result": [earlier[value.step], value.property, _argument(value)]}
+        case BuiltValue():
+            media = None if value.media is None else _described(value.media, earlier)
+            return {"built": [value.class_name, media, _all_described(value.arguments, earlier)]}
         case ListValue():
             return {"list": [_described(item, earlier) for item in value.items]}
         case ObjectValue():

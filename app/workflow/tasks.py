@@ -19,6 +19,7 @@ from app.workflow.inputs import FILES_OF_ARGUMENTS
 from app.workflow.pipelines import PipelineBuilder
 from app.workflow.plan import (
     AudioValue,
+    BuiltValue,
     DTypeValue,
     ImageValue,
     ListValue,
@@ -229,7 +230,7 @@ def _sample(value: Value) -> Any:
             return value.value
         case ImageValue():
             return _sample_of("image")
-        case ResultValue():
+        case ResultValue() | BuiltValue():
             return UNKNOWN
         case VideoValue() | AudioValue():
             return _sample_of(value.type)

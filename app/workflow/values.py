@@ -14,6 +14,7 @@ from app.settings import UrlSettings
 from app.workflow import names
 from app.workflow.inputs import media_kind
 from app.workflow.media import media_value
+from app.workflow.objects import built_value, is_built
 from app.workflow.plan import (
     DTypeValue,
     ListValue,
@@ -28,7 +29,6 @@ from app.workflow.references import parse, place
 MAX_PROBLEMS = 100
 MAX_NAME_LENGTH = 1000
 """Of a reference to a result."""
-OBJECT_KEYS = ("from_file", "from_previous_result", "from_arguments")
 READY = get_args(get_args(Value)[0])
 """The classes of values that are resolved already (handed in by a parent workflow)."""
 
@@ -99,10 +99,7 @@ class ValueReader:
         typed = self.is_typed(path)
         reference = None if typed else parse(value)
         if reference is not None and reference.kind == "previous_result":
-            return self._result(reference.target, path, handed_down=handed_down)
-        if reference is not None:
-            self.note(path, f"'{reference.kind}:' is not yet supported here.")
-            return LiteralValue(value=None)
+            return self.result(reference.target, path, handed_down=handed_down)
         kind = media_kind(key) or media_kind(self._variables.get(self._local(path), ""))
         is_object = isinstance(value, dict)
         if not typed and is_object and {"media_type", "location"} <= value.keys():
@@ -124,10 +121,8 @@ class ValueReader:
         return LiteralValue(value=value)
 
     def _object(self, value: dict[str, Any], path: Place, handed_down: bool) -> Value:
-        for key in OBJECT_KEYS:
-            if key in value:
-                self.note((*path, key), f"'{key}' is not yet supported.")
-                return LiteralValue(value=None)
+        if is_built(value):
+            return built_value(self, value, path, handed_down=handed_down)
         entries = {
             key: self.read(item, (*path, key), handed_down=handed_down)
             for key, item in value.items()
@@ -136,7 +131,7 @@ class ValueReader:
             return ObjectValue(entries=entries)
         return LiteralValue(value={key: _json(entry) for key, entry in entries.items()})
 
-    def _result(self, target: str, path: Place, *, handed_down: bool) -> Value:
+    def result(self, target: str, path: Place, *, handed_down: bool) -> Value:
         """An exact step name first, else the longest one followed by a dot and a property."""
         name = target[:MAX_NAME_LENGTH]
         while name not in self._steps:
@@ -164,7 +159,7 @@ class ValueReader:
         typed = self.is_typed(path)
         reference = None if typed else parse(value)
         if reference is not None and reference.kind == "previous_result":
-            return self._result(reference.target, path, handed_down=handed_down)
+            return self.result(reference.target, path, handed_down=handed_down)
         if isinstance(value, dict) and not typed:
             if "location" not in value:
                 return self._object(value, path, handed_down)

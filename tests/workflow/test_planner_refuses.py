@@ -234,12 +234,6 @@ def test_a_missing_picture_of_the_document_names_the_nearest_file(bench: Bench):
     }
 
 
-def test_a_constant_of_the_document_is_refused(bench: Bench):
-    assert bench.problems(with_arguments(prompt="constant:os.environ")) == {
-        f"{ARGUMENTS}.prompt": "'constant:' is not yet supported here."
-    }
-
-
 def test_two_steps_of_one_name_are_refused(bench: Bench):
     assert bench.problems(drawing(steps=[step(), step()])) == {
         "steps[1].name": "Two steps are called 'draw'. Give each step its own name."

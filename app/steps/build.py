@@ -1,0 +1,53 @@
+"""Objects of diffusers' data classes, made of what a plan says."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import StepError
+from app.tasks.media import AudioVideo, as_picture, as_sound, check_video
+from app.workflow.objects import DATA_CLASSES, data_class
+
+
+def build(class_name: str, media: Any, arguments: Mapping[str, Any]) -> Any:
+    """The object; `media` is a picture, a film or a sound as its class takes one, or None.
+
+    What `arguments` says wins over what the media carry: their pace, their sample rate. Raises
+    StepError where the class does not take them.
+    """
+    module = importlib.import_module(f"diffusers.{DATA_CLASSES[class_name]}")
+    known = data_class(class_name)
+    try:
+        made_of = {} if media is None or known.kind is None else _FIELDS[known.kind](media)
+        given = {name: value for name, value in made_of.items() if name in known.fields}
+        return getattr(module, class_name)(**{**given, **arguments})
+    except (TypeError, ValueError) as error:
+        raise StepError(f"No {class_name} can be made: {error}.") from error
+
+
+def _of_picture(media: Any) -> dict[str, Any]:
+    return {"image": as_picture(media).convert("RGB")}
+
+
+def _of_film(media: Any) -> dict[str, Any]:
+    check_video(media)
+    if not isinstance(media, AudioVideo):
+        return {"frames": media}
+    fields = {"frames": media.frames}
+    if media.audio is not None:
+        fields |= _of_sound(media)
+    return fields if media.fps is None else {**fields, "fps": media.fps}
+
+
+def _of_sound(media: Any) -> dict[str, Any]:
+    import torch
+
+    samples = torch.from_numpy(as_sound(media).T.copy())
+    if isinstance(media, AudioVideo):
+        return {"audio": samples, "sample_rate": media.sample_rate}
+    return {"audio": samples}
+
+
+_FIELDS = {"image": _of_picture, "video": _of_film, "audio": _of_sound}
