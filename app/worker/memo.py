@@ -26,7 +26,7 @@ from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsErr
 from app.worker.loading import Parts
 from app.worker.recent import Recent
 from app.worker.tuning import lora_files
-from app.workflow.fingerprint import identify_file, library_versions
+from app.workflow.fingerprint import computing_versions, identify_file
 from app.workflow.needs import DENOISERS
 from app.workflow.plan import PipelineStep
 
@@ -147,7 +147,7 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         dict(parts.settings),
         components,
         loras,
-        library_versions(),
+        computing_versions(),
         # Other hardware rounds otherwise.
         [str(device), device.name],
     ]

@@ -23,7 +23,7 @@ from app.worker.ip_adapters import ip_adapter_identity
 from app.worker.loading import StepParts, TaskParts
 from app.worker.recent import Recent
 from app.worker.tuning import lora_files
-from app.workflow.fingerprint import identify_file, library_versions
+from app.workflow.fingerprint import computing_versions, identify_file
 from app.workflow.plan import LoadingStep, Plan, SubWorkflowStep, TaskStep
 from app.workflow.result_keys import answered, result_key, steps_to_run
 
@@ -84,7 +84,7 @@ class StepResults:
 
         `needed` are the parts of every step that has any, none of which has to be loaded.
         """
-        machine: JsonValue = [str(device), device.name, dict(library_versions())]
+        machine: JsonValue = [str(device), device.name, dict(computing_versions())]
         keys: dict[str, str | None] = {}
         for step in plan.steps:
             loaded: list[Any] = []

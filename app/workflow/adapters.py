@@ -36,14 +36,13 @@ def read_loras(
 def _lora(
     lora: LoraBlock, index: int, at: Place, source_of: SourceOf, reader: ValueReader
 ) -> LoraSource | None:
-    weight_name = lora.weight_name
-    if weight_name is not None and (
-        not weight_name.endswith(".safetensors") or not is_plain(weight_name)
-    ):
-        reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
-        return None
+    weight_name = None
+    if lora.weight_name is not None:
+        weight_name = _safetensors(lora.weight_name, at, reader)
+        if weight_name is None:
+            return None
     source = source_of(lora.model_dump(exclude={"weight_name"}), at)
-    if source is None:
+    if source is None or (weight_name and not _is_there(source, weight_name, at, reader)):
         return None
     return LoraSource(
         source=source,
@@ -59,25 +58,16 @@ def read_ip_adapter(
     """The adapter; where the document names a pickle, the safetensors file of that name."""
     if block is None:
         return None
-    stem, dot, kind = block.weight_name.rpartition(".")
-    weight_name = f"{stem}.safetensors"
-    if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(weight_name):
-        reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
+    weight_name = _safetensors(block.weight_name, at, reader)
+    if weight_name is None:
         return None
     encoder = block.image_encoder_folder
     if not is_plain(encoder):
         reader.note((*at, "image_encoder_folder"), f"{encoder!r} is not a plain name.")
         return None
     source = source_of(block.model_dump(exclude={"weight_name"}), at)
-    if source is None:
+    if source is None or not _is_there(source, weight_name, at, reader):
         return None
-    if source.folder is not None:
-        folder = Path(source.folder) / source.subfolder
-        if not (folder / weight_name).is_file():
-            there = [path.name for path in folder.glob("*.safetensors")]
-            message = f"'{source.model}' has no {weight_name}."
-            reader.note((*at, "weight_name"), message, nearest(weight_name, there))
-            return None
     beside = f"{source.subfolder}/{encoder}" if source.subfolder else encoder
     return IpAdapterSource(
         source=source,
@@ -85,6 +75,29 @@ def read_ip_adapter(
         image_encoder=encoder if "/" in encoder else beside,
         scale=block.scale,
     )
+
+
+def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
+    """The file that is read where this one is named: for a pickle the safetensors one beside it."""
+    stem, dot, kind = named.rpartition(".")
+    name = f"{stem}.safetensors"
+    if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(name):
+        reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
+        return None
+    return name
+
+
+def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueReader) -> bool:
+    """Whether a model on this machine has this file; what the hub has is known when it is asked."""
+    if source.folder is None:
+        return True
+    folder = Path(source.folder) / source.subfolder
+    if (folder / weight_name).is_file():
+        return True
+    there = [path.name for path in folder.glob("*.safetensors")]
+    message = f"'{source.model}' has no {weight_name}."
+    reader.note((*at, "weight_name"), message, nearest(weight_name, there))
+    return False
 
 
 def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:

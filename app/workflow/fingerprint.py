@@ -6,6 +6,7 @@ the workflow, not how it is called. Two places that name the same thing get the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -26,6 +27,7 @@ FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2":
 """Of safetensors' types those that a load converts, with their bytes per number."""
 METADATA = "__metadata__"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
+QUANTISERS = ("bitsandbytes", "torchao", "gguf", "sdnq", "optimum-quanto")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -66,6 +68,16 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
+@functools.cache
+def computing_versions() -> dict[str, str]:
+    """As `library_versions`, with those of the quantisers that are installed."""
+    found = library_versions()
+    for name in QUANTISERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found = {**found, name: importlib.metadata.version(name)}
+    return found
+
+
 def request_key(plan: Plan, device: str = "auto") -> str:
     """The key of what a plan makes: equal for requests that would make the same files again.
 
@@ -73,7 +85,7 @@ def request_key(plan: Plan, device: str = "auto") -> str:
     file of a local model (for a model of the hub its name and revision), the libraries' versions
     and the device as the settings name it.
     """
-    digest = hashlib.sha256(json.dumps([plan.workflow_id, device, library_versions()]).encode())
+    digest = hashlib.sha256(json.dumps([plan.workflow_id, device, computing_versions()]).encode())
     for step in plan.steps:
         digest.update(step.model_dump_json().encode())
         for source in step.sources:

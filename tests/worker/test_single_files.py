@@ -14,8 +14,9 @@ from app.settings import PathSettings
 from app.worker.quantising import held_bytes
 from app.workflow.planner import make_plan
 from tests.standins import build_flux
+from tests.standins.checkpoint import build_checkpoint
 from tests.standins.gguf import build_gguf
-from tests.worker.bench import Bench, Document, document, same
+from tests.worker.bench import Bench, Document, document, same, step
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -136,3 +137,70 @@ def test_code_in_weights_is_not_run_even_then(flux: Path, tmp_path: Path, bench:
     finished = bench.run(make_plan(path, {}, paths=allowing, seed=7))
     assert finished.terminal.type == "run_failed"
     assert not (tmp_path / "harmed").exists()
+
+
+# --- whole pipelines -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """The stand-in for Stable Diffusion in one file."""
+    file = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    build_checkpoint(tiny, file)
+    return file
+
+
+def from_checkpoint(checkpoint: Path, **loading: Any) -> Document:
+    wanted = step()
+    wanted["pipeline"]["from_pretrained_arguments"] = {
+        "from_single_file": str(checkpoint),
+        **loading,
+    }
+    return document(wanted)
+
+
+def test_a_whole_pipeline_in_one_file_draws_what_it_draws_from_its_folders(
+    checkpoint: Path, tiny: Path, bench: Bench
+):
+    folders = document(step(model=tiny, loading={"safety_checker": None}))
+    apart = bench.run(bench.plan(bench.write(folders, "folders")))
+    wanted = bench.plan(bench.write(from_checkpoint(checkpoint, config=str(tiny)), "file"))
+    cold = bench.run(wanted)
+    named = {title.partition(" ")[0] for title in cold.success.loaded if "safetensors" in title}
+    assert named == {"unet", "vae", "text_encoder"}
+    assert same(apart, cold)
+    assert bench.run(wanted).success.loaded == ()
+    bench.free()
+    assert same(cold, bench.run(wanted))
+
+
+def test_a_pipeline_in_one_file_may_have_components_of_its_own_and_share_them(
+    checkpoint: Path, tiny: Path, bench: Bench
+):
+    wanted = from_checkpoint(checkpoint, config=str(tiny))
+    wanted["steps"][0]["pipeline"]["vae"] = {
+        "configuration": {"component_type": "AutoencoderKL"},
+        "from_pretrained_arguments": {"model_name": str(tiny), "subfolder": "vae"},
+    }
+    loaded = bench.run(wanted).success.loaded
+    assert "vae of tiny (float32)" in loaded
+    assert "unet of tiny.safetensors (float32)" in loaded
+
+
+def test_whose_file_it_is_is_told_by_its_tensors(checkpoint: Path, tiny: Path, bench: Bench):
+    """A Stable Diffusion 1, whose configuration is looked for in the folders of models first."""
+    models = bench.folder / "models"
+    shutil.copytree(tiny, models / "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    path = bench.write(from_checkpoint(checkpoint))
+    plan = make_plan(path, {}, paths=PathSettings(models=(models,)), seed=7)
+    named = bench.plan(bench.write(from_checkpoint(checkpoint, config=str(tiny)), "named"))
+    assert same(bench.run(plan), bench.run(named))
+
+
+def test_without_its_configuration_the_sentence_says_whose_it_needs(
+    checkpoint: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    error = bench.refused(from_checkpoint(checkpoint))
+    assert "by its tensors it is a 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in error.message
+    assert "as 'config' beside 'from_single_file'" in error.hint

@@ -203,12 +203,24 @@ def test_a_name_that_no_file_can_have_is_refused_with_its_place(
     assert list(bench.problems(documents[key])) == [place]
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "x.bin", "/x.safetensors"])
+@pytest.mark.parametrize("name", ["../x.safetensors", "x.py", "/x.safetensors", "x"])
 def test_lora_weights_have_a_plain_name_and_are_safetensors(bench: Bench, name: str):
     document = drawing(steps=[step(loras=[{"model_name": MODEL, "weight_name": name}])])
     assert bench.problems(document) == {
         f"{PIPELINE}.loras[0].weight_name": "A plain name ending in .safetensors is needed."
     }
+
+
+def test_a_lora_that_may_hold_code_stands_for_the_safetensors_file_beside_it(bench: Bench):
+    document = drawing(steps=[step(loras=[{"model_name": MODEL, "weight_name": "x.bin"}])])
+    (bench.model / "y.safetensors").touch()
+    assert bench.problems(document) == {
+        f"{PIPELINE}.loras[0].weight_name": f"'{MODEL}' has no x.safetensors."
+        " Did you mean 'y.safetensors'?"
+    }
+    (bench.model / "x.safetensors").touch()
+    [planned] = bench.plan(document).steps
+    assert planned.loras[0].weight_name == "x.safetensors"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "/abs", ".hidden"])
