@@ -22,25 +22,18 @@ class Steps:
         self._done = 0
         self._clock_started = 0.0
 
-    @property
-    def total(self) -> int:
-        """How many steps the call makes; what a pipeline does not say its scheduler knows."""
-        told = getattr(self._pipeline, "num_timesteps", None)
-        return int(told or len(self._pipeline.scheduler.timesteps))
-
-    def end(self, done: int, latents: Any) -> None:
+    def end(self, done: int, total: int, latents: Any) -> None:
         """Tell that so many steps of the call are done."""
         if done == 1:
             # The first step's end starts the clock: what came before was not the denoiser.
             self._clock_started = time.monotonic()
-        total = max(self.total, done)
-        self._context.end_step(done, total, self._clock_started, latents, self._sight)
+        self._context.end_step(done, max(total, done), self._clock_started, latents, self._sight)
 
     def on_step_end(
-        self, _pipeline: Any, index: int, _time: Any, tensors: dict[str, Any]
+        self, pipeline: Any, index: int, _time: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        """diffusers' `callback_on_step_end`."""
-        self.end(index + 1, tensors.get("latents"))
+        """diffusers' `callback_on_step_end`, called by the pipeline or by one that is in it."""
+        self.end(index + 1, _total(pipeline), tensors.get("latents"))
         return {}
 
     def at(self, scheduler: Any) -> None:
@@ -52,11 +45,17 @@ class Steps:
         def told_step(*arguments: Any, **named: Any) -> Any:
             output = step(*arguments, **named)
             # A second call begins anew.
-            self._done = self._done % self.total + 1
-            self.end(self._done, output[0])
+            total = _total(self._pipeline)
+            self._done = self._done % total + 1
+            self.end(self._done, total, output[0])
             return output
 
         scheduler.step = told_step
+
+
+def _total(pipeline: Any) -> int:
+    """How many steps the call makes; what a pipeline does not say its scheduler knows."""
+    return int(getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps))
 
 
 def tell_steps(pipeline: Any, context: RunContext, sight: Sight) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.workflow.adapters import check_ip_adapter_image, read_ip_adapter, read_
 from app.workflow.calls import check_pipeline_call
 from app.workflow.chains import read_chain
 from app.workflow.component_settings import with_settings
+from app.workflow.connected import connected
 from app.workflow.document import ComponentDocument, PipelineBlock, StepDocument
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
@@ -127,6 +129,8 @@ class PipelineBuilder:
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted or source is None:
             return None
+        find = partial(self.source, at=loading_at, key="model_name")
+        components = {**connected(pipeline_class, source, dtype, find), **components}
         built = PipelineStep(
             name=name,
             place=place(at),

@@ -73,10 +73,11 @@ def _step(
     }
 
 
-def _document(*steps: Document, saved: Saved, preview: bool = False) -> Own:
+def _document(*steps: Document, saved: Saved, preview: bool = False, of: str = "") -> Own:
     steps[-1]["result"] = {"content_type": saved.content_type}
     kinds = [step["pipeline"]["configuration"]["component_type"] for step in steps]
-    return Own({"id": "-".join(kinds), "steps": list(steps)}, saved, preview)
+    name = "-".join(kinds) + (f" of {of}" if of else "")
+    return Own({"id": name, "steps": list(steps)}, saved, preview)
 
 
 WORDS: Document = {"prompt": "a marmot in a top hat"}
@@ -85,14 +86,16 @@ FEW: Document = {"num_inference_steps": STEPS}
 SEEN: Document = {"image": PICTURE}
 
 
-def _picture(kind: str, model: str, *, preview: bool = False, **arguments: Any) -> Own:
+def _picture(
+    kind: str, model: str, *, preview: bool = False, of: str = "", **arguments: Any
+) -> Own:
     step = _step(kind, model, **WORDS, **SIZE, **FEW, **arguments)
-    return _document(step, saved=Saved("image/png"), preview=preview)
+    return _document(step, saved=Saved("image/png"), preview=preview, of=of)
 
 
-def _film(kind: str, model: str, frames: int, **arguments: Any) -> Own:
+def _film(kind: str, model: str, frames: int, *, of: str = "", **arguments: Any) -> Own:
     step = _step(kind, model, **FEW, **{"num_frames": frames, **SIZE, **arguments})
-    return _document(step, saved=Saved("video/mp4", frames=frames))
+    return _document(step, saved=Saved("video/mp4", frames=frames), of=of)
 
 
 def _controlnet(model: str) -> Document:
@@ -170,8 +173,16 @@ OWN = (
               negative_image_embeds="previous_result:prior.negative_image_embeds"),
         saved=Saved("image/png"),
     ),
+    _picture("AutoPipelineForText2Image", f"{KANDINSKY}-decoder", of="Kandinsky 2.2"),
+    _picture("AutoPipelineForImage2Image", f"{KANDINSKY}-decoder", of="Kandinsky 2.2", **SEEN,
+             strength=0.6),
+    _picture("AutoPipelineForText2Image", "kandinsky-community/kandinsky-3", of="Kandinsky 3"),
+    _picture("KolorsPipeline", "Kwai-Kolors/Kolors-diffusers"),
+    _picture("NucleusMoEImagePipeline", "NucleusAI/Nucleus-Image"),
     _film("WanPipeline", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 5, **WORDS),
     _film("WanImageToVideoPipeline", "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", 5, **WORDS, **SEEN),
+    _film("WanImageToVideoPipeline", "Wan-AI/Wan2.2-I2V-A14B-Diffusers", 5, of="Wan 2.2", **WORDS,
+          **SEEN),
     _film("CogVideoXPipeline", "THUDM/CogVideoX-5b", 9, **WORDS),
     _film("CogVideoXImageToVideoPipeline", "THUDM/CogVideoX-5b-I2V", 9, **WORDS, **SEEN),
     _film("HunyuanVideoPipeline", "hunyuanvideo-community/HunyuanVideo", 5, **WORDS),

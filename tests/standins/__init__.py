@@ -17,6 +17,7 @@ from diffusers import FluxControlPipeline, FluxFillPipeline
 
 from app.settings import SHIPPED_WORKFLOWS
 from app.tasks import TASKS
+from app.workflow.connected import PRIOR_OF
 from app.workflow.task_models import with_defaults
 from tests.standins.films import (
     build_allegro,
@@ -31,12 +32,18 @@ from tests.standins.gemma import build_lumina2, build_sana
 from tests.standins.gguf import build_gguf
 from tests.standins.hunyuan import build_hunyuan_video, build_hunyuan_video15
 from tests.standins.ip_adapter import build_ip_adapter
-from tests.standins.kandinsky import build_kandinsky_decoder, build_kandinsky_prior
+from tests.standins.kandinsky import (
+    build_kandinsky3,
+    build_kandinsky_decoder,
+    build_kandinsky_prior,
+)
+from tests.standins.kolors import build_kolors
 from tests.standins.lora import build_lora
 from tests.standins.minimax_h3 import WHERE as MINIMAX_H3
 from tests.standins.minimax_h3 import build_minimax_h3
 from tests.standins.qwen import (
     build_krea2,
+    build_nucleus_image,
     build_qwen_image,
     build_qwen_image_edit_plus,
     build_zimage,
@@ -89,6 +96,9 @@ MODELS: dict[str, Build] = {
     "Efficient-Large-Model/Sana_1600M_1024px_diffusers": build_sana,
     "kandinsky-community/kandinsky-2-2-prior": build_kandinsky_prior,
     "kandinsky-community/kandinsky-2-2-decoder": build_kandinsky_decoder,
+    "kandinsky-community/kandinsky-3": build_kandinsky3,
+    "Kwai-Kolors/Kolors-diffusers": build_kolors,
+    "NucleusAI/Nucleus-Image": build_nucleus_image,
     "kandinsky-community/kandinsky-2-2-controlnet-depth": partial(
         build_kandinsky_decoder, controlnet=True
     ),
@@ -168,6 +178,8 @@ class StandIns:
         named = set(texts(document))
         for task in (TASKS[command] for command in named & TASKS.keys()):
             named |= {each.model for each in task.loads(with_defaults(task, {}))}
+        # The model that is put together with one that is named.
+        named |= {PRIOR_OF[name] for name in named & PRIOR_OF.keys()}
         for name in MODELS:
             if name in named:
                 self.add(name)

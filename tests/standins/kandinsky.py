@@ -1,4 +1,4 @@
-"""Stand-ins for Kandinsky 2.2: its prior, its decoder, and the decoder that is shown depth."""
+"""Stand-ins for Kandinsky 2.2, its prior, its decoder and the one that is shown depth, and 3."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import (
     DDPMScheduler,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
     KandinskyV22ControlnetPipeline,
     KandinskyV22Pipeline,
     KandinskyV22PriorPipeline,
@@ -27,6 +29,8 @@ from tests.standins.parts import (
     clip_tokenizer,
     save,
     seeded,
+    t5_encoder,
+    t5_tokenizer,
 )
 
 
@@ -83,16 +87,42 @@ def build_kandinsky_decoder(folder: Path, seed: int = 0, *, controlnet: bool = F
             scheduler=DDPMScheduler(
                 beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False
             ),
-            movq=VQModel(
-                # The library norms over 32 groups whatever the size.
-                block_out_channels=(32, 32, 32, 32),
-                down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
-                up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
-                latent_channels=4,
-                layers_per_block=1,
-                norm_type="spatial",
-                num_vq_embeddings=16,
-                vq_embed_dim=4,
-            ).eval(),
+            movq=_movq(),
         )
     save(pipeline, folder)
+
+
+def build_kandinsky3(folder: Path, seed: int = 0) -> None:
+    """Kandinsky 3, which reads its words with a T5."""
+    tokenizer = t5_tokenizer()
+    with seeded(seed):
+        pipeline = Kandinsky3Pipeline(
+            tokenizer=tokenizer,
+            text_encoder=t5_encoder(tokenizer),
+            unet=Kandinsky3UNet(
+                time_embedding_dim=16,
+                groups=4,
+                attention_head_dim=8,
+                layers_per_block=2,
+                block_out_channels=(16, 32, 64, 128),
+                cross_attention_dim=16,
+                encoder_hid_dim=TEXT_WIDTH,
+            ),
+            scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False),
+            movq=_movq(),
+        )
+    save(pipeline, folder)
+
+
+def _movq() -> VQModel:
+    return VQModel(
+        # The library norms over 32 groups whatever the size.
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
+        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_type="spatial",
+        num_vq_embeddings=16,
+        vq_embed_dim=4,
+    ).eval()

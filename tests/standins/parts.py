@@ -58,7 +58,7 @@ ClipEye = TypeVar("ClipEye", CLIPVisionModel, CLIPVisionModelWithProjection)
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, a scheduler may make its table in a way numpy 2 has deprecated."""
+    """Inside, libraries may do what others have deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -10,6 +10,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Krea2Pipeline,
     Krea2Transformer2DModel,
+    NucleusMoEImagePipeline,
+    NucleusMoEImageTransformer2DModel,
     QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
@@ -26,6 +28,7 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3Model,
     Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     Qwen3VLModel,
 )
 
@@ -147,6 +150,43 @@ def build_krea2(folder: Path, seed: int = 0, *, turbo: bool = True) -> None:
             is_distilled=turbo,
         )
     save(pipeline, folder)
+
+
+def build_nucleus_image(folder: Path, seed: int = 0) -> None:
+    """Nucleus-Image, a mixture of experts, which listens to its text encoder's eighth layer from
+    the end."""
+    tokenizer = qwen_tokenizer(SEEING_MARKS)
+    with seeded(seed):
+        pipeline = NucleusMoEImagePipeline(
+            transformer=NucleusMoEImageTransformer2DModel(
+                in_channels=64,
+                out_channels=16,
+                num_layers=5,
+                attention_head_dim=16,
+                num_attention_heads=HEADS,
+                num_key_value_heads=HEADS,
+                joint_attention_dim=TEXT_WIDTH,
+                axes_dims_rope=(8, 4, 4),
+                num_experts=4,
+                moe_intermediate_dim=32,
+                capacity_factors=2.0,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(
+                use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15
+            ),
+            vae=_qwen_image_vae(),
+            text_encoder=Qwen3VLForConditionalGeneration(
+                qwen3_vl_config(len(tokenizer), layers=8)
+            ).eval(),
+            processor=None,
+        )
+        for name, parameter in pipeline.transformer.named_parameters():
+            if ".experts." in name:
+                # The class leaves these as memory happened to be.
+                nn.init.normal_(parameter, std=0.02)
+    save(pipeline, folder)
+    pictures = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56)
+    add_processor(folder, "processor", "Qwen3VLProcessor", pictures, tokenizer)
 
 
 def qwen3_vl_config(vocabulary: int, *, layers: int) -> Qwen3VLConfig:
