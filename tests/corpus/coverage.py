@@ -31,7 +31,7 @@ def block() -> str:
         "| --- | --- |",
         *(f"| {name} | {_files(line)} |" for name, line in REAL.items() if isinstance(line, Runs)),
         "",
-        f"| {len(OWN)} of our own, by pipeline class | preview |",
+        f"| {len(OWN)} of our own, by pipeline class | preview in its first run |",
         "| --- | --- |",
         *(
             f"| {own.name.replace('-', ', then ')} | {'yes' if own.preview else 'no'} |"

@@ -36,7 +36,7 @@ class Own(NamedTuple):
     saved: Saved
     """What it makes."""
     preview: bool = False
-    """Whether its latents can be shown while they are drawn."""
+    """Whether its latents can be shown in its first run, before a map of them is learnt."""
 
     @property
     def name(self) -> str:
