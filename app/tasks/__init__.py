@@ -3,6 +3,7 @@
 from app.tasks import (
     borders,
     depth,
+    detectors,
     edges,
     gather,
     language,
@@ -56,22 +57,25 @@ TASKS: dict[str, Task] = {
     "segmentation": segments.SEGMENTATION,
     "segment": segments.SEGMENT,
     "sam": segments.EVERYTHING,
+    **detectors.DETECTORS,
+    "upscale": upscale.SPANDREL_UPSCALE,
     "diffusion_upscale": upscale.DIFFUSION,
     "text_generation": language.TEXT_GENERATION,
     "image_to_text": language.IMAGE_TO_TEXT,
 }
 
-RUNS_A_MODEL = "it runs a model"
 NOT_YET_SUPPORTED: dict[str, str] = {
-    **dict.fromkeys(
-        [
-            "interpolate_frames", "batch_decode_post_process",
-            "upscale", "restore_faces", "mlsd", "normal_bae",
-            "lineart", "openpose", "hed", "scribble", "pidi", "leres", "teed",
-            "anyline", "dw_pose", 
-            "remove_background",
-        ],
-        RUNS_A_MODEL,
-    ),
-}  # fmt: skip
-"""Tasks of the dialect that are refused, and why."""
+    "batch_decode_post_process": "it runs a model",
+}
+"""Tasks of the dialect that this version refuses, and why."""
+
+REFUSED: dict[str, str] = {
+    "interpolate_frames": "no library that is kept reads its network (RIFE 4.13), and no code is"
+    " copied into this project",
+    "restore_faces": "facexlib, which finds the faces, loads pickles from outside the model hub",
+    "remove_background": "RMBG-2.0 is code that comes with its weights, and no code of the hub runs"
+    " here",
+    "dw_pose": "it runs through mmcv and mmpose, which are not kept for this version of torch;"
+    " 'openpose' finds poses too",
+}
+"""Tasks of the dialect that cannot run here, and why."""

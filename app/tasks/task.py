@@ -67,6 +67,9 @@ Sound = Annotated[Any, _media("A sound", _checked_sound)]
 
 
 OPENCV = Package("cv2", "opencv-python-headless")
+TORCHVISION = Package("torchvision", "torchvision")
+CONTROLNET_AUX = Package("controlnet_aux", "controlnet_aux")
+SPANDREL = Package("spandrel", "spandrel")
 
 
 class Loads(NamedTuple):
@@ -80,6 +83,10 @@ class Loads(NamedTuple):
     """A folder, or a repository of the hub."""
     argument: str = "model_name"
     """Which argument names the model."""
+    files: Mapping[str, str] = {}
+    """Of a model that its own library loads: what that calls them → where they are."""
+    file: str | None = None
+    """Its weights in a single file of the model; "": the model is the file."""
 
 
 class Loaded(NamedTuple):

@@ -1,14 +1,19 @@
-"""Larger pictures: drawn anew by diffusers' upscaling pipelines."""
+"""Larger pictures: by networks of their own (spandrel), or drawn anew by diffusers' pipelines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from PIL import Image
+from pydantic import Field, model_validator
 
+from app.tasks.media import fitting
 from app.tasks.resize import OnePicture
-from app.tasks.task import Becomes, Task
+from app.tasks.task import SPANDREL, TORCHVISION, Becomes, Loaded, Loads, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UPSCALERS: dict[str, tuple[str, str]] = {
     "x4": ("diffusers.StableDiffusionUpscalePipeline", "stabilityai/stable-diffusion-x4-upscaler"),
@@ -18,6 +23,22 @@ UPSCALERS: dict[str, tuple[str, str]] = {
     ),
 }
 """Pipeline and model by how many times as wide and as high the picture becomes."""
+
+
+class Upscale(OnePicture):
+    model_name: Annotated[str, Field(min_length=1)]
+    """A file, or a repository of the hub that has the file `filename`."""
+    filename: Annotated[str, Field(min_length=1)] | None = None
+    tile_size: Annotated[int, Field(ge=64, le=4096)] = 512
+    """In pixels; a picture that is larger goes through the network in tiles."""
+    tile_overlap: Annotated[int, Field(ge=0, le=1024)] = 32
+    """In pixels; there the tiles fade into each other."""
+
+    @model_validator(mode="after")
+    def _tiles_differ(self) -> Upscale:
+        if self.tile_overlap * 2 > self.tile_size:
+            raise ValueError("'tile_overlap' can be half of 'tile_size' at most")
+        return self
 
 
 class DiffusionUpscale(OnePicture):
@@ -32,6 +53,75 @@ class DiffusionUpscale(OnePicture):
     """Of x4: how much of the picture may be drawn otherwise."""
 
 
+def upscale(arguments: Upscale, loaded: Loaded) -> Image.Image:
+    """The picture as many times as large as the network makes it."""
+    import numpy as np
+    import torch
+
+    network = loaded.components["model"].tool
+    pixels = np.asarray(arguments.image.convert("RGB"), np.float32) / 255
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(loaded.device)
+    grown = _in_tiles(picture, network, arguments, loaded)
+    bytes_ = (grown[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(bytes_.cpu().numpy())
+
+
+def _in_tiles(picture: Tensor, network: Any, arguments: Upscale, loaded: Loaded) -> Tensor:
+    """What the network makes of the picture (1, 3, height, width), tile after tile."""
+    import torch
+
+    height, width = picture.shape[-2:]
+    fitting(width * network.scale, height * network.scale)
+    tiles = [
+        (y, x)
+        for y in _starts(height, arguments.tile_size, arguments.tile_overlap)
+        for x in _starts(width, arguments.tile_size, arguments.tile_overlap)
+    ]
+    total: Any = None
+    for number, (y, x) in enumerate(tiles, start=1):
+        size = arguments.tile_size
+        grown = network(picture[..., y : y + size, x : x + size]).float()
+        scale = grown.shape[-1] // min(size, width - x)
+        weight = _fading(grown.shape[-2:], arguments.tile_overlap * scale, grown)
+        if total is None:
+            shape = (1, 3, height * scale, width * scale)
+            total, weights = (
+                torch.zeros(shape, device=grown.device),
+                torch.zeros(shape[-2:]).to(grown),
+            )
+        rows = slice(y * scale, y * scale + grown.shape[-2])
+        columns = slice(x * scale, x * scale + grown.shape[-1])
+        total[..., rows, columns] += grown * weight
+        weights[rows, columns] += weight
+        loaded.progress(number, len(tiles))
+    return total / weights  # type: ignore[no-any-return]
+
+
+def _starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where tiles begin, so that each but the last is whole and the last ends with the picture."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+def _fading(shape: Sequence[int], overlap: int, like: Tensor) -> Tensor:
+    """How much a tile counts, (height, width): less towards its edges, where others overlap it."""
+    import torch
+
+    height, width = (
+        torch.minimum(torch.arange(1, side + 1), torch.arange(side, 0, -1)).clamp(max=overlap + 1)
+        for side in shape
+    )
+    return (height[:, None] * width[None, :]).to(like)
+
+
+def _spandrel(values: Mapping[str, Any]) -> tuple[Loads, ...]:
+    # The whole of it is one file where no file of a repository is named.
+    return (
+        Loads("model", "spandrel.ModelLoader", values["model_name"], file=values["filename"] or ""),
+    )
+
+
 def _becomes(values: Mapping[str, Any]) -> Becomes:
     pipeline_class, model = UPSCALERS.get(values["mode"], UPSCALERS["x4"])
     names = ["prompt", "negative_prompt", "image", "num_inference_steps", "guidance_scale"]
@@ -41,3 +131,6 @@ def _becomes(values: Mapping[str, Any]) -> Becomes:
 
 
 DIFFUSION = Task(DiffusionUpscale, None, gives="image", becomes=_becomes)
+SPANDREL_UPSCALE = Task(
+    Upscale, upscale, gives="image", loads=_spandrel, packages=(SPANDREL, TORCHVISION)
+)

@@ -46,8 +46,8 @@ from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import Recalled, StepResult, StepResults
 from app.worker.task_parts import find_task_parts
 from app.worker.weights import Weights
+from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions
-from app.workflow.needs import for_device
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from transformers.models.auto.auto_factory import _get_model_class
 
 from app.errors import LoadError
 from app.worker.device import Device
+from app.worker.foreign import foreign_part
 from app.worker.loading import (
     Part,
     TaskParts,
@@ -22,8 +23,8 @@ from app.worker.loading import (
     first_line,
     known_part,
 )
+from app.workflow.dtypes import task_dtype
 from app.workflow.fingerprint import weight_files
-from app.workflow.needs import task_dtype
 from app.workflow.plan import ComponentBlock, DType, TaskStep
 
 
@@ -37,6 +38,8 @@ def find_task_parts(step: TaskStep, device: Device) -> TaskParts:
 
 
 def _part(name: str, block: ComponentBlock, dtype: DType) -> Part:
+    if block.is_foreign:
+        return foreign_part(name, block)
     folder, found = block_folder(block), block_class(block)
     if not block.has_weights:
         # In whatever a model computes, its tokenizer is the same.

@@ -34,6 +34,7 @@ from app.worker.context import RunContext
 from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
 from app.worker.downloads import TEXT_FILES
+from app.worker.foreign import Foreign
 from app.worker.loading import Part, first_line, has_weights
 from app.worker.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
 from app.worker.processors import load_processor
@@ -173,7 +174,8 @@ class Weights:
         counted_bytes = held_bytes(component) if part.file else None
         if origin.is_whole:
             return Shell(component, origin, size_bytes + origin.private_bytes, counted_bytes)
-        if converted is None and part.changes is None and ORIGINS_ARE_KNOWN:
+        may_write = part.changes is None and not isinstance(component, Foreign)
+        if converted is None and may_write and ORIGINS_ARE_KNOWN:
             self._unwritten[part.key] = part
         return Shell(component, None, size_bytes, counted_bytes)
 
@@ -228,6 +230,8 @@ def _from_pretrained(part: Part, device: Device) -> Any:
     try:
         if issubclass(part.component_class, ProcessorMixin):
             return load_processor(part.component_class, part.folder)
+        if issubclass(part.component_class, Foreign):
+            return part.component_class.load().eval()
         arguments |= quantised_loading(part, device)
         with drawing_the_same(part, device):
             component = _read(part, arguments)

@@ -161,6 +161,8 @@ def _is_here(model: str, folder: Path, models: tuple[Path, ...]) -> bool:
     local = find_in_folders(model, models) or folder / model
     if not can_be_path(local):
         return False
+    if local.is_file():
+        return True
     found = find_snapshot(model, part="") if is_repository(model) else None
     return any(
         (folder / "model_index.json").is_file() or any(folder.glob("*.safetensors"))

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 from app.errors import WorkbenchError
 from app.workflow import fit
 from app.workflow.activations import Size, compression, decode_bytes, denoise_bytes
+from app.workflow.dtypes import for_device, task_dtype
 from app.workflow.files import config_of
 from app.workflow.fit import Mode, Need, Room, Weights
 from app.workflow.hub import find_snapshot
 from app.workflow.model_index import IndexedPart, read_index
 from app.workflow.modular import MODULAR, component_dtype
 from app.workflow.plan import (
+    ComponentBlock,
     DType,
     ImageValue,
     ListValue,
@@ -28,7 +30,6 @@ from app.workflow.plan import (
     Plan,
     Quantisation,
     ResultValue,
-    Step,
     SubWorkflowStep,
     TaskStep,
 )
@@ -187,24 +188,14 @@ def _weights(components: Sequence[Component]) -> tuple[Weights, ...]:
     )
 
 
-def for_device(step: Step, *, accelerator: bool) -> Step:
-    """The step with the dtype it has there, where nobody chose one; see `task_dtype`."""
-    if accelerator and isinstance(step, PipelineStep) and step.dtype_open:
-        return step.model_copy(update={"dtype": "float16"})
-    return step
-
-
-def task_dtype(step: TaskStep, *, accelerator: bool) -> DType:
-    """In what the models of a task are loaded: half the bytes where they move to a card."""
-    return "float16" if accelerator and not step.on_cpu else "float32"
-
-
 def task_model(step: TaskStep, room: Room | None, find: Find = local_folder) -> StepModel:
     """What the models of a task are put together from; see `step_model`."""
     dtype = task_dtype(step, accelerator=room is not None and room.is_accelerator)
     components = []
     for name, block in step.components.items():
-        if block.has_weights:
+        if block.is_foreign:
+            components.append(_foreign(name, block))
+        elif block.has_weights:
             folder = find(block.source, block.source.subfolder) / block.source.subfolder
             try:
                 size_bytes = component_bytes(folder, block.source.variant, dtype, None)
@@ -217,6 +208,19 @@ def task_model(step: TaskStep, room: Room | None, find: Find = local_folder) -> 
             f" '{next(iter(step.sources)).short_name}' has no safetensors weights."
         )
     return StepModel("", tuple(components))
+
+
+def _foreign(name: str, block: ComponentBlock) -> Component:
+    """What its own library loads takes about what its files do."""
+    source = block.source
+    if source.folder is None:
+        raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
+    folder = Path(source.folder)
+    try:
+        sizes = [(folder / f).stat().st_size for f in block.files.values() or (source.file,)]
+    except OSError as error:
+        raise _unreadable(source, error) from error
+    return Component(name, folder, "float32", sum(sizes))
 
 
 def step_model(

@@ -163,6 +163,15 @@ class ComponentBlock(Frozen):
     config: ModelSource | None = None
     """Whose configuration weights in a single file have; None: which is told by the tensors."""
 
+    files: dict[str, str] = Field(default_factory=dict)
+    """Of a model that its own library loads: what that calls them → where they are below its
+    folder."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is loaded by neither diffusers nor transformers."""
+        return self.class_name.partition(".")[0] not in ("diffusers", "transformers")
+
     @property
     def has_weights(self) -> bool:
         """Whether it is a model, and no tokenizer, processor or scheduler."""

@@ -7,15 +7,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.settings import PathSettings
 from app.tasks import TASKS
 from app.tasks.task import UNKNOWN, Loads, Task
 from app.workflow.pipelines import PipelineBuilder
-from app.workflow.plan import ComponentBlock, LiteralValue, PipelineStep, ResultSpec, Value
+from app.workflow.plan import (
+    ComponentBlock,
+    LiteralValue,
+    ModelSource,
+    PipelineStep,
+    ResultSpec,
+    Value,
+)
 from app.workflow.references import Path as Place
 from app.workflow.references import place
+from app.workflow.single_files import SingleFiles
 from app.workflow.values import ValueReader
 
 CONFIG = "config.json"
+HUB_FILE = "https://huggingface.co/{}/blob/main/{}"
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -50,7 +60,11 @@ def with_defaults(task: Task, samples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def task_components(
-    task: Task, calls: Iterable[Call], reader: ValueReader, builder: PipelineBuilder
+    task: Task,
+    calls: Iterable[Call],
+    reader: ValueReader,
+    builder: PipelineBuilder,
+    paths: PathSettings,
 ) -> dict[str, ComponentBlock]:
     """What the calls of one step load, by name; the same for all of them.
 
@@ -64,7 +78,7 @@ def task_components(
         if wanted is None:
             wanted = loads
             for each in loads:
-                if (block := _component(each, call.place, reader, builder)) is not None:
+                if (block := _component(each, call.place, reader, builder, paths)) is not None:
                     found[each.name] = block
         elif loads != wanted:
             reader.note(call.place, "All inputs of one step have to need the same models.")
@@ -123,16 +137,36 @@ def computes_on_cpu(calls: Iterable[Call], reader: ValueReader) -> bool:
     return True in wanted
 
 
+def _of_files(
+    wanted: Loads, source: ModelSource, where: Place, reader: ValueReader, paths: PathSettings
+) -> ComponentBlock | None:
+    """What a library of its own loads: from pickles, which are read where the operator allows."""
+    if not paths.allow_pickles:
+        message = f"The weights of '{source.model}' are pickles, which may hold code."
+        reader.note(where, message, "They are read when it is started with --allow-pickles.")
+        return None
+    for file in wanted.files.values():
+        if source.folder is not None and not (Path(source.folder) / file).is_file():
+            reader.note(where, f"'{source.model}' has no file '{file}'.")
+    return ComponentBlock(class_name=wanted.class_name, source=source, files=dict(wanted.files))
+
+
 def _component(
-    wanted: Loads, at: Place, reader: ValueReader, builder: PipelineBuilder
+    wanted: Loads, at: Place, reader: ValueReader, builder: PipelineBuilder, paths: PathSettings
 ) -> ComponentBlock | None:
     where = (*at, wanted.argument)
     if wanted.model is UNKNOWN:
         reader.note(where, "A model is named in the document; no step can name it.")
         return None
+    if wanted.file is not None:
+        named = wanted.model if not wanted.file else HUB_FILE.format(wanted.model, wanted.file)
+        source = SingleFiles(paths, reader).read(named, where)
+        return ComponentBlock(class_name=wanted.class_name, source=source) if source else None
     source = builder.source(wanted.model, at, wanted.argument)
     if source is None:
         return None
+    if wanted.files:
+        return _of_files(wanted, source, where, reader, paths)
     if source.folder is not None and not (Path(source.folder) / CONFIG).is_file():
         reader.note(where, f"'{source.model}' is not a model: it has no {CONFIG}.")
         return None

@@ -11,7 +11,7 @@ from app.errors import nearest
 from app.media.files import MediaKind
 from app.packages import missing
 from app.settings import PathSettings
-from app.tasks import NOT_YET_SUPPORTED, TASKS
+from app.tasks import NOT_YET_SUPPORTED, REFUSED, TASKS
 from app.tasks.media import AudioVideo
 from app.tasks.task import UNKNOWN, Gives, Task, loads_nothing, mistakes
 from app.workflow.document import TaskBlock
@@ -95,7 +95,7 @@ def build_task(
     builder = PipelineBuilder(paths, reader)
     if task.becomes is not None:
         return pipeline_call(task, calls, reader, builder, name, at, seed, result)
-    components = task_components(task, calls, reader, builder)
+    components = task_components(task, calls, reader, builder, paths)
     if len(reader.problems) > noted:
         return None
     return TaskStep(
@@ -130,8 +130,10 @@ def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
     task = TASKS.get(command)
     if command in NOT_YET_SUPPORTED:
         reader.note(at, f"'{command}' is not yet supported: {NOT_YET_SUPPORTED[command]}.")
+    elif command in REFUSED:
+        reader.note(at, f"'{command}' cannot run here: {REFUSED[command]}.")
     elif task is None:
-        hint = nearest(command, [*TASKS, *NOT_YET_SUPPORTED])
+        hint = nearest(command, [*TASKS, *NOT_YET_SUPPORTED, *REFUSED])
         reader.note(at, f"There is no task '{command}'.", hint)
     elif (lacking := missing(f"'{command}'", task.packages)) is not None:
         reader.note(at, *lacking)

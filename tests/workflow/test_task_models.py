@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.errors import InvalidWorkflow
 from app.tasks import TASKS
+from app.tasks.detectors import DETECTORS
 from app.workflow.fingerprint import request_key
 from app.workflow.plan import ModelSource, TaskStep
+from app.workflow.planner import make_plan
 from tests.workflow.bench import Bench, Document, drawing, step, sub
 
 ARGUMENTS = "steps[0].task.arguments"
@@ -208,5 +212,29 @@ def test_every_default_model_is_a_repository_or_named_by_the_document(bench: Ben
         fields = task.arguments.model_fields
         values = {name: field.get_default() for name, field in fields.items()}
         for each in task.loads(values):
-            assert each.model.count("/") == 1, command
+            required = fields[each.argument].is_required()
+            assert required or each.model.count("/") == 1, command
             assert each.argument in fields, command
+
+
+def test_others_image_processors_are_refused_for_their_mistake_and_what_is_not_installed(
+    real_workflows: Path, bench: Bench
+):
+    bench.picture("robot.png")
+    workflow = real_workflows / "tasks" / "image_processors.json"
+    with pytest.raises(InvalidWorkflow) as caught:
+        make_plan(
+            workflow,
+            {},
+            paths=bench.paths,
+            changes={"/steps/0/task/arguments/urls/0": str(bench.media / "robot.png")},
+        )
+    places = {found.place: found.message for found in caught.value.problems}
+    commands = [step["task"]["command"] for step in json.loads(workflow.read_text())["steps"]]
+    at = {command: f"steps[{number}].task.command" for number, command in enumerate(commands)}
+    assert places.pop(at["face_detector"]) == "There is no task 'face_detector'."
+    assert places == {
+        at[command]: f"'{command}' needs controlnet_aux and torchvision, which are not installed."
+        for command in commands
+        if command in DETECTORS
+    }

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.tasks import NOT_YET_SUPPORTED, TASKS
+from app.tasks import NOT_YET_SUPPORTED, REFUSED, TASKS
+from app.tasks.detectors import DETECTORS
 from app.workflow import needs
 from app.workflow.fingerprint import request_key
 from app.workflow.plan import ImageValue, ListValue, LiteralValue, ResultValue, TaskStep
@@ -184,12 +185,34 @@ def test_a_misspelt_key_of_a_tasks_result_is_refused(bench: Bench):
 
 
 def test_every_task_of_the_dialect_is_there_or_refused_by_name(bench: Bench):
-    assert len(TASKS) + len(NOT_YET_SUPPORTED) == 57
-    assert not TASKS.keys() & NOT_YET_SUPPORTED.keys()
-    steps = [doing(command, command) for command in NOT_YET_SUPPORTED]
+    tables = (TASKS, NOT_YET_SUPPORTED, REFUSED)
+    assert sum(map(len, tables)) == len(set().union(*tables)) == 57
+    steps = [doing(command, command) for command in NOT_YET_SUPPORTED | REFUSED]
     assert bench.problems(drawing(steps=steps)) == {
-        f"steps[{number}].task.command": f"'{command}' is not yet supported: {why}."
-        for number, (command, why) in enumerate(NOT_YET_SUPPORTED.items())
+        f"steps[{number}].task.command": sentence
+        for number, sentence in enumerate(
+            [
+                *(f"'{c}' is not yet supported: {why}." for c, why in NOT_YET_SUPPORTED.items()),
+                *(f"'{c}' cannot run here: {why}." for c, why in REFUSED.items()),
+            ]
+        )
+    }
+
+
+@pytest.mark.parametrize("command", [*DETECTORS, "upscale"])
+def test_a_task_of_a_library_that_needs_torchvision_names_both_and_the_command(
+    bench: Bench, command: str
+):
+    bench.picture("a.png", bench.workflows)
+    package = "spandrel" if command == "upscale" else "controlnet_aux"
+    version = "0.4.2" if command == "upscale" else "0.0.10"
+    model = (
+        {"model_name": "owner/name", "filename": "a.safetensors"} if command == "upscale" else {}
+    )
+    found = bench.problems(drawing(steps=[doing(command, image="a.png", **model)]))
+    assert found == {
+        "steps[0].task.command": f"'{command}' needs {package} and torchvision, which are not"
+        f" installed. Add them with: pip install {package}=={version} torchvision==0.28.0"
     }
 
 
