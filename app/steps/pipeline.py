@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.steps.arguments import combinations
 from app.steps.chain import chained
 from app.steps.made import Made, Output
+from app.steps.sounds import heard_at
 from app.workflow.plan import PipelineStep
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(
 
     arguments = combinations(step.name, step.arguments, context, bare=True)
     pipeline = assemble(step, parts, components)
+    rate = getattr(pipeline, "audio_sampling_rate", None)
     made: list[Any] = []
     with (
         tuned(pipeline, step, context.device),
@@ -53,7 +55,7 @@ def run(
             sight.begin(combination)
             entered = time.monotonic()
             with torch.inference_mode():
-                output = call(**combination)
+                output = call(**heard_at(combination, rate))
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
             context.preview_maps.note(sight, given)

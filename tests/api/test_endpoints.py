@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from tests.media.films import RATE, film, tone
 from tests.servers import Server
 from tests.site import Site
 
@@ -230,3 +232,31 @@ def test_health_is_told_without_details(server: Server) -> None:
         assert json.load(answer) == {"status": "ok"}
     with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as answer:
         assert json.load(answer) == {"ready": True}
+
+
+def test_a_film_and_a_sound_are_uploaded_and_put_together(
+    client: Client, server: Server, tmp_path: Path
+) -> None:
+    steps = [
+        {"name": "cut", "task": {"command": "slice_audio", "arguments": {
+            "audio": "variable:music", "start_seconds": 0, "duration_seconds": 0.5}}},
+        {"name": "pair", "task": {"command": "pair_audio", "arguments": {
+            "video": "variable:start_video", "audio": "previous_result:cut", "sample_rate": RATE}},
+         "result": {"content_type": "video/mp4"}},
+    ]  # fmt: skip
+    document = {"id": "pair", "variables": {"start_video": None, "music": ""}, "steps": steps}
+    (server.workflows / "pair.json").write_text(json.dumps(document))
+    described = client.predict(name="pair", api_name="/describe_workflow")
+    kinds = {spec["name"]: spec["kind"] for spec in described["inputs"]}
+    assert kinds == {"start_video": "video", "music": "audio"}
+    variables = {
+        "start_video": handle_file(film(tmp_path / "film.mp4")),
+        "music": handle_file(tone(tmp_path / "tone.wav")),
+    }
+    *_, done = client.submit(workflow="pair", variables=variables, api_name="/generate")
+    with av.open(done["images"][0]) as made:
+        assert (len(made.streams.video), len(made.streams.audio)) == (1, 1)
+    with pytest.raises(AppError, match="has to be an uploaded file"):
+        client.predict(
+            workflow="pair", variables={**variables, "music": "/etc/a.wav"}, api_name="/generate"
+        )

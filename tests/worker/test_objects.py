@@ -19,6 +19,7 @@ from PIL import Image
 from app.errors import StepError
 from app.steps.arguments import combinations
 from app.steps.made import Made
+from app.steps.sounds import heard_at
 from app.tasks.media import AudioVideo
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
@@ -101,3 +102,20 @@ def test_conditions_hold_files_and_numbers(bench: Bench):
 def test_what_an_object_cannot_be_made_of_is_told_of(bench: Bench):
     with pytest.raises(StepError, match="No MiniMaxH3VideoReference can be made: a text is not"):
         given(bench, of("MiniMaxH3VideoReference", from_previous_result="a"), a=["a text"])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_reference_is_heard_at_the_rate_of_the_model(channels: int):
+    """The library needs torchaudio for that."""
+    tone = torch.sin(torch.arange(RATE) * 2 * torch.pi * 400 / RATE).expand(channels, -1)
+    given = MiniMaxH3AudioReference(audio=tone, sample_rate=RATE)
+    untouched = MiniMaxH3ImageReference(image=Image.new("RGB", (8, 8)))
+    heard, other = heard_at({"references": [given, untouched]}, 32_000)["references"]
+    assert (heard.sample_rate, given.sample_rate, other) == (32_000, RATE, untouched)
+    assert heard.audio.shape[0] == channels
+    assert abs(heard.audio.shape[1] - 32_000) < 100
+    spectrum = np.abs(np.fft.rfft(heard.audio[0].numpy()))
+    assert abs(np.argmax(spectrum) * 32_000 / heard.audio.shape[1] - 400) < 2
+    assert 0.9 < heard.audio.abs().max() < 1.1
+    assert heard_at({"references": [given]}, None)["references"] == [given]
+    assert heard_at({"prompt": "a"}, 32_000) == {"prompt": "a"}

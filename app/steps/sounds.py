@@ -1,0 +1,54 @@
+"""Sounds of references in the rate that a pipeline's model hears.
+
+The library would resample them with torchaudio, which nothing else here needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.tasks.media import Array
+
+LAYOUTS = {1: "mono", 2: "stereo"}
+
+
+def heard_at(arguments: Mapping[str, Any], rate: int | None) -> Mapping[str, Any]:
+    """The arguments, with the sounds of all `references` in so many samples a second.
+
+    They stay as they are where the pipeline hears at no rate of its own.
+    """
+    references = arguments.get("references")
+    if rate is None or not isinstance(references, list):
+        return arguments
+    return {**arguments, "references": [_at_rate(each, rate) for each in references]}
+
+
+def _at_rate(reference: Any, rate: int) -> Any:
+    import torch
+
+    sound, own = getattr(reference, "audio", None), getattr(reference, "sample_rate", None)
+    if sound is None or own in (None, rate) or sound.shape[0] not in LAYOUTS:
+        return reference
+    found = copy.copy(reference)
+    samples = torch.as_tensor(sound).detach().cpu().float().numpy()
+    found.audio = torch.from_numpy(resampled(samples, int(own), rate))
+    found.sample_rate = rate
+    return found
+
+
+def resampled(sound: Array, own: int, rate: int) -> Array:
+    """The sound (channels, samples) of `own` samples a second in `rate` a second."""
+    import av
+    import numpy as np
+
+    layout = LAYOUTS[sound.shape[0]]
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(sound, dtype=np.float32), format="fltp", layout=layout
+    )
+    frame.sample_rate = own
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    parts = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([part.to_ndarray() for part in parts], axis=1)

@@ -1,0 +1,47 @@
+"""Videos and sounds on the form; in a process of its own, for Gradio leaves event loops behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from app.settings import PROJECT
+
+FORM = """
+import json, sys
+from pathlib import Path
+import gradio as gr
+from gradio.data_classes import FileData
+from app.ui.form import build_form, read_form, storable
+from app.workflow.document import InputBlock
+from app.workflow.inputs import input_specs
+
+variables = {"start_video": {"location": "https://example.org/cat"}, "an_image": None, "music": ""}
+asked = input_specs(variables, {name: InputBlock() for name in variables}
+                    | {"music": InputBlock(kind="audio")})
+with gr.Blocks():
+    fields = build_form(asked, {})
+print(json.dumps({
+    "kinds": [type(field.component).__name__ for field in fields],
+    # What lies behind the URL is not fetched to be shown.
+    "values": [field.component.value for field in fields],
+    "uploads": [field.component.preprocess(FileData(path="/up/a.bin")) for field in fields],
+    "read": read_form(fields, ["/up/a.mp4", None, "/up/a.wav"], Path("/up")),
+    "kept": storable(asked, {"start_video": "/up/a.mp4", "music": "/up/a.wav"}),
+}))
+"""
+
+
+def test_a_variable_that_names_a_file_is_asked_for_as_an_upload_of_its_kind():
+    run = subprocess.run(
+        [sys.executable, "-c", FORM], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == {
+        "kinds": ["Video", "Image", "Audio"],
+        "values": [None, None, None],
+        "uploads": ["/up/a.bin"] * 3,
+        "read": {"start_video": "/up/a.mp4", "music": "/up/a.wav"},
+        "kept": {},
+    }
