@@ -36,14 +36,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
-def planned(real_workflows: Path, models: Path, bench: Bench, **inputs: Any) -> Plan:
-    document = json.loads((real_workflows / "MiniMaxH3.json").read_text())
-    # Settings of single components are not supported yet.
-    del document["steps"][0]["pipeline"]["configuration"]["components"]
-    workflow = bench.write(document, "MiniMaxH3")
+def planned(real_workflows: Path, models: Path, **inputs: Any) -> Plan:
     size = {"width": WIDTH, "height": HEIGHT, "num_inference_steps": STEPS}
     return make_plan(
-        workflow,
+        real_workflows / "MiniMaxH3.json",
         {"prompt": "a fox in the snow", **size, **inputs},
         paths=PathSettings(models=(models,)),
     )
@@ -59,7 +55,7 @@ def content(finished: Finished) -> list[bytes]:
 def test_a_film_with_its_sound_is_made_of_a_text_and_made_again_warm(
     real_workflows: Path, models: Path, bench: Bench
 ):
-    plan = planned(real_workflows, models, bench)
+    plan = planned(real_workflows, models)
     cold = bench.run(plan)
     # The workflow of texts needs no transformer for references.
     names = {title.split()[0] for title in cold.success.loaded}
@@ -77,13 +73,13 @@ def test_a_film_with_its_sound_is_made_of_a_text_and_made_again_warm(
     warm = bench.run(plan)
     assert warm.success.loaded == ()
     assert content(warm) == content(cold)
-    other = bench.run(planned(real_workflows, models, bench, prompt="another"))
+    other = bench.run(planned(real_workflows, models, prompt="another"))
     assert other.success.loaded == ()
     assert content(other) != content(cold)
 
 
 def test_after_free_the_film_is_the_same(real_workflows: Path, models: Path, bench: Bench):
-    plan = planned(real_workflows, models, bench)
+    plan = planned(real_workflows, models)
     before = bench.run(plan)
     bench.free()
     assert bench.runner.residency.entries == ()

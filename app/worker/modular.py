@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,8 @@ def _blocks(
             f"The blocks of '{step.source.model}', {index.blocks_class or 'unnamed'}, are not"
             " diffusers' own."
         )
-    blocks = named()
+    # Of many families the inner blocks are objects of the library's modules, and shared by all.
+    blocks = deepcopy(named())
     if settings.workflow is None:
         return blocks
     known = list(blocks._workflow_map or ())

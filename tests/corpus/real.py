@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tests.corpus.own import SIDE_PX, Saved
 from tests.standins.films import ALLEGRO_FRAMES, ALLEGRO_PX
+from tests.standins.minimax_h3 import FRAMES as MINIMAX_H3_FRAMES
 
 Values = dict[str, Any]
 
@@ -50,7 +51,10 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     "Krea2.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="Krea 2"),
     "LTX2I2VChained.json": NotYet("SDNQ, chains"),
     "LTX2TwoStage.json": NotYet("SDNQ, settings of components"),
-    "MiniMaxH3.json": NotYet("settings of components"),
+    "MiniMaxH3.json": Runs(
+        (Saved("video/mp4", frames=MINIMAX_H3_FRAMES),),
+        {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": 3},
+    ),
     "ZImage.json": Runs((JPEG,) * 2, {**SMALL, "num_images_per_prompt": 2}, for_part="Z-Image"),
     "archive/Allegro.json": Runs(
         (Saved("video/mp4", ALLEGRO_PX, ALLEGRO_PX, ALLEGRO_FRAMES),),

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import FluxAutoBlocks
 
 from app.protocol import Event, PhaseChanged, Preview, RunCancelled, RunFailed, StepProgress
 from app.settings import PathSettings
+from app.worker.modular_calls import loops_in
 from app.workflow.plan import LiteralValue, Plan
 from app.workflow.planner import make_plan
 from tests.doubles.accelerator import Accelerator
@@ -110,6 +112,14 @@ def test_it_tells_its_phases_and_every_step_of_its_loop(bench: Bench, models: Pa
     phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
     assert phases == ["loading", "encoding", "denoising", "decoding", "saving"]
     assert progress(finished) == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_no_run_leaves_anything_in_the_blocks_of_the_library(bench: Bench, models: Path):
+    """Many of them are objects of its modules, the same for every pipeline."""
+    assert bench.run(planned(bench, models, modular())).success
+    loops = list(loops_in(FluxAutoBlocks()))
+    assert loops
+    assert not any({"loop_step", "progress_bar"} & vars(loop).keys() for loop in loops)
 
 
 def test_latents_that_can_be_read_are_shown_and_others_are_not(bench: Bench, models: Path):
