@@ -6,7 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    NucleusMoEImageTransformer2DModel,
+    TaylorSeerCacheConfig,
+    TextKVCacheConfig,
+)
+from diffusers.hooks import mag_cache
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
@@ -14,7 +22,8 @@ from app.errors import LoadError
 from app.worker.loading import first_line
 from app.workflow.plan import CacheSettings, PipelineStep
 
-CACHES = {"first_block": FirstBlockCacheConfig, "taylorseer": TaylorSeerCacheConfig}
+IN_TWO_CALLS = ("QwenImage", "Wan")
+"""Pipelines that call their denoiser once for each branch of guidance."""
 
 
 @contextlib.contextmanager
@@ -42,14 +51,54 @@ def cached(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
 
     Raises LoadError where the pipeline's denoiser has none.
     """
-    denoiser = getattr(pipeline, "transformer", None)
+    denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
     if not isinstance(denoiser, CacheMixin):
         raise LoadError(
             f"The denoiser of {type(pipeline).__name__} has no cache.",
             hint=f"Remove 'cache' from {place}.pipeline.configuration.",
         )
-    denoiser.enable_cache(CACHES[cache.type](**cache.options))
+    try:
+        denoiser.enable_cache(_config(cache, pipeline, denoiser))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LoadError(
+            f"The denoiser of {type(pipeline).__name__} has no cache of the kind '{cache.type}'.",
+            hint=first_line(error),
+        ) from error
     try:
         yield
     finally:
         denoiser.disable_cache()
+
+
+def _config(cache: CacheSettings, pipeline: Any, denoiser: Any) -> Any:
+    """The options as diffusers takes them."""
+    match cache.type:
+        case "first_block":
+            return FirstBlockCacheConfig(**cache.options)
+        case "taylorseer":
+            return TaylorSeerCacheConfig(**cache.options)
+        case "text_kv":
+            if not isinstance(denoiser, NucleusMoEImageTransformer2DModel):
+                raise ValueError("Only that of Nucleus-Image keeps the keys of its text.")
+            return TextKVCacheConfig()
+        case "mag":
+            ratios = cache.options["mag_ratios"]
+            if isinstance(ratios, str):
+                ratios = getattr(mag_cache, f"{ratios.upper()}_MAG_RATIOS")
+            return MagCacheConfig(**{**cache.options, "mag_ratios": ratios})
+        case "faster":
+            return _faster(pipeline, denoiser)
+
+
+def _faster(pipeline: Any, denoiser: Any) -> FasterCacheConfig:
+    """Of its options only what has to fit the denoiser is set: how its output is laid out, and
+    whether it is given both branches of guidance at once."""
+    name = type(denoiser).__name__
+    if type(pipeline).__name__.startswith(IN_TWO_CALLS):
+        raise ValueError("It computes guidance in two calls, whose caches would mix.")
+    films = "BFCHW" if name.startswith("CogVideoX") else "BCFHW"
+    return FasterCacheConfig(
+        current_timestep_callback=lambda: pipeline._current_timestep,
+        tensor_format=films if "3D" in name else "BCHW",
+        is_guidance_distilled=name.startswith("Flux"),
+    )

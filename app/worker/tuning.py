@@ -20,6 +20,7 @@ from app.worker.downloads import local_folder
 from app.worker.ip_adapters import looking
 from app.worker.loading import first_line
 from app.worker.offload import placed
+from app.worker.teacache import teacached
 from app.workflow.plan import LoraSource, PipelineStep
 
 
@@ -54,6 +55,7 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
             given_back.enter_context(cached(pipeline, step.cache, step.place))
         given_back.callback(_reset_caches, pipeline)
         given_back.enter_context(placed(pipeline, step, device))
+        given_back.enter_context(teacached(pipeline, step.teacache, step.place))
         yield pipeline
 
 

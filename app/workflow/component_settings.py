@@ -14,9 +14,17 @@ from typing import Any
 
 from app.errors import nearest, shortened
 from app.workflow import names
+from app.workflow.cache_blocks import TeaCacheBlock
 from app.workflow.document import Configuration, PipelineBlock
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import Casting, Compiled, ComponentChanges, DType, Tuning
+from app.workflow.plan_settings import (
+    Casting,
+    Compiled,
+    ComponentChanges,
+    DType,
+    TeaCacheSettings,
+    Tuning,
+)
 from app.workflow.references import Path as Place
 from app.workflow.setting_blocks import CompileBlock, ComponentSettings, LayerwiseCasting
 from app.workflow.sharing import known_components
@@ -86,6 +94,7 @@ class _Settings:
                 "casting": None if whole is None else _casting(whole),
                 "vae_tiling": self._vae_tiling,
                 "attention_slicing": configuration.enable_attention_slicing,
+                "teacache": _teacache(configuration.teacache),
                 "streams": any(self._grouped(configuration)),
                 "never_offloaded": self._never_offloaded(configuration, where),
             }
@@ -228,6 +237,12 @@ def _joined(path: str, below: str) -> str:
 def _compiled(block: CompileBlock) -> Compiled:
     options = block.model_dump(exclude={"repeated_blocks"}, exclude_unset=True, exclude_none=True)
     return Compiled(repeated_blocks=block.repeated_blocks, options=options)
+
+
+def _teacache(block: TeaCacheBlock | None) -> TeaCacheSettings | None:
+    if block is None:
+        return None
+    return TeaCacheSettings(threshold=block.rel_l1_thresh, coefficients=block.coefficients)
 
 
 def _casting(block: LayerwiseCasting) -> Casting:

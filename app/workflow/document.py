@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StrictBool, StrictInt, model_validator
 
+from app.workflow.cache_blocks import CACHE_BLOCKS, CacheBlock, TeaCacheBlock
 from app.workflow.segments import MAX_SEGMENTS
 from app.workflow.setting_blocks import (
     SETTING_BLOCKS,
@@ -29,7 +30,6 @@ NOT_YET_SUPPORTED = frozenset(
         "audio_scheduler",
         "quantization",
         "prompt_weighting",
-        "teacache",
         "inversion",
         "generate",
         "workflow_type",
@@ -40,21 +40,6 @@ NOT_YET_SUPPORTED = frozenset(
 
 MAX_SEED = 2**64 - 1
 Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
-
-
-class FirstBlockCache(Block):
-    type: Literal["first_block"]
-    threshold: Annotated[float, Field(gt=0)] = 0.05
-
-
-class TaylorSeerCache(Block):
-    type: Literal["taylorseer"]
-    cache_interval: Annotated[int, Field(ge=1)] = 5
-    max_order: Annotated[int, Field(ge=0)] = 1
-
-
-CacheBlock = Annotated[FirstBlockCache | TaylorSeerCache, Field(discriminator="type")]
-"""What a cache of the denoiser does is diffusers' business, and these are its own defaults."""
 
 
 class QuantisationConfiguration(Block):
@@ -111,6 +96,7 @@ class Configuration(Block):
     component_dtypes: dict[str, DTypeSettings] = Field(default_factory=dict)
     """Gathered from blocks that set the dtype of another component: `text_encoder`, …"""
     cache: CacheBlock | None = None
+    teacache: TeaCacheBlock | None = None
     attention_backend: AttentionBackend | None = None
     load_components: LoadComponents | None = None
     configs: dict[str, str | int | float | bool | list[JsonValue] | None] = Field(
@@ -123,6 +109,12 @@ class Configuration(Block):
     def _gather_dtypes(cls, block: Any) -> Any:
         """Any other key whose object has `torch_dtype` is about a component."""
         return _gathered(cls, block, "torch_dtype", "component_dtypes")
+
+    @model_validator(mode="after")
+    def _has_one_cache(self) -> Configuration:
+        if self.cache is not None and self.teacache is not None:
+            raise ValueError("a pipeline has one of 'cache' and 'teacache'")
+        return self
 
 
 class ComponentConfiguration(Block):
@@ -366,7 +358,7 @@ KNOWN_KEYS = frozenset(
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
         PipelineReference, ChainBlock, FrameSnap, SubWorkflow, ResultBlock, InputBlock, TaskBlock,
-        FirstBlockCache, TaylorSeerCache, RemoteTextEncoder, ComponentDocument, QuantisationBlock,
+        *CACHE_BLOCKS, RemoteTextEncoder, ComponentDocument, QuantisationBlock,
         QuantisationConfiguration, LoadComponents, ComponentsManager, *SETTING_BLOCKS,
     )
     for name in model.model_fields

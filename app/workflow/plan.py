@@ -15,7 +15,14 @@ from pydantic import Field, JsonValue
 
 from app.media.files import MediaKind
 from app.workflow.frozen import Frozen as Frozen
-from app.workflow.plan_settings import DENOISERS, Casting, ComponentChanges, Tuning, cast_too
+from app.workflow.plan_settings import (
+    DENOISERS,
+    Casting,
+    ComponentChanges,
+    TeaCacheSettings,
+    Tuning,
+    cast_too,
+)
 from app.workflow.plan_settings import CacheSettings as CacheSettings
 from app.workflow.plan_settings import DType as DType
 from app.workflow.plan_settings import SchedulerChange as SchedulerChange
@@ -342,6 +349,7 @@ class PipelineStep(PlannedStep):
     vae_tiling: bool = False
     vae_slicing: bool = False
     cache: CacheSettings | None = None
+    teacache: TeaCacheSettings | None = None
     attention_backend: str | None = None
     """As diffusers names it; None is its default."""
     dtypes: dict[str, DType] = Field(default_factory=dict)

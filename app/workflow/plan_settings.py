@@ -93,7 +93,7 @@ class Tuning(Frozen):
 class CacheSettings(Frozen):
     """What the denoiser computes only now and then, and takes from its last time between."""
 
-    type: Literal["first_block", "taylorseer"]
+    type: Literal["first_block", "taylorseer", "faster", "mag", "text_kv"]
     options: dict[str, JsonValue]
 
 
@@ -104,3 +104,11 @@ class SchedulerChange(Frozen):
     """Qualified; None keeps the class."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
     shift: float | None = None
+
+
+class TeaCacheSettings(Frozen):
+    """Up to which change in what it is given a Flux denoiser hands on its last output's change."""
+
+    threshold: float
+    coefficients: tuple[float, ...] | None = None
+    """None: those of Flux."""

@@ -60,6 +60,7 @@ def result_key(
                 step.attention_backend,
                 {key: tuning.model_dump() for key, tuning in step.tunings.items()},
                 step.attention_slicing,
+                None if step.teacache is None else step.teacache.model_dump(),
             ],
             _all_described(step.arguments, earlier),
             None if step.chain is None else _chain_described(step.chain, earlier),

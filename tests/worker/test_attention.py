@@ -19,6 +19,8 @@ from tests.worker.bench import Bench, Document, document, same, step
 CACHES = (
     {"type": "first_block", "threshold": 100.0},
     {"type": "taylorseer", "cache_interval": 3, "max_order": 1},
+    {"type": "faster"},
+    {"type": "mag", "threshold": 9.0, "retention_ratio": 0.0, "mag_ratios": "FLUX"},
 )
 
 
@@ -81,10 +83,54 @@ def test_a_denoiser_without_a_cache_is_told(bench: Bench):
 
 def test_a_cache_of_a_kind_that_is_not_supported_yet_is_named(bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
-        bench.plan(drawn(flux, cache={"type": "mag"}))
+        bench.plan(drawn(flux, cache={"type": "sea"}))
     (problem,) = caught.value.problems
     assert problem.place == "steps[0].pipeline.configuration.cache"
-    assert problem.message.startswith("A 'cache' of type 'mag' is not yet supported, only")
+    assert problem.message.startswith("A 'cache' of type 'sea' is not yet supported, only")
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ({"type": "mag"}, "A 'mag' cache needs 'mag_ratios' of its model"),
+        ({"type": "mag", "mag_ratios": "wan"}, "There are no ratios 'wan', only flux or a list"),
+        ({"type": "mag", "calibrate": True, "max_skip_steps": -1}, "Input should be greater than"),
+    ],
+)
+def test_options_of_a_cache_are_checked_while_planning(
+    bench: Bench, flux: Path, cache: dict[str, Any], message: str
+):
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(drawn(flux, cache=cache))
+    (problem,) = caught.value.problems
+    assert problem.place.startswith("steps[0].pipeline.configuration.cache")
+    assert problem.message.startswith(message)
+
+
+def test_a_cache_of_another_denoiser_is_told(bench: Bench, flux: Path):
+    ended = bench.run(drawn(flux, cache={"type": "text_kv"})).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == (
+        "The denoiser of FluxPipeline has no cache of the kind 'text_kv'."
+    )
+
+
+def test_a_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path):
+    plain, cached = drawn(flux), drawn(flux, cache=CACHES[0])
+    bench.run(bench.write(plain, "plain"))
+    (denoiser,) = (e.component for e in bench.runner.residency.entries if "transformer" in e.title)
+    calls: list[object] = []
+    # What is skipped is the module's own call, under whatever hooks it has.
+    norm = denoiser.single_transformer_blocks[0].norm
+    handle = norm.register_forward_hook(lambda *_: calls.append(None))
+    counts = []
+    for wanted in (plain, cached, plain):
+        calls.clear()
+        bench.run(bench.write(wanted, "cached" if wanted is cached else "plain"))
+        counts.append(len(calls))
+    handle.remove()
+    assert counts[0] == counts[2] == 8
+    assert counts[1] < 8
 
 
 # --- backends and processors ---------------------------------------------------------------------
