@@ -76,12 +76,12 @@ class _Detector(NamedTuple):
     def loads(self, values: Mapping[str, Any]) -> tuple[Loads, ...]:
         """The detector, as one component."""
         name = f"controlnet_aux.{self.name}"
-        return (Loads("model", name, values["model_name"], files=self.files),)
+        return (Loads(self.name, name, values["model_name"], files=self.files),)
 
     def run(self, arguments: OnePicture, loaded: Loaded) -> Image.Image:
         """What it finds, as a picture."""
         given = {name: value for name, value in arguments if name not in ("image", "model_name")}
-        detector = loaded.components["model"].tool
+        detector = loaded.components[self.name].tool
         found = detector(arguments.image.convert("RGB"), **given, **self.fixed, output_type="pil")
         picture: Image.Image = found.convert("RGB")
         return picture

@@ -9,11 +9,14 @@ from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     LlamaConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.standins.parts import TEXT_WIDTH, qwen_tokenizer, seeded
 
@@ -26,6 +29,15 @@ VISION_TEMPLATE = (
     "{% for line in message.content %}{% if line.type == 'text' %}{{line.text}}"
     "{% elif line.type == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n"
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+SEEING_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SEEING_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for line in message.content %}{% if line.type == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ line.text }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SIZES = {
     "hidden_size": TEXT_WIDTH,
@@ -84,3 +96,34 @@ def build_vision_model(folder: Path, seed: int = 0) -> None:
     settings = {"processor_class": "Idefics3Processor", "image_seq_len": IMAGE_TOKENS}
     (folder / "processor_config.json").write_text(json.dumps(settings))
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": VISION_TEMPLATE}))
+
+
+def build_seeing_writer(folder: Path, seed: int = 0) -> None:
+    """Qwen 2.5 VL, whose processor has a part for videos."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = SEEING_TEMPLATE
+    tokenizer.add_special_tokens({"additional_special_tokens": SEEING_TOKENS})
+    start, end, image, video = tokenizer.convert_tokens_to_ids(SEEING_TOKENS)
+    with seeded(seed):
+        model = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config={
+                    **SIZES, "vocab_size": len(tokenizer), "bos_token_id": None,
+                    "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+                    "initializer_range": 1.0,
+                    "rope_parameters": {
+                        "rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3],
+                    },
+                },
+                vision_config={
+                    "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                    "out_hidden_size": TEXT_WIDTH, "fullatt_block_indexes": [0],
+                    "initializer_range": 1.0,
+                },
+                image_token_id=image, video_token_id=video,
+                vision_start_token_id=start, vision_end_token_id=end,
+            )
+        )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)

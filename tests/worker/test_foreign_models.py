@@ -150,7 +150,7 @@ def detecting(seeing: Bench) -> Bench:
 def test_a_detector_is_called_as_the_dialect_fixes_it_and_held(detecting: Bench):
     asked = {"detect_resolution": 64, "image_resolution": 64}
     edges = detecting.run(plan(detecting, doing("hed", **asked)))
-    assert edges.success.loaded == ("model of Annotators (float32)",)
+    assert edges.success.loaded == ("HEDdetector of Annotators (float32)",)
     scribble = detecting.run(plan(detecting, doing("scribble", **asked)))
     assert scribble.success.loaded == ()
     assert set(np.unique(pixels(scribble)[0])) <= {0, 255}

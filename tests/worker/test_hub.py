@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from app.engine import Engine
 from app.protocol import Downloading, RunCancelled, RunFailed
 from tests.engines import Finished, run, started_engine
+from tests.standins.language import build_language_model
 from tests.worker.bench import SHAPES, Bench, document, same, step
 from tests.worker.hub import Hub
 
@@ -34,6 +35,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
     (model / "pytorch_model.ckpt").write_bytes(b"a pickle")
     for name in ("interrupted", "cancelled", "damaged", "gated", "huge", "never-asked-for"):
         shutil.copytree(tiny, folder / "test" / name)
+    build_language_model(folder / "test" / "writer")
+    (folder / "test" / "writer" / "pytorch_model.bin").write_bytes(b"a pickle")
     loras = folder / "test" / "loras"
     shutil.copytree(Path(SHAPES) / "outline", loras)
     lora = next(loras.iterdir()).rename(loras / "outline.safetensors")
@@ -104,6 +107,26 @@ def test_a_second_run_and_one_after_freeing_ask_the_hub_nothing(
     assert again.success.loaded
     assert same(first, again)
     assert hub.requests[asked:] == []
+
+
+def test_a_tasks_model_is_fetched_without_its_pickles_and_then_held(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    before = len(hub.requests)
+    arguments = {"prompt": "a cat", "model_name": "test/writer", "max_new_tokens": 4}
+    task = {"command": "text_generation", "arguments": arguments}
+    result = {"content_type": "text/plain"}
+    path = bench.write(document({"name": "tell", "task": task, "result": result}))
+    told = run(engine, path)
+    assert "model of test/writer (float32)" in told.success.loaded
+    asked = hub.requests[before:]
+    assert any(request.endswith("model.safetensors") for request in asked)
+    assert not any("pytorch_model" in request for request in asked)
+    before = len(hub.requests)
+    again = run(engine, path)
+    assert again.success.loaded == ()
+    assert [result.text for result in again.results] == [result.text for result in told.results]
+    assert hub.requests[before:] == []
 
 
 def test_a_variant_fetches_its_own_weights_where_there_are_any(

@@ -10,10 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from app.protocol import Event, PhaseChanged, RunCancelled, RunFailed, StepProgress
+from app.protocol import (
+    Event,
+    Loading,
+    PhaseChanged,
+    RunCancelled,
+    RunFailed,
+    StepProgress,
+    StepRemembered,
+)
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
-from tests.standins.language import build_vision_model
+from tests.standins.language import build_seeing_writer, build_vision_model
 from tests.standins.qwen import build_writer, build_zimage
 from tests.standins.task_models import build_task_models
 from tests.worker.bench import Bench, Document, document, pixels, same
@@ -165,6 +173,30 @@ def test_what_changes_a_prompt_changes_the_text(tasks: Bench):
         for more in ({}, {"system_prompt": "Be brief."}, {"prompt": "two dogs"})
     ]
     assert len({text for (text,) in told}) == 3
+
+
+def test_a_model_whose_processor_also_takes_videos_needs_no_torchvision(tasks: Bench):
+    build_seeing_writer(tasks.folder / "qwen-vl")
+    step = looking("image_to_text", saved_as="text/plain", model_name="qwen-vl", max_new_tokens=4)
+    first = tasks.run(document(step))
+    Image.new("RGB", SIZE, "red").save(tasks.folder / "seen.png")
+    assert texts(first) != texts(tasks.run(document(step)))
+
+
+def test_a_text_that_is_remembered_is_not_written_again(tasks: Bench):
+    gathered = {"name": "list", "task": {"command": "gather_inputs", "arguments": {}}}
+    for number, again in ((1, False), (2, True)):
+        gathered["task"]["arguments"] = {"text": "previous_result:do", "number": number}
+        finished = tasks.run(document(telling(), gathered), fresh=False)
+        remembered = [e.step for e in finished.events if isinstance(e, StepRemembered)]
+        assert remembered == (["do"] if again else [])
+
+
+def test_a_load_is_told_in_bytes(tasks: Bench):
+    finished = tasks.run(document(looking("depth")))
+    told = [event for event in finished.events if isinstance(event, Loading)]
+    assert [event.component for event in told] == ["model"] * 2 + ["image_processor"] * 2
+    assert told[-1].loaded_bytes == told[-1].total_bytes > 100_000
 
 
 # --- the table of what is held -------------------------------------------------------------------
