@@ -189,13 +189,14 @@ class ValueReader:
     def _name(self, key: str, value: Any, path: Place, typed: bool) -> Value:
         """The dialect's type rule: a dtype, or a braced plain string.
 
-        What a person typed is a plain string, unless it names a dtype of torch in full.
+        What a person typed is a plain string, with the braces or without, unless it names a dtype
+        of torch in full.
         """
-        if not isinstance(value, str) or (typed and not value.startswith("torch.")):
+        if not isinstance(value, str):
             return LiteralValue(value=value)
         text = names.unbraced(value)
-        if text is not None:
-            return LiteralValue(value=text)
+        if text is not None or (typed and not value.startswith("torch.")):
+            return LiteralValue(value=value if text is None else text)
         if key.endswith("_type"):
             self.note(path, f"'{value}' would name a class, which is not yet supported here.",
                       f"For the plain text write '{{{value}}}'.")  # fmt: skip

@@ -232,6 +232,24 @@ def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_ba
     assert same(cold, warm)
 
 
+@pytest.mark.parametrize("how", ["nf4", "bnb-int8", "torchao-int8", "sdnq-uint4", "quanto-int8"])
+def test_beside_an_accelerator_quantised_weights_take_turns_with_the_others(
+    how: str, flux: Path, tmp_path: Path
+):
+    """Model offload brings each component back to RAM; the next run takes it from there."""
+    bench = Bench(tmp_path, Accelerator())
+    wanted = quantised(flux, how)
+    apart = bench.run(bench.plan(bench.write(document(wanted), "apart")))
+    wanted["pipeline"]["configuration"]["offload"] = "model"
+    turns = bench.plan(bench.write(document(wanted), "turns"))
+    cold = bench.run(turns)
+    assert cold.success.loaded == ()
+    assert held(bench, "transformer").place == "ram"
+    assert same(apart, cold)
+    assert same(cold, bench.run(turns))
+    assert same(apart, bench.run(bench.plan(bench.folder / "apart.json")))
+
+
 def test_what_was_quantised_before_it_was_published_is_loaded_as_it_is(
     flux: Path, tmp_path: Path, bench: Bench
 ):

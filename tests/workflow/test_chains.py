@@ -103,7 +103,7 @@ def test_a_reference_has_a_chain_of_its_own(bench: Bench):
             ".frame_snap.remainder", "It has to be less than 8, the modulus.",
         ),
         ({"segments": 2, "keep_segments": True}, ".keep_segments", "Set 'save_segments' too."),
-        ({"segments": 2, "prompts": []}, ".prompts", "at least 1 item"),
+        ({"segments": 2, "prompts": []}, ".prompts", "with something in it"),
         ({"match_audio": True}, ".match_audio", "The sound is taken from the list of 'references'"),
     ],
 )  # fmt: skip

@@ -42,6 +42,26 @@ def test_a_typed_text_is_taken_as_it_stands(bench: Bench, text: str):
     assert plan.steps[0].arguments["prompt"] == LiteralValue(value=text)
 
 
+@pytest.mark.parametrize("typed", ["np", "{np}"])
+def test_a_name_that_the_document_escapes_is_typed_with_its_braces_or_without(
+    bench: Bench, typed: str
+):
+    document = drawing(
+        variables={"prompt": "a fox", "steps": 2, "made_as": "{pil}"},
+        steps=[
+            step(
+                arguments={
+                    "prompt": "variable:prompt",
+                    "num_inference_steps": "variable:steps",
+                    "output_type": "variable:made_as",
+                }
+            )
+        ],
+    )
+    [planned] = bench.plan(document, made_as=typed).steps
+    assert planned.arguments["output_type"] == LiteralValue(value="np")
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_typed_text_stays_as_it_is_on_its_way_into_a_sub_workflow(bench: Bench, text: str):
     bench.write(drawing(), "child.json")
