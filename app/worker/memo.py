@@ -150,6 +150,7 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         computing_versions(),
         # Other hardware rounds otherwise.
         [str(device), device.name],
+        *(["weighed"] if step.prompt_weighting else []),
     ]
 
 

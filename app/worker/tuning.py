@@ -21,6 +21,7 @@ from app.worker.ip_adapters import looking
 from app.worker.loading import first_line
 from app.worker.offload import placed
 from app.worker.teacache import teacached
+from app.worker.weighting import weighing
 from app.workflow.plan import LoraSource, PipelineStep
 
 
@@ -38,6 +39,7 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
             _load_adapters(pipeline, step)
         given_back.enter_context(attending(pipeline, step))
         given_back.enter_context(components_tuned(pipeline, step))
+        given_back.enter_context(weighing(pipeline, step))
         if step.ip_adapter is not None:
             given_back.enter_context(looking(pipeline, step.ip_adapter, step.name))
         vae = getattr(pipeline, "vae", None)

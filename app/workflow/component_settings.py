@@ -29,6 +29,7 @@ from app.workflow.references import Path as Place
 from app.workflow.setting_blocks import CompileBlock, ComponentSettings, LayerwiseCasting
 from app.workflow.sharing import known_components
 from app.workflow.values import ValueReader
+from app.workflow.weighting import can_be_weighed
 
 PLACEMENT_WARNING = (
     "'device', 'residency' and 'group_offload' decide nothing about where components lie: the"
@@ -78,6 +79,11 @@ class _Settings:
             self._reader.warnings.append(PLACEMENT_WARNING)
         if configuration.enable_attention_slicing:
             self._reader.warnings.append(SLICING_WARNING)
+        name = self._step.pipeline_class.rpartition(".")[2]
+        if configuration.prompt_weighting and not can_be_weighed(name):
+            self._reader.warnings.append(
+                f"The prompts of a {name} cannot be weighed: they are taken as they stand."
+            )
         whole = configuration.enable_layerwise_casting
         step = self._step
         return step.model_copy(
@@ -94,6 +100,7 @@ class _Settings:
                 "casting": None if whole is None else _casting(whole),
                 "vae_tiling": self._vae_tiling,
                 "attention_slicing": configuration.enable_attention_slicing,
+                "prompt_weighting": configuration.prompt_weighting and can_be_weighed(name),
                 "teacache": _teacache(configuration.teacache),
                 "streams": any(self._grouped(configuration)),
                 "never_offloaded": self._never_offloaded(configuration, where),

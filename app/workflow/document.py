@@ -29,7 +29,6 @@ NOT_YET_SUPPORTED = frozenset(
     [
         "audio_scheduler",
         "quantization",
-        "prompt_weighting",
         "inversion",
         "generate",
         "workflow_type",
@@ -97,6 +96,7 @@ class Configuration(Block):
     """Gathered from blocks that set the dtype of another component: `text_encoder`, …"""
     cache: CacheBlock | None = None
     teacache: TeaCacheBlock | None = None
+    prompt_weighting: StrictBool = False
     attention_backend: AttentionBackend | None = None
     load_components: LoadComponents | None = None
     configs: dict[str, str | int | float | bool | list[JsonValue] | None] = Field(

@@ -350,6 +350,7 @@ class PipelineStep(PlannedStep):
     vae_slicing: bool = False
     cache: CacheSettings | None = None
     teacache: TeaCacheSettings | None = None
+    prompt_weighting: bool = False
     attention_backend: str | None = None
     """As diffusers names it; None is its default."""
     dtypes: dict[str, DType] = Field(default_factory=dict)

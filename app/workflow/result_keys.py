@@ -59,7 +59,7 @@ def result_key(
                 None if step.cache is None else step.cache.model_dump(),
                 step.attention_backend,
                 {key: tuning.model_dump() for key, tuning in step.tunings.items()},
-                step.attention_slicing,
+                [step.attention_slicing, step.prompt_weighting],
                 None if step.teacache is None else step.teacache.model_dump(),
             ],
             _all_described(step.arguments, earlier),

@@ -1,0 +1,115 @@
+"""Weights in a prompt, in the notation of AUTOMATIC1111's web UI; pure.
+
+`(text)` weighs 1.1 times as much, `[text]` 1.1 times less, `(text:1.5)` as much as it says; inside
+one another they multiply. `\\(`, `\\)`, `\\[` and `\\]` are the characters themselves. The word
+BREAK begins a new chunk. A bracket that is never closed counts to the end, and one that was never
+opened is a character like others.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+STEP = 1.1
+SUPPORTED = ("Flux", "StableDiffusion")
+"""How the names of pipelines begin whose prompts can be weighed here."""
+NOT_SUPPORTED = ("Flux2", "Flux3")
+MARKS = re.compile(
+    r"\\[()\[\]]"  # an escaped bracket
+    r"|:\s*(?P<weight>[+-]?\d*\.?\d+)\s*\)"  # the end of one with a weight
+    r"|[()\[\]]"
+    r"|\s*\bBREAK\b\s*"
+)
+
+
+class Piece(NamedTuple):
+    """Text of one weight."""
+
+    text: str
+    weight: float
+
+
+Chunk = tuple[Piece, ...]
+
+
+def has_marks(prompt: str) -> bool:
+    """Whether anything in it could be a weight."""
+    return any(mark in prompt for mark in "([")
+
+
+def can_be_weighed(pipeline_class: str) -> bool:
+    """Whether a pipeline of this name may have its prompts weighed; unqualified."""
+    is_one = pipeline_class.startswith(SUPPORTED) and not pipeline_class.startswith(NOT_SUPPORTED)
+    return is_one or pipeline_class.startswith(("AutoPipeline", "DiffusionPipeline"))
+
+
+def read_weights(prompt: str) -> tuple[Chunk, ...]:
+    """The prompt's chunks, each of pieces; neighbours have different weights."""
+    chunks: list[list[Piece]] = [[]]
+    round_open: list[tuple[int, int]] = []
+    square_open: list[tuple[int, int]] = []
+
+    def here() -> tuple[int, int]:
+        return len(chunks) - 1, len(chunks[-1])
+
+    def weigh(since: tuple[int, int], factor: float) -> None:
+        for number, chunk in enumerate(chunks):
+            start = since[1] if number == since[0] else 0
+            if number >= since[0]:
+                chunk[start:] = [Piece(t, weight * factor) for t, weight in chunk[start:]]
+
+    read = 0
+    for mark in MARKS.finditer(prompt):
+        chunks[-1].append(Piece(prompt[read : mark.start()], 1.0))
+        read = mark.end()
+        found = mark[0]
+        if found.startswith("\\"):
+            chunks[-1].append(Piece(found[1], 1.0))
+        elif found.strip() == "BREAK":
+            chunks.append([])
+        elif mark["weight"] is not None and round_open:
+            weigh(round_open.pop(), float(mark["weight"]))
+        elif found == "(":
+            round_open.append(here())
+        elif found == "[":
+            square_open.append(here())
+        elif found == ")" and round_open:
+            weigh(round_open.pop(), STEP)
+        elif found == "]" and square_open:
+            weigh(square_open.pop(), 1 / STEP)
+        else:
+            chunks[-1].append(Piece(found, 1.0))
+    chunks[-1].append(Piece(prompt[read:], 1.0))
+    for since in round_open:
+        weigh(since, STEP)
+    for since in square_open:
+        weigh(since, 1 / STEP)
+    return tuple(_joined(chunk) for chunk in chunks)
+
+
+def plain(chunks: tuple[Chunk, ...]) -> str:
+    """The prompt as an encoder reads it, without marks."""
+    return " ".join("".join(piece.text for piece in chunk) for chunk in chunks)
+
+
+def weights_of_characters(chunks: tuple[Chunk, ...]) -> list[float]:
+    """The weight of each character of the plain prompt."""
+    found: list[float] = []
+    for number, chunk in enumerate(chunks):
+        found += [1.0] if number else []
+        for text, weight in chunk:
+            found += [weight] * len(text)
+    return found
+
+
+def _joined(pieces: list[Piece]) -> Chunk:
+    joined: list[Piece] = []
+    for text, weight in pieces:
+        if not text:
+            continue
+        if joined and joined[-1].weight == weight:
+            joined[-1] = Piece(joined[-1].text + text, weight)
+        else:
+            joined.append(Piece(text, weight))
+    return tuple(joined)
