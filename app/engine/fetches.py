@@ -69,6 +69,7 @@ class MediaFetches:
         found: list[MediaFile] = []
         for number, (key, value) in enumerate(wanted.items(), start=1):
             tell = _Telling(run, value.url, number, len(wanted), self._post)
+            tell(0, None)
             try:
                 file = self._cache.fetch(value.url, value.kind, tell=tell, stopped=lambda: run.over)
             except FetchError as error:

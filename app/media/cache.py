@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import FetchError
 from app.media.fetch import Answer, Unreachable, answer_to, refusing, shown
-from app.media.files import CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
+from app.media.files import ACCEPTED, CALLED, MediaKind, WrongMediaError, suffix_of
 from app.outputs import replacing
 from app.settings import UrlSettings
 from app.units import size
@@ -190,7 +190,7 @@ class MediaCache:
     def _of_kind(self, found: MediaFile, kind: MediaKind) -> MediaFile:
         """The file, used now; what is used as a picture here may be used as a video there."""
         path = self.path(found)
-        if found.suffix not in SUFFIXES[kind]:
+        if found.suffix not in ACCEPTED[kind]:
             raise FetchError(
                 f"{shown(found.url)} is not a {CALLED[kind]}: its content is '{found.suffix}'."
             )
@@ -222,7 +222,8 @@ class MediaCache:
 
 def _check_type(url: str, kind: MediaKind, content_type: str) -> None:
     plain = content_type.partition(";")[0].strip().lower()
-    if plain not in PLAIN_TYPES and not plain.startswith((f"{kind}/", "application/ogg")):
+    fitting = ("audio/", "video/", "application/ogg") if kind == "audio" else (f"{kind}/",)
+    if plain not in PLAIN_TYPES and not plain.startswith(fitting):
         raise FetchError(
             f"{shown(url)} is not a {CALLED[kind]}: the server says that it is '{plain[:60]}'."
         )

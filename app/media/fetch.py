@@ -1,7 +1,8 @@
 """One GET of a URL that anybody may have written: checked, bounded, and ended when asked.
 
 The name is resolved here and the connection made to the very address that was checked, so that a
-name cannot lead elsewhere a moment later. TLS still checks the certificate of the name.
+name cannot lead elsewhere a moment later. TLS still checks the certificate of the name. A proxy of
+the environment is not used: it would resolve the name itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files are media, and whether one is what its name says. Opened, never decoded, here.
+"""Which files are media, and whether one is what its name says.
 
 Pillow and FFmpeg choose a format by content and know formats that run other programs or read other
 files (EPS, HLS). So each is only ever asked for the formats of this list.
@@ -28,6 +28,10 @@ SUFFIXES: dict[MediaKind, tuple[str, ...]] = {
     "video": (".avi", ".mkv", ".mov", ".mp4", ".webm"),
     "audio": (".flac", ".mp3", ".ogg", ".wav"),
 }
+ACCEPTED: dict[MediaKind, tuple[str, ...]] = {
+    **SUFFIXES, "audio": SUFFIXES["audio"] + SUFFIXES["video"],
+}  # fmt: skip
+"""The sound of a video is one, too."""
 CALLED: dict[MediaKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
 """What each kind is called in sentences."""
 MAX_IMAGE_PIXELS = 64_000_000
@@ -73,11 +77,13 @@ def _picture_suffix(file: Path, name: str) -> str:
 
 
 def _holds(file: Path, kind: MediaKind, container: str) -> bool:
-    """Whether FFmpeg finds such a stream where it takes the file for this format."""
+    """Whether FFmpeg finds such a stream, and anything in it, where it takes the file for this."""
     import av
 
     try:
         with av.open(str(file), format=container) as opened:
-            return bool(opened.streams.video if kind == "video" else opened.streams.audio)
+            streams = opened.streams.video if kind == "video" else opened.streams.audio
+            # Of some formats the header alone is believed whatever follows.
+            return bool(streams) and next(opened.decode(streams[0]), None) is not None
     except (av.FFmpegError, OSError):
         return False

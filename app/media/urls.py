@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx
 
-MAX_URL_LENGTH = 2000
+MAX_URL_LENGTH = 8000
+"""Signed ones, to which others redirect, have some thousand characters."""
 PORTS = {"http": 80, "https": 443}
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.errors import nearest
-from app.media.files import CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
+from app.media.files import ACCEPTED, CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
 from app.media.urls import RefusedURLError, checked_url, is_url
 from app.settings import UrlSettings
 from app.workflow.files import can_be_path
@@ -80,7 +80,7 @@ def _wrong_with(value: str, file: Path, kind: MediaKind, inside: list[Path]) -> 
     called = CALLED[kind]
     if not any(file.is_relative_to(each) for each in inside):
         return (f"The {called} '{value}' lies outside the folders it may come from.",)
-    if file.suffix.lower() not in SUFFIXES[kind]:
+    if file.suffix.lower() not in ACCEPTED[kind]:
         return (f"'{file.name}' is not a {called} file ({', '.join(SUFFIXES[kind])}).",)
     if not file.is_file():
         siblings = [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else []

@@ -54,6 +54,9 @@ def test_a_sound_is_read_as_its_samples(tmp_path: Path, suffix: str):
         ("audio", "list.wav", b"#EXTM3U\nhttp://169.254.169.254/\n"),
         ("video", "text.avi", b"no video at all"),
         ("video", "empty.webm", b""),
+        ("audio", "text.flac", b"no sound at all"),
+        ("audio", "text.mp3", b"no sound at all"),
+        ("audio", "text.mp4", b"no sound at all"),
     ],
 )
 def test_a_file_is_taken_for_nothing_but_what_its_name_says(
@@ -64,8 +67,16 @@ def test_a_file_is_taken_for_nothing_but_what_its_name_says(
     file.write_bytes(content)
     with pytest.raises(WrongMediaError, match="cannot be read as a"):
         suffix_of(file, kind)
-    with pytest.raises(StepError, match="cannot be read"):
+    with pytest.raises(StepError, match=r"cannot be read|has no samples"):
         (read_video if kind == "video" else read_sound)(str(file), nothing)
+
+
+def test_the_sound_of_a_video_is_a_sound_and_a_silent_one_has_none(tmp_path: Path):
+    file = film(tmp_path / "film.mp4", seconds_of_sound=0.5)
+    assert suffix_of(file, "audio") == ".mp4"
+    assert read_sound(str(file), nothing).sample_rate == RATE
+    with pytest.raises(WrongMediaError):
+        suffix_of(film(tmp_path / "silent.mp4"), "audio")
 
 
 def test_a_picture_or_a_sound_is_no_video(tmp_path: Path):

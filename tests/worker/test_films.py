@@ -75,7 +75,7 @@ def test_what_is_no_video_is_refused_while_planning(bench: Bench):
         "steps[1].task.arguments.video":
             "'tone.wav' is not a video file (.avi, .mkv, .mov, .mp4, .webm).",
         "steps[2].task.arguments.audio":
-            "'text.mp4' is not a sound file (.flac, .mp3, .ogg, .wav).",
+            "'text.mp4' cannot be read as a sound.",
         "steps[3].task.arguments.image.location": "There is no video 'gone.mp4'.",
     }  # fmt: skip
 
