@@ -61,7 +61,6 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
         changes=_arguments(
             width=ALLEGRO_PX, height=ALLEGRO_PX, num_frames=ALLEGRO_FRAMES, num_inference_steps=2
         ),
-        for_part="Allegro",
     ),
     "archive/CogVideoX-5b.json": Runs(
         (Saved("video/mp4", frames=9),) * 2,
