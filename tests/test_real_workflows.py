@@ -70,3 +70,41 @@ def test_adapters_of_two_families_bring_their_image_encoders(
     plan = planned("archive/ip-adapter.json", real_workflows, stand_ins, bench.folder)
     loaded = bench.run(plan).success.loaded
     assert sum(title.startswith("image_encoder of IP-Adapter") for title in loaded) == 2
+
+
+def test_a_document_hands_its_picture_to_the_film_of_another(
+    real_workflows: Path, stand_ins: StandIns, bench: Bench
+):
+    """Its two sub-workflows are not among the documents at hand; these have their names."""
+    children = {
+        "kandinsky3": (
+            "AutoPipelineForText2Image", "kandinsky-community/kandinsky-3", "image/jpeg",
+            {"prompt": "", "num_inference_steps": 2, "width": 64, "height": 64},
+        ),
+        "CogVideoX-5B-I2V": (
+            "CogVideoXImageToVideoPipeline", "THUDM/CogVideoX-5b-I2V", "video/mp4",
+            {"image": None, "prompt": "", "num_inference_steps": 2, "num_frames": 9},
+        ),
+    }  # fmt: skip
+    for name, (kind, model, content_type, variables) in children.items():
+        drawn = {
+            "configuration": {"component_type": kind},
+            "from_pretrained_arguments": {"model_name": model},
+            "arguments": {each: f"variable:{each}" for each in variables},
+        }
+        result = {"content_type": content_type}
+        step = {"name": "main", "pipeline": drawn, "result": result}
+        bench.write({"id": name, "variables": variables, "steps": [step]}, name)
+        stand_ins.add(model)
+    path = bench.folder / "txt2img2vid.json"
+    path.write_bytes((real_workflows / "archive" / path.name).read_bytes())
+    small = {"width": 64, "height": 64, "image_num_inference_steps": 2}
+    plan = make_plan(
+        path,
+        {**small, "video_num_inference_steps": 2},
+        paths=PathSettings(models=(stand_ins.folder,)),
+        seed=1,
+    )
+    finished = bench.run(plan)
+    kinds = [result.content_type for result in finished.results if finished.success]
+    assert kinds == ["image/jpeg", "image/jpeg", "video/mp4", "video/mp4"]
