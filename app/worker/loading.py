@@ -179,8 +179,12 @@ def _may_be_left_out(parameter: inspect.Parameter) -> bool:
 def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
     """The step's pipeline over these components (by key), with a scheduler of its own."""
     named = {part.name: _own(components[part.key]) for part in parts.parts}
-    if step.scheduler is not None and "scheduler" in named:
-        named["scheduler"] = _changed(step, step.scheduler, named["scheduler"])
+    for name, change in (
+        ("scheduler", step.scheduler),
+        ("audio_scheduler", step.audio_scheduler),
+    ):
+        if change is not None:
+            named[name] = _changed(step, name, change, named.get(name))
     if step.modular is not None:
         from app.worker.modular import assemble_modular
 
@@ -197,7 +201,13 @@ def _own(held: Any) -> Any:
     return type(held).from_config(held.config) if stateful else held
 
 
-def _changed(step: PipelineStep, change: SchedulerChange, held: Any) -> Any:
+def _changed(step: PipelineStep, name: str, change: SchedulerChange, held: Any) -> Any:
+    where = f"{step.place}.pipeline.{name}"
+    if held is None:
+        raise LoadError(
+            f"The pipeline of '{step.source.model}' has no {name} to change.",
+            hint=f"Remove {where}.",
+        )
     scheduler_class = type(held)
     if change.class_name is not None:
         scheduler_class = getattr(diffusers, change.class_name.rpartition(".")[2])
@@ -206,7 +216,7 @@ def _changed(step: PipelineStep, change: SchedulerChange, held: Any) -> Any:
         if not hasattr(scheduler, "set_shift"):
             raise LoadError(
                 f"The scheduler {scheduler_class.__name__} has no shift.",
-                hint=f"Remove 'shift' from {step.place}.pipeline.scheduler.",
+                hint=f"Remove 'shift' from {where}.",
             )
         scheduler.set_shift(change.shift)
     return scheduler

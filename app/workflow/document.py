@@ -27,7 +27,6 @@ from app.workflow.setting_blocks import Block as Block
 
 NOT_YET_SUPPORTED = frozenset(
     [
-        "audio_scheduler",
         "quantization",
         "inversion",
         "generate",
@@ -136,13 +135,24 @@ class SchedulerBlock(Block):
     from_config_args: dict[str, JsonValue] = Field(default_factory=dict)
     shift: Annotated[float, Field(gt=0)] | None = None
 
+    @model_validator(mode="after")
+    def _changes_something(self) -> SchedulerBlock:
+        if self.configuration is None and self.shift is None and not self.from_config_args:
+            raise ValueError("a scheduler needs a 'configuration' or a 'shift'")
+        return self
+
 
 class LoraBlock(Block):
     model_name: str
     weight_name: str | None = None
     subfolder: str | None = None
+    revision: str | None = None
     adapter_name: str | None = None
     scale: float = 1.0
+    use_safetensors: Literal[True] | None = None
+    """Weights are always those."""
+    low_cpu_mem_usage: StrictBool | None = None
+    """Decides nothing of what is drawn."""
 
 
 class IpAdapterBlock(Block):
@@ -202,6 +212,7 @@ class PipelineBlock(Block):
     arguments: dict[str, Any]
     seed: Seed | None = None
     scheduler: SchedulerBlock | None = None
+    audio_scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
     ip_adapter: IpAdapterBlock | None = None
     chain: ChainBlock | None = None

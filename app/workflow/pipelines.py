@@ -14,7 +14,7 @@ from app.workflow.calls import check_pipeline_call
 from app.workflow.chains import read_chain
 from app.workflow.component_settings import with_settings
 from app.workflow.connected import connected
-from app.workflow.document import ComponentDocument, PipelineBlock, StepDocument
+from app.workflow.document import ComponentDocument, SchedulerBlock, StepDocument
 from app.workflow.files import can_be_path, is_plain
 from app.workflow.hub import find_in_folders, is_repository
 from app.workflow.model_index import INDEX, INDEXES, OWN_BLOCKS
@@ -123,7 +123,8 @@ class PipelineBuilder:
         if block.ip_adapter is not None:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         chain = read_chain(block.chain, arguments, pipeline_class, self._reader, (*where, "chain"))
-        scheduler = self._scheduler(block, where)
+        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"))
+        audio_scheduler = self._scheduler(block.audio_scheduler, (*where, "audio_scheduler"))
         check_quantisers(block, source, components, where, self._reader)
         cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
@@ -148,6 +149,7 @@ class PipelineBuilder:
             absent=absent,
             reused=reused,
             scheduler=scheduler,
+            audio_scheduler=audio_scheduler,
             loras=loras,
             ip_adapter=ip_adapter,
             sdnq_matmul=block.configuration.sdnq_optimize,
@@ -368,16 +370,14 @@ class PipelineBuilder:
             class_name=name, source=source, dtype=dtype, quantisation=quantisation, config=config
         )
 
-    def _scheduler(self, block: PipelineBlock, where: Place) -> SchedulerChange | None:
-        if block.scheduler is None:
+    def _scheduler(self, block: SchedulerBlock | None, at: Place) -> SchedulerChange | None:
+        if block is None:
             return None
         name = None
-        if block.scheduler.configuration is not None:
-            at = (*where, "scheduler", "configuration", "scheduler_type")
-            name = self._class(block.scheduler.configuration.scheduler_type, at, "scheduler")
-        return SchedulerChange(
-            class_name=name, config=block.scheduler.from_config_args, shift=block.scheduler.shift
-        )
+        if block.configuration is not None:
+            place = (*at, "configuration", "scheduler_type")
+            name = self._class(block.configuration.scheduler_type, place, "scheduler")
+        return SchedulerChange(class_name=name, config=block.from_config_args, shift=block.shift)
 
 
 FLOAT16_WARNING = (

@@ -341,6 +341,7 @@ class PipelineStep(PlannedStep):
     reused: dict[str, str] = Field(default_factory=dict)
     """Components of earlier steps that are used instead of the model's own: name → step."""
     scheduler: SchedulerChange | None = None
+    audio_scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
     ip_adapter: IpAdapterSource | None = None
     sdnq_matmul: tuple[str, ...] = ()

@@ -54,6 +54,7 @@ def result_key(
             return None
         decisive += [
             None if step.scheduler is None else step.scheduler.model_dump(),
+            None if step.audio_scheduler is None else step.audio_scheduler.model_dump(),
             [step.offload, step.vae_tiling, step.vae_slicing],
             [
                 None if step.cache is None else step.cache.model_dump(),

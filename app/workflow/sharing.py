@@ -50,12 +50,10 @@ class Sharing:
             else:
                 message = f"No earlier step shares '{component}'."
                 reader.note(where, message, self._hint(component))
-        if "scheduler" in found and block.scheduler is not None:
-            reader.note(
-                (*at, "scheduler"),
-                "A scheduler that is reused cannot be changed.",
-                "Leave it out of 'reused_components'.",
-            )
+        for name in ("scheduler", "audio_scheduler"):
+            if name in found and getattr(block, name) is not None:
+                message = "A scheduler that is reused cannot be changed."
+                reader.note((*at, name), message, "Leave it out of 'reused_components'.")
         return found
 
     def step(self, name: str, at: Place, reader: ValueReader) -> PipelineStep | None:

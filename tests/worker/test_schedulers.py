@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pytest
 
 from tests.worker.bench import Bench, document, pixels, step
 
@@ -82,3 +83,26 @@ def test_every_run_has_a_scheduler_of_its_own(bench: Bench, tmp_path: Path):
     assert (first[0] != first[1]).any(), "the change of scheduler changes nothing"
     for before, after in zip(first, second, strict=True):
         assert (before == after).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_the_scheduler_of_the_sound_is_changed_apart_from_that_of_the_film(
+    bench: Bench, tmp_path: Path
+):
+    from tests.standins import build_minimax_h3
+
+    build_minimax_h3(tmp_path / "h3")
+    changes = {"audio_scheduler": {"shift": 5.0}}
+    wanted = step(model="h3", loading={"workflow": "t2va"}, blocks=changes)
+    wanted["pipeline"]["configuration"] = {"component_type": "ModularPipeline"}
+    wanted["pipeline"]["arguments"] = {"prompt": "a red circle"}
+    pipeline = bench.assembled(document(wanted))
+    assert pipeline.audio_scheduler.shift == 5.0
+    assert pipeline.scheduler.shift != 5.0
+
+
+def test_a_scheduler_that_a_pipeline_does_not_have_is_told(bench: Bench, model: Path):
+    wanted = step(model="model", loading=NO_CHECKER, blocks={"audio_scheduler": {"shift": 5.0}})
+    error = bench.refused(document(wanted))
+    assert error.message == "The pipeline of 'model' has no audio_scheduler to change."
+    assert error.hint == "Remove steps[0].pipeline.audio_scheduler."

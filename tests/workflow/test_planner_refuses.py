@@ -129,10 +129,11 @@ def test_a_pipeline_of_other_software_says_what_to_use_instead(bench: Bench, nam
 
 def test_keys_of_the_dialect_that_are_not_supported_yet_are_named_as_such(bench: Bench):
     document = drawing(steps=[step() | dict.fromkeys(NOT_YET_SUPPORTED, True)])
-    document["steps"][0]["pipeline"] |= {"teacache": {}}
+    inside = min(NOT_YET_SUPPORTED)
+    document["steps"][0]["pipeline"] |= {inside: {}}
     assert bench.problems(document) == {
         **{f"steps[0].{key}": f"'{key}' is not yet supported." for key in NOT_YET_SUPPORTED},
-        f"{PIPELINE}.teacache": "'teacache' is not yet supported.",
+        f"{PIPELINE}.{inside}": f"'{inside}' is not yet supported.",
     }
 
 
@@ -359,3 +360,23 @@ def test_a_typed_type_name_is_escaped_where_its_default_is(
         assert found.entries["x_dtype"] == value
     else:
         assert found == LiteralValue(value={"x_dtype": value.value})
+
+
+def test_a_scheduler_that_changes_nothing_and_a_shift_below_zero_are_refused(bench: Bench):
+    empty = bench.problems(drawing(steps=[step(scheduler={})]))
+    assert list(empty.values()) == ["A scheduler needs a 'configuration' or a 'shift'."]
+    below = bench.problems(drawing(steps=[step(audio_scheduler={"shift": -1})]))
+    assert list(below) == ["steps[0].pipeline.audio_scheduler.shift"]
+
+
+def test_a_loras_keys_are_those_of_diffusers_and_its_scale_may_be_a_text(bench: Bench):
+    lora = {"model_name": "owner/lora", "scale": "0.5", "revision": "v2", "use_safetensors": True}
+    (planned,) = bench.plan(drawing(steps=[step(loras=[lora])])).steps
+    (found,) = planned.loras
+    assert (found.scale, found.source.revision) == (0.5, "v2")
+    problems = bench.problems(drawing(steps=[step(loras=[{**lora, "wieght_name": "a"}])]))
+    assert problems["steps[0].pipeline.loras[0].wieght_name"].endswith(
+        "Did you mean 'weight_name'?"
+    )
+    pickled = bench.problems(drawing(steps=[step(loras=[{**lora, "use_safetensors": False}])]))
+    assert list(pickled) == ["steps[0].pipeline.loras[0].use_safetensors"]
