@@ -103,6 +103,7 @@ def _loaded(
         folders={part.name: part.folder for part in parts.parts},
         device=device,
         progress=progress.within_call,
+        kept={},
     )
 
 

@@ -95,7 +95,9 @@ def _read(arguments: TextGeneration, loaded: Loaded) -> Mapping[str, Any]:
 
 def _seen(arguments: TextGeneration | ImageToText, loaded: Loaded) -> Mapping[str, Any]:
     """Prompt and picture as the model's own processor puts them together."""
-    processor = _processor(loaded)
+    if "processor" not in loaded.kept:
+        loaded.kept["processor"] = _processor(loaded)
+    processor = loaded.kept["processor"]
     messages: list[dict[str, Any]] = [
         {
             "role": "user",

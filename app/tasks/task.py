@@ -100,6 +100,8 @@ class Loaded(NamedTuple):
     """The torch device they lie on."""
     progress: Callable[[int, int], None]
     """To be told that so many of so many pieces of the call are done."""
+    kept: dict[str, Any]
+    """What a call leaves to the other calls of its step."""
 
 
 def loads_nothing(_values: Mapping[str, Any]) -> tuple[Loads, ...]:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers.utils import is_torchvision_available
 
 from app.errors import BadRequest
-from app.protocol import StepProgress
+from app.protocol import RunFailed, StepProgress
 from app.settings import PathSettings
 from app.workflow.plan import Plan
 from app.workflow.planner import make_plan
@@ -118,6 +118,24 @@ def test_another_file_is_another_model(upscaler: Bench):
     )
     assert not same(bright, dark)
     assert dark.success.loaded == ("model of darker.safetensors (float32)",)
+
+
+def test_a_task_that_runs_out_of_memory_makes_room_and_runs_again(upscaler: Bench):
+    save_file({"weight": torch.full((1,), 0.5)}, upscaler.folder / "idle.safetensors")
+    idle = document(doing("upscale", model_name="idle.safetensors"))
+    upscaler.run(upscaler.write(idle, "idle"))
+    import spandrel
+
+    spandrel.REFUSALS.append(torch.OutOfMemoryError("out of memory"))
+    finished = upscaler.run(document(doing("upscale", model_name="twice.safetensors")))
+    assert finished.success.out_of_memory
+    assert [e.title for e in upscaler.runner.residency.entries] == [
+        "model of twice.safetensors (float32)"
+    ]
+    spandrel.REFUSALS.extend(torch.OutOfMemoryError("out of memory") for _ in range(2))
+    failed = upscaler.run(document(doing("upscale", model_name="twice.safetensors"))).terminal
+    assert isinstance(failed, RunFailed)
+    assert failed.error.kind == "OutOfMemory"
 
 
 def test_tiles_overlap_by_half_at_most(upscaler: Bench):

@@ -31,6 +31,18 @@ LANGUAGE, VISION = "Qwen/Qwen2.5-1.5B-Instruct", "HuggingFaceTB/SmolVLM-256M-Ins
 NOISE = {"stability_score_thresh": 0.0, "points_per_side": 4}
 """SAM's stand-in draws masks of noise."""
 
+PICTURES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
+    ("depth", {"width": 40, "height": 24}, (40, 24)),
+    ("depth_estimator", {}, SIZE),
+    ("midas", {"detect_resolution": 64, "image_resolution": 128}, (256, 128)),
+    ("zoe", {"detect_resolution": 64, "image_resolution": 64}, (128, 64)),
+    ("zoe_depth", {}, SIZE),
+    ("segmentation", {}, SIZE),
+    ("segment", {"prompt": "A cat", "threshold": 0.0}, SIZE),
+    ("sam", {"detect_resolution": 64, "image_resolution": 64, **NOISE}, (128, 64)),
+]
+"""Tasks that make pictures, with arguments and the size of what they make."""
+
 
 @pytest.fixture(scope="session")
 def task_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,19 +83,7 @@ def held(bench: Bench) -> list[str]:
     return sorted(entry.title.partition(" (")[0] for entry in bench.runner.residency.entries)
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments", "size"),
-    [
-        ("depth", {"width": 40, "height": 24}, (40, 24)),
-        ("depth_estimator", {}, SIZE),
-        ("midas", {"detect_resolution": 64, "image_resolution": 128}, (256, 128)),
-        ("zoe", {"detect_resolution": 64, "image_resolution": 64}, (128, 64)),
-        ("zoe_depth", {}, SIZE),
-        ("segmentation", {}, SIZE),
-        ("segment", {"prompt": "A cat", "threshold": 0.0}, SIZE),
-        ("sam", {"detect_resolution": 64, "image_resolution": 64, **NOISE}, (128, 64)),
-    ],
-)
+@pytest.mark.parametrize(("command", "arguments", "size"), PICTURES)
 def test_a_task_gives_a_picture_and_loads_nothing_the_second_time(
     tasks: Bench, command: str, arguments: dict[str, Any], size: tuple[int, int]
 ):
@@ -268,13 +268,23 @@ def test_a_task_kept_off_the_accelerator_computes_in_the_machines_memory(
     assert same(finished, tasks.run(document(looking("depth"))))
 
 
-def test_on_an_accelerator_a_model_has_half_the_bytes(tmp_path: Path, tasks: Bench):
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [*((command, arguments) for command, arguments, _ in PICTURES), ("image_to_text", {})],
+)
+def test_on_an_accelerator_models_have_half_the_bytes_and_compute_with_them(
+    tmp_path: Path, tasks: Bench, command: str, arguments: dict[str, Any]
+):
     device = Accelerator()
     other = Bench(tmp_path / "other", device)
     other.models, other.folder = tasks.models, tasks.folder
-    finished = other.run(document(looking("depth")))
-    assert finished.success.loaded[0] == "model of dpt-hybrid-midas (float16)"
-    assert device.moves == [("DPTForDepthEstimation", "device")]
+    saved_as = "text/plain" if command == "image_to_text" else "image/png"
+    finished = other.run(document(looking(command, saved_as=saved_as, **arguments)))
+    heavy = [entry for entry in other.runner.residency.described() if entry.weight_bytes]
+    assert finished.results
+    assert all(entry.title.endswith("(float16)") for entry in heavy)
+    assert {place for _, place in device.moves} == {"device"}
+    assert len(device.moves) == len(heavy)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------

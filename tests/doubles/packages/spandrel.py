@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+REFUSALS: list[Exception] = []
+"""Each ends one call of a network."""
+
 
 class _Twice(torch.nn.Module):
     """Each pixel becomes four of its colour times the weight."""
@@ -16,6 +19,8 @@ class _Twice(torch.nn.Module):
         self.weight = torch.nn.Parameter(weight)
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        if REFUSALS:
+            raise REFUSALS.pop()
         return torch.nn.functional.interpolate(picture, scale_factor=2) * self.weight
 
 
