@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.errors import ServeError
+from app.errors import EngineError, ServeError
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -147,7 +147,11 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> JSONResponse:
-        ready = engine.status().worker in {"ready", "busy"}
+        try:
+            ready = engine.status().worker in {"ready", "busy"}
+        except EngineError:
+            # The page answers for a moment after its engine's end.
+            ready = False
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
     page = build_ui(engine, settings)
@@ -165,6 +169,8 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
         state_session_capacity=SESSIONS,
         ssr_mode=False,
         run_history=False,
+        # Gradio would ask its own page and end the server if a busy machine takes 3 s to answer.
+        _frontend=False,
         enable_monitoring=False,
         mcp_server=False,
         pwa=False,

@@ -44,6 +44,8 @@ ENVIRONMENT = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
 """Read by the libraries when they are imported; the person's own value wins where it is tuning."""
+QUIETED = ("bitsandbytes", "torchao")
+"""Loggers that warn at import of kernels nobody has asked for."""
 ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
 
 
@@ -76,6 +78,8 @@ class Worker:
         root.setLevel(logging.WARNING)
         logging.getLogger("app").setLevel(settings.log_level)
         logging.captureWarnings(True)
+        for name in QUIETED:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
         import diffusers.utils.logging
         import transformers.utils.logging

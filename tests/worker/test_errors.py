@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from app.protocol import TERMINAL, ResultSaved, RunFailed
+from app.workflow.plan import LiteralValue, Plan
 from tests.worker.bench import Bench, Document, document, same, step
 
 GOOD = document(step(), id="good")
-MANY = 10**9
-"""More pictures at once than any machine has memory for."""
+FAILS: dict[str, Any] = {"sigmas": [1.0, 0.5]}
+"""What only the call itself refuses: the model's scheduler takes no sigmas."""
+MANY = LiteralValue(value=10**9)
+"""More pictures at once than any machine has memory for, and than planning would let through."""
 
 
-def failed(bench: Bench, wanted: Document) -> RunFailed:
+def failed(bench: Bench, wanted: Document | Plan) -> RunFailed:
     finished = bench.run(wanted)
     assert sum(isinstance(event, TERMINAL) for event in finished.events) == 1
     assert isinstance(finished.terminal, RunFailed)
@@ -23,9 +27,9 @@ def failed(bench: Bench, wanted: Document) -> RunFailed:
 
 def test_a_step_that_fails_in_its_call_is_named_and_the_next_run_loads_nothing(bench: Bench):
     before = bench.run(GOOD)
-    error = failed(bench, document(step("sketch", prompt=7), id="bad")).error
+    error = failed(bench, document(step("sketch", **FAILS), id="bad")).error
     assert error.kind == "StepError"
-    assert error.message.startswith("ValueError in step 'sketch': `prompt` has to be of type")
+    assert error.message.startswith("ValueError in step 'sketch': The current scheduler class")
     assert "Traceback" in error.detail
     assert "Traceback" not in error.sentence()
     after = bench.run(GOOD)
@@ -34,12 +38,12 @@ def test_a_step_that_fails_in_its_call_is_named_and_the_next_run_loads_nothing(b
 
 
 def test_a_cold_run_that_fails_leaves_what_it_loaded_for_the_next(bench: Bench):
-    failed(bench, document(step(prompt=7)))
+    failed(bench, document(step(**FAILS)))
     assert bench.run(GOOD).success.loaded == ()
 
 
 def test_the_results_of_the_steps_before_stay(bench: Bench):
-    finished = bench.run(document(step("good"), step("bad", prompt=7)))
+    finished = bench.run(document(step("good"), step("bad", **FAILS)))
     assert isinstance(finished.terminal, RunFailed)
     assert "step 'bad'" in finished.terminal.error.message
     (result,) = finished.results
@@ -69,7 +73,10 @@ def test_a_picture_that_is_overwritten_after_planning_is_named(bench: Bench, tmp
 
 def test_running_out_of_memory_says_where_and_what_to_do(bench: Bench):
     before = bench.run(GOOD)
-    error = failed(bench, document(step(num_images_per_prompt=MANY), id="huge")).error
+    plan = bench.plan(document(id="huge"))
+    arguments = {**plan.steps[0].arguments, "num_images_per_prompt": MANY}
+    huge = plan.steps[0].model_copy(update={"arguments": arguments})
+    error = failed(bench, plan.model_copy(update={"steps": (huge,)})).error
     assert error.kind == "OutOfMemory"
     # One picture after the other was chosen before: all at once were estimated not to fit.
     again = "also with VAE tiling"
@@ -98,7 +105,10 @@ def test_a_model_that_is_gone_since_planning_is_a_load_error(bench: Bench, tmp_p
 def test_what_cannot_be_written_as_asked_is_a_result_error(bench: Bench):
     error = failed(bench, document(step(output_type="{latent}"))).error
     assert error.kind == "ResultError"
-    assert error.message == "A Tensor cannot be saved as a picture."
+    assert error.message == (
+        "What the step made cannot be saved as a picture: a Tensor of 4x16x16 numbers is not a"
+        " picture."
+    )
 
 
 def test_a_folder_that_cannot_be_written_to_fails_the_run_and_not_the_worker(
@@ -113,5 +123,5 @@ def test_a_folder_that_cannot_be_written_to_fails_the_run_and_not_the_worker(
 
 
 def test_a_failing_run_fails_in_the_same_words_again(bench: Bench):
-    first, second = (failed(bench, document(step(prompt=7))).error.message for _ in range(2))
+    first, second = (failed(bench, document(step(**FAILS))).error.message for _ in range(2))
     assert first == second

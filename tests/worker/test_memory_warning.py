@@ -86,7 +86,7 @@ def test_after_every_run_what_is_held_and_used_is_reported(bench: Bench):
         reports.append(event) if isinstance(event, MemoryReported) else None
     )  # fmt: skip
     bench.run(document(step()))
-    bench.run(document(step(prompt=7)))
+    bench.run(document(step(sigmas=[1.0, 0.5])))
     titles = [[held.title for held in report.held] for report in reports]
     assert len(titles) == 2
     assert titles[0] == titles[1]
