@@ -47,6 +47,11 @@ ENVIRONMENT = {
 QUIETED = ("bitsandbytes", "torchao")
 """Loggers that warn at import of kernels nobody has asked for."""
 ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
+HUB_KERNELS = "kernels"
+"""A package that fetches compiled code of the hub and runs it. Where it is installed bitsandbytes
+has it do so when it is imported, and diffusers imports bitsandbytes: here it cannot be imported."""
+TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
+"""Quantisers that warn of how they compute, at every call of every layer."""
 
 
 def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
@@ -54,6 +59,9 @@ def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) 
     for name, value in ENVIRONMENT.items():
         if name in ALWAYS or name not in os.environ:
             os.environ[name] = value
+    sys.modules[HUB_KERNELS] = None  # type: ignore[assignment]
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     # The parent decides what Ctrl-C means; it reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # tqdm's lock between processes is a named semaphore, which whoever outlives this process by

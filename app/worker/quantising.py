@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -165,14 +164,10 @@ def _import(kind: QuantiserKind, device: Device) -> None:
     SDNQ makes itself known to both libraries when it is imported; without that transformers loads
     weights it has quantised as if they were others.
     """
-    # bitsandbytes would have this package fetch compiled code of the hub, unasked.
-    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
     if kind == "sdnq" and device.torch_device.type == "cpu":
         # It would have a C++ compiler make a kernel for every shape of a weight: 4 to 8 s for the
         # two blocks of a FLUX stand-in.
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
-    # What they warn of is how they compute, at every call of every layer.
-    logging.getLogger(PACKAGES[kind].module).setLevel(logging.ERROR)
     importlib.import_module(PACKAGES[kind].module)
     if kind == "bitsandbytes" and device.torch_device.type == "cpu":
         from app.worker.bitsandbytes_on_cpu import allow_cpu

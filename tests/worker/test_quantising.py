@@ -21,6 +21,7 @@ from app.workflow.plan import ModelSource
 from app.workflow.quantised import component_bytes
 from app.workflow.quantisers import QUANTISERS, quantisation
 from tests.doubles.accelerator import Accelerator
+from tests.engines import run, started_engine
 from tests.standins import build_flux
 from tests.standins.lora import build_lora
 from tests.worker.bench import Bench, Document, document, same
@@ -308,3 +309,17 @@ def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux:
     layers = [m.sdnq_dequantizer for m in loaded.modules() if hasattr(m, "sdnq_dequantizer")]
     assert layers
     assert all(layer.use_quantized_matmul for layer in layers)
+
+
+def test_no_code_of_the_hub_is_run_because_a_package_for_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A `kernels` that would tell: bitsandbytes imports it on CPUs that have AVX512-BF16."""
+    package = tmp_path / "installed" / "kernels"
+    package.mkdir(parents=True)
+    told = tmp_path / "imported"
+    (package / "__init__.py").write_text(f"open({str(told)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(package.parent)
+    with started_engine(tmp_path / "outputs") as engine:
+        assert run(engine, Bench(tmp_path).write(document())).success
+    assert not told.exists()
