@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_what_lies_behind_a_url_now_is_what_is_seen(tmp_path: Path):
     assert third.success.made_at == second.success.time
     record = json.loads(Path(first.results[0].sidecar).read_text())
     assert record["inputs"] == {"init_image": {"location": url}}
+    assert record["fetched"][url] == hashlib.sha256(picture("red")).hexdigest()
 
 
 @pytest.mark.parametrize(

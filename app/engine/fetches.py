@@ -82,7 +82,8 @@ class MediaFetches:
         def resolve(value: RemoteValue) -> Value:
             return files[value.kind, value.url]
 
-        return with_files(run.plan, resolve)
+        sums = {file.url: file.sha256 for file in found}
+        return with_files(run.plan, resolve).model_copy(update={"fetched": sums})
 
     def _fail(self, run: Run, error: RunError) -> None:
         ended = RunFailed(run_id=run.run_id, time=time.time(), error=error.report())

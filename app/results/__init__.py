@@ -139,6 +139,7 @@ class ResultWriter:
             "workflow_sha256": context.plan.workflow_hash,
             "changes": context.plan.changes,
             "inputs": context.plan.inputs,
+            "fetched": context.plan.fetched,
             "step": step.name,
             "seed": step.seed,
             "index": index,

@@ -505,6 +505,8 @@ class Plan(Frozen):
     """Values of the document that are others in this run, by JSON pointer."""
     inputs: dict[str, JsonValue]
     """Every variable with the value it has in this run."""
+    fetched: dict[str, str] = Field(default_factory=dict)
+    """The SHA-256 of what lay behind each URL, once it has been fetched."""
     seed: int
     seed_given: bool
     """False when the seed was drawn for this run."""
