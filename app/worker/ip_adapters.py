@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from diffusers.loaders import FluxIPAdapterMixin
 from pydantic import JsonValue
 
 from app.errors import LoadError
@@ -25,9 +26,12 @@ def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator
     diffusers' own way back leaves processors of another kind than there were and takes the image
     encoder out of the pipeline, so what the adapter replaces is kept and put back here.
     """
-    denoiser = pipeline.unet
+    is_flux = isinstance(pipeline, FluxIPAdapterMixin)
+    denoiser = pipeline.transformer if is_flux else pipeline.unet
     processors = dict(denoiser.attn_processors)
-    projection, kind = denoiser.encoder_hid_proj, denoiser.config.encoder_hid_dim_type
+    # A Flux has neither before its first adapter.
+    projection = getattr(denoiser, "encoder_hid_proj", None)
+    kind = getattr(denoiser.config, "encoder_hid_dim_type", None)
     try:
         _load(pipeline, adapter, step_name)
         yield
@@ -43,13 +47,17 @@ def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator
 
 
 def _load(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> None:
+    # The encoder is a component of the pipeline already.
+    is_flux = isinstance(pipeline, FluxIPAdapterMixin)
+    name = "image_encoder_pretrained_model_name_or_path" if is_flux else "image_encoder_folder"
+    no_encoder: dict[str, Any] = {name: None}
     try:
         pipeline.load_ip_adapter(
             str(ip_adapter_folder(adapter)),
             subfolder=adapter.source.subfolder,
             weight_name=adapter.weight_name,
-            image_encoder_folder=None,
             local_files_only=True,
+            **no_encoder,
         )
         pipeline.set_ip_adapter_scale(adapter.scale)
     except Exception as error:

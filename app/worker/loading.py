@@ -19,7 +19,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import ConfigMixin
-from diffusers.loaders import IPAdapterMixin
+from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 
 from app.errors import LoadError, nearest
 from app.worker.changes import check_settings
@@ -55,6 +55,8 @@ from app.workflow.remote_code import refusal
 
 log = logging.getLogger(__name__)
 
+IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
+"""Pipelines whose denoiser can look at a picture."""
 AUTOMATIC = {
     "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
     "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
@@ -124,7 +126,7 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
             )
     if "safety_checker" in settings and "requires_safety_checker" in accepted:
         settings["requires_safety_checker"] = False
-    if step.ip_adapter is not None and not issubclass(pipeline_class, IPAdapterMixin):
+    if step.ip_adapter is not None and not issubclass(pipeline_class, IP_ADAPTED):
         raise LoadError(
             f"{pipeline_class.__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
@@ -305,9 +307,12 @@ def block_folder(block: ComponentBlock) -> Path:
 
 
 def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:
-    folder = ip_adapter_folder(adapter) / adapter.image_encoder
-    encoder = transformers.CLIPVisionModelWithProjection
-    return known_part("image_encoder", encoder, folder, dtype, adapter.source)
+    encoder, source = transformers.CLIPVisionModelWithProjection, adapter.encoder_source
+    if source is None:
+        folder = ip_adapter_folder(adapter) / adapter.image_encoder
+        return known_part("image_encoder", encoder, folder, dtype, adapter.source)
+    folder = local_folder(source, partial(weights_of, ("",), None))
+    return known_part("image_encoder", encoder, folder, dtype, source)
 
 
 def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
@@ -315,7 +320,8 @@ def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
 
     def wanted(files: list[str]) -> list[str]:
         path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
-        return [str(path), *weights_of((adapter.image_encoder,), None, files)]
+        own = () if adapter.encoder_source else (adapter.image_encoder,)
+        return [str(path), *weights_of(own, None, files)]
 
     return local_folder(adapter.source, wanted)
 

@@ -11,6 +11,7 @@ from app.workflow.document import IpAdapterBlock, LoraBlock
 from app.workflow.files import is_plain
 from app.workflow.plan import IpAdapterSource, LoraSource, ModelSource, Value
 from app.workflow.references import Path as Place
+from app.workflow.references import place
 from app.workflow.values import ValueReader
 
 PICKLES = {"bin", "ckpt", "pt", "pth"}
@@ -68,11 +69,23 @@ def read_ip_adapter(
     source = source_of(block.model_dump(exclude={"weight_name"}), at)
     if source is None or not _is_there(source, weight_name, at, reader):
         return None
+    elsewhere = block.image_encoder_pretrained_model_name_or_path
+    encoder_source = None
+    if elsewhere is not None:
+        where = (*at, "image_encoder_pretrained_model_name_or_path")
+        noted = len(reader.problems)
+        encoder_source = source_of({"model_name": elsewhere}, where)
+        reader.problems[noted:] = [
+            wrong.model_copy(update={"place": place(where)}) for wrong in reader.problems[noted:]
+        ]
+        if encoder_source is None:
+            return None
     beside = f"{source.subfolder}/{encoder}" if source.subfolder else encoder
     return IpAdapterSource(
         source=source,
         weight_name=weight_name,
         image_encoder=encoder if "/" in encoder else beside,
+        encoder_source=encoder_source,
         scale=block.scale,
     )
 

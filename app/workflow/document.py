@@ -162,6 +162,8 @@ class IpAdapterBlock(Block):
     revision: str | None = None
     image_encoder_folder: str = "image_encoder"
     """Beside the weights; with a `/` in it, from the repository's root."""
+    image_encoder_pretrained_model_name_or_path: str | None = None
+    """A model of its own, as published adapters for Flux have it; comes before the folder."""
     scale: float | list[JsonValue] | dict[str, JsonValue] = 1.0
     """One number, or one for every block of the denoiser, as diffusers takes them."""
 

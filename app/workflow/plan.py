@@ -202,6 +202,8 @@ class IpAdapterSource(Frozen):
     """A safetensors file in the source's subfolder."""
     image_encoder: str
     """The encoder's folder, from the root of the source."""
+    encoder_source: ModelSource | None = None
+    """Where the encoder lies instead, in a model of its own."""
     scale: JsonValue = 1.0
 
 
@@ -402,6 +404,8 @@ class PipelineStep(PlannedStep):
         blocks += self.modular.sources.values() if self.modular else ()
         blocks += [self.code] if self.code else []
         adapters = (*self.loras, *([self.ip_adapter] if self.ip_adapter else ()))
+        if self.ip_adapter is not None and self.ip_adapter.encoder_source is not None:
+            blocks.append(self.ip_adapter.encoder_source)
         return (self.source, *blocks, *(adapter.source for adapter in adapters))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -31,16 +31,44 @@ def build_ip_adapter(model: Path, folder: Path, weight_name: str, seed: int = 0)
             for kind in ("k", "v"):
                 name_in_file = f"ip_adapter.{2 * index + 1}.to_{kind}_ip.weight"
                 weights[name_in_file] = torch.randn(keys.shape)
-        encoder = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=16,
-                intermediate_size=16,
-                projection_dim=IMAGE_WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                image_size=16,
-                patch_size=8,
-            )
-        )
+        encoder = _encoder()
     encoder.save_pretrained(folder / "image_encoder")
     save_file(weights, folder / weight_name)
+
+
+def build_flux_ip_adapter(
+    model: Path, folder: Path, encoder_folder: Path, weight_name: str, seed: int = 0
+) -> None:
+    """One for this Flux, laid out as XLabs' are: the image encoder is a model of its own."""
+    transformer = FluxTransformer2DModel.from_pretrained(model / "transformer")
+    text_width, width = transformer.config.joint_attention_dim, transformer.inner_dim
+    with seeded(seed):
+        weights = {
+            "ip_adapter_proj_model.proj.weight": torch.randn(TOKENS * text_width, IMAGE_WIDTH),
+            "ip_adapter_proj_model.proj.bias": torch.randn(TOKENS * text_width),
+            "ip_adapter_proj_model.norm.weight": torch.ones(text_width),
+            "ip_adapter_proj_model.norm.bias": torch.zeros(text_width),
+        }
+        for index in range(transformer.config.num_layers):
+            for kind in ("k", "v"):
+                name = f"double_blocks.{index}.processor.ip_adapter_double_stream_{kind}_proj"
+                weights[f"{name}.weight"] = torch.randn(width, text_width)
+                weights[f"{name}.bias"] = torch.randn(width)
+        encoder = _encoder()
+    encoder.save_pretrained(encoder_folder)
+    folder.mkdir(parents=True)
+    save_file(weights, folder / weight_name)
+
+
+def _encoder() -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            projection_dim=IMAGE_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+        )
+    )

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from app.errors import InvalidWorkflow
 from app.protocol import Event, RunCancelled, StepProgress
-from tests.standins.ip_adapter import build_ip_adapter
+from tests.standins import build_flux
+from tests.standins.ip_adapter import build_flux_ip_adapter, build_ip_adapter
 from tests.worker.bench import SHAPES, Bench, Document, document, pixels, same, step
 
 PLAIN = document(step(), id="plain")
@@ -161,3 +162,50 @@ def test_the_next_step_does_not_look(bench: Bench, adapter: Path):
     seen, plain = pixels(ran)
     assert np.array_equal(plain, pixels(bench.run(PLAIN))[0])
     assert not np.array_equal(seen, plain)
+
+
+# --- Flux ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flux, an adapter for it and the adapter's encoder. Not to be written to."""
+    folder = tmp_path_factory.mktemp("flux")
+    build_flux(folder / "model")
+    build_flux_ip_adapter(folder / "model", folder / "adapter", folder / "clip", "eye.safetensors")
+    return folder
+
+
+def with_flux(flux: Path, picture: str | None, **block: Any) -> Document:
+    wanted = step(model=flux / "model", width=32, height=32)
+    wanted["pipeline"]["configuration"] = {"component_type": "FluxPipeline"}
+    if picture is not None:
+        wanted["pipeline"]["arguments"]["ip_adapter_image"] = {"location": f"{picture}.png"}
+        wanted["pipeline"]["ip_adapter"] = {
+            "model_name": str(flux / "adapter"),
+            "weight_name": "eye.safetensors",
+            "image_encoder_pretrained_model_name_or_path": str(flux / "clip"),
+            **block,
+        }
+    return document(wanted, id=f"flux-{picture}")
+
+
+def test_a_flux_looks_too_with_an_encoder_of_another_model(bench: Bench, flux: Path):
+    before = bench.run(bench.write(with_flux(flux, None), "plain"))
+    red = bench.run(bench.write(with_flux(flux, "red"), "red"))
+    blue = bench.run(bench.write(with_flux(flux, "blue"), "blue"))
+    assert not same(before, red)
+    assert not same(red, blue)
+    assert same(before, bench.run(bench.write(with_flux(flux, None), "plain")))
+    assert same(red, bench.run(bench.write(with_flux(flux, "red"), "red")))
+    assert same(red, Bench(bench.folder).run(with_flux(flux, "red")))
+    unseen = bench.run(bench.write(with_flux(flux, "red", scale=0.0), "unseen"))
+    assert same(before, unseen)
+
+
+def test_an_encoder_that_is_not_there_is_told_while_planning(bench: Bench, flux: Path):
+    wanted = with_flux(flux, "red", image_encoder_pretrained_model_name_or_path="./missing")
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(wanted)
+    (problem,) = caught.value.problems
+    assert problem.place == f"{PLACE}.image_encoder_pretrained_model_name_or_path"
