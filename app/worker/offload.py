@@ -13,6 +13,10 @@ from accelerate.hooks import remove_hook_from_module
 from app.worker.device import Device
 from app.workflow.plan import PipelineStep
 
+WORK_TOGETHER = {"language_model", "rvq_depth_decoder"}
+"""Components of MiniMax Music 3 that its blocks call in turns for every frame, and want on the
+device together."""
+
 
 @contextlib.contextmanager
 def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
@@ -69,7 +73,8 @@ def _taking_turns(pipeline: Any, step: PipelineStep, device: Device) -> Iterator
                 hooks.append(hook)
         for hook in hooks:
             for other in hooks:
-                if other is not hook:
+                together = {hook.model_id, other.model_id} <= WORK_TOGETHER
+                if other is not hook and not together:
                     hook.add_other_hook(other)
         yield
 

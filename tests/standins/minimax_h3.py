@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from tests.standins.parts import TEXT_WIDTH, qwen_tokenizer, seeded
+from tests.standins.parts import TEXT_WIDTH, qwen_tokenizer, save_modular, seeded
 
 HEADS, HEAD_WIDTH = 2, 16
 LAYERS = 52
@@ -44,34 +43,24 @@ def build_minimax_h3(folder: Path, seed: int = 0) -> None:
             "scheduler": MiniMaxH3Scheduler(shift=12.0),
             "audio_scheduler": MiniMaxH3Scheduler(shift=3.0),
         }
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
     # As it lies on the hub: one file for each of the two that the combined processor is made of.
     tokenizer.save_pretrained(folder / "processor")
     Qwen2VLImageProcessorPil(patch_size=PATCH_PX, merge_size=2).save_pretrained(
         folder / "processor"
     )
-    index: dict[str, Any] = {
-        "_class_name": "MiniMaxH3ModularPipeline",
-        "_blocks_class_name": "MiniMaxH3Blocks",
-        "canvas_short_edge": 768,
-        "canvas_max_pixels": 1032192,
-        "reference_image_short_edge": 2048,
-    }
-    kinds = {name: _kind(part) for name, part in parts.items()}
-    for name, kind in {**kinds, "processor": ["transformers", "Qwen3VLProcessor"]}.items():
-        index[name] = [*kind, {
-            "type_hint": kind, "pretrained_model_name_or_path": WHERE, "subfolder": name,
-            "variant": None, "revision": None,
-        }]  # fmt: skip
-    (folder / "modular_model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    save_modular(
+        parts,
+        folder,
+        "MiniMaxH3",
+        model=WHERE,
+        others={"processor": ["transformers", "Qwen3VLProcessor"]},
+        canvas_short_edge=768,
+        canvas_max_pixels=1032192,
+        reference_image_short_edge=2048,
+    )
 
 
 PATCH_PX, SOUND_CHANNELS = 16, 32
-
-
-def _kind(part: Any) -> list[str]:
-    return [type(part).__module__.partition(".")[0], type(part).__name__]
 
 
 def _reader(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGeneration:

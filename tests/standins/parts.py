@@ -6,9 +6,10 @@ import contextlib
 import json
 import string
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -101,6 +102,32 @@ def add_processor(
     path = folder / "model_index.json"
     index = {**json.loads(path.read_text()), name: ["transformers", class_name]}
     path.write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save_modular(
+    parts: Mapping[str, Any],
+    folder: Path,
+    family: str,
+    *,
+    model: str,
+    others: Mapping[str, list[str]] = MappingProxyType({}),
+    **configs: Any,
+) -> None:
+    """Write these components as a modular pipeline's repository is laid out; `others` are there
+    already, with their libraries and classes."""
+    kinds = dict(others)
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+        kinds[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+    index: dict[str, Any] = {
+        "_class_name": f"{family}ModularPipeline",
+        "_blocks_class_name": f"{family}Blocks",
+        **configs,
+    }
+    for name, kind in kinds.items():
+        spec = {"pretrained_model_name_or_path": model, "subfolder": name, "type_hint": kind}
+        index[name] = [*kind, {**spec, "variant": None, "revision": None}]
+    (folder / "modular_model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def clip_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from app.workflow.planner import make_plan
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.standins import build_flux, build_sdxl, build_wan
+from tests.standins.minimax_music3 import SAMPLE_RATE_HZ, build_minimax_music3
 from tests.worker.bench import Bench, Document, document, pixels, same
 
 SIZE_PX = 64
@@ -301,3 +303,37 @@ def test_components_of_another_repository_are_the_same_ones(bench: Bench, models
     finished = bench.run(planned(bench, models, modular("copy")))
     loaded = {title.split()[0] for title in finished.success.loaded}
     assert loaded == {"scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+
+
+# --- songs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm. is deprecated:FutureWarning")
+def test_a_song_is_made_of_its_lyrics_also_where_its_models_take_turns(tmp_path: Path):
+    build_minimax_music3(tmp_path / "tiny" / "song")
+    song = modular(
+        "song",
+        configuration={
+            "components_manager": {"enable_auto_cpu_offload": True},
+            "load_components": {"dtype": "torch.float32"},
+        },
+    )
+    song["pipeline"]["arguments"] = {
+        "prompt": "a slow waltz",
+        "lyrics": "[verse]\nthe snow falls",
+        "audio_duration": 1.0,
+        "num_inference_steps": 2,
+    }
+    song["result"] = {"content_type": "audio/wav", "sample_rate": SAMPLE_RATE_HZ}
+    heard: dict[str | None, bytes] = {}
+    for bench in (Bench(tmp_path), Bench(tmp_path, Accelerator(), device_budget=5_450_000)):
+        finished = bench.run(planned(bench, tmp_path, song))
+        assert finished.success.loaded
+        assert progress(finished) == [(1, 2), (2, 2)]
+        (result,) = finished.results
+        with wave.open(result.path) as sound:
+            assert (sound.getframerate(), sound.getnchannels()) == (SAMPLE_RATE_HZ, 2)
+            offload = json.loads(Path(result.sidecar).read_text())["mode"]["offload"]
+            heard[offload] = sound.readframes(sound.getnframes())
+    assert heard[None]
+    assert heard[None] == heard["model"]
