@@ -161,11 +161,14 @@ class RunContext:
         for name, component in components.items():
             if not isinstance(component, torch.nn.Module):
                 continue
+            # A pipeline of two models names those of the other so.
+            name = name.removeprefix("prior_")
             if name in DENOISERS:
                 self._phases[id(component)] = "denoising"
             elif name.startswith(("text_encoder", "image_encoder")):
-                # Of a large one some pipelines call the part alone that they need.
-                for module in (component, *component.children()):
+                # Of a large one some pipelines call the parts alone that they need.
+                parts = list(component.children())
+                for module in (component, *parts, *(m for part in parts for m in part.children())):
                     self._phases[id(module)] = "encoding"
             elif name in DECODERS:
                 for part, phase in (("encoder", "encoding"), ("decoder", "decoding")):
