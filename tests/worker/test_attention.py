@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from diffusers import NucleusMoEImageTransformer2DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from app.errors import InvalidWorkflow
 from app.protocol import Event, RunCancelled, StepProgress
+from app.worker.attention import cached
 from app.worker.device import Device
 from app.worker.loading import assemble, find_parts
 from app.worker.tuning import tuned
+from app.workflow.plan_settings import CacheSettings
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
 
@@ -131,6 +136,47 @@ def test_a_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path
     handle.remove()
     assert counts[0] == counts[2] == 8
     assert counts[1] < 8
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+def test_the_keys_of_a_text_are_computed_once_and_nothing_else_changes():
+    torch.manual_seed(0)
+    denoiser = NucleusMoEImageTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        axes_dims_rope=(4, 6, 6),
+        moe_enabled=False,
+    ).eval()
+    text = torch.randn(1, 3, 8)
+    calls: list[object] = []
+    projection = denoiser.transformer_blocks[0].encoder_proj
+    handle = projection.register_forward_hook(lambda *_: calls.append(None))
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            return denoiser(
+                hidden_states=torch.ones(1, 4, 4),
+                img_shapes=[(1, 2, 2)],
+                encoder_hidden_states=text,
+                encoder_hidden_states_mask=torch.ones(1, 3, dtype=torch.long),
+                timestep=torch.tensor([0.5]),
+            ).sample
+
+    whole = call()
+    calls.clear()
+    pipeline = SimpleNamespace(transformer=denoiser)
+    with cached(pipeline, CacheSettings(type="text_kv", options={}), "steps[0]"):
+        assert torch.equal(call(), whole)
+        assert torch.equal(call(), whole)
+        assert len(calls) == 1
+    call()
+    assert len(calls) == 2
+    handle.remove()
 
 
 # --- backends and processors ---------------------------------------------------------------------
