@@ -109,7 +109,7 @@ def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.sampled_from(schema["enum"])
     if "const" in schema:
         return st.just(schema["const"])
-    if "anyOf" in schema:
+    if "anyOf" in schema and "properties" not in schema:
         # A variable that is none of these types only tells that again and again.
         options = [option for option in schema["anyOf"] if option != VARIABLE]
         return st.one_of([of_schema(option) for option in options])

@@ -13,6 +13,7 @@ from typing import Any
 
 import av  # noqa: F401  what tasks may import while planning is there before anything is watched
 import cv2  # noqa: F401
+import httpx  # noqa: F401
 import numpy as np  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -85,6 +85,8 @@ def _block(name: str, block: Schema) -> Schema:
 def _add_what_validators_check(blocks: dict[str, Schema]) -> None:
     """What the document's own validators say beyond the types of its fields."""
     step, task, pipeline = blocks["StepDocument"], blocks["TaskBlock"], blocks["PipelineBlock"]
+    some_change = [{"required": [key]} for key in ("configuration", "shift", "from_config_args")]
+    blocks["SchedulerBlock"]["anyOf"] = some_change
     step["oneOf"] = [{"required": [action]} for action in ACTIONS]
     task["oneOf"] = [{"required": ["arguments"]}, {"required": ["inputs"]}]
     task["properties"]["command"] = {"anyOf": [{"enum": sorted(TASKS)}, {"type": "string"}]}

@@ -164,7 +164,7 @@ class ValueReader:
             if "location" not in value:
                 return self._object(value, path, handed_down)
             told = value.get("media_type", kind)
-            if told in SUFFIXES:
+            if isinstance(told, str) and told in SUFFIXES:
                 at = (*path, "location")
                 return self.media(value["location"], at, told, handed_down=handed_down)
             offered = ", ".join(SUFFIXES)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app.errors import InvalidWorkflow
 from app.workflow.iterations import MAX_ITERATIONS
@@ -62,6 +63,16 @@ def test_pictures_per_prompt_count_too(bench: Bench):
     bench.plan(drawing(steps=[first, second]))
     first["pipeline"]["arguments"]["prompt"] += ["b"]
     assert list(bench.problems(drawing(steps=[first, second]))) == ["steps[1]"]
+
+
+def test_a_picture_that_is_named_again_and_again_is_read_once(bench: Bench):
+    noise = Image.effect_noise((2000, 2000), 90)
+    noise.save(bench.workflows / "large.png")
+    pictures = {"command": "gather_inputs", "inputs": [{"image": "large.png"}] * 2000}
+    started = time.monotonic()
+    (step_,) = bench.plan(drawing(steps=[{"name": "a", "task": pictures}])).steps
+    assert len(step_.calls) == 2000
+    assert time.monotonic() - started < LIMIT_S
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,14 @@ def test_files_take_the_place_of_urls_wherever_they_stand(bench: Bench):
     fetched = with_files(plan, lambda value: ImageValue(path=value.url, sha256="0"))
     assert remote_values(fetched) == []
     assert type(fetched).model_validate_json(fetched.model_dump_json()) == fetched
+
+
+@pytest.mark.parametrize("kind", [[], {}, 3, "picture"])
+def test_a_kind_of_media_is_one_of_three_words(bench: Bench, kind: object):
+    document = drawing(
+        steps=[step(arguments={"prompt": "a", "ip_adapter_image": {"location": "a.png",
+                                                                   "media_type": kind}})]
+    )  # fmt: skip
+    assert list(bench.problems(document)) == [
+        "steps[0].pipeline.arguments.ip_adapter_image.media_type"
+    ]

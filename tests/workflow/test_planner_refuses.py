@@ -224,6 +224,15 @@ def test_a_lora_that_may_hold_code_stands_for_the_safetensors_file_beside_it(ben
     assert planned.loras[0].weight_name == "x.safetensors"
 
 
+def test_lora_weights_that_are_not_there_name_the_nearest_file(bench: Bench):
+    (bench.model / "fox-style.safetensors").write_bytes(b"")
+    lora = {"model_name": MODEL, "weight_name": "fox-stile.safetensors"}
+    assert bench.problems(drawing(steps=[step(loras=[lora])])) == {
+        f"{PIPELINE}.loras[0].weight_name": f"'{MODEL}' has no fox-stile.safetensors."
+        " Did you mean 'fox-style.safetensors'?"
+    }
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "/abs", ".hidden"])
 def test_a_results_name_cannot_leave_the_runs_folder(bench: Bench, name: str):
     document = drawing()

@@ -1,0 +1,106 @@
+"""What a document may and may not say, as the dialect's own suite has it, in our words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.workflow.bench import Bench, drawing, step
+
+PIPELINE = "steps[0].pipeline"
+SD = "StableDiffusionPipeline"
+
+
+def planned(bench: Bench, **changes: Any) -> Any:
+    """The only step of a plan, with these keys in its pipeline block."""
+    (found,) = bench.plan(drawing(steps=[step(**changes)])).steps
+    return found
+
+
+def test_without_steps_the_missing_key_is_named(bench: Bench):
+    assert bench.problems({"id": "x"}) == {"steps": "'steps' is missing."}
+
+
+def test_a_variable_may_be_null(bench: Bench):
+    assert bench.plan(drawing(variables={"prompt": None, "steps": 2})).inputs["prompt"] is None
+
+
+@pytest.mark.parametrize("flag", ["release_pipeline", "release_models"])
+def test_a_release_flag_is_true_or_false_and_no_text(bench: Bench, flag: str):
+    right = drawing(steps=[step(), step("b") | {"release_pipeline": True}])
+    assert len(bench.plan(right).steps) == 2
+    assert list(bench.problems(drawing(steps=[step() | {flag: "true"}]))) == [f"steps[0].{flag}"]
+
+
+@pytest.mark.parametrize(
+    ("block", "shift", "class_name"),
+    [
+        ({"shift": 3.0}, 3.0, None),
+        ({"configuration": {"scheduler_type": "EulerDiscreteScheduler"}}, None,
+         "diffusers.EulerDiscreteScheduler"),
+        ({"configuration": {"scheduler_type": "FlowMatchEulerDiscreteScheduler"}, "shift": 2}, 2,
+         "diffusers.FlowMatchEulerDiscreteScheduler"),
+        ({"shift": "variable:steps"}, 20, None),
+    ],
+    ids=["shift", "class", "both", "variable"],
+)  # fmt: skip
+def test_a_scheduler_is_replaced_shifted_or_both(
+    bench: Bench, block: dict[str, Any], shift: float | None, class_name: str | None
+):
+    found = planned(bench, scheduler=block).scheduler
+    assert (found.shift, found.class_name) == (shift, class_name)
+
+
+@pytest.mark.parametrize("block", [{}, {"shift": -1}, {"shift": 0}, {"from_config_args": {}}])
+def test_a_scheduler_block_says_something_that_can_be_done(bench: Bench, block: dict[str, Any]):
+    (place,) = bench.problems(drawing(steps=[step(scheduler=block)]))
+    assert place.startswith(f"{PIPELINE}.scheduler")
+
+
+def test_the_configuration_of_a_pipeline_is_a_closed_set_and_others_are_open(bench: Bench):
+    named = {"component_type": SD, "colour": "red"}
+    assert list(bench.problems(drawing(steps=[step(configuration=named)]))) == [
+        f"{PIPELINE}.configuration.colour"
+    ]
+    inner = {"component_type": SD, "vae": {"colour": "red"}}
+    assert len(bench.plan(drawing(steps=[step(configuration=inner)])).warnings) == 1
+
+
+def test_planning_changes_nothing_of_the_document(bench: Bench):
+    document = drawing(
+        steps=[
+            step(
+                vae={
+                    "configuration": {"component_type": "AutoencoderKL"},
+                    "from_pretrained_arguments": {"model_name": "a/b"},
+                }
+            )
+        ]
+    )
+    plan = bench.plan(document)
+    assert plan.document == document
+    assert bench.plan(document).document == document
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("prompt", True), ("_x", True), ("a-b", True), ("1a", False), ("a b", False), ("", False),
+     ("a.b", False), ("x" * 101, False)],
+)  # fmt: skip
+def test_names_of_variables(bench: Bench, name: str, fits: bool):
+    document = drawing(variables={"prompt": "a", "steps": 1, name: "a"})
+    if fits:
+        assert name in bench.plan(document).inputs
+    else:
+        assert any(f"'{name}'" in told for told in bench.problems(document).values())
+
+
+def test_a_dotted_step_name_wins_over_a_property_and_the_longest_name_over_a_shorter(bench: Bench):
+    steps = [
+        step("a"),
+        step("a.images"),
+        step("c", arguments={"prompt": "previous_result:a.images"}),
+    ]
+    (value,) = bench.plan(drawing(steps=steps)).steps[2].arguments.values()
+    assert (value.step, value.property) == ("a.images", "")
