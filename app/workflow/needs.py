@@ -242,7 +242,8 @@ def step_model(
             "how much it needs is known when it runs: which components a modular pipeline loads"
             " for its workflow only its blocks say."
         )
-    folder = find(step.source, None)
+    # What the hub is asked for is an ordinary pipeline's index.
+    folder = (find if step.modular is None else local_folder)(step.source, None)
     try:
         index = read_index(folder, modular=step.modular is not None)
         own = {
