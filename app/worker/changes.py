@@ -110,7 +110,7 @@ def check_settings(
     for name in named:
         if name not in classes and name not in absent:
             raise LoadError(
-                f"'{step.source.model}' has no component '{name}', for which"
+                f"'{step.model}' has no component '{name}', for which"
                 f" {step.place}.pipeline.configuration sets something.",
                 hint=nearest(name, classes),
             )

@@ -6,6 +6,7 @@ run, with a scheduler of its own, so nothing a call leaves on it can reach the n
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import logging
@@ -31,6 +32,7 @@ from app.worker.parts import TaskParts as TaskParts
 from app.worker.processors import PROCESSORS
 from app.worker.quantising import check_stored, multiplying_quantised
 from app.worker.remote_code import PIPELINE, code_folder, load_class
+from app.worker.schedulers import changed
 from app.worker.single_files import (
     block_in_a_file,
     described_by,
@@ -48,7 +50,6 @@ from app.workflow.plan import (
     ModelSource,
     PipelineStep,
     Quantisation,
-    SchedulerChange,
 )
 from app.workflow.quantised import component_bytes, stored_quantiser
 from app.workflow.remote_code import refusal
@@ -88,13 +89,8 @@ def find_parts(
 
 
 def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
-    checkpoint = local_file(step.source) if step.source.file else None
-    index_folder = (
-        described_by(checkpoint, step.config, step.model_folders)
-        if checkpoint
-        else local_folder(step.source)
-    )
-    index = _read_index(index_folder, step)
+    checkpoint, index_folder = _described_in(step)
+    index = {} if index_folder is None else _read_index(index_folder, step)
     pipeline_class = _pipeline_class(step, index)
     accepted = inspect.signature(pipeline_class.__init__).parameters
     reused = {
@@ -119,9 +115,15 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
             continue
         elif name in pipeline_class._optional_components:
             settings[name] = None
+        elif step.source is None:
+            raise LoadError(
+                f"{pipeline_class.__name__} needs a {name}, and {step.place} names no model that"
+                " it could be taken from.",
+                hint=f"Give {step.place}.pipeline a block '{name}', or reuse an earlier step's.",
+            )
         else:
             raise LoadError(
-                f"'{step.source.model}' has no {name}, which {pipeline_class.__name__} needs.",
+                f"'{step.model}' has no {name}, which {pipeline_class.__name__} needs.",
                 hint=f"It is a model for {index.get('_class_name')}.",
             )
     if "safety_checker" in settings and "requires_safety_checker" in accepted:
@@ -131,27 +133,14 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
             f"{pipeline_class.__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
-    folder = (
-        index_folder
-        if checkpoint
-        else local_folder(step.source, partial(weights_of, tuple(own), step.source.variant))
-    )
     blocks = {
-        name: block_part(name, block, step.model_folders, index_folder / name)
+        name: block_part(name, block, step.model_folders, index_folder and index_folder / name)
         for name, block in step.components.items()
         if name in accepted and name not in reused
     }
-    own_parts = {
-        name: file_part(
-            name, kind, checkpoint, folder / name, component_dtype(step, name), step.source
-        )
-        if checkpoint and is_loadable(kind)
-        else known_part(name, kind, folder / name, component_dtype(step, name), step.source)
-        for name, kind in own.items()
-    }
     loaded = {
         name: part.with_changes(step.changes_of(name))
-        for name, part in {**own_parts, **blocks}.items()
+        for name, part in {**_own_parts(own, step, checkpoint, index_folder), **blocks}.items()
     }
     found = {**loaded, **reused}
     if step.ip_adapter is not None and "image_encoder" in accepted:
@@ -161,7 +150,37 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
         found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
     check_settings(step, {name: part.component_class for name, part in found.items()}, settings)
     parts = tuple(found[name] for name in accepted if name in found)
+    # A pipeline without a model lies where its first component does.
+    folder = index_folder or (parts[0].folder.parent if parts else Path())
     return Parts(pipeline_class, folder, parts, settings)
+
+
+def _described_in(step: PipelineStep) -> tuple[Path | None, Path | None]:
+    """The file that has the whole pipeline, where it is in one, and the folder of its index; no
+    folder where the step names no model."""
+    if step.source is None:
+        return None, None
+    if not step.source.file:
+        return None, local_folder(step.source)
+    checkpoint = local_file(step.source)
+    return checkpoint, described_by(checkpoint, step.config, step.model_folders)
+
+
+def _own_parts(
+    own: Mapping[str, type[Any]], step: PipelineStep, checkpoint: Path | None, index: Path | None
+) -> dict[str, Part]:
+    """The components that the step's model has of its own."""
+    source = step.source
+    if source is None or index is None:
+        return {}
+    if checkpoint is None:
+        index = local_folder(source, partial(weights_of, tuple(own), source.variant))
+    return {
+        name: file_part(name, kind, checkpoint, index / name, component_dtype(step, name), source)
+        if checkpoint and is_loadable(kind)
+        else known_part(name, kind, index / name, component_dtype(step, name), source)
+        for name, kind in own.items()
+    }
 
 
 def weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
@@ -186,7 +205,7 @@ def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) ->
         ("audio_scheduler", step.audio_scheduler),
     ):
         if change is not None:
-            named[name] = _changed(step, name, change, named.get(name))
+            named[name] = changed(step, name, change, named.get(name))
     if step.modular is not None:
         from app.worker.modular import assemble_modular
 
@@ -201,27 +220,6 @@ def _own(held: Any) -> Any:
     held itself."""
     stateful = isinstance(held, ConfigMixin) and not isinstance(held, torch.nn.Module)
     return type(held).from_config(held.config) if stateful else held
-
-
-def _changed(step: PipelineStep, name: str, change: SchedulerChange, held: Any) -> Any:
-    where = f"{step.place}.pipeline.{name}"
-    if held is None:
-        raise LoadError(
-            f"The pipeline of '{step.source.model}' has no {name} to change.",
-            hint=f"Remove {where}.",
-        )
-    scheduler_class = type(held)
-    if change.class_name is not None:
-        scheduler_class = getattr(diffusers, change.class_name.rpartition(".")[2])
-    scheduler = scheduler_class.from_config(held.config, **change.config)
-    if change.shift is not None:
-        if not hasattr(scheduler, "set_shift"):
-            raise LoadError(
-                f"The scheduler {scheduler_class.__name__} has no shift.",
-                hint=f"Remove 'shift' from {where}.",
-            )
-        scheduler.set_shift(change.shift)
-    return scheduler
 
 
 def known_part(
@@ -294,8 +292,8 @@ def block_part(
 def block_class(block: ComponentBlock) -> type[Any]:
     """The class that the block names."""
     library, _, class_name = block.class_name.rpartition(".")
-    packages = {"diffusers": diffusers, "transformers": transformers}
-    found: type[Any] = getattr(packages[library], class_name)
+    # The planner has let through no other module than these two, and those of diffusers' pipelines.
+    found: type[Any] = getattr(importlib.import_module(library), class_name)
     return found
 
 
@@ -355,7 +353,7 @@ def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
         return dict(index)
     except (OSError, ValueError, TypeError) as error:
         raise LoadError(
-            f"'{step.source.model}' is not a diffusers model.",
+            f"'{step.model}' is not a diffusers model.",
             hint=f"Its {INDEX} cannot be read: {first_line(error)}",
         ) from error
 
@@ -368,7 +366,7 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
         return load_class(folder, module, own_name, diffusers.DiffusionPipeline)
     name = step.pipeline_class.rpartition(".")[2]
     if name == "DiffusionPipeline" and own_name is not None:
-        message, hint = refusal(step.source.model)
+        message, hint = refusal(step.model)
         raise LoadError(message, hint=hint)
     if name == "DiffusionPipeline":
         name = str(index.get("_class_name", ""))
@@ -381,7 +379,7 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
     else:
         found = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
-        raise LoadError(f"'{step.source.model}' names '{name}', which is not a diffusers pipeline.")
+        raise LoadError(f"'{step.model}' names '{name}', which is not a diffusers pipeline.")
     return found
 
 
@@ -395,7 +393,7 @@ def component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any
     found = getattr(home, RENAMED_CLASSES.get(class_name, class_name), None)
     if not isinstance(found, type):
         raise LoadError(
-            f"The {name} of '{step.source.model}' is a {library}.{class_name}, which is not a"
+            f"The {name} of '{step.model}' is a {library}.{class_name}, which is not a"
             " class of diffusers or transformers and is not loaded."
         )
     return found

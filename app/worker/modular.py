@@ -54,7 +54,7 @@ CALL = ("output",)
 def find_modular_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
     """What the step's blocks need, from the model's index; see `loading.find_parts`."""
     assert step.modular is not None
-    folder = local_folder(step.source)
+    folder = local_folder(step.named_source)
     index = _index_in(folder, step)
     pipeline = _empty(step, index)
     _check_call(pipeline, step)
@@ -114,7 +114,7 @@ def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, 
 def _index_in(folder: Path, step: PipelineStep) -> ModelIndex:
     brings_blocks = (folder / OWN_BLOCKS).is_file()
     if brings_blocks and step.code is None:
-        message, hint = refusal(step.source.model)
+        message, hint = refusal(step.model)
         raise LoadError(message, hint=hint)
     if brings_blocks and not any((folder / each).is_file() for each in INDEXES):
         # Blocks without components need no index.
@@ -123,7 +123,7 @@ def _index_in(folder: Path, step: PipelineStep) -> ModelIndex:
         return read_index(folder, modular=True)
     except (OSError, ValueError) as error:
         raise LoadError(
-            f"'{step.source.model}' is not a diffusers model.",
+            f"'{step.model}' is not a diffusers model.",
             hint=f"Its index cannot be read: {first_line(error)}",
         ) from error
 
@@ -152,9 +152,7 @@ def _pipeline_class(step: PipelineStep, index: ModelIndex) -> type[Any]:
         name = index.class_name if index.is_modular else _modular_class(index)
     found = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, ModularPipeline)):
-        raise LoadError(
-            f"There is no modular pipeline for '{step.source.model}', a {index.class_name}."
-        )
+        raise LoadError(f"There is no modular pipeline for '{step.model}', a {index.class_name}.")
     return found
 
 
@@ -174,7 +172,7 @@ def _blocks(
         named = getattr(diffusers, pipeline_class.default_blocks_name or "", None)
     if named is None:
         raise LoadError(
-            f"The blocks of '{step.source.model}', {index.blocks_class or 'unnamed'}, are not"
+            f"The blocks of '{step.model}', {index.blocks_class or 'unnamed'}, are not"
             " diffusers' own."
         )
     # Of many families the inner blocks are objects of the library's modules, and shared by all.
@@ -184,7 +182,7 @@ def _blocks(
     known = list(blocks._workflow_map or ())
     if settings.workflow not in known:
         raise LoadError(
-            f"'{step.source.model}' has no workflow '{settings.workflow}'.",
+            f"'{step.model}' has no workflow '{settings.workflow}'.",
             hint=nearest(settings.workflow, known) or f"There is: {', '.join(known) or 'none'}.",
         )
     return blocks.get_workflow(settings.workflow)
@@ -262,20 +260,20 @@ def _own_part(
 ) -> Part:
     """One of the components that the index names."""
     assert step.modular is not None
-    variant = step.source.variant or part.variant
-    here = step.source.model if step.source.folder is None else None
+    variant = step.named_source.variant or part.variant
+    here = step.named_source.model if step.named_source.folder is None else None
     source = step.modular.sources.get(name)
     if source is None and part.model not in (None, here) and not holds(folder / part.subfolder):
         if not is_repository(str(part.model)):
             raise LoadError(
-                f"The {name} of '{step.source.model}' is said to lie in '{part.model}', which is"
+                f"The {name} of '{step.model}' is said to lie in '{part.model}', which is"
                 " neither its own folder nor 'owner/name' of the hub."
             )
         source = ModelSource(
             model=str(part.model), subfolder=part.subfolder, revision=part.revision
         )
     if source is None:
-        source = step.source
+        source = step.named_source
         subfolders = tuple(each.subfolder for each in own.values() if each.model == part.model)
     else:
         subfolders = (part.subfolder,)

@@ -28,14 +28,14 @@ OF_PRIOR = {
 
 def connected(
     pipeline_class: str,
-    source: ModelSource,
+    source: ModelSource | None,
     dtype: DType,
     find: Callable[[str], ModelSource | None],
 ) -> dict[str, ComponentBlock]:
     """The components of the other model, by their names in a pipeline of both; none where this
     class or this model is a pipeline by itself."""
     is_of_both = "Combined" in pipeline_class or ".AutoPipelineFor" in pipeline_class
-    if not is_of_both or source.model not in PRIOR_OF:
+    if not is_of_both or source is None or source.model not in PRIOR_OF:
         return {}
     prior = find(PRIOR_OF[source.model])
     if prior is None:

@@ -49,6 +49,10 @@ class ModelIndex(NamedTuple):
         return str(self.settings.get("_blocks_class_name") or "")
 
 
+NO_INDEX = ModelIndex("", "", False, {}, frozenset(), {})
+"""Of a pipeline whose document names no model."""
+
+
 def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
     """The index of the model in this folder; `modular` prefers a modular pipeline's.
 

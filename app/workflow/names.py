@@ -7,7 +7,7 @@ from typing import get_args
 from app.errors import nearest
 from app.packages import Package
 from app.workflow.plan import DType
-from app.workflow.signatures import Kind, attention_processors, public_classes
+from app.workflow.signatures import Kind, attention_processors, is_inner_model, public_classes
 
 DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
 CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
@@ -43,6 +43,8 @@ def class_name(name: str, *kinds: Kind) -> str:
     package = package or "diffusers"
     if name in NOT_HERE and "pipeline" in kinds:
         raise UnknownName(f"'{name}' cannot be a pipeline here. {NOT_HERE[name]}")
+    if "model" in kinds and is_inner_model(name):
+        return name
     if package not in PACKAGES:
         raise UnknownName(f"'{name}' is not a diffusers or transformers class.")
     bare = CLASS_RENAMES.get(bare, bare)

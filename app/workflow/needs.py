@@ -16,7 +16,7 @@ from app.workflow.dtypes import for_device, task_dtype
 from app.workflow.files import config_of
 from app.workflow.fit import Mode, Need, Room, Weights
 from app.workflow.hub import find_snapshot
-from app.workflow.model_index import IndexedPart, read_index
+from app.workflow.model_index import NO_INDEX, IndexedPart, read_index
 from app.workflow.modular import MODULAR, component_dtype
 from app.workflow.plan import (
     ComponentBlock,
@@ -234,7 +234,7 @@ def step_model(
     Raises what `find` raises, and Unknown where the files cannot be read.
     """
     named = step.pipeline_class.rpartition(".")[2]
-    if step.source.file:
+    if step.source is not None and step.source.file:
         whole = _in_a_file("checkpoint", step.source, step.dtype, None, Path())
         return StepModel(named, (whole,))
     if step.modular is not None and (step.modular.workflow or step.modular.names is not None):
@@ -243,9 +243,12 @@ def step_model(
             " for its workflow only its blocks say."
         )
     # What the hub is asked for is an ordinary pipeline's index.
-    folder = (find if step.modular is None else local_folder)(step.source, None)
+    look = find if step.modular is None else local_folder
+    folder = Path() if step.source is None else look(step.source, None)
     try:
-        index = read_index(folder, modular=step.modular is not None)
+        index = NO_INDEX
+        if step.source is not None:
+            index = read_index(folder, modular=step.modular is not None)
         own = {
             name: _own_part(name, part, step, folder, find)
             for name, part in index.parts.items()
@@ -285,9 +288,9 @@ def step_model(
         )
         components += reused
     except (OSError, ValueError) as error:
-        raise _unreadable(step.source, error) from error
+        raise _unreadable(next(iter(step.sources)), error) from error
     if not any(each.weight_bytes for each in components):
-        raise Unknown(f"how much it needs is unknown: '{step.source.short_name}' has no weights.")
+        raise Unknown(f"how much it needs is unknown: '{step.model}' has no weights.")
     real = index.class_name if named in ("DiffusionPipeline", MODULAR) else named
     return StepModel(real, components)
 
@@ -298,13 +301,13 @@ def _own_part(
     """Where a component of the step's own model lies, its dtype, the variant of its files, and
     what quantises it."""
     if step.modular is None:
-        return folder / name, component_dtype(step, name), step.source.variant, None
+        return folder / name, component_dtype(step, name), step.named_source.variant, None
     elsewhere = step.modular.sources.get(name)
     place = folder if elsewhere is None else find(elsewhere, part.subfolder)
     return (
         place / part.subfolder,
         component_dtype(step, name),
-        step.source.variant or part.variant,
+        step.named_source.variant or part.variant,
         step.modular.quantised.get(name),
     )
 

@@ -32,7 +32,7 @@ from app.workflow.quantisers import check_quantisers, read_quantisation
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 from app.workflow.remote_code import read_code
-from app.workflow.sharing import Sharing
+from app.workflow.sharing import Sharing, check_assembled
 from app.workflow.single_files import (
     GGUF_SUFFIX,
     SingleFiles,
@@ -95,7 +95,11 @@ class PipelineBuilder:
             absent = tuple(name for name in absent if name != "text_encoder")
             self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
         indexes = (*INDEXES, OWN_BLOCKS) if is_modular(pipeline_class) else (INDEX,)
-        source = self._source(loading, loading_at, needs=indexes)
+        source = None
+        if is_modular(pipeline_class) or {"model_name", "from_single_file"} & loading.keys():
+            source = self._source(loading, loading_at, needs=indexes)
+        else:
+            check_assembled(pipeline_class, block, loading_at, self._reader)
         code = read_code(loading, loading_at, self._trusted, self._source, self._reader)
         dtype = self._dtype(loading, loading_at)
         config = self._config(loading, loading_at)
@@ -128,7 +132,7 @@ class PipelineBuilder:
         check_quantisers(block, source, components, where, self._reader)
         cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
-        if len(self._reader.problems) > noted or source is None:
+        if len(self._reader.problems) > noted:
             return None
         find = partial(self.source, at=loading_at, key="model_name")
         components = {**connected(pipeline_class, source, dtype, find), **components}
@@ -143,7 +147,7 @@ class PipelineBuilder:
             config=config,
             model_folders=tuple(str(folder.resolve()) for folder in self._models)
             if any(each is not None and each.source.file for each in components.values())
-            or source.file
+            or (source is not None and source.file)
             else (),
             components={key: built for key, built in components.items() if built is not None},
             absent=absent,

@@ -324,7 +324,8 @@ class PipelineStep(PlannedStep):
     kind: Literal["pipeline"] = "pipeline"
     pipeline_class: str
     """Qualified: `diffusers.StableDiffusionPipeline`."""
-    source: ModelSource
+    source: ModelSource | None
+    """None where the document names no model: all components are blocks, or reused."""
     dtype: DType = "float32"
     code: ModelSource | None = None
     """The repository whose own code defines the pipeline, which has been allowed to run; None: no
@@ -377,7 +378,19 @@ class PipelineStep(PlannedStep):
     @property
     def title(self) -> str:
         """`StableDiffusionPipeline of shapes`."""
-        return f"{self.pipeline_class.rpartition('.')[2]} of {self.source.model}"
+        return f"{self.pipeline_class.rpartition('.')[2]} of {self.model}"
+
+    @property
+    def named_source(self) -> ModelSource:
+        """The source of a step that names a model, as every modular one does."""
+        assert self.source is not None
+        return self.source
+
+    @property
+    def model(self) -> str:
+        """As the document names it; of a pipeline that has none of its own, its components'."""
+        named = [self.source] if self.source else [each.source for each in self.components.values()]
+        return named[0].model if named else "earlier steps"
 
     def changes_of(self, component: str) -> ComponentChanges | None:
         """What is done to the component of this name when it is loaded for the step."""
@@ -406,7 +419,8 @@ class PipelineStep(PlannedStep):
         adapters = (*self.loras, *([self.ip_adapter] if self.ip_adapter else ()))
         if self.ip_adapter is not None and self.ip_adapter.encoder_source is not None:
             blocks.append(self.ip_adapter.encoder_source)
-        return (self.source, *blocks, *(adapter.source for adapter in adapters))
+        own = (self.source,) if self.source is not None else ()
+        return (*own, *blocks, *(adapter.source for adapter in adapters))
 
 
 class TaskStep(PlannedStep):

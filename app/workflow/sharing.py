@@ -74,6 +74,17 @@ class Sharing:
         return nearest(component, self._sharing)
 
 
+def check_assembled(
+    pipeline_class: str, block: PipelineBlock, at: Place, reader: ValueReader
+) -> None:
+    """Note what is wrong with a pipeline without a model, which has only what it is given."""
+    stands_for = pipeline_class.rpartition(".")[2].startswith(("DiffusionPipeline", "AutoPipe"))
+    given = block.component_blocks or block.reused_components
+    if stands_for or not (given or block.configuration.reused_components):
+        message = "The name of a model is needed: a folder or 'owner/name'."
+        reader.note((*at, "model_name"), message)
+
+
 def _named(block: PipelineBlock, at: Place, key: str) -> list[tuple[str, Place]]:
     """The components that the list of this key names, in both of its places."""
     settings = getattr(block.configuration, key)
@@ -88,6 +99,8 @@ def known_components(step: PipelineStep) -> dict[str, bool] | None:
     """The components the step's pipeline has by name, and whether each is there or none in its
     place; None where the model is not here yet."""
     source = step.source
+    if source is None:
+        return dict.fromkeys([*step.components, *step.reused], True)
     folder = Path(source.folder) if source.folder else find_snapshot(source.model, source.revision)
     if folder is None:
         return None

@@ -198,6 +198,23 @@ def class_source(class_name: str) -> ast.ClassDef | None:
     return classes[class_name]
 
 
+@functools.cache
+def is_inner_model(name: str) -> bool:
+    """Whether the dotted name is that of a model which diffusers keeps beside its pipelines."""
+    *folders, bare = name.split(".")
+    if folders[:2] != ["diffusers", "pipelines"] or not all(map(str.isidentifier, folders)):
+        return False
+    file = package_root("diffusers").joinpath(*folders[1:]).with_suffix(".py")
+    if not file.is_file():
+        return False
+    return any(
+        isinstance(node, ast.ClassDef)
+        and node.name == bare
+        and "ModelMixin" in {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+    )
+
+
 def _read_call(class_name: str) -> CallSignature | None:
     source = class_source(class_name)
     for node in source.body if source is not None else ():

@@ -49,8 +49,16 @@ TEXT = Saved("text/plain")
 
 REAL: dict[str, Runs | NotYet | Mistaken] = {
     "Krea2.json": Runs((JPEG,), changes=_arguments(**SMALL), for_part="Krea 2"),
-    "LTX2I2VChained.json": NotYet("SDNQ, chains"),
-    "LTX2TwoStage.json": NotYet("SDNQ, settings of components"),
+    "LTX2I2VChained.json": Runs(
+        # Of the second and the third segment of nine frames two each are trimmed.
+        (Saved("video/mp4", frames=9 + 7 + 7),),
+        {"width": SIDE_PX, "height": SIDE_PX, "num_frames": 9},
+        for_part="LTX-2 in segments",
+    ),
+    "LTX2TwoStage.json": Runs(
+        (Saved("video/mp4", 2 * SIDE_PX, 2 * SIDE_PX, 9),),
+        {"width": SIDE_PX, "height": SIDE_PX, "num_frames": 9},
+    ),
     "MiniMaxH3.json": Runs(
         (Saved("video/mp4", frames=MINIMAX_H3_FRAMES),),
         {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": 3},
@@ -155,7 +163,9 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     ),
     "tasks/ExpandAndGenerate.json": Runs((PNG,), changes=_words(0) | _arguments(1, **SMALL)),
     "tasks/ImageToText.json": Runs((TEXT,), {}, _words(1)),
-    "tasks/MarigoldDepth.json": NotYet("maps of depth as results"),
+    "tasks/MarigoldDepth.json": Runs(
+        (PNG,), changes=_arguments(1, processing_resolution=SIDE_PX), for_part="Marigold"
+    ),
     "tasks/MetadataEmbed.json": Runs(
         (PNG,), changes=_arguments(**SMALL), for_part="a picture with its record"
     ),

@@ -39,6 +39,8 @@ from tests.standins.kandinsky import (
 )
 from tests.standins.kolors import build_kolors
 from tests.standins.lora import build_lora
+from tests.standins.ltx2 import build_ltx2
+from tests.standins.marigold import build_marigold
 from tests.standins.minimax_h3 import WHERE as MINIMAX_H3
 from tests.standins.minimax_h3 import build_minimax_h3
 from tests.standins.qwen import (
@@ -110,6 +112,8 @@ MODELS: dict[str, Build] = {
     "rhymes-ai/Allegro": build_allegro,
     "genmo/mochi-1-preview": build_mochi,
     "Lightricks/LTX-Video": build_ltx,
+    "Lightricks/LTX-2.5-Diffusers": build_ltx2,
+    "prs-eth/marigold-depth-lcm-v1-0": build_marigold,
     "hunyuanvideo-community/HunyuanVideo": build_hunyuan_video,
     "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": build_hunyuan_video15,
     "stabilityai/stable-video-diffusion-img2vid-xt": build_svd,
@@ -177,7 +181,9 @@ class StandIns:
         tasks have as their defaults."""
         named = set(texts(document))
         for task in (TASKS[command] for command in named & TASKS.keys()):
-            named |= {each.model for each in task.loads(with_defaults(task, {}))}
+            models = (each.model for each in task.loads(with_defaults(task, {})))
+            # One that has to be named by the document has no default.
+            named |= {model for model in models if isinstance(model, str)}
         # The model that is put together with one that is named.
         named |= {PRIOR_OF[name] for name in named & PRIOR_OF.keys()}
         for name in MODELS:

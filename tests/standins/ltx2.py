@@ -105,7 +105,12 @@ def _connector(kind: str) -> dict[str, Any]:
 
 
 def _text_encoder(tokenizer: GemmaTokenizer) -> Gemma4UnifiedForConditionalGeneration:
-    text = {**LANGUAGE_MODEL, "head_dim": 16, "vocab_size": len(tokenizer)}
+    text = {
+        **LANGUAGE_MODEL,
+        "head_dim": 16,
+        "vocab_size": len(tokenizer),
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     config = Gemma4UnifiedConfig(text_config=text, vision_config=None, audio_config=None)
     return Gemma4UnifiedForConditionalGeneration(config).eval()
 

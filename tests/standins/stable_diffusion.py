@@ -52,7 +52,7 @@ def build_sd(folder: Path, seed: int = 0) -> None:
             vae=picture_vae(4, scaling_factor=0.18215),
             text_encoder=clip_text(CLIPTextModel, tokenizer),
             tokenizer=tokenizer,
-            unet=_unet(),
+            unet=small_unet(),
             scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
             safety_checker=_safety_checker(),
             feature_extractor=clip_processor(),
@@ -68,7 +68,7 @@ def build_sd21(folder: Path, seed: int = 0) -> None:
             vae=picture_vae(4, scaling_factor=0.18215),
             text_encoder=clip_text(CLIPTextModel, tokenizer),
             tokenizer=tokenizer,
-            unet=_unet(use_linear_projection=True),
+            unet=small_unet(use_linear_projection=True),
             scheduler=DDIMScheduler(
                 **NOISE,
                 prediction_type="v_prediction",
@@ -86,7 +86,7 @@ def build_sd21(folder: Path, seed: int = 0) -> None:
 def build_controlnet(folder: Path, seed: int = 0, *, linear: bool = False) -> None:
     """A ControlNet for Stable Diffusion 1.5; with `linear` projections for 2.1."""
     with seeded(seed):
-        unet = _unet(use_linear_projection=linear)
+        unet = small_unet(use_linear_projection=linear)
         # Untrained, its own convolutions make zeros, and it would control nothing.
         controlnet = ControlNetModel.from_unet(
             unet, conditioning_embedding_out_channels=(4, 4, 8, 8)
@@ -97,9 +97,13 @@ def build_controlnet(folder: Path, seed: int = 0, *, linear: bool = False) -> No
     controlnet.save_pretrained(folder, safe_serialization=True)
 
 
-def _unet(*, use_linear_projection: bool = False) -> UNet2DConditionModel:
+def small_unet(
+    *, use_linear_projection: bool = False, in_channels: int = 4
+) -> UNet2DConditionModel:
+    """The denoiser of Stable Diffusion 1 and 2."""
     return UNet2DConditionModel(
         sample_size=8,
+        in_channels=in_channels,
         layers_per_block=1,
         block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
