@@ -44,8 +44,8 @@ ENVIRONMENT = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
 """Read by the libraries when they are imported; the person's own value wins where it is tuning."""
-QUIETED = ("bitsandbytes", "torchao")
-"""Loggers that warn at import of kernels nobody has asked for."""
+QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
+"""Loggers that warn, when a quantiser is imported, of what nobody has asked for."""
 ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
 HUB_KERNELS = "kernels"
 """A package that fetches compiled code of the hub and runs it. Where it is installed bitsandbytes
