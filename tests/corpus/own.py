@@ -196,6 +196,12 @@ OWN = (
         saved=Saved("video/mp4", ALLEGRO_PX, ALLEGRO_PX, ALLEGRO_FRAMES),
     ),
     _film("LTXPipeline", "Lightricks/LTX-Video", 9, **WORDS),
+    _film("LTX2Pipeline", "Lightricks/LTX-2.5-Diffusers", 9, **WORDS, frame_rate=24.0),
+    _document(
+        _step("MarigoldDepthPipeline", "prs-eth/marigold-depth-lcm-v1-0", **SEEN, **FEW,
+              processing_resolution=SIDE_PX),
+        saved=Saved("image/png"),
+    ),
     _film("StableVideoDiffusionPipeline", "stabilityai/stable-video-diffusion-img2vid-xt", 4,
           **SEEN),
     _picture("FluxModularPipeline", FLUX),
