@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from tests.site import Site
     from tests.standins import StandIns
     from tests.worker.bench import Bench
 
@@ -37,6 +39,18 @@ def shapes_model() -> Path:
 def shipped_workflows() -> Path:
     """The folder of the workflows that ship."""
     return PROJECT / "workflows"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A web site on loopback."""
+    from tests.site import Site
+
+    site = Site()
+    try:
+        yield site
+    finally:
+        site.close()
 
 
 @pytest.fixture

@@ -99,20 +99,10 @@ def _choice(spec: InputSpec, value: Any) -> Component:
 
 
 def _image(spec: InputSpec, value: Any) -> Component:
-    component = gr.Image(
-        value,
-        type="filepath",
-        image_mode=None,
+    return _upload(
+        gr.Image, spec, value, type="filepath", image_mode=None, height=PICTURE_HEIGHT,
         sources=["upload", "clipboard"],
-        label=_asked(spec),
-        height=PICTURE_HEIGHT,
-        buttons=[],
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-    # Not a subclass: Gradio writes a .pyi beside it.
-    component.preprocess = _as_uploaded
-    return component
+    )  # fmt: skip
 
 
 def _editor(spec: InputSpec, value: Any) -> Component:
@@ -134,29 +124,26 @@ def _editor(spec: InputSpec, value: Any) -> Component:
 
 
 def _video(spec: InputSpec, value: Any) -> Component:
-    component = gr.Video(
-        value,
-        sources=["upload"],
-        label=_asked(spec),
-        height=PICTURE_HEIGHT,
-        buttons=[],
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-    component.preprocess = _as_uploaded
-    return component
+    return _upload(gr.Video, spec, value, height=PICTURE_HEIGHT, sources=["upload"])
 
 
 def _audio(spec: InputSpec, value: Any) -> Component:
-    component = gr.Audio(
+    return _upload(gr.Audio, spec, value, type="filepath", sources=["upload"])
+
+
+def _upload(
+    kind: type[gr.Image | gr.Video | gr.Audio], spec: InputSpec, value: Any, **options: Any
+) -> Component:
+    """A field of this kind for a file, which is taken as it comes."""
+    component = kind(
         value,
-        type="filepath",
-        sources=["upload"],
         label=_asked(spec),
         buttons=[],
         interactive=True,
         elem_id=f"input-{spec.name}",
+        **options,
     )
+    # Not a subclass: Gradio writes a .pyi beside it.
     component.preprocess = _as_uploaded
     return component
 

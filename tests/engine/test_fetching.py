@@ -20,15 +20,6 @@ from tests.site import Site, picture
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    try:
-        yield site
-    finally:
-        site.close()
-
-
-@pytest.fixture
 def seeing(workflow: Path, tmp_path: Path, heard: Heard, site: Site) -> Iterator[Bench]:
     """A started engine whose workflow varies the picture at `/cat.png` of the site."""
     document = json.loads(workflow.read_text())
