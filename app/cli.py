@@ -24,8 +24,8 @@ from app.errors import BadRequest, WorkbenchError
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.workflow.fit import Room
-    from app.workflow.hub_headers import HubHeaders
+    from app.workflow.models.fit import Room
+    from app.workflow.models.hub_headers import HubHeaders
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 OF_THE_PAGE = ("host", "port", "share", "media_urls")
@@ -284,7 +284,7 @@ def _repl(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _validate(options: argparse.Namespace, settings: Settings) -> int:
-    from app.workflow.hub_headers import HubHeaders
+    from app.workflow.models.hub_headers import HubHeaders
 
     pairs = [word for word in options.words if INPUT.match(word)]
     files = [word for word in options.words if word not in pairs]
@@ -316,8 +316,8 @@ def _validate_one(
     hub: HubHeaders,
 ) -> None:
     """Print what the workflow does and needs. Raises WorkbenchError where it cannot run."""
-    from app.workflow import needs
-    from app.workflow.planner import make_plan
+    from app.workflow.models import needs
+    from app.workflow.planning.planner import make_plan
 
     plan = make_plan(
         find_workflow(file, settings), inputs, paths=settings.paths, changes=dict(options.changes)
@@ -333,7 +333,7 @@ def _validate_one(
 def _room(settings: Settings) -> Room | None:
     """What there is to run in, as far as it can be told without a worker that asks the device."""
     from app.machine import has_accelerator, ram_free_and_total_bytes
-    from app.workflow.fit import DEVICE_SHARE, RAM_SHARE, Room
+    from app.workflow.models.fit import DEVICE_SHARE, RAM_SHARE, Room
 
     wanted, budget = settings.worker.device, settings.worker.device_budget
     _, ram_bytes = ram_free_and_total_bytes()
@@ -378,7 +378,7 @@ def _free(options: argparse.Namespace, settings: Settings) -> int:
 def _weights(options: argparse.Namespace, settings: Settings) -> int:
     from datetime import datetime
 
-    from app.worker.converted import FOLDER, ConvertedWeights
+    from app.worker.loading.converted import FOLDER, ConvertedWeights
 
     folder = settings.paths.outputs / FOLDER
     converted = ConvertedWeights(folder, settings.worker.converted_weights_bytes)

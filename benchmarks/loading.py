@@ -42,10 +42,10 @@ from app.outputs import OutputStore
 from app.settings import PROJECT, PathSettings, WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
-from app.worker.loading import find_parts
+from app.worker.loading.load import find_parts
 from app.worker.runner import Runner
 from app.workflow.plan import Plan
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 
 FOLDER = PROJECT / "outputs" / "benchmark-model"
 FILES_DTYPE, OTHER_DTYPE = "float16", "bfloat16"

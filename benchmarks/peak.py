@@ -1,4 +1,4 @@
-"""How far off the estimates of `app/workflow/activations.py` are: `python -m benchmarks.peak`.
+"""How far off the estimates of `workflow/models/activations.py` are: `python -m benchmarks.peak`.
 
 Two tables. The bundled model really runs, a process for each size, and the growth of its peak
 resident set is compared. Networks of published sizes are built without memory (on torch's `meta`
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.units import size as in_words
-from app.workflow.activations import Size, decode_bytes, denoise_bytes
-from app.workflow.fit import Mode, Need, working_bytes
-from app.workflow.plan import DType
+from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
+from app.workflow.models.fit import Mode, Need, working_bytes
+from app.workflow.plan_settings import DType
 
 SHAPES = Path(__file__).resolve().parents[1] / "models" / "shapes"
 RUN = """

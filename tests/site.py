@@ -15,8 +15,9 @@ from PIL import Image
 
 from app.media.cache import MediaCache
 from app.settings import UrlSettings
-from app.workflow.media import file_value
-from app.workflow.plan import Plan, RemoteValue, Value
+from app.workflow.plan import Plan
+from app.workflow.plan_values import RemoteValue, Value
+from app.workflow.planning.media import file_value
 from app.workflow.remote import with_files
 
 

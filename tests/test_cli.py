@@ -20,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from app.worker.converted import ConvertedWeights
+from app.worker.loading.converted import ConvertedWeights
 from tests.processes import left_over
 from tests.servers import Server, started_server
 from tests.worker.hub import Hub

@@ -27,7 +27,7 @@ from app.protocol import (
 from app.settings import PathSettings, WorkerSettings
 from app.worker.device import Device
 from app.worker.runner import Runner
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from tests.engines import run, started_engine
 from tests.standins import STANDINS
 

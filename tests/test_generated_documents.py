@@ -23,7 +23,7 @@ from PIL import Image
 from app.errors import BadRequest
 from app.settings import PROJECT
 from app.workflow.plan import Plan
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from tests.documents import VALUES, documents
 from tests.workflow.bench import Bench, drawing
 

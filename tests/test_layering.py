@@ -109,13 +109,13 @@ def test_the_page_imports_without_torch():
 
 
 def test_converted_weights_are_listed_without_torch():
-    assert not loaded_by("from app.worker.converted import ConvertedWeights") & HEAVY
+    assert not loaded_by("from app.worker.loading.converted import ConvertedWeights") & HEAVY
 
 
 def test_planning_loads_nothing_heavy():
     loaded = loaded_by(
         "from app.settings import SHIPPED_WORKFLOWS, PathSettings",
-        "from app.workflow.planner import make_plan",
+        "from app.workflow.planning.planner import make_plan",
         "plan = make_plan(SHIPPED_WORKFLOWS / 'sdxl.json', {}, paths=PathSettings())",
         "assert plan.steps[0].pipeline_class == 'diffusers.StableDiffusionXLPipeline'",
     )
@@ -145,6 +145,9 @@ def test_only_the_page_imports_gradio(file: Path):
         ("steps", ("app.ui", "app.engine")),
         ("ui", ("app.worker", "app.steps")),
         ("workflow", ("app.ui", "app.engine", "app.worker", "app.steps", "app.results")),
+        ("workflow/installed", ("app.workflow.models", "app.workflow.planning")),
+        ("workflow/models", ("app.workflow.planning",)),
+        ("worker/loading", ("app.worker.tuning", "app.worker.runner")),
     ],
 )
 def test_a_layer_does_not_look_over_the_wall(folder: str, forbidden: tuple[str, ...]):

@@ -12,7 +12,7 @@ import pytest
 from app.protocol import StepProgress
 from app.settings import PathSettings
 from app.workflow.plan import Plan
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from tests.engines import Finished
 from tests.standins import StandIns
 from tests.standins.minimax_h3 import FRAMES

@@ -24,7 +24,7 @@ from app.settings import PathSettings, WorkerSettings
 from app.worker.device import Device
 from app.worker.runner import Runner
 from app.workflow.fingerprint import tensor_bytes
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from tests.standins import build_sd
 
 COMPONENTS = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}

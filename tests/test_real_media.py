@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import InvalidWorkflow
 from app.settings import PathSettings
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from app.workflow.remote import remote_values
 
 

@@ -11,7 +11,7 @@ import pytest
 from app.protocol import Loading
 from app.settings import PathSettings
 from app.workflow.plan import Plan
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from tests.corpus.real import REAL, Runs
 from tests.site import with_pictures
 from tests.standins import StandIns

@@ -22,10 +22,10 @@ from app.engine.worker_process import WorkerTarget, run_worker
 from app.errors import EngineError, EngineNotStarted
 from app.protocol import DropComponents, MemoryFreed, PinComponent, RunEvent
 from app.settings import Settings
-from app.workflow import needs
 from app.workflow.fingerprint import request_key
-from app.workflow.hub_headers import HubHeaders, NotAsked
-from app.workflow.planner import make_plan
+from app.workflow.models import needs
+from app.workflow.models.hub_headers import HubHeaders, NotAsked
+from app.workflow.planning.planner import make_plan
 from app.workflow.remote import remote_values
 
 

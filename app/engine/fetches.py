@@ -19,8 +19,9 @@ from app.media.cache import MediaCache, MediaFile
 from app.protocol import FetchingMedia, RunFailed
 from app.settings import Settings
 from app.workflow.fingerprint import request_key
-from app.workflow.media import FILE_VALUES
-from app.workflow.plan import Plan, RemoteValue, Value
+from app.workflow.plan import Plan
+from app.workflow.plan_values import RemoteValue, Value
+from app.workflow.planning.media import FILE_VALUES
 from app.workflow.remote import remote_values, with_files
 
 log = logging.getLogger(__name__)

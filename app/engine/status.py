@@ -6,7 +6,7 @@ from typing import Literal
 
 from app.engine.run import RunInfo
 from app.protocol import Budgets, Departure, HeldComponent, MemoryUse, Message
-from app.workflow.fit import Room
+from app.workflow.models.fit import Room
 
 WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
 

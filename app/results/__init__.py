@@ -17,7 +17,7 @@ from app.protocol import ResultSaved
 from app.results import audio, image, text, video
 from app.steps.made import Made, Rest
 from app.workflow.plan import PipelineStep, ResultSpec, Step
-from app.workflow.sound_files import SOUND_FILES
+from app.workflow.planning.sound_files import SOUND_FILES
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.errors import ResultError
 from app.outputs import Record, replacing
 from app.tasks.media import AudioVideo, as_sound
-from app.workflow.sound_files import CODECS, PLAIN, SOUND_FILES
+from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
 
 if TYPE_CHECKING:
     from app.workflow.plan import ResultSpec

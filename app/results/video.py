@@ -14,7 +14,7 @@ from app.outputs import Record, replacing
 from app.results.audio import encoded, layout_of, quality_options
 from app.tasks.films import FilmFiles
 from app.tasks.media import AudioVideo, as_array, as_bytes, as_sound
-from app.workflow.sound_files import OPUS_RATES
+from app.workflow.planning.sound_files import OPUS_RATES
 
 if TYPE_CHECKING:
     import numpy as np

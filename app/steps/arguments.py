@@ -14,8 +14,8 @@ from app.steps.build import build
 from app.steps.media import read_picture, read_sound, read_video
 from app.tasks.media import AudioVideo, as_frames, as_picture
 from app.workflow.inputs import media_kind
-from app.workflow.iterations import MAX_ITERATIONS
-from app.workflow.plan import (
+from app.workflow.plan import Rounds
+from app.workflow.plan_values import (
     AudioValue,
     BuiltValue,
     DTypeValue,
@@ -25,11 +25,11 @@ from app.workflow.plan import (
     ObjectValue,
     RemoteValue,
     ResultValue,
-    Rounds,
     Value,
     VideoValue,
     references_in,
 )
+from app.workflow.planning.iterations import MAX_ITERATIONS
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.errors import StepError
 from app.tasks.media import AudioVideo, as_picture, as_sound, check_video
-from app.workflow.objects import DATA_CLASSES, data_class
+from app.workflow.planning.objects import DATA_CLASSES, data_class
 
 
 def build(class_name: str, media: Any, arguments: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from app.workflow.plan import PipelineStep
 if TYPE_CHECKING:
     from app.results import ResultWriter
     from app.worker.context import RunContext
-    from app.worker.loading import Parts
+    from app.worker.loading.load import Parts
     from app.worker.preview_maps import Sight
 
 
@@ -34,8 +34,8 @@ def run(
     """
     import torch
 
-    from app.worker.loading import assemble
-    from app.worker.tuning import tuned
+    from app.worker.loading.load import assemble
+    from app.worker.tuning.tune import tuned
 
     arguments = combinations(step.name, step.arguments, context, bare=True)
     pipeline = assemble(step, parts, components)

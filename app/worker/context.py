@@ -32,8 +32,9 @@ from app.protocol import (
 )
 from app.steps.made import Made
 from app.worker.device import Device
-from app.workflow.needs import DECODERS, DENOISERS
+from app.workflow.models.needs import DECODERS
 from app.workflow.plan import Plan
+from app.workflow.plan_settings import DENOISERS
 
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo

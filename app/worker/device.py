@@ -13,7 +13,7 @@ import torch
 
 from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
-from app.worker.origins import Origin, fill
+from app.worker.loading.origins import Origin, fill
 
 MACHINE_OUT_OF_MEMORY = re.compile(
     # The last is oneDNN's, of a convolution whose workspace was refused; with further words

@@ -23,12 +23,12 @@ from PIL import Image
 
 from app.worker.device import Device
 from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsError
-from app.worker.loading import Parts
+from app.worker.loading.load import Parts
 from app.worker.recent import Recent
-from app.worker.tuning import lora_files
+from app.worker.tuning.tune import lora_files
 from app.workflow.fingerprint import computing_versions, identify_file
-from app.workflow.needs import DENOISERS
 from app.workflow.plan import PipelineStep
+from app.workflow.plan_settings import DENOISERS
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,20 @@ from app.protocol import Budgets, HeldComponent, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
-from app.worker.loading import Part, Parts, StepParts
+from app.worker.loading.load import Part, Parts, StepParts
+from app.worker.loading.weights import Weights
 from app.worker.residency import Residency, choose_evictions
-from app.worker.weights import Weights
-from app.workflow.activations import Size
-from app.workflow.fit import DEVICE_SHARE, RAM_SHARE, Mode, Need, Room, choose_mode, working_bytes
-from app.workflow.needs import Component, StepModel, asked_mode, step_need
+from app.workflow.models.activations import Size
+from app.workflow.models.fit import (
+    DEVICE_SHARE,
+    RAM_SHARE,
+    Mode,
+    Need,
+    Room,
+    choose_mode,
+    working_bytes,
+)
+from app.workflow.models.needs import Component, StepModel, asked_mode, step_need
 from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from app.protocol import Departure, HeldComponent, Place
 
 if TYPE_CHECKING:
-    from app.worker.origins import Origin
+    from app.worker.loading.origins import Origin
 
 log = logging.getLogger(__name__)
 

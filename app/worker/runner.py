@@ -31,12 +31,15 @@ from app.protocol import (
 from app.results import ResultWriter, unsaved_data
 from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
-from app.worker import converted, preview_maps
+from app.worker import preview_maps
 from app.worker.context import RunContext, Signals
-from app.worker.converted import ConvertedWeights
 from app.worker.device import Device, is_out_of_memory
-from app.worker.downloads import told_to
-from app.worker.loading import Part, StepParts, TaskParts, find_parts
+from app.worker.loading import converted
+from app.worker.loading.converted import ConvertedWeights
+from app.worker.loading.downloads import told_to
+from app.worker.loading.load import Part, StepParts, TaskParts, find_parts
+from app.worker.loading.task_parts import find_task_parts
+from app.worker.loading.weights import Weights
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.placement import Placement
 from app.worker.preview_maps import PreviewMaps
@@ -44,8 +47,6 @@ from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
 from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import Recalled, StepResult, StepResults
-from app.worker.task_parts import find_task_parts
-from app.worker.weights import Weights
 from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep

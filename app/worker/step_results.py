@@ -19,10 +19,10 @@ from pydantic import JsonValue
 from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
-from app.worker.ip_adapters import ip_adapter_identity
-from app.worker.loading import StepParts, TaskParts
+from app.worker.loading.load import StepParts, TaskParts
 from app.worker.recent import Recent
-from app.worker.tuning import lora_files
+from app.worker.tuning.ip_adapters import ip_adapter_identity
+from app.worker.tuning.tune import lora_files
 from app.workflow.fingerprint import computing_versions, identify_file
 from app.workflow.plan import LoadingStep, Plan, SubWorkflowStep, TaskStep
 from app.workflow.result_keys import answered, result_key, steps_to_run

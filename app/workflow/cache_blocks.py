@@ -1,7 +1,7 @@
 """Blocks of a document that have a denoiser compute only now and then.
 
 What each of them does is diffusers' business, and these are its own options and defaults; TeaCache,
-which diffusers does not have, is in `app/worker/teacache.py`.
+which diffusers does not have, is in `app/worker/tuning/teacache.py`.
 """
 
 from __future__ import annotations

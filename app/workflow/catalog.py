@@ -11,12 +11,12 @@ from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError, nearest
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.declarations import declared_inputs
 from app.workflow.files import can_be_path
-from app.workflow.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot, is_repository
+from app.workflow.frozen import Frozen
 from app.workflow.inputs import InputSpec
 from app.workflow.loader import read_document
-from app.workflow.plan import Frozen
+from app.workflow.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot, is_repository
+from app.workflow.planning.task_models import models_named
 from app.workflow.references import parse
-from app.workflow.task_models import models_named
 
 ACRONYMS = {"sd", "sdxl", "flux", "lora", "gpu", "t2v", "i2v"}
 

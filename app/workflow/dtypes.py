@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.workflow.plan import DType, PipelineStep, Step, TaskStep
+from app.workflow.plan import PipelineStep, Step, TaskStep
+from app.workflow.plan_settings import DType
 
 
 def for_device(step: Step, *, accelerator: bool) -> Step:

@@ -16,8 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from app.workflow.plan import DType, Frozen, ModelSource, Plan, Quantisation
-from app.workflow.plan_settings import ComponentChanges, StorageDType
+from app.workflow.frozen import Frozen
+from app.workflow.plan import Plan
+from app.workflow.plan_settings import ComponentChanges, DType, StorageDType
+from app.workflow.plan_sources import ModelSource
+from app.workflow.quantisation import Quantisation
 
 HEADER_LENGTH_BYTES = 8
 DTYPE_BYTES: dict[StorageDType, int] = {

@@ -16,14 +16,14 @@ from annotated_types import Ge, Le
 
 from app.media.files import SUFFIXES
 from app.tasks import TASKS
-from app.workflow import names
-from app.workflow.calls import MAX_SIDE_PX, RANGES
 from app.workflow.document import InputBlock, InputKind
 from app.workflow.inputs import FILES_OF_ARGUMENTS, media_kind
+from app.workflow.installed import names
+from app.workflow.installed.signatures import call_signature
+from app.workflow.installed.sizes import DEFAULT_DIVISOR, SIDES, size_rules
+from app.workflow.planning.calls import MAX_SIDE_PX, RANGES
 from app.workflow.references import Path, parse
 from app.workflow.setting_blocks import AttentionBackend
-from app.workflow.signatures import call_signature
-from app.workflow.sizes import DEFAULT_DIVISOR, SIDES, size_rules
 
 LABELS = {
     "prompt": "Prompt",

@@ -18,8 +18,8 @@ from app.media.files import CALLED, MediaKind
 from app.media.urls import is_url
 from app.workflow.document import InputBlock, InputKind
 from app.workflow.files import can_be_path
-from app.workflow.names import unbraced
-from app.workflow.plan import Frozen
+from app.workflow.frozen import Frozen
+from app.workflow.installed.names import unbraced
 
 VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,99}")
 MAX_TEXT_LENGTH = 10_000

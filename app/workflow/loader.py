@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidWorkflow, Problem, UnknownWorkflow, nearest, shortened
-from app.workflow.constants import with_constants
 from app.workflow.document import WorkflowDocument
 from app.workflow.files import can_be_path
 from app.workflow.inputs import unfit
+from app.workflow.installed.constants import with_constants
+from app.workflow.problems import MAX_PROBLEMS
 from app.workflow.references import MAX_NODES, Path, count_nodes, place
 from app.workflow.unknown_keys import ACTIONS, UnknownKeys, without
-from app.workflow.values import MAX_PROBLEMS
 
 NEEDED = {
     "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",

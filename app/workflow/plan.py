@@ -7,204 +7,31 @@ pipe as JSON. `planner.py` builds it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from app.media.files import MediaKind
-from app.workflow.frozen import Frozen as Frozen
+from app.workflow.frozen import Frozen
 from app.workflow.plan_settings import (
     DENOISERS,
+    CacheSettings,
     Casting,
     ComponentChanges,
+    DType,
+    SchedulerChange,
     TeaCacheSettings,
     Tuning,
     cast_too,
 )
-from app.workflow.plan_settings import CacheSettings as CacheSettings
-from app.workflow.plan_settings import DType as DType
-from app.workflow.plan_settings import SchedulerChange as SchedulerChange
-from app.workflow.quantisation import Quantisation as Quantisation
-from app.workflow.quantisation import QuantiserKind as QuantiserKind
-
-# --- values: what an argument may be. What a person typed can only become a Literal or a file. ---
-
-
-class LiteralValue(Frozen):
-    """A JSON value taken as it stands; never looked at again for prefixes or names."""
-
-    type: Literal["literal"] = "literal"
-    value: JsonValue
-
-
-class ImageValue(Frozen):
-    """A picture on disk, checked when the plan was made; read by the worker as RGB."""
-
-    type: Literal["image"] = "image"
-    path: str
-    sha256: str
-    """Of the file's bytes: which picture it was, also after the file has gone."""
-
-
-class VideoValue(Frozen):
-    """A video on disk, as an `ImageValue` is a picture."""
-
-    type: Literal["video"] = "video"
-    path: str
-    sha256: str
-
-
-class AudioValue(Frozen):
-    """A sound on disk, as an `ImageValue` is a picture."""
-
-    type: Literal["audio"] = "audio"
-    path: str
-    sha256: str
-
-
-class RemoteValue(Frozen):
-    """Media behind a URL. The engine fetches it before the run: no worker ever sees one."""
-
-    type: Literal["remote"] = "remote"
-    kind: MediaKind
-    url: str
-    place: str
-    """Where it stands in the document; starts every sentence about it."""
-
-
-class ResultValue(Frozen):
-    """What an earlier step of the same plan made; a step runs once per artifact it refers to."""
-
-    type: Literal["result"] = "result"
-    step: str
-    property: str = ""
-    handed_at: str = ""
-    """The place where it is handed into a sub-workflow, "" for every other reference. The
-    sub-workflow runs once per artifact, and in each of its rounds all references of this place are
-    to the same one."""
-
-
-class DTypeValue(Frozen):
-    """A torch dtype, named in a key that ends in `dtype`."""
-
-    type: Literal["dtype"] = "dtype"
-    dtype: DType
-
-
-class ListValue(Frozen):
-    """A list with something other than plain JSON in it."""
-
-    type: Literal["list"] = "list"
-    items: tuple[Value, ...]
-
-
-class ObjectValue(Frozen):
-    """A mapping with something other than plain JSON in it."""
-
-    type: Literal["object"] = "object"
-    entries: dict[str, Value]
-
-
-class BuiltValue(Frozen):
-    """An object of one of diffusers' data classes, built anew for every call."""
-
-    type: Literal["built"] = "built"
-    class_name: str
-    """Its name in DATA_CLASSES."""
-    media: Value | None = None
-    """The file or result that it is made of, as its class takes those of its kind."""
-    arguments: dict[str, Value] = Field(default_factory=dict)
-
-
-Value = Annotated[
-    LiteralValue
-    | ImageValue
-    | VideoValue
-    | AudioValue
-    | RemoteValue
-    | ResultValue
-    | DTypeValue
-    | ListValue
-    | ObjectValue
-    | BuiltValue,
-    Field(discriminator="type"),
-]
-
-
-# --- what is loaded ------------------------------------------------------------------------------
-
-
-class ModelSource(Frozen):
-    """Where weights come from: a local folder, or a repository of the model hub."""
-
-    model: str
-    """As the document names it; used in log lines and on the page."""
-    folder: str | None = None
-    """The absolute local folder; None for a repository of the hub."""
-    subfolder: str = ""
-    revision: str | None = None
-    variant: str | None = None
-    file: str = ""
-    """Of weights in a single file, its name below the folder or in the repository."""
-
-    @property
-    def short_name(self) -> str:
-        """For people: the folder's own name, or `owner/name` of the hub; a single file's name."""
-        if self.file:
-            return self.file.rpartition("/")[2]
-        return (
-            self.model if self.folder is None else self.folder.replace("\\", "/").rpartition("/")[2]
-        )
-
-
-class ComponentBlock(Frozen):
-    """A component the document loads on its own and hands to the pipeline under its key."""
-
-    class_name: str
-    """Qualified: `diffusers.AutoencoderKLWan`."""
-    source: ModelSource
-    dtype: DType = "float32"
-    quantisation: Quantisation | None = None
-    config: ModelSource | None = None
-    """Whose configuration weights in a single file have; None: which is told by the tensors."""
-
-    files: dict[str, str] = Field(default_factory=dict)
-    """Of a model that its own library loads: what that calls them → where they are below its
-    folder."""
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether it is loaded by neither diffusers nor transformers."""
-        return self.class_name.partition(".")[0] not in ("diffusers", "transformers")
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether it is a model, and no tokenizer, processor or scheduler."""
-        return not re.search(r"Tokenizer|Processor|FeatureExtractor|Scheduler", self.class_name)
-
-
-class LoraSource(Frozen):
-    """LoRA weights to have active during the step, with their scale."""
-
-    source: ModelSource
-    weight_name: str | None = None
-    adapter_name: str
-    scale: float = 1.0
-
-
-class IpAdapterSource(Frozen):
-    """What lets the denoiser look at a picture during the step."""
-
-    source: ModelSource
-    weight_name: str
-    """A safetensors file in the source's subfolder."""
-    image_encoder: str
-    """The encoder's folder, from the root of the source."""
-    encoder_source: ModelSource | None = None
-    """Where the encoder lies instead, in a model of its own."""
-    scale: JsonValue = 1.0
+from app.workflow.plan_sources import (
+    OTHERS,
+    ComponentBlock,
+    IpAdapterSource,
+    LoraSource,
+    ModelSource,
+    ModularSettings,
+)
+from app.workflow.plan_values import ResultValue, Value, references_in
 
 
 class FrameGrid(Frozen):
@@ -239,23 +66,6 @@ class Chain(Frozen):
     save_segments: bool = False
     """Whether segments are written and leave the memory."""
     keep_segments: bool = False
-
-
-class ModularSettings(Frozen):
-    """What a modular pipeline is put together to."""
-
-    workflow: str | None = None
-    """Which of its blocks run and which components they need; None leaves it to the arguments."""
-    configs: dict[str, JsonValue] = Field(default_factory=dict)
-    """Values of its blocks' configuration that are others than the model's."""
-    names: tuple[str, ...] | None = None
-    """The components that are loaded; None: all that the workflow needs."""
-    dtypes: dict[str, DType] = Field(default_factory=dict)
-    """By component; `default` is that of those not named."""
-    quantised: dict[str, Quantisation] = Field(default_factory=dict)
-    """Components that are quantised while they are loaded."""
-    sources: dict[str, ModelSource] = Field(default_factory=dict)
-    """Components whose files lie in other repositories than the model's index."""
 
 
 class ResultSpec(Frozen):
@@ -392,6 +202,12 @@ class PipelineStep(PlannedStep):
         named = [self.source] if self.source else [each.source for each in self.components.values()]
         return named[0].model if named else "earlier steps"
 
+    def dtype_of(self, component: str) -> DType:
+        """In which dtype it loads this component of its model."""
+        if component in self.dtypes or self.modular is None:
+            return self.dtypes.get(component, self.dtype)
+        return self.modular.dtypes.get(component, self.modular.dtypes.get(OTHERS, self.dtype))
+
     def changes_of(self, component: str) -> ComponentChanges | None:
         """What is done to the component of this name when it is loaded for the step."""
         changes = self.changes.get(component)
@@ -490,20 +306,6 @@ class SubWorkflowStep(PlannedStep):
     def sources(self) -> tuple[ModelSource, ...]:
         """Of everything the step loads: nothing."""
         return ()
-
-
-def references_in(values: Iterable[Value]) -> Iterator[ResultValue]:
-    """The results that these values refer to, in order."""
-    for value in values:
-        if isinstance(value, ResultValue):
-            yield value
-        elif isinstance(value, ListValue):
-            yield from references_in(value.items)
-        elif isinstance(value, ObjectValue):
-            yield from references_in(value.entries.values())
-        elif isinstance(value, BuiltValue):
-            yield from references_in([value.media] if value.media else [])
-            yield from references_in(value.arguments.values())
 
 
 Step = Annotated[PipelineStep | TaskStep | SubWorkflowStep, Field(discriminator="kind")]

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from app.workflow.plan import (
-    BuiltValue,
-    ListValue,
-    ObjectValue,
-    PipelineStep,
-    Plan,
-    RemoteValue,
-    Step,
-    TaskStep,
-    Value,
-)
+from app.workflow.plan import PipelineStep, Plan, Step, TaskStep
+from app.workflow.plan_values import BuiltValue, ListValue, ObjectValue, RemoteValue, Value
 
 Resolve = Callable[[RemoteValue], Value]
 

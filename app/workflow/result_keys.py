@@ -11,17 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from app.workflow.plan import (
+from app.workflow.plan import Chain, PipelineStep, Step, SubWorkflowStep
+from app.workflow.plan_values import (
     AudioValue,
     BuiltValue,
-    Chain,
     ImageValue,
     ListValue,
     ObjectValue,
-    PipelineStep,
     ResultValue,
-    Step,
-    SubWorkflowStep,
     Value,
     VideoValue,
 )

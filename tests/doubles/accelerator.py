@@ -6,7 +6,7 @@ from typing import Any
 
 from app.protocol import Place
 from app.worker.device import Device
-from app.worker.origins import Origin
+from app.worker.loading.origins import Origin
 
 
 class Accelerator(Device):

@@ -268,13 +268,13 @@ def test_the_workers_log_is_logged_again_under_its_own_loggers_and_times(
 ):
     caplog.set_level(logging.INFO, logger="app.worker.runner")
     run = bench.run(
-        "log WARNING app.worker.loading 10% is %s and {that}",
+        "log WARNING app.worker.loading.load 10% is %s and {that}",
         "log INFO app.worker.runner Run started",
         "log DEBUG app.worker.runner too fine",
     )
     lines = [record for record in caplog.records if record.name.startswith("app.worker")]
     assert [(line.name, line.levelname, line.getMessage()) for line in lines] == [
-        ("app.worker.loading", "WARNING", "10% is %s and {that}"),
+        ("app.worker.loading.load", "WARNING", "10% is %s and {that}"),
         ("app.worker.runner", "INFO", "Run started"),
     ]
     started = next(event for event in run.events if isinstance(event, RunStarted))

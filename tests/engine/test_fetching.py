@@ -13,7 +13,7 @@ from app.engine import Engine
 from app.errors import InvalidInputs
 from app.protocol import FetchingMedia, RunCancelled, RunFailed, StartRun
 from app.settings import PathSettings, Settings, WorkerSettings
-from app.workflow.plan import ImageValue
+from app.workflow.plan_values import ImageValue
 from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import Bench, Heard
 from tests.site import Site, picture

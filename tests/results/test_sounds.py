@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import ResultError
 from app.tasks.media import AudioVideo
-from app.workflow.sound_files import SOUND_FILES
+from app.workflow.planning.sound_files import SOUND_FILES
 from tests.results.files import RECORD, heard, loudest_hz, saved, tone
 
 

@@ -18,12 +18,12 @@ from app.protocol import Event, FreeMemory, StartRun
 from app.settings import PathSettings, WorkerSettings
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
-from app.worker.loading import assemble, find_parts
+from app.worker.loading.load import assemble, find_parts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
 from app.worker.runner import Runner
 from app.workflow.plan import Plan
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from tests.engines import Finished
 
 Document = dict[str, Any]

@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image
 
 from app.protocol import TERMINAL, ResultSaved, RunFailed
-from app.workflow.plan import LiteralValue, Plan
+from app.workflow.plan import Plan
+from app.workflow.plan_values import LiteralValue
 from tests.worker.bench import Bench, Document, document, same, step
 
 GOOD = document(step(), id="good")

@@ -14,7 +14,8 @@ from app.errors import StepError
 from app.steps.chain import _carried, _Film, _handed_on, _planned, _with_slice
 from app.tasks.media import AudioVideo
 from app.tasks.sound import samples_of
-from app.workflow.plan import Chain, FrameGrid, ModelSource, PipelineStep
+from app.workflow.plan import Chain, FrameGrid, PipelineStep
+from app.workflow.plan_sources import ModelSource
 
 FPS, RATE = 10.0, 1000
 STEP = PipelineStep(

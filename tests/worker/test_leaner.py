@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from app.worker.leaner import SWITCHES, difference, leaner
-from app.workflow.plan import ModelSource, PipelineStep
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_sources import ModelSource
 
 
 def asked(**changes: Any) -> PipelineStep:

@@ -19,7 +19,7 @@ from app.protocol import (
     PinComponent,
     RunFailed,
 )
-from app.worker.origins import find_origin
+from app.worker.loading.origins import find_origin
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, pixels, same, step

@@ -28,7 +28,7 @@ from app.protocol import (
 from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
-from app.worker.loading import find_parts
+from app.worker.loading.load import find_parts
 from app.worker.step_results import Recalled, StepResults
 from app.workflow.plan import Plan
 from tests.engines import Finished, run, started_engine

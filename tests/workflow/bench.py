@@ -12,7 +12,7 @@ from PIL import Image
 from app.errors import BadRequest
 from app.settings import PathSettings
 from app.workflow.plan import Plan
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 
 Document = dict[str, Any]
 MODEL = "../models/tiny"

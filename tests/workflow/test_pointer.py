@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidWorkflow
-from app.workflow.plan import ImageValue, LiteralValue
-from app.workflow.planner import make_plan
+from app.workflow.plan_values import ImageValue, LiteralValue
+from app.workflow.planning.planner import make_plan
 from app.workflow.pointer import with_changes
 from tests.workflow.bench import Bench, drawing, step, sub, told
 

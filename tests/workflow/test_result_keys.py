@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from app.workflow.plan import (
+from app.workflow.plan import PipelineStep, ResultSpec
+from app.workflow.plan_settings import SchedulerChange
+from app.workflow.plan_sources import ModelSource
+from app.workflow.plan_values import (
     ImageValue,
     ListValue,
     LiteralValue,
-    ModelSource,
     ObjectValue,
-    PipelineStep,
-    ResultSpec,
     ResultValue,
-    SchedulerChange,
     Value,
 )
 from app.workflow.result_keys import result_key, steps_to_run

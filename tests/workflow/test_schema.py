@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from app.errors import BadRequest
 from app.settings import PROJECT, PathSettings
 from app.workflow.document import StepDocument, WorkflowDocument
-from app.workflow.planner import make_plan
+from app.workflow.planning.planner import make_plan
 from app.workflow.schema import text, workflow_schema
 from tests.workflow.bench import MODEL, Bench, drawing, step, sub
 

@@ -1,0 +1,1 @@
+"""From files to live modules and whole pipelines, and back again."""

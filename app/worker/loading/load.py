@@ -1,0 +1,399 @@
+"""Source → the parts of a step → assembled pipeline; `weights` makes the parts live.
+
+A pipeline is a cheap shell over held components: it is put together anew for every step of every
+run, with a scheduler of its own, so nothing a call leaves on it can reach the next one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import ConfigMixin
+from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
+
+from app.errors import LoadError, nearest
+from app.worker.loading.changes import check_settings
+from app.worker.loading.downloads import local_folder
+from app.worker.loading.parts import Part as Part
+from app.worker.loading.parts import Parts as Parts
+from app.worker.loading.parts import StepParts as StepParts
+from app.worker.loading.parts import TaskParts as TaskParts
+from app.worker.loading.processors import PROCESSORS
+from app.worker.loading.quantising import check_stored, multiplying_quantised
+from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
+from app.worker.loading.schedulers import changed
+from app.worker.loading.single_files import (
+    block_in_a_file,
+    described_by,
+    file_part,
+    is_loadable,
+    local_file,
+)
+from app.workflow.fingerprint import component_key, identify, of_variant
+from app.workflow.models.model_index import INDEX, is_component
+from app.workflow.models.quantised import component_bytes, stored_quantiser
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_settings import DType
+from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
+from app.workflow.planning.remote_code import refusal
+from app.workflow.quantisation import Quantisation
+
+log = logging.getLogger(__name__)
+
+IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
+"""Pipelines whose denoiser can look at a picture."""
+AUTOMATIC = {
+    "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
+}
+"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
+NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
+"""Components that diffusers leaves out where a whole pipeline is one file."""
+RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
+"""Classes that the index of an old model names and what transformers calls them now."""
+
+
+def find_parts(
+    step: PipelineStep, earlier: Mapping[str, StepParts] = MappingProxyType({})
+) -> Parts:
+    """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
+
+    `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
+    sentence.
+    """
+    if step.modular is None:
+        found = _find_parts(step, earlier)
+    else:
+        # Only now: it imports the blocks of every family.
+        from app.worker.loading.modular import find_modular_parts
+
+        found = find_modular_parts(step, earlier)
+    return found._replace(parts=multiplying_quantised(found.parts, step))
+
+
+def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
+    checkpoint, index_folder = _described_in(step)
+    index = {} if index_folder is None else _read_index(index_folder, step)
+    pipeline_class = _pipeline_class(step, index)
+    accepted = inspect.signature(pipeline_class.__init__).parameters
+    reused = {
+        name: reused_part(name, step, list(accepted)[1:], pipeline_class, earlier[sharing])
+        for name, sharing in step.reused.items()
+    }
+    own: dict[str, type[Any]] = {}
+    settings: dict[str, Any] = {}
+    for name, parameter in accepted.items():
+        if name in reused or name in step.components:
+            continue
+        if name in step.absent or (checkpoint and name in NOT_IN_CHECKPOINTS):
+            settings[name] = None
+        elif is_component(entry := index.get(name)):
+            if entry == [None, None]:
+                settings[name] = None
+            else:
+                own[name] = component_class(entry, name, step)
+        elif name in index:
+            settings[name] = index[name]
+        elif name == "self" or _may_be_left_out(parameter):
+            continue
+        elif name in pipeline_class._optional_components:
+            settings[name] = None
+        elif step.source is None:
+            raise LoadError(
+                f"{pipeline_class.__name__} needs a {name}, and {step.place} names no model that"
+                " it could be taken from.",
+                hint=f"Give {step.place}.pipeline a block '{name}', or reuse an earlier step's.",
+            )
+        else:
+            raise LoadError(
+                f"'{step.model}' has no {name}, which {pipeline_class.__name__} needs.",
+                hint=f"It is a model for {index.get('_class_name')}.",
+            )
+    if "safety_checker" in settings and "requires_safety_checker" in accepted:
+        settings["requires_safety_checker"] = False
+    if step.ip_adapter is not None and not issubclass(pipeline_class, IP_ADAPTED):
+        raise LoadError(
+            f"{pipeline_class.__name__} takes no IP-adapter.",
+            hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
+        )
+    blocks = {
+        name: block_part(name, block, step.model_folders, index_folder and index_folder / name)
+        for name, block in step.components.items()
+        if name in accepted and name not in reused
+    }
+    loaded = {
+        name: part.with_changes(step.changes_of(name))
+        for name, part in {**_own_parts(own, step, checkpoint, index_folder), **blocks}.items()
+    }
+    found = {**loaded, **reused}
+    if step.ip_adapter is not None and "image_encoder" in accepted:
+        # As diffusers has it: the adapter's own encoder looks at the picture, where the model has
+        # none.
+        settings.pop("image_encoder", None)
+        found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
+    check_settings(step, {name: part.component_class for name, part in found.items()}, settings)
+    parts = tuple(found[name] for name in accepted if name in found)
+    # A pipeline without a model lies where its first component does.
+    folder = index_folder or (parts[0].folder.parent if parts else Path())
+    return Parts(pipeline_class, folder, parts, settings)
+
+
+def _described_in(step: PipelineStep) -> tuple[Path | None, Path | None]:
+    """The file that has the whole pipeline, where it is in one, and the folder of its index; no
+    folder where the step names no model."""
+    if step.source is None:
+        return None, None
+    if not step.source.file:
+        return None, local_folder(step.source)
+    checkpoint = local_file(step.source)
+    return checkpoint, described_by(checkpoint, step.config, step.model_folders)
+
+
+def _own_parts(
+    own: Mapping[str, type[Any]], step: PipelineStep, checkpoint: Path | None, index: Path | None
+) -> dict[str, Part]:
+    """The components that the step's model has of its own."""
+    source = step.source
+    if source is None or index is None:
+        return {}
+    if checkpoint is None:
+        index = local_folder(source, partial(weights_of, tuple(own), source.variant))
+    return {
+        name: file_part(name, kind, checkpoint, index / name, step.dtype_of(name), source)
+        if checkpoint and is_loadable(kind)
+        else known_part(name, kind, index / name, step.dtype_of(name), source)
+        for name, kind in own.items()
+    }
+
+
+def weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
+    """Of these files the weights a load from these folders reads; "" is the repository's own."""
+    for folder in folders:
+        prefix = f"{folder}/" if folder else ""
+        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        weights = (name for name in names if "/" not in name and name.endswith(".safetensors"))
+        yield from (prefix + name for name in of_variant(weights, variant))
+
+
+def _may_be_left_out(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return variadic or parameter.default is not parameter.empty
+
+
+def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
+    """The step's pipeline over these components (by key), with a scheduler of its own."""
+    named = {part.name: _own(components[part.key]) for part in parts.parts}
+    for name, change in (
+        ("scheduler", step.scheduler),
+        ("audio_scheduler", step.audio_scheduler),
+    ):
+        if change is not None:
+            named[name] = changed(step, name, change, named.get(name))
+    if step.modular is not None:
+        from app.worker.loading.modular import assemble_modular
+
+        return assemble_modular(step, parts, named)
+    pipeline = parts.pipeline_class(**parts.settings, **named)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _own(held: Any) -> Any:
+    """A scheduler or guider of the step's own, which keeps what a call leaves in it; else what is
+    held itself."""
+    stateful = isinstance(held, ConfigMixin) and not isinstance(held, torch.nn.Module)
+    return type(held).from_config(held.config) if stateful else held
+
+
+def known_part(
+    name: str,
+    component_class: type[Any],
+    folder: Path,
+    dtype: DType,
+    source: ModelSource,
+    quantisation: Quantisation | None = None,
+) -> Part:
+    if not folder.is_dir():
+        raise LoadError(
+            f"'{source.model}' has no folder for its {name}.",
+            hint=f"The model is incomplete: {folder.name}/ is missing.",
+        )
+    quantiser = quantisation.kind if quantisation else None
+    weighs = has_weights(component_class)
+    if weighs and (stored := stored_quantiser(folder)) is not None:
+        # What is quantised already stays as it is: so diffusers and transformers have it.
+        quantisation, quantiser = None, check_stored(stored, f"The {name} of '{source.model}'")
+    class_name = f"{component_class.__module__.partition('.')[0]}.{component_class.__name__}"
+    identity = identify(
+        class_name, folder, dtype=dtype, variant=source.variant, quantisation=quantisation
+    )
+    try:
+        size_bytes = 0
+        if weighs:
+            size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
+    except (ValueError, OSError) as error:
+        raise LoadError(
+            f"The weights of the {name} of '{source.model}' cannot be read.", hint=f"{error}."
+        ) from error
+    return Part(
+        name,
+        component_class,
+        folder,
+        dtype,
+        source.variant,
+        source.model,
+        source.short_name,
+        component_key(identity),
+        size_bytes,
+        quantisation,
+        quantiser,
+    )
+
+
+def has_weights(component_class: type[Any]) -> bool:
+    """Whether objects of this class are modules; of an Auto class, what it makes."""
+    return component_class.__name__.startswith("AutoModel") or issubclass(
+        component_class, torch.nn.Module
+    )
+
+
+def block_part(
+    name: str,
+    block: ComponentBlock,
+    model_folders: Iterable[str] = (),
+    own: Path | None = None,
+) -> Part:
+    """The component that the block names; where it is in a single file see `block_in_a_file`."""
+    found = block_class(block)
+    if block.source.file:
+        return block_in_a_file(name, found, block, model_folders, own)
+    return known_part(
+        name, found, block_folder(block), block.dtype, block.source, block.quantisation
+    )
+
+
+def block_class(block: ComponentBlock) -> type[Any]:
+    """The class that the block names."""
+    library, _, class_name = block.class_name.rpartition(".")
+    # The planner has let through no other module than these two, and those of diffusers' pipelines.
+    found: type[Any] = getattr(importlib.import_module(library), class_name)
+    return found
+
+
+def block_folder(block: ComponentBlock) -> Path:
+    """Where the block's files lie; what is not on this machine is fetched."""
+    folders = (block.source.subfolder,) if block.has_weights else ()
+    weights = partial(weights_of, folders, block.source.variant)
+    return local_folder(block.source, weights) / block.source.subfolder
+
+
+def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:
+    encoder, source = transformers.CLIPVisionModelWithProjection, adapter.encoder_source
+    if source is None:
+        folder = ip_adapter_folder(adapter) / adapter.image_encoder
+        return known_part("image_encoder", encoder, folder, dtype, adapter.source)
+    folder = local_folder(source, partial(weights_of, ("",), None))
+    return known_part("image_encoder", encoder, folder, dtype, source)
+
+
+def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
+    """Where the adapter lies, with its weights and its image encoder; see `local_folder`."""
+
+    def wanted(files: list[str]) -> list[str]:
+        path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
+        own = () if adapter.encoder_source else (adapter.image_encoder,)
+        return [str(path), *weights_of(own, None, files)]
+
+    return local_folder(adapter.source, wanted)
+
+
+def reused_part(
+    name: str,
+    step: PipelineStep,
+    accepted: Collection[str],
+    pipeline_class: type[Any],
+    shared: StepParts,
+) -> Part:
+    """The very component of the step that shares it: under the same key, so it is held once."""
+    where = f"{step.place}.pipeline"
+    names = [part.name for part in shared.parts]
+    if name not in names:
+        raise LoadError(
+            f"The step whose '{name}' is reused in {where} has no such component.",
+            hint=nearest(name, names),
+        )
+    if name not in accepted:
+        raise LoadError(
+            f"{pipeline_class.__name__} takes no '{name}', which {where} reuses.",
+            hint=nearest(name, accepted),
+        )
+    return shared.parts[names.index(name)]
+
+
+def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        return dict(index)
+    except (OSError, ValueError, TypeError) as error:
+        raise LoadError(
+            f"'{step.model}' is not a diffusers model.",
+            hint=f"Its {INDEX} cannot be read: {first_line(error)}",
+        ) from error
+
+
+def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
+    own = index.get("_class_name")
+    module, own_name = own if isinstance(own, list) and len(own) == 2 else (PIPELINE, None)
+    if step.code is not None and (code_folder(step.code) / f"{module}.py").is_file():
+        folder = code_folder(step.code)
+        return load_class(folder, module, own_name, diffusers.DiffusionPipeline)
+    name = step.pipeline_class.rpartition(".")[2]
+    if name == "DiffusionPipeline" and own_name is not None:
+        message, hint = refusal(step.model)
+        raise LoadError(message, hint=hint)
+    if name == "DiffusionPipeline":
+        name = str(index.get("_class_name", ""))
+    if (table := AUTOMATIC.get(name)) is not None:
+        # Only now: it imports the pipelines of every family.
+        from diffusers.pipelines import auto_pipeline
+
+        name = str(index.get("_class_name", ""))
+        found = auto_pipeline._get_task_class(getattr(auto_pipeline, table), name, False)
+    else:
+        found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise LoadError(f"'{step.model}' names '{name}', which is not a diffusers pipeline.")
+    return found
+
+
+def component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
+    """A class of diffusers or transformers; nothing else is ever imported for a model."""
+    library, class_name = (str(part) for part in entry) if len(entry) == 2 else ("", str(entry))
+    if library == "transformers" and class_name in PROCESSORS:
+        return PROCESSORS[class_name]
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    home = homes.get(library) or getattr(diffusers.pipelines, library, None)
+    found = getattr(home, RENAMED_CLASSES.get(class_name, class_name), None)
+    if not isinstance(found, type):
+        raise LoadError(
+            f"The {name} of '{step.model}' is a {library}.{class_name}, which is not a"
+            " class of diffusers or transformers and is not loaded."
+        )
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """What the error says, in one line; its class's name when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

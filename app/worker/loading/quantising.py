@@ -1,0 +1,210 @@
+"""Quantised components: the library's configuration that loads one, and what it then holds.
+
+A quantised component is always its library's work: its weights are not pages of a file and its
+parameters are of classes of the quantiser's own, so nothing here takes them out and puts others in
+(`origins`), or writes them down (`converted`). When it has left it is loaded again. It is loaded
+onto the device layer by layer: the weights as they were never lie anywhere together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+import transformers
+
+from app.errors import LoadError, nearest
+from app.packages import Package
+from app.worker.device import Device
+from app.workflow.fingerprint import with_quantised_matmul
+from app.workflow.plan import PipelineStep
+from app.workflow.planning.quantisers import QUANTISERS, STORED
+from app.workflow.quantisation import Quantisation, QuantiserKind
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from app.worker.loading.load import Part
+
+log = logging.getLogger(__name__)
+
+TRITON = Package("triton", "triton")
+PACKAGES = {each.kind: each.package for each in QUANTISERS.values()}
+
+
+def check_stored(stored: str, what: str) -> QuantiserKind:
+    """The quantiser that published weights need, which is installed. Raises LoadError."""
+    package = STORED.get(stored)
+    if package is None:
+        raise LoadError(
+            f"{what} is quantised with '{stored}', which is not supported.",
+            hint=f"Those of {', '.join(STORED)} are loaded.",
+        )
+    if package.is_missing:
+        message = f"{what} is quantised with {package.name}, which is not installed."
+        raise LoadError(message, hint=package.how_to_add)
+    return next(kind for kind, its_package in PACKAGES.items() if its_package == package)
+
+
+def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
+    """Further arguments of `from_pretrained` for this part; nothing for one that is not
+    quantised."""
+    if part.quantiser is None:
+        return {}
+    _import(part.quantiser, device)
+    arguments: dict[str, Any] = {}
+    if device.torch_device.type != "cpu":
+        arguments["device_map"] = {"": device.torch_device}
+    if part.quantisation is not None:
+        library = part.component_class.__module__.partition(".")[0]
+        arguments["quantization_config"] = configuration(part.quantisation, library)
+    return arguments
+
+
+@contextlib.contextmanager
+def drawing_the_same(part: Part, device: Device) -> Iterator[None]:
+    """Inside, a quantiser that draws at random draws the same for every load; torch's own
+    generators go on as if nothing had been drawn."""
+    if part.quantiser is None:
+        yield
+        return
+    cuda = [device.torch_device] if device.torch_device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(0)
+        yield
+
+
+def settled(component: Any, part: Part, device: Device) -> Any:
+    """The component as it has been loaded, ready to be called."""
+    if part.quantiser == "bitsandbytes" and device.torch_device.type == "cpu":
+        from app.worker.loading.bitsandbytes_on_cpu import keep_plain_layout
+
+        keep_plain_layout(component)
+    if part.sdnq_matmul:
+        from sdnq.loader import apply_sdnq_options_to_model
+
+        apply_sdnq_options_to_model(component, use_quantized_matmul=True)
+    return component
+
+
+def multiplying_quantised(parts: Sequence[Part], step: PipelineStep) -> tuple[Part, ...]:
+    """The parts, with those that the step's document says multiplying as SDNQ quantised them.
+
+    That is another component: its weights lie otherwise. Without a GPU and triton it would be
+    slower, so it is left, aloud. Raises LoadError for a component that the step does not have.
+    """
+    wanted = step.sdnq_matmul
+    names = [part.name for part in parts]
+    for name in wanted:
+        if name not in names:
+            place = f"{step.place}.pipeline.configuration.sdnq_optimize"
+            message = f"The pipeline has no component '{name}', which {place} names."
+            raise LoadError(message, hint=nearest(name, names))
+    if wanted and not (torch.cuda.is_available() and not TRITON.is_missing):
+        log.warning("sdnq_optimize is skipped: it needs a GPU and triton")
+        return tuple(parts)
+    return tuple(
+        part._replace(sdnq_matmul=True, key=with_quantised_matmul(part.key))
+        if part.name in wanted and part.quantiser == "sdnq"
+        else part
+        for part in parts
+    )
+
+
+def configuration(quantisation: Quantisation, library: str) -> Any:
+    """The quantiser's configuration as `diffusers` or `transformers` has it."""
+    home = {"diffusers": diffusers, "transformers": transformers}[library]
+    return _CONFIGURATIONS[quantisation.kind](home, quantisation.arguments)
+
+
+def _bitsandbytes(home: Any, given: Mapping[str, JsonValue]) -> Any:
+    return home.BitsAndBytesConfig(**given)
+
+
+def _torchao(home: Any, given: Mapping[str, JsonValue]) -> Any:
+    import torchao.quantization
+
+    scheme = getattr(torchao.quantization, str(given["quant_type"]))()
+    return home.TorchAoConfig(**{**given, "quant_type": scheme})
+
+
+def _gguf(home: Any, given: Mapping[str, JsonValue]) -> Any:
+    compute_dtype = getattr(torch, str(given.get("compute_dtype", "float32")))
+    return home.GGUFQuantizationConfig(compute_dtype=compute_dtype)
+
+
+def _sdnq(_home: Any, given: Mapping[str, JsonValue]) -> Any:
+    import sdnq
+
+    return sdnq.SDNQConfig(**given)
+
+
+def _quanto(home: Any, given: Mapping[str, JsonValue]) -> Any:
+    name = "weights" if home is transformers else "weights_dtype"
+    return home.QuantoConfig(**{name if k == "weights_dtype" else k: v for k, v in given.items()})
+
+
+_CONFIGURATIONS: dict[QuantiserKind, Callable[[Any, Mapping[str, JsonValue]], Any]] = {
+    "bitsandbytes": _bitsandbytes,
+    "torchao": _torchao,
+    "gguf": _gguf,
+    "sdnq": _sdnq,
+    "quanto": _quanto,
+}
+
+
+def _import(kind: QuantiserKind, device: Device) -> None:
+    """Have the quantiser's package imported as it is to be here.
+
+    SDNQ makes itself known to both libraries when it is imported; without that transformers loads
+    weights it has quantised as if they were others.
+    """
+    if kind == "sdnq" and device.torch_device.type == "cpu":
+        # It would have a C++ compiler make a kernel for every shape of a weight: 4 to 8 s for the
+        # two blocks of a FLUX stand-in.
+        os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
+    importlib.import_module(PACKAGES[kind].module)
+    if kind == "bitsandbytes" and device.torch_device.type == "cpu":
+        from app.worker.loading.bitsandbytes_on_cpu import allow_cpu
+
+        allow_cpu()
+
+
+# --- what is held --------------------------------------------------------------------------------
+
+
+def held_bytes(module: torch.nn.Module) -> int:
+    """What the module's weights take, with the scales and tables that the quantiser keeps beside
+    them; `nbytes` of a quantised tensor tells what it would take as it was."""
+    held = [*module.parameters(), *module.buffers()]
+    tensors = [
+        *(tensor for each in held for tensor in _plain_tensors(each)),
+        *(tensor for layer in module.modules() for tensor in _beside(layer)),
+    ]
+    return sum({(t.device, t.data_ptr(), t.nbytes): t.nbytes for t in tensors}.values())
+
+
+def _plain_tensors(held: torch.Tensor) -> Iterator[torch.Tensor]:
+    if hasattr(held, "__tensor_flatten__"):
+        names, _ = held.__tensor_flatten__()
+        for name in names:
+            yield from _plain_tensors(getattr(held, name))
+        return
+    yield held
+    yield from _beside(held)
+
+
+def _beside(holder: Any) -> Iterator[torch.Tensor]:
+    """Tensors that bitsandbytes keeps as attributes of its parameters and layers, and of what hangs
+    there."""
+    for value in vars(holder).values():
+        if isinstance(value, torch.Tensor):
+            yield from _plain_tensors(value)
+        elif type(value).__module__.startswith("bitsandbytes."):
+            yield from _beside(value)

@@ -1,0 +1,331 @@
+"""Files → live components, at the speed at which files can be read.
+
+A component that is loaded for the first time is constructed by its library. When it leaves, its
+weights are taken out of it, and what remains of it, its shell, is kept: to come back it is filled
+again from the files. Weights whose files have another dtype are converted by the library once; when
+nothing else is to be done they are written down as converted, and come from there ever after.
+
+All of this is done by the worker's main thread alone. While a library constructs a module it
+patches torch for the whole process, and a module that another thread constructs or calls at that
+time can be left without weights, with no error: there must be one construction at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, ProcessorMixin
+
+from app.errors import LoadError
+from app.settings import MIB
+from app.worker.context import RunContext
+from app.worker.device import Device, is_out_of_memory
+from app.worker.loading.changes import change, state_bytes
+from app.worker.loading.converted import ConvertedWeights
+from app.worker.loading.downloads import TEXT_FILES
+from app.worker.loading.foreign import Foreign
+from app.worker.loading.load import Part, first_line, has_weights
+from app.worker.loading.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
+from app.worker.loading.processors import load_processor
+from app.worker.loading.quantising import drawing_the_same, held_bytes, quantised_loading, settled
+from app.worker.loading.single_files import load_component
+from app.worker.recent import Recent
+from app.worker.residency import Entry, Residency
+from app.workflow.fingerprint import weight_files
+
+log = logging.getLogger(__name__)
+
+SHELLS_BYTES = 64 * MIB
+"""What all shells together may take of the machine's memory, also after everything was freed."""
+MODULE_BYTES = 2 * 1024
+"""What a module takes without its weights: 1.3 MB for the 709 of a Stable Diffusion 1.5 UNet."""
+TOOL_FACTOR = 8
+"""What a component without weights takes, by the bytes of its files: a CLIP tokenizer of 3 MB takes
+20 MB, a Qwen2 tokenizer of 10 MB takes 81 MB."""
+SHARD_BYTES = 128 * MIB
+"""Converted weights are written in files of about this size, and between two of them it is looked
+whether something else is to be done: a run waits for a second at most."""
+
+
+class Shell(NamedTuple):
+    """A component and what is needed to bring its weights back."""
+
+    component: Any
+    origin: Origin | None
+    """Where its weights are; None: it has none, or they are in no file."""
+    size_bytes: int
+    """What it takes without them."""
+    counted_bytes: int | None = None
+    """What its weights take, where that is not known from their files' headers."""
+
+
+class InterruptedWriteError(Exception):
+    """Something else is to be done; what was being written is begun again another time."""
+
+
+class Weights:
+    """Loads components, keeps the shells of those that left, and writes converted weights down."""
+
+    def __init__(self, device: Device, converted: ConvertedWeights) -> None:
+        self._device = device
+        self._converted = converted
+        self._shells: Recent[Shell] = Recent(SHELLS_BYTES)
+        self._unwritten: dict[str, Part] = {}
+        """What was converted while it was loaded, by key."""
+
+    def load(self, part: Part, context: RunContext) -> Entry:
+        """The part, loaded into the machine's memory and told of. Raises LoadError."""
+        context.checkpoint()
+        context.tell_loading(part.name, part.model, 0)
+        log.info("Loading %s from model: %s", part.name, part.model)
+        started = time.monotonic()
+        shell = self._refilled(part) or self._constructed(part)
+        context.tell_loading(part.name, part.model, part.weight_bytes)
+        return Entry(
+            part.key,
+            part.title,
+            shell.component,
+            _weight_bytes(part, shell),
+            place="ram" if self._is_in_ram(shell.component, part) else "device",
+            origin=shell.origin,
+            file_backed_bytes=shell.origin.size_bytes if shell.origin else 0,
+            shell_bytes=shell.size_bytes,
+            load_s=time.monotonic() - started,
+        )
+
+    def _is_in_ram(self, component: Any, part: Part) -> bool:
+        is_module = isinstance(component, torch.nn.Module)
+        return is_module and self._device.is_accelerator and part.quantiser is None
+
+    def let_go(self, entry: Entry) -> None:
+        """Take the weights out of a component that leaves, and keep its shell.
+
+        Tokenizers, schedulers and other components without weights are kept as they are.
+        """
+        component, origin = entry.component, entry.origin
+        self._unwritten.pop(entry.key, None)
+        if isinstance(component, torch.nn.Module):
+            if origin is None or set(component.state_dict()) != origin.names:
+                return
+            hollow(component, origin)
+        self._shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
+
+    def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
+        """Write what was converted and is still held into the folder; whether anything was.
+
+        To be called when nothing else is to be done: no picture waits for it. It stops as soon as
+        `interrupted` says that there is, and what was not finished is begun again the next time.
+        What has been written is read back, and compared to the last bit; the live component then
+        lies in the pages of the new files. A full disk is only logged.
+        """
+        wrote = False
+        for key, part in list(self._unwritten.items()):
+            entry = residency[key]
+            try:
+                if self._converted.has_room(sum(map(_bytes, _state(entry.component).values()))):
+                    log.info("Keeping the converted %s", part.title)
+                    self._rebase(entry, self._written(part, entry.component, interrupted))
+                    wrote = True
+            except InterruptedWriteError:
+                break
+            except (OSError, LoadError) as error:
+                log.warning("The converted %s could not be kept: %s", part.title, error)
+            del self._unwritten[key]
+        return wrote
+
+    # --- coming back, and coming for the first time ----------------------------------------------
+
+    def _refilled(self, part: Part) -> Shell | None:
+        shell = self._shells.take(part.key)
+        if shell is None:
+            return None
+        if shell.origin is not None:
+            if not shell.origin.is_there:
+                return None
+            fill(shell.component, shell.origin)
+        return shell
+
+    def _constructed(self, part: Part) -> Shell:
+        converted = None if part.quantiser else self._converted.find(part.key)
+        source = part._replace(folder=converted, variant=None, file=None) if converted else part
+        component = _from_pretrained(source, self._device)
+        if not isinstance(component, torch.nn.Module):
+            files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
+            files_bytes = sum(path.stat().st_size for path in files)
+            return Shell(component, None, TOOL_FACTOR * files_bytes)
+        if part.changes is not None:
+            compiles = self._device.torch_device.type != "mps"
+            change(component, part.changes, part.title, compiles=compiles)
+        if part.quantiser is not None:
+            return Shell(component, None, 0, held_bytes(component))
+        origin = find_origin(component, _weight_files(source))
+        size_bytes = _bytes_beside_state(component)
+        counted_bytes = held_bytes(component) if part.file else None
+        if origin.is_whole:
+            return Shell(component, origin, size_bytes + origin.private_bytes, counted_bytes)
+        may_write = part.changes is None and not isinstance(component, Foreign)
+        if converted is None and may_write and ORIGINS_ARE_KNOWN:
+            self._unwritten[part.key] = part
+        return Shell(component, None, size_bytes, counted_bytes)
+
+    # --- converted weights -----------------------------------------------------------------------
+
+    def _written(
+        self, part: Part, component: torch.nn.Module, interrupted: Callable[[], bool]
+    ) -> Origin:
+        with self._converted.writing(part.key, part.title) as folder:
+            for path in part.folder.glob("*.json"):
+                if not path.name.endswith(".index.json"):
+                    shutil.copy(path, folder)
+            for path, tensors in _shards(component, folder).items():
+                if interrupted():
+                    raise InterruptedWriteError
+                save_file(tensors, path, {"format": "pt"})
+                _to_disk(path)
+            again = _from_pretrained(
+                part._replace(folder=folder, variant=None, file=None), self._device
+            )
+            origin = find_origin(again, weight_files(folder, None))
+            if not (origin.is_whole and _are_equal(component, again, interrupted)):
+                raise LoadError("its library reads it otherwise than it was written")
+        return origin.moved_to(self._converted.folder_of(part.key))
+
+    def _rebase(self, entry: Entry, origin: Origin) -> None:
+        """Have the live component lie in the files that were written from it."""
+        entry.origin = origin
+        if entry.place == "ram" or not self._device.is_accelerator:
+            fill(entry.component, origin)
+            entry.file_backed_bytes = origin.size_bytes
+            self._device.release()
+
+
+def _weight_bytes(part: Part, shell: Shell) -> int:
+    """What the weights take: as their files say, or counted where those do not tell."""
+    if shell.counted_bytes is not None:
+        return shell.counted_bytes
+    return part.weight_bytes if part.changes is None else state_bytes(shell.component)
+
+
+def _from_pretrained(part: Part, device: Device) -> Any:
+    arguments: dict[str, Any] = {"local_files_only": True}
+    if part.component_class.__name__.startswith("Auto"):
+        arguments["trust_remote_code"] = False
+    if part.component_class is AutoImageProcessor:
+        # The other kind needs torchvision.
+        arguments["backend"] = "pil"
+    if has_weights(part.component_class):
+        arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
+        arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
+    try:
+        if issubclass(part.component_class, ProcessorMixin):
+            return load_processor(part.component_class, part.folder)
+        if issubclass(part.component_class, Foreign):
+            return part.component_class.load().eval()
+        arguments |= quantised_loading(part, device)
+        with drawing_the_same(part, device):
+            component = _read(part, arguments)
+        if isinstance(component, torch.nn.Module):
+            component = settled(component.eval(), part, device)
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, LoadError):
+            raise
+        raise LoadError(
+            f"The {part.name} of '{part.model}' could not be loaded.",
+            hint=f"{type(error).__name__}: {first_line(error)}",
+        ) from error
+    return component
+
+
+def _read(part: Part, arguments: dict[str, Any]) -> Any:
+    """The component, by its library, from its folder or from its single file."""
+    if part.file is None:
+        return part.component_class.from_pretrained(part.folder, **arguments)
+    given = {"local_files_only": True, "torch_dtype": arguments["dtype"]}
+    if "device_map" in arguments:
+        given["device"] = arguments["device_map"][""]
+    if "quantization_config" in arguments:
+        given["quantization_config"] = arguments["quantization_config"]
+    return load_component(part.file, part.folder, part.name, part.component_class, **given)
+
+
+def _weight_files(part: Part) -> tuple[Path, ...]:
+    if part.file is None:
+        return weight_files(part.folder, part.variant)
+    return (part.file,) if part.file.suffix == ".safetensors" else ()
+
+
+def _has_variant(part: Part) -> bool:
+    return any(f".{part.variant}." in path.name for path in part.folder.iterdir())
+
+
+def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The module's state; of what is tied only the first name, which is the one in files."""
+    state: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
+    for name, tensor in module.state_dict().items():
+        state.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
+    return dict(state.values())
+
+
+def _bytes_beside_state(module: torch.nn.Module) -> int:
+    state = module.state_dict().keys()
+    buffers = (buffer for name, buffer in module.named_buffers() if name not in state)
+    return MODULE_BYTES * sum(1 for _ in module.modules()) + sum(map(_bytes, buffers))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.nbytes
+
+
+def _shards(module: torch.nn.Module, folder: Path) -> dict[Path, dict[str, torch.Tensor]]:
+    """What goes into which file, by the names of the module's library; the index is written."""
+    stem = "diffusion_pytorch_model" if isinstance(module, ModelMixin) else "model"
+    state = _state(module)
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=SHARD_BYTES
+    )
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    return {
+        folder / file_name: {name: state[name].contiguous() for name in names}
+        for file_name, names in split.filename_to_tensors.items()
+    }
+
+
+def _to_disk(path: Path) -> None:
+    """Have the file on the disk itself, so that not even a power cut leaves half of it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _are_equal(
+    module: torch.nn.Module, other: torch.nn.Module, interrupted: Callable[[], bool]
+) -> bool:
+    """Whether both hold the same to the last bit, buffers too. Raises InterruptedWriteError."""
+    mine, others = ({**m.state_dict(), **dict(m.named_buffers())} for m in (module, other))
+    if mine.keys() != others.keys():
+        return False
+    for name, tensor in mine.items():
+        if interrupted():
+            raise InterruptedWriteError
+        if tensor.dtype != others[name].dtype or tensor.shape != others[name].shape:
+            return False
+        if not torch.equal(_bits(tensor), _bits(others[name])):
+            return False
+    return True
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    # Numbers that are none (NaN) are equal to nothing, but their bits are.
+    return tensor.to("cpu").reshape(-1).view(torch.uint8)

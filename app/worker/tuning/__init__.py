@@ -1,0 +1,1 @@
+"""What a step sets for its calls: on before them, off after them."""

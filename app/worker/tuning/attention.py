@@ -1,0 +1,105 @@
+"""How a denoiser computes its attention in one step, and what it does not compute every time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    NucleusMoEImageTransformer2DModel,
+    TaylorSeerCacheConfig,
+    TextKVCacheConfig,
+)
+from diffusers.hooks import mag_cache
+from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.cache_utils import CacheMixin
+
+from app.errors import LoadError
+from app.worker.loading.load import first_line
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_settings import CacheSettings
+
+IN_TWO_CALLS = ("QwenImage", "Wan")
+"""Pipelines that call their denoiser once for each branch of guidance."""
+
+
+@contextlib.contextmanager
+def attending(pipeline: Any, step: PipelineStep) -> Iterator[None]:
+    """Inside, the step's attention backend. Raises LoadError.
+
+    The backend is a setting of the whole process, which a component's own method leaves changed, so
+    it is set around the step.
+    """
+    with contextlib.ExitStack() as given_back:
+        if step.attention_backend is not None:
+            try:
+                given_back.enter_context(attention_backend(step.attention_backend))
+            except (ValueError, RuntimeError, ImportError) as error:
+                raise LoadError(
+                    f"The attention backend '{step.attention_backend}' cannot be used here.",
+                    hint=first_line(error),
+                ) from error
+        yield
+
+
+@contextlib.contextmanager
+def cached(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
+    """Inside, the denoiser's cache is on; after it, it is gone with all it holds.
+
+    Raises LoadError where the pipeline's denoiser has none.
+    """
+    denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
+    if not isinstance(denoiser, CacheMixin):
+        raise LoadError(
+            f"The denoiser of {type(pipeline).__name__} has no cache.",
+            hint=f"Remove 'cache' from {place}.pipeline.configuration.",
+        )
+    try:
+        denoiser.enable_cache(_config(cache, pipeline, denoiser))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LoadError(
+            f"The denoiser of {type(pipeline).__name__} has no cache of the kind '{cache.type}'.",
+            hint=first_line(error),
+        ) from error
+    try:
+        yield
+    finally:
+        denoiser.disable_cache()
+
+
+def _config(cache: CacheSettings, pipeline: Any, denoiser: Any) -> Any:
+    """The options as diffusers takes them."""
+    match cache.type:
+        case "first_block":
+            return FirstBlockCacheConfig(**cache.options)
+        case "taylorseer":
+            return TaylorSeerCacheConfig(**cache.options)
+        case "text_kv":
+            if not isinstance(denoiser, NucleusMoEImageTransformer2DModel):
+                raise ValueError("Only that of Nucleus-Image keeps the keys of its text.")
+            return TextKVCacheConfig()
+        case "mag":
+            ratios = cache.options["mag_ratios"]
+            if isinstance(ratios, str):
+                ratios = getattr(mag_cache, f"{ratios.upper()}_MAG_RATIOS")
+            return MagCacheConfig(**{**cache.options, "mag_ratios": ratios})
+        case "faster":
+            return _faster(pipeline, denoiser)
+
+
+def _faster(pipeline: Any, denoiser: Any) -> FasterCacheConfig:
+    """Of its options only what has to fit the denoiser is set: how its output is laid out, and
+    whether it is given both branches of guidance at once."""
+    name = type(denoiser).__name__
+    if type(pipeline).__name__.startswith(IN_TWO_CALLS):
+        raise ValueError("It computes guidance in two calls, whose caches would mix.")
+    films = "BFCHW" if name.startswith("CogVideoX") else "BCFHW"
+    return FasterCacheConfig(
+        current_timestep_callback=lambda: pipeline._current_timestep,
+        tensor_format=films if "3D" in name else "BCHW",
+        is_guidance_distilled=name.startswith("Flux"),
+    )

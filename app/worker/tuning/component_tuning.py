@@ -1,0 +1,126 @@
+"""How single components are computed with in one step: tiles, slices, chunks, attention."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+from app.errors import LoadError
+from app.worker.loading.changes import submodule
+from app.worker.loading.load import first_line
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_settings import Tuning
+
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+@contextlib.contextmanager
+def components_tuned(pipeline: Any, step: PipelineStep) -> Iterator[None]:
+    """Inside, the pipeline's components compute as the step says; after it, as before.
+
+    Raises LoadError where a component cannot.
+    """
+    with contextlib.ExitStack() as given_back:
+        if step.attention_slicing:
+            for component in pipeline.components.values():
+                if isinstance(component, torch.nn.Module):
+                    given_back.callback(_attention_of(component))
+            pipeline.enable_attention_slicing()
+        for key, tuning in step.tunings.items():
+            name, _, path = key.partition(".")
+            component = getattr(pipeline, name, None)
+            if component is not None:
+                module = submodule(component, path, name)
+                _tune(module, tuning, f"{step.place}.pipeline.configuration", key, given_back)
+        yield
+
+
+def _tune(
+    module: torch.nn.Module, tuning: Tuning, where: str, key: str, given_back: contextlib.ExitStack
+) -> None:
+    kind = type(module).__name__
+    if tuning.attention_processor is not None:
+        processor = _processor(tuning.attention_processor)
+        _require(module, "set_attn_processor", f"A {kind} takes no attention processor.", where)
+        given_back.callback(_attention_of(module))
+        module.set_attn_processor(processor)  # type: ignore[operator]
+    if tuning.attention_backend is not None:
+        given_back.callback(_attention_of(module))
+        _set_backend(module, tuning.attention_backend, key)
+    if tuning.forward_chunking:
+        _require(module, "enable_forward_chunking", f"A {kind} has no forward chunking.", where)
+        for each in module.modules():
+            if hasattr(each, "set_chunk_feed_forward"):
+                given_back.callback(_plain_attributes_of(each))
+        module.enable_forward_chunking()  # type: ignore[operator]
+    if tuning.tiling is not None:
+        _require(module, "enable_tiling", f"A {kind} has no tiling.", where)
+        given_back.callback(_plain_attributes_of(module))
+        module.enable_tiling(**tuning.tiling)  # type: ignore[operator]
+
+
+def _require(module: torch.nn.Module, method: str, message: str, where: str) -> None:
+    if not hasattr(module, method):
+        raise LoadError(message, hint=f"Remove what asks for it from {where}.")
+
+
+def _processor(named: str) -> Any:
+    """An attention processor; planning has seen that diffusers defines one of this name."""
+    module, _, name = named.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (TypeError, ImportError) as error:
+        raise LoadError(
+            f"The attention processor '{name}' cannot be used here.", hint=first_line(error)
+        ) from error
+
+
+def _set_backend(module: torch.nn.Module, backend: str, key: str) -> None:
+    """Set the backend of this module's attention alone; diffusers sets the process's with it."""
+    active = _AttentionBackendRegistry._active_backend
+    try:
+        ModelMixin.set_attention_backend(module, backend)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise LoadError(
+            f"The attention backend '{backend}' of '{key}' cannot be used here.",
+            hint=first_line(error),
+        ) from error
+    finally:
+        _AttentionBackendRegistry._active_backend = active
+
+
+def _attention_of(component: torch.nn.Module) -> Callable[[], None]:
+    """Puts back how the component's attention is computed now."""
+    processors = [
+        (module, module.processor, getattr(module.processor, "_attention_backend", None))
+        for module in component.modules()
+        if hasattr(module, "set_processor")
+    ]
+
+    def put_back() -> None:
+        for module, processor, backend in processors:
+            module.set_processor(processor)  # type: ignore[operator]
+            if hasattr(processor, "_attention_backend"):
+                processor._attention_backend = backend
+
+    return put_back
+
+
+def _plain_attributes_of(module: torch.nn.Module) -> Callable[[], None]:
+    """Puts back what the module says of itself now in plain values: sizes of tiles, switches."""
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
+
+    def put_back() -> None:
+        for name in [name for name in vars(module) if isinstance(vars(module)[name], PLAIN)]:
+            if name not in plain:
+                delattr(module, name)
+        for name, value in plain.items():
+            setattr(module, name, value)
+
+    return put_back

@@ -1,0 +1,76 @@
+"""IP-adapters: a denoiser that looks at a picture during one step, and is as before after it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from diffusers.loaders import FluxIPAdapterMixin
+from pydantic import JsonValue
+
+from app.errors import LoadError
+from app.worker.device import is_out_of_memory
+from app.worker.loading.load import first_line, ip_adapter_folder
+from app.workflow.fingerprint import identify_file
+from app.workflow.plan_sources import IpAdapterSource
+
+PROJECTION_OF_TEXT = "text_encoder_hid_proj"
+"""Where a denoiser that projects its text keeps that projection while an adapter is there."""
+
+
+@contextlib.contextmanager
+def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator[None]:
+    """Inside, the adapter is in the pipeline's denoiser. Raises LoadError.
+
+    diffusers' own way back leaves processors of another kind than there were and takes the image
+    encoder out of the pipeline, so what the adapter replaces is kept and put back here.
+    """
+    is_flux = isinstance(pipeline, FluxIPAdapterMixin)
+    denoiser = pipeline.transformer if is_flux else pipeline.unet
+    processors = dict(denoiser.attn_processors)
+    # A Flux has neither before its first adapter.
+    projection = getattr(denoiser, "encoder_hid_proj", None)
+    kind = getattr(denoiser.config, "encoder_hid_dim_type", None)
+    try:
+        _load(pipeline, adapter, step_name)
+        yield
+    finally:
+        if getattr(denoiser, "peft_config", None):
+            # Adapters of faces bring a LoRA.
+            pipeline.unload_lora_weights()
+        denoiser.set_attn_processor(processors)
+        denoiser.encoder_hid_proj = projection
+        denoiser.config.encoder_hid_dim_type = kind
+        if hasattr(denoiser, PROJECTION_OF_TEXT):
+            delattr(denoiser, PROJECTION_OF_TEXT)
+
+
+def _load(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> None:
+    # The encoder is a component of the pipeline already.
+    is_flux = isinstance(pipeline, FluxIPAdapterMixin)
+    name = "image_encoder_pretrained_model_name_or_path" if is_flux else "image_encoder_folder"
+    no_encoder: dict[str, Any] = {name: None}
+    try:
+        pipeline.load_ip_adapter(
+            str(ip_adapter_folder(adapter)),
+            subfolder=adapter.source.subfolder,
+            weight_name=adapter.weight_name,
+            local_files_only=True,
+            **no_encoder,
+        )
+        pipeline.set_ip_adapter_scale(adapter.scale)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise LoadError(
+            f"The IP-adapter '{adapter.source.model}' could not be applied in step '{step_name}'.",
+            hint=f"{type(error).__name__}: {first_line(error)}",
+        ) from error
+
+
+def ip_adapter_identity(adapter: IpAdapterSource) -> JsonValue:
+    """What decides what the adapter does; its image encoder is a component of the step."""
+    file = ip_adapter_folder(adapter) / adapter.source.subfolder / adapter.weight_name
+    # A file that is missing is told of when the adapter is loaded.
+    return [adapter.scale, identify_file(file).model_dump() if file.is_file() else None]

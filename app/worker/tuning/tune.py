@@ -1,0 +1,125 @@
+"""Run-time settings, applied as differences before a step's call and undone after it.
+
+None of them touches what is held for good: adapters are removed, never fused; tiling is switched
+back; offload hooks come off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from app.errors import LoadError
+from app.worker.device import Device, is_out_of_memory
+from app.worker.loading.downloads import local_folder
+from app.worker.loading.load import first_line
+from app.worker.tuning.attention import attending, cached
+from app.worker.tuning.component_tuning import components_tuned
+from app.worker.tuning.ip_adapters import looking
+from app.worker.tuning.offload import placed
+from app.worker.tuning.teacache import teacached
+from app.worker.tuning.weighting import weighing
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_sources import LoraSource
+
+
+@contextlib.contextmanager
+def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
+    """The pipeline as the step wants it; inside only, whatever happens."""
+    with contextlib.ExitStack() as given_back:
+        if step.loras:
+            if not hasattr(pipeline, "load_lora_weights"):
+                raise LoadError(
+                    f"{type(pipeline).__name__} takes no LoRA.",
+                    hint=f"Remove 'loras' from {step.place}.pipeline.",
+                )
+            given_back.callback(pipeline.unload_lora_weights)
+            _load_adapters(pipeline, step)
+        given_back.enter_context(attending(pipeline, step))
+        given_back.enter_context(components_tuned(pipeline, step))
+        given_back.enter_context(weighing(pipeline, step))
+        if step.ip_adapter is not None:
+            given_back.enter_context(looking(pipeline, step.ip_adapter, step.name))
+        vae = getattr(pipeline, "vae", None)
+        if vae is not None:
+            given_back.callback(_restore_dtype, vae, vae.dtype)
+            if hasattr(vae, "clear_cache"):
+                # Autoencoders of films hold frames of a call that was cancelled, for ever.
+                given_back.callback(vae.clear_cache)
+        for wanted, setting in ((step.vae_tiling, "tiling"), (step.vae_slicing, "slicing")):
+            if wanted and vae is not None:
+                getattr(vae, f"enable_{setting}")()
+                given_back.callback(getattr(vae, f"disable_{setting}"))
+        _reset_caches(pipeline)
+        if step.cache is not None:
+            given_back.enter_context(cached(pipeline, step.cache, step.place))
+        given_back.callback(_reset_caches, pipeline)
+        given_back.enter_context(placed(pipeline, step, device))
+        given_back.enter_context(teacached(pipeline, step.teacache, step.place))
+        yield pipeline
+
+
+def _restore_dtype(vae: Any, dtype: Any) -> None:
+    # SDXL decodes with its float16 autoencoder cast to float32; a call that is cancelled or runs
+    # out of memory there leaves it so, and the next one could not decode at all.
+    if vae.dtype != dtype:
+        vae.to(dtype=dtype)
+
+
+def _load_adapters(pipeline: Any, step: PipelineStep) -> None:
+    for lora in step.loras:
+        try:
+            pipeline.load_lora_weights(
+                str(_lora_folder(lora)),
+                weight_name=lora.weight_name,
+                adapter_name=lora.adapter_name,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            quantised = any(hasattr(c, "hf_quantizer") for c in pipeline.components.values())
+            raise LoadError(
+                f"The LoRA '{lora.source.model}' could not be applied in step '{step.name}'.",
+                hint=f"{type(error).__name__}: {first_line(error)}."
+                + " It meets quantised weights: weights of 8 bits or another quantiser may take it."
+                * quantised,
+            ) from error
+    pipeline.set_adapters(
+        [lora.adapter_name for lora in step.loras], [lora.scale for lora in step.loras]
+    )
+
+
+def lora_files(lora: LoraSource) -> list[Path]:
+    """The files of a LoRA of this machine that its load may read."""
+    folder = _lora_folder(lora)
+    return [folder / lora.weight_name] if lora.weight_name else sorted(folder.glob("*.safetensors"))
+
+
+def _lora_folder(lora: LoraSource) -> Path:
+    weights = partial(_weights_of, lora)
+    return local_folder(lora.source, weights) / lora.source.subfolder
+
+
+def _weights_of(lora: LoraSource, files: list[str]) -> list[str]:
+    """Of a repository's files the one that is named, else all in the LoRA's folder."""
+    folder = f"{lora.source.subfolder}/" if lora.source.subfolder else ""
+    if lora.weight_name is not None:
+        return [folder + lora.weight_name]
+    return [
+        name
+        for name in files
+        if name.startswith(folder)
+        and "/" not in name.removeprefix(folder)
+        and name.endswith(".safetensors")
+    ]
+
+
+def _reset_caches(pipeline: Any) -> None:
+    for component in pipeline.components.values():
+        if hasattr(component, "_reset_stateful_cache"):
+            component._reset_stateful_cache()

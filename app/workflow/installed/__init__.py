@@ -1,0 +1,1 @@
+"""What the installed libraries say of themselves, read from their source and never imported."""

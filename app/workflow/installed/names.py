@@ -1,0 +1,106 @@
+"""Which type names a document may name. Names only: nothing is imported to find out."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from app.errors import nearest
+from app.packages import Package
+from app.workflow.installed.signatures import (
+    Kind,
+    attention_processors,
+    is_inner_model,
+    public_classes,
+)
+from app.workflow.plan_settings import DType
+
+DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
+CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
+"""Names of older documents and what the class is called now."""
+ATTENTION_PROCESSORS = "diffusers.models.attention_processor"
+MODULAR = "ModularPipeline"
+"""How the names of modular pipeline classes end; the bare name stands for the model's own."""
+PACKAGES = ("diffusers", "transformers")
+NOT_HERE = {
+    "transformers.pipeline": "Use the tasks text_generation and image_to_text instead.",
+    "transformers.AutoModelForCausalLM": "Use the task text_generation instead.",
+    "transformers.AutoProcessor": "Use the task image_to_text instead.",
+    "dw.community_pipelines.pipeline_flux_rf_inversion.RFInversionFluxPipeline": (
+        "It is code of another program, which is not run here; FluxImg2ImgPipeline is near."
+    ),
+}
+"""Classes of other software's documents that cannot be a pipeline here, and what to do instead."""
+
+
+IMPORTED_AS = {"opencv": "cv2", "onnx": "onnxruntime"}
+DISTRIBUTIONS = {"opencv": "opencv-python-headless", "onnx": "onnxruntime", "note_seq": "note-seq"}
+"""What diffusers calls a package, as Python and as pip know it, where these differ."""
+
+
+class UnknownName(ValueError):
+    """The name is not one a document may use; the text says why and what is near."""
+
+
+def class_name(name: str, *kinds: Kind) -> str:
+    """The qualified name of a class of one of these kinds: `diffusers.StableDiffusionPipeline`.
+
+    Raises UnknownName for anything that is not a public diffusers or transformers class.
+    """
+    package, _, bare = name.rpartition(".")
+    package = package or "diffusers"
+    if name in NOT_HERE and "pipeline" in kinds:
+        raise UnknownName(f"'{name}' cannot be a pipeline here. {NOT_HERE[name]}")
+    if "model" in kinds and is_inner_model(name):
+        return name
+    if package not in PACKAGES:
+        raise UnknownName(f"'{name}' is not a diffusers or transformers class.")
+    bare = CLASS_RENAMES.get(bare, bare)
+    classes = public_classes(package)
+    found = classes.get(bare)
+    # Whoever may name a modular pipeline may name any.
+    wanted = " or ".join(kind for kind in kinds if kind != "modular pipeline" or len(kinds) == 1)
+    if found is None:
+        fitting = [known for known, place in classes.items() if place.kind in kinds]
+        hint = nearest(bare, fitting)
+        raise UnknownName(f"'{name}' is not a {package} {wanted} class. {hint}".rstrip())
+    if found.kind not in kinds:
+        raise UnknownName(f"'{name}' is a {found.kind}; a {wanted} class is needed here.")
+    return f"{package}.{bare}"
+
+
+def missing_packages(name: str) -> tuple[Package, ...]:
+    """What would have to be installed for this class, by its qualified name, to be there."""
+    package, _, bare = name.rpartition(".")
+    modules = public_classes(package)[bare].needs if package == "diffusers" else ()
+    needed = [Package(IMPORTED_AS.get(m, m), DISTRIBUTIONS.get(m, m)) for m in modules]
+    return tuple(each for each in needed if each.is_missing)
+
+
+def attention_processor(name: str) -> str:
+    """The qualified name of one of diffusers' attention processors.
+
+    Documents name the module too, as `diffusers.models.attention_processor.AttnProcessor`; a bare
+    name is one of that module. Raises UnknownName.
+    """
+    module, _, bare = name.rpartition(".")
+    module = module or ATTENTION_PROCESSORS
+    known = attention_processors()
+    if bare in known and module in known[bare]:
+        return f"{module}.{bare}"
+    raise UnknownName(
+        f"'{name}' is not an attention processor of diffusers. {nearest(bare, known)}".rstrip()
+    )
+
+
+def dtype_name(name: str) -> DType:
+    """The dtype that `torch.float16` or `float16` names. Raises UnknownName."""
+    bare = name.removeprefix("torch.")
+    if bare not in DTYPES:
+        offered = ", ".join(f"torch.{known}" for known in DTYPES)
+        raise UnknownName(f"'{name}' is not a dtype that is supported yet. Use one of {offered}.")
+    return DTYPES[bare]
+
+
+def unbraced(name: str) -> str | None:
+    """The text of a braced string (`{latent}` → `latent`), None where there are no braces."""
+    return name[1:-1] if name.startswith("{") and name.endswith("}") else None

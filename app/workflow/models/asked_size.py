@@ -1,0 +1,91 @@
+"""Which size a step's call is asked for: width, height, frames, and how many at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from app.workflow.installed.signatures import call_signature
+from app.workflow.models.activations import Size, compression
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, ResultValue
+
+NO_SIDE_PX = 1024
+"""What diffusers draws where neither the call nor the denoiser's configuration names a size."""
+GUIDED_IN_TWO_CALLS = ("Flux", "QwenImage", "Wan")
+"""Pipelines that call their denoiser twice for guidance; the others give it everything doubled."""
+
+
+def asked_size(
+    step: PipelineStep,
+    class_name: str,
+    denoisers: Sequence[Mapping[str, Any]],
+    autoencoder: Mapping[str, Any],
+    sizes: Mapping[str, Size],
+) -> Size:
+    """The size the step draws in with these denoisers' and this autoencoder's configurations.
+
+    `sizes` has what the steps before it draw.
+    """
+    signature = call_signature(class_name)
+    defaults = {p.name: p.default for p in signature.parameters} if signature else {}
+
+    def number(name: str) -> float | None:
+        value = step.arguments.get(name)
+        given = value.value if isinstance(value, LiteralValue) else None
+        return _number(defaults.get(name) if given is None else given)
+
+    width, height = number("width"), number("height")
+    if width is None or height is None:
+        like = next(_pictures(step, sizes), None) if "height" not in defaults else None
+        drawn = like or _drawn(denoisers, autoencoder)
+        width, height = width or drawn[0], height or drawn[1]
+    prompt = step.arguments.get("prompt")
+    prompts = prompt.value if isinstance(prompt, LiteralValue) else None
+    count = len(prompts) if isinstance(prompts, list) else 1
+    each = number("num_images_per_prompt") or number("num_videos_per_prompt") or 1
+    guidance = number("guidance_scale") or 0
+    return Size(
+        width_px=int(width),
+        height_px=int(height),
+        frames=int(number("num_frames") or 1),
+        batch=max(1, count * int(each)),
+        guided=guidance > 1 and not class_name.startswith(GUIDED_IN_TWO_CALLS),
+    )
+
+
+def _drawn(
+    denoisers: Sequence[Mapping[str, Any]], autoencoder: Mapping[str, Any]
+) -> tuple[int, int]:
+    """Width and height in pixels that a call without a size draws."""
+    latents = next((config["sample_size"] for config in denoisers if "sample_size" in config), None)
+    pixels = compression(autoencoder)
+    if latents is None or pixels is None:
+        return NO_SIDE_PX, NO_SIDE_PX
+    height, width = latents if isinstance(latents, list) else (latents, latents)
+    return width * pixels, height * pixels
+
+
+def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[int, int]]:
+    """Sizes of the pictures the step is given, which it draws in where it is told no other."""
+    from PIL import Image
+
+    value = step.arguments.get("image")
+    for item in value.items if isinstance(value, ListValue) else (value,):
+        if isinstance(item, ImageValue):
+            # Its header alone is read. Where it has gone meanwhile, the call says so.
+            with contextlib.suppress(OSError), Image.open(item.path) as picture:
+                yield picture.size
+        elif isinstance(item, ResultValue) and item.step in sizes:
+            before = sizes[item.step]
+            yield before.width_px, before.height_px
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

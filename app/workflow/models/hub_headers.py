@@ -1,0 +1,190 @@
+"""What the hub says of a model that is not on this machine: configurations and headers.
+
+No weights are fetched. Of each weight file the safetensors header is asked for by a range request
+and written as a file that ends where its tensors would begin, in the folders of the model. So what
+reads the headers of a downloaded model reads these, and finds the same.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from app.errors import WorkbenchError
+from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
+from app.workflow.models.hub_errors import reason
+from app.workflow.models.model_index import INDEX, is_component
+from app.workflow.models.needs import Unknown, local_folder
+from app.workflow.plan_sources import ModelSource
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TIMEOUT_S = 5.0
+"""How long the hub may keep one request waiting."""
+ASK_AGAIN_S = 60.0
+"""After so long a model that the hub said nothing of is asked for again."""
+AT_A_TIME = 8
+"""Requests that are under way at the same time: a large model has two dozen files."""
+
+
+class NotAsked(WorkbenchError):
+    """The hub would have to be asked, and was not to be."""
+
+
+class _Listing(NamedTuple):
+    """One repository: its commit, its files, and where what is known of them is written."""
+
+    commit: str
+    files: tuple[str, ...]
+    folder: Path
+
+
+class _Refusal(NamedTuple):
+    unknown: Unknown
+    until_s: float
+    """By the monotonic clock."""
+
+
+class HubHeaders:
+    """Remembers what it was told until it is closed; for any thread."""
+
+    def __init__(self) -> None:
+        # Who closes it does not wait for a thread that still writes down an answer.
+        self._root = tempfile.TemporaryDirectory(prefix="dw-headers-", ignore_cleanup_errors=True)
+        self._one_at_a_time = threading.Lock()
+        self._listings: dict[tuple[str, str | None], _Listing] = {}
+        self._answers: dict[tuple[ModelSource, str | None], Path | _Refusal] = {}
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._root.cleanup()
+
+    def ask(self, source: ModelSource, part: str | None) -> Path:
+        """As `needs.local_folder`; a model that is not on this machine is asked for at the hub.
+
+        Raises Unknown with a sentence, whatever the hub says or does not say. Nothing is asked
+        with HF_HUB_OFFLINE=1.
+        """
+        try:
+            return self.known(source, part)
+        except NotAsked:
+            pass
+        with self._one_at_a_time:
+            try:
+                # Who was first has asked meanwhile.
+                return self.known(source, part)
+            except NotAsked:
+                return self._fetch(source, part)
+
+    def known(self, source: ModelSource, part: str | None) -> Path:
+        """As `ask`, but never with a request: raises NotAsked where it would need one."""
+        try:
+            return local_folder(source, part)
+        except Unknown:
+            if _is_offline():
+                raise
+        answer = self._answers.get((source, part))
+        if isinstance(answer, Path):
+            return answer
+        if answer is not None and time.monotonic() < answer.until_s:
+            raise answer.unknown
+        raise NotAsked(f"the hub has not been asked for '{source.model}'.")
+
+    def _fetch(self, source: ModelSource, part: str | None) -> Path:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        try:
+            listing = self._listing(api, source)
+            folder = self._answers[source, part] = _fetch_part(api, listing, source, part)
+        except Exception as error:
+            # Refused, unreachable, malformed: the hub's library lets errors of many others through.
+            unknown = Unknown(
+                f"how much it needs is known once '{source.model}' has been downloaded:"
+                f" {reason(error, source.revision)}."
+            )
+            self._answers[source, part] = _Refusal(unknown, time.monotonic() + ASK_AGAIN_S)
+            raise unknown from error
+        return folder
+
+    def _listing(self, api: HfApi, source: ModelSource) -> _Listing:
+        key = (source.model, source.revision)
+        if key not in self._listings:
+            info = api.model_info(source.model, revision=source.revision, timeout=TIMEOUT_S)
+            files = (file.rfilename for file in info.siblings or ())
+            self._listings[key] = _Listing(
+                commit=info.sha or "main",
+                files=tuple(file for file in files if ".." not in file and file[0] != "/"),
+                folder=Path(tempfile.mkdtemp(dir=self._root.name)),
+            )
+        return self._listings[key]
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode()
+
+
+def _fetch_part(api: HfApi, listing: _Listing, source: ModelSource, part: str | None) -> Path:
+    """Write down what is said of one component's files; None: of the whole pipeline's."""
+    fetch = partial(_fetch_file, api, listing, source.model)
+    parts = [part]
+    if part is None:
+        fetch(INDEX)
+        index = json.loads((listing.folder / INDEX).read_bytes())
+        parts = [name for name, entry in index.items() if is_component(entry)]
+    wanted = {file for each in parts for file in _files_of(listing, each or "", source.variant)}
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        list(pool.map(fetch, sorted(wanted)))
+    return listing.folder
+
+
+def _files_of(listing: _Listing, part: str, variant: str | None) -> Iterator[str]:
+    """The configuration of a component and the weight files that a load of it reads."""
+    prefix = f"{part}/" if part else ""
+    below = (file.removeprefix(prefix) for file in listing.files if file.startswith(prefix))
+    names = [name for name in below if "/" not in name]
+    weights = (name for name in names if name.endswith(".safetensors"))
+    yield from (prefix + name for name in names if name == "config.json")
+    yield from (prefix + name for name in of_variant(weights, variant))
+
+
+def _fetch_file(api: HfApi, listing: _Listing, model: str, name: str) -> None:
+    path = listing.folder / name
+    if path.is_file():
+        return
+    content = (_header if name.endswith(".safetensors") else _text)(api, listing, model, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _text(api: HfApi, listing: _Listing, model: str, name: str) -> bytes:
+    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    # Not by hf_hub_download: in the hub's cache a model without weights would count as downloaded.
+    url = hf_hub_url(model, name, revision=listing.commit, endpoint=api.endpoint)
+    answer = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_S)
+    hf_raise_for_status(answer)
+    return answer.content
+
+
+def _header(api: HfApi, listing: _Listing, model: str, name: str) -> bytes:
+    found = api.parse_safetensors_file_metadata(
+        model, name, revision=listing.commit, timeout=TIMEOUT_S
+    )
+    header = {
+        name: {"dtype": each.dtype, "shape": each.shape, "data_offsets": each.data_offsets}
+        for name, each in found.tensors.items()
+    }
+    content = json.dumps(header).encode()
+    return len(content).to_bytes(HEADER_LENGTH_BYTES, "little") + content

@@ -1,0 +1,120 @@
+"""What a document adds to a denoiser for one step: LoRAs and an IP-adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.errors import nearest
+from app.workflow.document import IpAdapterBlock, LoraBlock
+from app.workflow.files import is_plain
+from app.workflow.plan_sources import IpAdapterSource, LoraSource, ModelSource
+from app.workflow.plan_values import Value
+from app.workflow.planning.values import ValueReader
+from app.workflow.references import Path as Place
+from app.workflow.references import place
+
+PICKLES = {"bin", "ckpt", "pt", "pth"}
+"""Endings of weight files that can hold code and are never read."""
+
+
+class SourceOf(Protocol):
+    """Finds what a block names; None where it has noted a problem."""
+
+    def __call__(self, loading: dict[str, Any], at: Place) -> ModelSource | None: ...
+
+
+def read_loras(
+    blocks: Sequence[LoraBlock], at: Place, source_of: SourceOf, reader: ValueReader
+) -> tuple[LoraSource, ...]:
+    """Those that are right; the reader has noted what is wrong with the others."""
+    built = [
+        _lora(block, index, (*at, index), source_of, reader) for index, block in enumerate(blocks)
+    ]
+    return tuple(lora for lora in built if lora is not None)
+
+
+def _lora(
+    lora: LoraBlock, index: int, at: Place, source_of: SourceOf, reader: ValueReader
+) -> LoraSource | None:
+    weight_name = None
+    if lora.weight_name is not None:
+        weight_name = _safetensors(lora.weight_name, at, reader)
+        if weight_name is None:
+            return None
+    source = source_of(lora.model_dump(exclude={"weight_name"}), at)
+    if source is None or (weight_name and not _is_there(source, weight_name, at, reader)):
+        return None
+    return LoraSource(
+        source=source,
+        weight_name=weight_name,
+        adapter_name=lora.adapter_name or f"lora_{index}",
+        scale=lora.scale,
+    )
+
+
+def read_ip_adapter(
+    block: IpAdapterBlock | None, at: Place, source_of: SourceOf, reader: ValueReader
+) -> IpAdapterSource | None:
+    """The adapter; where the document names a pickle, the safetensors file of that name."""
+    if block is None:
+        return None
+    weight_name = _safetensors(block.weight_name, at, reader)
+    if weight_name is None:
+        return None
+    encoder = block.image_encoder_folder
+    if not is_plain(encoder):
+        reader.note((*at, "image_encoder_folder"), f"{encoder!r} is not a plain name.")
+        return None
+    source = source_of(block.model_dump(exclude={"weight_name"}), at)
+    if source is None or not _is_there(source, weight_name, at, reader):
+        return None
+    elsewhere = block.image_encoder_pretrained_model_name_or_path
+    encoder_source = None
+    if elsewhere is not None:
+        where = (*at, "image_encoder_pretrained_model_name_or_path")
+        noted = len(reader.problems)
+        encoder_source = source_of({"model_name": elsewhere}, where)
+        reader.problems[noted:] = [
+            wrong.model_copy(update={"place": place(where)}) for wrong in reader.problems[noted:]
+        ]
+        if encoder_source is None:
+            return None
+    beside = f"{source.subfolder}/{encoder}" if source.subfolder else encoder
+    return IpAdapterSource(
+        source=source,
+        weight_name=weight_name,
+        image_encoder=encoder if "/" in encoder else beside,
+        encoder_source=encoder_source,
+        scale=block.scale,
+    )
+
+
+def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
+    """The file that is read where this one is named: for a pickle the safetensors one beside it."""
+    stem, dot, kind = named.rpartition(".")
+    name = f"{stem}.safetensors"
+    if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(name):
+        reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
+        return None
+    return name
+
+
+def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueReader) -> bool:
+    """Whether a model on this machine has this file; what the hub has is known when it is asked."""
+    if source.folder is None:
+        return True
+    folder = Path(source.folder) / source.subfolder
+    if (folder / weight_name).is_file():
+        return True
+    there = [path.name for path in folder.glob("*.safetensors")]
+    message = f"'{source.model}' has no {weight_name}."
+    reader.note((*at, "weight_name"), message, nearest(weight_name, there))
+    return False
+
+
+def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:
+    """Note it where a call gives an IP-adapter nothing to look at, which diffusers cannot make."""
+    if not {"ip_adapter_image", "ip_adapter_image_embeds"} & arguments.keys():
+        reader.note(at, "'ip_adapter_image' is missing, which an IP-adapter looks at.")

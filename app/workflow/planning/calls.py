@@ -1,0 +1,223 @@
+"""Whether a pipeline takes the arguments it is called with: names, types, ranges and sizes."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from app.errors import nearest
+from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
+from app.workflow.installed.sizes import SIDES, Side, SizeRule, size_rules
+from app.workflow.models.model_index import INDEX, read_index
+from app.workflow.plan_sources import ModelSource, ModularSettings
+from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, Value
+from app.workflow.planning.modular import modular_signature
+from app.workflow.planning.values import ValueReader
+from app.workflow.references import Path as Place
+from app.workflow.references import place
+
+GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+KINDS: dict[str, str] = {
+    "int": "whole number", "float": "number", "str": "text", "bool": "true or false",
+    "list": "list", "dict": "object", "None": "null",
+}  # fmt: skip
+"""The types of annotations that JSON has, in words."""
+CONTAINERS = {"List": "list", "list": "list", "Tuple": "list", "tuple": "list",
+              "Dict": "dict", "dict": "dict", "Sequence": "list", "Iterable": "list"}  # fmt: skip
+LIVE = {"Tensor", "FloatTensor", "LongTensor", "Generator", "ndarray", "Image", "Callable"}
+"""Types that no JSON value is."""
+RANGES: dict[str, tuple[float, float]] = {
+    "num_inference_steps": (1, 1000),
+    "num_frames": (1, 10_000),
+    "num_images_per_prompt": (1, 100),
+    "num_videos_per_prompt": (1, 100),
+    "max_sequence_length": (1, 4096),
+    "strength": (0, 1),
+    "denoising_start": (0, 1),
+    "denoising_end": (0, 1),
+}
+"""What a number has to lie in, whatever the pipeline."""
+MAX_SIDE_PX = 8192
+MIN_PICTURE_PX = 8
+"""A smaller side leaves no latent at all where the drawing takes its size from the picture."""
+
+
+def check_pipeline_call(
+    pipeline_class: str,
+    source: ModelSource | None,
+    modular: ModularSettings | None,
+    source_at: Place,
+    arguments: Mapping[str, Value],
+    at: Place,
+    reader: ValueReader,
+) -> None:
+    """As `check_call`, for the pipeline that this model is loaded as."""
+    folder = Path(source.folder) if source is not None and source.folder else None
+    real_class, blocks = _real_class(pipeline_class, source, source_at, reader), None
+    if modular is not None:
+        blocks = modular_signature(pipeline_class, source, modular)
+        real_class = real_class if blocks else ""
+    check_call(real_class, arguments, at, reader, folder, blocks)
+
+
+def _real_class(
+    pipeline_class: str, source: ModelSource | None, at: Place, reader: ValueReader
+) -> str:
+    """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
+    if not pipeline_class.endswith(".DiffusionPipeline"):
+        return pipeline_class
+    if source is not None and source.file:
+        reader.note(at, f"'{source.short_name}' does not say which pipeline it is for.",
+                    "Name its class as 'component_type'.")  # fmt: skip
+    if source is None or source.folder is None or source.file:
+        return ""
+    try:
+        return f"diffusers.{read_index(Path(source.folder)).class_name}"
+    except (OSError, ValueError):
+        reader.note(at, f"The {INDEX} of '{source.model}' is not one.")
+        return ""
+
+
+def check_call(
+    class_name: str,
+    arguments: Mapping[str, Value],
+    at: Place,
+    reader: ValueReader,
+    model: Path | None,
+    blocks: CallSignature | None = None,
+) -> None:
+    """Note what is wrong with calling the pipeline of this class with these arguments.
+
+    `model` is the folder of its model, None where it is not here; `blocks` is how a modular
+    pipeline is called, whose class does not say it.
+    """
+    short = class_name.rpartition(".")[2]
+    signature = blocks or (call_signature(short) if short else None)
+    if signature is None:
+        return
+    known = {parameter.name: parameter for parameter in signature.parameters}
+    rules = size_rules(short, model)
+    for key, value in arguments.items():
+        where = (*at, key)
+        if key in GIVEN_BY_RUNNER:
+            reader.note(where, f"'{key}' is set by the workbench.", "Leave it out.")
+        elif key not in known:
+            reader.note(where, f"{short} takes no '{key}'.", nearest(key, known))
+        elif isinstance(value, LiteralValue) and _is_kind(known[key], value.value, where, reader):
+            _check_number(key, value.value, where, reader, short, rules)
+    for parameter in known.values():
+        if parameter.required and parameter.name not in arguments:
+            reader.note(at, f"'{parameter.name}' is missing.")
+    if not all(side in arguments for side in SIDES):
+        _check_pictures(arguments.get("image"), (*at, "image"), reader, short)
+
+
+def output_fields(class_name: str) -> tuple[str, ...]:
+    """What can be taken of a result of this pipeline by its name; empty where that is not known."""
+    signature = call_signature(class_name.rpartition(".")[2])
+    return signature.gives if signature is not None else ()
+
+
+def _is_kind(parameter: Parameter, value: Any, at: Place, reader: ValueReader) -> bool:
+    """Whether the value can be what the annotation says; notes it where it cannot."""
+    kinds = json_kinds(parameter.annotation)
+    if kinds is None or (value is None and parameter.default == "None"):
+        return True
+    fitting = {"float", "int"} if type(value) is int else {_kind(value)}
+    if fitting & kinds:
+        return True
+    wanted = [words for kind, words in KINDS.items() if kind in kinds and kind != "None"]
+    if wanted:
+        reader.note(at, f"A {' or '.join(wanted)} is needed, not {value!r}.")
+    else:
+        reader.note(at, f"This cannot be {value!r}: only an earlier step can make it.")
+    return False
+
+
+@functools.cache
+def json_kinds(annotation: str) -> frozenset[str] | None:
+    """Which of JSON's types the annotation admits, as in `KINDS`; None where it does not say."""
+    if not annotation:
+        return None
+    try:
+        return frozenset(_kinds(ast.parse(annotation, mode="eval").body))
+    except _UnknownType:
+        return None
+
+
+class _UnknownType(Exception):
+    """A name that may stand for anything."""
+
+
+def _kinds(node: ast.expr) -> Iterator[str]:
+    match node:
+        case ast.Constant(value=None):
+            yield "None"
+        case ast.Name(id=name) if name in KINDS:
+            yield name
+        case ast.Name(id=name) | ast.Attribute(attr=name) if name in CONTAINERS:
+            yield CONTAINERS[name]
+        case ast.Name(id=name) | ast.Attribute(attr=name) if name in LIVE:
+            return
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            yield from _kinds(left)
+            yield from _kinds(right)
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            yield "None"
+            yield from _kinds(inner)
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=parts)):
+            for part in parts:
+                yield from _kinds(part)
+        case ast.Subscript(value=outer):
+            yield from _kinds(outer)
+        case _:
+            raise _UnknownType
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}
+    return names.get(type(value), "None")
+
+
+def _check_number(
+    key: str,
+    value: Any,
+    at: Place,
+    reader: ValueReader,
+    class_name: str,
+    rules: Mapping[Side, SizeRule],
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    low, high = (1, MAX_SIDE_PX) if key in SIDES else RANGES.get(key, (value, value))
+    if not low <= value <= high:
+        reader.note(at, f"{value} is outside {low:g} to {high:g}.")
+        return
+    rule = rules.get(key)  # type: ignore[call-overload]
+    if rule is None or not isinstance(value, int) or rule.fits(value):
+        return
+    near = f"The nearest is {rule.nearest(value)}."
+    if rule.refused or value < rule.divisor:
+        reader.note(at, f"{value} is not {rule.in_words}, which {class_name} needs.", near)
+    else:
+        message = f"{value} is not {rule.in_words}, so {class_name} draws another size. {near}"
+        reader.warnings.append(f"{place(reader.origin(at))}: {message}")
+
+
+def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:
+    """Refuse pictures that are too small to be drawn from."""
+    match value:
+        case ListValue():
+            for index, item in enumerate(value.items):
+                _check_pictures(item, (*at, index), reader, class_name)
+        case ImageValue():
+            with Image.open(value.path) as picture:
+                width, height = picture.size
+            if min(width, height) < MIN_PICTURE_PX:
+                message = f"The picture has {width}x{height} pixels; {class_name} needs at least"
+                reader.note(at, f"{message} {MIN_PICTURE_PX} on each side.")

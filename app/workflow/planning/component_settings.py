@@ -1,0 +1,256 @@
+"""What a document sets for a step's components → the plan.
+
+Where components lie is the workbench's business: what fits stays on the device, else components
+take turns there, and only a document that lets weights pass through the device in groups lets a
+step run that is too large even for that. So a document's own wishes about places decide nothing
+else, which is said once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from app.errors import nearest, shortened
+from app.workflow.cache_blocks import TeaCacheBlock
+from app.workflow.document import Configuration, PipelineBlock
+from app.workflow.installed import names
+from app.workflow.plan import PipelineStep
+from app.workflow.plan_settings import (
+    Casting,
+    Compiled,
+    ComponentChanges,
+    DType,
+    TeaCacheSettings,
+    Tuning,
+)
+from app.workflow.planning.sharing import known_components
+from app.workflow.planning.values import ValueReader
+from app.workflow.references import Path as Place
+from app.workflow.setting_blocks import CompileBlock, ComponentSettings, LayerwiseCasting
+from app.workflow.weighting import can_be_weighed
+
+PLACEMENT_WARNING = (
+    "'device', 'residency' and 'group_offload' decide nothing about where components lie: the"
+    " workbench keeps on the device what fits, has the rest take turns there, and lets weights pass"
+    " through layer by layer where 'group_offload' is named and nothing else fits."
+)
+SLICING_WARNING = (
+    "Attention in slices takes more memory here than without: torch's own takes little."
+    " Leave 'enable_attention_slicing' out."
+)
+DOTTED_PATH = re.compile(r"\w+(\.\w+)*")
+
+
+def with_settings(
+    step: PipelineStep, block: PipelineBlock, at: Place, reader: ValueReader
+) -> PipelineStep:
+    """The step with what the pipeline's block at this place sets for its components."""
+    return _Settings(step, block, at, reader).read()
+
+
+class _Settings:
+    """What is found of one step; the reader notes what is wrong."""
+
+    def __init__(
+        self, step: PipelineStep, block: PipelineBlock, at: Place, reader: ValueReader
+    ) -> None:
+        self._step = step
+        self._block = block
+        self._at = at
+        self._reader = reader
+        # What a modular pipeline has beside its index only its blocks say.
+        self._known = known_components(step) if step.modular is None else None
+        self._changes: dict[str, dict[str, Any]] = {}
+        self._tunings: dict[str, dict[str, Any]] = {}
+        self._dtypes: dict[str, DType] = {}
+        self._vae_tiling = step.vae_tiling
+
+    def read(self) -> PipelineStep:
+        configuration = self._block.configuration
+        where = (*self._at, "configuration")
+        self._read_blocks(configuration, where)
+        for key, settings in configuration.components.items():
+            self._read_component(key, settings, (*where, "components", key))
+        for name, casting in self._castings():
+            self._changes.setdefault(name, {})["casting"] = _casting(casting)
+        if any(self._placed(configuration)):
+            self._reader.warnings.append(PLACEMENT_WARNING)
+        if configuration.enable_attention_slicing:
+            self._reader.warnings.append(SLICING_WARNING)
+        name = self._step.pipeline_class.rpartition(".")[2]
+        if configuration.prompt_weighting and not can_be_weighed(name):
+            self._reader.warnings.append(
+                f"The prompts of a {name} cannot be weighed: they are taken as they stand."
+            )
+        whole = configuration.enable_layerwise_casting
+        step = self._step
+        return step.model_copy(
+            update={
+                "components": {
+                    name: component.model_copy(update={"dtype": self._dtypes[name]})
+                    if name in self._dtypes
+                    else component
+                    for name, component in step.components.items()
+                },
+                "dtypes": {n: d for n, d in self._dtypes.items() if n not in step.components},
+                "changes": {n: ComponentChanges(**found) for n, found in self._changes.items()},
+                "tunings": {key: Tuning(**found) for key, found in self._tunings.items()},
+                "casting": None if whole is None else _casting(whole),
+                "vae_tiling": self._vae_tiling,
+                "attention_slicing": configuration.enable_attention_slicing,
+                "prompt_weighting": configuration.prompt_weighting and can_be_weighed(name),
+                "teacache": _teacache(configuration.teacache),
+                "streams": any(self._grouped(configuration)),
+                "never_offloaded": self._never_offloaded(configuration, where),
+            }
+        )
+
+    # --- blocks named after a component ----------------------------------------------------------
+
+    def _read_blocks(self, configuration: Configuration, where: Place) -> None:
+        dtypes = {
+            "vae": configuration.vae.torch_dtype,
+            "unet": configuration.unet.torch_dtype,
+            "transformer": configuration.transformer.torch_dtype,
+            **{name: block.torch_dtype for name, block in configuration.component_dtypes.items()},
+        }
+        for name, dtype in dtypes.items():
+            if dtype is not None and self._is_changeable(name, (*where, name, "torch_dtype")):
+                self._dtypes[name] = dtype
+        for name, block in (("vae", configuration.vae), ("unet", configuration.unet)):
+            at = (*where, name, "channels_last")
+            if block.channels_last and self._is_changeable(name, at):
+                self._changes.setdefault(name, {})["channels_last"] = True
+        chunking = (*where, "unet", "enable_forward_chunking")
+        if configuration.unet.enable_forward_chunking and self._is_there("unet", chunking):
+            self._tunings.setdefault("unet", {})["forward_chunking"] = True
+        processors = {
+            "unet": configuration.unet.attn_processor_type,
+            "transformer": configuration.transformer.attn_processor_type,
+        }
+        for name, processor in processors.items():
+            at = (*where, name, "attn_processor_type")
+            if processor is not None and self._is_there(name, at):
+                found = self._processor(processor, at)
+                self._tunings.setdefault(name, {})["attention_processor"] = found
+
+    def _processor(self, named: str, at: Place) -> str | None:
+        if self._reader.is_typed(at):
+            self._reader.note(at, "An input cannot choose a class.")
+            return None
+        try:
+            return names.attention_processor(named)
+        except names.UnknownName as error:
+            self._reader.note(at, str(error))
+            return None
+
+    # --- components.<name or dotted.path> --------------------------------------------------------
+
+    def _read_component(self, key: str, settings: ComponentSettings, at: Place) -> None:
+        if DOTTED_PATH.fullmatch(key) is None:
+            self._reader.note(at, f"'{shortened(key)}' is not the path of a component.")
+            return
+        name, _, path = key.partition(".")
+        if not self._is_there(name, at):
+            return
+        layers = {_joined(path, below): count for below, count in settings.truncate_layers.items()}
+        removed = tuple(_joined(path, module) for module in settings.remove_modules)
+        compiled = {} if settings.compile is None else {path: _compiled(settings.compile)}
+        if (layers or removed or compiled) and self._is_changeable(name, at):
+            found = self._changes.setdefault(name, {})
+            found["kept_layers"] = {**found.get("kept_layers", {}), **layers}
+            found["removed"] = (*found.get("removed", ()), *removed)
+            found["compiled"] = {**found.get("compiled", {}), **compiled}
+        if settings.attention_backend is not None:
+            self._tunings.setdefault(key, {})["attention_backend"] = settings.attention_backend
+        if settings.enable_tiling is not False:
+            if key == "vae":
+                # What its memory is estimated by.
+                self._vae_tiling = True
+            if settings.enable_tiling is not True or key != "vae":
+                arguments = {} if settings.enable_tiling is True else settings.enable_tiling
+                self._tunings.setdefault(key, {})["tiling"] = arguments
+
+    def _is_there(self, name: str, at: Place) -> bool:
+        """Whether the pipeline will have this component; where that is not known yet, it may."""
+        if self._known is None or self._known.get(name):
+            return True
+        if name in self._known:
+            self._reader.warnings.append(
+                f"The pipeline of '{self._step.name}' runs without its {name}:"
+                " what is set for it decides nothing."
+            )
+        else:
+            self._reader.note(
+                at,
+                f"The pipeline of '{self._step.name}' has no component '{name}'.",
+                nearest(name, self._known),
+            )
+        return False
+
+    def _is_changeable(self, name: str, at: Place) -> bool:
+        """Whether this component is loaded for the step, and not handed on by an earlier one."""
+        if name not in self._step.reused:
+            return self._is_there(name, at)
+        self._reader.warnings.append(
+            f"The {name} of '{self._step.name}' is that of an earlier step: what is set for it"
+            " decides nothing. Set it there."
+        )
+        return False
+
+    # --- placement and precision -----------------------------------------------------------------
+
+    def _castings(self) -> Iterator[tuple[str, LayerwiseCasting]]:
+        for name, component in self._block.component_blocks.items():
+            casting = component.configuration.enable_layerwise_casting
+            casting = casting or component.enable_layerwise_casting
+            if casting is not None:
+                yield name, casting
+
+    def _placed(self, configuration: Configuration) -> Iterator[object]:
+        """What the document says about places; false where it says nothing."""
+        yield configuration.device
+        for settings in configuration.components.values():
+            yield settings.device or settings.residency == "on_demand"
+        for component in self._block.component_blocks.values():
+            yield component.configuration.device or component.configuration.offload
+        yield from self._grouped(configuration)
+
+    def _grouped(self, configuration: Configuration) -> Iterator[object]:
+        yield configuration.group_offload
+        for settings in configuration.components.values():
+            yield settings.group_offload
+        for component in self._block.component_blocks.values():
+            yield component.configuration.group_offload or component.group_offload
+
+    def _never_offloaded(self, configuration: Configuration, where: Place) -> tuple[str, ...]:
+        excluded = configuration.exclude_from_cpu_offload
+        at = (*where, "exclude_from_cpu_offload")
+        if excluded and configuration.offload != "sequential":
+            self._reader.warnings.append(
+                "'exclude_from_cpu_offload' decides nothing without sequential offload."
+            )
+        return tuple(
+            name for index, name in enumerate(excluded) if self._is_there(name, (*at, index))
+        )
+
+
+def _joined(path: str, below: str) -> str:
+    return f"{path}.{below}" if path else below
+
+
+def _compiled(block: CompileBlock) -> Compiled:
+    options = block.model_dump(exclude={"repeated_blocks"}, exclude_unset=True, exclude_none=True)
+    return Compiled(repeated_blocks=block.repeated_blocks, options=options)
+
+
+def _teacache(block: TeaCacheBlock | None) -> TeaCacheSettings | None:
+    if block is None:
+        return None
+    return TeaCacheSettings(threshold=block.rel_l1_thresh, coefficients=block.coefficients)
+
+
+def _casting(block: LayerwiseCasting) -> Casting:
+    return Casting(storage=block.storage_dtype, compute=block.compute_dtype)

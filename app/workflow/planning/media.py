@@ -1,0 +1,121 @@
+"""A picture, video or sound that a document or a person names: a file, or a URL to be fetched."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.errors import nearest
+from app.media.files import ACCEPTED, CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
+from app.media.urls import RefusedURLError, checked_url, is_url
+from app.settings import UrlSettings
+from app.workflow.files import can_be_path
+from app.workflow.plan_values import (
+    AudioValue,
+    ImageValue,
+    LiteralValue,
+    RemoteValue,
+    Value,
+    VideoValue,
+)
+
+FileValue = ImageValue | VideoValue | AudioValue
+FILE_VALUES: dict[MediaKind, type[FileValue]] = {
+    "image": ImageValue,
+    "video": VideoValue,
+    "audio": AudioValue,
+}
+
+
+class Note(Protocol):
+    """Notes what is wrong with the value."""
+
+    def __call__(self, message: str, hint: str = "") -> None: ...
+
+
+def media_value(
+    value: Any,
+    kind: MediaKind,
+    *,
+    folder: Path,
+    inside: Iterable[Path],
+    urls: UrlSettings,
+    place: str,
+    note: Note,
+) -> Value:
+    """The file, when it may be read and is what it shall be, or the URL when it may be fetched.
+
+    `folder` is the document's own, `inside` are those the file has to lie in once its links are
+    followed. A problem is noted otherwise. Nothing is fetched here.
+    """
+    if not isinstance(value, str):
+        note(f"A {CALLED[kind]} file is needed, not {value!r}.")
+    elif is_url(value):
+        if not urls.allowed:
+            note(
+                f"A {CALLED[kind]} from the network is not fetched by this server.",
+                "Use a file. Whoever runs the server allows URLs with DW_MEDIA_URLS=1.",
+            )
+            return LiteralValue(value=None)
+        try:
+            checked_url(value, urls.hosts)
+        except RefusedURLError as error:
+            note(str(error))
+        else:
+            return RemoteValue(kind=kind, url=value, place=place)
+    elif not can_be_path(folder / value):
+        note("No file can have this name.")
+    else:
+        file = (folder / value).resolve()
+        if wrong := _wrong_with(value, file, kind, [each.resolve() for each in inside]):
+            note(*wrong)
+        else:
+            return file_value(file, kind)
+    return LiteralValue(value=None)
+
+
+def file_value(file: Path, kind: MediaKind) -> Value:
+    """The value of a file that is known to be what it shall be."""
+    return FILE_VALUES[kind](path=str(file), sha256=_content(file, _stamp(file)))
+
+
+def _wrong_with(value: str, file: Path, kind: MediaKind, inside: list[Path]) -> tuple[str, ...]:
+    called = CALLED[kind]
+    if not any(file.is_relative_to(each) for each in inside):
+        return (f"The {called} '{value}' lies outside the folders it may come from.",)
+    if file.suffix.lower() not in ACCEPTED[kind]:
+        return (f"'{file.name}' is not a {called} file ({', '.join(SUFFIXES[kind])}).",)
+    if not file.is_file():
+        siblings = [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else []
+        return (f"There is no {called} '{value}'.", nearest(file.name, siblings))
+    wrong = _wrong_inside(file, kind, _stamp(file))
+    return (wrong,) if wrong else ()
+
+
+# A document may name one file a thousand times: it is read once as long as it stays what it is.
+Stamp = tuple[int, int, int]
+
+
+def _stamp(file: Path) -> Stamp:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@functools.lru_cache(maxsize=1024)
+def _content(file: Path, _stamp: Stamp) -> str:
+    """The SHA-256 of the file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _wrong_inside(file: Path, kind: MediaKind, _stamp: Stamp) -> str:
+    """What is wrong with the file's content, in words; "" where nothing is."""
+    try:
+        suffix_of(file, kind)
+    except WrongMediaError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,193 @@
+"""What a document says of a modular pipeline: its workflow, its configs and what it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from app.errors import nearest
+from app.workflow.document import Configuration, PipelineBlock
+from app.workflow.installed import names
+from app.workflow.installed.blocks import Blocks, blocks_of, modular_class_of
+from app.workflow.installed.signatures import CallSignature, Parameter
+from app.workflow.models.hub import find_in_folders, find_snapshot, is_repository
+from app.workflow.models.model_index import ModelIndex, holds, read_index
+from app.workflow.plan_settings import DType
+from app.workflow.plan_sources import OTHERS, ModelSource, ModularSettings
+from app.workflow.planning.quantisers import read_quantisation
+from app.workflow.planning.values import ValueReader
+from app.workflow.quantisation import Quantisation
+from app.workflow.references import Path as Place
+
+ONLY_MODULAR = ("load_components", "configs", "components_manager")
+OUTPUT = Parameter(name="output", required=False, annotation="", default="None")
+"""Which of what the blocks made the call returns; every modular pipeline takes it."""
+
+
+def is_modular(pipeline_class: str) -> bool:
+    """Whether a class of this name is a modular pipeline's."""
+    return pipeline_class.endswith(names.MODULAR)
+
+
+def read_modular(
+    block: PipelineBlock,
+    pipeline_class: str,
+    source: ModelSource | None,
+    at: Place,
+    reader: ValueReader,
+    models: Collection[Path],
+) -> ModularSettings | None:
+    """What is modular about the pipeline at this place; None for an ordinary one."""
+    configured, where = block.configuration, (*at, "configuration")
+    workflow = block.from_pretrained_arguments.get("workflow")
+    workflow_at = (*at, "from_pretrained_arguments", "workflow")
+    if not is_modular(pipeline_class):
+        for key, place in _modular_keys(configured, workflow, where, workflow_at):
+            reader.note(place, f"'{key}' is for modular pipelines, which this one is not.")
+        return None
+    if workflow is not None and not isinstance(workflow, str):
+        reader.note(workflow_at, f"The name of a workflow is needed, not {workflow!r}.")
+        return None
+    index = _index_of(source)
+    blocks = find_blocks(pipeline_class, index)
+    if blocks is not None:
+        if workflow is not None and workflow not in blocks.workflows:
+            reader.note(workflow_at, *_no_workflow(workflow, blocks))
+        for name in configured.configs:
+            if name not in blocks.configs:
+                message = f"The pipeline has no config '{name}'."
+                hint = nearest(name, blocks.configs) or _there_are(blocks.configs)
+                reader.note((*where, "configs", name), message, hint)
+    load_at = (*where, "load_components")
+    dtypes = _dtypes(configured, (*load_at, "dtype"), reader)
+    quantised = dict(_quantised(configured, (*load_at, "quantization_config"), reader))
+    return ModularSettings(
+        workflow=workflow,
+        configs=configured.configs,
+        names=None if configured.load_components is None else configured.load_components.names,
+        dtypes=dtypes,
+        quantised=quantised,
+        sources=dict(_elsewhere(index, source, models)),
+    )
+
+
+def find_blocks(pipeline_class: str, index: ModelIndex | None) -> Blocks | None:
+    """The blocks of this class of pipelines with this model; None where they are not known yet."""
+    named = pipeline_class.rpartition(".")[2]
+    if index is None:
+        return None if named == names.MODULAR else blocks_of(named)
+    if named == names.MODULAR:
+        named = index.class_name if index.is_modular else modular_class_of(index.class_name)
+    return blocks_of(named, index.blocks_class)
+
+
+def modular_signature(
+    pipeline_class: str, source: ModelSource | None, settings: ModularSettings
+) -> CallSignature | None:
+    """How the pipeline is called; None where its blocks are not known yet.
+
+    Required is what every way to ask for its workflow needs; without one, for any of them.
+    """
+    blocks = find_blocks(pipeline_class, _index_of(source))
+    if blocks is None:
+        return None
+    asked = settings.workflow
+    ways = [
+        set(way) for name, all_ in blocks.workflows.items() for way in all_ if asked in (None, name)
+    ]
+    required = set.intersection(*ways) if ways else set()
+    return CallSignature(
+        parameters=(
+            *(
+                each.model_copy(update={"required": each.name in required})
+                for each in blocks.inputs
+            ),
+            OUTPUT,
+        ),
+        docstring=blocks.docstring,
+    )
+
+
+def _modular_keys(
+    configured: Configuration, workflow: Any, at: Place, workflow_at: Place
+) -> Iterator[tuple[str, Place]]:
+    """Those of the keys for modular pipelines that are there, with their places."""
+    yield from ((key, (*at, key)) for key in ONLY_MODULAR if key in configured.model_fields_set)
+    if workflow is not None:
+        yield "workflow", workflow_at
+
+
+def _no_workflow(name: str, blocks: Blocks) -> tuple[str, str]:
+    if not blocks.workflows:
+        return "This pipeline has no workflows to choose from.", "Leave the key out."
+    hint = nearest(name, blocks.workflows) or _there_are(blocks.workflows)
+    return f"The pipeline has no workflow '{name}'.", hint
+
+
+def _there_are(names_: Collection[str]) -> str:
+    return f"There is: {', '.join(names_) or 'none'}."
+
+
+def _dtypes(configured: Configuration, at: Place, reader: ValueReader) -> dict[str, DType]:
+    """The dtype of each component that is named, and under OTHERS that of all others."""
+    wanted = None if configured.load_components is None else configured.load_components.dtype
+    if wanted is None:
+        return {}
+    found: dict[str, DType] = {}
+    for name, dtype in ({OTHERS: wanted} if isinstance(wanted, str) else wanted).items():
+        try:
+            found[name] = names.dtype_name(dtype)
+        except names.UnknownName as error:
+            reader.note(at if isinstance(wanted, str) else (*at, name), str(error))
+    return found
+
+
+def _quantised(
+    configured: Configuration, at: Place, reader: ValueReader
+) -> Iterator[tuple[str, Quantisation]]:
+    blocks = configured.load_components and configured.load_components.quantization_config
+    for name, block in (blocks or {}).items():
+        found = read_quantisation(block, (*at, name), reader)
+        if found is not None and found.kind == "gguf":
+            message = "GGUFQuantizationConfig is for weights in a .gguf file."
+            reader.note((*at, name), message, "Take another quantiser.")
+        elif found is not None:
+            yield name, found
+
+
+def _index_of(source: ModelSource | None) -> ModelIndex | None:
+    """The index of a model that lies on this machine; what is wrong with it is told by its load."""
+    if source is None:
+        return None
+    folder = Path(source.folder) if source.folder else find_snapshot(source.model, source.revision)
+    if folder is None:
+        return None
+    try:
+        return read_index(folder, modular=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _elsewhere(
+    index: ModelIndex | None, source: ModelSource | None, models: Collection[Path]
+) -> Iterator[tuple[str, ModelSource]]:
+    """Where the components lie that the index says to be in other repositories."""
+    if index is None or source is None:
+        return
+    for name, part in index.parts.items():
+        if part.model is None or part.model == source.model or not is_repository(part.model):
+            continue
+        if source.folder is not None and holds(Path(source.folder) / part.subfolder):
+            continue
+        folder = find_in_folders(part.model, models)
+        yield (
+            name,
+            ModelSource(
+                model=part.model,
+                folder=None if folder is None else str(folder.resolve()),
+                subfolder=part.subfolder,
+                revision=part.revision,
+                variant=part.variant,
+            ),
+        )

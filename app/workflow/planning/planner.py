@@ -1,0 +1,347 @@
+"""Document + inputs → Plan. Every mistake is found here, before a queue or a model is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import JsonValue
+
+from app.errors import (
+    InvalidInputs,
+    InvalidWorkflow,
+    Problem,
+    WorkbenchError,
+    nearest,
+)
+from app.settings import PathSettings
+from app.tasks import TASKS
+from app.workflow.declarations import MAX_DEPTH, child_path, declared_inputs
+from app.workflow.document import MAX_SEED, StepDocument
+from app.workflow.fingerprint import workflow_hash
+from app.workflow.inputs import check_inputs
+from app.workflow.loader import RawDocument, parse_document, read_document
+from app.workflow.plan import PipelineStep, Plan, Rounds, Step, SubWorkflowStep, TaskStep
+from app.workflow.plan_values import LiteralValue, references_in
+from app.workflow.planning.calls import output_fields
+from app.workflow.planning.iterations import MAX_ITERATIONS, Iterations
+from app.workflow.planning.pipelines import PipelineBuilder
+from app.workflow.planning.releases import Releases
+from app.workflow.planning.results import read_result
+from app.workflow.planning.sharing import Sharing
+from app.workflow.planning.tasks import build_task
+from app.workflow.planning.values import ValueReader
+from app.workflow.pointer import with_changes
+from app.workflow.problems import TooManyProblems, problem
+from app.workflow.references import (
+    MAX_NODES,
+    Substituted,
+    TooManyNodes,
+    place,
+    substitute,
+)
+from app.workflow.references import Path as Place
+
+NOT_SUBSTITUTED = {"variables", "inputs", "$schema"}
+"""Keys of a document in which nothing is replaced; `$schema` is for editors alone."""
+NO_VALUE = ("There is no variable", "The default of variable", "There is no constant")
+"""How the sentences on what has no value begin."""
+
+
+def make_plan(
+    workflow: Path,
+    inputs: Mapping[str, JsonValue],
+    *,
+    paths: PathSettings,
+    seed: int | None = None,
+    changes: Mapping[str, JsonValue] = MappingProxyType({}),
+) -> Plan:
+    """The plan of this workflow with these inputs.
+
+    `seed` is used by every step that names none of its own; None takes the document's, or draws
+    one. `changes` are values of the document that are others in this run, by JSON pointer.
+    Raises UnknownWorkflow, InvalidWorkflow or InvalidInputs, with every problem there is.
+    """
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise InvalidInputs(f"The seed {seed} is outside 0 to {MAX_SEED}.")
+    raw = read_document(workflow)
+    specs = declared_inputs(raw)
+    values, wrong = check_inputs(specs, inputs, paths.media)
+    if wrong:
+        raise InvalidInputs(f"'{workflow.stem}' cannot run with these inputs.", wrong)
+    planning = _Planning(paths, drawn_seed=secrets.randbits(63))
+    origins = {name: ("inputs", name) for name in values}
+    with contextlib.suppress(TooManyProblems):
+        planning.add(raw, values, origins, seed=seed, changes=changes)
+    if problems := planning.mistakes():
+        # What only arises from what was typed (a missing picture, say) is the inputs' mistake.
+        typed = all(found.place.startswith("inputs.") for found in problems)
+        error = InvalidInputs if typed else InvalidWorkflow
+        raise error(f"'{workflow.stem}' cannot run as it stands.", problems)
+    return Plan(
+        workflow_id=str(raw.tree["id"]),
+        workflow_path=str(workflow.resolve()),
+        workflow_hash=workflow_hash(planning.contents),
+        document=json.loads(raw.content),
+        changes=dict(changes),
+        inputs={spec.name: values.get(spec.name, spec.default) for spec in specs},
+        seed=planning.first_seed,
+        seed_given=planning.seed_given,
+        steps=tuple(planning.steps),
+        warnings=tuple(dict.fromkeys(planning.warnings)),
+    )
+
+
+class _Planning:
+    """One plan in the making: gathers steps, problems and the files the hash covers."""
+
+    def __init__(self, paths: PathSettings, drawn_seed: int) -> None:
+        self._paths = paths
+        self._drawn_seed = drawn_seed
+        self.first_seed = drawn_seed
+        self.seed_given = False
+        self.steps: list[Step] = []
+        self.problems: list[Problem] = []
+        self.warnings: list[str] = []
+        self._without_value: list[str] = []
+        """Places whose variable has no value: what follows from that is no mistake of its own."""
+        self.contents: list[bytes] = []
+        self._properties: dict[str, tuple[str, ...]] = {}
+        """What can be taken of the results of a step, where that is known."""
+        self._releases = Releases()
+        self._iterations = Iterations()
+        self._nodes = 0
+
+    def mistakes(self) -> list[Problem]:
+        """What is wrong, without what only follows from something else that is."""
+        told = dict.fromkeys(self.problems)
+        return [found for found in told if not self._follows(found)]
+
+    def _follows(self, found: Problem) -> bool:
+        return not found.message.startswith(NO_VALUE) and any(
+            found.place == place or found.place.startswith((f"{place}.", f"{place}["))
+            for place in self._without_value
+        )
+
+    def add(
+        self,
+        raw: RawDocument,
+        given: Mapping[str, Any],
+        origins: Mapping[str, Place],
+        *,
+        seed: int | None,
+        changes: Mapping[str, JsonValue] = MappingProxyType({}),
+        prefix: str = "",
+        place_prefix: Place = (),
+        above: tuple[Path, ...] = (),
+        rounds: tuple[Rounds, ...] = (),
+    ) -> str:
+        """Add the document's steps; the name of its last one, "" when it could not be read.
+
+        `given` holds what a person typed, or ready `Value`s from a parent workflow; `origins` where
+        each was given, for the wording of problems.
+        """
+        self.contents.append(raw.content)
+        tree = self._substituted(raw, given, place_prefix)
+        body, changed, wrong = with_changes(tree.tree, changes)
+        self.problems += wrong
+        parsed = parse_document({**body, "variables": {}})
+        given_at = {
+            path: origins[name] for path, name in tree.references.items() if name in origins
+        }
+        told_at = {place(path): place(where) for path, where in given_at.items()}
+        for found in parsed.problems:
+            if found.place in told_at:
+                self.problems.append(found.model_copy(update={"place": told_at[found.place]}))
+            else:
+                self.problems.append(_moved(found, place_prefix))
+        self.warnings += [_moved_text(text, place_prefix) for text in parsed.warnings]
+        document = parsed.document
+        if document is None:
+            return ""
+        workflow_seed = next(s for s in (seed, document.seed, self._drawn_seed) if s is not None)
+        if not prefix:
+            self.first_seed = workflow_seed
+            self.seed_given = seed is not None or document.seed is not None
+        names: dict[str, str] = dict.fromkeys(parsed.unread, "")
+        sharing = Sharing(document)
+        reader = ValueReader(
+            folder=raw.path.parent,
+            media=self._paths.media,
+            urls=self._paths.urls,
+            variables=tree.references,
+            steps=names,
+            properties=self._properties,
+            literal=tree.literal | changed,
+            origins={**given_at, **{path: path for path in changed}},
+            problems=self.problems,
+            warnings=self.warnings,
+        )
+        for index, step in zip(parsed.positions, document.steps, strict=True):
+            at = (*place_prefix, "steps", index)
+            built: Step | None
+            step_seed = workflow_seed if step.seed is None else step.seed
+            before = len(self.steps)
+            if step.workflow is not None:
+                last = self._add_child(raw, step, at, reader, step_seed, prefix, above, rounds)
+                built = None
+                if step.result is not None and last:
+                    built = SubWorkflowStep(
+                        name=f"{prefix}{step.name}",
+                        place=place(at),
+                        seed=step_seed,
+                        result=read_result(step.result, reader, (*at, "result")),
+                        last=last,
+                    )
+            else:
+                last = f"{prefix}{step.name}"
+                result = read_result(step.result, reader, (*at, "result"))
+                if step.task is not None:
+                    built = build_task(step.task, reader, self._paths, last, at, step_seed, result)
+                else:
+                    builder = PipelineBuilder(self._paths, reader)
+                    if step.pipeline is not None:
+                        drawing = builder.build(
+                            step, last, at, place_prefix, step_seed, result, sharing
+                        )
+                        sharing.add(step, last, drawing, at, reader)
+                    else:
+                        drawing = builder.refer(step, last, at, result, sharing)
+                    built = drawing
+            if built is not None:
+                known = {
+                    "seed_drawn": built.seed == self._drawn_seed,
+                    "file_stem": f"{document.id}-{step.name}.{index}",
+                    "rounds": rounds,
+                }
+                built = built.model_copy(update=known)
+                self.steps.append(built)
+                self._count(built, reader, at)
+            self._releases.note(step, self.steps, before, at, reader)
+            names[step.name] = last
+        return names[document.steps[-1].name] if document.steps else ""
+
+    def _count(self, step: Step, reader: ValueReader, at: Place) -> None:
+        """Note what the step makes, and whether it makes too much."""
+        if isinstance(step, TaskStep):
+            self._properties[step.name] = TASKS[step.command].keys
+        elif isinstance(step, PipelineStep):
+            self._properties[step.name] = output_fields(step.pipeline_class)
+        runs = self._iterations.add(step)
+        if runs > MAX_ITERATIONS:
+            message = f"Step '{step.name}' would run {runs} times; {MAX_ITERATIONS} at most."
+            reader.note(at, message, "It runs once for every combination of earlier results.")
+
+    def _substituted(
+        self, raw: RawDocument, given: Mapping[str, Any], place_prefix: Place
+    ) -> Substituted:
+        declared = raw.tree.get("variables", {})
+        # A value that equals the default is the document's own word, not the person's.
+        own = {name for name, value in given.items() if value == declared.get(name)}
+        typed = frozenset(given) - own
+        body = {key: value for key, value in raw.tree.items() if key not in NOT_SUBSTITUTED}
+        try:
+            tree = substitute(body, {**declared, **given}, typed=typed, given=typed)
+        except TooManyNodes:
+            raise InvalidWorkflow(
+                f"'{raw.path.name}' has more than {MAX_NODES} parts once its variables are"
+                " replaced; a workflow is a small document."
+            ) from None
+        self._nodes += tree.nodes
+        if self._nodes > MAX_NODES:
+            raise InvalidWorkflow(f"The sub-workflows have more than {MAX_NODES} parts together.")
+        for path, name in tree.undeclared:
+            message, hint = f"{NO_VALUE[0]} '{name}'.", nearest(name, declared)
+            problem(self.problems, (*place_prefix, *path), message, hint)
+        for path, name in tree.endless:
+            message = f"{NO_VALUE[1]} '{name}' leads back to itself."
+            problem(self.problems, (*place_prefix, *path), message)
+        for path, message in raw.wrong_constants:
+            problem(self.problems, (*place_prefix, *path), message)
+        # A variable whose default holds such a constant has no value wherever it stands.
+        unset = {path[1] for path, _ in raw.wrong_constants if path[0] == "variables"}
+        unset_at = [(path, name) for path, name in tree.references.items() if name in unset]
+        self._without_value += [
+            place((*place_prefix, *path))
+            for path, _ in (*tree.undeclared, *tree.endless, *raw.wrong_constants, *unset_at)
+        ]
+        return tree
+
+    def _add_child(
+        self,
+        raw: RawDocument,
+        step: StepDocument,
+        at: Place,
+        reader: ValueReader,
+        step_seed: int,
+        prefix: str,
+        above: tuple[Path, ...],
+        rounds: tuple[Rounds, ...],
+    ) -> str:
+        """Inline a sub-workflow; its steps are called `parent/child`."""
+        assert step.workflow is not None
+        where = (*at, "workflow")
+        if reader.is_typed((*where, "path")):
+            reader.note((*where, "path"), "An input cannot choose a sub-workflow.")
+            return ""
+        try:
+            path = child_path(raw.path, step.workflow.path)
+            if path in above or path == raw.path.resolve() or len(above) >= MAX_DEPTH:
+                raise InvalidWorkflow(f"'{path.name}' would run itself again without end.")
+            child = read_document(path)
+            specs = declared_inputs(child, deep=False)
+        except WorkbenchError as error:
+            inner = error.problems or (Problem(place="", message=error.message, hint=error.hint),)
+            self.problems += [_moved(found, (*where, "path")) for found in inner]
+            return ""
+        values: dict[str, Any] = {}
+        literals: dict[str, JsonValue] = {}
+        for name, argument in step.workflow.arguments.items():
+            value = reader.read(argument, (*where, "arguments", name), handed_down=True)
+            if isinstance(value, LiteralValue):
+                literals[name] = value.value
+            else:
+                values[name] = value
+        known = {spec.name for spec in specs}
+        checked, wrong = check_inputs(specs, literals, self._paths.media)
+        origins = {name: reader.origin((*where, "arguments", name)) for name in literals}
+        for found in wrong:
+            name = found.place.removeprefix("inputs.")
+            at_parent = origins.get(name, (*where, "arguments", name))
+            self.problems.append(found.model_copy(update={"place": place(at_parent)}))
+        for name in values.keys() - known:
+            message = f"The sub-workflow has no variable '{name}'."
+            problem(self.problems, (*where, "arguments", name), message, nearest(name, known))
+        # What this workflow was handed itself is the same in all rounds of this step.
+        here = f"{place((*where, 'arguments'))}."
+        handed = tuple(
+            found for found in references_in(values.values()) if found.handed_at.startswith(here)
+        )
+        if handed:
+            rounds = (*rounds, Rounds(step=f"{prefix}{step.name}", references=handed))
+        return self.add(
+            child,
+            {**checked, **values},
+            origins,
+            seed=step_seed if child.tree.get("seed") is None else None,
+            prefix=f"{prefix}{step.name}/",
+            place_prefix=where,
+            above=(*above, raw.path.resolve()),
+            rounds=rounds,
+        )
+
+
+def _moved(found: Problem, prefix: Place) -> Problem:
+    if not prefix:
+        return found
+    where = f"{place(prefix)}.{found.place}" if found.place else place(prefix)
+    return found.model_copy(update={"place": where})
+
+
+def _moved_text(warning: str, prefix: Place) -> str:
+    return f"{place(prefix)}.{warning}" if prefix else warning

@@ -1,0 +1,212 @@
+"""Argument values: raw JSON of a document → the typed `Value`s of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import JsonValue
+
+from app.errors import Problem, nearest, shortened
+from app.media.files import SUFFIXES, MediaKind
+from app.settings import UrlSettings
+from app.workflow.inputs import media_kind
+from app.workflow.installed import names
+from app.workflow.plan_values import (
+    DTypeValue,
+    ListValue,
+    LiteralValue,
+    ObjectValue,
+    ResultValue,
+    Value,
+)
+from app.workflow.planning.media import media_value
+from app.workflow.planning.objects import built_value, is_built
+from app.workflow.problems import problem
+from app.workflow.references import Path as Place
+from app.workflow.references import parse, place
+
+MAX_NAME_LENGTH = 1000
+"""Of a reference to a result."""
+READY = get_args(get_args(Value)[0])
+"""The classes of values that are resolved already (handed in by a parent workflow)."""
+
+
+class ValueReader:
+    """Reads the values of one document's step; notes what is wrong and goes on."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        media: tuple[Path, ...],
+        urls: UrlSettings,
+        variables: Mapping[Place, str],
+        steps: Mapping[str, str],
+        properties: Mapping[str, tuple[str, ...]],
+        literal: frozenset[Place],
+        origins: Mapping[Place, Place],
+        problems: list[Problem],
+        warnings: list[str],
+    ) -> None:
+        self.folder = folder
+        self.problems = problems
+        self.warnings = warnings
+        self._media = media
+        self._urls = urls
+        self._variables = variables
+        """Which variable's value stands at a place."""
+        self._steps = steps
+        self._properties = properties
+        self._literal = literal
+        self._origins = origins
+
+    def is_typed(self, path: Place) -> bool:
+        """Whether what stands at this place is, or is part of, a person's own value."""
+        return self._typed_above(path) is not None
+
+    def origin(self, path: Place) -> Place:
+        """Where what stands at this place was given: an input, or the document itself."""
+        above = self._typed_above(path)
+        return path if above is None else self._origins[above]
+
+    def note(self, path: Place, message: str, hint: str = "") -> None:
+        """Note a problem: at the input where a person's value is wrong, else in the document."""
+        problem(self.problems, self.origin(path), message, hint)
+
+    def _typed_above(self, path: Place) -> Place | None:
+        local = self._local(path)
+        places = (local[:length] for length in range(1, len(local) + 1))
+        return next((place for place in places if place in self._literal), None)
+
+    def read(self, value: Any, path: Place, *, handed_down: bool = False) -> Value:
+        """The value a document has at this place; a problem and None-literal where it is wrong."""
+        key = str(next(part for part in reversed(path) if isinstance(part, str)))
+        if isinstance(value, READY):
+            return value  # type: ignore[no-any-return]
+        typed = self.is_typed(path)
+        reference = None if typed else parse(value)
+        if reference is not None and reference.kind == "previous_result":
+            return self.result(reference.target, path, handed_down=handed_down)
+        kind = media_kind(key) or media_kind(self._variables.get(self._local(path), ""))
+        is_object = isinstance(value, dict)
+        if not typed and is_object and {"media_type", "location"} <= value.keys():
+            return self.media(value, path, kind or "image", handed_down=handed_down)
+        if kind is not None and (not is_object or "location" in value):
+            return self.media(value, path, kind, handed_down=handed_down)
+        if key == "dtype" or key.endswith(("_dtype", "_type")):
+            return self._name(key, value, path, typed)
+        if isinstance(value, dict) and not typed:
+            return self._object(value, path, handed_down)
+        if isinstance(value, list) and not typed:
+            items = tuple(
+                self.read(item, (*path, index), handed_down=handed_down)
+                for index, item in enumerate(value)
+            )
+            if _any_special(items):
+                return ListValue(items=items)
+            return LiteralValue(value=[_json(item) for item in items])
+        return LiteralValue(value=value)
+
+    def _object(self, value: dict[str, Any], path: Place, handed_down: bool) -> Value:
+        if is_built(value):
+            return built_value(self, value, path, handed_down=handed_down)
+        entries = {
+            key: self.read(item, (*path, key), handed_down=handed_down)
+            for key, item in value.items()
+        }
+        if _any_special(entries.values()):
+            return ObjectValue(entries=entries)
+        return LiteralValue(value={key: _json(entry) for key, entry in entries.items()})
+
+    def result(self, target: str, path: Place, *, handed_down: bool) -> Value:
+        """An exact step name first, else the longest one followed by a dot and a property."""
+        name = target[:MAX_NAME_LENGTH]
+        while name not in self._steps:
+            name, dot, _ = name.rpartition(".")
+            if not dot:
+                name = shortened(target.partition(".")[0])
+                self.note(path, f"There is no earlier step '{name}'.", nearest(name, self._steps))
+                return LiteralValue(value=None)
+        step, wanted = self._steps[name], target[len(name) :].lstrip(".")
+        known = self._properties.get(step, ())
+        if wanted and known and wanted not in known:
+            hint = nearest(wanted, known) or f"It makes: {', '.join(known)}."
+            self.note(path, f"Step '{name}' makes no '{wanted}'.", hint)
+        handed_at = place(path) if handed_down else ""
+        return ResultValue(step=step, property=wanted, handed_at=handed_at)
+
+    def media(
+        self, value: Any, path: Place, kind: MediaKind, *, handed_down: bool = False
+    ) -> Value:
+        """The file or URL a document names at this place; several where it is a list."""
+        if isinstance(value, READY):
+            return value  # type: ignore[no-any-return]
+        if value is None:
+            return LiteralValue(value=None)
+        typed = self.is_typed(path)
+        reference = None if typed else parse(value)
+        if reference is not None and reference.kind == "previous_result":
+            return self.result(reference.target, path, handed_down=handed_down)
+        if isinstance(value, dict) and not typed:
+            if "location" not in value:
+                return self._object(value, path, handed_down)
+            told = value.get("media_type", kind)
+            if isinstance(told, str) and told in SUFFIXES:
+                at = (*path, "location")
+                return self.media(value["location"], at, told, handed_down=handed_down)
+            offered = ", ".join(SUFFIXES)
+            self.note((*path, "media_type"), f"{told!r} is not one of: {offered}.")
+            return LiteralValue(value=None)
+        if isinstance(value, list):
+            read = (
+                self.media(item, (*path, i), kind, handed_down=handed_down)
+                for i, item in enumerate(value)
+            )
+            return ListValue(items=tuple(read))
+        return media_value(
+            value,
+            kind,
+            folder=self.folder,
+            inside=self._media if typed else (*self._media, self.folder),
+            urls=self._urls,
+            place=place(self.origin(path)),
+            note=lambda message, hint="": self.note(path, message, hint),
+        )
+
+    def _name(self, key: str, value: Any, path: Place, typed: bool) -> Value:
+        """The dialect's type rule: a dtype, or a braced plain string.
+
+        What a person typed is a plain string, with the braces or without, unless it names a dtype
+        of torch in full.
+        """
+        if not isinstance(value, str):
+            return LiteralValue(value=value)
+        text = names.unbraced(value)
+        if text is not None or (typed and not value.startswith("torch.")):
+            return LiteralValue(value=value if text is None else text)
+        if key.endswith("_type"):
+            self.note(path, f"'{value}' would name a class, which is not yet supported here.",
+                      f"For the plain text write '{{{value}}}'.")  # fmt: skip
+            return LiteralValue(value=None)
+        try:
+            return DTypeValue(dtype=names.dtype_name(value))
+        except names.UnknownName as error:
+            self.note(path, str(error))
+            return LiteralValue(value=None)
+
+    def _local(self, path: Place) -> Place:
+        """The path within its own document: from the last `steps` on."""
+        starts = [i for i, part in enumerate(path) if part == "steps" and i + 1 < len(path)]
+        starts = [i for i in starts if isinstance(path[i + 1], int)]
+        return path[starts[-1] :] if starts else path
+
+
+def _any_special(values: Any) -> bool:
+    return any(not isinstance(value, LiteralValue) for value in values)
+
+
+def _json(value: Value) -> JsonValue:
+    assert isinstance(value, LiteralValue)
+    return value.value

@@ -1,0 +1,63 @@
+"""Films for Qwen3-VL are prepared without torchvision as transformers prepares pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor
+
+from app.worker.loading.film_processor import CONFIG, Qwen3Films
+from app.worker.loading.processors import load_processor
+from tests.standins.parts import qwen_tokenizer
+
+HEIGHT, WIDTH, PATCH = 64, 96, 16
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+
+
+def films(folder: Path, **settings: object) -> Qwen3Films:
+    told = {"image_mean": MEAN, "image_std": STD, **settings}
+    (folder / CONFIG).write_text(json.dumps(told))
+    return Qwen3Films(folder)
+
+
+def frames(count: int) -> np.ndarray:
+    shape = (count, HEIGHT, WIDTH, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_a_still_film_has_the_patches_of_its_picture(tmp_path: Path):
+    picture = frames(1)[0]
+    size = {"shortest_edge": 1, "longest_edge": 10**6}
+    made = films(tmp_path, size=size)([np.stack([picture] * 2)], False, "pt")
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size=size, image_mean=MEAN, image_std=STD
+    )
+    expected = processor(images=[Image.fromarray(picture)], return_tensors="pt")
+    torch.testing.assert_close(made["pixel_values_videos"], expected["pixel_values"])
+    assert made["video_grid_thw"].tolist() == expected["image_grid_thw"].tolist()
+
+
+def test_films_are_made_as_large_as_they_have_to_be(tmp_path: Path):
+    size = {"shortest_edge": 4 * 128 * 128, "longest_edge": 10**6}
+    made = films(tmp_path, size=size)([frames(4), frames(5)], False, "pt")
+    four, five = made["video_grid_thw"].tolist()
+    assert four[1] * four[2] * PATCH**2 * 4 >= size["shortest_edge"]
+    # A fifth frame is shown twice: patches hold two.
+    assert (four[0], five[0]) == (2, 3)
+    assert len(made["pixel_values_videos"]) == sum(t * h * w for t, h, w in (four, five))
+
+
+def test_a_processor_has_it_where_torchvision_is_missing(tmp_path: Path):
+    qwen_tokenizer().save_pretrained(tmp_path)
+    Qwen2VLImageProcessorPil(patch_size=PATCH).save_pretrained(tmp_path)
+    films(tmp_path, temporal_patch_size=2)
+    processor = load_processor(Qwen3VLProcessor, tmp_path)
+    assert isinstance(processor, Qwen3VLProcessor)
+    made = processor.video_processor(
+        videos=[frames(4)], do_sample_frames=False, return_tensors="pt"
+    )
+    assert made["video_grid_thw"].shape == (1, 3)

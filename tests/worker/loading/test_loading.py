@@ -1,0 +1,351 @@
+"""From a model's folder to a pipeline: what is found, what is refused, what is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.protocol import Loading
+from app.worker.loading.load import Part, find_parts
+from app.workflow.fingerprint import tensor_bytes
+from tests.worker.bench import SHAPES, Bench, document, step
+
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+NO_CHECKER = {"safety_checker": None}
+ON_MODEL = document(step(model="model"))
+
+
+def found(bench: Bench, **changes: Any) -> dict[str, Part]:
+    """The parts of a step on `model`, by name."""
+    plan = bench.plan(document(step(model="model", **changes)))
+    return {part.name: part for part in find_parts(plan.steps[0]).parts}
+
+
+def edit_index(model: Path, **entries: Any) -> None:
+    path = model / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+# --- what a model is made of ---------------------------------------------------------------------
+
+
+def test_the_index_names_the_parts_and_their_classes(bench: Bench, model: Path):
+    parts = found(bench)
+    assert {name: part.component_class.__name__ for name, part in parts.items()} == {
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "unet": "UNet2DConditionModel",
+        "scheduler": "PNDMScheduler",
+        "safety_checker": "StableDiffusionSafetyChecker",
+        "feature_extractor": "CLIPImageProcessorPil",
+    }
+    assert parts["unet"].title == "unet of model (float32)"
+    assert parts["unet"].folder == model / "unet"
+
+
+def test_what_the_document_sets_to_null_is_not_loaded(bench: Bench, model: Path):
+    loading = {**NO_CHECKER, "feature_extractor": None}
+    assert not {"safety_checker", "feature_extractor"} & set(found(bench, loading=loading))
+    pipeline = bench.assembled(document(step(model="model", loading=loading)))
+    assert pipeline.safety_checker is None
+    assert pipeline.feature_extractor is None
+    assert pipeline.config.requires_safety_checker is False
+
+
+def test_what_the_document_sets_to_null_need_not_even_be_there(bench: Bench, model: Path):
+    shutil.rmtree(model / "safety_checker")
+    assert "is missing" in bench.refused(ON_MODEL).hint
+    bench.assembled(document(step(model="model", loading=NO_CHECKER)))
+
+
+def test_what_the_index_sets_to_null_is_not_loaded(bench: Bench, model: Path):
+    edit_index(model, safety_checker=[None, None])
+    assert "safety_checker" not in found(bench)
+    assert bench.assembled(document(step(model="model"))).safety_checker is None
+
+
+def test_what_a_pipeline_can_do_without_may_be_missing_from_the_index(bench: Bench, model: Path):
+    path = model / "model_index.json"
+    index = json.loads(path.read_text())
+    del index["safety_checker"]
+    path.write_text(json.dumps(index))
+    assert bench.assembled(document(step(model="model"))).safety_checker is None
+
+
+def test_a_pipeline_that_needs_more_than_the_model_has_is_refused_before_anything_is_loaded(
+    bench: Bench, model: Path
+):
+    shutil.rmtree(model / "unet")
+    error = bench.refused(document(step(model="model", kind="3")))
+    assert error.message == "'model' has no transformer, which StableDiffusion3Pipeline needs."
+    assert error.hint == "It is a model for StableDiffusionPipeline."
+
+
+def test_the_general_pipeline_class_stands_for_the_one_the_index_names(bench: Bench, model: Path):
+    wanted = step(model="model")
+    wanted["pipeline"]["configuration"]["component_type"] = "DiffusionPipeline"
+    pipeline = bench.assembled(document(wanted))
+    assert type(pipeline) is diffusers.StableDiffusionPipeline
+
+
+def test_a_plain_value_of_the_index_reaches_the_pipeline(bench: Bench, tmp_path: Path):
+    from tests.standins import build_sdxl
+
+    build_sdxl(tmp_path / "model")
+    edit_index(tmp_path / "model", force_zeros_for_empty_prompt=False)
+    pipeline = bench.assembled(document(step(model="model", kind="XL")))
+    assert pipeline.config.force_zeros_for_empty_prompt is False
+
+
+# --- components of their own ---------------------------------------------------------------------
+
+
+def test_a_component_block_brings_its_own_source_and_dtype(bench: Bench, model: Path):
+    block = {
+        "configuration": {"component_type": "AutoencoderKL"},
+        "from_pretrained_arguments": {
+            "model_name": SHAPES,
+            "subfolder": "vae",
+            "torch_dtype": "torch.bfloat16",
+        },
+    }
+    own = bench.assembled(document(step(model="model", loading=NO_CHECKER)))
+    pipeline = bench.assembled(
+        document(step(model="model", loading=NO_CHECKER, blocks={"vae": block}))
+    )
+    assert (own.vae.dtype, pipeline.vae.dtype) == (torch.float32, torch.bfloat16)
+    assert pipeline.unet.dtype == torch.float32
+    weights = load_file(Path(SHAPES) / "vae" / DIFFUSERS_WEIGHTS)
+    for name, tensor in pipeline.vae.state_dict().items():
+        assert torch.equal(tensor, weights[name].bfloat16()), name
+
+
+def test_a_component_block_stands_in_for_a_folder_that_is_missing(bench: Bench, model: Path):
+    shutil.rmtree(model / "unet")
+    block = {
+        "configuration": {"component_type": "UNet2DConditionModel"},
+        "from_pretrained_arguments": {"model_name": SHAPES, "subfolder": "unet"},
+    }
+    assert found(bench, blocks={"unet": block})["unet"].title == "unet of shapes (float32)"
+
+
+def test_a_component_block_whose_subfolder_is_not_there_is_told(bench: Bench, model: Path):
+    block = {
+        "configuration": {"component_type": "AutoencoderKL"},
+        "from_pretrained_arguments": {"model_name": SHAPES, "subfolder": "vae_2"},
+    }
+    error = bench.refused(document(step(model="model", blocks={"vae": block})))
+    assert "has no folder for its vae" in error.message
+    assert "vae_2/ is missing" in error.hint
+
+
+def test_blocks_that_name_what_the_index_names_are_the_same_component(bench: Bench, model: Path):
+    block = {
+        "configuration": {"component_type": "AutoencoderKL"},
+        "from_pretrained_arguments": {"model_name": "model", "subfolder": "vae"},
+    }
+    assert found(bench)["vae"].key == found(bench, blocks={"vae": block})["vae"].key
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["os", "system"],
+        ["os", "PathLike"],
+        ["subprocess", "Popen"],
+        ["builtins", "object"],
+        ["planted", "Component"],
+        ["diffusers_modules.local.planted", "Component"],
+        ["transformers", "pipeline"],
+        ["diffusers", "NoSuchModel"],
+        ["diffusers", None],
+        ["diffusers"],
+        [["diffusers"], "AutoencoderKL"],
+        [],
+    ],
+    ids=str,
+)
+def test_only_classes_of_diffusers_and_transformers_are_taken_and_nothing_else_is_imported(
+    bench: Bench, model: Path, monkeypatch: pytest.MonkeyPatch, entry: list[Any]
+):
+    trace = model / "trace"
+    for folder in (model, model / "unet"):
+        (folder / "planted.py").write_text(f"open({str(trace)!r}, 'w')\nclass Component: pass\n")
+        monkeypatch.syspath_prepend(folder)
+    edit_index(model, unet=entry)
+    error = bench.refused(ON_MODEL)
+    assert "The unet of 'model'" in error.message
+    assert "not a class of diffusers or transformers" in error.message
+    assert not trace.exists()
+    assert "planted" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["system", "AutoencoderKL", "ModelMixin", "", None])
+def test_an_index_that_names_no_pipeline_is_refused(bench: Bench, model: Path, name: Any):
+    edit_index(model, _class_name=name)
+    wanted = step(model="model")
+    wanted["pipeline"]["configuration"]["component_type"] = "DiffusionPipeline"
+    assert "not a diffusers pipeline" in bench.refused(document(wanted)).message
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "7", "\x00"])
+def test_an_index_that_is_none_is_refused(bench: Bench, model: Path, content: str):
+    (model / "model_index.json").write_text(content)
+    error = bench.refused(ON_MODEL)
+    assert error.message == "'model' is not a diffusers model."
+    assert "model_index.json" in error.hint
+
+
+def test_a_folder_that_is_missing_is_named(bench: Bench, model: Path):
+    shutil.rmtree(model / "unet")
+    error = bench.refused(ON_MODEL)
+    assert error.message == "'model' has no folder for its unet."
+    assert error.hint == "The model is incomplete: unet/ is missing."
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"<html>not a model</html>"])
+def test_weights_that_are_none_are_refused_before_anything_is_loaded(
+    bench: Bench, model: Path, content: bytes
+):
+    (model / "unet" / DIFFUSERS_WEIGHTS).write_bytes(content)
+    ended = bench.run(document(step(model="model"))).terminal
+    assert ended.type == "run_failed"
+    assert (ended.error.kind, ended.error.message) == (
+        "LoadError",
+        "The weights of the unet of 'model' cannot be read.",
+    )
+    assert bench.runner.residency.entries == ()
+
+
+def test_weights_that_end_too_early_are_refused(bench: Bench, model: Path):
+    weights = model / "unet" / DIFFUSERS_WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert bench.refused(ON_MODEL).message == "The unet of 'model' could not be loaded."
+
+
+def test_pickled_weights_are_not_loaded(bench: Bench, model: Path):
+    weights = model / "unet" / DIFFUSERS_WEIGHTS
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    assert bench.refused(ON_MODEL).message == "The unet of 'model' could not be loaded."
+
+
+def test_a_broken_configuration_is_told_with_its_component(bench: Bench, model: Path):
+    (model / "text_encoder" / "config.json").write_text("{")
+    assert bench.refused(ON_MODEL).message == "The text_encoder of 'model' could not be loaded."
+
+
+def test_what_was_loaded_before_a_broken_component_is_kept(bench: Bench, model: Path):
+    (model / "scheduler" / "scheduler_config.json").write_text("{")
+    assert bench.run(document(step(model="model"))).terminal.type == "run_failed"
+    held = [entry.title for entry in bench.runner.residency.entries]
+    assert "unet of model (float32)" in held
+    assert not any(title.startswith("scheduler") for title in held)
+
+
+# --- bytes, dtypes, variants ---------------------------------------------------------------------
+
+
+def header_bytes(*files: Path) -> int:
+    return sum(map(tensor_bytes, files))
+
+
+def test_the_bytes_told_are_those_of_the_tensors_in_the_files(bench: Bench, model: Path):
+    parts = found(bench)
+    told = {name: part.weight_bytes for name, part in parts.items()}
+    assert told == {name: header_bytes(*(model / name).glob("*.safetensors")) for name in parts}
+    unet = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
+    assert told["unet"] == sum(tensor.nbytes for tensor in unet.state_dict().values())
+    assert told["scheduler"] == told["tokenizer"] == 0
+
+
+def test_loading_tells_each_component_before_and_after(bench: Bench, model: Path):
+    events = bench.run(document(step(model="model", loading=NO_CHECKER))).events
+    loads = [event for event in events if isinstance(event, Loading)]
+    parts = found(bench, loading=NO_CHECKER)
+    assert [event.component for event in loads[::2]] == list(parts)
+    assert [event.component for event in loads[1::2]] == list(parts)
+    done = 0
+    for before, after in zip(loads[::2], loads[1::2], strict=True):
+        assert before.loaded_bytes == done
+        done += parts[before.component].weight_bytes
+        assert after.loaded_bytes == done
+    assert {event.total_bytes for event in loads} == {done}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_dtype_is_obeyed_by_components_of_both_libraries(bench: Bench, model: Path, dtype: str):
+    loading = {**NO_CHECKER, "torch_dtype": f"torch.{dtype}"}
+    pipeline = bench.assembled(document(step(model="model", loading=loading)))
+    for component in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        floating = {p.dtype for p in component.parameters() if p.is_floating_point()}
+        assert floating == {getattr(torch, dtype)}, type(component).__name__
+
+
+def test_without_a_dtype_weights_of_half_precision_become_float32(bench: Bench, model: Path):
+    weights = model / "unet" / DIFFUSERS_WEIGHTS
+    halved = {name: tensor.half() for name, tensor in load_file(weights).items()}
+    save_file(halved, weights, {"format": "pt"})
+    pipeline = bench.assembled(document(step(model="model", loading=NO_CHECKER)))
+    assert pipeline.unet.dtype == torch.float32
+
+
+def test_a_loaded_component_is_in_eval_mode(bench: Bench, model: Path):
+    pipeline = bench.assembled(document(step(model="model")))
+    assert not any(
+        component.training for component in (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    )
+
+
+def test_a_variant_is_loaded_where_a_component_has_one_and_else_the_plain_weights(
+    bench: Bench, model: Path
+):
+    plain = model / "unet" / DIFFUSERS_WEIGHTS
+    of_variant = plain.with_name("diffusion_pytorch_model.fp16.safetensors")
+    zeros = {name: torch.zeros_like(tensor).half() for name, tensor in load_file(plain).items()}
+    save_file(zeros, of_variant, {"format": "pt"})
+    loading = {**NO_CHECKER, "variant": "fp16"}
+
+    parts = found(bench, loading=loading)
+    # Halves, loaded as float32.
+    assert parts["unet"].weight_bytes == 2 * header_bytes(of_variant)
+    assert parts["vae"].weight_bytes == header_bytes(model / "vae" / DIFFUSERS_WEIGHTS)
+    pipeline = bench.assembled(document(step(model="model", loading=loading)))
+    assert not any(p.any() for p in pipeline.unet.parameters())
+    assert any(p.any() for p in pipeline.vae.parameters())
+    plainly = bench.assembled(document(step(model="model", loading=NO_CHECKER)))
+    assert any(p.any() for p in plainly.unet.parameters())
+
+
+def test_a_variant_of_a_text_encoder_is_loaded_too(bench: Bench, model: Path):
+    plain = model / "text_encoder" / "model.safetensors"
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in load_file(plain).items()}
+    save_file(zeros, plain.with_name("model.fp16.safetensors"), {"format": "pt"})
+    loading = {**NO_CHECKER, "variant": "fp16"}
+    pipeline = bench.assembled(document(step(model="model", loading=loading)))
+    assert not any(p.any() for p in pipeline.text_encoder.parameters())
+
+
+def test_weights_in_several_files_are_counted_and_loaded_whole(bench: Bench, model: Path):
+    whole = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
+    before = found(bench)["unet"].weight_bytes
+    (model / "unet" / DIFFUSERS_WEIGHTS).unlink()
+    whole.save_pretrained(model / "unet", max_shard_size="100KB")
+    shards = list((model / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    assert found(bench)["unet"].weight_bytes == before == header_bytes(*shards)
+    again = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name

@@ -1,0 +1,325 @@
+"""Quantised components: loaded by their quantiser, counted as they are held, drawn with alike."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from app.errors import LoadError
+from app.protocol import StepProgress
+from app.worker.device import Device
+from app.worker.loading.load import known_part
+from app.worker.loading.quantising import held_bytes
+from app.worker.loading.weights import _from_pretrained
+from app.workflow.models.quantised import component_bytes
+from app.workflow.plan_sources import ModelSource
+from app.workflow.planning.quantisers import QUANTISERS, quantisation
+from tests.doubles.accelerator import Accelerator
+from tests.engines import run, started_engine
+from tests.standins import build_flux
+from tests.standins.lora import build_lora
+from tests.worker.bench import Bench, Document, document, same
+
+pytestmark = [
+    # Said by the libraries of themselves, on import or when a quantiser is made.
+    pytest.mark.filterwarnings("ignore:.Quanto.* is deprecated:FutureWarning"),
+]
+QUANTISED: dict[str, tuple[str, Document]] = {
+    "nf4": (
+        "BitsAndBytesConfig",
+        {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "{nf4}",
+            "bnb_4bit_compute_dtype": "torch.bfloat16",
+        },
+    ),
+    "bnb-int8": ("BitsAndBytesConfig", {"load_in_8bit": True}),
+    "torchao-int8": ("TorchAoConfig", {"quant_type": "torchao.quantization.Int8WeightOnlyConfig"}),
+    "torchao-float8": ("TorchAoConfig", {"quant_type": "float8wo"}),
+    "sdnq-uint4": ("sdnq.SDNQConfig", {"weights_dtype": "{uint4}", "minimum_allowed_numel": 1}),
+    "sdnq-int8": ("sdnq.SDNQConfig", {"weights_dtype": "{int8}", "minimum_allowed_numel": 1}),
+    "sdnq-int8-svd": (
+        "sdnq.SDNQConfig",
+        {"weights_dtype": "{int8}", "use_svd": True, "svd_rank": 4, "minimum_allowed_numel": 1},
+    ),
+    "quanto-int8": ("QuantoConfig", {"weights_dtype": "{int8}"}),
+}
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "flux"
+    build_flux(folder, head_dim=32)
+    return folder
+
+
+def quantised(
+    flux: Path, how: str | None, component: str = "transformer", **changes: Any
+) -> Document:
+    """A picture drawn with one component quantised."""
+    classes = {
+        "transformer": "FluxTransformer2DModel",
+        "text_encoder_2": "transformers.T5EncoderModel",
+    }
+    dtype = {"torch_dtype": "torch.bfloat16"}
+    block: Document = {
+        "configuration": {"component_type": classes[component]},
+        "from_pretrained_arguments": {"model_name": str(flux), "subfolder": component, **dtype},
+    }
+    if how is not None:
+        config_type, arguments = QUANTISED[how]
+        block["quantization_config"] = {
+            "configuration": {"config_type": config_type},
+            "arguments": arguments,
+        }
+    return {
+        "name": "draw",
+        "pipeline": {
+            "configuration": {"component_type": "FluxPipeline"},
+            "from_pretrained_arguments": {"model_name": str(flux), **dtype},
+            component: block,
+            "arguments": {
+                "prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2,
+            },
+            **changes,
+        },
+        "result": {"content_type": "image/png"},
+    }  # fmt: skip
+
+
+def held(bench: Bench, name: str) -> Any:
+    """The one held component whose title begins so."""
+    [entry] = [e for e in bench.runner.residency.entries if e.title.startswith(f"{name} of")]
+    return entry
+
+
+@pytest.mark.parametrize("how", QUANTISED)
+def test_a_quantised_transformer_draws_warm_as_cold_and_is_counted_as_it_is_held(
+    how: str, flux: Path, bench: Bench
+):
+    whole = bench.run(document(quantised(flux, None)))
+    whole_bytes = held(bench, "transformer").weight_bytes
+    cold = bench.run(document(quantised(flux, how)))
+    assert not same(cold, whole)
+    entry = held(bench, "transformer")
+    # Quantisers keep a little more from the first call on.
+    assert entry.weight_bytes == pytest.approx(held_bytes(entry.component), rel=0.05)
+    assert entry.weight_bytes < whole_bytes
+    warm = bench.run(document(quantised(flux, how)))
+    assert warm.success.loaded == ()
+    assert same(cold, warm)
+    bench.free()
+    again = bench.run(document(quantised(flux, how)))
+    assert any(title.startswith("transformer of flux") for title in again.success.loaded)
+    assert same(cold, again)
+
+
+@pytest.mark.parametrize("how", ["nf4", "bnb-int8", "torchao-int8", "sdnq-uint4", "quanto-int8"])
+def test_a_text_encoder_of_transformers_is_quantised_by_the_same_names(
+    how: str, flux: Path, bench: Bench
+):
+    cold = bench.run(document(quantised(flux, how, "text_encoder_2")))
+    assert held(bench, "text_encoder_2").component.hf_quantizer is not None
+    assert same(cold, bench.run(document(quantised(flux, how, "text_encoder_2"))))
+
+
+def test_another_quantisation_is_another_component_and_the_same_one_is_not(
+    flux: Path, bench: Bench
+):
+    documents = {
+        how: bench.plan(bench.write(document(quantised(flux, how)), how))
+        for how in ("nf4", "sdnq-uint4")
+    }
+    first = bench.run(documents["nf4"])
+    other = bench.run(documents["sdnq-uint4"])
+    assert list(other.success.loaded) == ["transformer of flux (bfloat16, SDNQ uint4)"]
+    back = bench.run(documents["nf4"])
+    assert back.success.loaded == ()
+    assert same(first, back)
+    assert not same(first, other)
+    twice = quantised(flux, "nf4") | {"name": "again"}
+    both = bench.run(document(quantised(flux, "nf4"), twice))
+    assert both.success.loaded == ()
+
+
+@pytest.mark.parametrize("how", QUANTISED)
+def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: Path):
+    """Of a model most of whose weights are in layers that are quantised, as real ones are."""
+    folder = tmp_path / "wide"
+    wide = FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=128,
+        num_attention_heads=2, joint_attention_dim=256, pooled_projection_dim=256,
+    )  # fmt: skip
+    wide.to(torch.bfloat16).save_pretrained(folder)
+    config_type, arguments = QUANTISED[how]
+    quantiser = QUANTISERS[config_type.rpartition(".")[2]]
+    wanted = quantisation(quantiser, arguments)
+    part = known_part(
+        "transformer",
+        FluxTransformer2DModel,
+        folder,
+        "bfloat16",
+        ModelSource(model="wide", folder=str(folder)),
+        wanted,
+    )
+    loaded = _from_pretrained(part, Device("cpu"))
+    assert part.weight_bytes == pytest.approx(held_bytes(loaded), rel=0.1)
+    assert part.weight_bytes == component_bytes(folder, None, "bfloat16", wanted)
+
+
+@pytest.mark.parametrize("how", ["nf4", "torchao-int8", "sdnq-int8"])
+def test_a_lora_on_quantised_weights_leaves_nothing_behind(
+    how: str, flux: Path, tmp_path: Path, bench: Bench
+):
+    build_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
+    lora = {"model_name": str(tmp_path / "lora"), "weight_name": "drawing.safetensors"}
+    without = bench.run(bench.plan(bench.write(document(quantised(flux, how)), "without")))
+    drawing = bench.plan(bench.write(document(quantised(flux, how, loras=[lora])), "with"))
+    adapted = bench.run(drawing)
+    assert adapted.success.loaded == ()
+    assert not same(without, adapted)
+    assert same(without, bench.run(bench.plan(bench.folder / "without.json")))
+    assert same(adapted, bench.run(drawing))
+
+
+def test_a_lora_that_diffusers_cannot_put_on_packed_weights_says_what_would_do(
+    flux: Path, tmp_path: Path, bench: Bench
+):
+    build_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
+    lora = {"model_name": str(tmp_path / "lora"), "weight_name": "drawing.safetensors"}
+    ended = bench.run(document(quantised(flux, "sdnq-uint4", loras=[lora]))).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.kind == "LoadError"
+    assert "weights of 8 bits or another quantiser may take it" in ended.error.hint
+    # Nothing of it is left.
+    plain = document(quantised(flux, "sdnq-uint4"))
+    again = bench.run(plain)
+    bench.free()
+    assert same(again, bench.run(plain))
+
+
+def test_a_run_is_right_after_one_was_cancelled_in_a_quantised_denoiser(flux: Path, bench: Bench):
+    wanted = document(quantised(flux, "sdnq-uint4"))
+    cold = bench.run(wanted)
+    bench.when = lambda event: (
+        bench.cancel(event.run_id) if isinstance(event, StepProgress) else None
+    )
+    assert bench.run(wanted).terminal.type == "run_cancelled"
+    bench.when = lambda _event: None
+    after = bench.run(wanted)
+    assert after.success.loaded == ()
+    assert same(cold, after)
+
+
+def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_back(
+    flux: Path, tmp_path: Path
+):
+    device = Accelerator()
+    bench = Bench(tmp_path, device)
+    cold = bench.run(document(quantised(flux, "sdnq-uint4")))
+    entry = held(bench, "transformer")
+    assert entry.place == "device"
+    assert ("FluxTransformer2DModel", "device") not in device.moves
+    bench.runner.placement.leave_device([entry.key], "for the test")
+    assert (entry.place, entry.bytes_in("ram")) == ("ram", entry.weight_bytes)
+    warm = bench.run(document(quantised(flux, "sdnq-uint4")))
+    assert warm.success.loaded == ()
+    assert same(cold, warm)
+
+
+@pytest.mark.parametrize("how", ["nf4", "bnb-int8", "torchao-int8", "sdnq-uint4", "quanto-int8"])
+def test_beside_an_accelerator_quantised_weights_take_turns_with_the_others(
+    how: str, flux: Path, tmp_path: Path
+):
+    """Model offload brings each component back to RAM; the next run takes it from there."""
+    bench = Bench(tmp_path, Accelerator())
+    wanted = quantised(flux, how)
+    apart = bench.run(bench.plan(bench.write(document(wanted), "apart")))
+    wanted["pipeline"]["configuration"]["offload"] = "model"
+    turns = bench.plan(bench.write(document(wanted), "turns"))
+    cold = bench.run(turns)
+    assert cold.success.loaded == ()
+    assert held(bench, "transformer").place == "ram"
+    assert same(apart, cold)
+    assert same(cold, bench.run(turns))
+    assert same(apart, bench.run(bench.plan(bench.folder / "apart.json")))
+
+
+def test_what_was_quantised_before_it_was_published_is_loaded_as_it_is(
+    flux: Path, tmp_path: Path, bench: Bench
+):
+    whole = bench.run(document(quantised(flux, None)))
+    bench.run(document(quantised(flux, "sdnq-uint4")))
+    published = shutil.copytree(flux, tmp_path / "published")
+    shutil.rmtree(published / "transformer")
+    held(bench, "transformer").component.save_pretrained(published / "transformer")
+    bench.free()
+    cold = bench.run(document(quantised(published, None)))
+    entry = held(bench, "transformer")
+    assert entry.component.hf_quantizer is not None
+    assert entry.weight_bytes == held_bytes(entry.component)
+    assert not same(whole, cold)
+    bench.free()
+    assert same(cold, bench.run(document(quantised(published, None))))
+    # What it was quantised with stays, whatever else the document asks for.
+    assert bench.run(document(quantised(published, "nf4"))).success.loaded == ()
+
+
+def test_weights_quantised_by_something_unknown_are_refused_by_its_name(flux: Path, tmp_path: Path):
+    """Those of a model that was not on this machine when its workflow was planned."""
+    published = shutil.copytree(flux / "transformer", tmp_path / "transformer")
+    config = published / "config.json"
+    stored = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "svdquant"}}
+    config.write_text(json.dumps(stored))
+    source = ModelSource(model="owner/name")
+    with pytest.raises(LoadError, match="'svdquant', which is not supported"):
+        known_part("transformer", FluxTransformer2DModel, published, "bfloat16", source)
+
+
+def test_sdnq_optimize_is_left_aloud_where_there_is_no_gpu(
+    flux: Path, bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    plain = bench.run(document(quantised(flux, "sdnq-uint4")))
+    wanted = quantised(flux, "sdnq-uint4")
+    wanted["pipeline"]["configuration"]["sdnq_optimize"] = ["transformer"]
+    optimised = bench.run(document(wanted))
+    assert optimised.success.loaded == ()
+    assert same(plain, optimised)
+    assert "sdnq_optimize is skipped: it needs a GPU and triton" in caplog.text
+    wanted["pipeline"]["configuration"]["sdnq_optimize"] = ["transfomer"]
+    error = bench.refused(document(wanted))
+    assert error.hint == "Did you mean 'transformer'?"
+
+
+def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux: Path):
+    """What a GPU is needed for is that it is worth it."""
+    quantiser = QUANTISERS["SDNQConfig"]
+    wanted = quantisation(quantiser, QUANTISED["sdnq-uint4"][1])
+    source = ModelSource(model="flux", folder=str(flux))
+    part = known_part(
+        "transformer", FluxTransformer2DModel, flux / "transformer", "bfloat16", source, wanted
+    )
+    loaded = _from_pretrained(part._replace(sdnq_matmul=True), Device("cpu"))
+    layers = [m.sdnq_dequantizer for m in loaded.modules() if hasattr(m, "sdnq_dequantizer")]
+    assert layers
+    assert all(layer.use_quantized_matmul for layer in layers)
+
+
+def test_no_code_of_the_hub_is_run_because_a_package_for_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A `kernels` that would tell: bitsandbytes imports it on CPUs that have AVX512-BF16."""
+    package = tmp_path / "installed" / "kernels"
+    package.mkdir(parents=True)
+    told = tmp_path / "imported"
+    (package / "__init__.py").write_text(f"open({str(told)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(package.parent)
+    with started_engine(tmp_path / "outputs") as engine:
+        assert run(engine, Bench(tmp_path).write(document())).success
+    assert not told.exists()

@@ -1,0 +1,206 @@
+"""Components whose weights are in one file: GGUF, safetensors, and what may hold code."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.settings import PathSettings
+from app.worker.loading.quantising import held_bytes
+from app.workflow.planning.planner import make_plan
+from tests.standins import build_flux
+from tests.standins.checkpoint import build_checkpoint
+from tests.standins.gguf import build_gguf
+from tests.worker.bench import Bench, Document, document, same, step
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "flux"
+    build_flux(folder)
+    return folder
+
+
+def drawing(flux: Path, file: str | Path | None, **loading: Any) -> Document:
+    """A picture drawn with the transformer of this file; None: with the model's own."""
+    block: Document = {
+        "configuration": {"component_type": "FluxTransformer2DModel"},
+        "from_pretrained_arguments": {"from_single_file": str(file), **loading},
+    }
+    return {
+        "name": "draw",
+        "pipeline": {
+            "configuration": {"component_type": "FluxPipeline"},
+            "from_pretrained_arguments": {"model_name": str(flux)},
+            **({} if file is None else {"transformer": block}),
+            "arguments": {
+                "prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2,
+            },
+        },
+        "result": {"content_type": "image/png"},
+    }  # fmt: skip
+
+
+def transformer(bench: Bench) -> Any:
+    [entry] = [e for e in bench.runner.residency.entries if e.title.startswith("transformer of")]
+    return entry
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_a_gguf_file_draws_warm_as_cold_and_is_held_as_it_lies(
+    kind: str, flux: Path, tmp_path: Path, bench: Bench
+):
+    file = tmp_path / f"flux-{kind}.gguf"
+    build_gguf(flux / "transformer", file, kind)
+    wanted = document(drawing(flux, file))
+    whole = bench.run(bench.plan(bench.write(document(drawing(flux, None)), "whole")))
+    bench.free()
+    cold = bench.run(wanted)
+    assert cold.success.loaded[-1] == f"transformer of flux-{kind}.gguf (float32, GGUF)"
+    assert not same(whole, cold)
+    entry = transformer(bench)
+    assert entry.weight_bytes == held_bytes(entry.component) < file.stat().st_size
+    assert bench.run(wanted).success.loaded == ()
+    bench.free()
+    assert same(cold, bench.run(wanted))
+
+
+def test_the_same_weights_in_a_file_and_in_a_folder_draw_the_same(
+    flux: Path, tmp_path: Path, bench: Bench
+):
+    file = shutil.copy(flux / "transformer" / WEIGHTS, tmp_path / "flux.safetensors")
+    whole = bench.run(bench.plan(bench.write(document(drawing(flux, None)), "whole")))
+    wanted = bench.plan(bench.write(document(drawing(flux, file)), "file"))
+    cold = bench.run(wanted)
+    assert cold.success.loaded == ("transformer of flux.safetensors (float32)",)
+    assert same(whole, cold)
+    bench.free()
+    again = bench.run(wanted)
+    assert same(whole, again)
+    # It came back without its library: its weights were the pages of the file.
+    assert transformer(bench).origin.is_whole
+
+
+def test_weights_of_a_file_in_another_dtype_are_kept_converted(
+    flux: Path, tmp_path: Path, bench: Bench
+):
+    file = shutil.copy(flux / "transformer" / WEIGHTS, tmp_path / "flux.safetensors")
+    block = document(drawing(flux, file, torch_dtype="torch.bfloat16"))
+    block["steps"][0]["pipeline"]["from_pretrained_arguments"]["torch_dtype"] = "torch.bfloat16"
+    cold = bench.run(block)
+    bench.runner.clean_up()
+    assert transformer(bench).origin.is_whole
+    assert same(cold, bench.run(block))
+    bench.free()
+    assert same(cold, bench.run(block))
+
+
+def test_a_file_says_whose_configuration_it_has(flux: Path, tmp_path: Path, bench: Bench):
+    """Of two models that differ in their configuration alone, the one that is named."""
+    other = tmp_path / "schnell"
+    build_flux(other, guidance_embeds=False)
+    file = shutil.copy(other / "transformer" / WEIGHTS, tmp_path / "schnell.safetensors")
+    named = document(drawing(flux, file, config=str(other), subfolder="transformer"))
+    assert bench.run(named).success
+    assert not transformer(bench).component.config.guidance_embeds
+    error = bench.refused(document(drawing(flux, file, config=str(other), subfolder="vae")))
+    assert "transformer" in error.message
+
+
+def test_weights_that_may_hold_code_are_read_where_the_operator_allows_it(
+    flux: Path, tmp_path: Path, bench: Bench
+):
+    file = tmp_path / "flux.ckpt"
+    torch.save({"state_dict": load_file(flux / "transformer" / WEIGHTS)}, file)
+    path = bench.write(document(drawing(flux, file)))
+    allowing = PathSettings(media=(tmp_path,), allow_pickles=True)
+    drawn = bench.run(make_plan(path, {}, paths=allowing, seed=7))
+    assert same(drawn, bench.run(document(drawing(flux, None))))
+
+
+def test_code_in_weights_is_not_run_even_then(flux: Path, tmp_path: Path, bench: Bench):
+    class Harm:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "harmed",)
+
+    file = tmp_path / "flux.ckpt"
+    torch.save({"state_dict": Harm()}, file)
+    path = bench.write(document(drawing(flux, file)))
+    allowing = PathSettings(media=(tmp_path,), allow_pickles=True)
+    finished = bench.run(make_plan(path, {}, paths=allowing, seed=7))
+    assert finished.terminal.type == "run_failed"
+    assert not (tmp_path / "harmed").exists()
+
+
+# --- whole pipelines -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """The stand-in for Stable Diffusion in one file."""
+    file = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    build_checkpoint(tiny, file)
+    return file
+
+
+def from_checkpoint(checkpoint: Path, **loading: Any) -> Document:
+    wanted = step()
+    wanted["pipeline"]["from_pretrained_arguments"] = {
+        "from_single_file": str(checkpoint),
+        **loading,
+    }
+    return document(wanted)
+
+
+def test_a_whole_pipeline_in_one_file_draws_what_it_draws_from_its_folders(
+    checkpoint: Path, tiny: Path, bench: Bench
+):
+    folders = document(step(model=tiny, loading={"safety_checker": None}))
+    apart = bench.run(bench.plan(bench.write(folders, "folders")))
+    wanted = bench.plan(bench.write(from_checkpoint(checkpoint, config=str(tiny)), "file"))
+    cold = bench.run(wanted)
+    named = {title.partition(" ")[0] for title in cold.success.loaded if "safetensors" in title}
+    assert named == {"unet", "vae", "text_encoder"}
+    assert same(apart, cold)
+    assert bench.run(wanted).success.loaded == ()
+    bench.free()
+    assert same(cold, bench.run(wanted))
+
+
+def test_a_pipeline_in_one_file_may_have_components_of_its_own_and_share_them(
+    checkpoint: Path, tiny: Path, bench: Bench
+):
+    wanted = from_checkpoint(checkpoint, config=str(tiny))
+    wanted["steps"][0]["pipeline"]["vae"] = {
+        "configuration": {"component_type": "AutoencoderKL"},
+        "from_pretrained_arguments": {"model_name": str(tiny), "subfolder": "vae"},
+    }
+    loaded = bench.run(wanted).success.loaded
+    assert "vae of tiny (float32)" in loaded
+    assert "unet of tiny.safetensors (float32)" in loaded
+
+
+def test_whose_file_it_is_is_told_by_its_tensors(checkpoint: Path, tiny: Path, bench: Bench):
+    """A Stable Diffusion 1, whose configuration is looked for in the folders of models first."""
+    models = bench.folder / "models"
+    shutil.copytree(tiny, models / "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    path = bench.write(from_checkpoint(checkpoint))
+    plan = make_plan(path, {}, paths=PathSettings(models=(models,)), seed=7)
+    named = bench.plan(bench.write(from_checkpoint(checkpoint, config=str(tiny)), "named"))
+    assert same(bench.run(plan), bench.run(named))
+
+
+def test_without_its_configuration_the_sentence_says_whose_it_needs(
+    checkpoint: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    error = bench.refused(from_checkpoint(checkpoint))
+    assert "by its tensors it is a 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in error.message
+    assert "as 'config' beside 'from_single_file'" in error.hint

@@ -1,0 +1,240 @@
+"""Caches, backends and processors of attention are there for one call and gone after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import NucleusMoEImageTransformer2DModel
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+from app.errors import InvalidWorkflow
+from app.protocol import Event, RunCancelled, StepProgress
+from app.worker.device import Device
+from app.worker.loading.load import assemble, find_parts
+from app.worker.tuning.attention import cached
+from app.worker.tuning.tune import tuned
+from app.workflow.plan_settings import CacheSettings
+from tests.standins import build_flux
+from tests.worker.bench import Bench, Document, document, same, step
+
+CACHES = (
+    {"type": "first_block", "threshold": 100.0},
+    {"type": "taylorseer", "cache_interval": 3, "max_order": 1},
+    {"type": "faster"},
+    {"type": "mag", "threshold": 9.0, "retention_ratio": 0.0, "mag_ratios": "FLUX"},
+)
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flux of random weights. Not to be written to."""
+    folder = tmp_path_factory.mktemp("models") / "flux"
+    build_flux(folder)
+    return folder
+
+
+def drawn(flux: Path, **configuration: Any) -> Document:
+    wanted = step(model=flux, num_inference_steps=8, width=64, height=64)
+    wanted["pipeline"]["configuration"] = {"component_type": "FluxPipeline", **configuration}
+    return document(wanted, id="drawn")
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=lambda cache: str(cache["type"]))
+def test_a_cache_is_there_for_one_run_and_gone_after_it(
+    bench: Bench, flux: Path, cache: dict[str, Any]
+):
+    before = bench.run(bench.write(drawn(flux), "plain"))
+    cached = bench.run(bench.write(drawn(flux, cache=cache), "cached"))
+    after = bench.run(bench.write(drawn(flux), "plain"))
+    again = bench.run(bench.write(drawn(flux, cache=cache), "cached"))
+    assert cached.success.loaded == after.success.loaded == ()
+    assert not same(before, cached)
+    assert same(before, after)
+    assert same(cached, again)
+    assert same(cached, Bench(bench.folder).run(drawn(flux, cache=cache)))
+
+
+def test_a_remembered_result_knows_whether_it_was_cached(bench: Bench, flux: Path):
+    plain = bench.run(drawn(flux), fresh=False)
+    cached = bench.run(drawn(flux, cache=CACHES[0]), fresh=False)
+    assert not same(plain, cached)
+
+
+def test_a_run_cancelled_under_a_cache_leaves_nothing_of_it(bench: Bench, flux: Path):
+    before, cached = bench.run(drawn(flux)), bench.run(drawn(flux, cache=CACHES[0]))
+
+    def cancel_while_denoising(event: Event) -> None:
+        if isinstance(event, StepProgress) and event.done == 3:
+            bench.cancel(event.run_id)
+
+    bench.when = cancel_while_denoising
+    assert isinstance(bench.run(drawn(flux, cache=CACHES[0])).terminal, RunCancelled)
+    bench.when = lambda _event: None
+    assert same(before, bench.run(drawn(flux)))
+    assert same(cached, bench.run(drawn(flux, cache=CACHES[0])))
+
+
+def test_a_denoiser_without_a_cache_is_told(bench: Bench):
+    wanted = step()
+    wanted["pipeline"]["configuration"]["cache"] = {"type": "first_block"}
+    ended = bench.run(document(wanted)).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == "The denoiser of StableDiffusionPipeline has no cache."
+
+
+def test_a_cache_of_a_kind_that_is_not_supported_yet_is_named(bench: Bench, flux: Path):
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(drawn(flux, cache={"type": "sea"}))
+    (problem,) = caught.value.problems
+    assert problem.place == "steps[0].pipeline.configuration.cache"
+    assert problem.message.startswith("A 'cache' of type 'sea' is not yet supported, only")
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ({"type": "mag"}, "A 'mag' cache needs 'mag_ratios' of its model"),
+        ({"type": "mag", "mag_ratios": "wan"}, "There are no ratios 'wan', only flux or a list"),
+        ({"type": "mag", "calibrate": True, "max_skip_steps": -1}, "Input should be greater than"),
+    ],
+)
+def test_options_of_a_cache_are_checked_while_planning(
+    bench: Bench, flux: Path, cache: dict[str, Any], message: str
+):
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(drawn(flux, cache=cache))
+    (problem,) = caught.value.problems
+    assert problem.place.startswith("steps[0].pipeline.configuration.cache")
+    assert problem.message.startswith(message)
+
+
+def test_a_cache_of_another_denoiser_is_told(bench: Bench, flux: Path):
+    ended = bench.run(drawn(flux, cache={"type": "text_kv"})).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == (
+        "The denoiser of FluxPipeline has no cache of the kind 'text_kv'."
+    )
+
+
+def test_a_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path):
+    plain, cached = drawn(flux), drawn(flux, cache=CACHES[0])
+    bench.run(bench.write(plain, "plain"))
+    (denoiser,) = (e.component for e in bench.runner.residency.entries if "transformer" in e.title)
+    calls: list[object] = []
+    # What is skipped is the module's own call, under whatever hooks it has.
+    norm = denoiser.single_transformer_blocks[0].norm
+    handle = norm.register_forward_hook(lambda *_: calls.append(None))
+    counts = []
+    for wanted in (plain, cached, plain):
+        calls.clear()
+        bench.run(bench.write(wanted, "cached" if wanted is cached else "plain"))
+        counts.append(len(calls))
+    handle.remove()
+    assert counts[0] == counts[2] == 8
+    assert counts[1] < 8
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+def test_the_keys_of_a_text_are_computed_once_and_nothing_else_changes():
+    torch.manual_seed(0)
+    denoiser = NucleusMoEImageTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        axes_dims_rope=(4, 6, 6),
+        moe_enabled=False,
+    ).eval()
+    text = torch.randn(1, 3, 8)
+    calls: list[object] = []
+    projection = denoiser.transformer_blocks[0].encoder_proj
+    handle = projection.register_forward_hook(lambda *_: calls.append(None))
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            return denoiser(
+                hidden_states=torch.ones(1, 4, 4),
+                img_shapes=[(1, 2, 2)],
+                encoder_hidden_states=text,
+                encoder_hidden_states_mask=torch.ones(1, 3, dtype=torch.long),
+                timestep=torch.tensor([0.5]),
+            ).sample
+
+    whole = call()
+    calls.clear()
+    pipeline = SimpleNamespace(transformer=denoiser)
+    with cached(pipeline, CacheSettings(type="text_kv", options={}), "steps[0]"):
+        assert torch.equal(call(), whole)
+        assert torch.equal(call(), whole)
+        assert len(calls) == 1
+    call()
+    assert len(calls) == 2
+    handle.remove()
+
+
+# --- backends and processors ---------------------------------------------------------------------
+
+
+def assembled(bench: Bench, wanted: Document) -> tuple[Any, Any]:
+    """The document's step and its pipeline over what is held."""
+    bench.run(wanted)
+    planned = bench.plan(wanted).steps[0]
+    held = {entry.key: entry.component for entry in bench.runner.residency.entries}
+    return planned, assemble(planned, find_parts(planned), held)
+
+
+def test_a_backend_is_set_around_the_step_and_the_processs_own_is_back(bench: Bench, flux: Path):
+    before = _AttentionBackendRegistry._active_backend
+    planned, pipeline = assembled(bench, drawn(flux, attention_backend="_native_math"))
+    with tuned(pipeline, planned, Device("cpu")):
+        assert _AttentionBackendRegistry._active_backend.value == "_native_math"
+    assert _AttentionBackendRegistry._active_backend == before
+
+
+def test_a_backend_leaves_the_next_run_as_it_was(bench: Bench, flux: Path):
+    before = bench.run(bench.write(drawn(flux), "plain"))
+    bench.run(bench.write(drawn(flux, attention_backend="_native_math"), "math"))
+    assert same(before, bench.run(bench.write(drawn(flux), "plain")))
+
+
+def test_a_backend_whose_package_is_missing_is_told(bench: Bench, flux: Path):
+    ended = bench.run(drawn(flux, attention_backend="sage")).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == "The attention backend 'sage' cannot be used here."
+
+
+def test_a_backend_that_runs_code_of_the_hub_is_refused(bench: Bench, flux: Path):
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(drawn(flux, attention_backend="flash_hub"))
+    (problem,) = caught.value.problems
+    assert problem.place == "steps[0].pipeline.configuration.attention_backend"
+
+
+def processing(name: str) -> Document:
+    wanted = step()
+    wanted["pipeline"]["configuration"]["unet"] = {"attn_processor_type": name}
+    return document(wanted, id="processing")
+
+
+def test_processors_are_there_inside_and_the_models_own_after(bench: Bench):
+    name = "diffusers.models.attention_processor.AttnProcessor"
+    planned, pipeline = assembled(bench, processing(name))
+    own = dict(pipeline.unet.attn_processors)
+    with tuned(pipeline, planned, Device("cpu")):
+        kinds = {type(processor).__name__ for processor in pipeline.unet.attn_processors.values()}
+        assert kinds == {"AttnProcessor"}
+    assert pipeline.unet.attn_processors == own
+
+
+def test_only_known_processors_may_be_named(bench: Bench):
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(processing("os.AttnProcessor"))
+    (problem,) = caught.value.problems
+    assert problem.place == "steps[0].pipeline.configuration.unet.attn_processor_type"

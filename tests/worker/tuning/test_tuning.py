@@ -1,0 +1,250 @@
+"""Run-time settings are there for one call and gone after it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from app.protocol import Event, PhaseChanged, RunCancelled, StepProgress
+from app.worker.device import Device
+from app.worker.loading.load import assemble, find_parts
+from app.worker.tuning.tune import tuned
+from tests.engines import Finished
+from tests.worker.bench import SHAPES, Bench, Document, document, pixels, same, step
+
+OUTLINE = Path(SHAPES) / "outline"
+PLAIN = document(step(), id="plain")
+
+
+def outlined(scale: float = 1.0, model: str | Path = OUTLINE, **lora: Any) -> Document:
+    """The plain drawing, with a LoRA."""
+    loras = [{"model_name": str(model), "scale": scale, **lora}]
+    return document(step(blocks={"loras": loras}), id="outlined")
+
+
+# --- LoRA ----------------------------------------------------------------------------------------
+
+
+def test_a_lora_is_there_for_one_run_and_gone_after_it(bench: Bench):
+    before = bench.run(PLAIN)
+    with_lora = bench.run(outlined())
+    after = bench.run(PLAIN)
+    assert with_lora.success.loaded == after.success.loaded == ()
+    assert not same(before, with_lora)
+    assert same(before, after)
+    assert same(with_lora, bench.run(outlined()))
+
+
+def test_its_scale_counts(bench: Bench):
+    whole, half, none = (bench.run(outlined(scale)) for scale in (1.0, 0.5, 0.0))
+    assert not same(whole, half)
+    assert same(none, bench.run(PLAIN))
+
+
+# peft warns of a second adapter; a worker's log would show it, pytest would make it an error.
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+def test_two_loras_add_up(bench: Bench):
+    loras = [
+        {"model_name": str(OUTLINE), "adapter_name": "one", "scale": 0.5},
+        {"model_name": str(OUTLINE), "adapter_name": "two", "scale": 0.5},
+    ]
+    both = bench.run(document(step(blocks={"loras": loras}), id="both"))
+    np.testing.assert_allclose(pixels(both)[0], pixels(bench.run(outlined()))[0], atol=2)
+    assert same(bench.run(PLAIN), Bench(bench.folder).run(PLAIN))
+
+
+def test_a_lora_of_one_step_is_not_in_the_next(bench: Bench):
+    first = step("first", blocks={"loras": [{"model_name": str(OUTLINE)}]})
+    with_lora, plain = pixels(bench.run(document(first, step("second"))))
+    assert np.array_equal(plain, pixels(bench.run(PLAIN))[0])
+    assert not np.array_equal(with_lora, plain)
+
+
+def test_a_file_of_a_lora_is_chosen_by_name(bench: Bench, tmp_path: Path):
+    shutil.copytree(OUTLINE, tmp_path / "loras")
+    weights = next((tmp_path / "loras").glob("*.safetensors"))
+    weights.rename(weights.with_name("outline.safetensors"))
+    (tmp_path / "loras" / "another.safetensors").write_bytes(b"not looked at")
+    named = bench.run(outlined(model="loras", weight_name="outline.safetensors"))
+    assert same(named, bench.run(outlined()))
+
+
+def test_a_variable_that_names_another_lora_selects_it_and_loads_no_component(
+    bench: Bench, tmp_path: Path
+):
+    shutil.copytree(OUTLINE, tmp_path / "outline")
+    shutil.copytree(OUTLINE, tmp_path / "faint")
+    (faint,) = (tmp_path / "faint").glob("*.safetensors")
+    save_file({name: tensor / 2 for name, tensor in load_file(faint).items()}, faint)
+    choosing = {**outlined(model="variable:lora"), "variables": {"lora": "outline"}}
+    flow = bench.write(choosing, "choose")
+    expected = {name: Bench(tmp_path).run(outlined(model=name)) for name in ("outline", "faint")}
+    assert not same(*expected.values())
+    assert bench.run(bench.plan(flow)).success
+    for name in ("faint", "outline", "faint"):
+        ran = bench.run(bench.plan(flow, lora=name))
+        assert ran.success.loaded == ()
+        assert same(ran, expected[name])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda weights: weights.unlink(),
+        lambda weights: weights.write_bytes(b""),
+        lambda weights: weights.write_bytes(weights.read_bytes()[:-100]),
+    ],
+    ids=["missing", "empty", "cut off"],
+)
+def test_a_lora_that_cannot_be_read_is_told_and_leaves_nothing(
+    bench: Bench, tmp_path: Path, spoil: Any
+):
+    shutil.copytree(OUTLINE, tmp_path / "loras")
+    spoil(next((tmp_path / "loras").glob("*.safetensors")))
+    before = bench.run(PLAIN)
+    ended = bench.run(outlined(model="loras")).terminal
+    assert ended.type == "run_failed"
+    assert (ended.error.kind, ended.error.message) == (
+        "LoadError",
+        "The LoRA 'loras' could not be applied in step 'draw'.",
+    )
+    assert same(before, bench.run(PLAIN))
+
+
+def test_weights_of_another_model_are_told_and_leave_nothing(bench: Bench, tmp_path: Path):
+    before = bench.run(PLAIN)
+    shutil.copytree(Path(SHAPES) / "vae", tmp_path / "loras")
+    ended = bench.run(outlined(model="loras")).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.kind == "LoadError"
+    assert same(before, bench.run(PLAIN))
+
+
+def test_a_pipeline_that_takes_no_lora_says_so_with_the_place(bench: Bench, tmp_path: Path):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "noise")
+    wanted = step(model="noise", blocks={"loras": [{"model_name": str(OUTLINE)}]})
+    wanted["pipeline"]["configuration"]["component_type"] = "DDPMPipeline"
+    wanted["pipeline"]["arguments"] = {"num_inference_steps": 1}
+    ended = bench.run(document(wanted)).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == "DDPMPipeline takes no LoRA."
+    assert ended.error.hint == "Remove 'loras' from steps[0].pipeline."
+
+
+def test_a_run_cancelled_under_a_lora_leaves_nothing_of_it(bench: Bench):
+    before = bench.run(PLAIN)
+
+    def cancel_while_denoising(event: Event) -> None:
+        if isinstance(event, StepProgress):
+            bench.cancel(event.run_id)
+
+    bench.when = cancel_while_denoising
+    assert isinstance(bench.run(outlined()).terminal, RunCancelled)
+    bench.when = lambda _event: None
+    after = bench.run(PLAIN)
+    assert after.success.loaded == ()
+    assert same(before, after)
+
+
+def test_a_run_that_fails_under_a_lora_leaves_nothing_of_it(bench: Bench):
+    before = bench.run(PLAIN)
+
+    def fail_while_denoising(event: Any) -> None:
+        if isinstance(event, StepProgress):
+            raise ValueError("for the test")
+
+    bench.when = fail_while_denoising
+    assert bench.run(outlined()).terminal.type == "run_failed"
+    bench.when = lambda _event: None
+    assert same(before, bench.run(PLAIN))
+
+
+# --- the autoencoder -----------------------------------------------------------------------------
+
+
+def with_vae(bench: Bench, **switches: bool) -> tuple[Any, Any]:
+    """The step and pipeline of a drawing whose autoencoder is switched so, on what is held."""
+    wanted = step()
+    wanted["pipeline"]["configuration"]["vae"] = switches
+    bench.run(document(wanted, id="switched"))
+    planned = bench.plan(document(wanted, id="switched")).steps[0]
+    parts = find_parts(planned)
+    held = {entry.key: entry.component for entry in bench.runner.residency.entries}
+    return planned, assemble(planned, parts, held)
+
+
+@pytest.mark.parametrize("setting", ["tiling", "slicing"])
+def test_tiling_and_slicing_are_on_inside_and_off_again_after(bench: Bench, setting: str):
+    planned, pipeline = with_vae(bench, **{f"enable_{setting}": True})
+    assert getattr(pipeline.vae, f"use_{setting}") is False
+    with tuned(pipeline, planned, Device("cpu")):
+        assert getattr(pipeline.vae, f"use_{setting}") is True
+    assert getattr(pipeline.vae, f"use_{setting}") is False
+    with pytest.raises(ZeroDivisionError), tuned(pipeline, planned, Device("cpu")):
+        raise ZeroDivisionError
+    assert getattr(pipeline.vae, f"use_{setting}") is False
+
+
+def test_tiling_changes_this_runs_picture_and_not_the_next_ones(bench: Bench):
+    large = {"width": 256, "height": 256}
+    tiled = step(**large)
+    tiled["pipeline"]["configuration"]["vae"] = {"enable_tiling": True}
+    before = bench.run(document(step(**large), id="whole"))
+    in_tiles = bench.run(document(tiled, id="tiled"))
+    assert not same(before, in_tiles)
+    assert same(before, bench.run(document(step(**large), id="whole")))
+
+
+def test_slicing_changes_nothing_but_the_memory_it_takes(bench: Bench):
+    sliced = step(num_images_per_prompt=2)
+    sliced["pipeline"]["configuration"]["vae"] = {"enable_slicing": True}
+    whole = pixels(bench.run(document(step(num_images_per_prompt=2), id="whole")))
+    in_slices = pixels(bench.run(document(sliced, id="sliced")))
+    for one, other in zip(whole, in_slices, strict=True):
+        np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
+
+
+def test_an_autoencoder_that_a_call_leaves_in_another_precision_is_put_back(bench: Bench):
+    """SDXL decodes in float32 and puts its autoencoder back only at the end of a whole call."""
+    planned, pipeline = with_vae(bench)
+    dtype = pipeline.vae.dtype
+    with tuned(pipeline, planned, Device("cpu")):
+        pipeline.vae.half()
+    assert pipeline.vae.dtype == dtype
+
+
+# --- offload -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_offload_has_no_effect_without_an_accelerator_and_says_so(
+    bench: Bench, offload: str, caplog: pytest.LogCaptureFixture
+):
+    offloaded = step()
+    offloaded["pipeline"]["configuration"]["offload"] = offload
+    ran = bench.run(document(offloaded, id="offloaded"))
+    assert f"offload '{offload}' has no effect: there is no accelerator" in caplog.messages
+    assert same(ran, bench.run(PLAIN))
+
+
+def phases(finished: Finished) -> list[str]:
+    return [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
+
+
+def test_a_lora_does_not_hide_the_phases(bench: Bench):
+    assert phases(bench.run(outlined())) == phases(bench.run(PLAIN))

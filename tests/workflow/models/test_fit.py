@@ -1,0 +1,228 @@
+"""Whether a step fits, and the mode that is chosen for it: decided from numbers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import TooLarge
+from app.workflow.models.activations import DecodeBytes
+from app.workflow.models.fit import (
+    CPU_FACTOR,
+    Mode,
+    Need,
+    Offload,
+    Room,
+    Weights,
+    choose_mode,
+    peak_bytes,
+    sentence,
+)
+
+GB = 1_000_000_000
+CARD = Room(device_bytes=100, ram_bytes=1000, total_bytes=120)
+
+
+def need(*weights_bytes: int, **more: Any) -> Need:
+    """A step with so large components: the first denoises, the second decodes."""
+    names = ("transformer", "vae", "text_encoder")
+    weights = (Weights(n, "bfloat16", b) for n, b in zip(names, weights_bytes, strict=False))
+    sizes = (*weights_bytes, 0, 0)
+    return Need("draw", tuple(weights), denoiser_bytes=sizes[0], decoder_bytes=sizes[1], **more)
+
+
+def decode(whole: int, tile: int, decoded: int = 0, batch: int = 1) -> DecodeBytes:
+    return DecodeBytes(whole, tile, decoded, batch)
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights_bytes", "chosen"),
+    [
+        (None, (60, 40), None),
+        (None, (60, 41), "model"),
+        ("model", (10, 10), "model"),
+        ("sequential", (500, 10), "sequential"),
+    ],
+)
+def test_a_documents_offload_is_obeyed_and_what_it_leaves_open_is_decided_by_what_fits(
+    asked: Offload | None, weights_bytes: tuple[int, ...], chosen: Offload | None
+):
+    assert choose_mode(Mode(asked), need(*weights_bytes), CARD).offload == chosen
+
+
+@pytest.mark.parametrize("asked", [None, "model"])
+def test_a_part_larger_than_the_device_is_refused_with_the_way_out(asked: Offload | None):
+    with pytest.raises(TooLarge, match=r"at once.*'sequential' in the document would do, slowly"):
+        choose_mode(Mode(asked), need(101, 10), CARD)
+
+
+@pytest.mark.parametrize(
+    ("weights_bytes", "chosen"),
+    [((60, 40), None), ((60, 41), "model"), ((101, 10), "sequential")],
+)
+def test_a_part_larger_than_the_device_passes_through_it_where_the_document_lets_weights_do_so(
+    weights_bytes: tuple[int, ...], chosen: Offload | None
+):
+    assert choose_mode(Mode(), need(*weights_bytes, streams=True), CARD).offload == chosen
+
+
+def test_what_sequential_offload_leaves_on_the_device_has_to_fit():
+    asked = Mode("sequential")
+    left = need(500, 10, never_offloaded_bytes=10)
+    assert choose_mode(asked, left, CARD) == asked
+    assert peak_bytes(asked, left, CARD) == 10
+    with pytest.raises(TooLarge):
+        choose_mode(asked, need(500, 101, never_offloaded_bytes=101), CARD)
+
+
+def test_without_an_accelerator_nothing_is_offloaded_and_what_is_too_large_is_refused():
+    cpu = Room(device_bytes=100, ram_bytes=0, total_bytes=120)
+    assert choose_mode(Mode("model"), need(50, 50), cpu) == Mode()
+    with pytest.raises(TooLarge):
+        choose_mode(Mode(), need(60, 41), cpu)
+
+
+def test_a_decode_that_does_not_fit_at_once_goes_one_by_one_and_then_in_tiles():
+    several = decode(20, 8, decoded=1, batch=4)
+    assert choose_mode(Mode(), need(39, 1, decode=several), CARD) == Mode()
+    assert choose_mode(Mode(), need(60, 30, decode=several), CARD) == Mode(vae_slicing=True)
+    assert choose_mode(Mode(), need(80, 20, decode=several), CARD) == Mode(
+        vae_slicing=True, vae_tiling=True
+    )
+
+
+def test_what_would_not_help_is_not_done():
+    small = decode(30, 30)
+    assert choose_mode(Mode(), need(80, 20, decode=small), CARD) == Mode("model")
+
+
+def test_components_take_turns_where_drawing_does_not_fit_beside_all_of_them():
+    assert choose_mode(Mode(), need(60, 40, denoise_bytes=30), CARD) == Mode("model")
+
+
+def test_an_estimate_refuses_nothing_the_leanest_mode_is_tried():
+    hopeless = need(60, 40, denoise_bytes=500, decode=decode(900, 800))
+    assert choose_mode(Mode(), hopeless, CARD) == Mode("model", vae_tiling=True)
+    assert choose_mode(Mode("model"), hopeless, CARD).offload == "model"
+
+
+def test_on_a_cpu_a_run_takes_more_than_its_tensors():
+    work = need(60, 0, denoise_bytes=40)
+    cpu = Room(device_bytes=100, ram_bytes=0, total_bytes=120)
+    assert peak_bytes(Mode(), work, CARD) == 100
+    assert peak_bytes(Mode(), work, cpu) == 60 + CPU_FACTOR * 40
+
+
+sizes = st.integers(0, 200)
+
+
+@given(
+    weights=st.tuples(sizes, sizes, sizes),
+    denoising=st.none() | sizes,
+    whole=sizes,
+    tile=sizes,
+    batch=st.integers(1, 4),
+    ram=st.sampled_from([0, 1000]),
+    asked=st.builds(
+        Mode, st.sampled_from([None, "model", "sequential"]), st.booleans(), st.booleans()
+    ),
+)
+def test_a_chosen_mode_keeps_what_the_document_asks_and_fits_if_any_mode_does(
+    weights: tuple[int, int, int],
+    denoising: int | None,
+    whole: int,
+    tile: int,
+    batch: int,
+    ram: int,
+    asked: Mode,
+):
+    room = Room(100, ram, 120)
+    decoding = decode(whole, min(whole, tile), min(whole, tile) // 2, batch)
+    step = need(*weights, denoise_bytes=denoising, decode=decoding)
+    try:
+        mode = choose_mode(asked, step, room)
+    except TooLarge:
+        return
+    assert mode.vae_tiling >= asked.vae_tiling
+    assert mode.vae_slicing >= asked.vae_slicing
+    assert (mode.offload == asked.offload) or asked.offload is None or not room.is_accelerator
+    leanest = Mode(mode.offload, True, True)
+    if peak_bytes(leanest, step, room) <= room.total_bytes:
+        assert peak_bytes(mode, step, room) <= room.total_bytes
+
+
+# --- in words ------------------------------------------------------------------------------------
+
+
+FLUX = need(
+    int(23.8 * GB), GB // 10, int(9.8 * GB), denoise_bytes=GB // 2, decode=decode(2 * GB, GB // 3)
+)
+WEIGHTS = (
+    "flux: 33.7 GB of weights (transformer 23.8 GB, text_encoder 9.8 GB, vae 100 MB),"
+    " about 2.0 GB more while it runs"
+)
+
+
+def card(gigabytes: int) -> Room:
+    return Room(int(0.9 * gigabytes * GB), 64 * GB, gigabytes * GB)
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "said"),
+    [
+        (Mode(), None, "."),
+        (Mode(), card(80), "; fits in 80.0 GB."),
+        (
+            Mode(),
+            card(32),
+            "; does not fit in 28.8 GB at once: the transformer alone has 23.8 GB in bfloat16;"
+            " model offload is used.",
+        ),
+        (
+            Mode("sequential"),
+            card(8),
+            "; fits in 8.0 GB with sequential offload, as the document says.",
+        ),
+        (
+            Mode("model"),
+            card(32),
+            "; fits in 32.0 GB with model offload, as the document says.",
+        ),
+        (
+            Mode("model"),
+            card(24),
+            "; does not fit: Step 'draw' needs 23.8 GB of weights at once; 21.6 GB may be held."
+            " Take a smaller model or dtype, or raise DW_DEVICE_BUDGET."
+            " 'offload': 'sequential' in the document would do, slowly.",
+        ),
+    ],
+)
+def test_one_line_says_what_it_needs_and_what_that_means_here(
+    asked: Mode, room: Room | None, said: str
+):
+    assert sentence("flux", asked, FLUX, room) == WEIGHTS + said
+
+
+def test_where_only_the_decode_does_not_fit_the_line_says_so():
+    tight = need(9 * GB, GB, denoise_bytes=GB, decode=decode(3 * GB, GB))
+    line = sentence("draw", Mode(), tight, Room(11 * GB, 64 * GB, 12 * GB))
+    assert line.endswith(
+        "about 1.0 GB more while it runs; does not fit in 12.0 GB at once: decoding needs about"
+        " 3.0 GB beside the weights; VAE tiling is used."
+    )
+
+
+def test_what_is_not_known_of_a_model_is_said_in_words():
+    line = sentence("draw", Mode(), need(GB), card(12))
+    assert (
+        "how much more while it runs is not known for this kind of model; fits in 12.0 GB" in line
+    )
+
+
+def test_what_may_run_out_is_said_to():
+    hopeless = need(GB, GB, denoise_bytes=9 * GB, decode=decode(GB, GB))
+    line = sentence("draw", Mode(), hopeless, card(8))
+    assert "may run out of memory: about 10.0 GB at once with model offload, of 8.0 GB" in line

@@ -1,0 +1,53 @@
+"""A document names a decoder; the plan has what its prior has too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from app.settings import PathSettings
+from app.workflow.plan import PipelineStep
+from app.workflow.planning.connected import OF_PRIOR, PRIOR_OF
+from app.workflow.planning.planner import make_plan
+
+DECODER = "kandinsky-community/kandinsky-2-2-decoder"
+
+
+def planned(folder: Path, kind: str, model: str = DECODER, **loading: str) -> PipelineStep:
+    step = {
+        "name": "draw",
+        "pipeline": {
+            "configuration": {"component_type": kind},
+            "from_pretrained_arguments": {"model_name": model, **loading},
+            "arguments": {"prompt": "a star"},
+        },
+        "result": {"content_type": "image/png"},
+    }
+    path = folder / "flow.json"
+    path.write_text(json.dumps({"id": "flow", "steps": [step]}))
+    (found,) = make_plan(path, {}, paths=PathSettings()).steps
+    assert isinstance(found, PipelineStep)
+    return found
+
+
+def test_a_pipeline_of_both_models_has_the_components_of_both(tmp_path: Path):
+    step = planned(tmp_path, "AutoPipelineForText2Image", torch_dtype="torch.float16")
+    assert step.components.keys() == {f"prior_{name}" for name in OF_PRIOR}
+    prior = step.components["prior_prior"]
+    assert (prior.source.model, prior.source.subfolder) == (PRIOR_OF[DECODER], "prior")
+    assert prior.dtype == "float16"
+
+
+def test_any_other_pipeline_is_of_one_model(tmp_path: Path):
+    assert planned(tmp_path, "AutoPipelineForText2Image", "owner/name").components == {}
+
+
+def test_its_prior_may_lie_in_a_models_folder(tmp_path: Path):
+    (tmp_path / PRIOR_OF[DECODER]).mkdir(parents=True)
+    path = tmp_path / "flow.json"
+    planned(tmp_path, "AutoPipelineForText2Image")
+    plan = make_plan(path, {}, paths=PathSettings(models=(tmp_path,)))
+    (step,) = plan.steps
+    assert isinstance(step, PipelineStep)
+    folders = {block.source.folder for block in step.components.values()}
+    assert folders == {str(tmp_path / PRIOR_OF[DECODER])}

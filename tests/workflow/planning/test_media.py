@@ -1,0 +1,179 @@
+"""Pictures and videos in documents: by key, by object, by variable; by file, by URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidInputs, InvalidWorkflow
+from app.settings import UrlSettings
+from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, RemoteValue, Value
+from app.workflow.remote import remote_values, with_files
+from tests.workflow.bench import Bench, drawing, step, sub, told
+
+URL = "https://example.org/cat.png?size=large"
+OTHER = "http://example.org/dog"
+PLACE = "steps[0].pipeline.arguments.ip_adapter_image"
+
+
+def using(value: Any, key: str = "ip_adapter_image", **variables: Any) -> dict[str, Any]:
+    """A document whose step has this argument."""
+    arguments = {"prompt": "variable:prompt", key: value}
+    declared = {**drawing()["variables"], **variables}
+    return drawing(variables=declared, steps=[step(arguments=arguments)])
+
+
+def argument(bench: Bench, document: dict[str, Any], **inputs: Any) -> Value:
+    arguments = bench.plan(document, **inputs).steps[0].arguments
+    return next(value for name, value in arguments.items() if name != "prompt")
+
+
+def url_of(value: Value) -> str:
+    assert isinstance(value, RemoteValue), value
+    assert value.kind == "image"
+    return value.url
+
+
+@pytest.mark.parametrize(
+    ("document", "typed"),
+    [
+        (using(URL), {}),
+        (using({"location": URL, "width": 64}), {}),
+        (using({"media_type": "image", "location": URL}), {}),
+        (using("variable:photo", photo=URL), {}),
+        (using({"location": "variable:photo"}, photo=URL), {}),
+        (using("variable:init_image", init_image={"location": URL}), {}),
+        (using({"location": "variable:init_image"}, init_image={"location": URL}), {}),
+        (using("variable:init_image", init_image={"location": OTHER}), {"init_image": URL}),
+        (using("variable:init_image", init_image=None), {"init_image": URL}),
+        (using({"location": "variable:photo"}, photo=OTHER), {"photo": URL}),
+        (using("variable:input_image", "cross_attention_kwargs", input_image=URL), {}),
+        (using("variable:input_image", "cross_attention_kwargs", input_image=OTHER),
+         {"input_image": URL}),
+    ],
+)  # fmt: skip
+def test_a_picture_by_url_may_stand_wherever_the_dialect_has_pictures(
+    bench: Bench, document: dict[str, Any], typed: dict[str, Any]
+):
+    assert url_of(argument(bench, document, **typed)) == URL
+
+
+def test_lists_of_pictures_may_mix_files_and_urls(bench: Bench):
+    file = bench.picture("a.png", bench.workflows)
+    listed = ["a.png", URL, {"location": OTHER}, None]
+    for document in (using(listed), using("variable:an_image", an_image=listed)):
+        found = argument(bench, document)
+        assert isinstance(found, ListValue)
+        here, *urls, nothing = found.items
+        assert isinstance(here, ImageValue)
+        assert (here.path, [url_of(url) for url in urls]) == (str(file), [URL, OTHER])
+        assert nothing == LiteralValue(value=None)
+
+
+def test_a_url_that_is_no_media_stays_a_text(bench: Bench):
+    document = using({"page": "variable:page"}, "cross_attention_kwargs", page=URL)
+    assert argument(bench, document) == LiteralValue(value={"page": URL})
+    assert argument(bench, using({"location": URL}, "cross_attention_kwargs")) == LiteralValue(
+        value={"location": URL}
+    )
+
+
+def test_a_picture_handed_into_a_sub_workflow_may_stand_in_a_location(bench: Bench):
+    """The incumbent refuses this form, and four of its own examples with it."""
+    bench.write(using({"location": "variable:an_image"}, an_image=None), "child.json")
+    parent = drawing(steps=[sub("child.json", an_image=URL)])
+    assert url_of(argument(bench, parent)) == URL
+    bench.picture("a.png", bench.workflows)
+    assert argument(bench, drawing(steps=[sub("child.json", an_image="a.png")])).type == "image"
+
+
+def test_a_location_may_be_an_earlier_step(bench: Bench):
+    document = drawing(
+        steps=[
+            step(),
+            step("b", arguments={"ip_adapter_image": {"location": "previous_result:draw"}}),
+        ]
+    )
+    assert bench.plan(document).steps[1].arguments["ip_adapter_image"].type == "result"
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("file:///etc/passwd", "'file:' is not fetched; http and https are."),
+        ("http://localhost/a.png", "Only public addresses are fetched from, not this machine."),
+        ("http://169.254.169.254/a.png", "169.254.169.254 is no public address."),
+        ("https://me:pw@example.org/a.png",
+         "The URL holds a user or a password, which would end up in records."),
+    ],
+)  # fmt: skip
+def test_a_url_that_may_not_be_fetched_is_told_of_where_it_stands(
+    bench: Bench, url: str, sentence: str
+):
+    assert bench.problems(using(url)) == {PLACE: sentence}
+    typed = bench.refused(using("variable:an_image", an_image=None), an_image=url)
+    assert isinstance(typed, InvalidInputs)
+    assert told(typed) == {"inputs.an_image": sentence}
+
+
+def test_a_kind_of_media_that_is_none_is_told_of(bench: Bench):
+    assert bench.problems(using({"media_type": "hologram", "location": URL})) == {
+        f"{PLACE}.media_type": "'hologram' is not one of: image, video, audio."
+    }
+
+
+def test_where_urls_are_not_fetched_planning_says_so(bench: Bench):
+    bench.paths = bench.paths.model_copy(update={"urls": UrlSettings(allowed=False)})
+    error = bench.refused(using(URL))
+    assert isinstance(error, InvalidWorkflow)
+    assert told(error) == {
+        PLACE: "A picture from the network is not fetched by this server. Use a file."
+        " Whoever runs the server allows URLs with DW_MEDIA_URLS=1."
+    }
+
+
+def test_a_misspelt_variable_is_the_only_problem_of_its_place(bench: Bench):
+    document = using({"location": "variable:photo"}, phot=URL)
+    assert bench.problems(document) == {
+        f"{PLACE}.location": "There is no variable 'photo'. Did you mean 'phot'?"
+    }
+
+
+@pytest.mark.parametrize("name", ["a..b.png", "sub/../a.png", "Käse.png", "a b.png"])
+def test_any_name_that_stays_inside_is_a_files_name(bench: Bench, name: str):
+    (bench.workflows / "sub").mkdir()
+    file = bench.picture(Path(name).name, bench.workflows)
+    value = argument(bench, using(name))
+    assert isinstance(value, ImageValue)
+    assert value.path == str(file)
+
+
+def test_files_take_the_place_of_urls_wherever_they_stand(bench: Bench):
+    document = drawing(
+        steps=[
+            step(arguments={"prompt": "a", "ip_adapter_image": [URL, {"location": OTHER}]}),
+            {"name": "size", "task": {"command": "get_image_size", "arguments": {"image": URL}}},
+        ]
+    )
+    plan = bench.plan(document)
+    assert [(value.url, value.place) for value in remote_values(plan)] == [
+        (URL, f"{PLACE}[0]"),
+        (OTHER, f"{PLACE}[1].location"),
+        (URL, "steps[1].task.arguments.image"),
+    ]
+    fetched = with_files(plan, lambda value: ImageValue(path=value.url, sha256="0"))
+    assert remote_values(fetched) == []
+    assert type(fetched).model_validate_json(fetched.model_dump_json()) == fetched
+
+
+@pytest.mark.parametrize("kind", [[], {}, 3, "picture"])
+def test_a_kind_of_media_is_one_of_three_words(bench: Bench, kind: object):
+    document = drawing(
+        steps=[step(arguments={"prompt": "a", "ip_adapter_image": {"location": "a.png",
+                                                                   "media_type": kind}})]
+    )  # fmt: skip
+    assert list(bench.problems(document)) == [
+        "steps[0].pipeline.arguments.ip_adapter_image.media_type"
+    ]

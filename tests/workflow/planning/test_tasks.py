@@ -1,0 +1,313 @@
+"""Tasks of a document: what is planned, and everything that is refused before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from app.tasks import NOT_YET_SUPPORTED, REFUSED, TASKS
+from app.tasks.detectors import DETECTORS
+from app.workflow.fingerprint import request_key
+from app.workflow.models import needs
+from app.workflow.plan import TaskStep
+from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, ResultValue
+from tests.workflow.bench import Bench, drawing, step, sub
+
+ARGUMENTS = "steps[0].task.arguments"
+
+
+def doing(command: str = "crop_square", name: str = "do", **arguments: Any) -> dict[str, Any]:
+    """A step of a task."""
+    return {"name": name, "task": {"command": command, "arguments": arguments}}
+
+
+def listing(command: str, *inputs: Any) -> dict[str, Any]:
+    """A step of a task with a list of inputs."""
+    return {"name": "do", "task": {"command": command, "inputs": list(inputs)}}
+
+
+def planned(bench: Bench, *steps: dict[str, Any], **inputs: Any) -> TaskStep:
+    """The last step of the plan, a task."""
+    last = bench.plan(drawing(steps=list(steps)), **inputs).steps[-1]
+    assert isinstance(last, TaskStep)
+    return last
+
+
+# --- what is planned -----------------------------------------------------------------------------
+
+
+def test_a_task_may_stand_alone(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    found = planned(bench, doing("resize_rescale", image="a.png", width=32))
+    assert (found.kind, found.command, found.name, found.place) == (
+        "task", "resize_rescale", "do", "steps[0]",
+    )  # fmt: skip
+    (call,) = found.calls
+    assert isinstance(call["image"], ImageValue)
+    assert call["width"] == LiteralValue(value=32)
+    assert (found.title, found.sources) == ("task resize_rescale", ())
+
+
+def test_a_task_takes_what_a_pipeline_made_and_gives_it_on(bench: Bench):
+    document = drawing(
+        steps=[
+            step(),
+            doing("add_border_and_mask", "grow", image="previous_result:draw"),
+            doing("crop_square", "cut", image="previous_result:grow.bordered_image"),
+            step("again", arguments={"ip_adapter_image": "previous_result:cut"}),
+        ]
+    )
+    plan = bench.plan(document)
+    assert [found.kind for found in plan.steps] == ["pipeline", "task", "task", "pipeline"]
+    cut = plan.steps[2]
+    assert isinstance(cut, TaskStep)
+    assert cut.calls[0]["image"] == ResultValue(step="grow", property="bordered_image")
+
+
+def test_a_picture_may_be_an_object_with_its_location(bench: Bench):
+    upload = bench.picture()
+    document = drawing(
+        variables={"picture": "none.png"},
+        steps=[doing(image={"location": "variable:picture", "media_type": "image"})],
+    )
+    (call,) = bench.plan(document, picture=str(upload)).steps[0].calls
+    assert isinstance(call["image"], ImageValue)
+    assert call["image"].path == str(upload)
+
+
+def test_a_sub_workflow_may_put_what_it_is_handed_into_a_location(bench: Bench):
+    child = drawing(id="child", variables={"image": None},
+                    steps=[doing(image={"location": "variable:image"})])  # fmt: skip
+    bench.write(child, "child.json")
+    plan = bench.plan(drawing(steps=[step(), sub("child.json", image="previous_result:draw")]))
+    last = plan.steps[-1]
+    assert isinstance(last, TaskStep)
+    assert last.name == "sub/do"
+    assert last.calls[0]["image"] == ResultValue(
+        step="draw", handed_at="steps[1].workflow.arguments.image"
+    )
+
+
+def test_every_item_of_inputs_is_a_call(bench: Bench):
+    found = planned(bench, listing("gather_inputs", "a fox", {"a": 1}, "variable:prompt"))
+    values = [call["value"] for call in found.calls]
+    assert values == [LiteralValue(value=v) for v in ("a fox", {"a": 1}, "a red circle")]
+    messages = [{"system_prompt": "Be brief.", "user_message": word} for word in ("one", "two")]
+    assert len(planned(bench, listing("format_chat_message", *messages)).calls) == 2
+
+
+def test_what_a_person_types_stays_text(bench: Bench):
+    text = "previous_result:draw"
+    found = planned(bench, step(), listing("gather_inputs", "variable:prompt"), prompt=text)
+    assert found.calls == ({"value": LiteralValue(value=text)},)
+
+
+def test_a_pattern_gathers_the_files_of_the_workflows_folder_in_order(bench: Bench):
+    for name in ("b.png", "a.png", "c.jpg"):
+        bench.picture(name, bench.workflows)
+    (call,) = planned(bench, doing("gather_images", glob="*.png")).calls
+    assert isinstance(call["images"], ListValue)
+    paths = [value.path for value in call["images"].items if isinstance(value, ImageValue)]
+    assert [path.rpartition("/")[2] for path in paths] == ["a.png", "b.png"]
+
+
+def test_requests_for_the_same_task_have_one_key_until_the_picture_changes(bench: Bench):
+    picture = bench.picture("a.png", bench.workflows)
+    document = drawing(steps=[doing(image="a.png")])
+    keys = [request_key(bench.plan(document, seed=1)) for _ in range(2)]
+    picture.write_bytes(bench.picture("b.bmp", bench.workflows).read_bytes())
+    assert keys[0] == keys[1] != request_key(bench.plan(document, seed=1))
+
+
+def test_a_device_is_taken_and_told_to_be_of_no_use(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    plan = bench.plan(drawing(steps=[doing(image="a.png", device="cuda")]))
+    assert plan.warnings == ("crop_square uses no device: 'device' is left out.",)
+    (found,) = plan.steps
+    assert isinstance(found, TaskStep)
+    assert list(found.calls[0]) == ["image"]
+
+
+def test_a_workflow_of_tasks_needs_no_memory_for_models(bench: Bench):
+    plan = bench.plan(drawing(steps=[listing("gather_inputs", 1)]))
+    sentence = "drawing: no model is loaded."
+    assert (needs.line(plan, None), needs.lines(plan, None)) == (sentence, [sentence])
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_all_mistakes_of_tasks_are_told_at_once(bench: Bench):
+    saved_as_text = {"result": {"content_type": "text/plain"}}
+    document = drawing(
+        steps=[
+            doing("resize_center_crop", "a", imge=3, height=0, width="wide"),
+            doing("resize_centre_crop", "b", image="previous_result:a"),
+            doing("gather_inputs", "c", x="previous_result:nowhere"),
+            doing("crop_square", "d", image="missing.png") | saved_as_text,
+        ]
+    )
+    assert bench.problems(document) == {
+        f"{ARGUMENTS}": "'image' is missing.",
+        f"{ARGUMENTS}.imge": "resize_center_crop takes no 'imge'. Did you mean 'image'?",
+        f"{ARGUMENTS}.height": "0 is too small; 1 is the least.",
+        f"{ARGUMENTS}.width": 'A whole number is needed, not "wide".',
+        "steps[1].task.command": "There is no task 'resize_centre_crop'. "
+        "Did you mean 'resize_center_crop'?",
+        "steps[2].task.arguments.x": "There is no earlier step 'nowhere'.",
+        "steps[3].task.arguments.image": "There is no picture 'missing.png'.",
+        "steps[3].result.content_type": "crop_square makes pictures, which cannot be saved as "
+        "text/plain.",
+    }
+
+
+def test_a_result_under_a_wrong_name_is_refused_too(bench: Bench):
+    document = drawing(steps=[step(), doing(imag="previous_result:draw")])
+    place = "steps[1].task.arguments"
+    assert bench.problems(document) == {
+        place: "'image' is missing.",
+        f"{place}.imag": "crop_square takes no 'imag'. Did you mean 'image'?",
+    }
+
+
+def test_a_misspelt_key_of_a_tasks_result_is_refused(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    grow = doing("add_border_and_mask", "grow", image="a.png")
+    misspelt = doing(name="a", image="previous_result:grow.bordered_imag")
+    strange = doing(name="b", image="previous_result:grow.size")
+    assert bench.problems(drawing(steps=[grow, misspelt, strange])) == {
+        "steps[1].task.arguments.image": "Step 'grow' makes no 'bordered_imag'. "
+        "Did you mean 'bordered_image'?",
+        "steps[2].task.arguments.image": "Step 'grow' makes no 'size'. "
+        "It makes: bordered_image, mask.",
+    }
+
+
+def test_every_task_of_the_dialect_is_there_or_refused_by_name(bench: Bench):
+    tables = (TASKS, NOT_YET_SUPPORTED, REFUSED)
+    assert sum(map(len, tables)) == len(set().union(*tables)) == 57
+    steps = [doing(command, command) for command in NOT_YET_SUPPORTED | REFUSED]
+    assert bench.problems(drawing(steps=steps)) == {
+        f"steps[{number}].task.command": sentence
+        for number, sentence in enumerate(
+            [
+                *(f"'{c}' is not yet supported: {why}." for c, why in NOT_YET_SUPPORTED.items()),
+                *(f"'{c}' cannot run here: {why}." for c, why in REFUSED.items()),
+            ]
+        )
+    }
+
+
+@pytest.mark.parametrize("command", [*DETECTORS, "upscale"])
+def test_a_task_of_a_library_that_needs_torchvision_names_both_and_the_command(
+    bench: Bench, command: str
+):
+    bench.picture("a.png", bench.workflows)
+    package = "spandrel" if command == "upscale" else "controlnet_aux"
+    version = "0.4.2" if command == "upscale" else "0.0.10"
+    model = (
+        {"model_name": "owner/name", "filename": "a.safetensors"} if command == "upscale" else {}
+    )
+    found = bench.problems(drawing(steps=[doing(command, image="a.png", **model)]))
+    assert found == {
+        "steps[0].task.command": f"'{command}' needs {package} and torchvision, which are not"
+        f" installed. Add them with: pip install {package}=={version} torchvision==0.28.0"
+    }
+
+
+def test_a_task_whose_package_is_missing_says_how_to_add_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    bench.picture("a.png", bench.workflows)
+    document = drawing(
+        steps=[doing("canny", image="a.png"), doing("crop_square", "b", image="a.png")]
+    )
+    assert bench.problems(document) == {
+        "steps[0].task.command": "'canny' needs opencv-python-headless, which is not installed. "
+        "Add it with: pip install opencv-python-headless==5.0.0.93"
+    }
+
+
+def test_a_task_has_one_kind_of_arguments(bench: Bench):
+    both = {"command": "gather_inputs", "arguments": {}, "inputs": [1]}
+    steps = [{"name": "a", "task": both}, {"name": "b", "task": {"command": "gather_inputs"}}]
+    sentence = "A task has exactly one of 'arguments' and 'inputs'."
+    assert bench.problems(drawing(steps=steps)) == {
+        "steps[0].task": sentence,
+        "steps[1].task": sentence,
+    }
+
+
+def test_inputs_hold_something_and_of_most_tasks_objects(bench: Bench):
+    wrong = drawing(steps=[listing("crop_square", "a.png")])
+    assert bench.problems(wrong) == {
+        "steps[0].task.inputs[0]": "An object with the arguments is needed, not 'a.png'."
+    }
+    assert bench.problems(drawing(steps=[listing("gather_inputs")])) == {
+        "steps[0].task.inputs": "There is nothing to do: the list is empty."
+    }
+
+
+def test_a_picture_where_a_number_belongs_is_refused(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    picture = {"media_type": "image", "location": "a.png"}
+    document = drawing(steps=[doing("resize_rescale", image="a.png", width=picture)])
+    assert bench.problems(document) == {
+        f"{ARGUMENTS}.width": "A whole number is needed, not a picture."
+    }
+
+
+def test_a_person_can_choose_neither_a_task_nor_files_by_a_pattern(bench: Bench):
+    document = drawing(
+        variables={"command": "crop_square", "files": "*.png"},
+        steps=[doing("variable:command"), doing("gather_images", "g", glob="variable:files")],
+    )
+    assert bench.problems(document, command="qr_code", files="../**") == {
+        "inputs.command": "An input cannot choose a task.",
+        "inputs.files": "An input cannot choose files by a pattern.",
+    }
+
+
+@pytest.mark.parametrize("pattern", ["/etc/*", "../*.png", "a/../../*", "~/*.png", "a\0*"])
+def test_a_pattern_stays_in_the_workflows_folder(bench: Bench, pattern: str):
+    assert bench.problems(drawing(steps=[doing("gather_images", glob=pattern)])) == {
+        f"{ARGUMENTS}.glob": "The pattern leads out of the workflow's folder."
+    }
+
+
+def test_a_link_does_not_lead_out_of_the_workflows_folder(bench: Bench):
+    (bench.workflows / "link.png").symlink_to(bench.picture("out.png", bench.model))
+    (sentence,) = bench.problems(drawing(steps=[doing("gather_images", glob="*.png")])).values()
+    assert "lies outside the folders" in sentence
+
+
+def test_gathering_needs_something_to_gather(bench: Bench):
+    documents = {
+        f"{ARGUMENTS}.glob": doing("gather_images", glob="*.png"),
+        ARGUMENTS: doing("gather_images"),
+        f"{ARGUMENTS}.globe": doing("gather_images", globe="*.png", glob="*.json"),
+    }
+    for place, document in documents.items():
+        assert place in bench.problems(drawing(steps=[document]))
+
+
+def test_pictures_by_url_are_gathered_with_those_of_a_pattern(bench: Bench):
+    bench.picture("a.png", bench.workflows)
+    urls = ["https://example.org/a.png", "https://example.org/b"]
+    document = drawing(steps=[doing("gather_images", glob="*.png", urls=urls)])
+    found = planned(bench, *document["steps"]).calls[0]["images"]
+    assert [item.type for item in found.items] == ["image", "remote", "remote"]
+    wrong = drawing(steps=[doing("gather_images", urls="file:///etc/a.png")])
+    assert bench.problems(wrong) == {
+        f"{ARGUMENTS}.urls[0]": "'file:' is not fetched; http and https are."
+    }
+
+
+def test_a_task_that_does_nothing_else_wrong_may_not_leave_the_runs_folder(bench: Bench):
+    saved = doing("gather_inputs", a=1) | {
+        "result": {"content_type": "application/json", "file_base_name": "../up"}
+    }
+    assert list(bench.problems(drawing(steps=[saved]))) == ["steps[0].result.file_base_name"]
