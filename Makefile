@@ -35,7 +35,7 @@ format: $(VENV)/test-ready ## put the code into house format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(VENV)/test-ready ## the figures the README quotes
+bench: $(VENV)/serve-ready ## the figures the README quotes
 	$(RUN) -m benchmarks.overhead
 	$(RUN) -m benchmarks.startup
 

@@ -21,6 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from app.engine.engine import Engine
 from app.protocol import PhaseChanged, RunEvent, RunStarted, RunSucceeded
 from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
@@ -28,7 +30,7 @@ from benchmarks.loading import FOLDER, build_model
 from benchmarks.overhead import percentile
 
 WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
-FEW_STEPS = {"prompt": "a red circle on a white background", "steps": 2}
+FEW_STEPS: dict[str, JsonValue] = {"prompt": "a red circle on a white background", "steps": 2}
 SIDE_PX = 64
 
 

@@ -44,7 +44,7 @@ from app.worker.context import RunContext
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.runner import Runner
-from app.workflow.plan import Plan
+from app.workflow.plan import PipelineStep, Plan
 from app.workflow.planning.planner import make_plan
 
 FOLDER = PROJECT / "outputs" / "benchmark-model"
@@ -204,10 +204,12 @@ class Ours:
         plan = self._plans[dtype]
         context = RunContext(
             "20260101-000000-000000", plan, self._device, lambda _event: None,
-            self.runner.signals, 1.0, self.runner.prompts,
+            self.runner.signals, 1.0, self.runner.prompts, self.runner.preview_maps,
         )  # fmt: skip
-        parts = find_parts(plan.steps[0])
-        self.runner.placement.bring(plan.steps[0], parts, (), context)
+        step = plan.steps[0]
+        assert isinstance(step, PipelineStep)
+        parts = find_parts(step)
+        self.runner.placement.bring(step, parts, (), context)
         keys = [part.key for part in parts.parts]
         with self.runner.residency.lease(keys, "loading") as components:
             self._copier.copy(weights_of(components.values()))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,7 +154,7 @@ def counted() -> Iterator[Compared]:
             )
             yield _denoised(
                 f"denoiser of {name}", unet, vae, asked,
-                lambda u=unet, x=latents, t=text: u(x, _empty(half), t),
+                partial(unet, latents, _empty(half), text),
             )  # fmt: skip
 
     flux, flux_vae = (
@@ -164,13 +165,14 @@ def counted() -> Iterator[Compared]:
         tokens = (side_px // 16) ** 2
         yield _denoised(
             "denoiser of FLUX.1", flux, flux_vae, Size(side_px, side_px),
-            lambda n=tokens: flux(
-                hidden_states=_empty(full, 1, n, 64),
+            partial(
+                flux,
+                hidden_states=_empty(full, 1, tokens, 64),
                 encoder_hidden_states=_empty(full, 1, 512, 4096),
                 pooled_projections=_empty(full, 1, 768),
                 timestep=_empty(full, 1),
                 guidance=_empty(full, 1),
-                img_ids=_empty(full, n, 3),
+                img_ids=_empty(full, tokens, 3),
                 txt_ids=_empty(full, 512, 3),
             ),
         )  # fmt: skip
@@ -221,19 +223,20 @@ def counted_bytes(call: Callable[[], Any], model: Any) -> int:
             self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             if function is functional.scaled_dot_product_attention:
-                query, value = (kwargs or {}).get("query"), (kwargs or {}).get("value")
-                query, value = (args[0], args[2]) if query is None else (query, value)
+                named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+                query, value = named["query"], named["value"]
                 return query.new_empty(*query.shape[:-1], value.shape[-1])
             return function(*args, **(kwargs or {}))
 
-    class Living(TorchDispatchMode):
+    class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Counts the storages that operations make, until nobody has them."""
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             tensors = (*model.parameters(), *model.buffers())
             self.bytes_of = {tensor.untyped_storage()._cdata: 0 for tensor in tensors}
-            self.now = self.most = 0
+            self.now: int = 0
+            self.most: int = 0
 
         def __torch_dispatch__(
             self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
@@ -257,7 +260,8 @@ def counted_bytes(call: Callable[[], Any], model: Any) -> int:
 
     with torch.inference_mode(), Attention(), Living() as living:
         call()
-    return living.most
+    most: int = living.most
+    return most
 
 
 def _built(kind: Any, config: dict[str, Any], dtype: Any) -> Any:
@@ -275,7 +279,8 @@ def _empty(dtype: Any, *shape: int) -> Any:
 
 def _plain(config: Any) -> dict[str, Any]:
     """As it would be read from a file."""
-    return json.loads(json.dumps(dict(config)))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    return plain
 
 
 def _name(dtype: Any) -> DType:

@@ -58,14 +58,15 @@ def workflows(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         name: (PROJECT / "workflows" / f"{name}.json", {"steps": STEPS, **given})
         for name, given in inputs.items()
     }
-    for name, blocks in {
+    variants: dict[str, dict[str, object]] = {
         "other-scheduler": {
             "scheduler": {"configuration": {"scheduler_type": "EulerDiscreteScheduler"}}
         },
         "bfloat16": {},
         "broken": {"loras": [{"model_name": f"{SHAPES}/outline"}, {"model_name": f"{SHAPES}/vae"}]},
-    }.items():
-        loading = {"model_name": str(SHAPES)}
+    }
+    for name, blocks in variants.items():
+        loading: dict[str, object] = {"model_name": str(SHAPES)}
         if name == "bfloat16":
             loading["torch_dtype"] = "torch.bfloat16"
         pipeline = {
