@@ -1,14 +1,22 @@
 # Diffusers Workbench in a container. torch's wheels carry CUDA, so the slim image is enough:
-#   docker build -t dw . && docker run --gpus all -p 7860:7860 -v dw-data:/data dw
-# The page asks for the password that is printed at the start; set DW_AUTH=user:password to choose it.
+#   docker build -t workbench . && docker run --gpus all -p 7860:7860 -v workbench:/data workbench
+# The page asks for the password that is printed at the start; docs/operating.md has the rest.
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 1000 user \
     && install -d -o user -g user /data /home/user/app
+# torch and triton compile kernels for a document's `compile` and for some quantised weights.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /home/user/app
 
 COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
+
+# `--build-arg EXTRAS=1` adds what only some workflows need: quantisers, upscalers, detectors.
+ARG EXTRAS=
+COPY requirements-extras.txt ./
+RUN if [ -n "$EXTRAS" ]; then pip install --no-cache-dir -r requirements-extras.txt; fi
 
 COPY --chown=user app ./app
 COPY --chown=user workflows ./workflows

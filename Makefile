@@ -35,9 +35,9 @@ format: $(VENV)/test-ready ## put the code into house format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(VENV)/serve-ready ## the figures the README quotes
-	$(RUN) -m benchmarks.overhead
-	$(RUN) -m benchmarks.startup
+bench: $(VENV)/serve-ready ## the figures the README quotes (ARGS="overhead startup": some)
+	@for name in $(or $(ARGS),overhead startup engine loading out_of_memory soak); do \
+		echo && echo "python -m benchmarks.$$name" && $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean: ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

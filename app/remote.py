@@ -31,8 +31,8 @@ class ServerWorkbench:
         from gradio_client import Client
 
         self._outputs = outputs
-        self._pictures: set[str] = set()
-        """Names of the variables of the described workflow that take a picture."""
+        self._media: dict[str, str] = {}
+        """The variables of the described workflow that take a file, and what it is called."""
         self._fetched = tempfile.TemporaryDirectory(prefix="workbench-prompt-")
         try:
             self._client = Client(
@@ -51,9 +51,13 @@ class ServerWorkbench:
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
         """See Workbench."""
+        from app.media.files import CALLED
+        from app.workflow.inputs import InputSpec
+
         found = self._ask("/describe_workflow", name)
-        self._pictures = {i["name"] for i in found["inputs"] if i["kind"] in {"image", "mask"}}
-        return found["name"], found["name"], {i["name"]: i["default"] for i in found["inputs"]}
+        specs = [InputSpec.model_validate(each) for each in found["inputs"]]
+        self._media = {spec.name: CALLED[spec.media] for spec in specs if spec.media}
+        return found["name"], found["name"], {spec.name: spec.default for spec in specs}
 
     def workflows(self) -> str:
         """See Workbench."""
@@ -126,13 +130,20 @@ class ServerWorkbench:
             raise BadRequest(_said(error)) from error
 
     def _with_uploads(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs with every picture's path as an upload: a server takes no paths."""
+        """The inputs with every file's path as an upload: a server takes no paths.
+
+        Whether it fetches a URL is the server's to say.
+        """
         from gradio_client import handle_file
 
+        from app.media.urls import is_url
+
         ready = dict(inputs)
-        for name in self._pictures & ready.keys():
+        for name in self._media.keys() & ready.keys():
+            if is_url(ready[name]):
+                continue
             if not Path(ready[name]).is_file():
-                raise BadRequest(f"{name}: There is no picture '{ready[name]}'.")
+                raise BadRequest(f"{name}: There is no {self._media[name]} '{ready[name]}'.")
             ready[name] = handle_file(ready[name])
         return ready
 

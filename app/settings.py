@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED_WORKFLOWS = PROJECT / "workflows"
@@ -43,10 +43,21 @@ class UiSettings(_Frozen):
     """Whether media by URL are fetched for this page; None: only where just this machine's own
     users reach it."""
 
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _is_a_login(cls, given: object) -> object:
+        if isinstance(given, tuple) and not (len(given) == 2 and all(given)):
+            raise ValueError("a login has the form name:password")
+        return given
+
     @property
     def beyond_loopback(self) -> bool:
-        """Whether anyone but this machine's own users could reach the page."""
-        return self.share or self.host not in {"127.0.0.1", "localhost", "::1"}
+        """Whether anyone but this machine's own users could reach the page.
+
+        A further name is there for a reverse proxy, which brings strangers to 127.0.0.1 too.
+        """
+        local = self.host in {"127.0.0.1", "localhost", "::1"}
+        return self.share or bool(self.allowed_hosts) or not local
 
     @property
     def fetches_urls(self) -> bool:

@@ -28,6 +28,7 @@ from app.protocol import PhaseChanged, RunEvent, RunStarted, RunSucceeded
 from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
 from benchmarks.loading import FOLDER, build_model
 from benchmarks.overhead import percentile
+from benchmarks.table import print_table
 
 WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
 FEW_STEPS: dict[str, JsonValue] = {"prompt": "a red circle on a white background", "steps": 2}
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             real_size = one_step_of(options.model, Path(name))
             rows = {
-                "overhead, model of 1 billion parameters": (
+                "overhead of a warm run, model of 1 billion parameters": (
                     overheads_s(engine, real_size, options.runs), 15
                 ),
                 "identical request": (identical_s(engine, options.runs), 20),
@@ -149,11 +150,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             }  # fmt: skip
         finally:
             engine.close()
-    print(f"{options.runs} runs each{'':27} median      p95      aim (p95)")
-    for what, (seconds, aim_ms) in rows.items():
-        median_ms = 1000 * statistics.median(seconds)
-        p95_ms = 1000 * percentile(seconds, 0.95)
-        print(f"{what:40} {median_ms:6.1f} ms {p95_ms:6.1f} ms {aim_ms:6} ms")
+    print_table(
+        f"{options.runs} runs each; median (p95), the aim is for the latter",
+        [
+            (
+                what,
+                f"{1000 * statistics.median(seconds):.1f} ms"
+                f" ({1000 * percentile(seconds, 0.95):.1f})",
+                f"{aim_ms} ms",
+            )
+            for what, (seconds, aim_ms) in rows.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from app.worker.loading.load import find_parts
 from app.worker.runner import Runner
 from app.workflow.plan import PipelineStep, Plan
 from app.workflow.planning.planner import make_plan
+from benchmarks.table import print_table
 
 FOLDER = PROJECT / "outputs" / "benchmark-model"
 FILES_DTYPE, OTHER_DTYPE = "float16", "bfloat16"
@@ -259,27 +260,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # What a process does for the first time takes longer, whoever does it.
             stock(model, dtype, copier)
             load = partial(ours.load, dtype)
-            measure(f"{dtype}, first", load)
+            measure(f"{dtype}, first load", load)
             if dtype == OTHER_DTYPE:
-                measure(f"{dtype}, written down when idle", ours.runner.clean_up)
+                measure(f"{dtype}, converted weights written when idle", ours.runner.clean_up)
             # By turns, so that what else the machine does meets all alike.
             for _ in range(options.repeats):
                 ours.free()
                 measure(COPY, lambda: copier.copy(tensors_of(model)))
                 measure(f"{dtype}, after Free", load)
                 ours.free()
-                measure(f"{dtype}, stock", partial(stock, model, dtype, copier))
+                measure(f"{dtype}, stock diffusers", partial(stock, model, dtype, copier))
         restarted = Ours(model, Path(outputs), copier)
-        measure(f"{OTHER_DTYPE}, first after a restart", partial(restarted.load, OTHER_DTYPE))
+        measure(f"{OTHER_DTYPE}, first load after a restart", partial(restarted.load, OTHER_DTYPE))
 
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     least_s = medians.pop(COPY)
-    print(f"{weights_bytes / 1e9:.2f} GB of weights in {FILES_DTYPE} files; medians")
-    for name, median_s in ((COPY, least_s), *medians.items()):
-        print(
-            f"{name:32} {median_s:6.2f} s {weights_bytes / median_s / 1e9:5.1f} GB/s"
-            f" {median_s / least_s:6.2f} times the copy   of {len(seconds[name])}"
-        )
+    print_table(
+        f"{weights_bytes / 1e9:.2f} GB of weights in {FILES_DTYPE} files; medians of"
+        f" {options.repeats}, first times once",
+        [
+            (COPY, f"{least_s:.2f} s ({weights_bytes / least_s / 1e9:.1f} GB/s)", ""),
+            *(
+                (
+                    name,
+                    f"{median_s:.2f} s, {median_s / least_s:.2f} times the copy",
+                    "1.3 times" if name.endswith("after Free") else "",
+                )
+                for name, median_s in medians.items()
+            ),
+        ],
+    )
 
 
 if __name__ == "__main__":

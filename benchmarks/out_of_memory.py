@@ -25,6 +25,7 @@ from PIL import Image
 from app.engine.engine import Engine
 from app.protocol import TERMINAL, ResultSaved, RunEvent, RunSucceeded
 from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
+from benchmarks.table import print_table
 
 MIB = 1024 * 1024
 ROOM_BYTES = 220 * MIB
@@ -76,16 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             engine.close()
 
-    print(f"rounds in one worker process: {figures['rounds']}")
-    print(
-        f"ran out of memory and recovered {figures['recovered']:3d} of {figures['rounds']}"
-        f"   median {figures['recovered_median_s']:.2f} s"
-    )
-    print(f"next ordinary run right         {figures['right']:3d} of {figures['rounds']}")
-    print(
-        "worker's own memory (anonymous RSS) after the first round"
-        f" {figures['first_anonymous_bytes'] / 1e6:.0f} MB,"
-        f" after the last {figures['last_anonymous_bytes'] / 1e6:.0f} MB"
+    print_table(
+        f"{figures['rounds']} rounds in one worker process",
+        [
+            (
+                "ran out of memory and recovered, median",
+                f"{figures['recovered']}, {figures['recovered_median_s']:.2f} s",
+                f"{figures['rounds']}",
+            ),
+            ("next ordinary run right", f"{figures['right']}", f"{figures['rounds']}"),
+            (
+                "worker's anonymous memory after the first round; after the last",
+                f"{figures['first_anonymous_bytes'] / MIB:.1f} MiB;"
+                f" {figures['last_anonymous_bytes'] / MIB:.1f} MiB",
+                "",
+            ),
+        ],
     )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from app.engine.engine import Engine
 from app.protocol import PhaseChanged, RunEvent, RunSucceeded
 from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
+from benchmarks.table import print_table
 
 WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
 PROMPT = "a red circle on a white background"
@@ -117,20 +119,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures["submit_to_first_forward_median_ms"]
         - figures["bare_call_to_first_forward_median_ms"]
     )
-    print(f"warm runs measured: {options.runs}, {STEPS} denoising steps each, previews off")
-    print(
-        f"overhead of a warm run       median {figures['overhead_median_ms']:7.1f} ms"
-        f"   p95 {figures['overhead_p95_ms']:7.1f} ms   (aim 15)"
-    )
-    print(
-        "submit → first denoiser call"
-        f" median {figures['submit_to_first_forward_median_ms']:7.1f} ms"
-        f"   bare diffusers {figures['bare_call_to_first_forward_median_ms']:7.1f} ms"
-        f"   difference {beyond_ms:.1f} ms (aim 10)"
-    )
-    print(
-        f"first run (worker start and load) {first.total_s:.2f} s,"
-        f" second run {second.total_s:.2f} s: {first.total_s / second.total_s:.0f} times"
+    print_table(
+        f"{options.runs} warm runs of {STEPS} denoising steps each, previews off",
+        [
+            (
+                "overhead of a warm run, median (p95)",
+                f"{figures['overhead_median_ms']:.1f} ms ({figures['overhead_p95_ms']:.1f})",
+                "15 ms",
+            ),
+            (
+                "submit → first denoiser forward beyond the bare call's"
+                f" {figures['bare_call_to_first_forward_median_ms']:.1f} ms, median",
+                f"{beyond_ms:.1f} ms",
+                "10 ms",
+            ),
+            (
+                "first run (worker starts, model loads); second run",
+                f"{first.total_s:.2f} s; {second.total_s:.2f} s",
+                "",
+            ),
+        ],
     )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -139,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def percentile(values: Sequence[float], fraction: float) -> float:
     """The smallest value that at least this fraction of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+    return ordered[math.ceil(fraction * len(ordered)) - 1]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     python -m benchmarks.soak [--runs 300] [--seed 0]
 
-Six workflows on the bundled model take turns in random order; one run in ten is cancelled at a
-random moment, one in ten fails in the midst of its work. Every picture is compared, pixel for
-pixel, with the one its workflow drew first. What is measured is the worker's anonymous memory
-(pages of files are the machine's to take back), as Linux counts it, when a run's end is told. The
-last lines compare what Free leaves behind after all this with what it leaves after one run.
+Prints one table. Six workflows on the bundled model take turns in random order; one run in ten is
+cancelled at a random moment, one in ten fails in the midst of its work. Every picture is compared,
+pixel for pixel, with the one its workflow drew first. What is measured is the worker's anonymous
+memory (pages of files are the machine's to take back), as Linux counts it, when a run's end is
+told. The last row compares what Free leaves behind after all this with what it leaves after one
+run.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from app.protocol import (
     StepProgress,
 )
 from app.settings import PROJECT, EngineSettings, PathSettings, Settings, WorkerSettings
+from benchmarks.table import print_table
 
 SHAPES = PROJECT / "models" / "shapes"
 SEED, STEPS = 7, 4
@@ -183,16 +185,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             engine.close()
     early = statistics.median(anonymous[EARLY:LATE])
     last = statistics.median(anonymous[-LAST:])
-    print(f"{options.runs} runs over {len(names)} workflows: {soak.ended}")
-    print(f"pictures other than their workflow's first: {soak.wrong}")
-    print(
-        f"anonymous memory, median of runs {EARLY}-{LATE}: {early / MIB:.1f} MiB;"
-        f" of the last {LAST}: {last / MIB:.1f} MiB; {last / early - 1:+.1%} (must: within 3 %)"
-    )
-    limit = after_one * 1.1 + 32 * MIB
-    print(
-        f"after Free: {after_one / MIB:.1f} MiB after one run,"
-        f" {after_all / MIB:.1f} MiB after all (must: at most {limit / MIB:.1f} MiB)"
+    limit_bytes = after_one * 1.1 + 32 * MIB
+    ended = ", ".join(f"{count} {outcome}" for outcome, count in soak.ended.items())
+    print_table(
+        f"{options.runs} runs over {len(names)} workflows in random order: {ended}",
+        [
+            ("pictures other than their workflow's first", f"{soak.wrong}", "0"),
+            (
+                f"worker's anonymous memory, median of the last {LAST} runs against runs"
+                f" {EARLY} to {LATE}",
+                f"{last / MIB:.1f} MiB against {early / MIB:.1f}, {last / early - 1:+.1%}",
+                "3 %",
+            ),
+            (
+                "the same after Free: after one run; after all",
+                f"{after_one / MIB:.1f} MiB; {after_all / MIB:.1f} MiB",
+                f"at most {limit_bytes / MIB:.1f} MiB",
+            ),
+        ],
     )
 
 

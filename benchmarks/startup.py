@@ -22,6 +22,8 @@ from collections.abc import Sequence
 
 from gradio_client import Client
 
+from benchmarks.table import print_table
+
 PROMPT = "a red circle on a white background"
 
 
@@ -42,12 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     base = statistics.median(import_s)
     page, picture = statistics.median(page_s), statistics.median(picture_s)
-    print(f"median of {repeats}")
-    print(f'python -c "import gradio"   {base:6.2f} s')
-    print(
-        f"command → first page        {page:6.2f} s   {page / base:.2f} times the import (aim 1.5)"
+    print_table(
+        f"medians of {repeats}",
+        [
+            ('python -c "import gradio"', f"{base:.2f} s", ""),
+            (
+                "command → first page",
+                f"{page:.2f} s, {page / base:.2f} times the import",
+                "1.5 times",
+            ),
+            ("command → first picture", f"{picture:.2f} s", ""),
+        ],
     )
-    print(f"command → first picture     {picture:6.2f} s   {picture / base:.2f} times the import")
 
 
 def serve_once() -> tuple[float, float]:

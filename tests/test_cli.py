@@ -136,8 +136,8 @@ def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made
         (["--device", "foo"], {}, "worker.device"),
         (["--workflows", "no such folder"], {}, "'no such folder'"),
         (["--models", "no such folder"], {}, "'no such folder' for --models"),
-        ([], {"DW_AUTH": "me"}, "ui.auth"),
-        ([], {"DW_AUTH": "me:"}, "ui.auth"),
+        ([], {"DW_AUTH": "me"}, "a login has the form name:password"),
+        ([], {"DW_AUTH": "me:"}, "a login has the form name:password"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_a_sentence(

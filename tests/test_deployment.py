@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+from app.settings import PROJECT, Settings
+from app.ui.guard import names_for
+from app.ui.server import credentials
 
 
 class Recipe(NamedTuple):
@@ -57,6 +59,29 @@ def test_the_image_is_slim_unprivileged_and_keeps_its_data_on_a_volume(recipe: R
     volume = recipe.all("VOLUME")[0]
     assert environment["HF_HOME"].startswith(volume)
     assert environment["DW_OUTPUTS"].startswith(volume)
+
+
+def test_the_builder_is_sent_what_is_copied_and_nothing_else(recipe: Recipe) -> None:
+    sent = [line[1:] for line in (PROJECT / ".dockerignore").read_text().split() if line[0] == "!"]
+    copied = [
+        Path(word).name
+        for text in recipe.all("COPY")
+        for word in shlex.split(text)[:-1]
+        if not word.startswith("--")
+    ]
+    assert copied == sent
+    assert all((PROJECT / name).exists() for name in copied)
+
+
+def test_a_page_behind_a_reverse_proxy_asks_for_a_password_and_fetches_no_urls() -> None:
+    """It listens on 127.0.0.1, and strangers reach it all the same."""
+    behind = Settings.from_environment({"DW_ALLOWED_HOSTS": "draw.example.org"})
+    assert credentials(behind) is not None
+    assert not behind.ui.fetches_urls
+    assert names_for(behind.ui).accept("draw.example.org")
+    assert not names_for(behind.ui).accept("192.168.1.5")
+    public = Settings.from_environment({"DW_ALLOWED_HOSTS": "draw.example.org", "DW_PUBLIC": "1"})
+    assert credentials(public) is None
 
 
 def test_the_space_front_matter_names_the_port_the_image_serves(recipe: Recipe) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.media.films import COLOURS, film
 from tests.servers import Server, started_server
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -338,6 +340,29 @@ def test_a_servers_own_log_tells_of_the_loads_and_the_cleanup_too(
     assert log.count("Loading unet from model: ../models/shapes") == 2
     assert log.count("Performing full cleanup") == 1
     assert remote.text.count("Loading unet from model: ../models/shapes") == 2
+
+
+def test_a_film_is_uploaded_to_a_server_and_a_url_is_the_servers_to_fetch(
+    server: Server, tmp_path: Path
+) -> None:
+    shots = film(tmp_path / "shots.mp4")
+    step = {
+        "name": "last",
+        "task": {"command": "get_last_frame", "arguments": {"video": "variable:video"}},
+        "result": {"content_type": "image/png"},
+    }
+    document = {"id": "last-frame", "variables": {"video": None}, "steps": [step]}
+    (server.workflows / "last-frame.json").write_text(json.dumps(document))
+    lines = (
+        "load last-frame", f"run video={shots}", "run video=none.mp4",
+        "run video=http://127.0.0.1/x.mp4",
+    )  # fmt: skip
+    told = prompt("\n".join(lines), "--output", tmp_path, "--server", server.url)
+    (made,) = files(told.answer(lines[1]))
+    with Image.open(made) as picture:
+        assert np.abs(np.array(picture.getpixel((0, 0)), int) - COLOURS[-1]).max() < 20
+    assert told.answer(lines[2]) == ["video: There is no video 'none.mp4'."]
+    assert "127.0.0.1 is no public address" in " ".join(told.answer(lines[3]))
 
 
 def test_a_server_that_is_not_there_is_told_before_the_prompt(tmp_path: Path) -> None:
