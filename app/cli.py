@@ -327,7 +327,7 @@ def _validate_one(
     for step in plan.steps:
         print(f"{step.name}: {step.title}")
     print(*needs.lines(plan, room, hub.ask), sep="\n")
-    print(f"'{plan.workflow_id}' can run: {len(plan.steps)} step(s).")
+    print(f"'{plan.workflow_id}' has no mistake: {len(plan.steps)} step(s).")
 
 
 def _room(settings: Settings) -> Room | None:

@@ -3,8 +3,9 @@
     python -m benchmarks.fits [--cards 8,12,16,24,32,48,80] [--ram 64] [--models FOLDER]
 
 Prints one table, without running anything and without a GPU: the function that the page, `validate`
-and the worker ask is asked, with the memory of each card (in GB of 10^9 bytes) in place of this
-machine's. Models that are not on this machine are asked for at the hub: configurations and headers.
+and the worker ask is asked, with the memory of each card (in GiB, which makers call GB) in place of
+this machine's. Models that are not on this machine are asked for at the hub: configurations and
+headers. The bundled model, which fits everywhere, is left out.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import TooLarge
-from app.settings import PROJECT, SHIPPED_WORKFLOWS, PathSettings
+from app.settings import PROJECT, PathSettings
 from app.units import size
+from app.workflow.catalog import Catalog
 from app.workflow.dtypes import for_device
-from app.workflow.models.fit import DEVICE_SHARE, RAM_SHARE, Mode, Need, Room, choose_mode
-from app.workflow.models.fit import peak_bytes as peak_bytes_of
+from app.workflow.models.fit import (
+    DEVICE_SHARE,
+    RAM_SHARE,
+    Mode,
+    Need,
+    Room,
+    choose_mode,
+    peak_bytes,
+)
+from app.workflow.models.hub import is_repository
 from app.workflow.models.hub_headers import HubHeaders
 from app.workflow.models.needs import Find, Unknown, asked_mode, step_model, step_need
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.planner import make_plan
 
-GB = 1_000_000_000
+GIB = 1 << 30
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,18 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ram", type=int, default=64, help="of the machine, in GB")
     parser.add_argument("--models", type=Path, help="a further folder of models, as OWNER/NAME")
     options = parser.parse_args(arguments)
-    cards = [int(card) * GB for card in options.cards.split(",")]
+    cards = [int(card) * GIB for card in options.cards.split(",")]
     further = (options.models,) if options.models else ()
     paths = PathSettings(models=(PROJECT / "models", *further))
-    print(f"| workflow | weights | {' | '.join(f'{card // GB} GB' for card in cards)} |")
+    print(f"| workflow | weights | {' | '.join(f'{card // GIB} GB' for card in cards)} |")
     print("| --- " * (len(cards) + 2) + "|")
     with contextlib.closing(HubHeaders()) as hub:
-        for workflow in sorted(SHIPPED_WORKFLOWS.glob("*.json")):
+        for workflow in hub_workflows():
             for asked, need in needs(workflow, paths, hub.ask):
-                rooms = [Room(int(DEVICE_SHARE * card), int(RAM_SHARE * options.ram * GB), card)
+                rooms = [Room(int(DEVICE_SHARE * card), int(RAM_SHARE * options.ram * GIB), card)
                          for card in cards]  # fmt: skip
                 modes = " | ".join(in_words(asked, need, room) for room in rooms)
                 print(f"| {workflow.stem} | {size(need.total_bytes)} | {modes} |")
+
+
+def hub_workflows() -> list[Path]:
+    """Those that ship and whose models the hub has."""
+    entries = Catalog(PathSettings()).entries()
+    found = [entry for entry in entries if all(map(is_repository, entry.models))]
+    return sorted(Path(entry.path) for entry in found)
 
 
 def needs(workflow: Path, paths: PathSettings, find: Find) -> list[tuple[Mode, Need]]:
@@ -63,14 +80,16 @@ def needs(workflow: Path, paths: PathSettings, find: Find) -> list[tuple[Mode, N
 
 
 def in_words(asked: Mode, need: Need, room: Room) -> str:
-    """The mode in which this card would run it."""
+    """How this card would run it: `all` stays on it, components take `turns`, or `no`; with `?`
+    where it may run out of memory all the same."""
     try:
         mode = choose_mode(asked, need, room)
     except TooLarge:
         return "no"
-    tight = "?" if peak_bytes_of(mode, need, room) > room.total_bytes else ""
-    decoding = "tiles" if mode.vae_tiling else "slices" if mode.vae_slicing else ""
-    return ", ".join(word for word in (mode.offload, decoding) if word) + tight or "all"
+    words = {None: "all", "model": "turns", "sequential": "layers"}[mode.offload]
+    if mode.vae_tiling or mode.vae_slicing:
+        words += ", VAE in tiles" if mode.vae_tiling else ", VAE in slices"
+    return words + "?" * (peak_bytes(mode, need, room) > room.total_bytes)
 
 
 if __name__ == "__main__":

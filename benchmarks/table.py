@@ -11,9 +11,8 @@ HEAD: Row = ("what", "measured", "must or aim")
 
 def print_table(title: str, rows: Iterable[Row]) -> None:
     """Print the title, then the rows below a head, columns of one width."""
-    table = [HEAD, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
-    table.insert(1, tuple("-" * width for width in widths))
+    measured = list(rows)
+    widths = [max(map(len, column)) for column in zip(HEAD, *measured, strict=True)]
     print(title, "", sep="\n")
-    for row in table:
+    for row in (HEAD, tuple("-" * width for width in widths), *measured):
         print("|", " | ".join(map(str.ljust, row, widths)), "|")

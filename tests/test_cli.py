@@ -219,7 +219,7 @@ def test_validate_names_the_steps_of_a_workflow_that_can_run(spaced: Path) -> No
     ran = workbench("validate", spaced, "steps=3")
     assert ran.exit_code == 0, ran.stderr
     assert ran.stdout.startswith("draw: StableDiffusionPipeline of ")
-    assert ran.stdout.endswith("'text-to-image' can run: 1 step(s).\n")
+    assert ran.stdout.endswith("'text-to-image' has no mistake: 1 step(s).\n")
 
 
 def test_validate_says_what_each_step_needs_and_whether_it_fits(
@@ -279,7 +279,7 @@ def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
     assert gone.stdout.splitlines()[1:] == [
         "text-to-image: how much it needs is known once 'test/far' has been downloaded: the hub"
         " does not answer (ConnectError).",
-        "'text-to-image' can run: 1 step(s).",
+        "'text-to-image' has no mistake: 1 step(s).",
     ]
     assert (gone.exit_code, gone.stderr) == (0, far.stderr)
 
@@ -304,7 +304,7 @@ def test_validate_takes_several_files_and_gives_each_mistake_its_json_pointer(
     wrong.write_text(json.dumps(document))
     ran = workbench("validate", wrong, spaced, "steps=3", tmp_path / "none.json")
     assert ran.exit_code == 1
-    assert ran.stdout.endswith("'text-to-image' can run: 1 step(s).\n")
+    assert ran.stdout.endswith("'text-to-image' has no mistake: 1 step(s).\n")
     assert ran.stderr.splitlines() == [
         "'wrong' cannot run as it stands.",
         "- /steps/0/pipeline/arguments/width: 100 is not a multiple of 8, which"
