@@ -19,6 +19,7 @@
     │   ├── ResultError        a result could not be written
     │   ├── OutOfMemory
     │   ├── TooLarge           the weights of a step are more than may be held
+    │   ├── DeviceUnusable     the device that is asked for is not there, or torch cannot use it
     │   └── WorkerDied         the worker process ended in mid-run
     └── ServeError             the server cannot be started as asked (a busy port, say)
 
@@ -181,6 +182,10 @@ class OutOfMemory(RunError):
 
 class TooLarge(RunError):
     """The weights of a step are more than the budget lets be held."""
+
+
+class DeviceUnusable(RunError):
+    """The device that is asked for is not there, or torch cannot compute on it."""
 
 
 class WorkerDied(RunError):

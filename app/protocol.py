@@ -191,6 +191,13 @@ class WorkerReady(Message):
     memory: MemoryUse
 
 
+class WorkerUnable(Message):
+    """The worker cannot work with its settings and ends; another one could not either."""
+
+    type: Literal["worker_unable"] = "worker_unable"
+    error: ErrorReport
+
+
 class MemoryFreed(Message):
     """The answer to FreeMemory."""
 
@@ -486,7 +493,7 @@ RunEvent = (
 )
 
 Event = Annotated[
-    WorkerReady | MemoryFreed | MemoryReported | Logged | CheckpointGap | RunEvent,
+    WorkerReady | WorkerUnable | MemoryFreed | MemoryReported | Logged | CheckpointGap | RunEvent,
     Field(discriminator="type"),
 ]
 

@@ -152,6 +152,14 @@ def test_a_setting_that_cannot_be_meant_is_a_sentence(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_device_that_is_not_there_is_a_sentence_after_one_start(tmp_path: Path) -> None:
+    ran = workbench("run", "text-to-image", "--device", "cuda:99", "--output", tmp_path)
+    assert ran.exit_code == 1
+    assert ran.stderr.splitlines()[-1].startswith("The device 'cuda:99' cannot be used: ")
+    assert ran.stderr.count("cannot be used") == 3  # the worker's start, the run's end, the answer
+    assert "Traceback" not in ran.stderr
+
+
 def test_bad_inputs_are_all_told_at_once_before_anything_is_loaded(
     drawn: Ran, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
 from app.engine.status import EngineStatus, WorkerState
 from app.engine.worker_process import WorkerExit, WorkerProcess, WorkerTarget
-from app.errors import EngineClosed, WorkerDied
+from app.errors import EngineClosed, ErrorReport, WorkerDied
 from app.protocol import (
     TERMINAL,
     CancelRun,
@@ -38,6 +38,7 @@ from app.protocol import (
     StartRun,
     WatchPreviews,
     WorkerReady,
+    WorkerUnable,
 )
 from app.settings import Settings
 
@@ -69,6 +70,7 @@ class EngineLoop:
         self._ready: WorkerReady | None = None
         self._started_before = False
         self._failed_starts = 0
+        self._unable: ErrorReport | None = None
         self._longest_gap_s = 0.0
         self._close_by: float | None = None
         self._killed = ""
@@ -270,7 +272,7 @@ class EngineLoop:
     # --- the worker ------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        self._killed, self._ready = "", None
+        self._killed, self._ready, self._unable = "", None, None
         try:
             self._worker = WorkerProcess(
                 self._target,
@@ -326,6 +328,9 @@ class EngineLoop:
                 self._ready = event
                 self._memory.began(event.memory)
                 self._started_before, self._failed_starts = True, 0
+            case WorkerUnable():
+                log.error("%s", event.error.sentence())
+                self._unable, self._failed_starts = event.error, STARTS_IN_A_ROW
             case MemoryReported():
                 self._memory.reported(event, self.status)
             case MemoryFreed():
@@ -349,7 +354,7 @@ class EngineLoop:
         self._worker = None
         self._failed_starts += self._ready is None
         self._ready = None
-        if not self._killed:
+        if self._unable is None and not self._killed:
             log.error("%s %s", ended.sentence, ended.last_lines)
         if self._active is not None:
             run, self._active = self._active, None
@@ -372,11 +377,12 @@ class EngineLoop:
     def _give_up(self, why: str, last_lines: str = "") -> None:
         """The worker does not come up: say so to everybody who waits."""
         message = f"The worker process does not start: {why}"
-        report = WorkerDied(message, hint="The server's log says more.", detail=last_lines).report()
+        died = WorkerDied(message, hint="The server's log says more.", detail=last_lines)
+        report = self._unable or died.report()
         self._runs.end_waiting(
             lambda run_id: RunFailed(run_id=run_id, time=time.time(), error=report)
         )
-        self._memory.fail_frees(message)
+        self._memory.fail_frees(report.message)
 
 
 def _doing(run: Run) -> str:

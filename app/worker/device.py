@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from app.errors import DeviceUnusable
 from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
 from app.worker.loading.origins import Origin, fill
@@ -34,6 +35,17 @@ class Device:
 
     def __str__(self) -> str:
         return str(self.torch_device)
+
+    def check(self) -> None:
+        """Raises DeviceUnusable where nothing can be computed on it."""
+        try:
+            torch.zeros(1, device=self.torch_device)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).partition("\n")[0].rstrip(".")
+            raise DeviceUnusable(
+                f"The device '{self}' cannot be used: {why}.",
+                hint="Choose another one with --device or DW_DEVICE, or 'auto'.",
+            ) from error
 
     @property
     def is_accelerator(self) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm.std import TqdmDefaultWriteLock  # type: ignore[import-untyped]
 
+from app.errors import DeviceUnusable
 from app.protocol import (
     CancelRun,
     CleanUp,
@@ -29,6 +30,7 @@ from app.protocol import (
     StartRun,
     WatchPreviews,
     WorkerReady,
+    WorkerUnable,
     decode_command,
     encode,
 )
@@ -67,7 +69,12 @@ def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) 
     # tqdm's lock between processes is a named semaphore, which whoever outlives this process by
     # os._exit or SIGKILL would call leaked on stderr. One process draws here: it needs none.
     TqdmDefaultWriteLock.mp_lock = None
-    Worker(connection, settings, outputs).serve()
+    try:
+        worker = Worker(connection, settings, outputs)
+    except DeviceUnusable as error:
+        connection.send_bytes(encode(WorkerUnable(error=error.report())))
+    else:
+        worker.serve()
     # Nothing is left to be written, and taking torch apart would cost the person a second or two.
     sys.stderr.flush()
     os._exit(0)
@@ -102,6 +109,7 @@ class Worker:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
         self._device = Device(settings.device)
+        self._device.check()
         self._runner = Runner(settings, OutputStore(outputs), self._device, self.send)
         self._signals: Signals = self._runner.signals
         self._versions = library_versions()
