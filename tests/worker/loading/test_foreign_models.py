@@ -27,7 +27,7 @@ from app.workflow.planning.planner import make_plan
 from tests.doubles.accelerator import Accelerator
 from tests.worker.bench import Bench, Document, document, pixels, same
 
-PACKAGES = Path(__file__).resolve().parents[1] / "doubles" / "packages"
+PACKAGES = Path(__file__).resolve().parents[2] / "doubles" / "packages"
 SIZE = (100, 70)
 
 
