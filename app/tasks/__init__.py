@@ -64,12 +64,10 @@ TASKS: dict[str, Task] = {
     "image_to_text": language.IMAGE_TO_TEXT,
 }
 
-NOT_YET_SUPPORTED: dict[str, str] = {
-    "batch_decode_post_process": "it runs a model",
-}
-"""Tasks of the dialect that this version refuses, and why."""
-
 REFUSED: dict[str, str] = {
+    "batch_decode_post_process": "it reads what a transformers model wrote that was called as a"
+    " pipeline, and none is here; 'image_to_text' asks a model what a picture shows, and"
+    " 'text_generation' for words, and both read the answer themselves",
     "interpolate_frames": "no library that is kept reads its network (RIFE 4.13), and no code is"
     " copied into this project",
     "restore_faces": "facexlib, which finds the faces, loads pickles from outside the model hub",

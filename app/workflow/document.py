@@ -1,14 +1,22 @@
 """The typed workflow document, as it is after its variables have been replaced.
 
-Unknown keys are errors. Keys of the dialect that this version does not run yet are listed in
-NOT_YET_SUPPORTED and refused by name, never ignored.
+Unknown keys are errors here; `unknown_keys` says which of them a document may have all the same.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StrictBool, StrictInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.workflow.cache_blocks import CACHE_BLOCKS, CacheBlock, TeaCacheBlock
 from app.workflow.segments import MAX_SEGMENTS
@@ -18,6 +26,7 @@ from app.workflow.setting_blocks import (
     ComponentSettings,
     DTypeSettings,
     GroupOffload,
+    HubBackend,
     LayerwiseCasting,
     TransformerSettings,
     UnetSettings,
@@ -25,16 +34,18 @@ from app.workflow.setting_blocks import (
 )
 from app.workflow.setting_blocks import Block as Block
 
-NOT_YET_SUPPORTED = frozenset(
-    [
-        "quantization",
-        "inversion",
-        "generate",
-        "workflow_type",
-    ]
-)
-"""Keys the dialect knows and this version refuses."""
-
+OTHER_CALLS = {
+    "inversion": "only a pipeline of other software has such an 'invert'. Leave it out; a picture"
+    " is changed by an image-to-image pipeline",
+    "generate": "models of transformers are not called as pipelines. Use the tasks text_generation"
+    " and image_to_text instead",
+}
+"""Settings by which the dialect calls a pipeline otherwise than as one, and why none is here."""
+DECIDE_NOTHING = frozenset({
+    "cache_dir", "force_download", "local_files_only", "proxies", "resume_download", "token",
+    "use_auth_token", "hotswap",
+})  # fmt: skip
+"""Arguments with which adapters are loaded elsewhere, and which change no result."""
 
 MAX_SEED = 2**64 - 1
 Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
@@ -51,12 +62,19 @@ class QuantisationBlock(Block):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
+def _listed(names: Any) -> Any:
+    """One name is a list of one, as for diffusers."""
+    return (names,) if isinstance(names, str) else names
+
+
 class LoadComponents(Block):
     """What a modular pipeline loads, and how."""
 
-    names: tuple[str, ...] | None = None
+    names: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = None
     dtype: str | dict[str, str] | None = None
     """For all components, or for each; `default` is for those not named."""
+    torch_dtype: str | dict[str, str] | None = None
+    """Another name of `dtype`, which comes before it."""
     quantization_config: dict[str, QuantisationBlock] = Field(default_factory=dict)
 
 
@@ -65,13 +83,15 @@ class ComponentsManager(Block):
     when they are needed, and takes away what has to leave for them."""
 
     enable_auto_cpu_offload: StrictBool = False
-    memory_reserve_margin: str = "3GB"
+    memory_reserve_margin: str | int | float = "3GB"
 
 
 class Configuration(Block):
     component_type: str
     offload: Literal["model", "sequential"] | None = None
     no_generator: StrictBool = False
+    inversion: StrictBool = False
+    generate: StrictBool = False
     device: str | None = None
     exclude_from_cpu_offload: tuple[str, ...] = ()
     group_offload: GroupOffload | None = None
@@ -96,7 +116,7 @@ class Configuration(Block):
     cache: CacheBlock | None = None
     teacache: TeaCacheBlock | None = None
     prompt_weighting: StrictBool = False
-    attention_backend: AttentionBackend | None = None
+    attention_backend: Literal[AttentionBackend, HubBackend] | None = None
     load_components: LoadComponents | None = None
     configs: dict[str, str | int | float | bool | list[JsonValue] | None] = Field(
         default_factory=dict
@@ -108,6 +128,13 @@ class Configuration(Block):
     def _gather_dtypes(cls, block: Any) -> Any:
         """Any other key whose object has `torch_dtype` is about a component."""
         return _gathered(cls, block, "torch_dtype", "component_dtypes")
+
+    @field_validator(*OTHER_CALLS)
+    @classmethod
+    def _is_called_as_a_pipeline(cls, asked: bool, info: ValidationInfo) -> bool:
+        if asked:
+            raise ValueError(f"'{info.field_name}': {OTHER_CALLS[str(info.field_name)]}")
+        return asked
 
     @model_validator(mode="after")
     def _has_one_cache(self) -> Configuration:
@@ -142,7 +169,18 @@ class SchedulerBlock(Block):
         return self
 
 
-class LoraBlock(Block):
+class AdapterBlock(Block):
+    """What is loaded into a pipeline, with whatever arguments its loading takes elsewhere."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_decides_nothing(cls, block: Any) -> Any:
+        if not isinstance(block, dict):
+            return block
+        return {key: value for key, value in block.items() if key not in DECIDE_NOTHING}
+
+
+class LoraBlock(AdapterBlock):
     model_name: str
     weight_name: str | None = None
     subfolder: str | None = None
@@ -155,7 +193,7 @@ class LoraBlock(Block):
     """Decides nothing of what is drawn."""
 
 
-class IpAdapterBlock(Block):
+class IpAdapterBlock(AdapterBlock):
     model_name: str
     weight_name: str
     subfolder: str | None = None

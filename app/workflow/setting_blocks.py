@@ -29,7 +29,12 @@ AttentionBackend = Literal[
     "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
     "flash", "flash_varlen", "_flash_3", "_flash_varlen_3", "sage", "sage_varlen", "xformers",
 ]  # fmt: skip
-"""Those of torch and of packages; a backend named `…_hub` would run code of the model hub."""
+"""Those of torch and of packages."""
+HubBackend = Literal[
+    "flash_hub", "flash_varlen_hub", "flash_4_hub", "_flash_3_hub", "_flash_3_varlen_hub",
+    "aiter_fa2_hub", "sage_hub", "sage_blackwell_hub",
+]  # fmt: skip
+"""Those that would run code of the model hub: torch's own is used, which computes the same."""
 
 
 class GroupOffload(Block):
@@ -72,7 +77,7 @@ class ComponentSettings(Block):
     enable_tiling: StrictBool | dict[str, JsonValue] = False
     residency: Literal["resident", "on_demand"] = "resident"
     device: str | None = None
-    attention_backend: AttentionBackend | None = None
+    attention_backend: Literal[AttentionBackend, HubBackend] | None = None
     compile: CompileBlock | None = None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from app.errors import Problem, nearest
-from app.workflow.document import KNOWN_KEYS, NOT_YET_SUPPORTED
+from app.workflow.document import KNOWN_KEYS
 from app.workflow.references import Path, place
 
 CLOSED = {
@@ -64,11 +64,7 @@ class UnknownKeys:
     def add(self, path: Path) -> None:
         """Take note of the key at the end of this path."""
         key = str(path[-1])
-        if key in NOT_YET_SUPPORTED:
-            self.problems.append(
-                Problem(place=place(path), message=f"'{key}' is not yet supported.")
-            )
-        elif is_open(path):
+        if is_open(path):
             self._ignored.setdefault(path[:-1], []).append(key)
         else:
             self._refuse(path, nearest(key, KNOWN_KEYS))

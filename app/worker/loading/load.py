@@ -287,6 +287,8 @@ def block_part(
 def block_class(block: ComponentBlock) -> type[Any]:
     """The class that the block names."""
     library, _, class_name = block.class_name.rpartition(".")
+    if library == "transformers" and class_name in PROCESSORS:
+        return PROCESSORS[class_name]
     # The planner has let through no other module than these two, and those of diffusers' pipelines.
     found: type[Any] = getattr(importlib.import_module(library), class_name)
     return found

@@ -6,6 +6,7 @@ Where that is not installed a processor is put together without it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import transformers
 from transformers import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
+from app.errors import LoadError
+
 FILMS = "video_processor"
+CONFIGURATIONS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+"""Where a processor's files name its class."""
 PROCESSORS: dict[str, type[Any]] = {
     # FLUX.2 writes its prompts into a chat and shows its language model no pictures.
     "PixtralProcessor": transformers.AutoTokenizer,
@@ -34,9 +39,11 @@ class _WithoutFilms(ProcessorMixin):  # type: ignore[misc]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
 
-def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Any:
+def load_processor(processor_class: type[Any], folder: Path) -> Any:
     """The processor in this folder, with what there is instead of its part for films where
-    torchvision is missing."""
+    torchvision is missing. An AutoProcessor is of the class that its files name."""
+    if processor_class is transformers.AutoProcessor:
+        processor_class = _class_in(folder)
     if FILMS not in processor_class.get_attributes() or is_torchvision_available():
         return processor_class.from_pretrained(folder, local_files_only=True)
     without: Any = type(processor_class.__name__, (_WithoutFilms, processor_class), {})
@@ -46,3 +53,17 @@ def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Any:
 
         setattr(processor, FILMS, Qwen3Films(folder))
     return processor
+
+
+def _class_in(folder: Path) -> type[ProcessorMixin]:
+    """Raises LoadError where no file names one of transformers'."""
+    for file in CONFIGURATIONS:
+        if (folder / file).is_file():
+            named = json.loads((folder / file).read_bytes()).get("processor_class")
+            found = getattr(transformers, str(named), None)
+            if isinstance(found, type) and issubclass(found, ProcessorMixin):
+                return found
+    raise LoadError(
+        f"The files in {folder.name}/ do not say which processor they are of.",
+        hint="Name its class as 'component_type'.",
+    )

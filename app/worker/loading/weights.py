@@ -25,7 +25,7 @@ import torch
 from diffusers import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, ProcessorMixin
+from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
 from app.errors import LoadError
 from app.settings import MIB
@@ -228,7 +228,7 @@ def _from_pretrained(part: Part, device: Device) -> Any:
         arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
         arguments |= {"variant": part.variant} if part.variant and _has_variant(part) else {}
     try:
-        if issubclass(part.component_class, ProcessorMixin):
+        if issubclass(part.component_class, (ProcessorMixin, AutoProcessor)):
             return load_processor(part.component_class, part.folder)
         if issubclass(part.component_class, Foreign):
             return part.component_class.load().eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from app.errors import nearest
+from app.errors import nearest, shortened
 from app.packages import Package
 from app.workflow.installed.signatures import (
     Kind,
@@ -15,7 +15,12 @@ from app.workflow.installed.signatures import (
 from app.workflow.plan_settings import DType
 
 DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
-CLASS_RENAMES = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline"}
+OTHER_DTYPES: dict[str, DType] = {"half": "float16", "float": "float32"}
+"""What torch calls them too."""
+CLASS_RENAMES = {
+    "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
+    "CLIPFeatureExtractor": "CLIPImageProcessor",
+}
 """Names of older documents and what the class is called now."""
 ATTENTION_PROCESSORS = "diffusers.models.attention_processor"
 MODULAR = "ModularPipeline"
@@ -54,8 +59,11 @@ def class_name(name: str, *kinds: Kind) -> str:
         return name
     if package not in PACKAGES:
         raise UnknownName(f"'{name}' is not a diffusers or transformers class.")
-    bare = CLASS_RENAMES.get(bare, bare)
     classes = public_classes(package)
+    bare = CLASS_RENAMES.get(bare, bare)
+    if bare not in classes and bare.endswith("TokenizerFast"):
+        # transformers has only these by now, and calls them what the slow ones were called.
+        bare = bare.removesuffix("Fast")
     found = classes.get(bare)
     # Whoever may name a modular pipeline may name any.
     wanted = " or ".join(kind for kind in kinds if kind != "modular pipeline" or len(kinds) == 1)
@@ -93,12 +101,16 @@ def attention_processor(name: str) -> str:
 
 
 def dtype_name(name: str) -> DType:
-    """The dtype that `torch.float16` or `float16` names. Raises UnknownName."""
-    bare = name.removeprefix("torch.")
-    if bare not in DTYPES:
-        offered = ", ".join(f"torch.{known}" for known in DTYPES)
-        raise UnknownName(f"'{name}' is not a dtype that is supported yet. Use one of {offered}.")
-    return DTYPES[bare]
+    """The dtype that `torch.float16` or `float16` names, in braces or without. Raises
+    UnknownName."""
+    bare = (unbraced(name) or name).removeprefix("torch.")
+    bare = OTHER_DTYPES.get(bare, bare)
+    if bare in DTYPES:
+        return DTYPES[bare]
+    offered = ", ".join(f"torch.{known}" for known in DTYPES)
+    raise UnknownName(
+        f"'{shortened(name)}' is not a dtype to load weights in. Use one of {offered}."
+    )
 
 
 def unbraced(name: str) -> str | None:

@@ -21,7 +21,9 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 T = TypeVar("T")
-Kind = Literal["pipeline", "modular pipeline", "set of blocks", "model", "scheduler", "tokenizer"]
+Kind = Literal[
+    "pipeline", "modular pipeline", "set of blocks", "model", "scheduler", "tokenizer", "processor"
+]
 
 FOLDERS: dict[str, dict[str, Kind]] = {
     "diffusers": {
@@ -35,13 +37,16 @@ FOLDERS: dict[str, dict[str, Kind]] = {
         "models/*/modeling_*.py": "model",
         "models/*/tokenization_*.py": "tokenizer",
         "models/*/image_processing_*.py": "model",
+        "models/*/processing_*.py": "processor",
     },
 }
+NAMES_END: dict[Kind, str] = {"modular pipeline": "ModularPipeline", "processor": "Processor"}
+"""How the names of a kind end in whose files other classes are defined too."""
 CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
-FORMAT = 4
+FORMAT = 5
 """Raise when the stored form changes."""
 
 
@@ -142,8 +147,7 @@ def _index(package: str) -> dict[str, ClassPlace]:
     for pattern, kind in FOLDERS[package].items():
         for file in sorted(root.glob(pattern)):
             for name in CLASS_LINE.findall(file.read_text(encoding="utf-8")):
-                if kind == "modular pipeline" and not name.endswith("ModularPipeline"):
-                    # The module of them all defines what they are built of, too.
+                if not name.endswith(NAMES_END.get(kind, "")):
                     continue
                 if (not public or name in public) and not name.startswith("_"):
                     where = file.relative_to(root).as_posix()

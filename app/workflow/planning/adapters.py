@@ -29,10 +29,24 @@ def read_loras(
     blocks: Sequence[LoraBlock], at: Place, source_of: SourceOf, reader: ValueReader
 ) -> tuple[LoraSource, ...]:
     """Those that are right; the reader has noted what is wrong with the others."""
+    _check_names(blocks, at, reader)
     built = [
         _lora(block, index, (*at, index), source_of, reader) for index, block in enumerate(blocks)
     ]
     return tuple(lora for lora in built if lora is not None)
+
+
+def _check_names(blocks: Sequence[LoraBlock], at: Place, reader: ValueReader) -> None:
+    """Adapters become modules of these names."""
+    seen: set[str] = set()
+    for index, name in enumerate(block.adapter_name for block in blocks):
+        where = (*at, index, "adapter_name")
+        if name and "." in name:
+            reader.note(where, f"'{name}' has a dot in it, which the name of an adapter cannot.")
+        if name in seen:
+            reader.note(where, f"Two adapters are called '{name}'.", "Each has its own name.")
+        if name:
+            seen.add(name)
 
 
 def _lora(

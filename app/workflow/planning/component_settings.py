@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from app.errors import nearest, shortened
+from app.packages import Package
 from app.workflow.cache_blocks import TeaCacheBlock
 from app.workflow.document import Configuration, PipelineBlock
 from app.workflow.installed import names
@@ -25,10 +26,17 @@ from app.workflow.plan_settings import (
     TeaCacheSettings,
     Tuning,
 )
+from app.workflow.planning.dtypes import dtype_key
 from app.workflow.planning.sharing import known_components
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
-from app.workflow.setting_blocks import CompileBlock, ComponentSettings, LayerwiseCasting
+from app.workflow.references import place
+from app.workflow.setting_blocks import (
+    CompileBlock,
+    ComponentSettings,
+    HubBackend,
+    LayerwiseCasting,
+)
 from app.workflow.weighting import can_be_weighed
 
 PLACEMENT_WARNING = (
@@ -40,6 +48,13 @@ SLICING_WARNING = (
     "Attention in slices takes more memory here than without: torch's own takes little."
     " Leave 'enable_attention_slicing' out."
 )
+SAGE = Package("sageattention", "sageattention")
+FLASH = Package("flash_attn", "flash-attn")
+BACKEND_PACKAGES = {
+    "flash": FLASH, "flash_varlen": FLASH, "sage": SAGE, "sage_varlen": SAGE,
+    "xformers": Package("xformers", "xformers"),
+}  # fmt: skip
+"""What has to be installed for a backend of attention."""
 DOTTED_PATH = re.compile(r"\w+(\.\w+)*")
 
 
@@ -70,6 +85,7 @@ class _Settings:
     def read(self) -> PipelineStep:
         configuration = self._block.configuration
         where = (*self._at, "configuration")
+        self._check_dtypes()
         self._read_blocks(configuration, where)
         for key, settings in configuration.components.items():
             self._read_component(key, settings, (*where, "components", key))
@@ -94,11 +110,17 @@ class _Settings:
                     else component
                     for name, component in step.components.items()
                 },
-                "dtypes": {n: d for n, d in self._dtypes.items() if n not in step.components},
+                "dtypes": {
+                    **step.dtypes,
+                    **{n: d for n, d in self._dtypes.items() if n not in step.components},
+                },
                 "changes": {n: ComponentChanges(**found) for n, found in self._changes.items()},
                 "tunings": {key: Tuning(**found) for key, found in self._tunings.items()},
                 "casting": None if whole is None else _casting(whole),
                 "vae_tiling": self._vae_tiling,
+                "attention_backend": self._backend(
+                    configuration.attention_backend, (*where, "attention_backend")
+                ),
                 "attention_slicing": configuration.enable_attention_slicing,
                 "prompt_weighting": configuration.prompt_weighting and can_be_weighed(name),
                 "teacache": _teacache(configuration.teacache),
@@ -108,6 +130,13 @@ class _Settings:
         )
 
     # --- blocks named after a component ----------------------------------------------------------
+
+    def _check_dtypes(self) -> None:
+        """Whether there are the components that the loading arguments name a dtype of."""
+        loading = self._block.from_pretrained_arguments
+        at = (*self._at, "from_pretrained_arguments", dtype_key(loading))
+        for name in self._step.dtypes:
+            self._is_changeable(name, (*at, name))
 
     def _read_blocks(self, configuration: Configuration, where: Place) -> None:
         dtypes = {
@@ -163,8 +192,9 @@ class _Settings:
             found["kept_layers"] = {**found.get("kept_layers", {}), **layers}
             found["removed"] = (*found.get("removed", ()), *removed)
             found["compiled"] = {**found.get("compiled", {}), **compiled}
-        if settings.attention_backend is not None:
-            self._tunings.setdefault(key, {})["attention_backend"] = settings.attention_backend
+        backend = self._backend(settings.attention_backend, (*at, "attention_backend"))
+        if backend is not None:
+            self._tunings.setdefault(key, {})["attention_backend"] = backend
         if settings.enable_tiling is not False:
             if key == "vae":
                 # What its memory is estimated by.
@@ -172,6 +202,20 @@ class _Settings:
             if settings.enable_tiling is not True or key != "vae":
                 arguments = {} if settings.enable_tiling is True else settings.enable_tiling
                 self._tunings.setdefault(key, {})["tiling"] = arguments
+
+    def _backend(self, named: str | None, at: Place) -> str | None:
+        """The backend of this name, or None for torch's own."""
+        if named in get_args(HubBackend):
+            self._reader.warnings.append(
+                f"{place(at)}: '{named}' would run code of the model hub: torch's own attention"
+                " is used, which computes the same."
+            )
+            return None
+        package = BACKEND_PACKAGES.get(named or "")
+        if package is not None and package.is_missing:
+            message = f"'{named}' needs {package.name}, which is not installed."
+            self._reader.note(at, message, f"Leave it out. {package.how_to_add}")
+        return named
 
     def _is_there(self, name: str, at: Place) -> bool:
         """Whether the pipeline will have this component; where that is not known yet, it may."""

@@ -60,7 +60,7 @@ def read_modular(
                 hint = nearest(name, blocks.configs) or _there_are(blocks.configs)
                 reader.note((*where, "configs", name), message, hint)
     load_at = (*where, "load_components")
-    dtypes = _dtypes(configured, (*load_at, "dtype"), reader)
+    dtypes = _dtypes(configured, load_at, reader)
     quantised = dict(_quantised(configured, (*load_at, "quantization_config"), reader))
     return ModularSettings(
         workflow=workflow,
@@ -131,9 +131,11 @@ def _there_are(names_: Collection[str]) -> str:
 
 def _dtypes(configured: Configuration, at: Place, reader: ValueReader) -> dict[str, DType]:
     """The dtype of each component that is named, and under OTHERS that of all others."""
-    wanted = None if configured.load_components is None else configured.load_components.dtype
-    if wanted is None:
+    block = configured.load_components
+    wanted = block and (block.dtype or block.torch_dtype)
+    if not block or not wanted:
         return {}
+    at = (*at, "dtype" if block.dtype else "torch_dtype")
     found: dict[str, DType] = {}
     for name, dtype in ({OTHERS: wanted} if isinstance(wanted, str) else wanted).items():
         try:

@@ -15,12 +15,13 @@ from app.workflow.models.hub import find_in_folders, is_repository
 from app.workflow.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.workflow.plan import PipelineStep, ResultSpec
 from app.workflow.plan_settings import CacheSettings, DType, SchedulerChange
-from app.workflow.plan_sources import ComponentBlock, ModelSource
+from app.workflow.plan_sources import OTHERS, ComponentBlock, ModelSource
 from app.workflow.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.workflow.planning.calls import check_pipeline_call
 from app.workflow.planning.chains import read_chain
 from app.workflow.planning.component_settings import with_settings
 from app.workflow.planning.connected import connected
+from app.workflow.planning.dtypes import component_dtype, read_dtypes
 from app.workflow.planning.modular import is_modular, read_modular
 from app.workflow.planning.quantisers import check_quantisers, read_quantisation
 from app.workflow.planning.remote_code import read_code
@@ -48,7 +49,17 @@ LOADING_ARGUMENTS = {
     "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
     "trust_remote_code",
 } | IGNORED_LOADING_ARGUMENTS  # fmt: skip
-REFUSED_LOADING_ARGUMENTS = {"quantization_config", "task"}
+REFUSED_LOADING_ARGUMENTS = {
+    "quantization_config": (
+        "A whole pipeline is not quantised at once.",
+        "Give each component that is to be a block with a 'quantization_config' of its own.",
+    ),
+    "task": (
+        "Pipelines of transformers are not run here.",
+        "Use the tasks text_generation and image_to_text instead.",
+    ),
+}
+"""Loading arguments that cannot be honoured: why, and what to do instead."""
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
     " encoder; nothing is sent to another."
@@ -95,13 +106,14 @@ class PipelineBuilder:
         else:
             check_assembled(pipeline_class, block, loading_at, self._reader)
         code = read_code(loading, loading_at, self._trusted, self._source, self._reader)
-        dtype = self._dtype(loading, loading_at)
+        dtypes = read_dtypes(loading, loading_at, self._reader)
+        dtype = dtypes.pop(OTHERS)
         config = self._config(loading, loading_at)
         if source is not None and source.file.endswith(GGUF_SUFFIX):
             at_file = (*loading_at, "from_single_file")
             self._reader.note(at_file, "A GGUF file has one component, not a whole pipeline.")
         components = {
-            component: self._component(document, (*where, component))
+            component: self._component(document, (*where, component), dtype)
             for component, document in block.component_blocks.items()
         }
         arguments = {
@@ -136,6 +148,7 @@ class PipelineBuilder:
             pipeline_class=pipeline_class,
             source=source,
             dtype=dtype,
+            dtypes=dtypes,
             code=code,
             modular=modular,
             config=config,
@@ -157,7 +170,6 @@ class PipelineBuilder:
             cache=None
             if cache is None
             else CacheSettings(type=cache.type, options=cache.model_dump(exclude={"type"})),
-            attention_backend=block.configuration.attention_backend,
             arguments=arguments,
             chain=chain,
             seed=step_seed if block.seed is None else block.seed,
@@ -249,7 +261,7 @@ class PipelineBuilder:
             elif value is None:
                 absent.append(key)
             elif key in REFUSED_LOADING_ARGUMENTS:
-                self._reader.note(where, f"'{key}' is not yet supported.")
+                self._reader.note(where, *REFUSED_LOADING_ARGUMENTS[key])
             else:
                 hint = nearest(key, LOADING_ARGUMENTS)
                 self._reader.note(where, f"'{key}' is not a known loading argument.", hint)
@@ -331,32 +343,20 @@ class PipelineBuilder:
             return None
         return folder
 
-    def _dtype(self, loading: dict[str, Any], at: Place) -> DType:
-        """Without a dtype every component is float32."""
-        for key in ("torch_dtype", "dtype"):
-            if key in loading:
-                try:
-                    dtype = names.dtype_name(str(loading[key]))
-                except names.UnknownName as error:
-                    self._reader.note((*at, key), str(error))
-                    return "float32"
-                if dtype == "float16":
-                    self._reader.warnings.append(FLOAT16_WARNING)
-                return dtype
-        return "float32"
-
-    def _component(self, document: ComponentDocument, at: Place) -> ComponentBlock | None:
+    def _component(
+        self, document: ComponentDocument, at: Place, pipelines_dtype: DType
+    ) -> ComponentBlock | None:
         loading, loading_at = document.from_pretrained_arguments, (*at, "from_pretrained_arguments")
         block = document.quantization_config
         # Only what has weights can be quantised.
-        kinds = ("model",) if block else ("model", "tokenizer", "scheduler")
+        kinds = ("model",) if block else ("model", "tokenizer", "processor", "scheduler")
         name = self._class(
             document.configuration.component_type, (*at, "configuration", "component_type"), *kinds
         )
         self._check_loading(loading, loading_at)
         source = self._source(loading, loading_at)
         config = self._config(loading, loading_at)
-        dtype = self._dtype(loading, loading_at)
+        dtype = component_dtype(loading, pipelines_dtype, loading_at, self._reader)
         quantised_at = (*at, "quantization_config")
         quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
         if source is None or not name:
@@ -376,11 +376,6 @@ class PipelineBuilder:
             place = (*at, "configuration", "scheduler_type")
             name = self._class(block.configuration.scheduler_type, place, "scheduler")
         return SchedulerChange(class_name=name, config=block.from_config_args, shift=block.shift)
-
-
-FLOAT16_WARNING = (
-    "float16 is meant for accelerators: on a CPU it is slow and some operations lack it."
-)
 
 
 def _is_local(model: str, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from app.errors import nearest
 from app.media.files import MediaKind
 from app.packages import missing
 from app.settings import PathSettings
-from app.tasks import NOT_YET_SUPPORTED, REFUSED, TASKS
+from app.tasks import REFUSED, TASKS
 from app.tasks.media import AudioVideo
 from app.tasks.task import UNKNOWN, Gives, Task, loads_nothing, mistakes
 from app.workflow.document import TaskBlock
@@ -126,12 +126,10 @@ def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
         reader.note(at, "An input cannot choose a task.")
         return None
     task = TASKS.get(command)
-    if command in NOT_YET_SUPPORTED:
-        reader.note(at, f"'{command}' is not yet supported: {NOT_YET_SUPPORTED[command]}.")
-    elif command in REFUSED:
+    if command in REFUSED:
         reader.note(at, f"'{command}' cannot run here: {REFUSED[command]}.")
     elif task is None:
-        hint = nearest(command, [*TASKS, *NOT_YET_SUPPORTED, *REFUSED])
+        hint = nearest(command, [*TASKS, *REFUSED])
         reader.note(at, f"There is no task '{command}'.", hint)
     elif (lacking := missing(f"'{command}'", task.packages)) is not None:
         reader.note(at, *lacking)

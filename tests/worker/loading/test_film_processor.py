@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
-from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor
+from transformers import AutoProcessor, Qwen2VLImageProcessorPil, Qwen3VLProcessor
 
+from app.errors import LoadError
 from app.worker.loading.film_processor import CONFIG, Qwen3Films
 from app.worker.loading.processors import load_processor
 from tests.standins.parts import qwen_tokenizer
@@ -61,3 +63,16 @@ def test_a_processor_has_it_where_torchvision_is_missing(tmp_path: Path):
         videos=[frames(4)], do_sample_frames=False, return_tensors="pt"
     )
     assert made["video_grid_thw"].shape == (1, 3)
+
+
+def test_an_auto_processor_is_of_the_class_that_its_files_name(tmp_path: Path):
+    qwen_tokenizer().save_pretrained(tmp_path)
+    Qwen2VLImageProcessorPil(patch_size=PATCH).save_pretrained(tmp_path)
+    films(tmp_path, temporal_patch_size=2)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Qwen3VLProcessor"}')
+    assert isinstance(load_processor(AutoProcessor, tmp_path), Qwen3VLProcessor)
+
+
+def test_files_that_name_no_processor_say_so(tmp_path: Path):
+    with pytest.raises(LoadError, match="do not say which processor"):
+        load_processor(AutoProcessor, tmp_path)

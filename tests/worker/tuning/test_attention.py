@@ -17,6 +17,7 @@ from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.attention import cached
 from app.worker.tuning.tune import tuned
+from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import CacheSettings
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
@@ -205,16 +206,27 @@ def test_a_backend_leaves_the_next_run_as_it_was(bench: Bench, flux: Path):
 
 
 def test_a_backend_whose_package_is_missing_is_told(bench: Bench, flux: Path):
-    ended = bench.run(drawn(flux, attention_backend="sage")).terminal
+    ended = bench.run(drawn(flux, attention_backend="_flash_3")).terminal
     assert ended.type == "run_failed"
-    assert ended.error.message == "The attention backend 'sage' cannot be used here."
+    assert ended.error.message == "The attention backend '_flash_3' cannot be used here."
 
 
-def test_a_backend_that_runs_code_of_the_hub_is_refused(bench: Bench, flux: Path):
+def test_a_backend_whose_package_pip_can_add_is_told_before_anything_loads(
+    bench: Bench, flux: Path
+):
     with pytest.raises(InvalidWorkflow) as caught:
-        bench.plan(drawn(flux, attention_backend="flash_hub"))
+        bench.plan(drawn(flux, attention_backend="sage"))
     (problem,) = caught.value.problems
     assert problem.place == "steps[0].pipeline.configuration.attention_backend"
+    assert problem.message == "'sage' needs sageattention, which is not installed."
+
+
+def test_instead_of_a_backend_that_is_code_of_the_hub_torchs_own_is_used(bench: Bench, flux: Path):
+    plan = bench.plan(drawn(flux, attention_backend="flash_hub"))
+    (planned,) = plan.steps
+    assert isinstance(planned, PipelineStep)
+    assert planned.attention_backend is None
+    assert any("'flash_hub' would run code of the model hub" in told for told in plan.warnings)
 
 
 def processing(name: str) -> Document:

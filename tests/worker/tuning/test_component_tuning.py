@@ -102,10 +102,10 @@ def test_a_backend_of_one_component_is_that_of_no_other(bench: Bench, flux: Path
 
 
 def test_a_backend_of_a_component_whose_package_is_missing_is_told(bench: Bench, flux: Path):
-    components = {"transformer": {"attention_backend": "sage"}}
+    components = {"transformer": {"attention_backend": "_flash_3"}}
     ended = bench.run(with_flux(flux, components=components)).terminal
     assert ended.type == "run_failed"
-    message = "The attention backend 'sage' of 'transformer' cannot be used here."
+    message = "The attention backend '_flash_3' of 'transformer' cannot be used here."
     assert ended.error.message == message
 
 

@@ -76,6 +76,7 @@ def test_every_kind_of_class_is_found():
              for place in public_classes(package).values()}  # fmt: skip
     assert kinds == {
         "pipeline", "modular pipeline", "set of blocks", "model", "scheduler", "tokenizer",
+        "processor",
     }  # fmt: skip
 
 

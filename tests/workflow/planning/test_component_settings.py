@@ -112,9 +112,9 @@ def test_tiling_that_is_only_switched_on_is_that_of_the_vae_block(bench: Bench):
             "Input should be greater than or equal to 1, not 0.",
         ),
         (
-            {"components": {"unet": {"attention_backend": "flash_hub"}}},
+            {"components": {"unet": {"attention_backend": "flesh"}}},
             f"{WHERE}.components.unet.attention_backend",
-            "'flash_hub' is not one of",
+            "'flesh' is not one of",
         ),
         (
             {"enable_layerwise_casting": {**CASTING, "storage_dtype": "torch.int4"}},

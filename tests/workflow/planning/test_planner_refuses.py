@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidInputs, InvalidWorkflow, UnknownWorkflow
-from app.workflow.document import NOT_YET_SUPPORTED
+from app.workflow.document import OTHER_CALLS
 from app.workflow.installed.names import NOT_HERE
 from app.workflow.plan_values import DTypeValue, LiteralValue, ObjectValue, Value
 from app.workflow.planning.planner import make_plan
@@ -39,7 +39,7 @@ def test_all_mistakes_of_a_document_are_told_at_once(bench: Bench):
     assert isinstance(error, InvalidWorkflow)
     assert told(error) == {
         f"{LOADING}.model_name": "There is no model folder '../models/tini'. Did you mean 'tiny'?",
-        f"{LOADING}.torch_dtype": "'int8' is not a dtype that is supported yet. "
+        f"{LOADING}.torch_dtype": "'int8' is not a dtype to load weights in. "
         "Use one of torch.float32, torch.float16, torch.bfloat16.",
         f"{ARGUMENTS}.num_inference_steps": "0 is outside 1 to 1000.",
         f"{ARGUMENTS}.width": "100 is not a multiple of 8, which "
@@ -127,14 +127,13 @@ def test_a_pipeline_of_other_software_says_what_to_use_instead(bench: Bench, nam
     }
 
 
-def test_keys_of_the_dialect_that_are_not_supported_yet_are_named_as_such(bench: Bench):
-    document = drawing(steps=[step() | dict.fromkeys(NOT_YET_SUPPORTED, True)])
-    inside = min(NOT_YET_SUPPORTED)
-    document["steps"][0]["pipeline"] |= {inside: {}}
-    assert bench.problems(document) == {
-        **{f"steps[0].{key}": f"'{key}' is not yet supported." for key in NOT_YET_SUPPORTED},
-        f"{PIPELINE}.{inside}": f"'{inside}' is not yet supported.",
+@pytest.mark.parametrize("key", OTHER_CALLS)
+def test_a_pipeline_is_called_as_one_and_else_is_told_why_not(bench: Bench, key: str):
+    configuration = {"component_type": "StableDiffusionPipeline", key: True}
+    assert bench.problems(drawing(steps=[step(configuration=configuration)])) == {
+        f"{PIPELINE}.configuration.{key}": f"'{key}': {OTHER_CALLS[key]}."
     }
+    bench.plan(drawing(steps=[step(configuration={**configuration, key: False})]))
 
 
 def test_a_step_has_exactly_one_action(bench: Bench):
@@ -376,6 +375,22 @@ def test_a_scheduler_that_changes_nothing_and_a_shift_below_zero_are_refused(ben
     assert list(empty.values()) == ["A scheduler needs a 'configuration' or a 'shift'."]
     below = bench.problems(drawing(steps=[step(audio_scheduler={"shift": -1})]))
     assert list(below) == ["steps[0].pipeline.audio_scheduler.shift"]
+
+
+def test_adapters_have_names_of_their_own_that_a_module_can_have(bench: Bench):
+    loras = [{"model_name": "owner/lora", "adapter_name": name} for name in ("a", "a", "b.c")]
+    assert bench.problems(drawing(steps=[step(loras=loras)])) == {
+        f"{PIPELINE}.loras[1].adapter_name": "Two adapters are called 'a'. Each has its own name.",
+        f"{PIPELINE}.loras[2].adapter_name": (
+            "'b.c' has a dot in it, which the name of an adapter cannot."
+        ),
+    }
+
+
+def test_how_an_adapter_is_fetched_elsewhere_decides_nothing(bench: Bench):
+    lora = {"model_name": "owner/lora", "token": "x", "local_files_only": True, "hotswap": False}
+    (planned,) = bench.plan(drawing(steps=[step(loras=[lora])])).steps
+    assert planned.loras[0].source.model == "owner/lora"
 
 
 def test_a_loras_keys_are_those_of_diffusers_and_its_scale_may_be_a_text(bench: Bench):

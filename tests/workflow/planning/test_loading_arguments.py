@@ -1,0 +1,113 @@
+"""How a document says in what number format, and as what, its weights are loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from app.workflow.plan import PipelineStep
+from tests.workflow.bench import MODEL, Bench, drawing, step
+
+LOADING = "steps[0].pipeline.from_pretrained_arguments"
+
+
+@pytest.fixture
+def bench(bench: Bench) -> Bench:
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (bench.model / "model_index.json").write_text(json.dumps(index))
+    return bench
+
+
+def loaded(bench: Bench, blocks: dict[str, Any] | None = None, **loading: Any) -> PipelineStep:
+    found = step(from_pretrained_arguments={"model_name": MODEL, **loading}, **(blocks or {}))
+    (planned,) = bench.plan(drawing(steps=[found])).steps
+    assert isinstance(planned, PipelineStep)
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("named", "dtype"),
+    [
+        ("torch.half", "float16"),
+        ("torch.float", "float32"),
+        ("{bfloat16}", "bfloat16"),
+        ("bfloat16", "bfloat16"),
+        (None, "float32"),
+        ("{auto}", "float32"),
+    ],
+)
+def test_a_number_format_may_be_written_as_torch_and_diffusers_take_it(
+    bench: Bench, named: str | None, dtype: str
+):
+    assert loaded(bench, torch_dtype=named).dtype == dtype
+
+
+def test_a_pipelines_auto_is_float32_as_in_diffusers_which_is_said(bench: Bench):
+    document = drawing(
+        steps=[step(from_pretrained_arguments={"model_name": MODEL, "torch_dtype": "{auto}"})]
+    )
+    (warning,) = bench.plan(document).warnings
+    assert warning.startswith(f"{LOADING}.torch_dtype: 'auto' is float32")
+
+
+def test_a_components_auto_is_what_the_pipeline_has(bench: Bench):
+    vae = {
+        "configuration": {"component_type": "AutoencoderKL"},
+        "from_pretrained_arguments": {"model_name": "owner/vae", "torch_dtype": "{auto}"},
+    }
+    found = loaded(bench, {"vae": vae}, torch_dtype="torch.bfloat16")
+    assert found.components["vae"].dtype == "bfloat16"
+
+
+def test_each_component_may_have_a_number_format_of_its_own(bench: Bench):
+    found = loaded(bench, torch_dtype={"vae": "torch.float32", "default": "torch.bfloat16"})
+    assert (found.dtype_of("vae"), found.dtype_of("unet")) == ("float32", "bfloat16")
+    assert loaded(bench, torch_dtype={"vae": "torch.bfloat16"}).dtype_of("unet") == "float32"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "place", "told"),
+    [
+        ("bf16", "", "'bf16' is not a dtype to load weights in. Use one of torch.float32, "),
+        ({"vae": "int8"}, ".vae", "'int8' is not a dtype to load weights in."),
+        ({"vea": "torch.bfloat16"}, ".vea", "has no component 'vea'. Did you mean 'vae'?"),
+    ],
+)
+def test_a_number_format_that_is_none_is_told_where_it_stands(
+    bench: Bench, dtype: Any, place: str, told: str
+):
+    wanted = step(from_pretrained_arguments={"model_name": MODEL, "torch_dtype": dtype})
+    assert told in bench.problems(drawing(steps=[wanted]))[f"{LOADING}.torch_dtype{place}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("transformers.AutoProcessor", "processor"),
+        ("transformers.Gemma3Processor", "processor"),
+        ("transformers.T5TokenizerFast", "tokenizer"),
+        ("transformers.CLIPFeatureExtractor", "feature_extractor"),
+    ],
+)
+def test_whatever_prepares_a_models_inputs_may_be_a_component(bench: Bench, name: str, of: str):
+    block = {
+        "configuration": {"component_type": name},
+        "from_pretrained_arguments": {"model_name": "owner/name", "subfolder": of},
+    }
+    block_planned = loaded(bench, {of: block}).components[of]
+    assert not block_planned.has_weights
+
+
+def test_a_quantiser_in_the_wrong_place_is_told_the_right_one(bench: Bench):
+    inline = {"config_type": "BitsAndBytesConfig", "from_arguments": {"load_in_4bit": True}}
+    wanted = step(from_pretrained_arguments={"model_name": MODEL, "quantization_config": inline})
+    assert bench.problems(drawing(steps=[wanted])) == {
+        f"{LOADING}.quantization_config": "A whole pipeline is not quantised at once. Give each "
+        "component that is to be a block with a 'quantization_config' of its own."
+    }
