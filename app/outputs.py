@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from app.errors import BadRequest
 
 Record = dict[str, Any]
 RECORD_KEY = "diffusers_workbench"
@@ -24,6 +27,20 @@ class OutputStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+
+    def check(self) -> None:
+        """Raises BadRequest where this user cannot write here. Nothing is made."""
+        nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not nearest.is_dir():
+            why = f"'{nearest}' is no folder"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            why = f"user {os.getuid()} may not write to '{nearest}'"
+        else:
+            return
+        raise BadRequest(
+            f"Results cannot be written to '{self.root}': {why}.",
+            hint="Choose another folder with --output or DW_OUTPUTS.",
+        )
 
     def run_folder(self, run_id: str) -> Path:
         """The run's folder, whether or not it exists. Raises ValueError for any other name."""

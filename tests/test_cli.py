@@ -152,6 +152,17 @@ def test_a_setting_that_cannot_be_meant_is_a_sentence(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["run", "text-to-image"], ["repl"]])
+def test_results_that_cannot_be_written_are_refused_before_anything_starts(
+    command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    ran = workbench(*command, "--output", tmp_path / "file" / "results")
+    assert (ran.exit_code, ran.stdout.removesuffix("Stopping.\n")) == (1, "")
+    assert ran.stderr.startswith("Results cannot be written to '")
+    assert "file' is no folder. Choose another folder with --output" in ran.stderr
+
+
 def test_a_device_that_is_not_there_is_a_sentence_after_one_start(tmp_path: Path) -> None:
     ran = workbench("run", "text-to-image", "--device", "cuda:99", "--output", tmp_path)
     assert ran.exit_code == 1

@@ -138,6 +138,8 @@ def test_the_command_serves_a_page_behind_a_password_and_ends_when_told(
         assert refused.value.code == 401
         refused.value.close()
         assert re.search(r"password", log.read_text(), re.IGNORECASE)
+        with urllib.request.urlopen(f"http://127.0.0.2:{port}/", timeout=5) as page:
+            assert "printed where this server was started" in page.read().decode()
 
         check = recipe.command("HEALTHCHECK")
         probe_script = check[2].replace("127.0.0.1", "127.0.0.2")

@@ -20,6 +20,7 @@ from app.engine.run import Follower, Run, RunInfo
 from app.engine.status import EngineStatus
 from app.engine.worker_process import WorkerTarget, run_worker
 from app.errors import EngineError, EngineNotStarted
+from app.outputs import OutputStore
 from app.protocol import DropComponents, MemoryFreed, PinComponent, RunEvent
 from app.settings import Settings
 from app.workflow.fingerprint import request_key
@@ -40,9 +41,13 @@ class Engine:
         self._hub: HubHeaders | None = None
 
     def start(self, settings: Settings) -> None:
-        """Start the worker; returns at once, runs that come before it is ready wait for it."""
+        """Start the worker; returns at once, runs that come before it is ready wait for it.
+
+        Raises BadRequest, before anything is started, where results cannot be written.
+        """
         if self._loop is not None:
             raise EngineError("The engine is running already.")
+        OutputStore(settings.paths.outputs).check()
         self._settings = settings
         self._loop = EngineLoop(settings, self._worker_target)
         self._hub = HubHeaders()

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 USER = "workbench"
 MAX_IMAGE_PIXELS = 100_000_000
 SESSIONS = 200
+WHERE_THE_LOGIN_IS = (
+    "Name and password were printed where this server was started. Its owner chooses others with"
+    " DW_AUTH=name:password."
+)
+BROKEN_OFF = 130
+"""The exit code of what a signal broke off."""
 CLOSE_S = 2.0
 """Of the promised 5: the interpreter's own end takes seconds too on a busy machine."""
 REFUSED_VARIABLES = ("GRADIO_VIBE_MODE", "GRADIO_SHARE")
@@ -46,9 +52,9 @@ def serve(engine: Engine, settings: Settings) -> None:
     up, stop = threading.Event(), threading.Event()
     with stopped_by_signals(up, stop), upload_folder() as uploads:
         settings = with_media(settings, uploads)
-        settings.paths.outputs.mkdir(parents=True, exist_ok=True)
         engine.start(settings)
         try:
+            settings.paths.outputs.mkdir(parents=True, exist_ok=True)
             page = launch(engine, settings, port=port, auth=auth)
             up.set()
             announce(page, settings, auth)
@@ -163,6 +169,7 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
         server_port=port,
         share=settings.ui.share,
         auth=auth,
+        auth_message=WHERE_THE_LOGIN_IS if settings.ui.auth is None else None,
         show_error=True,
         max_threads=settings.engine.max_queued_runs + 64,
         max_file_size=settings.ui.max_upload_bytes,
@@ -213,12 +220,16 @@ def close_page(page: Any) -> None:
 @contextlib.contextmanager
 def stopped_by_signals(up: threading.Event, stop: threading.Event) -> Iterator[None]:
     """SIGINT and SIGTERM set `stop` once the page is `up`; before that they break off the start by
-    KeyboardInterrupt, for it takes seconds and nobody is served yet."""
+    SystemExit, for it takes seconds and nobody is served yet.
+
+    A KeyboardInterrupt would do, if none ever met an `exec` of a text, as imports of dataclasses
+    do: CPython notes it there for good and ends the process by SIGINT, whoever handled it.
+    """
     before: dict[signal.Signals, Any] = {}
 
     def handler(_number: int, _frame: Any) -> None:
         if not up.is_set():
-            raise KeyboardInterrupt
+            raise SystemExit(BROKEN_OFF)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
