@@ -27,9 +27,19 @@ def read_picture(path: str) -> Any:
 
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            return _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise StepError(f"The picture '{path}' can no longer be read.", hint=f"{error}") from error
+
+
+def _eight_bits(picture: Any) -> Any:
+    """A picture of 16 bits in 8: Pillow would cut off at 255, and nearly all of it be white."""
+    import numpy as np
+    from PIL import Image
+
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
 
 
 def read_video(path: str, checkpoint: Checkpoint) -> AudioVideo:

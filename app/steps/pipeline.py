@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.steps.arguments import combinations
 from app.steps.chain import chained
+from app.steps.drawing import drawing_from
 from app.steps.made import Made, Output
 from app.steps.sounds import heard_at
 from app.workflow.plan import PipelineStep
@@ -30,7 +32,9 @@ def run(
     """Call the pipeline and save what it made; that is the step's result.
 
     The random generator is always the CPU's, so a seed gives one picture on every device, and it is
-    new in every run; all calls of the step share it, as the dialect has it.
+    new in every run; all calls of the step share it, as the dialect has it. Pipelines that draw
+    beside it (Stable Diffusion 3's ControlNet the latents of its control picture) draw from the
+    same seed.
     """
     import torch
 
@@ -41,7 +45,9 @@ def run(
     pipeline = assemble(step, parts, components)
     rate = getattr(pipeline, "audio_sampling_rate", None)
     made: list[Any] = []
+    drawing = drawing_from(step.seed, context.device.torch_device)
     with (
+        drawing if step.generator else contextlib.nullcontext(),
         tuned(pipeline, step, context.device),
         context.prompts.remembering(pipeline, step, parts, context.device),
     ):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from app.errors import StepError
 from app.steps.arguments import combinations
+from app.steps.drawing import drawing_from
 from app.steps.made import Made
 from app.tasks import TASKS
 from app.tasks.task import Arguments, Loaded, Task, mistakes
@@ -94,10 +95,8 @@ def _loaded(
     device = torch.device("cpu") if step.on_cpu else context.device.torch_device
     given_back.enter_context(torch.inference_mode())
     if step.random:
-        # These models draw from torch's own generators, which nobody else is to notice.
-        drawing = [device] if device.type == "cuda" else []
-        given_back.enter_context(torch.random.fork_rng(drawing))
-        torch.manual_seed(step.seed)
+        # These models draw from torch's own generators.
+        given_back.enter_context(drawing_from(step.seed, device))
     return Loaded(
         components={part.name: components[part.key] for part in parts.parts},
         folders={part.name: part.folder for part in parts.parts},

@@ -168,8 +168,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _choose(wanted: str) -> torch.device:
-    if wanted != "auto":
-        return torch.device(wanted)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if wanted == "auto":
+        there = torch.backends.mps.is_available()
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if there else "cpu"
+    chosen = torch.device(wanted)
+    # An accelerator's tensors say which one they are on: without its number each would seem to be
+    # elsewhere, and would be moved there before every call.
+    return chosen if chosen.type == "cpu" else torch.device(chosen.type, chosen.index or 0)

@@ -102,12 +102,14 @@ class Worker:
         from app.outputs import OutputStore
         from app.worker.context import Signals
         from app.worker.device import Device
+        from app.worker.no_numbers import refuse_no_numbers
         from app.worker.runner import Runner
         from app.workflow.fingerprint import library_versions
 
         # Progress goes to the page as events; bars on stderr would only fill the log.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
+        refuse_no_numbers()
         self._device = Device(settings.device)
         self._device.check()
         self._runner = Runner(settings, OutputStore(outputs), self._device, self.send)
@@ -178,11 +180,10 @@ class _Forwarder(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._send(
-            Logged(
-                time=time.time(),
-                level=record.levelno,
-                logger=record.name,
-                text=self.format(record),
-            )
-        )
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001  (a library's line that cannot be put together)
+            # It is said on stderr, as every handler does: no call fails for what it had to say.
+            self.handleError(record)
+            return
+        self._send(Logged(time=time.time(), level=record.levelno, logger=record.name, text=text))

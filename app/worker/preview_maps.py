@@ -116,12 +116,16 @@ class PreviewMaps:
         sight.latents = None
 
     def learn(self) -> None:
-        """Learn from the newest picture. Called when nothing else is to be done."""
+        """Learn from the newest picture. Called when nothing else is to be done.
+
+        A full disk is only logged.
+        """
         pair, self._to_learn = self._to_learn, None
         if pair is None:
             return
         found = _as_grid(pair)
-        if found is None:
+        if found is None or not found.isfinite().all():
+            # What is no number would be in the sums for ever.
             return
         rows, columns, channels = found.shape
         small = pair.picture.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
@@ -137,8 +141,11 @@ class PreviewMaps:
         if before and before["samples"].shape == sums["samples"].shape:
             sums = {name: before[name] + added for name, added in sums.items()}
         self._learnt[pair.sight.decoder] = _map_of(sums)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        save_file(sums, self._file(pair.sight.decoder))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file(sums, self._file(pair.sight.decoder))
+        except (OSError, SafetensorError) as error:
+            log.warning("A map for previews could not be kept: %s", error)
 
     def _file(self, decoder: str) -> Path:
         return self._folder / f"{hashlib.sha256(decoder.encode()).hexdigest()[:24]}.safetensors"

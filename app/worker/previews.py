@@ -54,8 +54,9 @@ class LatentPreview:
         self, latents: torch.Tensor, picture_px: tuple[int, int] | None = None
     ) -> tuple[bytes, int, int]:
         """JPEG, width and height in pixels of the first of the latents, which the map knows."""
-        grid = grid_of(latents, len(self._factors), picture_px)
-        assert grid is not None
+        found = grid_of(latents, len(self._factors), picture_px)
+        assert found is not None
+        grid = found.detach().to("cpu", torch.float32)
         rgb = ((grid @ self._factors + self._bias + 1) * 127.5).clamp(0, 255)
         picture = Image.fromarray(rgb.to(torch.uint8).numpy())
         scale = max(1, min(8, MAX_EDGE_PX // max(picture.size)))
@@ -74,7 +75,10 @@ def grid_of(
     *,
     first_frame: bool = False,
 ) -> torch.Tensor | None:
-    """The first of the latents as (rows, columns, channels), float32 on the CPU.
+    """The first of the latents as (rows, columns, channels), where they lie.
+
+    Asked after every step, so nothing is copied from the device: a copy would wait for all that the
+    device has still to compute.
 
     Of a picture (n, channels, rows, columns); of a film (n, channels, frames, …) or (n, frames,
     channels, …) its middle frame, or the first; of a picture that is packed, (n, rows x columns,
@@ -100,7 +104,7 @@ def grid_of(
         one = one.reshape(rows, -1, channels)
     else:
         return None
-    return one.detach().to("cpu", torch.float32)
+    return one
 
 
 def _rows(tokens: int, picture_px: tuple[int, int]) -> int | None:

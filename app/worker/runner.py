@@ -41,6 +41,7 @@ from app.worker.loading.load import Part, StepParts, TaskParts, find_parts
 from app.worker.loading.task_parts import find_task_parts
 from app.worker.loading.weights import Weights
 from app.worker.memo import FOLDER, PromptMemo
+from app.worker.no_numbers import is_of_no_numbers, no_numbers_in
 from app.worker.placement import Placement
 from app.worker.preview_maps import PreviewMaps
 from app.worker.residency import Residency, WorkflowUses
@@ -314,6 +315,8 @@ class Runner:
             )
         elif isinstance(error, WorkbenchError):
             found = error
+        elif is_of_no_numbers(error):
+            found = no_numbers_in(context.step)
         else:
             found = StepError(f"{type(error).__name__} in step '{context.step}': {error}")
         # The report is plain text: nothing keeps the frames, which hold tensors, alive.

@@ -34,6 +34,12 @@ def test_a_named_device_is_taken_as_named():
     assert Device("cuda:1").is_accelerator
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_an_accelerator_is_named_as_the_tensors_on_it_name_it(kind: str):
+    """Else each of them would be moved there again for every step."""
+    assert Device(kind).torch_device == torch.device(kind, 0)
+
+
 def test_memory_on_the_cpu_is_the_machines(cpu: Device):
     memory = cpu.memory()
     assert memory.device_bytes == memory.device_reserved_bytes == 0

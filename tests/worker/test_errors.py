@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from app.protocol import TERMINAL, ResultSaved, RunFailed
+from app.worker.no_numbers import refuse_no_numbers
 from app.workflow.plan import Plan
 from app.workflow.plan_values import LiteralValue
 from tests.worker.bench import Bench, Document, document, same, step
@@ -36,6 +39,23 @@ def test_a_step_that_fails_in_its_call_is_named_and_the_next_run_loads_nothing(b
     after = bench.run(GOOD)
     assert after.success.loaded == ()
     assert same(before, after)
+
+
+def test_a_picture_of_numbers_that_are_none_is_told_and_not_saved_black(bench: Bench, model: Path):
+    (weights,) = (model / "vae").glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["decoder.conv_out.bias"].fill_(float("nan"))
+    save_file(tensors, weights, {"format": "pt"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refuse_no_numbers()
+        finished = bench.run(document(step(model=model)))
+    assert isinstance(finished.terminal, RunFailed)
+    assert finished.terminal.error.message == (
+        "What step 'draw' made is not a picture: some of its numbers are none (NaN)."
+    )
+    assert "bfloat16 or float32" in finished.terminal.error.hint
+    assert finished.results == ()
 
 
 def test_a_cold_run_that_fails_leaves_what_it_loaded_for_the_next(bench: Bench):

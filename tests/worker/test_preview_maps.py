@@ -120,6 +120,30 @@ def test_too_little_is_not_learnt_from(
     assert not sight_of(maps).knows(latents)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_no_numbers_spoil_nothing(
+    drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path, value: float
+):
+    maps = PreviewMaps(tmp_path)
+    picture, latents = drawn[0]
+    teach(maps, [(picture, torch.full_like(latents, value))], FORMS["a picture"])
+    teach(maps, drawn, FORMS["a picture"])
+    assert sight_of(maps).knows(latents)
+
+
+def test_a_map_that_cannot_be_written_is_used_all_the_same(
+    drawn: list[tuple[Image.Image, torch.Tensor]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    (tmp_path / "maps").write_text("no folder")
+    maps = PreviewMaps(tmp_path / "maps" / "below")
+    with caplog.at_level("WARNING"):
+        teach(maps, drawn[:4], FORMS["a picture"])
+    assert sight_of(maps).knows(drawn[0][1])
+    assert "could not be kept" in caplog.text
+
+
 def test_a_map_that_was_cut_off_on_disk_is_learnt_anew(
     drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
 ):

@@ -72,6 +72,12 @@ def test_latents_of_a_form_the_map_does_not_know_are_not_guessed_at(shape: tuple
 # --- which map -----------------------------------------------------------------------------------
 
 
+def test_what_is_asked_after_every_step_waits_for_no_device():
+    """Nothing can be copied from the meta device, which stands for one that is still computing."""
+    for shape in ((1, 2, 8, 8), (1, 64, 2), (1, 2, 3, 8, 8)):
+        assert RED_GREEN.knows(torch.zeros(shape, device="meta"))
+
+
 def test_the_map_beside_the_model_is_used_whatever_the_family(tmp_path: Path):
     fit = {"latent_rgb_factors": [[0, 0, 0]] * 3, "latent_rgb_bias": [-1, -1, 1]}
     (tmp_path / "preview.json").write_text(json.dumps(fit))

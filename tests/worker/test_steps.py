@@ -139,6 +139,15 @@ def test_a_picture_is_turned_as_its_camera_says_and_has_three_channels(
     assert (result.width, result.height) == (128, 64)
 
 
+def test_a_picture_of_sixteen_bits_keeps_its_greys(bench: Bench, tmp_path: Path):
+    """As depths are saved here; Pillow's own conversion would make nearly all of it white."""
+    ramp = np.arange(65536).reshape(256, 256)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray((ramp / 257).round().astype(np.uint8)).save(tmp_path / "flat.png")
+    deep, flat = (bench.run(document(vary(name))) for name in ("deep.png", "flat.png"))
+    assert same(deep, flat)
+
+
 def test_one_generator_serves_all_calls_of_a_step(bench: Bench, tmp_path: Path):
     """So the dialect has it: equal calls of one step draw on, they do not begin again."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")

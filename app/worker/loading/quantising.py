@@ -21,6 +21,7 @@ import transformers
 
 from app.errors import LoadError, nearest
 from app.packages import Package
+from app.steps.drawing import drawing_from
 from app.worker.device import Device
 from app.workflow.fingerprint import with_quantised_matmul
 from app.workflow.plan import PipelineStep
@@ -69,14 +70,11 @@ def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def drawing_the_same(part: Part, device: Device) -> Iterator[None]:
-    """Inside, a quantiser that draws at random draws the same for every load; torch's own
-    generators go on as if nothing had been drawn."""
+    """Inside, a quantiser that draws at random draws the same for every load."""
     if part.quantiser is None:
         yield
         return
-    cuda = [device.torch_device] if device.torch_device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(0)
+    with drawing_from(0, device.torch_device):
         yield
 
 

@@ -12,12 +12,13 @@ time can be left without weights, with no error: there must be one construction 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,7 +234,7 @@ def _from_pretrained(part: Part, device: Device) -> Any:
         if issubclass(part.component_class, Foreign):
             return part.component_class.load().eval()
         arguments |= quantised_loading(part, device)
-        with drawing_the_same(part, device):
+        with drawing_the_same(part, device), _keeping_default_dtype():
             component = _read(part, arguments)
         if isinstance(component, torch.nn.Module):
             component = settled(component.eval(), part, device)
@@ -245,6 +246,17 @@ def _from_pretrained(part: Part, device: Device) -> Any:
             hint=f"{type(error).__name__}: {first_line(error)}",
         ) from error
     return component
+
+
+@contextlib.contextmanager
+def _keeping_default_dtype() -> Iterator[None]:
+    """Inside, a load may end as it likes: diffusers 0.42.1 leaves torch's default dtype that of a
+    model whose construction fails, and all that is computed after it would be too."""
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _read(part: Part, arguments: dict[str, Any]) -> Any:

@@ -247,6 +247,15 @@ def test_a_broken_configuration_is_told_with_its_component(bench: Bench, model: 
     assert bench.refused(ON_MODEL).message == "The text_encoder of 'model' could not be loaded."
 
 
+def test_a_load_that_fails_leaves_torch_as_it_was(bench: Bench, model: Path):
+    config = model / "unet" / "config.json"
+    wrong = {**json.loads(config.read_text()), "down_block_types": ["NoSuchBlock", "DownBlock2D"]}
+    config.write_text(json.dumps(wrong))
+    half = step(model="model", loading={"dtype": "torch.bfloat16"})
+    assert bench.refused(document(half)).message == "The unet of 'model' could not be loaded."
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_what_was_loaded_before_a_broken_component_is_kept(bench: Bench, model: Path):
     (model / "scheduler" / "scheduler_config.json").write_text("{")
     assert bench.run(document(step(model="model"))).terminal.type == "run_failed"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.errors import InvalidWorkflow
 from app.protocol import RunFailed
@@ -29,6 +30,17 @@ class DarkerPipeline(StableDiffusionPipeline):
         output.images = [each.point(lambda value: value // DARKNESS) for each in output.images]
         return output
 """
+DRAWING = """
+import torch
+from diffusers import StableDiffusionPipeline
+
+
+class DrawingPipeline(StableDiffusionPipeline):
+    def __call__(self, *arguments, **named):
+        named["latents"] = torch.randn(1, 4, 8, 8)
+        return super().__call__(*arguments, **named)
+"""
+"""Draws beside the generator that it is given, as a few of diffusers' own pipelines do."""
 BLOCKS = """
 from diffusers.modular_pipelines import FluxAutoBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks
@@ -164,3 +176,18 @@ def blocks(**loading: Any) -> Document:
 def test_the_environment_allows_repositories():
     settings = Settings.from_environment({"DW_TRUST_REMOTE_CODE": "a/b c/d"})
     assert settings.paths.trusted_code == ("a/b", "c/d")
+
+
+def test_what_a_pipeline_draws_beside_its_generator_comes_of_the_seed_too(
+    bench: Bench, models: Path
+):
+    code = models / "somebody" / "drawing"
+    code.mkdir(parents=True)
+    (code / "pipeline.py").write_text(DRAWING)
+    wanted = drawing(custom_pipeline="somebody/drawing", trust_remote_code=True)
+    plan = planned(bench, models, wanted, "somebody/drawing")
+    state = torch.random.get_rng_state()
+    first, second = bench.run(plan), bench.run(plan)
+    assert same(first, second)
+    # Nobody else notices.
+    assert torch.equal(torch.random.get_rng_state(), state)
