@@ -1,8 +1,9 @@
 """Prompt embeddings are remembered: the same text through the same encoders is encoded once.
 
 Diffusers has dozens of forms of `encode_prompt`, so none of them is known here: the method is
-replaced, on the one pipeline of a step, by one that looks its call up. A call is known by all that
-decides what it returns, and what a hit hands out is what the encoder returned, to the last bit.
+replaced, on the one pipeline of a step, by one that looks its call up; of a modular pipeline so are
+the blocks that call text encoders (`modular_calls`). A call is known by all that decides what it
+returns, and what a hit hands out is what the encoder returned, to the last bit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ CALL_STATE = ("batch_size", "do_classifier_free_guidance")
 """What a call leaves on the pipeline for its `encode_prompt` to read beside the arguments."""
 
 
+Recalled = Callable[[Any, Callable[[], Any]], Any]
+"""Given what a call is known by, and what makes its result: the result, made or remembered."""
+
+
 class UnknownArgumentError(Exception):
     """An argument that cannot be part of a key."""
 
@@ -62,33 +67,32 @@ class PromptMemo:
         """Inside, the pipeline's `encode_prompt` computes only what is not remembered.
 
         To be entered when the step's LoRAs are in place. A call with tensors, a generator or
-        anything else of unknown kind is passed through.
+        anything else of unknown kind is passed through, and one that draws at random.
         """
-        if not hasattr(pipeline, "encode_prompt"):
+        is_modular = step.modular is not None
+        if not (is_modular or hasattr(pipeline, "encode_prompt")):
             yield
             return
-        encode = pipeline.encode_prompt
-        signature = inspect.signature(encode)
         encoders = _encoders(pipeline, step, parts, device)
         keys = {part.key for part in parts.parts if part.name.startswith(ENCODERS)}
 
-        @functools.wraps(encode)
-        def encode_or_remember(*positional: Any, **named: Any) -> Any:
+        def recalled(call: Any, encode: Callable[[], Any]) -> Any:
             self.spared -= keys
-            bound = signature.bind(*positional, **named)
-            bound.apply_defaults()
-            state = {name: getattr(pipeline, name, None) for name in CALL_STATE}
             try:
-                call = [encoders, _described(state), _described(bound.arguments)]
+                described = json.dumps([encoders, _described(call)])
             except UnknownArgumentError:
-                return encode(*positional, **named)
-            key = hashlib.sha256(json.dumps(call).encode()).hexdigest()
+                return encode()
+            key = hashlib.sha256(described.encode()).hexdigest()
             found = self._find(key)
             if found is None:
-                result = encode(*positional, **named)
+                before = _random_states(device)
+                result = encode()
                 try:
                     found = Embeddings.of(result)
                 except NotEmbeddingsError:
+                    return result
+                if not all(map(torch.equal, before, _random_states(device))):
+                    # What is drawn after it would be drawn otherwise without it.
                     return result
                 self._recent.keep(key, found, found.size_bytes)
                 self._unwritten.add(key)
@@ -97,11 +101,15 @@ class PromptMemo:
             # After a miss too: a hit must not differ even in how its tensors lie in memory.
             return found.result()
 
-        pipeline.encode_prompt = encode_or_remember
-        try:
-            yield
-        finally:
-            del pipeline.encode_prompt
+        if is_modular:
+            # Only now: it imports diffusers' blocks.
+            from app.worker.modular_calls import recalling
+
+            with recalling(pipeline, recalled):
+                yield
+        else:
+            with _recalling(pipeline, recalled):
+                yield
 
     def write_down(self) -> None:
         """Write what is new and still held into the folder. A full disk is only logged."""
@@ -125,6 +133,34 @@ class PromptMemo:
         if found is not None:
             log.debug("Reusing remembered prompt embeddings")
         return found
+
+
+@contextlib.contextmanager
+def _recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
+    """Inside, calls of the pipeline's `encode_prompt` are looked up."""
+    encode = pipeline.encode_prompt
+    signature = inspect.signature(encode)
+
+    @functools.wraps(encode)
+    def encode_or_remember(*positional: Any, **named: Any) -> Any:
+        bound = signature.bind(*positional, **named)
+        bound.apply_defaults()
+        state = {name: getattr(pipeline, name, None) for name in CALL_STATE}
+        return recalled([state, bound.arguments], lambda: encode(*positional, **named))
+
+    pipeline.encode_prompt = encode_or_remember
+    try:
+        yield
+    finally:
+        del pipeline.encode_prompt
+
+
+def _random_states(device: Device) -> list[torch.Tensor]:
+    """Where torch's own generators are, of the CPU and of the device."""
+    states = [torch.random.get_rng_state()]
+    if device.torch_device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device.torch_device))
+    return states
 
 
 def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> list[Any]:

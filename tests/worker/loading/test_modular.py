@@ -8,6 +8,7 @@ import wave
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from diffusers import FluxAutoBlocks
@@ -23,6 +24,7 @@ from tests.engines import Finished
 from tests.standins import build_flux, build_sdxl, build_wan
 from tests.standins.minimax_music3 import SAMPLE_RATE_HZ, build_minimax_music3
 from tests.worker.bench import Bench, Document, document, pixels, same
+from tests.worker.encoding import counting
 
 SIZE_PX = 64
 FLUX_PARTS = 7
@@ -109,6 +111,52 @@ def test_warm_it_draws_what_it_drew_cold_also_with_another_model_in_between(
         assert same(again, before)
 
 
+@pytest.mark.parametrize("model", ["flux", "sdxl", "wan"])
+def test_a_known_prompt_calls_no_text_encoder_and_draws_the_same(
+    bench: Bench, models: Path, tmp_path: Path, model: str
+):
+    known = film() if model == "wan" else modular(model, prompt="a known fox")
+    other = film() if model == "wan" else modular(model, prompt="a known fox")
+    other["pipeline"]["arguments"]["prompt"] = "another one"
+    (tmp_path / "forgetful").mkdir()
+    forgetful = Bench(tmp_path / "forgetful", prompt_memo_bytes=0)
+    for drawing in (known, other):
+        plan = planned(bench, models, drawing)
+        with counting() as calls:
+            first = bench.run(plan)
+            encoded = len(calls)
+            again = bench.run(plan)
+            assert len(calls) == encoded > 0
+        for finished in (again, forgetful.run(plan)):
+            assert shown(finished) == shown(first)
+
+
+def shown(finished: Finished) -> bytes:
+    assert finished.success
+    with av.open(finished.results[0].path) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    return b"".join(frame.tobytes() for frame in frames)
+
+
+def test_what_an_encoder_is_told_beside_the_prompt_is_encoded_anew(bench: Bench, models: Path):
+    plain = modular("sdxl", prompt="a told fox", negative_prompt="")
+    bench.run(planned(bench, models, plain))
+    zeros = modular(
+        "sdxl",
+        configuration={"configs": {"force_zeros_for_empty_prompt": False}},
+        prompt="a told fox",
+        negative_prompt="",
+    )
+    for changed in (
+        zeros,
+        modular("sdxl", prompt="a told fox", negative_prompt="blue"),
+        modular("sdxl", prompt=["a told fox"], negative_prompt=""),
+    ):
+        with counting() as calls:
+            assert bench.run(planned(bench, models, changed)).success
+        assert calls
+
+
 def test_it_tells_its_phases_and_every_step_of_its_loop(bench: Bench, models: Path):
     bench.free()
     finished = bench.run(planned(bench, models, modular(num_inference_steps=3)))
@@ -145,7 +193,8 @@ def test_cancelled_in_any_phase_it_leaves_what_is_held_as_it_was(
             bench.cancel(event.run_id)
 
     bench.when = cancel
-    cancelled = bench.run(plan)
+    # A prompt that is known is not encoded again.
+    cancelled = bench.run(planned(bench, models, modular("sdxl", prompt=f"stopped {phase}")))
     bench.when = lambda _event: None
     assert isinstance(cancelled.terminal, RunCancelled)
     assert cancelled.terminal.phase == phase
