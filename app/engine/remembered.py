@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = ".remembered"
 MAX_REMEMBERED = 2000
+TRIM_EVERY = 100
+"""Listing so many files takes 20 ms, and the next run waits for it: not after every run."""
 
 
 class Remembered(Message):
@@ -29,6 +31,7 @@ class RememberedResults:
 
     def __init__(self, outputs: Path) -> None:
         self._folder = outputs / FOLDER
+        self._noted = 0
 
     def find(self, key: str) -> Remembered | None:
         """What this request made, if every file of it still exists."""
@@ -39,16 +42,24 @@ class RememberedResults:
         return found if all(result.is_there for result in found.results) else None
 
     def note(self, key: str, made: Remembered) -> None:
-        """Remember this; of too many the oldest are forgotten. A full disk is only logged."""
+        """Remember this; of too many the oldest are forgotten, some at a time.
+
+        A full disk is only logged.
+        """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._file(key)) as file:
                 file.write(made.model_dump_json().encode())
-            files = sorted(self._folder.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
-            for old in files[:-MAX_REMEMBERED]:
-                old.unlink(missing_ok=True)
+            if self._noted % TRIM_EVERY == 0:
+                self._trim()
+            self._noted += 1
         except OSError as error:
             log.warning("What the run made could not be remembered: %s", error)
+
+    def _trim(self) -> None:
+        files = sorted(self._folder.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
+        for old in files[:-MAX_REMEMBERED]:
+            old.unlink(missing_ok=True)
 
     def _file(self, key: str) -> Path:
         return self._folder / f"{key}.json"
