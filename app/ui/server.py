@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(engine: Engine, settings: Settings) -> None:
-    """Serves the page until SIGINT or SIGTERM, then closes the engine; returns within 5 seconds.
+    """Serves the page until it is told to stop, then closes the engine; returns within 5 seconds.
 
     Raises ServeError, before anything is started, where it cannot be done as asked.
     """
@@ -50,6 +50,7 @@ def serve(engine: Engine, settings: Settings) -> None:
     port = free_port(settings.ui.host, settings.ui.port)
     auth = credentials(settings)
     up, stop = threading.Event(), threading.Event()
+    page = None
     with stopped_by_signals(up, stop), upload_folder() as uploads:
         settings = with_media(settings, uploads)
         engine.start(settings)
@@ -60,11 +61,13 @@ def serve(engine: Engine, settings: Settings) -> None:
             announce(page, settings, auth)
             stop.wait()
         finally:
-            print("Stopping.", flush=True)
+            # Nobody may be left to read it.
+            with contextlib.suppress(OSError):
+                print("Stopping.", flush=True)
             # Side by side: open streams must not eat the time the worker needs.
             closing = threading.Thread(target=engine.close, args=(CLOSE_S,), daemon=True)
             closing.start()
-            with contextlib.suppress(NameError):
+            if page is not None:
                 close_page(page)
             closing.join(CLOSE_S + 0.5)
 
@@ -219,8 +222,8 @@ def close_page(page: Any) -> None:
 
 @contextlib.contextmanager
 def stopped_by_signals(up: threading.Event, stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set `stop` once the page is `up`; before that they break off the start by
-    SystemExit, for it takes seconds and nobody is served yet.
+    """SIGINT, SIGTERM and a closed terminal set `stop` once the page is `up`; before that they
+    break off the start by SystemExit, for it takes seconds and nobody is served yet.
 
     A KeyboardInterrupt would do, if none ever met an `exec` of a text, as imports of dataclasses
     do: CPython notes it there for good and ends the process by SIGINT, whoever handled it.
@@ -232,7 +235,11 @@ def stopped_by_signals(up: threading.Event, stop: threading.Event) -> Iterator[N
             raise SystemExit(BROKEN_OFF)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # Under nohup a closed terminal ends nothing.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         before[number] = signal.signal(number, handler)
     try:
         yield
