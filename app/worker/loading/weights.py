@@ -12,13 +12,12 @@ time can be left without weights, with no error: there must be one construction 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ from app.worker.loading.changes import change, state_bytes
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.downloads import TEXT_FILES
 from app.worker.loading.foreign import Foreign
+from app.worker.loading.interruptible import Checkpoint, interruptible
 from app.worker.loading.load import Part, first_line, has_weights
 from app.worker.loading.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
 from app.worker.loading.processors import load_processor
@@ -91,7 +91,7 @@ class Weights:
         context.tell_loading(part.name, part.model, 0)
         log.info("Loading %s from model: %s", part.name, part.model)
         started = time.monotonic()
-        shell = self._refilled(part) or self._constructed(part)
+        shell = self._refilled(part) or self._constructed(part, context.checkpoint)
         context.tell_loading(part.name, part.model, part.weight_bytes)
         return Entry(
             part.key,
@@ -157,10 +157,10 @@ class Weights:
             fill(shell.component, shell.origin)
         return shell
 
-    def _constructed(self, part: Part) -> Shell:
+    def _constructed(self, part: Part, checkpoint: Checkpoint) -> Shell:
         converted = None if part.quantiser else self._converted.find(part.key)
         source = part._replace(folder=converted, variant=None, file=None) if converted else part
-        component = _from_pretrained(source, self._device)
+        component = _from_pretrained(source, self._device, checkpoint)
         if not isinstance(component, torch.nn.Module):
             files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
             files_bytes = sum(path.stat().st_size for path in files)
@@ -185,20 +185,23 @@ class Weights:
     def _written(
         self, part: Part, component: torch.nn.Module, interrupted: Callable[[], bool]
     ) -> Origin:
+        def checkpoint() -> None:
+            if interrupted():
+                raise InterruptedWriteError
+
         with self._converted.writing(part.key, part.title) as folder:
             for path in part.folder.glob("*.json"):
                 if not path.name.endswith(".index.json"):
                     shutil.copy(path, folder)
             for path, tensors in _shards(component, folder).items():
-                if interrupted():
-                    raise InterruptedWriteError
+                checkpoint()
                 save_file(tensors, path, {"format": "pt"})
                 _to_disk(path)
             again = _from_pretrained(
-                part._replace(folder=folder, variant=None, file=None), self._device
+                part._replace(folder=folder, variant=None, file=None), self._device, checkpoint
             )
             origin = find_origin(again, weight_files(folder, None))
-            if not (origin.is_whole and _are_equal(component, again, interrupted)):
+            if not (origin.is_whole and _are_equal(component, again, checkpoint)):
                 raise LoadError("its library reads it otherwise than it was written")
         return origin.moved_to(self._converted.folder_of(part.key))
 
@@ -218,7 +221,8 @@ def _weight_bytes(part: Part, shell: Shell) -> int:
     return part.weight_bytes if part.changes is None else state_bytes(shell.component)
 
 
-def _from_pretrained(part: Part, device: Device) -> Any:
+def _from_pretrained(part: Part, device: Device, checkpoint: Checkpoint) -> Any:
+    """The component, by its library. Raises LoadError, and whatever the checkpoint raises."""
     arguments: dict[str, Any] = {"local_files_only": True}
     if part.component_class.__name__.startswith("Auto"):
         arguments["trust_remote_code"] = False
@@ -234,29 +238,18 @@ def _from_pretrained(part: Part, device: Device) -> Any:
         if issubclass(part.component_class, Foreign):
             return part.component_class.load().eval()
         arguments |= quantised_loading(part, device)
-        with drawing_the_same(part, device), _keeping_default_dtype():
+        with drawing_the_same(part, device), interruptible(checkpoint):
             component = _read(part, arguments)
         if isinstance(component, torch.nn.Module):
             component = settled(component.eval(), part, device)
     except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, LoadError):
+        if is_out_of_memory(error) or isinstance(error, LoadError | InterruptedWriteError):
             raise
         raise LoadError(
             f"The {part.name} of '{part.model}' could not be loaded.",
             hint=f"{type(error).__name__}: {first_line(error)}",
         ) from error
     return component
-
-
-@contextlib.contextmanager
-def _keeping_default_dtype() -> Iterator[None]:
-    """Inside, a load may end as it likes: diffusers 0.42.1 leaves torch's default dtype that of a
-    model whose construction fails, and all that is computed after it would be too."""
-    dtype = torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 def _read(part: Part, arguments: dict[str, Any]) -> Any:
@@ -321,16 +314,13 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _are_equal(
-    module: torch.nn.Module, other: torch.nn.Module, interrupted: Callable[[], bool]
-) -> bool:
-    """Whether both hold the same to the last bit, buffers too. Raises InterruptedWriteError."""
+def _are_equal(module: torch.nn.Module, other: torch.nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether both hold the same to the last bit, buffers too."""
     mine, others = ({**m.state_dict(), **dict(m.named_buffers())} for m in (module, other))
     if mine.keys() != others.keys():
         return False
     for name, tensor in mine.items():
-        if interrupted():
-            raise InterruptedWriteError
+        checkpoint()
         if tensor.dtype != others[name].dtype or tensor.shape != others[name].shape:
             return False
         if not torch.equal(_bits(tensor), _bits(others[name])):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from app.errors import LoadError
-from app.protocol import StepProgress
+from app.errors import Cancelled, LoadError
+from app.protocol import Event, Loading, RunCancelled, StepProgress
 from app.worker.device import Device
-from app.worker.loading.load import known_part
-from app.worker.loading.quantising import held_bytes
+from app.worker.loading.load import Part, known_part
+from app.worker.loading.quantising import _plain_tensors, held_bytes
 from app.worker.loading.weights import _from_pretrained
 from app.workflow.models.quantised import component_bytes
 from app.workflow.plan_sources import ModelSource
@@ -168,7 +168,7 @@ def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: P
         ModelSource(model="wide", folder=str(folder)),
         wanted,
     )
-    loaded = _from_pretrained(part, Device("cpu"))
+    loaded = _from_pretrained(part, Device("cpu"), lambda: None)
     assert part.weight_bytes == pytest.approx(held_bytes(loaded), rel=0.1)
     assert part.weight_bytes == component_bytes(folder, None, "bfloat16", wanted)
 
@@ -215,6 +215,78 @@ def test_a_run_is_right_after_one_was_cancelled_in_a_quantised_denoiser(flux: Pa
     after = bench.run(wanted)
     assert after.success.loaded == ()
     assert same(cold, after)
+
+
+@pytest.mark.parametrize(
+    ("how", "component"),
+    [
+        ("nf4", "transformer"),
+        ("torchao-int8", "transformer"),
+        ("sdnq-uint4", "transformer"),
+        ("quanto-int8", "transformer"),
+        ("bnb-int8", "text_encoder_2"),
+        ("quanto-int8", "text_encoder_2"),
+    ],
+)
+def test_a_cancel_is_obeyed_while_weights_are_quantised_and_leaves_nothing(
+    how: str, component: str, flux: Path, bench: Bench
+):
+    wanted = document(quantised(flux, how, component))
+    cold = bench.run(wanted)
+    bench.free()
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, Loading) and event.component == component:
+            bench.cancel(event.run_id)
+
+    bench.when = cancel
+    ended = bench.run(wanted).terminal
+    bench.when = lambda _event: None
+    assert isinstance(ended, RunCancelled)
+    assert not any(e.title.startswith(f"{component} of") for e in bench.runner.residency.entries)
+    assert same(cold, bench.run(wanted))
+
+
+@pytest.mark.parametrize("how", [None, "nf4", "torchao-int8", "sdnq-uint4", "quanto-int8"])
+def test_a_load_may_be_broken_off_anywhere_and_the_next_one_is_whole(how: str | None, flux: Path):
+    part = flux_part(flux, "transformer", how)
+    asked = 0
+
+    def count() -> None:
+        nonlocal asked
+        asked += 1
+
+    def state() -> list[torch.Tensor]:
+        module = _from_pretrained(part, Device("cpu"), count)
+        return [tensor for each in module.parameters() for tensor in _plain_tensors(each)]
+
+    def break_off() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise Cancelled
+
+    whole = state()
+    calls = asked
+    assert calls > len(whole)
+    for eighth in range(8):
+        left = eighth * calls // 8
+        with pytest.raises(Cancelled):
+            _from_pretrained(part, Device("cpu"), break_off)
+        assert torch.get_default_dtype() == torch.float32
+        for again, before in zip(state(), whole, strict=True):
+            assert torch.equal(again.view(torch.uint8), before.view(torch.uint8))
+
+
+def flux_part(flux: Path, component: str, how: str | None) -> Part:
+    wanted = None
+    if how is not None:
+        config_type, arguments = QUANTISED[how]
+        wanted = quantisation(QUANTISERS[config_type.rpartition(".")[2]], arguments)
+    source = ModelSource(model="flux", folder=str(flux))
+    return known_part(
+        component, FluxTransformer2DModel, flux / component, "bfloat16", source, wanted
+    )
 
 
 def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_back(
@@ -305,7 +377,7 @@ def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux:
     part = known_part(
         "transformer", FluxTransformer2DModel, flux / "transformer", "bfloat16", source, wanted
     )
-    loaded = _from_pretrained(part._replace(sdnq_matmul=True), Device("cpu"))
+    loaded = _from_pretrained(part._replace(sdnq_matmul=True), Device("cpu"), lambda: None)
     layers = [m.sdnq_dequantizer for m in loaded.modules() if hasattr(m, "sdnq_dequantizer")]
     assert layers
     assert all(layer.use_quantized_matmul for layer in layers)
