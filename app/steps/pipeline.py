@@ -18,7 +18,7 @@ from app.workflow.plan import PipelineStep
 if TYPE_CHECKING:
     from app.results import ResultWriter
     from app.worker.context import RunContext
-    from app.worker.loading.load import Parts
+    from app.worker.loading.parts import Parts
     from app.worker.preview_maps import Sight
 
 

@@ -20,7 +20,7 @@ from app.workflow.plan import TaskStep
 if TYPE_CHECKING:
     from app.results import ResultWriter
     from app.worker.context import RunContext
-    from app.worker.loading.load import TaskParts
+    from app.worker.loading.parts import TaskParts
 
 
 def run(

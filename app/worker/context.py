@@ -263,10 +263,10 @@ class RunContext:
         known = sight if sight.knows(latents) else None
         self.progress(done, total, clock_started, without_preview=known is None)
         if latents is not None:
-            self.preview(latents, known)
+            self._show(latents, known)
         self.checkpoint()
 
-    def preview(self, latents: torch.Tensor, sight: Sight | None) -> None:
+    def _show(self, latents: torch.Tensor, sight: Sight | None) -> None:
         """Show latents that are known when somebody looks and the last picture is old enough."""
         now = time.monotonic()
         if (

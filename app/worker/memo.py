@@ -24,7 +24,7 @@ from PIL import Image
 
 from app.worker.device import Device
 from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsError
-from app.worker.loading.load import Parts
+from app.worker.loading.parts import Parts
 from app.worker.recent import Recent
 from app.worker.tuning.tune import lora_files
 from app.workflow.fingerprint import computing_versions, identify_file

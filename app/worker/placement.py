@@ -18,7 +18,7 @@ from app.protocol import Budgets, HeldComponent, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
-from app.worker.loading.load import Part, Parts, StepParts
+from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.weights import Weights
 from app.worker.residency import Residency, choose_evictions
 from app.workflow.models.activations import Size

@@ -26,7 +26,7 @@ from app.tasks.media import AudioVideo
 from app.worker.previews import LatentPreview, find_preview, grid_of
 
 if TYPE_CHECKING:
-    from app.worker.loading.load import Parts
+    from app.worker.loading.parts import Parts
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from app.protocol import Phase, Place
 from app.worker.context import RunContext
 from app.worker.device import Device, amount_asked_for, is_out_of_memory
 from app.worker.leaner import SWITCHES, difference, leaner
-from app.worker.loading.load import StepParts
+from app.worker.loading.parts import StepParts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
 from app.workflow.plan import LoadingStep, TaskStep

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from app.errors import Cancelled, ErrorReport, OutOfMemory, StepError, WorkbenchError
+from app.errors import Cancelled
 from app.outputs import OutputStore
 from app.protocol import (
     DropComponents,
@@ -15,7 +14,6 @@ from app.protocol import (
     FreeMemory,
     MemoryFreed,
     MemoryReported,
-    MemoryUse,
     MoveToRam,
     PinComponent,
     RunCancelled,
@@ -33,15 +31,17 @@ from app.settings import WorkerSettings
 from app.steps import STEP_KINDS
 from app.worker import preview_maps
 from app.worker.context import RunContext, Signals
-from app.worker.device import Device, is_out_of_memory
+from app.worker.device import Device
+from app.worker.failures import report_of
+from app.worker.growth import Growth
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.downloads import told_to
-from app.worker.loading.load import Part, StepParts, TaskParts, find_parts
+from app.worker.loading.load import find_parts
+from app.worker.loading.parts import Part, StepParts, TaskParts
 from app.worker.loading.task_parts import find_task_parts
 from app.worker.loading.weights import Weights
 from app.worker.memo import FOLDER, PromptMemo
-from app.worker.no_numbers import is_of_no_numbers, no_numbers_in
 from app.worker.placement import Placement
 from app.worker.preview_maps import PreviewMaps
 from app.worker.residency import Residency, WorkflowUses
@@ -83,8 +83,7 @@ class Runner:
         self._device = device
         self._emit = emit
         self._uses = WorkflowUses()
-        self._memory_after: dict[str, tuple[MemoryUse, frozenset[str]]] = {}
-        """Memory used after the last run of each workflow, and what was held then."""
+        self._growth = Growth(settings.growth_warning_bytes)
 
     # --- one run ---------------------------------------------------------------------------------
 
@@ -131,12 +130,14 @@ class Runner:
         except Cancelled:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
         except Exception as error:  # noqa: BLE001  (whatever went wrong, the run ends with it)
-            ended = RunFailed(run_id=run_id, time=time.time(), error=self._report(error, context))
+            ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.at_end.close()
         context.results.clear()
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
         # Before the end is told: who asks what is held when a run is over must hear it right.
-        self._after_run(plan)
+        held = (entry.key for entry in self.residency.entries)
+        self._growth.note(plan, self._device.memory(), held)
+        self.report_memory()
         self._emit(ended)
         # Only now: a cancel that came while the run ended has met nobody.
         self.signals.cancelled.discard(run_id)
@@ -304,25 +305,6 @@ class Runner:
         if steps and not anything:
             log.info("Reusing loaded models from cache")
 
-    def _report(self, error: Exception, context: RunContext) -> ErrorReport:
-        detail = "".join(traceback.format_exception(error))
-        if is_out_of_memory(error):
-            free_bytes, total_bytes = self._device.free_and_total_bytes()
-            found: WorkbenchError = OutOfMemory(
-                f"Memory ran out in step '{context.step}' ({context.phase}):"
-                f" {free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free.",
-                hint="Ask for a smaller picture or fewer at once, or free the GPU first.",
-            )
-        elif isinstance(error, WorkbenchError):
-            found = error
-        elif is_of_no_numbers(error):
-            found = no_numbers_in(context.step)
-        else:
-            found = StepError(f"{type(error).__name__} in step '{context.step}': {error}")
-        # The report is plain text: nothing keeps the frames, which hold tensors, alive.
-        error.__traceback__ = None
-        return found.report().model_copy(update={"detail": found.detail or detail})
-
     # --- memory ----------------------------------------------------------------------------------
 
     def free(self, command: FreeMemory) -> None:
@@ -335,7 +317,7 @@ class Runner:
         self.prompts.clear()
         self.step_results.clear()
         self._device.release()
-        self._memory_after.clear()
+        self._growth.forget()
         self.report_memory()
         self._emit(
             MemoryFreed(
@@ -370,26 +352,6 @@ class Runner:
         self._device.tidy()
         if self.weights.write_down(self.residency, interrupted):
             self.report_memory()
-
-    def _after_run(self, plan: Plan) -> None:
-        memory = self._device.memory()
-        held = frozenset(entry.key for entry in self.residency.entries)
-        last, held_then = self._memory_after.get(plan.workflow_path, (None, held))
-        self._memory_after[plan.workflow_path] = memory, held
-        # What was loaded or dropped in between is no leak: the next run is compared again.
-        if last is not None and held == held_then:
-            for what, grown_bytes in (
-                ("Device", memory.device_bytes - last.device_bytes),
-                ("Process", memory.resident_bytes - last.resident_bytes),
-            ):
-                if grown_bytes > self._settings.growth_warning_bytes:
-                    log.warning(
-                        "%s memory grew by %.0f MB between two runs of '%s'",
-                        what,
-                        grown_bytes / 1e6,
-                        plan.workflow_id,
-                    )
-        self.report_memory()
 
     def report_memory(self, request_id: str = "") -> None:
         """Tell what is held now, and under which budgets."""

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
-from app.worker.loading.load import StepParts, TaskParts
+from app.worker.loading.parts import StepParts, TaskParts
 from app.worker.recent import Recent
 from app.worker.tuning.ip_adapters import ip_adapter_identity
 from app.worker.tuning.tune import lora_files

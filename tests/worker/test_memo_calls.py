@@ -14,7 +14,8 @@ from PIL import Image
 
 from app.settings import MIB
 from app.worker.device import Device
-from app.worker.loading.load import Parts, find_parts
+from app.worker.loading.load import find_parts
+from app.worker.loading.parts import Parts
 from app.worker.memo import FOLDER, PromptMemo
 from tests.worker.bench import Bench, document, step
 from tests.worker.encoding import counting

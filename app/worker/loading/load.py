@@ -6,48 +6,45 @@ run, with a scheduler of its own, so nothing a call leaves on it can reach the n
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import ConfigMixin
 from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 
-from app.errors import LoadError, nearest
+from app.errors import LoadError
 from app.worker.loading.changes import check_settings
+from app.worker.loading.components import (
+    block_part,
+    component_class,
+    first_line,
+    image_encoder_part,
+    known_part,
+    reused_part,
+    weights_of,
+)
 from app.worker.loading.downloads import local_folder
-from app.worker.loading.parts import Part as Part
-from app.worker.loading.parts import Parts as Parts
-from app.worker.loading.parts import StepParts as StepParts
-from app.worker.loading.parts import TaskParts as TaskParts
-from app.worker.loading.processors import PROCESSORS
-from app.worker.loading.quantising import check_stored, multiplying_quantised
+from app.worker.loading.parts import Part, Parts, StepParts
+from app.worker.loading.quantising import multiplying_quantised
 from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
 from app.worker.loading.schedulers import changed
 from app.worker.loading.single_files import (
-    block_in_a_file,
     described_by,
     file_part,
     is_loadable,
     local_file,
 )
-from app.workflow.fingerprint import component_key, identify, of_variant
 from app.workflow.models.model_index import INDEX, is_component
-from app.workflow.models.quantised import component_bytes, stored_quantiser
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import DType
-from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
 from app.workflow.planning.remote_code import refusal
-from app.workflow.quantisation import Quantisation
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +58,6 @@ AUTOMATIC = {
 """Classes that stand for the one of the model's family that does this, and diffusers' tables."""
 NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
 """Components that diffusers leaves out where a whole pipeline is one file."""
-RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
-"""Classes that the index of an old model names and what transformers calls them now."""
 
 
 def find_parts(
@@ -142,7 +137,7 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
         # As diffusers has it: the adapter's own encoder looks at the picture, where the model has
         # none.
         settings.pop("image_encoder", None)
-        found.setdefault("image_encoder", _image_encoder(step.ip_adapter, step.dtype))
+        found.setdefault("image_encoder", image_encoder_part(step.ip_adapter, step.dtype))
     check_settings(step, {name: part.component_class for name, part in found.items()}, settings)
     parts = tuple(found[name] for name in accepted if name in found)
     # A pipeline without a model lies where its first component does.
@@ -178,15 +173,6 @@ def _own_parts(
     }
 
 
-def weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
-    """Of these files the weights a load from these folders reads; "" is the repository's own."""
-    for folder in folders:
-        prefix = f"{folder}/" if folder else ""
-        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-        weights = (name for name in names if "/" not in name and name.endswith(".safetensors"))
-        yield from (prefix + name for name in of_variant(weights, variant))
-
-
 def _may_be_left_out(parameter: inspect.Parameter) -> bool:
     variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     return variadic or parameter.default is not parameter.empty
@@ -215,133 +201,6 @@ def _own(held: Any) -> Any:
     held itself."""
     stateful = isinstance(held, ConfigMixin) and not isinstance(held, torch.nn.Module)
     return type(held).from_config(held.config) if stateful else held
-
-
-def known_part(
-    name: str,
-    component_class: type[Any],
-    folder: Path,
-    dtype: DType,
-    source: ModelSource,
-    quantisation: Quantisation | None = None,
-) -> Part:
-    if not folder.is_dir():
-        raise LoadError(
-            f"'{source.model}' has no folder for its {name}.",
-            hint=f"The model is incomplete: {folder.name}/ is missing.",
-        )
-    quantiser = quantisation.kind if quantisation else None
-    weighs = has_weights(component_class)
-    if weighs and (stored := stored_quantiser(folder)) is not None:
-        # What is quantised already stays as it is: so diffusers and transformers have it.
-        quantisation, quantiser = None, check_stored(stored, f"The {name} of '{source.model}'")
-    class_name = f"{component_class.__module__.partition('.')[0]}.{component_class.__name__}"
-    identity = identify(
-        class_name, folder, dtype=dtype, variant=source.variant, quantisation=quantisation
-    )
-    try:
-        size_bytes = 0
-        if weighs:
-            size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
-    except (ValueError, OSError) as error:
-        raise LoadError(
-            f"The weights of the {name} of '{source.model}' cannot be read.", hint=f"{error}."
-        ) from error
-    return Part(
-        name,
-        component_class,
-        folder,
-        dtype,
-        source.variant,
-        source.model,
-        source.short_name,
-        component_key(identity),
-        size_bytes,
-        quantisation,
-        quantiser,
-    )
-
-
-def has_weights(component_class: type[Any]) -> bool:
-    """Whether objects of this class are modules; of an Auto class, what it makes."""
-    return component_class.__name__.startswith("AutoModel") or issubclass(
-        component_class, torch.nn.Module
-    )
-
-
-def block_part(
-    name: str,
-    block: ComponentBlock,
-    model_folders: Iterable[str] = (),
-    own: Path | None = None,
-) -> Part:
-    """The component that the block names; where it is in a single file see `block_in_a_file`."""
-    found = block_class(block)
-    if block.source.file:
-        return block_in_a_file(name, found, block, model_folders, own)
-    return known_part(
-        name, found, block_folder(block), block.dtype, block.source, block.quantisation
-    )
-
-
-def block_class(block: ComponentBlock) -> type[Any]:
-    """The class that the block names."""
-    library, _, class_name = block.class_name.rpartition(".")
-    if library == "transformers" and class_name in PROCESSORS:
-        return PROCESSORS[class_name]
-    # The planner has let through no other module than these two, and those of diffusers' pipelines.
-    found: type[Any] = getattr(importlib.import_module(library), class_name)
-    return found
-
-
-def block_folder(block: ComponentBlock) -> Path:
-    """Where the block's files lie; what is not on this machine is fetched."""
-    folders = (block.source.subfolder,) if block.has_weights else ()
-    weights = partial(weights_of, folders, block.source.variant)
-    return local_folder(block.source, weights) / block.source.subfolder
-
-
-def _image_encoder(adapter: IpAdapterSource, dtype: DType) -> Part:
-    encoder, source = transformers.CLIPVisionModelWithProjection, adapter.encoder_source
-    if source is None:
-        folder = ip_adapter_folder(adapter) / adapter.image_encoder
-        return known_part("image_encoder", encoder, folder, dtype, adapter.source)
-    folder = local_folder(source, partial(weights_of, ("",), None))
-    return known_part("image_encoder", encoder, folder, dtype, source)
-
-
-def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
-    """Where the adapter lies, with its weights and its image encoder; see `local_folder`."""
-
-    def wanted(files: list[str]) -> list[str]:
-        path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
-        own = () if adapter.encoder_source else (adapter.image_encoder,)
-        return [str(path), *weights_of(own, None, files)]
-
-    return local_folder(adapter.source, wanted)
-
-
-def reused_part(
-    name: str,
-    step: PipelineStep,
-    accepted: Collection[str],
-    pipeline_class: type[Any],
-    shared: StepParts,
-) -> Part:
-    """The very component of the step that shares it: under the same key, so it is held once."""
-    where = f"{step.place}.pipeline"
-    names = [part.name for part in shared.parts]
-    if name not in names:
-        raise LoadError(
-            f"The step whose '{name}' is reused in {where} has no such component.",
-            hint=nearest(name, names),
-        )
-    if name not in accepted:
-        raise LoadError(
-            f"{pipeline_class.__name__} takes no '{name}', which {where} reuses.",
-            hint=nearest(name, accepted),
-        )
-    return shared.parts[names.index(name)]
 
 
 def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
@@ -378,24 +237,3 @@ def _pipeline_class(step: PipelineStep, index: Mapping[str, Any]) -> type[Any]:
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise LoadError(f"'{step.model}' names '{name}', which is not a diffusers pipeline.")
     return found
-
-
-def component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
-    """A class of diffusers or transformers; nothing else is ever imported for a model."""
-    library, class_name = (str(part) for part in entry) if len(entry) == 2 else ("", str(entry))
-    if library == "transformers" and class_name in PROCESSORS:
-        return PROCESSORS[class_name]
-    homes = {"diffusers": diffusers, "transformers": transformers}
-    home = homes.get(library) or getattr(diffusers.pipelines, library, None)
-    found = getattr(home, RENAMED_CLASSES.get(class_name, class_name), None)
-    if not isinstance(found, type):
-        raise LoadError(
-            f"The {name} of '{step.model}' is a {library}.{class_name}, which is not a"
-            " class of diffusers or transformers and is not loaded."
-        )
-    return found
-
-
-def first_line(error: BaseException) -> str:
-    """What the error says, in one line; its class's name when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -26,11 +26,7 @@ from diffusers.modular_pipelines.modular_pipeline import (
 
 from app.errors import LoadError, nearest
 from app.worker.loading.changes import check_settings
-from app.worker.loading.downloads import local_folder
-from app.worker.loading.load import (
-    Part,
-    Parts,
-    StepParts,
+from app.worker.loading.components import (
     block_part,
     component_class,
     first_line,
@@ -38,6 +34,8 @@ from app.worker.loading.load import (
     reused_part,
     weights_of,
 )
+from app.worker.loading.downloads import local_folder
+from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.remote_code import code_folder, load_class
 from app.worker.modular_calls import blocks_in, loops_in
 from app.workflow.installed.blocks import family_of

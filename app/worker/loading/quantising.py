@@ -31,7 +31,7 @@ from app.workflow.quantisation import Quantisation, QuantiserKind
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from app.worker.loading.load import Part
+    from app.worker.loading.parts import Part
 
 log = logging.getLogger(__name__)
 

@@ -32,12 +32,13 @@ from app.settings import MIB
 from app.worker.context import RunContext
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.changes import change, state_bytes
+from app.worker.loading.components import first_line, has_weights
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.downloads import TEXT_FILES
 from app.worker.loading.foreign import Foreign
 from app.worker.loading.interruptible import Checkpoint, interruptible
-from app.worker.loading.load import Part, first_line, has_weights
 from app.worker.loading.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
+from app.worker.loading.parts import Part
 from app.worker.loading.processors import load_processor
 from app.worker.loading.quantising import drawing_the_same, held_bytes, quantised_loading, settled
 from app.worker.loading.single_files import load_component

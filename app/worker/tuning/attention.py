@@ -19,7 +19,7 @@ from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
 from app.errors import LoadError
-from app.worker.loading.load import first_line
+from app.worker.loading.components import first_line
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import CacheSettings
 
@@ -28,7 +28,7 @@ IN_TWO_CALLS = ("QwenImage", "Wan")
 
 
 @contextlib.contextmanager
-def attending(pipeline: Any, step: PipelineStep) -> Iterator[None]:
+def attending(step: PipelineStep) -> Iterator[None]:
     """Inside, the step's attention backend. Raises LoadError.
 
     The backend is a setting of the whole process, which a component's own method leaves changed, so

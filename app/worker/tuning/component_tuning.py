@@ -13,7 +13,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from app.errors import LoadError
 from app.worker.loading.changes import submodule
-from app.worker.loading.load import first_line
+from app.worker.loading.components import first_line
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import Tuning
 

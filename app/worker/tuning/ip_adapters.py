@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from app.errors import LoadError
 from app.worker.device import is_out_of_memory
-from app.worker.loading.load import first_line, ip_adapter_folder
+from app.worker.loading.components import first_line, ip_adapter_folder
 from app.workflow.fingerprint import identify_file
 from app.workflow.plan_sources import IpAdapterSource
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from app.errors import LoadError
 from app.worker.device import Device, is_out_of_memory
+from app.worker.loading.components import first_line
 from app.worker.loading.downloads import local_folder
-from app.worker.loading.load import first_line
 from app.worker.tuning.attention import attending, cached
 from app.worker.tuning.component_tuning import components_tuned
 from app.worker.tuning.ip_adapters import looking
@@ -38,7 +38,7 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 )
             given_back.callback(pipeline.unload_lora_weights)
             _load_adapters(pipeline, step)
-        given_back.enter_context(attending(pipeline, step))
+        given_back.enter_context(attending(step))
         given_back.enter_context(components_tuned(pipeline, step))
         given_back.enter_context(weighing(pipeline, step))
         if step.ip_adapter is not None:

@@ -11,7 +11,8 @@ from transformers import T5Config, T5EncoderModel
 
 from app.errors import LoadError
 from app.worker.loading.changes import change
-from app.worker.loading.load import Parts, find_parts
+from app.worker.loading.load import find_parts
+from app.worker.loading.parts import Parts
 from app.worker.residency import Entry
 from app.workflow.models.needs import step_model
 from app.workflow.plan import PipelineStep

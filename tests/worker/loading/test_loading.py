@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.protocol import Loading
-from app.worker.loading.load import Part, find_parts
+from app.worker.loading.load import find_parts
+from app.worker.loading.parts import Part
 from app.workflow.fingerprint import tensor_bytes
 from tests.worker.bench import SHAPES, Bench, document, step
 

@@ -14,7 +14,8 @@ from diffusers import FluxTransformer2DModel
 from app.errors import Cancelled, LoadError
 from app.protocol import Event, Loading, RunCancelled, StepProgress
 from app.worker.device import Device
-from app.worker.loading.load import Part, known_part
+from app.worker.loading.components import known_part
+from app.worker.loading.parts import Part
 from app.worker.loading.quantising import _plain_tensors, held_bytes
 from app.worker.loading.weights import _from_pretrained
 from app.workflow.models.quantised import component_bytes

@@ -1,0 +1,36 @@
+"""What is told of a run that failed: whatever went wrong, as a report in plain text."""
+
+from __future__ import annotations
+
+import traceback
+
+from app.errors import ErrorReport, OutOfMemory, StepError, WorkbenchError
+from app.worker.context import RunContext
+from app.worker.device import is_out_of_memory
+from app.worker.no_numbers import is_of_no_numbers, no_numbers_in
+
+
+def report_of(error: Exception, context: RunContext) -> ErrorReport:
+    """The report of the error with which the run in this context ends.
+
+    Nothing in it keeps the error's frames, which hold tensors, alive; the error lets go of its own.
+    """
+    detail = "".join(traceback.format_exception(error))
+    found = _as_ours(error, context)
+    error.__traceback__ = None
+    return found.report().model_copy(update={"detail": found.detail or detail})
+
+
+def _as_ours(error: Exception, context: RunContext) -> WorkbenchError:
+    if is_out_of_memory(error):
+        free_bytes, total_bytes = context.device.free_and_total_bytes()
+        return OutOfMemory(
+            f"Memory ran out in step '{context.step}' ({context.phase}):"
+            f" {free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free.",
+            hint="Ask for a smaller picture or fewer at once, or free the GPU first.",
+        )
+    if isinstance(error, WorkbenchError):
+        return error
+    if is_of_no_numbers(error):
+        return no_numbers_in(context.step)
+    return StepError(f"{type(error).__name__} in step '{context.step}': {error}")

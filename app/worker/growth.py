@@ -1,0 +1,45 @@
+"""Memory that grows from run to run of one workflow is told: something is not let go of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from app.protocol import MemoryUse
+from app.workflow.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+class Growth:
+    """What memory was used after the last run of each workflow, and what was held then."""
+
+    def __init__(self, warning_bytes: int) -> None:
+        self._warning_bytes = warning_bytes
+        self._last: dict[str, tuple[MemoryUse, frozenset[str]]] = {}
+
+    def note(self, plan: Plan, memory: MemoryUse, keys: Iterable[str]) -> None:
+        """Note what a run has left, with the keys of what is held, and warn where it grew.
+
+        What was loaded or dropped in between is no leak: the next run is compared again.
+        """
+        held = frozenset(keys)
+        last, held_then = self._last.get(plan.workflow_path, (None, held))
+        self._last[plan.workflow_path] = memory, held
+        if last is None or held != held_then:
+            return
+        for what, grown_bytes in (
+            ("Device", memory.device_bytes - last.device_bytes),
+            ("Process", memory.resident_bytes - last.resident_bytes),
+        ):
+            if grown_bytes > self._warning_bytes:
+                log.warning(
+                    "%s memory grew by %.0f MB between two runs of '%s'",
+                    what,
+                    grown_bytes / 1e6,
+                    plan.workflow_id,
+                )
+
+    def forget(self) -> None:
+        """Begin anew, after all was freed."""
+        self._last.clear()
