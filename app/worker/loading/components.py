@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Collection, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,13 @@ from app.worker.loading.parts import Part, StepParts
 from app.worker.loading.processors import PROCESSORS
 from app.worker.loading.quantising import check_stored
 from app.worker.loading.single_files import block_in_a_file
-from app.workflow.fingerprint import component_key, identify, of_variant
+from app.workflow.fingerprint import (
+    component_key,
+    identify,
+    of_variant,
+    tensor_places,
+    weight_files,
+)
 from app.workflow.models.quantised import component_bytes, stored_quantiser
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DType
@@ -70,6 +77,7 @@ def known_part(
     try:
         size_bytes = 0
         if weighs:
+            _check_whole(folder, weight_files(folder, source.variant))
             size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
     except (ValueError, OSError) as error:
         raise LoadError(
@@ -88,6 +96,34 @@ def known_part(
         quantisation,
         quantiser,
     )
+
+
+def _check_whole(folder: Path, files: Collection[Path]) -> None:
+    """Raise ValueError where one of these weight files is cut off, or another one is missing."""
+    for file in files:
+        here = file.stat()
+        end = _last_tensor_ends(file, here.st_size, here.st_mtime_ns)
+        if end > here.st_size:
+            raise ValueError(
+                f"'{file.name}' is cut off: {here.st_size:,} of {end:,} bytes are here"
+            )
+    names = {file.name for file in files}
+    for index in folder.glob("*.safetensors.index*.json"):
+        listed = _listed_files(index, index.stat().st_mtime_ns)
+        # The index of another variant lists none of them.
+        if listed & names and (missing := sorted(listed - names)):
+            raise ValueError(f"'{missing[0]}', which '{index.name}' lists, is missing")
+
+
+@lru_cache(maxsize=512)
+def _last_tensor_ends(file: Path, _size_bytes: int, _mtime_ns: int) -> int:
+    """Bytes from the file's start; read again when the file has changed."""
+    return max((end for _, end in tensor_places(file).values()), default=0)
+
+
+@lru_cache(maxsize=64)
+def _listed_files(index: Path, _mtime_ns: int) -> frozenset[str]:
+    return frozenset(json.loads(index.read_bytes()).get("weight_map", {}).values())
 
 
 def has_weights(component_class: type[Any]) -> bool:

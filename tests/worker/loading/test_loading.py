@@ -230,10 +230,19 @@ def test_weights_that_are_none_are_refused_before_anything_is_loaded(
     assert bench.runner.residency.entries == ()
 
 
-def test_weights_that_end_too_early_are_refused(bench: Bench, model: Path):
+def test_weights_that_end_too_early_are_refused_before_anything_is_loaded(
+    bench: Bench, model: Path
+):
     weights = model / "unet" / DIFFUSERS_WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:-100])
-    assert bench.refused(ON_MODEL).message == "The unet of 'model' could not be loaded."
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    ended = bench.run(document(step(model="model"))).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == "The weights of the unet of 'model' cannot be read."
+    assert ended.error.hint.startswith(f"'{DIFFUSERS_WEIGHTS}' is cut off: ")
+    assert bench.runner.residency.entries == ()
+    weights.write_bytes(whole)
+    assert bench.run(document(step(model="model"))).success
 
 
 def test_pickled_weights_are_not_loaded(bench: Bench, model: Path):
@@ -359,3 +368,21 @@ def test_weights_in_several_files_are_counted_and_loaded_whole(bench: Bench, mod
     again = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+def test_one_of_several_files_that_is_missing_is_named_before_anything_is_loaded(
+    bench: Bench, model: Path
+):
+    unet = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
+    (model / "unet" / DIFFUSERS_WEIGHTS).unlink()
+    unet.save_pretrained(model / "unet", max_shard_size="100KB")
+    lost = sorted((model / "unet").glob("*-of-*.safetensors"))[1]
+    elsewhere = lost.rename(model / lost.name)
+    ended = bench.run(document(step(model="model", loading=NO_CHECKER))).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.hint == (
+        f"'{lost.name}', which '{DIFFUSERS_WEIGHTS}.index.json' lists, is missing."
+    )
+    assert bench.runner.residency.entries == ()
+    elsewhere.rename(lost)
+    assert bench.run(document(step(model="model", loading=NO_CHECKER))).success
