@@ -21,7 +21,7 @@ repl: $(VENV)/serve-ready ## the dw> prompt
 	$(RUN) -m app repl $(ARGS)
 
 test: $(VENV)/test-ready browser ## every test, the browser's too (ARGS="-k name ...")
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 corpus: $(VENV)/test-ready ## run every document there is and write down what runs (ARGS=name: some)
 	$(RUN) -m tests.corpus $(ARGS)

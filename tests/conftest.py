@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,17 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 REAL_WORKFLOWS = os.environ.get("DW_REAL_WORKFLOWS", "")
 for name in [name for name in os.environ if name.startswith("DW_")]:
     del os.environ[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files lie in pytest's own folder, of which it keeps the last three: those of
+    gradio_client, which never removes any, and of servers that a test kills."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("temporary")
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")
