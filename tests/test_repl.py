@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from tests.media.films import COLOURS, film
+from tests.processes import left_over
 from tests.servers import Server, started_server
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -319,6 +322,27 @@ def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
     assert re.search(r"^Cancelled while \w+", rest, re.MULTILINE)
     assert "Reusing loaded models from cache" in rest.partition("dw> run steps=2")[2]
     assert COMPLETED.search(rest)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_or_without_its_terminal_it_leaves_no_process_and_no_file(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    with subprocess.Popen(
+        [*REPL, "--device", "cpu", "--output", str(tmp_path / "made")], cwd=PROJECT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+    ) as process:  # fmt: skip
+        process.stdin.write("status\n")
+        process.stdin.flush()
+        assert any("worker " in line for line in iter(process.stdout.readline, ""))
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.stdout.read()
+    assert process.returncode == 130
+    assert left_over(children, within_s=5) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 # --- against a server ----------------------------------------------------------------------------
