@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +17,7 @@ from app.workflow.plan import Plan
 from app.workflow.plan_values import RemoteValue, Value
 from app.workflow.planning.media import file_value
 from app.workflow.remote import with_files
+from tests.loopback import Handler, Loopback
 
 
 def picture(colour: str = "red", side: int = 8, kind: str = "PNG") -> bytes:
@@ -55,7 +54,7 @@ class Page:
     """Instead of the content: called with what sends bytes, after the headers."""
 
 
-class Site:
+class Site(Loopback):
     """Serves `pages` by path and notes what was asked."""
 
     def __init__(self) -> None:
@@ -64,14 +63,7 @@ class Site:
         """The path of every request, with its query."""
         self.answered: list[int] = []
         """The status of every answer."""
-        site = self
-
-        class Handler(_Handler):
-            served = site
-
-        self._handler = Handler
-        self._serve(0)
-        self.port = self._server.server_port
+        super().__init__(_Handler)
 
     @property
     def urls(self) -> UrlSettings:
@@ -79,7 +71,7 @@ class Site:
         return UrlSettings(hosts=(f"127.0.0.1:{self.port}",))
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return self.address + path
 
     def put(self, path: str, content: bytes = b"", **page: object) -> str:
         """Have this lie at the path; its URL."""
@@ -89,28 +81,8 @@ class Site:
     def redirect(self, path: str, target: str) -> str:
         return self.put(path, status=302, headers={"Location": target})
 
-    @contextlib.contextmanager
-    def gone(self) -> Iterator[None]:
-        """Inside, nobody listens at its address."""
-        self.close()
-        try:
-            yield
-        finally:
-            self._serve(self.port)
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _serve(self, port: int) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
-        self._server.daemon_threads = True
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     served: Site
 
     def do_GET(self) -> None:
@@ -133,6 +105,3 @@ class _Handler(BaseHTTPRequestHandler):
                 page.write(self.wfile.write)
             elif not unchanged:
                 self.wfile.write(page.content)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the site keeps its own list."""

@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from app.worker.loading.converted import ConvertedWeights
+from tests.hub import Hub
 from tests.processes import left_over
 from tests.servers import Server, started_server
-from tests.worker.hub import Hub
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORKBENCH = [sys.executable, "-m", "app"]
@@ -282,9 +282,7 @@ def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
 ) -> None:
     shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "far")
     hub = Hub(tmp_path / "hub")
-    monkeypatch.setenv("HF_ENDPOINT", hub.address)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    hub.only(monkeypatch, tmp_path / "home")
     document = json.loads(spaced.read_text())
     loading = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
     here = workbench("validate", spaced, "--device", "cpu").stdout.splitlines()

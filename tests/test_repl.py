@@ -313,10 +313,11 @@ def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
         [*REPL, "text-to-image", "--output", str(tmp_path), *own], cwd=PROJECT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
-        process.stdin.write("run steps=50 pictures=4\n")
+        process.stdin.write("run steps=1\nrun steps=50 pictures=4\n")
         process.stdin.flush()
         lines = iter(process.stdout.readline, "")
-        assert any("Loading scheduler" in line or "Reusing" in line for line in lines)
+        assert any("dw> run steps=50" in line for line in lines)
+        assert any("Reusing" in line for line in lines)
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate("run steps=2\nexit\n", timeout=60)
     assert re.search(r"^Cancelled while \w+", rest, re.MULTILINE)

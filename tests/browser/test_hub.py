@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.visit import Visit
+from tests.hub import Hub
 from tests.servers import started_server
-from tests.worker.hub import Hub
 
 
 def test_the_line_of_a_model_that_is_not_here_comes_from_the_hub(
@@ -20,10 +20,7 @@ def test_the_line_of_a_model_that_is_not_here_comes_from_the_hub(
 ) -> None:
     shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "far")
     hub = Hub(tmp_path / "hub")
-    monkeypatch.setenv("HF_ENDPOINT", hub.address)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    hub.only(monkeypatch, tmp_path / "home")
     with started_server(tmp_path) as server:
         for name in ("far", "missing"):
             document = {

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from app.engine import Engine
 from app.protocol import Downloading, RunCancelled, RunFailed
 from tests.engines import Finished, run, started_engine
+from tests.hub import Hub
 from tests.standins.language import build_language_model
 from tests.worker.bench import SHAPES, Bench, document, same, step
-from tests.worker.hub import Hub
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 NO_CHECKER = {"safety_checker": None}
@@ -50,10 +50,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
 def engine(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Engine]:
     """An engine whose worker knows only this hub, and has an empty cache for it."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("HF_ENDPOINT", hub.address)
-        environment.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
-        environment.setenv("HF_HUB_OFFLINE", "0")
-        environment.delenv("HF_HUB_CACHE", raising=False)
+        hub.only(environment, tmp_path_factory.mktemp("home"))
         with started_engine(tmp_path_factory.mktemp("outputs")) as started:
             yield started
 

@@ -19,7 +19,7 @@ from app.workflow.models.hub_headers import HubHeaders, NotAsked
 from app.workflow.models.needs import lines, step_model
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
-from tests.worker.hub import Hub
+from tests.hub import Hub
 
 ROOM = Room(device_bytes=1_000_000_000, ram_bytes=0, total_bytes=1_000_000_000)
 UNET = "unet/diffusion_pytorch_model.safetensors"

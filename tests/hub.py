@@ -7,18 +7,20 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.loopback import Handler, Loopback
 
 RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Hub:
+class Hub(Loopback):
     """Serves the repositories in one folder (`folder/owner/name/…`) and notes what was asked."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,32 +42,15 @@ class Hub:
         """Of each file how much was sent, by its path in its repository."""
         self.asked_from: dict[str, int] = {}
         """At which byte the last request for each file's content began, by path."""
-        hub = self
+        super().__init__(_Handler)
 
-        class Handler(_Handler):
-            served = hub
-
-        self._handler = Handler
-        self._serve(port=0)
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-
-    def _serve(self, port: int) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """From here on nobody listens at its address."""
-        self._server.shutdown()
-        self._server.server_close()
-
-    @contextlib.contextmanager
-    def gone(self) -> Iterator[None]:
-        """Inside, nobody listens at its address."""
-        self.close()
-        try:
-            yield
-        finally:
-            self._serve(self._server.server_port)
+    def only(self, environment: pytest.MonkeyPatch, home: Path) -> None:
+        """Processes that are started from here on know this hub alone, and what they fetch of it
+        lies in `home`."""
+        environment.setenv("HF_ENDPOINT", self.address)
+        environment.setenv("HF_HOME", str(home))
+        environment.setenv("HF_HUB_OFFLINE", "0")
+        environment.delenv("HF_HUB_CACHE", raising=False)
 
     @property
     def fetched(self) -> set[str]:
@@ -78,7 +63,7 @@ class Hub:
         }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """One request a connection, so that none outlives the server."""
 
     served: Hub
@@ -88,9 +73,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing: the hub keeps its own list."""
 
     def _answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
