@@ -313,8 +313,7 @@ def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
         [*REPL, "text-to-image", "--output", str(tmp_path), *own], cwd=PROJECT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
-        process.stdin.write("run steps=1\nrun steps=50 pictures=4\n")
-        process.stdin.flush()
+        print("run steps=1\nrun steps=50 pictures=4", file=process.stdin, flush=True)
         lines = iter(process.stdout.readline, "")
         assert any("dw> run steps=50" in line for line in lines)
         assert any("Reusing" in line for line in lines)
@@ -335,15 +334,15 @@ def test_told_to_end_or_without_its_terminal_it_leaves_no_process_and_no_file(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
     ) as process:  # fmt: skip
-        process.stdin.write("status\n")
-        process.stdin.flush()
+        print("status", file=process.stdin, flush=True)
         assert any("worker " in line for line in iter(process.stdout.readline, ""))
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         process.stdout.read()
     assert process.returncode == 130
     assert left_over(children, within_s=5) == []
-    assert list((tmp_path / "temporary").iterdir()) == []
+    left = {folder.name.partition("_")[0] for folder in (tmp_path / "temporary").iterdir()}
+    assert left <= {"torchinductor"}, "torch keeps a cache there; nobody else does"
 
 
 # --- against a server ----------------------------------------------------------------------------
