@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -43,9 +43,12 @@ ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
 """Read by the libraries when they are imported; the person's own value wins where it is tuning."""
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Names of one setting, which torch reads in an order of its own: whichever a person has set has to
+be the only one."""
+EXPANDABLE = "expandable_segments:True"
 QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
 """Loggers that warn, when a quantiser is imported, of what nobody has asked for."""
 ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
@@ -56,11 +59,21 @@ TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
 """Quantisers that warn of how they compute, at every call of every layer."""
 
 
+def added_to(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the libraries are to find beside a person's own environment, or instead of it."""
+    added = {
+        name: value
+        for name, value in ENVIRONMENT.items()
+        if name in ALWAYS or name not in environment
+    }
+    if not any(name in environment for name in ALLOCATOR):
+        added[ALLOCATOR[0]] = EXPANDABLE
+    return added
+
+
 def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
     """Serve commands until ShutDown or until the parent is gone."""
-    for name, value in ENVIRONMENT.items():
-        if name in ALWAYS or name not in os.environ:
-            os.environ[name] = value
+    os.environ.update(added_to(os.environ))
     sys.modules[HUB_KERNELS] = None  # type: ignore[assignment]
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -111,7 +111,7 @@ class Runner:
         )
         ended: TerminalEvent
         try:
-            with told_to(context):
+            with context.at_end, told_to(context):
                 loaded, made_at = self._walk(plan, context, fresh=command.fresh)
             ended = RunSucceeded(
                 run_id=run_id,
@@ -131,7 +131,6 @@ class Runner:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
         except Exception as error:  # noqa: BLE001  (whatever went wrong, the run ends with it)
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
-        context.at_end.close()
         context.results.clear()
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
         # Before the end is told: who asks what is held when a run is over must hear it right.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.protocol import Event, RunCancelled, RunFailed, StepProgress
+from app.protocol import Event, ResultSaved, RunCancelled, RunFailed, StepProgress
 from tests.engines import Finished
 from tests.results.files import Film, seen
 from tests.standins.ltx2 import SOUND_RATE, build_ltx2
@@ -153,6 +153,22 @@ def test_chains_are_multiplied_by_what_their_step_refers_to(bench: Bench, ltx2: 
     names = [Path(result.path).name for result in finished.results]
     assert names == ["test-film.1-0.0.mp4", "test-film.1-1.0.mp4"]
     assert (film(finished, 0).frames != film(finished, 1).frames).any()
+
+
+def test_a_segment_that_cannot_be_removed_fails_its_run_and_not_the_worker(
+    bench: Bench, ltx2: Path
+):
+    def replace(event: Event) -> None:
+        if isinstance(event, ResultSaved):
+            for segment in Path(event.path).parent.glob("*.segment-*"):
+                segment.unlink()
+                segment.mkdir()
+
+    bench.when = replace
+    ended = bench.run(document(filming(ltx2, {"segments": 2, "save_segments": True}))).terminal
+    bench.when = lambda _event: None
+    assert isinstance(ended, RunFailed)
+    assert "segment-000" in ended.error.message
 
 
 def test_a_chain_is_cancelled_inside_a_segment_and_leaves_no_files(bench: Bench, ltx2: Path):
