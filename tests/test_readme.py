@@ -11,6 +11,8 @@ import pytest
 
 from app.cli import _parser
 from app.settings import PROJECT
+from app.tasks import REFUSED
+from app.workflow.planning.pipelines import REFUSED_LOADING_ARGUMENTS
 
 PAGES = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")
@@ -56,6 +58,11 @@ def test_every_benchmark_the_figures_name_is_run_by_make_bench():
     assert run is not None
     assert named == set(run[1].split())
     assert all((PROJECT / "benchmarks" / f"{name}.py").is_file() for name in named)
+
+
+def test_every_task_and_argument_that_is_refused_is_told():
+    page = (PROJECT / "docs" / "dialect-coverage.md").read_text()
+    assert all(f"`{name}`" in page for name in (*REFUSED, *REFUSED_LOADING_ARGUMENTS))
 
 
 def test_every_package_the_program_imports_is_pinned():
