@@ -185,15 +185,19 @@ def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> Any:
     return document
 
 
+# Hypothesis takes longer to look through a strategy than to draw from it: these are made once.
+FITTING = _object(SCHEMA)
+ASKED = st.dictionaries(st.sampled_from(["v", "w"]), _defined("InputBlock"), max_size=1)
+
+
 @st.composite
 def sound(draw: st.DrawFn) -> Any:
     """A document as the schema has it, whose steps have names of their own."""
-    document = draw(_object(SCHEMA))
+    document = draw(FITTING)
     document["steps"] = document["steps"] or [draw(_defined("StepDocument"))]
     for step, name in zip(document["steps"], ("a", "b", "a.b", "c"), strict=False):
         step["name"] = name
-    asked = draw(st.dictionaries(st.sampled_from(["v", "w"]), _defined("InputBlock"), max_size=1))
-    return {**document, "inputs": asked}
+    return {**document, "inputs": draw(ASKED)}
 
 
 def documents() -> st.SearchStrategy[Any]:

@@ -284,7 +284,8 @@ def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path:
         for _ in range(4):
             others.submit(keep_busy)
         try:
-            assert {written(number) for number in range(40)} == {first}
+            # With AVX-512 one in four was another: twenty that are alike by chance are one in 300.
+            assert {written(number) for number in range(20)} == {first}
         finally:
             over.set()
 

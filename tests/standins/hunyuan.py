@@ -36,7 +36,7 @@ from tests.standins.parts import (
     seeded,
     t5_sizes,
 )
-from tests.standins.qwen import LANGUAGE_MODEL
+from tests.standins.qwen import LANGUAGE_MODEL, qwen25_sizes
 
 
 def build_hunyuan_video(folder: Path, seed: int = 0) -> None:
@@ -79,17 +79,7 @@ def build_hunyuan_video15(folder: Path, seed: int = 0) -> None:
     with seeded(seed):
         pipeline = HunyuanVideo15Pipeline(
             text_encoder=Qwen2_5_VLTextModel(
-                Qwen2_5_VLTextConfig(
-                    **{**LANGUAGE_MODEL, "num_hidden_layers": 4},
-                    vocab_size=len(qwen),
-                    bos_token_id=None,
-                    eos_token_id=qwen.eos_token_id,
-                    rope_parameters={
-                        "rope_type": "default",
-                        "rope_theta": 1e6,
-                        "mrope_section": [2, 3, 3],
-                    },
-                )
+                Qwen2_5_VLTextConfig(**{**qwen25_sizes(qwen), "num_hidden_layers": 4})
             ).eval(),
             tokenizer=qwen,
             transformer=HunyuanVideo15Transformer3DModel(

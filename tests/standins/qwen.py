@@ -52,6 +52,14 @@ LANGUAGE_MODEL: dict[str, Any] = {
     "num_key_value_heads": HEADS,
 }
 
+EYE: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": HEADS,
+    "out_hidden_size": TEXT_WIDTH,
+}
+
 
 def build_zimage(folder: Path, seed: int = 0) -> None:
     """Z-Image Turbo."""
@@ -203,15 +211,23 @@ def qwen3_vl_config(vocabulary: int, *, layers: int) -> Qwen3VLConfig:
                 "mrope_section": [4, 2, 2],
             },
         },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_heads": HEADS,
-            "out_hidden_size": TEXT_WIDTH,
-            "deepstack_visual_indexes": [0],
-        },
+        vision_config={**EYE, "deepstack_visual_indexes": [0]},
     )
+
+
+def qwen25_sizes(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    """The configuration of a Qwen 2.5 language model, of one that has an eye too."""
+    return {
+        **LANGUAGE_MODEL,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [2, 3, 3],
+        },
+    }
 
 
 def _qwen_image(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
@@ -245,25 +261,8 @@ def _qwen_image_vae() -> AutoencoderKLQwenImage:
 
 def _eye_and_language(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(
-        text_config={
-            **LANGUAGE_MODEL,
-            "vocab_size": len(tokenizer),
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [2, 3, 3],
-            },
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_heads": HEADS,
-            "out_hidden_size": TEXT_WIDTH,
-            "fullatt_block_indexes": [0],
-        },
+        text_config=qwen25_sizes(tokenizer),
+        vision_config={**EYE, "fullatt_block_indexes": [0]},
         **{
             f"{mark[2:-2].replace('pad', 'token')}_id": id_
             for mark, id_ in tokenizer.get_added_vocab().items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from diffusers import (
     ControlNetModel,
@@ -97,13 +98,10 @@ def build_controlnet(folder: Path, seed: int = 0, *, linear: bool = False) -> No
     controlnet.save_pretrained(folder, safe_serialization=True)
 
 
-def small_unet(
-    *, use_linear_projection: bool = False, in_channels: int = 4
-) -> UNet2DConditionModel:
-    """The denoiser of Stable Diffusion 1 and 2."""
+def small_unet(**further: Any) -> UNet2DConditionModel:
+    """The denoiser of Stable Diffusion 1 and 2, with these `further` settings."""
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=in_channels,
         layers_per_block=1,
         block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -111,7 +109,7 @@ def small_unet(
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=2,
         norm_num_groups=8,
-        use_linear_projection=use_linear_projection,
+        **further,
     )
 
 

@@ -16,6 +16,7 @@ from diffusers import (
 from transformers import CLIPTextModel
 
 from tests.standins.parts import TEXT_WIDTH, clip_text, clip_tokenizer, picture_vae, save, seeded
+from tests.standins.stable_diffusion import small_unet
 
 NOISE = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
 
@@ -35,19 +36,7 @@ def build_upscaler(folder: Path, seed: int = 0) -> None:
             ).eval(),
             text_encoder=clip_text(CLIPTextModel, tokenizer),
             tokenizer=tokenizer,
-            unet=UNet2DConditionModel(
-                sample_size=8,
-                in_channels=7,
-                out_channels=4,
-                layers_per_block=1,
-                block_out_channels=(16, 32),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                cross_attention_dim=TEXT_WIDTH,
-                attention_head_dim=2,
-                norm_num_groups=8,
-                num_class_embeds=1000,
-            ),
+            unet=small_unet(in_channels=7, num_class_embeds=1000),
             low_res_scheduler=DDPMScheduler(**NOISE),
             scheduler=DDIMScheduler(prediction_type="v_prediction", clip_sample=False),
         )
