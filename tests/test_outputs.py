@@ -21,10 +21,11 @@ from PIL import Image
 from app.errors import ResultError
 from app.outputs import OutputStore, reference_to_sidecar, replacing, sidecar_bytes, sidecar_of
 from app.results import RESULT_KINDS, SUFFIXES
-from app.results.image import read_record, save_jpeg, save_png, save_webp
+from app.results.image import save_jpeg, save_png, save_webp
 from app.results.video import save_video
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
+from tests.results.files import read_record
 
 RUN = "20260101-000000-abcdef"
 OLDER = "20251231-235959-000000"

@@ -70,20 +70,6 @@ def save_tiff(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> 
     return picture.size
 
 
-def read_record(path: Path) -> Record | None:
-    """The record inside a picture, or None when it carries none (or names a sidecar)."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        text = getattr(picture, "text", {}).get(RECORD_KEY)
-        if text is None:
-            comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-            if not isinstance(comment, bytes) or not comment.startswith(UNICODE_COMMENT):
-                return None
-            text = comment[len(UNICODE_COMMENT) :].decode("utf-16-be")
-    return dict(json.loads(text))
-
-
 def _exif(record: Record, path: Path) -> Image.Exif:
     from PIL import Image
 

@@ -15,11 +15,11 @@ from PIL import Image
 from app.engine import Engine
 from app.media.cache import MediaCache
 from app.protocol import ResultSaved
-from app.results.image import read_record
 from app.settings import SHIPPED_WORKFLOWS, UrlSettings
 from tests.corpus.own import MASK, PICTURE, SIDE_PX, Document, Own, Saved
 from tests.corpus.real import Runs
 from tests.engines import Finished, run, started_engine
+from tests.results.files import read_record
 from tests.standins import StandIns, texts
 
 WEIGHTS = (".gguf", ".safetensors")

@@ -1,14 +1,18 @@
-"""Writes one artifact as its content type says, and reads sounds and films back."""
+"""Writes one artifact as its content type says, and reads records, sounds and films back."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from PIL import Image
 
+from app.outputs import RECORD_KEY, Record
 from app.results import RESULT_KINDS, SUFFIXES
+from app.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
 from app.workflow.plan import ResultSpec
 
 RECORD = {"seed": 7, "prompt": "ü"}
@@ -66,3 +70,15 @@ def seen(path: Path | str) -> Film:
         fps = float(stream.average_rate or 0)
         has_sound = bool(container.streams.audio)
     return Film(frames, fps, *(heard(Path(path)) if has_sound else (None, None)))
+
+
+def read_record(path: Path) -> Record | None:
+    """The record inside a picture, or None when it carries none (or names a sidecar)."""
+    with Image.open(path) as picture:
+        text = getattr(picture, "text", {}).get(RECORD_KEY)
+        if text is None:
+            comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+            if not isinstance(comment, bytes) or not comment.startswith(UNICODE_COMMENT):
+                return None
+            text = comment[len(UNICODE_COMMENT) :].decode("utf-16-be")
+    return dict(json.loads(text))

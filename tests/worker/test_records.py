@@ -13,8 +13,8 @@ import pytest
 from app import __version__
 from app.outputs import RECORD_KEY
 from app.protocol import ResultSaved
-from app.results.image import read_record
 from tests.engines import Finished
+from tests.results.files import read_record
 from tests.worker.bench import Bench, document, pixels, step
 
 KINDS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
