@@ -34,8 +34,8 @@ for name in [name for name in os.environ if name.startswith("DW_") and name != D
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Temporary files lie in pytest's own folder, of which it keeps the last three: those of
-    gradio_client, which never removes any, and of servers that a test kills."""
+    """Temporary files lie in pytest's own folder, which it removes if nothing has failed: those
+    of gradio_client, which never removes any, and of servers that a test kills."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("temporary")
         patch.setenv("TMPDIR", str(folder))

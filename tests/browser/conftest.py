@@ -25,8 +25,12 @@ def browser() -> Iterator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     expect.set_options(timeout=WAIT_MS)
+    # It makes a socket in the temporary folder; the path of a socket may have 107 bytes.
+    short = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], env=short
+        )
         yield browser
         browser.close()
 
