@@ -64,6 +64,7 @@ def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> S
     AudioVideo.
     """
     sound, rate = None, None
+    spec = _paced(spec, artifact)
     if isinstance(artifact, AudioVideo):
         rate = spec.audio_sample_rate or artifact.sample_rate
         sound = None if artifact.audio is None else as_sound(artifact)
@@ -135,6 +136,7 @@ def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Si
     """
     from PIL import Image
 
+    spec = _paced(spec, artifact)
     if isinstance(artifact, AudioVideo):
         artifact = artifact.frames
     frames = [Image.fromarray(frame) for frame in frames_of(artifact)]
@@ -152,6 +154,13 @@ def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Si
             loop=0,
         )
     return frames[0].size
+
+
+def _paced(spec: ResultSpec, artifact: Any) -> ResultSpec:
+    """With the pace of the file that the film was read from, where nothing else says one."""
+    if spec.fps is None and isinstance(artifact, AudioVideo) and artifact.fps is not None:
+        return spec.model_copy(update={"fps": artifact.fps})
+    return spec
 
 
 def frames_of(video: Any) -> Iterator[Frame]:

@@ -76,7 +76,7 @@ class ResultSpec(Frozen):
     file_base_name: str = ""
     """A prefix of the file's name, already free of anything that could leave the run's folder."""
     fps: float | None = None
-    """Frames per second, for video; None where nothing says."""
+    """Frames per second, for video; None where the document says nothing about any pace."""
     sample_rate: int | None = None
     """Samples per second of a sound; None takes its own."""
     audio_sample_rate: int | None = None

@@ -45,6 +45,12 @@ def test_nothing_said_is_eight_frames_a_second(tmp_path: Path):
     assert seen(saved(tmp_path, film(3), "video/mp4")).fps == 8
 
 
+def test_a_film_that_was_read_keeps_the_pace_of_its_file(tmp_path: Path):
+    video = AudioVideo(film(3), None, None, fps=12)
+    assert seen(saved(tmp_path, video, "video/mp4")).fps == 12
+    assert seen(saved(tmp_path, video, "video/mp4", fps=24)).fps == 24
+
+
 def test_the_channels_of_a_tensor_come_second(tmp_path: Path):
     frames = torch.from_numpy(film(3).copy()).permute(0, 3, 1, 2)
     assert seen(saved(tmp_path, frames, "video/mp4")).frames.shape == (3, 32, 48, 3)

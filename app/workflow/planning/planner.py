@@ -30,6 +30,7 @@ from app.workflow.plan import PipelineStep, Plan, Rounds, Step, SubWorkflowStep,
 from app.workflow.plan_values import LiteralValue, references_in
 from app.workflow.planning.calls import output_fields
 from app.workflow.planning.iterations import MAX_ITERATIONS, Iterations
+from app.workflow.planning.paces import Paces
 from app.workflow.planning.pipelines import PipelineBuilder
 from app.workflow.planning.releases import Releases
 from app.workflow.planning.results import read_result
@@ -115,6 +116,7 @@ class _Planning:
         """What can be taken of the results of a step, where that is known."""
         self._releases = Releases()
         self._iterations = Iterations()
+        self._paces = Paces()
         self._nodes = 0
 
     def mistakes(self) -> list[Problem]:
@@ -219,7 +221,7 @@ class _Planning:
                     "file_stem": f"{document.id}-{step.name}.{index}",
                     "rounds": rounds,
                 }
-                built = built.model_copy(update=known)
+                built = self._paces.paced(built.model_copy(update=known))
                 self.steps.append(built)
                 self._count(built, reader, at)
             self._releases.note(step, self.steps, before, at, reader)
