@@ -299,12 +299,27 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
             except WorkbenchError as error:
                 wrong += 1
                 print(f"{error.message} {error.hint}".rstrip(), file=sys.stderr)
+                lines = _lines(error, file, settings)
                 for found in error.problems:
-                    where = f"{found.pointer}: " if found.pointer else ""
-                    print(f"- {where}{found.message} {found.hint}".rstrip(), file=sys.stderr)
+                    where = found.pointer + lines.get(found.pointer, "")
+                    told = f"{where}: {found.message}" if where else found.message
+                    print(f"- {told} {found.hint}".rstrip(), file=sys.stderr)
     if room is None and wrong < len(files):
         print("Its worker alone knows how much memory the device has: set DW_DEVICE_BUDGET here.")
     return 1 if wrong else 0
+
+
+def _lines(error: WorkbenchError, file: str, settings: Settings) -> dict[str, str]:
+    """On which line of the file each of its problems is, in words, by its pointer."""
+    from app.errors import InvalidWorkflow
+    from app.workflow.json_text import line_of
+
+    pointers = [each.pointer for each in error.problems if each.pointer.startswith("/")]
+    if not isinstance(error, InvalidWorkflow) or not pointers:
+        return {}
+    content = find_workflow(file, settings).read_bytes()
+    text = content.decode(json.detect_encoding(content))
+    return {pointer: f" (line {line_of(text, pointer)})" for pointer in pointers}
 
 
 def _validate_one(

@@ -312,21 +312,27 @@ def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:
         assert word in ran.stderr
 
 
-def test_validate_takes_several_files_and_gives_each_mistake_its_json_pointer(
+def test_validate_takes_several_files_and_gives_each_mistake_its_pointer_and_line(
     spaced: Path, tmp_path: Path
 ) -> None:
     document = json.loads(spaced.read_text())
     document["steps"][0]["pipeline"]["arguments"] |= {"width": 100, "promt": "a star"}
     wrong = tmp_path / "wrong.json"
-    wrong.write_text(json.dumps(document))
+    wrong.write_text(json.dumps(document, indent=2))
+    lines = wrong.read_text().splitlines()
+    width, promt = (
+        next(number for number, line in enumerate(lines, 1) if word in line)
+        for word in ('"width": 100', '"promt"')
+    )
     ran = workbench("validate", wrong, spaced, "steps=3", tmp_path / "none.json")
     assert ran.exit_code == 1
     assert ran.stdout.endswith("'text-to-image' has no mistake: 1 step(s).\n")
     assert ran.stderr.splitlines() == [
         "'wrong' cannot run as it stands.",
-        "- /steps/0/pipeline/arguments/width: 100 is not a multiple of 8, which"
+        f"- /steps/0/pipeline/arguments/width (line {width}): 100 is not a multiple of 8, which"
         " StableDiffusionPipeline needs. The nearest is 104.",
-        "- /steps/0/pipeline/arguments/promt: StableDiffusionPipeline takes no 'promt'."
+        f"- /steps/0/pipeline/arguments/promt (line {promt}): StableDiffusionPipeline takes no"
+        " 'promt'."
         " Did you mean 'prompt'?",
         f"There is no workflow file '{tmp_path / 'none.json'}'.",
     ]

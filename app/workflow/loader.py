@@ -16,6 +16,7 @@ from app.workflow.document import WorkflowDocument
 from app.workflow.files import can_be_path
 from app.workflow.inputs import unfit
 from app.workflow.installed.constants import with_constants
+from app.workflow.json_text import WrongJson, parse_json
 from app.workflow.problems import MAX_PROBLEMS
 from app.workflow.references import MAX_NODES, Path, count_nodes, place
 from app.workflow.unknown_keys import ACTIONS, UnknownKeys, without
@@ -39,19 +40,17 @@ class RawDocument(NamedTuple):
     """With the values of its constants."""
     wrong_constants: tuple[tuple[Path, str], ...] = ()
     """Where a constant stands that cannot be taken, and why; there the tree has null."""
+    warnings: tuple[str, ...] = ()
+    """What is no mistake of the file and may be one of who wrote it."""
 
 
 def read_document(path: pathlib.Path) -> RawDocument:
     """The document in this file. Raises UnknownWorkflow or InvalidWorkflow with a sentence."""
     if not can_be_path(path):
         raise UnknownWorkflow(f"No file can be called '{shortened(str(path))}'.")
-    if path.suffix != ".json" or not path.is_file():
-        siblings = (
-            [file.stem for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
-        )
-        raise UnknownWorkflow(
-            f"There is no workflow file '{path}'.", hint=nearest(path.stem, siblings)
-        )
+    if path.suffix.lower() != ".json" or not path.is_file():
+        message, hint = _no_file(path)
+        raise UnknownWorkflow(message, hint=hint)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_DOCUMENT_BYTES + 1)
@@ -62,14 +61,16 @@ def read_document(path: pathlib.Path) -> RawDocument:
             f"'{path.name}' is larger than 50 MiB; a workflow is a small document."
         )
     try:
-        tree = json.loads(content)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
+        tree, repeated = parse_json(content)
+    except WrongJson as error:
         raise InvalidWorkflow(
-            f"'{path.name}' is not valid JSON.", [Problem(place=where, message=f"{error.msg}.")]
+            f"'{path.name}' is not valid JSON.",
+            [Problem(place=error.place, message=error.message, hint=error.hint)],
         ) from error
     except UnicodeDecodeError as error:
-        raise InvalidWorkflow(f"'{path.name}' is not UTF-8 text.") from error
+        raise InvalidWorkflow(
+            f"'{path.name}' is not UTF-8 text.", hint="Save it with that encoding."
+        ) from error
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, lists in lists without end.
         raise InvalidWorkflow(f"'{path.name}' is beyond what a workflow can hold.") from error
@@ -81,7 +82,23 @@ def read_document(path: pathlib.Path) -> RawDocument:
         raise InvalidWorkflow(
             f"'{path.name}' has more than {MAX_NODES} parts; a workflow is a small document."
         )
-    return RawDocument(path, content, *with_constants(tree))
+    warnings = tuple(
+        f"{path.name}: The key '{shortened(key)}' stands twice in one object; the last one counts."
+        for key in repeated
+    )
+    return RawDocument(path, content, *with_constants(tree), warnings)
+
+
+def _no_file(path: pathlib.Path) -> tuple[str, str]:
+    """Why there is no document under this path, and which one may be meant."""
+    if path.is_dir():
+        there = sorted(file.name for file in path.glob("*.json"))
+        listed = f"It has: {shortened(', '.join(there))}." if there else "It has no .json file."
+        return f"'{path}' is a folder; a workflow is a file.", listed
+    if path.is_file():
+        return f"'{path}' is not a workflow: its name does not end in .json.", ""
+    siblings = [file.stem for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
+    return f"There is no workflow file '{path}'.", nearest(path.stem, siblings)
 
 
 class Parsed(NamedTuple):

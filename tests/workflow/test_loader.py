@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidWorkflow, UnknownWorkflow
+from app.workflow.json_text import line_of
 from app.workflow.loader import MAX_DOCUMENT_BYTES, parse_document, read_document
 from tests.workflow.bench import drawing, told
 
@@ -58,8 +59,81 @@ def test_a_document_is_an_object(file: Path, text: str):
     assert str(refused(file, text)) == "'flow.json' is not a workflow: a JSON object is needed."
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ('{"id": "x",\n  "steps": [1, ]}', 2, "There is a comma too many before this."),
+        ('{"id": "x",\n}', 2, "There is a comma too many before this."),
+        ('{"id": "x",\n, "steps": 1}', 2, "There is a comma too many here."),
+        ('{"id": "x"\n "steps": 1}', 2, "A comma is missing before this."),
+        ('{"id" "x"}', 1, "A colon is missing between a key and its value."),
+        ("{'id': 1}", 1, "A text stands in double quotes in JSON."),
+        ("{id: 1}", 1, "A key stands in double quotes."),
+        ('{"id": shapes}', 1, "A text stands in double quotes."),
+        ('{"a": True}', 1, "JSON writes true, not True."),
+        ('{"a": None}', 1, "JSON writes null, not None."),
+        ('{\n"a": NaN}', 2, "NaN is no number in JSON."),
+        ('{\n"a": [-Infinity]}', 2, "-Infinity is no number in JSON."),
+        ('{"NaN": "NaN",\n"a": 1e999}', 2, "1e999 is no number in JSON."),
+        ('{\n// mine\n"id": "x"}', 2, "JSON has no comments."),
+        ('/* mine */ {"id": "x"}', 1, "JSON has no comments."),
+        ('{"steps": {\n{"name": 1}}}', 2, "A key is needed here. Keys stand in { }"),
+        ('{"steps": [\n"name": 1]}', 2, "A key cannot stand here. Keys stand in { }"),
+        ('{"steps": [{"a": 1]}', 1, "This ']' closes what another kind of bracket opened."),
+        ('{"steps": [1}\n}', 1, "This '}' closes what another kind of bracket opened."),
+        ('{"steps": []}}', 1, "The document has ended before this."),
+        ('{"steps": [', 1, "The file ends before the document does."),
+        ('{"steps": "abc', 1, "The text that begins here has no closing quote."),
+        ('{"a": "C:\\models"}', 1, "A backslash is written twice in JSON"),
+        ('{"a": "one\ntwo"}', 1, "A text cannot go on in the next line."),
+        ("", 1, "The file is empty."),
+    ],
+)
+def test_what_people_get_wrong_in_json_is_said_in_words(
+    file: Path, text: str, line: int, told: str
+):
+    (found,) = refused(file, text).problems
+    assert found.place.startswith(f"line {line}, column ")
+    assert f"{found.message} {found.hint}".startswith(told)
+
+
+def test_a_key_that_stands_twice_is_told_because_only_the_last_counts(file: Path):
+    file.write_text('{"id": "x", "steps": [], "steps": [{"name": "a"}]}')
+    raw = read_document(file)
+    assert raw.tree["steps"] == [{"name": "a"}]
+    (warning,) = raw.warnings
+    assert warning.startswith("flow.json: The key 'steps' stands twice in one object")
+
+
 def test_what_is_not_text_is_refused(file: Path):
-    assert str(refused(file, b'{"id": "\xff\xfe"}')) == "'flow.json' is not UTF-8 text."
+    error = refused(file, b'{"id": "\xff\xfe"}')
+    assert error.message == "'flow.json' is not UTF-8 text."
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_document_may_be_in_any_encoding_of_json(file: Path, encoding: str):
+    file.write_bytes(json.dumps(drawing()).encode(encoding))
+    assert read_document(file).tree == drawing()
+
+
+@pytest.mark.parametrize(
+    ("pointer", "line"),
+    [
+        ("", 1), ("/id", 2), ("/steps", 3), ("/steps/1", 5), ("/steps/1/b", 6),
+        ("/steps/1/c", 5), ("/steps/7", 3), ("/steps/0/a/b", 4), ("/x~1y", 8), ("/none", 1),
+    ],
+)  # fmt: skip
+def test_a_pointer_leads_to_a_line(pointer: str, line: int):
+    text = """{
+    "id": "a, \\"steps\\": {",
+    "steps": [
+        {"a": 1},
+        {
+            "b": [1, 2, {}]
+        }],
+    "x/y": null
+}"""
+    assert line_of(text, pointer) == line
 
 
 def test_a_number_without_end_is_refused(file: Path):
@@ -81,10 +155,25 @@ def test_a_missing_file_names_the_nearest_one(file: Path, name: str):
     assert caught.value.hint == "Did you mean 'flow'?"
 
 
-def test_a_folder_is_no_workflow_file(file: Path):
-    file.mkdir()
-    with pytest.raises(UnknownWorkflow):
-        read_document(file)
+def test_a_folder_is_no_workflow_file_and_says_what_is_in_it(file: Path):
+    with pytest.raises(UnknownWorkflow, match="is a folder") as empty:
+        read_document(file.parent)
+    file.write_text("{}")
+    with pytest.raises(UnknownWorkflow) as full:
+        read_document(file.parent)
+    assert (empty.value.hint, full.value.hint) == (
+        "It has no .json file.", "It has: flow.json.",
+    )  # fmt: skip
+
+
+def test_a_file_of_another_name_is_no_workflow(file: Path):
+    text = file.with_suffix(".txt")
+    text.write_text("{}")
+    with pytest.raises(UnknownWorkflow, match=r"does not end in \.json"):
+        read_document(text)
+    shouted = file.with_suffix(".JSON")
+    shouted.write_text("{}")
+    assert read_document(shouted).tree == {}
 
 
 def test_what_is_wrong_with_a_document_is_told_whole_with_places():

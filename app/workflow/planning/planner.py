@@ -149,6 +149,7 @@ class _Planning:
         each was given, for the wording of problems.
         """
         self.contents.append(raw.content)
+        self.warnings += raw.warnings
         tree = self._substituted(raw, given, place_prefix)
         body, changed, wrong = with_changes(tree.tree, changes)
         self.problems += wrong
