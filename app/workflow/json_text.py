@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from json.decoder import scanstring
 from typing import Any, NamedTuple
 
 BLANK = re.compile(r"[ \t\r\n]*")
@@ -91,7 +90,7 @@ def _entered(text: str, at: int, key: str) -> tuple[int, int] | None:
         if text[at] in "}]":
             return None
         if opening == "{":
-            name, at = scanstring(text, at + 1)
+            name, at = DECODER.raw_decode(text, at)
             at = text.index(":", at) + 1
         at = BLANK.match(text, at).end()  # type: ignore[union-attr]
         if name == key:
