@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -13,20 +11,26 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.errors import nearest
+from app.mistakes import in_words
 from app.packages import Package
 from app.tasks.media import as_picture, as_sound, check_video
 
 Gives = Literal["image", "video", "audio", "text", "data", "tensor", "anything"]
 
 
-class _Unknown:
-    """Stands for what an earlier step will have made, while planning."""
+class _Standing:
+    """Stands for something in a sentence."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
 
     def __repr__(self) -> str:
-        return "a result"
+        return self._words
 
 
-UNKNOWN: Final = _Unknown()
+UNKNOWN: Final = _Standing("a result")
+"""What an earlier step will have made, while planning."""
+_PICTURE = _Standing("a picture")
 
 
 class Arguments(BaseModel):
@@ -175,48 +179,15 @@ def mistakes_in(title: str, arguments: type[Arguments], values: Mapping[str, Any
     return []
 
 
-_WANTED = {
-    "int_type": "A whole number",
-    "int_from_float": "A whole number",
-    "float_type": "A number",
-    "string_type": "A text",
-    "bool_type": "A true or false",
-    "list_type": "A list",
-    "dict_type": "An object",
-}
-
-
 def _mistake(title: str, details: ErrorDetails, known: list[str]) -> Mistake:
-    path, given = details["loc"], _short(details["input"])
-    bounds = details.get("ctx", {})
+    path = details["loc"]
     match details["type"]:
         case "extra_forbidden":
             key = str(path[-1])
             return Mistake(path, f"{title} takes no '{key}'.", nearest(key, known))
         case "missing":
             return Mistake(path[:-1], f"'{path[-1]}' is missing.")
-        case kind if kind in _WANTED:
-            return Mistake(path, f"{_WANTED[kind]} is needed, not {given}.")
-        case "literal_error":
-            hint = nearest(str(details["input"]), re.findall(r"'([^']*)'", bounds["expected"]))
-            return Mistake(path, f"{given} is not one of {bounds['expected']}.", hint)
-        case "greater_than_equal":
-            return Mistake(path, f"{given} is too small; {bounds['ge']:g} is the least.")
-        case "greater_than":
-            return Mistake(path, f"{given} is too small; it has to be above {bounds['gt']:g}.")
-        case "less_than_equal":
-            return Mistake(path, f"{given} is too large; {bounds['le']:g} is the most.")
-        case "less_than":
-            return Mistake(path, f"{given} is too large; it has to be below {bounds['lt']:g}.")
-        case "value_error":
-            sentence = str(bounds["error"])
-            return Mistake(path, f"{sentence[0].upper()}{sentence[1:]}.")
         case _:
-            return Mistake(path, f"{details['msg']}.", bounds.get("hint", ""))
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Image.Image):
-        return "a picture"
-    text = json.dumps(value, default=repr, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+            if isinstance(details["input"], Image.Image):
+                details = {**details, "input": _PICTURE}
+            return Mistake(path, *in_words(details))

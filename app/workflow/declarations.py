@@ -10,6 +10,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidWorkflow, Problem, WorkbenchError, nearest, shortened
+from app.mistakes import in_words
 from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS
 from app.workflow.document import InputBlock
 from app.workflow.files import can_be_path
@@ -37,7 +38,11 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
         problems.append(Problem(place="inputs", message="An object is needed."))
         blocks = {}
     problems += [
-        Problem(place=f"variables.{name}", message=f"'{name}' is not a name for a variable.")
+        Problem(
+            place=place(("variables", name)),
+            message=f"'{shortened(name)}' is not a name for a variable.",
+            hint="A name has letters, digits, _ and -, and begins with a letter or _.",
+        )
         for name in variables
         if not VARIABLE_NAME.fullmatch(name)
     ]
@@ -69,7 +74,8 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
 def _problem(name: str, wrong: ErrorDetails) -> Problem:
     where = place(("inputs", name, *wrong["loc"]))
     if wrong["type"] != "extra_forbidden":
-        return Problem(place=where, message=f"{wrong['msg']}.")
+        message, hint = in_words(wrong)
+        return Problem(place=where, message=message, hint=hint)
     key = str(wrong["loc"][-1])
     hint = nearest(key, InputBlock.model_fields)
     return Problem(place=where, message=f"'{key}' is not a known key.", hint=hint)

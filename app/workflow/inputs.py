@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from app.errors import Problem, nearest
 from app.media.files import CALLED, MediaKind
 from app.media.urls import is_url
+from app.mistakes import shown
 from app.workflow.document import InputBlock, InputKind
 from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
@@ -187,7 +188,7 @@ def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> Json
     if spec.choices and converted not in spec.choices:
         hint = nearest(str(converted), map(str, spec.choices))
         offered = ", ".join(map(str, spec.choices))
-        raise ValueError(f"{converted!r} is not one of: {offered}. {hint}".rstrip())
+        raise ValueError(f"{shown(converted)} is not one of: {offered}. {hint}".rstrip())
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         low, high = spec.minimum, spec.maximum
         if (low is not None and converted < low) or (high is not None and converted > high):
@@ -204,7 +205,7 @@ def _converted(spec: InputSpec, value: JsonValue) -> JsonValue:
             word = str(value).strip().lower()
             if isinstance(value, bool) or word in TRUE_WORDS | FALSE_WORDS:
                 return word in TRUE_WORDS
-            raise ValueError(f"{value!r} is neither true nor false.")
+            raise ValueError(f"{shown(value)} is neither true nor false.")
         case int() | float():
             return _number(value, whole=isinstance(default, int))
         case list():
@@ -213,18 +214,18 @@ def _converted(spec: InputSpec, value: JsonValue) -> JsonValue:
                 return [item.strip() for item in value.split(",")] if found is None else found
             if isinstance(value, list):
                 return value
-            raise ValueError(f"A list is needed, not {value!r}.")
+            raise ValueError(f"A list is needed, not {shown(value)}.")
         case str():
             if isinstance(value, str | int | float) and not isinstance(value, bool):
                 return str(value)
-            raise ValueError(f"A text is needed, not {value!r}.")
+            raise ValueError(f"A text is needed, not {shown(value)}.")
         case _:
             if isinstance(value, str):
                 found = _json(value, dict)
                 return value if found is None else found
             if isinstance(value, dict):
                 return value
-            raise ValueError(f"An object is needed, not {value!r}.")
+            raise ValueError(f"An object is needed, not {shown(value)}.")
 
 
 def _json(text: str, kind: type) -> JsonValue:
@@ -239,17 +240,17 @@ def _json(text: str, kind: type) -> JsonValue:
 def _number(value: JsonValue, *, whole: bool) -> int | float:
     kind = "whole number" if whole else "number"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"A {kind} is needed, not {value!r}.")
+        raise ValueError(f"A {kind} is needed, not {shown(value)}.")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"A {kind} is needed, not {value!r}.") from None
+        raise ValueError(f"A {kind} is needed, not {shown(value)}.") from None
     if not (-1e300 < number < 1e300):
-        raise ValueError(f"A finite number is needed, not {value!r}.")
+        raise ValueError(f"A finite number is needed, not {shown(value)}.")
     if not whole:
         return number
     if number != int(number):
-        raise ValueError(f"A whole number is needed, not {value!r}.")
+        raise ValueError(f"A whole number is needed, not {shown(value)}.")
     return (
         int(value)
         if isinstance(value, str) and value.strip().lstrip("+-").isdigit()
@@ -259,7 +260,7 @@ def _number(value: JsonValue, *, whole: bool) -> int | float:
 
 def _file(spec: InputSpec, kind: MediaKind, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
     if not isinstance(value, str):
-        raise ValueError(f"A {CALLED[kind]} file is needed, not {value!r}.")
+        raise ValueError(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
     if is_url(value):
         # Where it is used the planner says whether it may be fetched.
         return value

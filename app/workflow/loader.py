@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidWorkflow, Problem, UnknownWorkflow, nearest, shortened
+from app.mistakes import in_words
 from app.workflow.document import WorkflowDocument
 from app.workflow.files import can_be_path
 from app.workflow.inputs import unfit
@@ -21,12 +21,6 @@ from app.workflow.problems import MAX_PROBLEMS
 from app.workflow.references import MAX_NODES, Path, count_nodes, place
 from app.workflow.unknown_keys import ACTIONS, UnknownKeys, without
 
-NEEDED = {
-    "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
-    "tuple_type": "A list", "list_type": "A list", "too_short": "A list with something in it",
-    "bool_type": "true or false", "string_type": "A text",
-}  # fmt: skip
-"""What pydantic calls a wrong type, and what the dialect calls the right one."""
 MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 
 
@@ -204,23 +198,16 @@ def _told(details: ErrorDetails, tree: Any, unknown: UnknownKeys) -> Problem | N
             if unknown.explain(path[:-1], [last]):
                 return None
             message = f"'{last}' is missing."
-        case "literal_error":
-            given, offered = details["input"], details["ctx"]["expected"]
-            message = f"{shortened(repr(given))} is not one of {offered}."
-            hint = nearest(given, re.findall("'(.+?)'", offered)) if isinstance(given, str) else ""
         case "union_tag_invalid":
             tag, offered = details["ctx"]["tag"], details["ctx"]["expected_tags"]
-            message = f"A '{last}' of type '{shortened(tag)}' is not yet supported, only {offered}."
-        case "value_error":
-            if path[:1] == ("steps",) and len(path) == 2 and unknown.explain(path, ACTIONS):
+            message = f"There is no '{last}' of type '{shortened(tag)}', only {offered}."
+            hint = nearest(tag, re.findall("'(.+?)'", offered))
+        case "value_error" if path[:1] == ("steps",) and len(path) == 2:
+            if unknown.explain(path, ACTIONS):
                 return None
-            message = f"{details['ctx']['error']}."
-        case kind if kind in NEEDED:
-            message = f"{NEEDED[kind]} is needed, not {_short(details['input'])}."
+            message, hint = in_words(details)
         case _:
-            message = f"{details['msg']}, not {_short(details['input'])}."
-    return Problem(place=place(path), message=message[0].upper() + message[1:], hint=hint)
-
-
-def _short(value: object) -> str:
-    return shortened(json.dumps(value, default=str))
+            message, hint = in_words(details)
+            if path == ("seed",) and details["type"] == "greater_than_equal":
+                hint = "Leave it out for another seed in every run."
+    return Problem(place=place(path), message=message, hint=hint)

@@ -57,46 +57,57 @@ class UnknownKeys:
     """The unknown keys of one document, as they are found."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self._ignored: dict[Path, list[str]] = {}
-        """By the place of the object they stand in."""
+        self._ignored: dict[Path, None] = {}
+        self._refused: dict[Path, str] = {}
+        """With the hint at what may be meant."""
 
     def add(self, path: Path) -> None:
         """Take note of the key at the end of this path."""
-        key = str(path[-1])
         if is_open(path):
-            self._ignored.setdefault(path[:-1], []).append(key)
+            self._ignored[path] = None
         else:
-            self._refuse(path, nearest(key, KNOWN_KEYS))
+            self._refused[path] = _near(path)
 
     def explain(self, path: Path, wanted: Iterable[str]) -> bool:
         """Whether one of the wanted keys is missing here only because it is mistyped.
 
         If so the mistyped key is the mistake, and is refused.
         """
-        for key in self._ignored.get(path, ()):
-            hint = nearest(key, wanted)
+        for each in (*self._ignored, *self._refused):
+            hint = nearest(str(each[-1]), wanted) if each[:-1] == path else ""
             if hint:
-                self._ignored[path].remove(key)
-                self._refuse((*path, key), hint)
+                self._ignored.pop(each, None)
+                self._refused[each] = hint
                 return True
-        return any(
-            found.place == place((*path, key)) and found.hint.endswith(f"'{name}'?")
-            for found in self.problems
-            for name in wanted
-            for key in [found.message.split("'")[1]]
-        )
+        return False
+
+    @property
+    def problems(self) -> list[Problem]:
+        """One for every key that is refused."""
+        return [
+            Problem(
+                place=place(path),
+                message=f"'{path[-1]}' is not a known key{_here(path)}.",
+                hint=hint,
+            )
+            for path, hint in self._refused.items()
+        ]
 
     @property
     def warnings(self) -> list[str]:
         """One sentence for every key that is ignored."""
         return [
-            f"{place((*path, key))}: The key '{key}' is not known and is ignored."
-            f" {nearest(key, KNOWN_KEYS)}".rstrip()
-            for path, keys in self._ignored.items()
-            for key in keys
+            f"{place(path)}: The key '{path[-1]}' is not known{_here(path)} and is ignored."
+            f" {_near(path)}".rstrip()
+            for path in self._ignored
         ]
 
-    def _refuse(self, path: Path, hint: str) -> None:
-        message = f"'{path[-1]}' is not a known key."
-        self.problems.append(Problem(place=place(path), message=message, hint=hint))
+
+def _here(path: Path) -> str:
+    """A key that is known elsewhere."""
+    return " here" if path[-1] in KNOWN_KEYS else ""
+
+
+def _near(path: Path) -> str:
+    key = str(path[-1])
+    return "" if key in KNOWN_KEYS else nearest(key, KNOWN_KEYS)

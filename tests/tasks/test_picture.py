@@ -81,7 +81,7 @@ def test_a_colour_that_is_none_is_refused():
     picture = plain((8, 8))
     assert "color" in str(wrong("add_watermark", image=picture, color="mauvish"))
     assert wrong("add_watermark", image=picture, position="middle") == {
-        "position": "\"middle\" is not one of 'bottom-right', 'bottom-left', 'top-right', "
+        "position": "'middle' is not one of 'bottom-right', 'bottom-left', 'top-right', "
         "'top-left' or 'center'."
     }
 

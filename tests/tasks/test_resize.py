@@ -98,7 +98,7 @@ def test_wrong_arguments_are_told_all_at_once():
     assert wrong("resize_center_crop", hight=3, width="wide", height=0) == {
         "": "'image' is missing.",
         "hight": "resize_center_crop takes no 'hight'. Did you mean 'height'?",
-        "width": 'A whole number is needed, not "wide".',
+        "width": "A whole number is needed, not 'wide'.",
         "height": "0 is too small; 1 is the least.",
     }
 

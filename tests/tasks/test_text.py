@@ -21,7 +21,7 @@ def test_a_value_is_taken_from_a_mapping_by_its_key():
     assert call("get_dict_value", dict={"a": [1, 2]}, key="a") == [1, 2]
     assert call("get_dict_value", dict={"a": 1}, key="b") is None
     assert wrong("get_dict_value", dict="a", key=1, kye="a") == {
-        "dict": 'An object is needed, not "a".',
+        "dict": "An object is needed, not 'a'.",
         "key": "A text is needed, not 1.",
         "kye": "get_dict_value takes no 'kye'. Did you mean 'key'?",
     }

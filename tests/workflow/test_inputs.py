@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import Problem
+from app.errors import Problem, shortened
 from app.workflow.document import InputBlock
 from app.workflow.inputs import MAX_TEXT_LENGTH, InputSpec, check_inputs, input_specs
+from app.workflow.references import place
 from tests.workflow.bench import Bench, drawing
 
 NOWHERE: tuple[Path, ...] = ()
@@ -124,18 +125,18 @@ def test_a_value_is_taken_in_the_type_of_its_variable(default: Any, value: Any, 
     [
         (20, "many", "A whole number is needed, not 'many'."),
         (20, 1.5, "A whole number is needed, not 1.5."),
-        (20, True, "A whole number is needed, not True."),
-        (1, True, "A whole number is needed, not True."),
-        (20, None, "A whole number is needed, not None."),
+        (20, True, "A whole number is needed, not true."),
+        (1, True, "A whole number is needed, not true."),
+        (20, None, "A whole number is needed, not null."),
         (20, [1], "A whole number is needed, not [1]."),
         (0.5, "high", "A number is needed, not 'high'."),
-        (0.5, float("nan"), "A finite number is needed, not nan."),
+        (0.5, float("nan"), "A finite number is needed, not NaN."),
         (0.5, "inf", "A finite number is needed, not 'inf'."),
         (True, "maybe", "'maybe' is neither true nor false."),
         (True, 2, "2 is neither true nor false."),
-        ("text", True, "A text is needed, not True."),
-        ("text", ["a"], "A text is needed, not ['a']."),
-        ("text", None, "A text is needed, not None."),
+        ("text", True, "A text is needed, not true."),
+        ("text", ["a"], 'A text is needed, not ["a"].'),
+        ("text", None, "A text is needed, not null."),
         (["a"], 3, "A list is needed, not 3."),
         ({"a": 1}, 3, "An object is needed, not 3."),
         ("text", "a\x00b", "The text holds a control character; remove it."),
@@ -246,9 +247,10 @@ def test_the_block_of_inputs_is_checked_with_its_places(bench: Bench):
 
 @pytest.mark.parametrize("name", ["", "9lives", "a b", "a.b", "x" * 101, "a\n"])
 def test_a_variable_has_a_plain_name(bench: Bench, name: str):
-    assert bench.problems(drawing(variables={"prompt": "a", "steps": 1, name: "x"})) == {
-        f"variables.{name}": f"'{name}' is not a name for a variable."
-    }
+    problems = bench.problems(drawing(variables={"prompt": "a", "steps": 1, name: "x"}))
+    assert list(problems) == [place(("variables", name))]
+    (told,) = problems.values()
+    assert told.startswith(f"'{shortened(name)}' is not a name for a variable. A name has letters,")
 
 
 @pytest.mark.parametrize("key", ["variables", "inputs"])

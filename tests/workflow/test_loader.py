@@ -182,11 +182,11 @@ def test_what_is_wrong_with_a_document_is_told_whole_with_places():
     )
     assert document is None
     assert {found.place: found.message for found in problems} == {
-        "id": 'String should have at least 1 character, not "".',
+        "id": "A text with something in it is needed, not ''.",
         "steps[0].pipeline.configuration.component_type": "'component_type' is missing.",
         "steps[0].pipeline.from_pretrained_arguments": "'from_pretrained_arguments' is missing.",
         "steps[0].pipeline.arguments": "'arguments' is missing.",
-        "seed": 'Input should be a valid integer, not "x".',
+        "seed": "A whole number is needed, not 'x'.",
     }
 
 

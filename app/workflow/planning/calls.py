@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from app.errors import nearest
+from app.mistakes import shown
 from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
 from app.workflow.installed.sizes import SIDES, Side, SizeRule, size_rules
 from app.workflow.models.model_index import INDEX, read_index
@@ -133,9 +134,9 @@ def _is_kind(parameter: Parameter, value: Any, at: Place, reader: ValueReader) -
         return True
     wanted = [words for kind, words in KINDS.items() if kind in kinds and kind != "None"]
     if wanted:
-        reader.note(at, f"A {' or '.join(wanted)} is needed, not {value!r}.")
+        reader.note(at, f"A {' or '.join(wanted)} is needed, not {shown(value)}.")
     else:
-        reader.note(at, f"This cannot be {value!r}: only an earlier step can make it.")
+        reader.note(at, f"This cannot be {shown(value)}: only an earlier step can make it.")
     return False
 
 

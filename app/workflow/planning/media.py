@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from app.errors import nearest
 from app.media.files import ACCEPTED, CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
 from app.media.urls import RefusedURLError, checked_url, is_url
+from app.mistakes import shown
 from app.settings import UrlSettings
 from app.workflow.files import can_be_path
 from app.workflow.plan_values import (
@@ -52,7 +53,7 @@ def media_value(
     followed. A problem is noted otherwise. Nothing is fetched here.
     """
     if not isinstance(value, str):
-        note(f"A {CALLED[kind]} file is needed, not {value!r}.")
+        note(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
     elif is_url(value):
         if not urls.allowed:
             note(

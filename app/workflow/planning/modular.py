@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import nearest
+from app.mistakes import shown
 from app.workflow.document import Configuration, PipelineBlock
 from app.workflow.installed import names
 from app.workflow.installed.blocks import Blocks, blocks_of, modular_class_of
@@ -47,7 +48,7 @@ def read_modular(
             reader.note(place, f"'{key}' is for modular pipelines, which this one is not.")
         return None
     if workflow is not None and not isinstance(workflow, str):
-        reader.note(workflow_at, f"The name of a workflow is needed, not {workflow!r}.")
+        reader.note(workflow_at, f"The name of a workflow is needed, not {shown(workflow)}.")
         return None
     index = _index_of(source)
     blocks = find_blocks(pipeline_class, index)

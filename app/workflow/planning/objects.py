@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from app.errors import nearest, shortened
 from app.media.files import CALLED, MediaKind
+from app.mistakes import shown
 from app.workflow.installed.names import unbraced
 from app.workflow.installed.signatures import package_root
 from app.workflow.plan_values import BuiltValue, ListValue, LiteralValue, Value
@@ -101,7 +102,7 @@ def built_value(
         for each in rest:
             reader.note((*path, each), f"'{each}' belongs into from_arguments.")
         if not isinstance(value[way], dict):
-            reader.note(at, f"An object with the arguments is needed, not {value[way]!r}.")
+            reader.note(at, f"An object with the arguments is needed, not {shown(value[way])}.")
             return nothing
         rest, where = value[way], at
     elif known.kind is None:
@@ -133,7 +134,7 @@ def _class_name(reader: ValueReader, named: Any, at: Place) -> str | None:
         reader.note(at, "An input cannot choose a class.")
         return None
     if not isinstance(named, str) or unbraced(named) is not None:
-        reader.note(at, f"The name of a class is needed, not {named!r}.")
+        reader.note(at, f"The name of a class is needed, not {shown(named)}.")
         return None
     package, _, bare = named.rpartition(".")
     if package.partition(".")[0] in ("", "diffusers") and bare in DATA_CLASSES:
@@ -154,7 +155,7 @@ def _media(
             # The dialect writes the bare name of the step here.
             target = named.removeprefix("previous_result:")
             return reader.result(target, at, handed_down=handed_down)
-        reader.note(at, f"The name of an earlier step is needed, not {named!r}.")
+        reader.note(at, f"The name of an earlier step is needed, not {shown(named)}.")
         return LiteralValue(value=None)
     reference = None if reader.is_typed(at) else parse(named)
     if reference is not None:

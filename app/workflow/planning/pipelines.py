@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.errors import nearest
+from app.media.urls import is_url
 from app.settings import PathSettings
 from app.workflow.document import ComponentDocument, SchedulerBlock, StepDocument
 from app.workflow.files import can_be_path, is_plain
@@ -60,6 +62,8 @@ REFUSED_LOADING_ARGUMENTS = {
     ),
 }
 """Loading arguments that cannot be honoured: why, and what to do instead."""
+NAME_NEEDED = "The name of a model is needed: a folder or 'owner/name'."
+PAGE_OF_MODEL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)")
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
     " encoder; nothing is sent to another."
@@ -103,7 +107,7 @@ class PipelineBuilder:
         source = None
         if is_modular(pipeline_class) or {"model_name", "from_single_file"} & loading.keys():
             source = self._source(loading, loading_at, needs=indexes)
-        else:
+        elif not _is_mistyped("model_name", loading):
             check_assembled(pipeline_class, block, loading_at, self._reader)
         code = read_code(loading, loading_at, self._trusted, self._source, self._reader)
         dtypes = read_dtypes(loading, loading_at, self._reader)
@@ -284,7 +288,13 @@ class PipelineBuilder:
         model = loading.get(key)
         where = (*at, key)
         if not isinstance(model, str) or not model:
-            self._reader.note(where, "The name of a model is needed: a folder or 'owner/name'.")
+            if not _is_mistyped(key, loading):
+                self._reader.note(where, NAME_NEEDED)
+            return None
+        if is_url(model):
+            page = PAGE_OF_MODEL.match(model)
+            hint = f"Write '{page[1]}'." if page else ""
+            self._reader.note(where, f"{NAME_NEEDED[:-1]}, not an address.", hint)
             return None
         if not can_be_path(self._reader.folder / model):
             self._reader.note(where, "No model can have this name.")
@@ -376,6 +386,11 @@ class PipelineBuilder:
             place = (*at, "configuration", "scheduler_type")
             name = self._class(block.configuration.scheduler_type, place, "scheduler")
         return SchedulerChange(class_name=name, config=block.from_config_args, shift=block.shift)
+
+
+def _is_mistyped(key: str, loading: dict[str, Any]) -> bool:
+    """Whether the key is missing only because of how it is written; that is told of already."""
+    return any(nearest(name, [key]) for name in loading if name not in LOADING_ARGUMENTS)
 
 
 def _is_local(model: str, folder: Path) -> bool:

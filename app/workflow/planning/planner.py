@@ -18,6 +18,7 @@ from app.errors import (
     Problem,
     WorkbenchError,
     nearest,
+    shortened,
 )
 from app.settings import PathSettings
 from app.tasks import TASKS
@@ -179,6 +180,7 @@ class _Planning:
             urls=self._paths.urls,
             variables=tree.references,
             steps=names,
+            all_steps=_names(tree.tree.get("steps")),
             properties=self._properties,
             literal=tree.literal | changed,
             origins={**given_at, **{path: path for path in changed}},
@@ -258,9 +260,10 @@ class _Planning:
         self._nodes += tree.nodes
         if self._nodes > MAX_NODES:
             raise InvalidWorkflow(f"The sub-workflows have more than {MAX_NODES} parts together.")
-        for path, name in tree.undeclared:
-            message, hint = f"{NO_VALUE[0]} '{name}'.", nearest(name, declared)
-            problem(self.problems, (*place_prefix, *path), message, hint)
+        if declared or not tree.undeclared:
+            self._note_undeclared(tree, declared, place_prefix)
+        else:
+            self._note_no_variables(raw, tree, place_prefix)
         for path, name in tree.endless:
             message = f"{NO_VALUE[1]} '{name}' leads back to itself."
             problem(self.problems, (*place_prefix, *path), message)
@@ -274,6 +277,28 @@ class _Planning:
             for path, _ in (*tree.undeclared, *tree.endless, *raw.wrong_constants, *unset_at)
         ]
         return tree
+
+    def _note_undeclared(
+        self, tree: Substituted, declared: Mapping[str, Any], place_prefix: Place
+    ) -> None:
+        """Each name once, at its first place."""
+        places: dict[str, list[Place]] = {}
+        for path, name in tree.undeclared:
+            places.setdefault(name, []).append(path)
+        for name, (first, *others) in places.items():
+            also = f" It is named in {len(others)} more place(s)." if others else ""
+            message, hint = f"{NO_VALUE[0]} '{name}'.{also}", nearest(name, declared)
+            problem(self.problems, (*place_prefix, *first), message, hint)
+
+    def _note_no_variables(self, raw: RawDocument, tree: Substituted, place_prefix: Place) -> None:
+        """One problem, however many variables are missing with the block that declares them."""
+        names = list(dict.fromkeys(name for _, name in tree.undeclared))
+        listed = shortened(", ".join(f"'{name}'" for name in names))
+        mistyped = [key for key in raw.tree if nearest(key, ["variables"])]
+        message = f"{NO_VALUE[0]} {listed}: the document declares none."
+        hint = f"'{mistyped[0]}' should be 'variables'." if mistyped else ""
+        path = tree.undeclared[0][0] if not mistyped else (mistyped[0],)
+        problem(self.problems, (*place_prefix, *path), message, hint)
 
     def _add_child(
         self,
@@ -337,6 +362,12 @@ class _Planning:
             above=(*above, raw.path.resolve()),
             rounds=rounds,
         )
+
+
+def _names(steps: Any) -> list[str]:
+    """What the steps of a document are called, "" for one that has no name."""
+    items = steps if isinstance(steps, list) else []
+    return [str(step.get("name", "")) if isinstance(step, dict) else "" for step in items]
 
 
 def _moved(found: Problem, prefix: Place) -> Problem:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from app.errors import shortened
+from app.mistakes import shown
 from app.workflow.models.hub import is_repository
 from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.values import ValueReader
@@ -30,7 +31,7 @@ def read_code(
     """
     custom, asked = loading.get("custom_pipeline"), loading.get("trust_remote_code")
     if asked is not None and not isinstance(asked, bool):
-        reader.note((*at, "trust_remote_code"), f"True or false is needed, not {asked!r}.")
+        reader.note((*at, "trust_remote_code"), f"True or false is needed, not {shown(asked)}.")
         return None
     if custom is None and not asked:
         return None

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import JsonValue
 
 from app.errors import nearest, shortened
+from app.mistakes import shown
 from app.settings import PathSettings
 from app.workflow.files import can_be_path
 from app.workflow.installed.signatures import single_file_classes
@@ -107,7 +108,7 @@ class SingleFiles:
     def read(self, named: Any, at: Place) -> ModelSource | None:
         """The file, or None where the reader has noted what is wrong with its name."""
         if not isinstance(named, str) or not named:
-            self._reader.note(at, f"The name of a file is needed, not {named!r}.")
+            self._reader.note(at, f"The name of a file is needed, not {shown(named)}.")
             return None
         if "://" in named:
             return self._on_the_hub(named, at)

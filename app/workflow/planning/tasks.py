@@ -9,6 +9,7 @@ from PIL import Image
 
 from app.errors import nearest
 from app.media.files import MediaKind
+from app.mistakes import shown
 from app.packages import missing
 from app.settings import PathSettings
 from app.tasks import REFUSED, TASKS
@@ -155,7 +156,7 @@ def _call(command: str, given: Any, reader: ValueReader, at: Place) -> Call:
         call.values["value"] = reader.read(given, at)
         call.samples["value"] = UNKNOWN
     elif not isinstance(given, dict):
-        reader.note(at, f"An object with the arguments is needed, not {given!r}.")
+        reader.note(at, f"An object with the arguments is needed, not {shown(given)}.")
         call.samples.update(dict.fromkeys(TASKS[command].arguments.model_fields, UNKNOWN))
     else:
         for key, value in given.items():
@@ -209,7 +210,7 @@ def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[str]:
     if reader.is_typed(at):
         reader.note(at, "An input cannot choose files by a pattern.")
     elif not isinstance(pattern, str) or not pattern or parse(pattern):
-        reader.note(at, f"A pattern like 'pictures/*.png' is needed, not {pattern!r}.")
+        reader.note(at, f"A pattern like 'pictures/*.png' is needed, not {shown(pattern)}.")
     elif pattern.startswith(("/", "~")) or ".." in pattern.split("/") or "\0" in pattern:
         reader.note(at, "The pattern leads out of the workflow's folder.")
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,6 +44,7 @@ class ValueReader:
         urls: UrlSettings,
         variables: Mapping[Place, str],
         steps: Mapping[str, str],
+        all_steps: Sequence[str],
         properties: Mapping[str, tuple[str, ...]],
         literal: frozenset[Place],
         origins: Mapping[Place, Place],
@@ -58,6 +59,8 @@ class ValueReader:
         self._variables = variables
         """Which variable's value stands at a place."""
         self._steps = steps
+        """The earlier ones; what each of the document's is called in the plan."""
+        self._all_steps = all_steps
         self._properties = properties
         self._literal = literal
         self._origins = origins
@@ -127,7 +130,9 @@ class ValueReader:
             name, dot, _ = name.rpartition(".")
             if not dot:
                 name = shortened(target.partition(".")[0])
-                self.note(path, f"There is no earlier step '{name}'.", nearest(name, self._steps))
+                self.note(
+                    path, f"There is no earlier step '{name}'.", self._not_earlier(name, path)
+                )
                 return LiteralValue(value=None)
         step, wanted = self._steps[name], target[len(name) :].lstrip(".")
         known = self._properties.get(step, ())
@@ -136,6 +141,14 @@ class ValueReader:
             self.note(path, f"Step '{name}' makes no '{wanted}'.", hint)
         handed_at = place(path) if handed_down else ""
         return ResultValue(step=step, property=wanted, handed_at=handed_at)
+
+    def _not_earlier(self, name: str, path: Place) -> str:
+        """What may be meant by a step that has not been read."""
+        if name not in self._all_steps:
+            return nearest(name, self._steps)
+        own = self._local(path)[1]
+        is_own = isinstance(own, int) and self._all_steps[own] == name
+        return "It cannot use its own results." if is_own else f"Step '{name}' comes later."
 
     def media(
         self, value: Any, path: Place, kind: MediaKind, *, handed_down: bool = False
@@ -187,7 +200,7 @@ class ValueReader:
         if text is not None or (typed and not value.startswith("torch.")):
             return LiteralValue(value=value if text is None else text)
         if key.endswith("_type"):
-            self.note(path, f"'{value}' would name a class, which is not yet supported here.",
+            self.note(path, f"'{value}' would name a class, which no argument takes.",
                       f"For the plain text write '{{{value}}}'.")  # fmt: skip
             return LiteralValue(value=None)
         try:

@@ -87,12 +87,12 @@ def test_a_denoiser_without_a_cache_is_told(bench: Bench):
     assert ended.error.message == "The denoiser of StableDiffusionPipeline has no cache."
 
 
-def test_a_cache_of_a_kind_that_is_not_supported_yet_is_named(bench: Bench, flux: Path):
+def test_a_cache_of_a_kind_that_there_is_not_is_told(bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
         bench.plan(drawn(flux, cache={"type": "sea"}))
     (problem,) = caught.value.problems
     assert problem.place == "steps[0].pipeline.configuration.cache"
-    assert problem.message.startswith("A 'cache' of type 'sea' is not yet supported, only")
+    assert problem.message.startswith("There is no 'cache' of type 'sea', only")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,10 @@ def test_a_cache_of_a_kind_that_is_not_supported_yet_is_named(bench: Bench, flux
     [
         ({"type": "mag"}, "A 'mag' cache needs 'mag_ratios' of its model"),
         ({"type": "mag", "mag_ratios": "wan"}, "There are no ratios 'wan', only flux or a list"),
-        ({"type": "mag", "calibrate": True, "max_skip_steps": -1}, "Input should be greater than"),
+        (
+            {"type": "mag", "calibrate": True, "max_skip_steps": -1},
+            "-1 is too small;",
+        ),
     ],
 )
 def test_options_of_a_cache_are_checked_while_planning(

@@ -97,7 +97,7 @@ def test_both_branches_of_guidance_have_a_cache_of_their_own(bench: Bench, flux:
             "A TeaCache of 'mochi' is not supported, only that of 'flux'.",
         ),
         ({"variant": "sd"}, ".variant", "There is no TeaCache 'sd', only that of 'flux'."),
-        ({"rel_l1_thresh": -1}, ".rel_l1_thresh", "Input should be greater than or equal to 0"),
+        ({"rel_l1_thresh": -1}, ".rel_l1_thresh", "-1 is too small; 0 is the least."),
         ({"coefficients": [1, 2]}, ".coefficients", "Five coefficients are needed, not 2."),
         ({"treshold": 1}, ".treshold", "'treshold' is not a known key."),
     ],

@@ -126,7 +126,7 @@ def test_what_json_can_be_for_an_annotation(annotation: str, kinds: set[str] | N
     ("arguments", "sentence"),
     [
         ({"prompt": 7}, "A text or list is needed, not 7."),
-        ({"prompt": True}, "A text or list is needed, not True."),
+        ({"prompt": True}, "A text or list is needed, not true."),
         ({"guidance_scale": "high"}, "A number is needed, not 'high'."),
         ({"num_inference_steps": 2.5}, "A whole number is needed, not 2.5."),
         ({"num_inference_steps": 1001}, "1001 is outside 1 to 1000."),

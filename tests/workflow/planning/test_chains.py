@@ -83,8 +83,8 @@ def test_a_reference_has_a_chain_of_its_own(bench: Bench):
     [
         ({}, "", "A chain has exactly one of 'segments' and 'match_audio'."),
         ({"segments": 2, "match_audio": True}, "", "A chain has exactly one of"),
-        ({"segments": 0}, ".segments", "Input should be greater than or equal to 1, not 0."),
-        ({"segments": 1001}, ".segments", "Input should be less than or equal to 1000"),
+        ({"segments": 0}, ".segments", "0 is too small; 1 is the least."),
+        ({"segments": 1001}, ".segments", "1001 is too large; 1000 is the most."),
         ({"segments": 2, "continuity": "first"}, ".continuity", "'first' is not one of"),
         ({"segments": 2, "segment": 3}, ".segment", "'segment' is not a known key."),
         ({"segments": 2, "carry_frames": 3}, ".carry_frames", "is for chains whose continuity"),

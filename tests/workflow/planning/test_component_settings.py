@@ -109,12 +109,12 @@ def test_tiling_that_is_only_switched_on_is_that_of_the_vae_block(bench: Bench):
         (
             {"components": {"unet": {"truncate_layers": {"blocks": 0}}}},
             f"{WHERE}.components.unet.truncate_layers.blocks",
-            "Input should be greater than or equal to 1, not 0.",
+            "0 is too small; 1 is the least.",
         ),
         (
             {"components": {"unet": {"attention_backend": "flesh"}}},
             f"{WHERE}.components.unet.attention_backend",
-            "'flesh' is not one of",
+            "'flesh' is none of those that are known. Did you mean 'flash'?",
         ),
         (
             {"enable_layerwise_casting": {**CASTING, "storage_dtype": "torch.int4"}},

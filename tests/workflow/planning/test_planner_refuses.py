@@ -341,7 +341,7 @@ def test_variables_stand_in_seed_result_and_offload(bench: Bench):
     error = bench.refused(document, start="x", offload="modle")
     assert isinstance(error, InvalidInputs)
     assert told(error) == {
-        "inputs.start": 'Input should be a valid integer, not "x".',
+        "inputs.start": "A whole number is needed, not 'x'.",
         "inputs.offload": "'modle' is not one of 'model' or 'sequential'. Did you mean 'model'?",
     }
 
@@ -404,3 +404,66 @@ def test_a_loras_keys_are_those_of_diffusers_and_its_scale_may_be_a_text(bench: 
     )
     pickled = bench.problems(drawing(steps=[step(loras=[{**lora, "use_safetensors": False}])]))
     assert list(pickled) == ["steps[0].pipeline.loras[0].use_safetensors"]
+
+
+def test_a_variable_that_is_not_declared_is_told_once_however_often_it_stands(bench: Bench):
+    arguments = {"prompt": "variable:promt", "negative_prompt": "variable:promt"}
+    assert bench.problems(drawing(steps=[step(arguments=arguments)])) == {
+        f"{ARGUMENTS}.prompt": "There is no variable 'promt'. It is named in 1 more place(s). "
+        "Did you mean 'prompt'?"
+    }
+
+
+def test_a_block_of_variables_that_is_missing_or_mistyped_is_one_mistake(bench: Bench):
+    document = drawing()
+    declared = document.pop("variables")
+    assert bench.problems(document) == {
+        f"{ARGUMENTS}.prompt": (
+            "There is no variable 'prompt', 'steps': the document declares none."
+        )
+    }
+    assert bench.problems({"variable": declared, **document}) == {
+        "variable": "There is no variable 'prompt', 'steps': the document declares none."
+        " 'variable' should be 'variables'."
+    }
+
+
+def test_a_result_that_is_not_made_yet_is_told_as_that(bench: Bench):
+    first, second = step("first"), step("second")
+    first["pipeline"]["arguments"]["ip_adapter_image"] = "previous_result:second"
+    second["pipeline"]["arguments"]["ip_adapter_image"] = "previous_result:second"
+    where = "pipeline.arguments.ip_adapter_image"
+    assert bench.problems(drawing(steps=[first, second])) == {
+        f"steps[0].{where}": "There is no earlier step 'second'. Step 'second' comes later.",
+        f"steps[1].{where}": "There is no earlier step 'second'. It cannot use its own results.",
+    }
+
+
+def test_a_model_is_named_and_not_addressed(bench: Bench):
+    page = "https://huggingface.co/owner/name/tree/main"
+    assert bench.problems(with_loading(model_name=page)) == {
+        f"{LOADING}.model_name": "The name of a model is needed: a folder or 'owner/name', "
+        "not an address. Write 'owner/name'."
+    }
+
+
+def test_a_mistyped_key_of_a_model_is_the_only_mistake(bench: Bench):
+    wrong = step(from_pretrained_arguments={"model": MODEL})
+    assert bench.problems(drawing(steps=[wrong])) == {
+        f"{LOADING}.model": ("'model' is not a known loading argument. Did you mean 'model_name'?")
+    }
+
+
+def test_a_key_is_never_said_to_be_meant_by_itself(bench: Bench):
+    configuration = {"component_type": "StableDiffusionPipeline", "vae": {"scale": 1}}
+    (warning,) = bench.plan(drawing(steps=[step(configuration=configuration)])).warnings
+    assert warning.endswith("The key 'scale' is not known here and is ignored.")
+
+
+def test_a_key_near_two_others_is_the_one_that_is_missing(bench: Bench):
+    wrong = step(configuration={"component": "StableDiffusionPipeline"})
+    assert bench.problems(drawing(steps=[wrong])) == {
+        f"{PIPELINE}.configuration.component": (
+            "'component' is not a known key. Did you mean 'component_type'?"
+        )
+    }

@@ -118,7 +118,7 @@ def test_a_scheme_of_torchao_is_named_by_its_class_or_by_its_older_word(bench: B
             "TorchAoConfig",
             {"quant_type": "subprocess.Popen"},
             "arguments.quant_type",
-            '"subprocess.Popen" is not one of',
+            "'subprocess.Popen' is not one of",
         ),
         ("TorchAoConfig", {}, "arguments", "'quant_type' is missing."),
         ("SDNQConfig", {"is_training": True}, "arguments.is_training", "takes no 'is_training'"),

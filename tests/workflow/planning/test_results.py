@@ -87,9 +87,11 @@ def test_a_pace_that_is_none_is_refused(bench: Bench, fps: Any):
     assert list(problems) == ["steps[0].result.fps"]
 
 
-def test_a_kind_of_file_that_is_unknown_is_refused_with_those_there_are(bench: Bench):
+def test_a_kind_of_file_that_is_unknown_is_refused_with_the_nearest_or_all(bench: Bench):
     (sentence,) = bench.problems(saving(content_type="image/jpg")).values()
-    assert sentence.startswith("'image/jpg' is not one of 'image/png', 'image/jpeg'")
+    assert sentence == "'image/jpg' is none of those that are known. Did you mean 'image/jpeg'?"
+    (sentence,) = bench.problems(saving(content_type="psd")).values()
+    assert sentence.startswith("'psd' is not one of 'image/png', 'image/jpeg'")
 
 
 def test_files_are_called_as_the_dialect_calls_them(bench: Bench):

@@ -211,7 +211,7 @@ def test_arguments_the_sub_workflow_does_not_take_are_refused_where_they_stand(b
     assert bench.problems(document) == {
         f"{arguments}.promt": "This workflow has no variable 'promt'. Did you mean 'prompt'?",
         f"{arguments}.imag": "The sub-workflow has no variable 'imag'. Did you mean 'image'?",
-        f"{arguments}.prompt": "A text is needed, not ['a'].",
+        f"{arguments}.prompt": 'A text is needed, not ["a"].',
     }
 
 

@@ -153,7 +153,7 @@ def test_all_mistakes_of_tasks_are_told_at_once(bench: Bench):
         f"{ARGUMENTS}": "'image' is missing.",
         f"{ARGUMENTS}.imge": "resize_center_crop takes no 'imge'. Did you mean 'image'?",
         f"{ARGUMENTS}.height": "0 is too small; 1 is the least.",
-        f"{ARGUMENTS}.width": 'A whole number is needed, not "wide".',
+        f"{ARGUMENTS}.width": "A whole number is needed, not 'wide'.",
         "steps[1].task.command": "There is no task 'resize_centre_crop'. "
         "Did you mean 'resize_center_crop'?",
         "steps[2].task.arguments.x": "There is no earlier step 'nowhere'.",

@@ -1,0 +1,69 @@
+"""What pydantic finds wrong with a value, in the words that a person is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from app.errors import nearest, shortened
+
+NEEDED = {
+    "int_type": "A whole number", "int_parsing": "A whole number",
+    "int_from_float": "A whole number", "float_type": "A number", "float_parsing": "A number",
+    "finite_number": "A finite number",
+    "bool_type": "True or false", "bool_parsing": "True or false",
+    "string_type": "A text", "string_too_short": "A text with something in it",
+    "tuple_type": "A list", "list_type": "A list", "too_short": "A list with something in it",
+    "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
+}  # fmt: skip
+"""What pydantic calls a wrong type, and what a document calls the right one."""
+MAX_OFFERED = 8
+"""Of the words that fit, so many are told where the nearest is told."""
+
+
+def in_words(details: ErrorDetails) -> tuple[str, str]:
+    """What is wrong, and what would be right where that is near."""
+    kind, given, context = details["type"], details["input"], details.get("ctx", {})
+    match kind:
+        case "literal_error":
+            return _not_one_of(given, context["expected"])
+        case "greater_than_equal":
+            return f"{shown(given)} is too small; {_bound(context['ge'])} is the least.", ""
+        case "greater_than":
+            return f"{shown(given)} is too small; it has to be above {_bound(context['gt'])}.", ""
+        case "less_than_equal":
+            return f"{shown(given)} is too large; {_bound(context['le'])} is the most.", ""
+        case "less_than":
+            return f"{shown(given)} is too large; it has to be below {_bound(context['lt'])}.", ""
+        case "value_error":
+            sentence = str(context["error"])
+            return f"{sentence[0].upper()}{sentence[1:]}.", ""
+        case _ if kind in NEEDED:
+            return f"{NEEDED[kind]} is needed, not {shown(given)}.", ""
+        case _:
+            return f"{details['msg']}.", str(context.get("hint", ""))
+
+
+def shown(value: Any) -> str:
+    """The value as a document has it, cut where a sentence would drown in it."""
+    if isinstance(value, str):
+        return f"'{shortened(value)}'"
+    is_json = value is None or isinstance(value, int | float | list | tuple | dict)
+    text = json.dumps(value, default=repr, ensure_ascii=False) if is_json else repr(value)
+    return shortened(text)
+
+
+def _bound(limit: float) -> str:
+    """All digits of a whole number, however large."""
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+def _not_one_of(given: Any, expected: str) -> tuple[str, str]:
+    offered = re.findall(r"'([^']*)'", expected)
+    hint = nearest(given, offered) if isinstance(given, str) else ""
+    if hint and len(offered) > MAX_OFFERED:
+        return f"{shown(given)} is none of those that are known.", hint
+    return f"{shown(given)} is not one of {expected}.", hint
