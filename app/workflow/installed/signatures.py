@@ -202,6 +202,12 @@ def class_source(class_name: str) -> ast.ClassDef | None:
     return classes[class_name]
 
 
+def base_names(class_name: str) -> set[str]:
+    """What a public diffusers class is derived from directly; empty where there is no such one."""
+    source = class_source(class_name)
+    return {base.id for base in source.bases if isinstance(base, ast.Name)} if source else set()
+
+
 @functools.cache
 def is_inner_model(name: str) -> bool:
     """Whether the dotted name is that of a model which diffusers keeps beside its pipelines."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from app.errors import nearest
 from app.workflow.document import IpAdapterBlock, LoraBlock
 from app.workflow.files import is_plain
+from app.workflow.installed.signatures import base_names
 from app.workflow.plan_sources import IpAdapterSource, LoraSource, ModelSource
 from app.workflow.plan_values import Value
 from app.workflow.planning.values import ValueReader
@@ -69,11 +70,16 @@ def _lora(
 
 
 def read_ip_adapter(
-    block: IpAdapterBlock | None, at: Place, source_of: SourceOf, reader: ValueReader
+    block: IpAdapterBlock | None,
+    pipeline_class: str,
+    at: Place,
+    source_of: SourceOf,
+    reader: ValueReader,
 ) -> IpAdapterSource | None:
     """The adapter; where the document names a pickle, the safetensors file of that name."""
     if block is None:
         return None
+    _check_takes_one(pipeline_class, at, reader)
     weight_name = _safetensors(block.weight_name, at, reader)
     if weight_name is None:
         return None
@@ -126,6 +132,18 @@ def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueRea
     message = f"'{source.model}' has no {weight_name}."
     reader.note((*at, "weight_name"), message, nearest(weight_name, there))
     return False
+
+
+def _check_takes_one(pipeline_class: str, at: Place, reader: ValueReader) -> None:
+    """Note it where a pipeline of this class has no way to look at a picture so, or none that is
+    gone here."""
+    short = pipeline_class.rpartition(".")[2]
+    bases = base_names(short)
+    if "SD3IPAdapterMixin" in bases:
+        message = "IP-adapters of Stable Diffusion 3 are not loaded here."
+        reader.note(at, message, "Those of Stable Diffusion 1.5, SDXL and Flux are.")
+    elif "DiffusionPipeline" in bases and not {"IPAdapterMixin", "FluxIPAdapterMixin"} & bases:
+        reader.note(at, f"{short} takes no IP-adapter.", "Leave the block out.")
 
 
 def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:

@@ -132,7 +132,7 @@ class PipelineBuilder:
         )
         loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
         ip_adapter = read_ip_adapter(
-            block.ip_adapter, (*where, "ip_adapter"), self._source, self._reader
+            block.ip_adapter, pipeline_class, (*where, "ip_adapter"), self._source, self._reader
         )
         if block.ip_adapter is not None:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)

@@ -467,3 +467,28 @@ def test_a_key_near_two_others_is_the_one_that_is_missing(bench: Bench):
             "'component' is not a known key. Did you mean 'component_type'?"
         )
     }
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "told"),
+    [
+        ("StableDiffusion3Pipeline", "IP-adapters of Stable Diffusion 3 are not loaded here. "),
+        ("ZImagePipeline", "ZImagePipeline takes no IP-adapter. "),
+        ("FluxPipeline", None),
+        ("StableDiffusionXLPipeline", None),
+    ],
+)
+def test_a_pipeline_that_cannot_look_at_a_picture_is_told_before_anything_loads(
+    bench: Bench, pipeline: str, told: str | None
+):
+    drawn = step(
+        configuration={"component_type": pipeline},
+        from_pretrained_arguments={"model_name": "owner/name"},
+        ip_adapter={"model_name": "owner/eye", "weight_name": "eye.safetensors"},
+    )
+    drawn["pipeline"]["arguments"] |= {"ip_adapter_image_embeds": []}
+    document = drawing(steps=[drawn])
+    if told is None:
+        bench.plan(document)
+    else:
+        assert bench.problems(document)[f"{PIPELINE}.ip_adapter"].startswith(told)
