@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def check_call(
         if key in GIVEN_BY_RUNNER:
             reader.note(where, f"'{key}' is set by the workbench.", "Leave it out.")
         elif key not in known:
-            reader.note(where, f"{short} takes no '{key}'.", nearest(key, known))
+            reader.note(where, f"{short} takes no '{key}'.", _meant(key, known))
         elif isinstance(value, LiteralValue) and _is_kind(known[key], value.value, where, reader):
             _check_number(key, value.value, where, reader, short, rules)
     for parameter in known.values():
@@ -116,6 +116,13 @@ def check_call(
             reader.note(at, f"'{parameter.name}' is missing.")
     if not all(side in arguments for side in SIDES):
         _check_pictures(arguments.get("image"), (*at, "image"), reader, short)
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
+    """The one argument that has this word in its name, else the nearest: `steps` is
+    `num_inference_steps`."""
+    having = [name for name in known if key in name.split("_")]
+    return nearest(having[0], having) if len(having) == 1 else nearest(key, known)
 
 
 def output_fields(class_name: str) -> tuple[str, ...]:

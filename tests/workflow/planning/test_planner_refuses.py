@@ -492,3 +492,8 @@ def test_a_pipeline_that_cannot_look_at_a_picture_is_told_before_anything_loads(
         bench.plan(document)
     else:
         assert bench.problems(document)[f"{PIPELINE}.ip_adapter"].startswith(told)
+
+
+def test_a_word_of_an_arguments_name_leads_to_it(bench: Bench):
+    problems = bench.problems(drawing(steps=[step(arguments={"prompt": "a", "steps": 9})]))
+    assert problems[f"{ARGUMENTS}.steps"].endswith("Did you mean 'num_inference_steps'?")
