@@ -299,9 +299,12 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
             except WorkbenchError as error:
                 wrong += 1
                 print(f"{error.message} {error.hint}".rstrip(), file=sys.stderr)
+                # What was set for this run stands in no line of the file.
+                elsewhere = dict(options.changes)
                 lines = _lines(error, file, settings)
                 for found in error.problems:
-                    where = found.pointer + lines.get(found.pointer, "")
+                    line = "" if found.pointer in elsewhere else lines.get(found.pointer, "")
+                    where = found.pointer + line
                     told = f"{where}: {found.message}" if where else found.message
                     print(f"- {told} {found.hint}".rstrip(), file=sys.stderr)
     if room is None and wrong < len(files):
