@@ -48,6 +48,9 @@ def test_memory_on_the_cpu_is_the_machines(cpu: Device):
 
 
 def test_the_resident_set_is_this_process_and_grows_with_it(cpu: Device):
+    # What other tests left behind must not be given back in between.
+    cpu.tidy()
+    cpu.release()
     before = cpu.memory().resident_bytes
     block = bytearray(os.urandom(MIB)) * 64
     after = cpu.memory().resident_bytes
