@@ -7,6 +7,7 @@ what is painted there becomes a mask file, white where the picture shall change.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from gradio.components import Component
 from PIL import Image, ImageChops
 from pydantic import JsonValue
 
-from app.errors import InvalidInputs, Problem
-from app.workflow.inputs import InputSpec
+from app.errors import InvalidInputs, Problem, shortened
+from app.media.files import MediaKind
+from app.workflow.inputs import InputSpec, written
 
 Editor = Mapping[str, Any]
 
@@ -28,6 +30,7 @@ EDITOR_HEIGHT = 420
 PAINT = "#ff2d95"
 """Seen on white as on black; only where it is painted counts."""
 MAX_EXAMPLES = 6
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def _number(spec: InputSpec, value: Any) -> Component:
 
 
 def _slider(spec: InputSpec, value: Any) -> Component:
+    if not fits(spec, spec.default):
+        # A default beyond the limits is the document's own word; no slider can stand there.
+        return _number(spec, value)
     return gr.Slider(
         spec.minimum,
         spec.maximum,
@@ -189,7 +195,7 @@ def build_form(inputs: Sequence[InputSpec], values: Mapping[str, Any]) -> list[F
 def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -> Field:
     kept = values.get(spec.name)
     if mask is not None:
-        return Field(spec, _editor(spec, kept), mask)
+        return Field(spec, _editor(spec, kept if _is_there(kept) else None), mask)
     value = kept if fits(spec, kept) else shown(spec)
     field = Field(spec, INPUT_WIDGETS[spec.kind](spec, value))
     if spec.examples and spec.kind == "text":
@@ -233,8 +239,11 @@ def fits(spec: InputSpec, value: Any) -> bool:
             return _is_number(value) and low <= value <= high
         case "number" | "integer":
             return _is_number(value)
-        case _:
+        case "text":
             return isinstance(value, str)
+        case _:
+            # A result may have been deleted, an upload is kept for a day.
+            return isinstance(value, str) and Path(value).is_file()
 
 
 def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
@@ -300,27 +309,35 @@ def read_seed(text: str | None) -> int | None:
     words = (text or "").strip()
     if not words:
         return None
-    if words.isascii() and words.isdigit():
+    if WHOLE_NUMBER.fullmatch(words):
         return int(words)
+    wrong = f"'{shortened(words)}' is not one."
     raise InvalidInputs(
         "The seed has to be a whole number.",
-        [Problem(place="seed", message=f"'{words}' is not one.", hint="Empty draws one.")],
+        [Problem(place="seed", message=wrong, hint="Empty draws one.")],
     )
 
 
-def picture_input(inputs: Sequence[InputSpec]) -> InputSpec | None:
-    """The first input that takes a picture, if there is one."""
-    return next((spec for spec in inputs if spec.kind == "image"), None)
+def file_input(inputs: Sequence[InputSpec], kind: MediaKind) -> InputSpec | None:
+    """The first input that takes such a file, if there is one."""
+    return next((spec for spec in inputs if spec.kind == kind), None)
 
 
-def with_picture(inputs: Sequence[InputSpec], path: str) -> dict[str, Any]:
-    """The remembered value that puts this picture into the form's first picture input."""
-    spec = picture_input(inputs)
+def with_file(inputs: Sequence[InputSpec], kind: MediaKind, path: str) -> dict[str, Any]:
+    """The remembered value that puts this file into the form's first input for it."""
+    spec = file_input(inputs, kind)
     if spec is None:
         return {}
     painted = any(mask.kind == "mask" and mask.mask_of == spec.name for mask in inputs)
     editor = {"background": path, "layers": [], "composite": path}
     return {spec.name: editor if painted else path}
+
+
+def _is_there(editor: Editor | None) -> bool:
+    """Whether every file of what was painted, and on what, still exists."""
+    held = editor or {}
+    files = [held.get("background"), held.get("composite"), *(held.get("layers") or [])]
+    return all(Path(file).is_file() for file in files if file is not None)
 
 
 def _is_number(value: Any) -> bool:
@@ -338,7 +355,7 @@ def _asked(spec: InputSpec) -> str:
 def _limits(spec: InputSpec) -> str | None:
     low, high = spec.minimum, spec.maximum
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}."
+        return f"{written(low)} to {written(high)}."
     if low is not None:
-        return f"At least {low:g}."
-    return f"At most {high:g}." if high is not None else None
+        return f"At least {written(low)}."
+    return f"At most {written(high)}." if high is not None else None

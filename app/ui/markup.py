@@ -15,6 +15,7 @@ from app.errors import ErrorReport
 from app.protocol import NOT_SHOWN, ResultSaved
 from app.ui.run_view import RunView, duration
 from app.workflow.catalog import CatalogEntry
+from app.workflow.models.hub import is_repository
 
 CHOOSE_THUMBNAIL = """
 element.addEventListener("click", (event) => {
@@ -28,6 +29,10 @@ element.addEventListener("toggle", (event) => { unfolded = event.target.open; },
 watch("value", () => { element.querySelector("details").open = unfolded; });
 """
 """What is told of the next run stands in a new element."""
+
+
+THUMBNAIL_CHARACTERS = 60
+"""Of a text, so many are seen in the strip."""
 
 
 def file_url(path: str) -> str:
@@ -44,7 +49,9 @@ def description(entry: CatalogEntry) -> str:
     """What the chosen workflow does; for a broken document, what is wrong with it."""
     if entry.problem is not None:
         return problems(entry.problem)
-    models = f"<span class='models'>{escape(', '.join(entry.models))}</span>"
+    # Where a model lies on this machine tells a person nothing.
+    names = (model if is_repository(model) else Path(model).name for model in entry.models)
+    models = f"<span class='models'>{escape(', '.join(names))}</span>"
     return f"<p class='description'>{escape(entry.description)} {models}</p>"
 
 
@@ -144,7 +151,8 @@ def picture(result: ResultSaved) -> str:
         shown = f"<pre>{escape(result.text)}</pre>"
     else:
         shown = f"<a href='{url}' target='_blank'><img class='result' alt='Result' src='{url}'></a>"
-    return _frame(shown) + f"<a class='save' href='{url}' download='{name}'>Download</a>"
+    saved = f"<a class='save' href='{url}' download='{name}'>Download</a>"
+    return f"<div class='frame' data-file='{url}'>{shown}</div>{saved}"
 
 
 def _frame(inner: str) -> str:
@@ -171,6 +179,9 @@ def summary(title: str, view: RunView) -> str:
 
 def details(summary: str, record: JsonValue = None) -> str:
     """What folds out below the stage: the summary of a run and all that went into it."""
+    if isinstance(record, dict):
+        # What was asked for is read more often than the whole document, which comes last.
+        record = dict(sorted(record.items(), key=lambda item: item[0] == "workflow"))
     shown = json.dumps(record, indent=2, ensure_ascii=False)
     pre = "" if record is None else f"<pre id='record' tabindex='0'>{escape(shown)}</pre>"
     line = f"<p class='summary'>{escape(summary)}</p>"
@@ -189,9 +200,15 @@ def strip(results: Sequence[ResultSaved]) -> str:
 
 def _thumbnail(index: int, result: ResultSaved) -> str:
     url = escape(file_url(result.path), quote=True)
-    if result.content_type.startswith("video/"):
+    if not result.is_visual:
+        words = result.text[:THUMBNAIL_CHARACTERS] or Path(result.path).suffix.lstrip(".").upper()
+        shown = f"<span>{escape(words)}</span>"
+    elif result.content_type.startswith("video/"):
         shown = f"<video src='{url}' muted preload='metadata'></video>"
     else:
         shown = f"<img src='{url}' alt=''>"
     label = f"Result {index + 1}, seed {result.seed}"
-    return f"<button type='button' data-index='{index}' title='{label}'>{shown}</button>"
+    return (
+        f"<button type='button' data-index='{index}' data-file='{url}' title='{label}'"
+        f" aria-label='{label}'>{shown}</button>"
+    )

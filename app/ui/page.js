@@ -8,6 +8,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
+    if (event.repeat) return;
     const focused = document.activeElement;
     if (focused instanceof HTMLInputElement && focused.type === "number") focused.blur();
     setTimeout(() => element("generate")?.click(), 0);
@@ -23,9 +24,31 @@
     const outcome = element("outcome");
     if (outcome && event.target.closest("#generate:not([disabled])") &&
         (window.innerWidth <= 700 || outcome.getBoundingClientRect().top < 0)) {
-      outcome.scrollIntoView({ behavior: "smooth", block: "start" });
+      const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+      outcome.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" });
     }
   });
+
+  // Somebody deleted it meanwhile, or this browser cannot play it: said in words, not by an icon.
+  document.addEventListener("error", (event) => {
+    const file = event.target;
+    if (!(file instanceof Element)) return;
+    const tile = file.closest("#strip button"), frame = file.closest("#stage .frame");
+    if (tile) {
+      tile.replaceChildren(Object.assign(document.createElement("span"), { textContent: "cannot be opened" }));
+    } else if (frame) {
+      const words = { className: "empty", textContent: "This file cannot be opened any more" };
+      frame.replaceChildren(Object.assign(document.createElement("p"), words));
+    }
+  }, true);
+
+  // Which result of the strip is on the stage.
+  const markShown = () => {
+    const shown = document.querySelector("#stage .frame")?.dataset.file;
+    for (const tile of document.querySelectorAll("#strip button")) {
+      tile.setAttribute("aria-current", String(tile.dataset.file === shown));
+    }
+  };
 
   const bytes = (count) => count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB` : `${Math.round(count / 1e6)} MB`;
 
@@ -77,6 +100,8 @@
     clearInterval(ready);
     poll();
     setInterval(poll, POLL_MS);
-    new MutationObserver(followRun).observe(element("status"), { childList: true, subtree: true });
+    const within = { childList: true, subtree: true };
+    new MutationObserver(followRun).observe(element("status"), within);
+    for (const id of ["stage", "strip"]) new MutationObserver(markShown).observe(element(id), within);
   }, 100);
 })();

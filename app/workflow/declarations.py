@@ -15,7 +15,7 @@ from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS
 from app.workflow.document import InputBlock
 from app.workflow.files import can_be_path
 from app.workflow.forms import children_of, derived_blocks, label
-from app.workflow.inputs import VARIABLE_NAME, InputSpec, input_specs
+from app.workflow.inputs import VARIABLE_NAME, InputSpec, contradiction, input_specs
 from app.workflow.loader import RawDocument, read_document
 from app.workflow.references import TooManyNodes, parse, place, substitute
 
@@ -68,7 +68,15 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
         name: _overridden(derived.get(name, InputBlock(label=label(name))), parsed.get(name))
         for name in variables
     }
-    return input_specs(_defaults(raw, variables), asked)
+    specs = input_specs(_defaults(raw, variables), asked)
+    pictures = {spec.name for spec in specs if spec.kind == "image"}
+    for spec in specs:
+        if spec.name in parsed and (wrong := contradiction(spec, pictures)):
+            hint = nearest(spec.mask_of, pictures) if spec.mask_of else ""
+            problems.append(Problem(place=f"inputs.{spec.name}", message=wrong, hint=hint))
+    if problems:
+        raise InvalidWorkflow(f"'{raw.path.stem}' is not a valid workflow.", problems)
+    return specs
 
 
 def _problem(name: str, wrong: ErrorDetails) -> Problem:

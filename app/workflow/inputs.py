@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -133,6 +133,30 @@ def _kind_of(name: str, default: JsonValue, block: InputBlock) -> InputKind:
     return "text"
 
 
+def contradiction(spec: InputSpec, pictures: Collection[str]) -> str:
+    """What makes it impossible to ask for this as the document says, in words; "" where nothing
+    does. `pictures` are the names of the variables that take a picture."""
+    low, high, default = spec.minimum, spec.maximum, spec.default
+    numeric = isinstance(default, int | float) and not isinstance(default, bool)
+    if low is not None and high is not None and low >= high:
+        return f"The minimum {written(low)} is not below the maximum {written(high)}."
+    if spec.step is not None and spec.step <= 0:
+        return f"The step {written(spec.step)} is not above 0."
+    if spec.kind == "slider" and (low is None or high is None):
+        return "A slider needs a minimum and a maximum."
+    if spec.kind == "slider" and not numeric:
+        return f"A slider cannot stand at {default!r}."
+    if spec.kind in ("number", "integer") and not (numeric or default is None):
+        return f"A field for a number cannot hold {default!r}."
+    if spec.kind == "checkbox" and not isinstance(default, bool | None):
+        return f"A checkbox is true or false, not {default!r}."
+    if spec.kind == "choice" and not spec.choices:
+        return "A choice needs choices."
+    if spec.mask_of is not None and spec.mask_of not in pictures:
+        return f"There is no picture '{spec.mask_of}' to paint a mask on."
+    return ""
+
+
 def check_inputs(
     specs: tuple[InputSpec, ...], given: Mapping[str, JsonValue], media: tuple[Path, ...]
 ) -> tuple[dict[str, JsonValue], list[Problem]]:
@@ -192,7 +216,7 @@ def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> Json
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         low, high = spec.minimum, spec.maximum
         if (low is not None and converted < low) or (high is not None and converted > high):
-            raise ValueError(f"{converted:g} is outside {_range(low, high)}.")
+            raise ValueError(f"{written(converted)} {_beyond(converted, low, high)}.")
     return converted
 
 
@@ -272,7 +296,14 @@ def _file(spec: InputSpec, kind: MediaKind, value: JsonValue, media: tuple[Path,
     return str(path)
 
 
-def _range(low: float | None, high: float | None) -> str:
+def _beyond(value: float, low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    return f"at least {low:g}" if low is not None else f"at most {high:g}"
+        return f"is outside {written(low)} to {written(high)}"
+    return (
+        f"is less than {written(low)}" if low is not None else f"is more than {written(high or 0)}"
+    )
+
+
+def written(number: float) -> str:
+    """The number as a person writes it: `50`, `0.1`, `1234567`."""
+    return f"{number:.12g}"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from app.ui.form import Field, read_form, shown
+from app.errors import InvalidInputs
+from app.ui.form import Field, fits, read_form, read_seed, shown
 from app.workflow.document import InputBlock
 from app.workflow.inputs import check_inputs, input_specs
 
@@ -58,3 +59,26 @@ def test_what_is_typed_is_read_as_what_the_default_is(
 def test_a_picture_that_the_document_names_is_neither_read_nor_fetched_by_the_form(tmp_path: Path):
     for default in ("http://127.0.0.1:9/a.png", {"location": "/etc/passwd"}):
         assert form(default, None, tmp_path, kind="image") == (None, default)
+
+
+def test_a_file_that_is_gone_no_longer_stands_in_the_form(tmp_path: Path):
+    (spec,) = input_specs({"an_image": None}, {"an_image": InputBlock()})
+    picture = tmp_path / "a.png"
+    assert not fits(spec, str(picture))
+    picture.touch()
+    assert fits(spec, str(picture))
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [("", None), (None, None), (" 7 ", 7), ("-7", -7), ("99999999999999999999", 10**20 - 1)],
+)
+def test_a_seed_is_any_whole_number_and_the_planner_says_which_fit(text: str, seed: int | None):
+    assert read_seed(text) == seed
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e5", "\u0663", "1_000", "-", "9" * 5000])
+def test_what_is_no_whole_number_is_no_seed(text: str):
+    with pytest.raises(InvalidInputs, match="has to be a whole number") as caught:
+        read_seed(text)
+    assert len(caught.value.problems[0].message) < 100

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.errors import InvalidWorkflow
 from app.workflow.declarations import declared_inputs
 from app.workflow.forms import argument_help
 from app.workflow.inputs import InputSpec
@@ -153,6 +154,36 @@ def test_the_inputs_block_overrides_any_of_it(
     derived = asked(bench, document)["width"]
     assert getattr(derived, field) != value
     assert getattr(asked(bench, {**document, "inputs": {"width": block}})["width"], field) == value
+
+
+@pytest.mark.parametrize(
+    ("default", "block", "sentence"),
+    [
+        (4, {"kind": "slider"}, "A slider needs a minimum and a maximum."),
+        (4, {"minimum": 9, "maximum": 1}, "The minimum 9 is not below the maximum 1."),
+        (4, {"kind": "integer", "minimum": 1, "maximum": 1}, "is not below the maximum 1."),
+        (4, {"minimum": 1, "maximum": 9, "step": 0}, "The step 0 is not above 0."),
+        ("a", {"minimum": 1, "maximum": 9, "kind": "slider"}, "A slider cannot stand at 'a'."),
+        ("a", {"kind": "number"}, "A field for a number cannot hold 'a'."),
+        ("a", {"kind": "checkbox"}, "A checkbox is true or false, not 'a'."),
+        ("a", {"kind": "choice"}, "A choice needs choices."),
+        (
+            None,
+            {"mask_of": "imgae"},
+            "no picture 'imgae' to paint a mask on. Did you mean 'image'?",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_for_is_a_mistake_of_the_document(
+    bench: Bench, default: Any, block: dict[str, Any], sentence: str
+):
+    name = "a_mask" if default is None else "x"
+    variables = {"image": None, name: default, "prompt": "", "steps": 1}
+    with pytest.raises(InvalidWorkflow) as caught:
+        asked(bench, drawing(variables=variables, inputs={name: block}))
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"inputs.{name}: ")
+    assert str(problem).endswith(sentence)
 
 
 def test_a_default_beyond_the_limits_is_the_documents_own_word(bench: Bench):

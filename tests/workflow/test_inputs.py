@@ -163,8 +163,9 @@ def test_a_number_without_measure_is_refused(whole: Any):
     [
         ({"minimum": 1, "maximum": 50}, 0, "0 is outside 1 to 50."),
         ({"minimum": 1, "maximum": 50}, "51", "51 is outside 1 to 50."),
-        ({"minimum": 1}, -3, "-3 is outside at least 1."),
-        ({"maximum": 50}, 51, "51 is outside at most 50."),
+        ({"minimum": 1}, -3, "-3 is less than 1."),
+        ({"maximum": 50}, 51, "51 is more than 50."),
+        ({"maximum": 2000000}, 12345678, "12345678 is more than 2000000."),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_the_range(

@@ -69,11 +69,11 @@ def make_plan(
     one. `changes` are values of the document that are others in this run, by JSON pointer.
     Raises UnknownWorkflow, InvalidWorkflow or InvalidInputs, with every problem there is.
     """
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise InvalidInputs(f"The seed {seed} is outside 0 to {MAX_SEED}.")
     raw = read_document(workflow)
     specs = declared_inputs(raw)
     values, wrong = check_inputs(specs, inputs, paths.media)
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        wrong.append(Problem(place="seed", message=f"{seed} is outside 0 to {MAX_SEED}."))
     if wrong:
         raise InvalidInputs(f"'{workflow.stem}' cannot run with these inputs.", wrong)
     planning = _Planning(paths, drawn_seed=secrets.randbits(63))

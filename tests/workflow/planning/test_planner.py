@@ -184,8 +184,9 @@ def test_the_ends_of_the_range_are_seeds(bench: Bench, seed: int):
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1])
 def test_a_seed_out_of_range_is_refused(bench: Bench, seed: int):
-    with pytest.raises(InvalidInputs, match=f"The seed {seed} is outside 0 to {MAX_SEED}"):
-        bench.plan(drawing(), seed=seed)
+    with pytest.raises(InvalidInputs, match=f"seed: {seed} is outside 0 to {MAX_SEED}") as caught:
+        bench.plan(drawing(), seed=seed, stepps=3)
+    assert len(caught.value.problems) == 2, "what else is wrong is told with it"
 
 
 def test_a_documents_seed_out_of_range_is_refused_with_its_place(bench: Bench):

@@ -1,4 +1,4 @@
-"""Videos and sounds on the form; in a process of its own, for Gradio leaves event loops behind."""
+"""Which component asks for what; in a process of its own, for Gradio leaves event loops behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ asked = input_specs(variables, {name: InputBlock() for name in variables}
                     | {"music": InputBlock(kind="audio")})
 with gr.Blocks():
     fields = build_form(asked, {})
+    beyond = input_specs({"steps": 99}, {"steps": InputBlock(minimum=1, maximum=50)})
+    number = build_form(beyond, {})
 print(json.dumps({
+    "beyond": [type(field.component).__name__ for field in number],
     "kinds": [type(field.component).__name__ for field in fields],
     # What lies behind the URL is not fetched to be shown.
     "values": [field.component.value for field in fields],
@@ -33,12 +36,13 @@ print(json.dumps({
 """
 
 
-def test_a_variable_that_names_a_file_is_asked_for_as_an_upload_of_its_kind():
+def test_a_file_is_uploaded_and_a_default_beyond_the_limits_is_no_slider():
     run = subprocess.run(
         [sys.executable, "-c", FORM], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == {
+        "beyond": ["Number"],
         "kinds": ["Video", "Image", "Audio"],
         "values": [None, None, None],
         "uploads": ["/up/a.bin"] * 3,

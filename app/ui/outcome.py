@@ -1,0 +1,173 @@
+"""What comes out: the status, the stage, the strip of this visit's results, what is known of them.
+
+Every component is told texts or plain properties: on a busy machine objects may never be seen (see
+`GenerateTab._buttons`), so the strip is no gr.Gallery and the record no gr.JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from pydantic import JsonValue
+
+from app.media.files import SUFFIXES, MediaKind
+from app.protocol import ResultSaved
+from app.ui import markup
+from app.ui.run_view import RunView, advance
+
+if TYPE_CHECKING:
+    from app.engine import Engine
+
+KEPT_RESULTS = 40
+
+Updates = dict[Any, Any]
+
+
+@dataclass
+class Looking:
+    """What of this visit is on the stage.
+
+    One object a session, changed by the run that is followed and by the clicks in the strip: who
+    looks at an earlier result meanwhile keeps it there until the run has one of its own.
+    """
+
+    result: ResultSaved | None = None
+    away: bool = False
+    """Whether the person looks at something else than the run that is at work."""
+
+    def turn_to(self, result: ResultSaved | None, *, away: bool = False) -> None:
+        """This is on the stage from now on."""
+        self.result, self.away = result, away
+
+
+class Outcome:
+    """The right half of the tab. Made inside an open `gr.Column`."""
+
+    def __init__(self, engine: Engine, current_run: gr.State) -> None:
+        self._engine = engine
+        self.results = gr.State([])
+        """This visit's, newest first."""
+        self.looking = gr.State(Looking())
+        self.status = gr.HTML(markup.idle(), elem_id="status")
+        self.new_seed = gr.Button(
+            "Run with a new seed", size="sm", elem_id="new-seed", interactive=False
+        )
+        self.stage = gr.HTML(markup.stage(RunView()), elem_id="stage")
+        self.strip = gr.HTML("", elem_id="strip", js_on_load=markup.CHOOSE_THUMBNAIL)
+        with gr.Row(elem_id="next"):
+            self.back = gr.Button("Back to the run", size="sm", elem_id="back", interactive=False)
+            self.use_as_input = gr.Button(
+                "Use as input", size="sm", elem_id="use-as-input", interactive=False
+            )
+            self.reuse_seed = gr.Button(
+                "Reuse seed", size="sm", elem_id="reuse-seed", interactive=False
+            )
+        self.details = gr.HTML(
+            markup.details("Nothing has run yet."), elem_id="details",
+            js_on_load=markup.STAY_UNFOLDED,
+        )  # fmt: skip
+        shown = [self.stage, self.details, self.back, self.use_as_input, self.reuse_seed]
+        for turned, handler in ((self.strip.select, self.look_at), (self.back.click, self.go_back)):
+            turned(
+                handler,
+                [self.results, self.looking, current_run],
+                shown,
+                concurrency_limit=None, show_progress="hidden", api_visibility="private",
+            )  # fmt: skip
+
+    # --- what the person looks at ----------------------------------------------------------------
+
+    def look_at(
+        self, results: list[ResultSaved], looking: Looking, current_run: str, event: gr.EventData
+    ) -> Updates:
+        """Puts the chosen result of the strip on the stage."""
+        if event.index not in range(len(results)):
+            return {}
+        result = results[event.index]
+        looking.turn_to(result, away=bool(current_run))
+        return {
+            self.stage: markup.picture(result),
+            **self.told(self._view(result.run_id), result),
+            **self.buttons(looking),
+        }
+
+    def go_back(self, results: list[ResultSaved], looking: Looking, current_run: str) -> Updates:
+        """Puts the run that is at work on the stage again."""
+        view = self._view(current_run) if current_run else RunView()
+        looking.turn_to(view.shown)
+        return {self.stage: markup.stage(view), **self.buttons(looking)}
+
+    def buttons(self, looking: Looking) -> Updates:
+        """How the buttons under the stage stand."""
+        result = looking.result
+        usable = {
+            self.back: looking.away,
+            self.use_as_input: result is not None and media_kind(result) is not None,
+            self.reuse_seed: result is not None,
+        }
+        return {button: gr.update(interactive=usable) for button, usable in usable.items()}
+
+    # --- what a run shows ------------------------------------------------------------------------
+
+    def changes(
+        self, before: RunView, view: RunView, older: Sequence[ResultSaved], looking: Looking
+    ) -> Updates:
+        """The components that show something else after this event, and nothing more."""
+        updates: Updates = {}
+        if markup.status(view) != markup.status(before):
+            updates[self.status] = markup.status(view)
+        if view.results != before.results:
+            results = newest([*reversed(view.results), *older])
+            updates[self.results] = results
+            updates[self.strip] = markup.strip(results)
+            looking.turn_to(view.shown)
+        if not looking.away and markup.stage(view) != markup.stage(before):
+            updates[self.stage] = markup.stage(view)
+        return updates
+
+    def told(self, view: RunView, result: ResultSaved | None) -> Updates:
+        """What is known of a run that is over and of this result of it."""
+        titles = (info.title for info in self._engine.runs() if info.run_id == view.run_id)
+        summary = markup.summary(next(titles, ""), view)
+        record = None if result is None else record_of(result)
+        return {self.details: markup.details(summary, record)}
+
+    def results_of(self, run_id: str) -> list[ResultSaved]:
+        """What a run made and is still there, newest first."""
+        events = self._engine.events(run_id)
+        saved = [event for event in events if isinstance(event, ResultSaved)]
+        return [result for result in reversed(saved) if result.is_there]
+
+    def _view(self, run_id: str) -> RunView:
+        view = RunView(run_id=run_id)
+        for event in self._engine.events(run_id):
+            view = advance(view, event)
+        return view
+
+
+def newest(results: Iterable[ResultSaved]) -> list[ResultSaved]:
+    """Those that the strip shows: each file once, for a run that was answered made none."""
+    files: dict[str, ResultSaved] = {}
+    for result in results:
+        files.setdefault(result.path, result)
+    return list(files.values())[:KEPT_RESULTS]
+
+
+def record_of(result: ResultSaved) -> JsonValue:
+    """The record beside the result; None where somebody has removed it."""
+    try:
+        record: JsonValue = json.loads(Path(result.sidecar).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def media_kind(result: ResultSaved) -> MediaKind | None:
+    """What kind of input this file can be; None where it can be none."""
+    suffix = Path(result.path).suffix
+    return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
