@@ -100,7 +100,7 @@ class GenerateTab:
                     )
                     self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1)
             with gr.Column(scale=3, min_width=320, elem_id="outcome"):
-                self.outcome = Outcome(self._engine, self.current_run)
+                self.outcome = Outcome(self._engine)
 
     def _form(self) -> None:
         @gr.render(inputs=[self.chosen, self.forms], triggers=[self.chosen.change],
@@ -263,7 +263,7 @@ class GenerateTab:
             return
         run_id = request.run_id
         view = RunView(run_id=run_id)
-        looking.turn_to(None)
+        looking.follow(view)
         yield {
             self.current_run: run_id,
             self.outcome.status: markup.status(view),
@@ -272,6 +272,7 @@ class GenerateTab:
         }
         async for event in self._engine.follow(run_id):
             before, view = view, advance(view, event)
+            looking.follow(view)
             changed = self.outcome.changes(before, view, results, looking)
             if changed:
                 yield {**changed, **self._buttons(view, looking)}

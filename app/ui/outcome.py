@@ -39,16 +39,28 @@ class Looking:
     result: ResultSaved | None = None
     away: bool = False
     """Whether the person looks at something else than the run that is at work."""
+    run: RunView | None = None
+    """The run that the page follows, as it is now."""
 
-    def turn_to(self, result: ResultSaved | None, *, away: bool = False) -> None:
-        """This is on the stage from now on."""
-        self.result, self.away = result, away
+    def follow(self, run: RunView) -> None:
+        """The run is so far; what it has made since is on the stage."""
+        last, self.run = self.run, run
+        if last is None or (last.run_id, last.results) != (run.run_id, run.results):
+            self.turn_back()
+
+    def turn_to(self, result: ResultSaved) -> None:
+        """The person looks at this."""
+        self.result, self.away = result, self.run is not None and not self.run.over
+
+    def turn_back(self) -> None:
+        """The person looks at the run again."""
+        self.result, self.away = None if self.run is None else self.run.shown, False
 
 
 class Outcome:
     """The right half of the tab. Made inside an open `gr.Column`."""
 
-    def __init__(self, engine: Engine, current_run: gr.State) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.results = gr.State([])
         """This visit's, newest first."""
@@ -72,35 +84,35 @@ class Outcome:
             js_on_load=markup.STAY_UNFOLDED,
         )  # fmt: skip
         shown = [self.stage, self.details, self.back, self.use_as_input, self.reuse_seed]
-        for turned, handler in ((self.strip.select, self.look_at), (self.back.click, self.go_back)):
-            turned(
-                handler,
-                [self.results, self.looking, current_run],
-                shown,
-                concurrency_limit=None, show_progress="hidden", api_visibility="private",
-            )  # fmt: skip
+        self.strip.select(
+            self.look_at, [self.results, self.looking], shown,
+            concurrency_limit=None, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        self.back.click(
+            self.go_back, self.looking, shown,
+            concurrency_limit=None, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
 
     # --- what the person looks at ----------------------------------------------------------------
 
-    def look_at(
-        self, results: list[ResultSaved], looking: Looking, current_run: str, event: gr.EventData
-    ) -> Updates:
+    def look_at(self, results: list[ResultSaved], looking: Looking, event: gr.EventData) -> Updates:
         """Puts the chosen result of the strip on the stage."""
         if event.index not in range(len(results)):
             return {}
         result = results[event.index]
-        looking.turn_to(result, away=bool(current_run))
+        looking.turn_to(result)
+        run = looking.run
+        view = run if run and run.run_id == result.run_id else self._ended(result.run_id)
         return {
             self.stage: markup.picture(result),
-            **self.told(self._view(result.run_id), result),
+            **self.told(view, result),
             **self.buttons(looking),
         }
 
-    def go_back(self, results: list[ResultSaved], looking: Looking, current_run: str) -> Updates:
+    def go_back(self, looking: Looking) -> Updates:
         """Puts the run that is at work on the stage again."""
-        view = self._view(current_run) if current_run else RunView()
-        looking.turn_to(view.shown)
-        return {self.stage: markup.stage(view), **self.buttons(looking)}
+        looking.turn_back()
+        return {self.stage: markup.stage(looking.run or RunView()), **self.buttons(looking)}
 
     def buttons(self, looking: Looking) -> Updates:
         """How the buttons under the stage stand."""
@@ -125,7 +137,6 @@ class Outcome:
             results = newest([*reversed(view.results), *older])
             updates[self.results] = results
             updates[self.strip] = markup.strip(results)
-            looking.turn_to(view.shown)
         if not looking.away and markup.stage(view) != markup.stage(before):
             updates[self.stage] = markup.stage(view)
         return updates
@@ -143,7 +154,7 @@ class Outcome:
         saved = [event for event in events if isinstance(event, ResultSaved)]
         return [result for result in reversed(saved) if result.is_there]
 
-    def _view(self, run_id: str) -> RunView:
+    def _ended(self, run_id: str) -> RunView:
         view = RunView(run_id=run_id)
         for event in self._engine.events(run_id):
             view = advance(view, event)

@@ -72,6 +72,15 @@ class Visit:
     def thumbnails(self) -> Locator:
         return self["strip"].locator("img, video")
 
+    @property
+    def tiles(self) -> Locator:
+        """The results of this visit in the strip, newest first."""
+        return self["strip"].get_by_role("button")
+
+    def another(self) -> Visit:
+        """A second page in the same browser."""
+        return Visit(self.page.context.new_page(), self.page.url)
+
     def choose(self, workflow: str) -> None:
         """Choose a workflow by the beginning of its title; its form is there afterwards."""
         shown = self["description"].inner_text()
