@@ -71,7 +71,7 @@ def _slider(spec: InputSpec, value: Any) -> Component:
     if not fits(spec, spec.default):
         # A default beyond the limits is the document's own word; no slider can stand there.
         return _number(spec, value)
-    return gr.Slider(
+    slider = gr.Slider(
         spec.minimum,
         spec.maximum,
         value,
@@ -81,6 +81,8 @@ def _slider(spec: InputSpec, value: Any) -> Component:
         interactive=True,
         elem_id=f"input-{spec.name}",
     )
+    slider.preprocess = _as_typed
+    return slider
 
 
 def _checkbox(spec: InputSpec, value: Any) -> Component:
@@ -152,6 +154,12 @@ def _upload(
     # Not a subclass: Gradio writes a .pyi beside it.
     component.preprocess = _as_uploaded
     return component
+
+
+def _as_typed(number: float | None) -> float | None:
+    """What stands beside a slider while somebody types there: nothing, or what is out of range.
+    Gradio would answer with its own traceback's words; the planner says what is wrong."""
+    return number
 
 
 def _as_uploaded(upload: Any) -> str | None:
@@ -251,10 +259,14 @@ def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
     return {field.spec.name: value for field, value in zip(fields, values, strict=True)}
 
 
-def storable(inputs: Sequence[InputSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a form may be kept in the browser: everything but files."""
-    return {spec.name: kept[spec.name] for spec in inputs
-            if spec.name in kept and spec.media is None}  # fmt: skip
+def keep_typed(workflow: str, names: Sequence[str]) -> str:
+    """JavaScript that puts what these fields of the form hold into what a browser keeps of a visit;
+    it is called with the visit and the fields' values. Files are not kept."""
+    return (
+        "(visit, ...values) => ({...visit, forms: {...visit.forms,"
+        f" [{json.dumps(workflow)}]: Object.fromEntries({json.dumps(list(names))}"
+        ".map((name, place) => [name, values[place]]))}})"
+    )
 
 
 def read_form(
@@ -279,9 +291,23 @@ def _inputs_of(field: Field, held: Any, uploads: Path) -> Iterator[tuple[str, Js
         yield field.spec.name, None if unchanged else held
         return
     editor: Editor = held or {}
-    yield field.spec.name, editor.get("background")
+    background = editor.get("background")
+    yield field.spec.name, None if background is None else str(opaque(Path(background), uploads))
     mask = write_mask(editor, uploads)
     yield field.mask.name, None if mask is None else str(mask)
+
+
+def opaque(picture: Path, uploads: Path) -> Path:
+    """What lies in the editor, on white where it is transparent: the browser's canvas keeps no
+    colours there, and what was clear would be drawn on as black."""
+    with Image.open(picture) as opened:
+        shown = opened.convert("RGBA")
+    if shown.getchannel("A").getextrema() == (255, 255):
+        return picture
+    white = Image.new("RGBA", shown.size, "white")
+    path = uploads / f"opaque-{uuid.uuid4().hex}.png"
+    Image.alpha_composite(white, shown).convert("RGB").save(path, compress_level=1)
+    return path
 
 
 def write_mask(editor: Editor, uploads: Path) -> Path | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.errors import ErrorReport, WorkbenchError
+from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError
 from app.media.files import CALLED, MediaKind
 from app.protocol import ResultSaved
 from app.ui import markup
@@ -26,15 +26,15 @@ from app.ui.form import (
     Field,
     build_form,
     file_input,
+    keep_typed,
     read_form,
     read_seed,
     remember,
-    storable,
     with_file,
 )
 from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
 from app.ui.run_view import RunView, advance
-from app.workflow.catalog import Catalog, CatalogEntry
+from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -77,7 +77,7 @@ class GenerateTab:
     # --- layout ----------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self.visit = gr.BrowserState(NEW_VISIT, storage_key="dw-visit", secret="dw-visit")
+        self.visit = gr.BrowserState(NEW_VISIT, storage_key="workbench-visit", secret="workbench")
         self.chosen = gr.State(Chosen())
         self.forms = gr.State({})
         self.request = gr.State(None)
@@ -108,7 +108,10 @@ class GenerateTab:
         def form(chosen: Chosen, forms: dict[str, dict[str, Any]]) -> None:
             if not chosen.workflow:
                 return
-            entry = self._catalog.find(chosen.workflow)
+            try:
+                entry = self._catalog.find(chosen.workflow)
+            except UnknownWorkflow as error:
+                entry = missing_entry(chosen.workflow, error.report())
             kept = forms.get(entry.name, {})
             # The browser keeps what stood in the same place of the last form and only hands it new
             # properties: a help text that the next field lacks stayed, and an editor wrote its
@@ -141,9 +144,7 @@ class GenerateTab:
                 )
             except WorkbenchError as error:
                 return self._refused(error.report())
-            kept = storable(entry.inputs, remember(fields, values))
-            forms = {**visit["forms"], entry.name: kept}
-            return self._submitted(run_id, {**visit, "workflow": entry.name, "forms": forms})
+            return self._submitted(run_id)
 
         self.generate.click(
             submit,
@@ -152,10 +153,28 @@ class GenerateTab:
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
+        typed = [field for field in fields if field.spec.media is None]
+        if typed:
+            # In the browser alone, so that it outlives the page and the server at every moment.
+            gr.on(
+                [field.component.change for field in typed],
+                None,
+                [self.visit, *(field.component for field in typed)],
+                self.visit,
+                js=keep_typed(entry.name, [field.spec.name for field in typed]),
+                show_progress="hidden", api_visibility="private",
+            )  # fmt: skip
+
         def switch(
-            to: str, chosen: Chosen, forms: dict[str, Any], status: str, *values: Any
+            to: str,
+            visit: dict[str, Any],
+            chosen: Chosen,
+            forms: dict[str, Any],
+            status: str,
+            *values: Any,
         ) -> Updates:
             return {
+                self.visit: {**visit, "workflow": to},
                 self.forms: {**forms, entry.name: remember(fields, values)},
                 self.chosen: chosen.then(to),
                 # What was wrong with the last form is not said of the next.
@@ -164,8 +183,8 @@ class GenerateTab:
 
         self.workflow.select(
             switch,
-            [self.workflow, self.chosen, self.forms, self.outcome.status, *components],
-            [self.forms, self.chosen, self.outcome.status],
+            [self.workflow, self.visit, self.chosen, self.forms, self.outcome.status, *components],
+            [self.visit, self.forms, self.chosen, self.outcome.status],
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
@@ -288,7 +307,7 @@ class GenerateTab:
             )
         except WorkbenchError as error:
             return self._refused(error.report())
-        return self._submitted(run_id, visit)
+        return self._submitted(run_id)
 
     def cancel_run(self, run_id: str) -> None:
         """Cancels the run this page shows; a run that is over stays as it is."""
@@ -304,12 +323,11 @@ class GenerateTab:
 
     @property
     def _submit_outputs(self) -> list[Any]:
-        return [self.request, self.visit, self.generate, self.outcome.status, self.outcome.new_seed]
+        return [self.request, self.generate, self.outcome.status, self.outcome.new_seed]
 
-    def _submitted(self, run_id: str, visit: dict[str, Any]) -> Updates:
+    def _submitted(self, run_id: str) -> Updates:
         return {
             self.request: Request(run_id),
-            self.visit: visit,
             # In the same breath, or a second click would start a run that nobody sees.
             self.generate: gr.update(interactive=False),
             self.outcome.new_seed: gr.update(interactive=False),

@@ -72,9 +72,22 @@
     chip.querySelector(".chip-words").textContent = text;
   };
 
+  // A page outlives its server, but what the server knew of its form does not: after a restart it
+  // begins anew. What was typed is kept (`visit`).
+  let doubtful = false;
+  const restarted = async () => {
+    const answer = await fetch("gradio_api/app_id");
+    return (await answer.json()).app_id !== window.gradio_config.app_id;
+  };
+
   const poll = async () => {
-    if (document.hidden) return;
+    if (document.hidden) {
+      doubtful = true;
+      return;
+    }
     try {
+      if (doubtful && await restarted()) window.location.reload();
+      doubtful = false;
       const answer = await fetch("gradio_api/run/status", {
         method: "POST", headers: { "content-type": "application/json" }, body: '{"data":[]}',
       });
@@ -82,7 +95,8 @@
       const status = (await answer.json()).data[0];
       show(status.worker, words(status));
     } catch {
-      show("lost", "connection lost · reload the page");
+      doubtful = true;
+      show("lost", "connection lost · trying again");
     }
   };
   document.addEventListener("visibilitychange", poll);

@@ -176,6 +176,8 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
         show_error=True,
         max_threads=settings.engine.max_queued_runs + 64,
         max_file_size=settings.ui.max_upload_bytes,
+        # Served as they lie (`set_static_paths`); a video field alone asks for this too.
+        allowed_paths=[str(settings.paths.outputs)],
         state_session_capacity=SESSIONS,
         ssr_mode=False,
         run_history=False,

@@ -100,6 +100,23 @@ class Catalog:
         return known.entry
 
 
+def missing_entry(name: str, problem: ErrorReport) -> CatalogEntry:
+    """What stands for a workflow whose file has gone since it was listed."""
+    return CatalogEntry(
+        name=name,
+        title=name,
+        description="",
+        path="",
+        inputs=(),
+        models=(),
+        steps=0,
+        ready=False,
+        download_bytes=None,
+        availability="is no longer there",
+        problem=problem,
+    )
+
+
 def _read_entry(path: Path) -> CatalogEntry:
     title = _title(path.stem)
     problem, description = None, ""

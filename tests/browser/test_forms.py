@@ -158,6 +158,35 @@ def test_a_document_with_a_mistake_says_what_it_is_instead_of_running(
     visit.wait_for("Not started")
 
 
+def test_a_workflow_whose_file_is_gone_is_not_run_as_the_one_before_it(
+    visit: Visit, server: Server, shapes_model: Path
+) -> None:
+    text = numbered_workflow(model_name=str(shapes_model), id="gone")
+    (server.workflows / "gone.json").write_text(text)
+    visit.reload()
+    (server.workflows / "gone.json").unlink()
+    visit.choose("Gone")
+    expect(visit["description"].get_by_role("alert")).to_contain_text("no workflow 'gone'")
+    visit.generate()
+    visit.wait_for("Not started")
+    expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
+
+
+def test_a_slider_that_somebody_empties_or_overfills_says_nothing_of_the_programs_insides(
+    visit: Visit,
+) -> None:
+    visit.set_number("steps", 2)
+    field = visit["input-pictures"].locator("input[type=number]")
+    for typed, left in (("", "1"), ("99", "4")):
+        field.fill(typed)
+        expect(visit["fit"]).to_contain_text("about 11 MB" if not typed else "")
+        field.blur()
+        expect(field).to_have_value(left)
+    visit.run()
+    expect(visit.tiles).to_have_count(4)
+    expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
+
+
 def test_one_line_says_what_the_form_as_it_stands_needs(visit: Visit) -> None:
     line = visit["fit"].locator("p")
     expect(line).to_have_text(

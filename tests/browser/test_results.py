@@ -61,6 +61,7 @@ def test_an_uploaded_film_and_sound_become_results_that_are_inputs_again(
     visit.tiles.nth(2).click()
     expect(visit["stage"].locator("audio")).to_be_visible()
     visit.tiles.nth(0).click()
+    expect(visit["stage"].locator("video")).to_be_visible()
     before = shown.get_attribute("src")
     visit["use-as-input"].click()
     expect(shown).not_to_have_attribute("src", before or "")

@@ -35,6 +35,36 @@ def test_a_page_reloaded_in_mid_run_follows_the_run_to_its_result(visit: Visit) 
     expect(visit.thumbnails).to_have_count(4)
 
 
+def test_what_was_typed_is_there_after_a_reload_although_nothing_was_run(visit: Visit) -> None:
+    visit.set_number("steps", 7)
+    visit.prompt.fill("a gray crescent")
+    visit.reload()
+    expect(visit.prompt).to_have_value("a gray crescent")
+    visit.choose("Variations")
+    visit.prompt.fill("a brown ring")
+    visit.reload()
+    expect(visit["input-image"]).to_be_visible()
+    expect(visit.prompt).to_have_value("a brown ring")
+    visit.choose("Text to image")
+    expect(visit.prompt).to_have_value("a gray crescent")
+    expect(visit["input-steps"].locator("input[type=number]")).to_have_value("7")
+
+
+def test_a_page_whose_server_was_started_again_begins_anew(visit: Visit) -> None:
+    visit.prompt.fill("a gray crescent")
+    visit.page.evaluate("document.body.append('the page of before')")
+    visit.page.evaluate("window.gradio_config.app_id = 1")
+    visit.page.context.set_offline(True)
+    expect(visit["chip"]).to_contain_text("connection lost")
+    visit.page.context.set_offline(False)
+    expect(visit.page.get_by_text("the page of before")).to_have_count(0)
+    expect(visit.prompt).to_have_value("a gray crescent")
+    visit.set_number("steps", 2)
+    visit.run()
+    # What the browser and Gradio logged of the server that was not there.
+    visit.errors.clear()
+
+
 def test_who_waits_sees_the_position_and_may_leave_the_queue(open_page: OpenPage) -> None:
     first, second, third = open_page(), open_page(), open_page()
     first.ask_for_much()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pydantic import JsonValue
 
 from app.errors import InvalidInputs
-from app.ui.form import Field, fits, read_form, read_seed, shown
+from app.ui.form import Field, fits, opaque, read_form, read_seed, shown
 from app.workflow.document import InputBlock
 from app.workflow.inputs import check_inputs, input_specs
 
@@ -59,6 +60,15 @@ def test_what_is_typed_is_read_as_what_the_default_is(
 def test_a_picture_that_the_document_names_is_neither_read_nor_fetched_by_the_form(tmp_path: Path):
     for default in ("http://127.0.0.1:9/a.png", {"location": "/etc/passwd"}):
         assert form(default, None, tmp_path, kind="image") == (None, default)
+
+
+def test_what_is_clear_in_the_editor_is_white_in_the_picture(tmp_path: Path):
+    clear, solid = tmp_path / "clear.png", tmp_path / "solid.png"
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
+    Image.new("RGBA", (8, 8), (9, 9, 9, 255)).save(solid)
+    with Image.open(opaque(clear, tmp_path)) as shown:
+        assert (shown.mode, shown.getpixel((4, 4))) == ("RGB", (255, 255, 255))
+    assert opaque(solid, tmp_path) == solid
 
 
 def test_a_file_that_is_gone_no_longer_stands_in_the_form(tmp_path: Path):
