@@ -20,8 +20,14 @@ serve: $(VENV)/serve-ready ## serve the page on http://127.0.0.1:7860 (ARGS="--p
 repl: $(VENV)/serve-ready ## the dw> prompt
 	$(RUN) -m app repl $(ARGS)
 
-test: $(VENV)/test-ready browser ## every test, the browser's too (ARGS="-k name ...")
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+# Two files of tests side by side, but for a browser's: those wait for what a person would wait for.
+test: $(VENV)/test-ready browser ## every test, the browser's too (ARGS="-k name ...": some)
+ifeq ($(ARGS),)
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not browser"
+	$(RUN) -m pytest -m browser
+else
+	$(RUN) -m pytest $(ARGS)
+endif
 
 corpus: $(VENV)/test-ready ## run every document there is and write down what runs (ARGS=name: some)
 	$(RUN) -m tests.corpus $(ARGS)
