@@ -12,6 +12,7 @@ from app.ui.api import ScriptApi
 from app.ui.free import FreeButton
 from app.ui.generate import GenerateTab
 from app.ui.memory import PRIVATE, MemoryPanel
+from app.ui.sessions import survive_new_forms
 from app.workflow.catalog import Catalog
 
 TITLE = "Diffusers Workbench"
@@ -55,6 +56,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
         )
         page.load(tab.fit.wait_for_worker, None, tab.fit.worker_known, **PRIVATE)
     assert_public_names(page, names)
+    survive_new_forms(page)
     return page
 
 

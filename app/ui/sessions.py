@@ -1,0 +1,27 @@
+"""What Gradio keeps of each visitor, made safe for the threads that change it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+
+class Moments(dict[int, Any]):
+    """A dictionary whose values are those of one moment, whatever is added meanwhile."""
+
+    def values(self) -> list[Any]:  # type: ignore[override]
+        """All of them as they are now. `list` of a dictionary's values is one step for Python."""
+        return list(super().values())
+
+
+def survive_new_forms(page: gr.Blocks) -> None:
+    """Has the events of a visit go on while a form of the same visit is made.
+
+    Gradio (6.31) makes a form on a thread of its own, which adds to the visit's components and
+    events, and goes through these at every yield of an event that runs: on a busy machine
+    "dictionary changed size during iteration" ended the event, and a run's page stood still. Each
+    visit starts with a copy of what the page has, of the same classes.
+    """
+    page.default_config.fns = Moments(page.default_config.fns)
+    page.default_config.blocks = Moments(page.default_config.blocks)
