@@ -1,4 +1,4 @@
-"""Pictures, videos and sounds of files, as steps are given them."""
+"""Videos and sounds of files, as steps are given them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from app.errors import Cancelled, StepError
 from app.media.files import SUFFIXES, MediaKind, WrongMediaError, suffix_of
-from app.steps.media import read_picture, read_sound, read_video
+from app.steps.media import read_sound, read_video
 from tests.media.films import COLOURS, RATE, film, tone
 
 
 def nothing() -> None:
     """A checkpoint at which nobody cancels."""
-
-
-def test_a_picture_of_sixteen_bits_keeps_its_shades(tmp_path: Path):
-    depths = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
-    Image.fromarray(depths).save(tmp_path / "depth.png")
-    read = np.asarray(read_picture(str(tmp_path / "depth.png")))
-    assert read.shape == (16, 16, 3)
-    assert (read[..., 0].ravel() == np.arange(256)).all()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
