@@ -14,6 +14,8 @@ from tests.browser.visit import Visit
 from tests.hub import Hub
 from tests.servers import started_server
 
+pytestmark = pytest.mark.browser
+
 
 def test_the_line_of_a_model_that_is_not_here_comes_from_the_hub(
     browser: Browser, tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch
