@@ -5,16 +5,15 @@ import sys
 from typing import Any
 
 from app.cli import main
+from app.signals import BROKEN_OFF, told_to_end
 
 
 def leave(_number: int, _frame: Any) -> None:
     """Ends the command by SystemExit, so that what it has begun is closed and tidied away."""
-    raise SystemExit(130)
+    raise SystemExit(BROKEN_OFF)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Under nohup a closed terminal ends nothing.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, leave)
+    for number in told_to_end():
+        signal.signal(number, leave)
     sys.exit(main())

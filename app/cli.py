@@ -315,13 +315,12 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
 def _lines(error: WorkbenchError, file: str, settings: Settings) -> dict[str, str]:
     """On which line of the file each of its problems is, in words, by its pointer."""
     from app.errors import InvalidWorkflow
-    from app.workflow.json_text import line_of
+    from app.workflow.json_text import line_of, text_of
 
     pointers = [each.pointer for each in error.problems if each.pointer.startswith("/")]
     if not isinstance(error, InvalidWorkflow) or not pointers:
         return {}
-    content = find_workflow(file, settings).read_bytes()
-    text = content.decode(json.detect_encoding(content))
+    text = text_of(find_workflow(file, settings).read_bytes())
     return {pointer: f" (line {line_of(text, pointer)})" for pointer in pointers}
 
 

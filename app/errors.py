@@ -213,3 +213,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def shortened(text: str) -> str:
     """The text, cut where a sentence would drown in it."""
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """What the error says, in one line; its class's name when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

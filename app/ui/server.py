@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import EngineError, ServeError
 from app.settings import Settings
+from app.signals import BROKEN_OFF, told_to_end
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -32,8 +33,6 @@ WHERE_THE_LOGIN_IS = (
     "Name and password were printed where this server was started. Its owner chooses others with"
     " DW_AUTH=name:password."
 )
-BROKEN_OFF = 130
-"""The exit code of what a signal broke off."""
 CLOSE_S = 2.0
 """Of the promised 5: the interpreter's own end takes seconds too on a busy machine."""
 REFUSED_VARIABLES = ("GRADIO_VIBE_MODE", "GRADIO_SHARE")
@@ -237,11 +236,7 @@ def stopped_by_signals(up: threading.Event, stop: threading.Event) -> Iterator[N
             raise SystemExit(BROKEN_OFF)
         stop.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    # Under nohup a closed terminal ends nothing.
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    for number in numbers:
+    for number in (signal.SIGINT, *told_to_end()):
         before[number] = signal.signal(number, handler)
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from app.errors import DeviceUnusable
+from app.errors import DeviceUnusable, first_line
 from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
 from app.worker.loading.origins import Origin, fill
@@ -41,7 +41,7 @@ class Device:
         try:
             torch.zeros(1, device=self.torch_device)
         except (RuntimeError, AssertionError) as error:
-            why = str(error).partition("\n")[0].rstrip(".")
+            why = first_line(error).rstrip(".")
             raise DeviceUnusable(
                 f"The device '{self}' cannot be used: {why}.",
                 hint="Choose another one with --device or DW_DEVICE, or 'auto'.",

@@ -61,8 +61,7 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
             parsed[name] = InputBlock.model_validate(block)
         except ValidationError as error:
             problems += [_problem(name, wrong) for wrong in error.errors()]
-    if problems:
-        raise InvalidWorkflow(f"'{raw.path.stem}' is not a valid workflow.", problems)
+    _refuse_for(problems, raw)
     derived = derived_blocks(raw.tree, _Children().blocks(raw) if deep else {})
     asked = {
         name: _overridden(derived.get(name, InputBlock(label=label(name))), parsed.get(name))
@@ -74,9 +73,13 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
         if spec.name in parsed and (wrong := contradiction(spec, pictures)):
             hint = nearest(spec.mask_of, pictures) if spec.mask_of else ""
             problems.append(Problem(place=f"inputs.{spec.name}", message=wrong, hint=hint))
+    _refuse_for(problems, raw)
+    return specs
+
+
+def _refuse_for(problems: list[Problem], raw: RawDocument) -> None:
     if problems:
         raise InvalidWorkflow(f"'{raw.path.stem}' is not a valid workflow.", problems)
-    return specs
 
 
 def _problem(name: str, wrong: ErrorDetails) -> Problem:

@@ -36,12 +36,18 @@ class WrongJson(ValueError):
         self.message, self.hint = message, hint
 
 
+def text_of(content: bytes) -> str:
+    """The text in these bytes: UTF-8, or UTF-16 or UTF-32 as an editor may have saved it. Raises
+    UnicodeDecodeError."""
+    return content.decode(json.detect_encoding(content))
+
+
 def parse_json(content: bytes) -> Parsed:
-    """The value in these bytes: UTF-8, or UTF-16 or UTF-32 as an editor may have saved it.
+    """The value in these bytes (see `text_of`).
 
     Raises WrongJson, UnicodeDecodeError, or RecursionError where lists in lists have no end.
     """
-    text = content.decode(json.detect_encoding(content))
+    text = text_of(content)
     repeated: dict[str, None] = {}
 
     def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -113,15 +113,21 @@ Value = Annotated[
 ]
 
 
+def leaves_in(values: Iterable[Value]) -> Iterator[Value]:
+    """These values and what is in them, in order: all that have no others in them."""
+    for value in values:
+        match value:
+            case ListValue():
+                yield from leaves_in(value.items)
+            case ObjectValue():
+                yield from leaves_in(value.entries.values())
+            case BuiltValue():
+                yield from leaves_in([value.media] if value.media else [])
+                yield from leaves_in(value.arguments.values())
+            case _:
+                yield value
+
+
 def references_in(values: Iterable[Value]) -> Iterator[ResultValue]:
     """The results that these values refer to, in order."""
-    for value in values:
-        if isinstance(value, ResultValue):
-            yield value
-        elif isinstance(value, ListValue):
-            yield from references_in(value.items)
-        elif isinstance(value, ObjectValue):
-            yield from references_in(value.entries.values())
-        elif isinstance(value, BuiltValue):
-            yield from references_in([value.media] if value.media else [])
-            yield from references_in(value.arguments.values())
+    return (value for value in leaves_in(values) if isinstance(value, ResultValue))

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from app.workflow.plan import PipelineStep, Plan, Step, TaskStep
-from app.workflow.plan_values import BuiltValue, ListValue, ObjectValue, RemoteValue, Value
+from app.workflow.plan_values import (
+    BuiltValue,
+    ListValue,
+    ObjectValue,
+    RemoteValue,
+    Value,
+    leaves_in,
+)
 
 Resolve = Callable[[RemoteValue], Value]
 
@@ -13,7 +20,11 @@ Resolve = Callable[[RemoteValue], Value]
 def remote_values(plan: Plan) -> list[RemoteValue]:
     """Every one of the plan, in the order of the document."""
     return [
-        found for step in plan.steps for values in _arguments(step) for found in _within(values)
+        found
+        for step in plan.steps
+        for values in _arguments(step)
+        for found in leaves_in(values)
+        if isinstance(found, RemoteValue)
     ]
 
 
@@ -35,19 +46,6 @@ def _arguments(step: Step) -> Iterable[Iterable[Value]]:
     if isinstance(step, PipelineStep):
         return [step.arguments.values()]
     return [call.values() for call in step.calls] if isinstance(step, TaskStep) else []
-
-
-def _within(values: Iterable[Value]) -> Iterator[RemoteValue]:
-    for value in values:
-        if isinstance(value, RemoteValue):
-            yield value
-        elif isinstance(value, ListValue):
-            yield from _within(value.items)
-        elif isinstance(value, ObjectValue):
-            yield from _within(value.entries.values())
-        elif isinstance(value, BuiltValue):
-            yield from _within([value.media] if value.media else [])
-            yield from _within(value.arguments.values())
 
 
 def _mapped(values: Mapping[str, Value], resolve: Resolve) -> dict[str, Value]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ class Bench:
         self.media = root / "media"
         for folder in (self.workflows, self.model, self.media):
             folder.mkdir(parents=True)
-        index = {"_class_name": "StableDiffusionPipeline"}
-        (self.model / "model_index.json").write_text(json.dumps(index))
+        self.consists_of({})
         self.paths = PathSettings(
             workflows=(self.workflows,), models=(root / "models",), media=(self.media,)
         )
+
+    def consists_of(self, parts: Mapping[str, list[str | None]]) -> None:
+        """Have the model's index name these parts, each by its library and class."""
+        index = {"_class_name": "StableDiffusionPipeline", **parts}
+        (self.model / "model_index.json").write_text(json.dumps(index))
 
     def write(self, document: object, name: str = "flow.json") -> Path:
         """Keep the document (text as it is, all else as JSON) under this name."""

@@ -26,14 +26,12 @@ from app.workflow.fingerprint import (
     tensor_places,
     weight_files,
 )
+from app.workflow.installed.names import CLASS_RENAMES
 from app.workflow.models.quantised import component_bytes, stored_quantiser
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DType
 from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
 from app.workflow.quantisation import Quantisation
-
-RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
-"""Classes that the index of an old model names and what transformers calls them now."""
 
 
 def component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any]:
@@ -43,7 +41,7 @@ def component_class(entry: list[Any], name: str, step: PipelineStep) -> type[Any
         return PROCESSORS[class_name]
     homes = {"diffusers": diffusers, "transformers": transformers}
     home = homes.get(library) or getattr(diffusers.pipelines, library, None)
-    found = getattr(home, RENAMED_CLASSES.get(class_name, class_name), None)
+    found = getattr(home, CLASS_RENAMES.get(class_name, class_name), None)
     if not isinstance(found, type):
         raise LoadError(
             f"The {name} of '{step.model}' is a {library}.{class_name}, which is not a"
@@ -108,7 +106,7 @@ def _check_whole(folder: Path, files: Collection[Path]) -> None:
                 f"'{file.name}' is cut off: {here.st_size:,} of {end:,} bytes are here"
             )
     names = {file.name for file in files}
-    for index in folder.glob("*.safetensors.index*.json"):
+    for index in _indexes(folder, folder.stat().st_mtime_ns):
         listed = _listed_files(index, index.stat().st_mtime_ns)
         # The index of another variant lists none of them.
         if listed & names and (missing := sorted(listed - names)):
@@ -119,6 +117,12 @@ def _check_whole(folder: Path, files: Collection[Path]) -> None:
 def _last_tensor_ends(file: Path, _size_bytes: int, _mtime_ns: int) -> int:
     """Bytes from the file's start; read again when the file has changed."""
     return max((end for _, end in tensor_places(file).values()), default=0)
+
+
+@lru_cache(maxsize=512)
+def _indexes(folder: Path, _mtime_ns: int) -> tuple[Path, ...]:
+    """Looked for again when files have come or gone: every run asks for every component."""
+    return tuple(folder.glob("*.safetensors.index*.json"))
 
 
 @lru_cache(maxsize=64)
@@ -215,8 +219,3 @@ def weights_of(folders: Iterable[str], variant: str | None, files: list[str]) ->
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
         weights = (name for name in names if "/" not in name and name.endswith(".safetensors"))
         yield from (prefix + name for name in of_variant(weights, variant))
-
-
-def first_line(error: BaseException) -> str:
-    """What the error says, in one line; its class's name when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

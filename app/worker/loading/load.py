@@ -20,12 +20,11 @@ import torch
 from diffusers import ConfigMixin
 from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 
-from app.errors import LoadError
+from app.errors import LoadError, first_line
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import (
     block_part,
     component_class,
-    first_line,
     image_encoder_part,
     known_part,
     reused_part,

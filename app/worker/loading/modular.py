@@ -24,12 +24,11 @@ from diffusers.modular_pipelines.modular_pipeline import (
     ModularPipelineBlocks,
 )
 
-from app.errors import LoadError, nearest
+from app.errors import LoadError, first_line, nearest
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import (
     block_part,
     component_class,
-    first_line,
     known_part,
     reused_part,
     weights_of,

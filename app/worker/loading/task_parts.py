@@ -12,9 +12,9 @@ from typing import Any
 import transformers
 from transformers.models.auto.auto_factory import _get_model_class
 
-from app.errors import LoadError
+from app.errors import LoadError, first_line
 from app.worker.device import Device
-from app.worker.loading.components import block_class, block_folder, first_line, known_part
+from app.worker.loading.components import block_class, block_folder, known_part
 from app.worker.loading.foreign import foreign_part
 from app.worker.loading.parts import Part, TaskParts
 from app.workflow.dtypes import task_dtype

@@ -27,12 +27,12 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
-from app.errors import LoadError
+from app.errors import LoadError, first_line
 from app.settings import MIB
 from app.worker.context import RunContext
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.changes import change, state_bytes
-from app.worker.loading.components import first_line, has_weights
+from app.worker.loading.components import has_weights
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.downloads import TEXT_FILES
 from app.worker.loading.foreign import Foreign

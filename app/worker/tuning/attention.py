@@ -18,8 +18,7 @@ from diffusers.hooks import mag_cache
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
-from app.errors import LoadError
-from app.worker.loading.components import first_line
+from app.errors import LoadError, first_line
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import CacheSettings
 

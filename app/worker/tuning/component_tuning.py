@@ -11,9 +11,8 @@ import torch
 from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
-from app.errors import LoadError
+from app.errors import LoadError, first_line
 from app.worker.loading.changes import submodule
-from app.worker.loading.components import first_line
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import Tuning
 

@@ -9,9 +9,9 @@ from typing import Any
 from diffusers.loaders import FluxIPAdapterMixin
 from pydantic import JsonValue
 
-from app.errors import LoadError
+from app.errors import LoadError, first_line
 from app.worker.device import is_out_of_memory
-from app.worker.loading.components import first_line, ip_adapter_folder
+from app.worker.loading.components import ip_adapter_folder
 from app.workflow.fingerprint import identify_file
 from app.workflow.plan_sources import IpAdapterSource
 

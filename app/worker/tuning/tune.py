@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.errors import LoadError
+from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
-from app.worker.loading.components import first_line
 from app.worker.loading.downloads import local_folder
 from app.worker.tuning.attention import attending, cached
 from app.worker.tuning.component_tuning import components_tuned

@@ -21,7 +21,7 @@ CLASS_RENAMES = {
     "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
     "CLIPFeatureExtractor": "CLIPImageProcessor",
 }
-"""Names of older documents and what the class is called now."""
+"""Names in older documents and models, and what the class is called now."""
 ATTENTION_PROCESSORS = "diffusers.models.attention_processor"
 MODULAR = "ModularPipeline"
 """How the names of modular pipeline classes end; the bare name stands for the model's own."""

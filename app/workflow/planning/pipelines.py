@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from app.workflow.planning.remote_code import read_code
 from app.workflow.planning.sharing import Sharing, check_assembled
 from app.workflow.planning.single_files import (
     GGUF_SUFFIX,
+    PAGE_OF_MODEL,
     SingleFiles,
     as_the_file_is,
     check_single_file_class,
@@ -63,7 +63,6 @@ REFUSED_LOADING_ARGUMENTS = {
 }
 """Loading arguments that cannot be honoured: why, and what to do instead."""
 NAME_NEEDED = "The name of a model is needed: a folder or 'owner/name'."
-PAGE_OF_MODEL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)")
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
     " encoder; nothing is sent to another."

@@ -29,11 +29,12 @@ from app.workflow.planning.values import ValueReader
 from app.workflow.quantisation import Quantisation
 from app.workflow.references import Path as Place
 
-HOSTS = {"huggingface.co", "hf.co", "www.huggingface.co"}
+HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 """Of the hub; what lies there is fetched by its library, from wherever that is set to."""
 ON_THE_HUB = re.compile(
     r"/(?P<model>[^/]+/[^/]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)"
 )
+PAGE_OF_MODEL = re.compile(rf"https?://(?:{'|'.join(map(re.escape, HOSTS))})/([^/\s]+/[^/\s?#]+)")
 GGUF_SUFFIX = ".gguf"
 SAFE_SUFFIXES = {".safetensors", GGUF_SUFFIX}
 PICKLE_SUFFIXES = {".ckpt", ".bin", ".pt", ".pth"}

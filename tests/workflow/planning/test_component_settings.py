@@ -19,14 +19,13 @@ WHERE = "steps[0].pipeline.configuration"
 
 @pytest.fixture
 def bench(bench: Bench) -> Bench:
-    index = {
-        "_class_name": "StableDiffusionPipeline",
+    parts = {
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "safety_checker": [None, None],
     }
-    (bench.model / "model_index.json").write_text(json.dumps(index))
+    bench.consists_of(parts)
     return bench
 
 

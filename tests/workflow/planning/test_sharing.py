@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ PARTS = ("vae", "unet", "text_encoder", "scheduler")
 
 @pytest.fixture(autouse=True)
 def model_with_parts(bench: Bench) -> None:
-    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
-    index |= {name: ["diffusers", "Any"] for name in PARTS}
-    (bench.model / "model_index.json").write_text(json.dumps(index))
+    parts = {name: ["diffusers", "Any"] for name in PARTS}
+    bench.consists_of({"safety_checker": [None, None], **parts})
 
 
 def referring(name: str = "again", reference: str = "draw", **changes: Any) -> dict[str, Any]:
