@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from app import __version__
-from app.errors import BadRequest, WorkbenchError
-from app.settings import Settings
+from app.errors import BadRequest, Problem, WorkbenchError
+from app.mistakes import in_words
+from app.settings import Settings, variables
 
 if TYPE_CHECKING:
     from app.workflow.models.fit import Room
@@ -166,8 +167,6 @@ def _change(text: str) -> tuple[str, Any]:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """The environment's settings with what the command line says on top."""
-    import os
-
     try:
         given = Settings.from_environment()
         ui = {name: getattr(options, name, None) for name in OF_THE_PAGE}
@@ -188,8 +187,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         if options.command is not _serve:
             paths["media"] = ANYWHERE
         worker: dict[str, Any] = {"device": options.device} if options.device else {}
-        level = options.log_level or os.environ.get("DW_LOG_LEVEL") or options.default_log_level
-        worker["log_level"] = level
+        level_is_set = "log_level" in given.worker.model_fields_set
+        if options.log_level or not level_is_set:
+            worker["log_level"] = options.log_level or options.default_log_level
         return Settings.model_validate(
             {
                 "ui": {**given.ui.model_dump(), **ui},
@@ -199,8 +199,19 @@ def _settings(options: argparse.Namespace) -> Settings:
             }
         )
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise BadRequest(f"A setting does not fit. {'; '.join(wrong)}.") from None
+        raise BadRequest("A setting does not fit.", _wrong_settings(error)) from None
+
+
+def _wrong_settings(error: ValidationError) -> list[Problem]:
+    """What is wrong with the settings, by the variable that gives each of them."""
+    names = dict(variables())
+    found = []
+    for each in error.errors():
+        path = tuple(str(part) for part in each["loc"])
+        variable = next((names[path[:end]] for end in (3, 2) if path[:end] in names), path[-1])
+        message, hint = in_words(each)
+        found.append(Problem(place=variable, message=message, hint=hint))
+    return found
 
 
 def _login(text: str) -> tuple[str, str]:

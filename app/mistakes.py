@@ -17,6 +17,8 @@ NEEDED = {
     "bool_type": "True or false", "bool_parsing": "True or false",
     "string_type": "A text", "string_too_short": "A text with something in it",
     "tuple_type": "A list", "list_type": "A list", "too_short": "A list with something in it",
+    "byte_size": "A size such as 500MB, 20GB or 16GiB",
+    "byte_size_unit": "A size such as 500MB, 20GB or 16GiB",
     "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
 }  # fmt: skip
 """What pydantic calls a wrong type, and what a document calls the right one."""
@@ -38,6 +40,8 @@ def in_words(details: ErrorDetails) -> tuple[str, str]:
             return f"{shown(given)} is too large; {_bound(context['le'])} is the most.", ""
         case "less_than":
             return f"{shown(given)} is too large; it has to be below {_bound(context['lt'])}.", ""
+        case "string_pattern_mismatch":
+            return f"{shown(given)} does not have the form {context['pattern']}.", ""
         case "value_error":
             sentence = str(context["error"])
             return f"{sentence[0].upper()}{sentence[1:]}.", ""

@@ -1,16 +1,18 @@
 """Settings: the only reader of the environment. Read once at the front door, then passed down.
 
-Every field can be given as an environment variable `DW_<FIELD>`; the command line wins over it.
+Every field can be given as the environment variable `DW_<FIELD>`, or as the `Variable` it is
+annotated with; the command line wins over it. A new setting is one field here and one line in
+`docs/operating.md`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, field_validator
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED_WORKFLOWS = PROJECT / "workflows"
@@ -18,12 +20,39 @@ BUILTIN_WORKFLOWS = SHIPPED_WORKFLOWS / "builtin"
 """Those that are steps of others (`builtin:describe_image.json`); not in the dropdown."""
 MIB = 1024 * 1024
 
+
+class Variable(NamedTuple):
+    """The environment variable of a field where it is not `DW_<FIELD>`; None: it has none."""
+
+    name: str | None
+
+
+def _words(given: Any) -> Any:
+    """Splits the text of a variable at its blanks."""
+    return tuple(given.split()) if isinstance(given, str) else given
+
+
+def _folders(first: Path) -> BeforeValidator:
+    """Splits the text of a variable into folders, which come after `first`."""
+
+    def split(given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        return (first, *(Path(part) for part in given.split(os.pathsep) if part))
+
+    return BeforeValidator(split)
+
+
 Word = Annotated[str, Field(min_length=1)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_words)]
+Repositories = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...], BeforeValidator(_words)
+]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class UiSettings(_Frozen):
@@ -35,10 +64,10 @@ class UiSettings(_Frozen):
     auth: tuple[Word, Word] | None = None
     """User name and password; made and printed when needed and not given."""
     public: bool = False
-    """True only by DW_PUBLIC=1: serve beyond loopback without a password."""
-    allowed_hosts: tuple[str, ...] = ()
+    """Serve beyond loopback without a password."""
+    allowed_hosts: Words = ()
     """Further names the page answers to, behind a reverse proxy for example."""
-    max_upload_bytes: int = 30 * MIB
+    max_upload_bytes: ByteSize = Field(default=ByteSize(30 * MIB), gt=0)
     media_urls: bool | None = None
     """Whether media by URL are fetched for this page; None: only where just this machine's own
     users reach it."""
@@ -46,9 +75,10 @@ class UiSettings(_Frozen):
     @field_validator("auth", mode="before")
     @classmethod
     def _is_a_login(cls, given: object) -> object:
-        if isinstance(given, tuple) and not (len(given) == 2 and all(given)):
+        login = tuple(given.split(":", 1)) if isinstance(given, str) else given
+        if isinstance(login, tuple) and not (len(login) == 2 and all(login)):
             raise ValueError("a login has the form name:password")
-        return given
+        return login
 
     @property
     def beyond_loopback(self) -> bool:
@@ -93,7 +123,7 @@ class WorkerSettings(_Frozen):
     """Weights that may be held on the device; None: nine tenths of its memory. `20GB`, `16GiB`."""
     ram_budget: ByteSize | None = None
     """Beside an accelerator, weights that may be held in RAM; None: seven tenths of it."""
-    growth_warning_bytes: int = 500_000_000
+    growth_warning_bytes: ByteSize = Field(default=ByteSize(500_000_000), ge=0)
     """Growth between two runs of one workflow that is worth a warning."""
     preview_interval_s: float = Field(default=0.2, gt=0)
     """The least time between two previews (at most 5 per second)."""
@@ -114,12 +144,17 @@ class WorkerSettings(_Frozen):
 class UrlSettings(_Frozen):
     """Pictures, videos and sounds behind URLs."""
 
-    allowed: bool = True
+    allowed: Annotated[bool, Variable("DW_MEDIA_URLS")] = True
     """Whether they are fetched at all. A page that strangers reach fetches none by itself."""
-    hosts: tuple[str, ...] = ()
+    hosts: Annotated[Words, Variable("DW_MEDIA_HOSTS")] = ()
     """`name:port` of servers that are fetched from although their address is not public."""
-    max_file_bytes: ByteSize = Field(default=ByteSize(200_000_000), gt=0)
-    cache_bytes: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0)
+    max_file_bytes: Annotated[ByteSize, Variable("DW_MEDIA_FILE_BYTES")] = Field(
+        default=ByteSize(200_000_000), gt=0
+    )
+    """The largest file that is fetched."""
+    cache_bytes: Annotated[ByteSize, Variable("DW_MEDIA_CACHE_BYTES")] = Field(
+        default=ByteSize(5_000_000_000), gt=0
+    )
     """How much of what was fetched is kept beside the results."""
 
 
@@ -127,18 +162,18 @@ class PathSettings(_Frozen):
     """Where things are read and written."""
 
     outputs: Path = PROJECT / "outputs"
-    workflows: tuple[Path, ...] = (SHIPPED_WORKFLOWS,)
+    workflows: Annotated[tuple[Path, ...], _folders(SHIPPED_WORKFLOWS)] = (SHIPPED_WORKFLOWS,)
     """Folders of the catalog, in the order of the dropdown."""
-    models: tuple[Path, ...] = (PROJECT / "models",)
+    models: Annotated[tuple[Path, ...], _folders(PROJECT / "models")] = (PROJECT / "models",)
     """Folders that are looked in for a hub's `owner/name` before its cache is, and in which a
     person's input may name a local model."""
     allow_pickles: bool = False
     """Whether a single file of weights that may hold code is read, without what it would run."""
-    trusted_code: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = ()
+    trusted_code: Annotated[Repositories, Variable("DW_TRUST_REMOTE_CODE")] = ()
     """Repositories (`owner/name`) whose own code may be run where a document asks for it."""
-    media: tuple[Path, ...] = ()
+    media: Annotated[tuple[Path, ...], Variable(None)] = ()
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
-    for somebody at a shell of this machine everything the shell may read."""
+    for somebody at a shell of this machine everything the shell may read. Each command decides."""
     urls: UrlSettings = UrlSettings()
 
 
@@ -152,57 +187,29 @@ class Settings(_Frozen):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Settings as the `DW_…` variables give them; what is absent keeps its default.
+        """Settings as the `DW_…` variables give them; what is absent or empty keeps its default.
 
         Raises pydantic.ValidationError where a value does not fit its field.
         """
         env = os.environ if environment is None else environment
+        given: dict[str, Any] = {}
+        for (*groups, field), variable in variables():
+            if text := env.get(variable):
+                group = given
+                for name in groups:
+                    group = group.setdefault(name, {})
+                group[field] = text
+        return cls.model_validate(given)
 
-        def given(**fields: str) -> dict[str, str]:
-            return {field: env[name] for field, name in fields.items() if env.get(name)}
 
-        def folders(name: str) -> tuple[Path, ...]:
-            return tuple(Path(part) for part in env.get(name, "").split(os.pathsep) if part)
-
-        ui: dict[str, object] = dict(
-            given(host="DW_HOST", port="DW_PORT", share="DW_SHARE", media_urls="DW_MEDIA_URLS")
-        )
-        ui["public"] = env.get("DW_PUBLIC") == "1"
-        ui["allowed_hosts"] = tuple(env.get("DW_ALLOWED_HOSTS", "").split())
-        if env.get("DW_AUTH"):
-            ui["auth"] = tuple(env["DW_AUTH"].split(":", 1))
-        paths: dict[str, object] = dict(given(outputs="DW_OUTPUTS"))
-        paths["workflows"] = (SHIPPED_WORKFLOWS, *folders("DW_WORKFLOWS"))
-        paths["allow_pickles"] = env.get("DW_ALLOW_PICKLES") == "1"
-        paths["models"] = (PROJECT / "models", *folders("DW_MODELS"))
-        urls: dict[str, object] = dict(
-            given(
-                allowed="DW_MEDIA_URLS",
-                max_file_bytes="DW_MEDIA_FILE_BYTES",
-                cache_bytes="DW_MEDIA_CACHE_BYTES",
-            )
-        )
-        paths["urls"] = {**urls, "hosts": tuple(env.get("DW_MEDIA_HOSTS", "").split())}
-        paths["trusted_code"] = tuple(env.get("DW_TRUST_REMOTE_CODE", "").split())
-        return cls.model_validate(
-            {
-                "ui": ui,
-                "engine": given(
-                    max_queued_runs="DW_MAX_QUEUED_RUNS",
-                    cancel_grace_s="DW_CANCEL_GRACE_S",
-                    idle_to_ram_s="DW_IDLE_TO_RAM_S",
-                    idle_drop_s="DW_IDLE_DROP_S",
-                ),
-                "worker": given(
-                    device="DW_DEVICE",
-                    device_budget="DW_DEVICE_BUDGET",
-                    ram_budget="DW_RAM_BUDGET",
-                    prompt_memo_bytes="DW_PROMPT_MEMO_BYTES",
-                    prompt_memo_disk_bytes="DW_PROMPT_MEMO_DISK_BYTES",
-                    step_memo_bytes="DW_STEP_MEMO_BYTES",
-                    converted_weights_bytes="DW_CONVERTED_WEIGHTS_BYTES",
-                    log_level="DW_LOG_LEVEL",
-                ),
-                "paths": paths,
-            }
-        )
+def variables(model: type[BaseModel] = Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The fields that can be given by the environment: each one's path and variable."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for path, variable in variables(field.annotation):
+                yield (name, *path), variable
+            continue
+        named = [each.name for each in field.metadata if isinstance(each, Variable)]
+        own = named[0] if named else f"DW_{name.upper()}"
+        if own is not None:
+            yield (name,), own

@@ -133,11 +133,14 @@ def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made
 @pytest.mark.parametrize(
     ("arguments", "environment", "told"),
     [
-        (["--device", "foo"], {}, "worker.device"),
+        (["--device", "foo"], {}, "DW_DEVICE: 'foo' does not have the form"),
         (["--workflows", "no such folder"], {}, "'no such folder'"),
         (["--models", "no such folder"], {}, "'no such folder' for --models"),
-        ([], {"DW_AUTH": "me"}, "a login has the form name:password"),
-        ([], {"DW_AUTH": "me:"}, "a login has the form name:password"),
+        ([], {"DW_AUTH": "me"}, "DW_AUTH: A login has the form name:password"),
+        ([], {"DW_AUTH": "me:"}, "DW_AUTH: A login has the form name:password"),
+        ([], {"DW_PUBLIC": "maybe"}, "DW_PUBLIC: True or false is needed, not 'maybe'."),
+        ([], {"DW_DEVICE_BUDGET": "20 cats"}, "DW_DEVICE_BUDGET: A size such as 500MB"),
+        ([], {"DW_CANCEL_GRACE_S": "inf"}, "DW_CANCEL_GRACE_S: A finite number is needed"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_a_sentence(
@@ -398,7 +401,7 @@ def test_without_a_command_the_usage_is_told() -> None:
 def test_a_setting_that_does_not_fit_is_told_by_its_name() -> None:
     ran = workbench("serve", "--port", "70000")
     assert (ran.exit_code, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("A setting does not fit. ui.port: ")
+    assert "DW_PORT: 70000 is too large; 65535 is the most." in ran.stderr
 
 
 def test_converted_weights_are_listed_and_cleared(tmp_path: Path):

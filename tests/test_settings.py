@@ -1,0 +1,91 @@
+"""Every setting can be given by the environment, and what cannot be meant is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ByteSize, ValidationError
+
+from app.settings import PROJECT, SHIPPED_WORKFLOWS, Settings, variables
+
+SPECIAL = {
+    "DW_AUTH": ("me:a:b", ("me", "a:b")),
+    "DW_DEVICE": ("cuda:1", "cuda:1"),
+    "DW_LOG_LEVEL": ("DEBUG", "DEBUG"),
+    "DW_WORKFLOWS": (f"a{os.pathsep}b", (SHIPPED_WORKFLOWS, Path("a"), Path("b"))),
+    "DW_MODELS": (f"a{os.pathsep}b", (PROJECT / "models", Path("a"), Path("b"))),
+    "DW_TRUST_REMOTE_CODE": ("a/b c/d", ("a/b", "c/d")),
+}
+"""Variables whose text has a form of its own, and what is read from it."""
+DECIDED = {("paths", "media")}
+"""Fields that each command sets by itself."""
+
+
+def fields(model: type[BaseModel] = Settings, path: tuple[str, ...] = ()) -> dict[Any, Any]:
+    """Every field of the settings that holds a value, by its path."""
+    found: dict[Any, Any] = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= fields(inner, (*path, name))
+        else:
+            found[(*path, name)] = field
+    return found
+
+
+def sample(variable: str, field: Any) -> tuple[str, Any]:
+    """A text that fits the field and is not its default, and the value it has to become."""
+    if variable in SPECIAL:
+        return SPECIAL[variable]
+    kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+    if bool in kinds:
+        return ("0", False) if field.default is True else ("1", True)
+    if any(isinstance(kind, type) and issubclass(kind, ByteSize) for kind in kinds):
+        return "7MiB", 7 * 1024 * 1024
+    if int in kinds:
+        return "77", 77
+    if float in kinds:
+        return "7.5", 7.5
+    if Path in kinds:
+        return "some folder", Path("some folder")
+    if tuple in (getattr(kind, "__origin__", None) for kind in kinds):
+        return "one two", ("one", "two")
+    return "a_word", "a_word"
+
+
+def value_at(settings: BaseModel, path: tuple[str, ...]) -> Any:
+    found: Any = settings
+    for name in path:
+        found = getattr(found, name)
+    return found
+
+
+def test_every_field_has_a_variable() -> None:
+    assert {path for path, _ in variables()} == set(fields()) - DECIDED
+
+
+@pytest.mark.parametrize(("path", "variable"), [*variables()], ids=str)
+def test_variable_sets_its_field(path: tuple[str, ...], variable: str) -> None:
+    text, value = sample(variable, fields()[path])
+    assert value_at(Settings(), path) != value
+    assert value_at(Settings.from_environment({variable: text}), path) == value
+    assert Settings.from_environment({variable: ""}) == Settings()
+
+
+def test_variables_of_two_fields_are_told_apart() -> None:
+    """Only the switch of media URLs has two: for the page, and for everybody."""
+    found = [variable for _, variable in variables()]
+    assert {each for each in found if found.count(each) > 1} == {"DW_MEDIA_URLS"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("DW_PUBLIC", "maybe"), ("DW_CANCEL_GRACE_S", "inf"), ("DW_CANCEL_GRACE_S", "nan"),
+     ("DW_MAX_UPLOAD_BYTES", "0"), ("DW_TRUST_REMOTE_CODE", "no-owner")],
+)  # fmt: skip
+def test_value_that_cannot_be_meant_is_refused(variable: str, text: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings.from_environment({variable: text})
