@@ -17,7 +17,7 @@ from app.errors import BadRequest
 
 Record = dict[str, Any]
 RECORD_KEY = "diffusers_workbench"
-RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,32}")
 MAX_STEM_BYTES = 200
 """Of the 255 a file's name may have; the rest is for a number, the suffix and `.json`."""
 

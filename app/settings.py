@@ -101,6 +101,8 @@ class EngineSettings(_Frozen):
     """How the engine queues and cancels."""
 
     max_queued_runs: int = Field(default=200, ge=1)
+    max_queued_runs_per_person: int = Field(default=20, ge=1)
+    """Runs of one guest that may wait; an operator's are not counted."""
     cancel_grace_s: float = Field(default=10.0, gt=0)
     """The least time a worker has to obey a cancel before it is ended."""
     kept_runs: int = Field(default=500, ge=1)

@@ -26,6 +26,7 @@ from app.settings import Settings
 from app.workflow.fingerprint import request_key
 from app.workflow.models import needs
 from app.workflow.models.hub_headers import HubHeaders, NotAsked
+from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
 from app.workflow.remote import remote_values
 
@@ -70,22 +71,32 @@ class Engine:
         seed: int | None = None,
         changes: Mapping[str, JsonValue] = MappingProxyType({}),
         owner: str = "",
+        person: str = "",
         fresh: bool = False,
+        check: Callable[[Plan], None] | None = None,
     ) -> str:
         """Check everything, queue the run, and return its id.
 
         `changes` are values of the document that are others in this run, by JSON pointer.
         An identical request (same models, arguments and seed) is answered from the files of the
         run that made them, unless `fresh`; one whose seed is drawn is never identical.
+        `owner` is the secret by which its runs are listed; `person` is who is counted where runs
+        per person are limited, and `check` raises BadRequest where this person may not run the
+        plan.
         Raises BadRequest before anything heavy happens, or QueueFull.
         """
         loop, settings = self._started()
         plan = make_plan(workflow, inputs, paths=settings.paths, seed=seed, changes=changes)
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        if check is not None:
+            check(plan)
+        # Nobody can guess it: who knows the id of a run may cancel it, and finds its folder.
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
         fetching = bool(remote_values(plan))
         known = plan.seed_given and not fetching
         key = request_key(plan, settings.worker.device) if known else None
-        run = Run(run_id, owner, plan, request_key=key, fresh=fresh, fetching=fetching)
+        run = Run(
+            run_id, owner, plan, request_key=key, fresh=fresh, fetching=fetching, person=person
+        )
         loop.ask(partial(loop.submit, run))
         return run_id
 
@@ -107,7 +118,15 @@ class Engine:
         except NotAsked:
             return None
 
-    def run_again(self, run_id: str, *, seed: int, owner: str = "") -> str:
+    def run_again(
+        self,
+        run_id: str,
+        *,
+        seed: int,
+        owner: str = "",
+        person: str = "",
+        check: Callable[[Plan], None] | None = None,
+    ) -> str:
         """Queue what this run was asked for once more, with this seed; the new run's id.
 
         The workflow's file counts as it is now. Raises UnknownRun, and what `submit` raises.
@@ -115,8 +134,9 @@ class Engine:
         loop, _ = self._started()
         plan = loop.ask(partial(loop.run, run_id)).plan
         return self.submit(
-            Path(plan.workflow_path), plan.inputs, seed=seed, changes=plan.changes, owner=owner
-        )
+            Path(plan.workflow_path), plan.inputs, seed=seed, changes=plan.changes, owner=owner,
+            person=person, check=check,
+        )  # fmt: skip
 
     async def follow(
         self, run_id: str, *, start: int = 0, previews: bool = True

@@ -27,10 +27,14 @@ RunState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class RunInfo(Message):
-    """A run as lists show it. Times are Unix seconds."""
+    """A run as lists show it. Times are Unix seconds.
+
+    The owner is not part of it: it is the secret by which a visit or a script finds its runs.
+    """
 
     run_id: str
-    owner: str
+    mine: bool = False
+    """Whether it belongs to whoever asked."""
     workflow: str
     """The stem of the workflow's file."""
     title: str
@@ -69,9 +73,13 @@ class Run:
         request_key: str | None,
         fresh: bool,
         fetching: bool = False,
+        person: str = "",
     ) -> None:
         self.run_id = run_id
         self.owner = owner
+        """The secret by which a visit or a script finds its runs."""
+        self.person = person
+        """Whose share of the queue it takes; empty where nobody counts."""
         self.plan = plan
         self.request_key = request_key
         """Equal for requests that make the same; None when the seed was drawn."""
@@ -135,7 +143,6 @@ class Run:
         """The run as lists show it."""
         return RunInfo(
             run_id=self.run_id,
-            owner=self.owner,
             workflow=Path(self.plan.workflow_path).stem,
             title=self.plan.workflow_id,
             state=self.state,

@@ -43,6 +43,15 @@ class Runs:
                 f"{len(self._waiting)} runs are waiting already.",
                 hint="Try again when some are done, or cancel some.",
             )
+        most = self._settings.max_queued_runs_per_person
+        if (
+            run.person
+            and sum(self._runs[each].person == run.person for each in self._waiting) >= most
+        ):
+            raise QueueFull(
+                f"{most} of your runs are waiting already.",
+                hint="Try again when some are done, or cancel some.",
+            )
         self._forget_old()
         self._runs[run.run_id] = run
         made = self._made_before(run)
@@ -83,8 +92,8 @@ class Runs:
 
     def infos(self, owner: str | None) -> list[RunInfo]:
         """All runs that are kept, or one owner's; newest first."""
-        infos = (run.info() for run in reversed(self._runs.values()))
-        return [info for info in infos if owner is None or info.owner == owner]
+        runs = reversed(self._runs.values())
+        return [run.info() for run in runs if owner is None or run.owner == owner]
 
     @property
     def waiting(self) -> tuple[RunInfo, ...]:
