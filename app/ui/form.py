@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from app.errors import InvalidInputs, Problem, shortened
 from app.media.files import MediaKind
-from app.workflow.inputs import InputSpec, written
+from app.workflow.inputs import MAX_EXACT, InputSpec, written
 
 Editor = Mapping[str, Any]
 
@@ -205,7 +205,8 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
     if mask is not None:
         return Field(spec, _editor(spec, kept if _is_there(kept) else None), mask)
     value = kept if fits(spec, kept) else shown(spec)
-    field = Field(spec, INPUT_WIDGETS[spec.kind](spec, value))
+    widget = _text if _rounds(spec.default) else INPUT_WIDGETS[spec.kind]
+    field = Field(spec, widget(spec, value))
     if spec.examples and spec.kind == "text":
         _chips(spec, field.component)
     return field
@@ -219,6 +220,8 @@ def shown(spec: InputSpec) -> Any:
     default = spec.default
     if spec.media is not None:
         return None
+    if _rounds(default):
+        return str(default)
     if isinstance(default, list) and all(isinstance(item, str) and "," not in item
                                          for item in default):  # fmt: skip
         return ", ".join(default)
@@ -237,6 +240,8 @@ def _chips(spec: InputSpec, target: Component) -> None:
 
 def fits(spec: InputSpec, value: Any) -> bool:
     """Whether a value kept from an earlier form can stand in this input's component."""
+    if _rounds(spec.default):
+        return isinstance(value, str)
     match spec.kind:
         case "choice":
             return value in spec.choices
@@ -274,7 +279,8 @@ def read_form(
 ) -> dict[str, JsonValue]:
     """The inputs of a run. An empty number or picture is left out, so that its default stands.
 
-    A painted mask is written as a PNG into `uploads`.
+    A painted mask is written as a PNG into `uploads`. Raises InvalidInputs where the browser may
+    have rounded a number.
     """
     return {
         name: value
@@ -288,6 +294,14 @@ def _inputs_of(field: Field, held: Any, uploads: Path) -> Iterator[tuple[str, Js
     if field.mask is None:
         # What stands there unchanged is the default itself; an empty text where it is null, too.
         unchanged = held == shown(field.spec) or (held == "" and field.spec.default is None)
+        if field.spec.whole and _rounds(held):
+            raise InvalidInputs(
+                "A number is too large for a browser.",
+                [Problem(place=f"inputs.{field.spec.name}",
+                         message=f"Browsers round whole numbers beyond {MAX_EXACT}, so"
+                         f" {held} may not be what was typed.",
+                         hint="Give it by a script or the shell.")],
+            )  # fmt: skip
         yield field.spec.name, None if unchanged else held
         return
     editor: Editor = held or {}
@@ -364,6 +378,11 @@ def _is_there(editor: Editor | None) -> bool:
     held = editor or {}
     files = [held.get("background"), held.get("composite"), *(held.get("layers") or [])]
     return all(Path(file).is_file() for file in files if file is not None)
+
+
+def _rounds(value: Any) -> bool:
+    """Whether a browser cannot be trusted to hold this number."""
+    return _is_number(value) and abs(value) > MAX_EXACT
 
 
 def _is_number(value: Any) -> bool:

@@ -35,6 +35,7 @@ from app.ui.form import (
 from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
 from app.ui.run_view import RunView, advance
 from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
+from app.workflow.document import drawn_seed
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -303,7 +304,7 @@ class GenerateTab:
         """Runs what was just shown once more, whatever stands in the form by now."""
         try:
             run_id = self._engine.run_again(
-                request.run_id, seed=secrets.randbits(63), owner=visit["person"]
+                request.run_id, seed=drawn_seed(), owner=visit["person"]
             )
         except WorkbenchError as error:
             return self._refused(error.report())

@@ -5,6 +5,7 @@ Unknown keys are errors here; `unknown_keys` says which of them a document may h
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -48,7 +49,14 @@ DECIDE_NOTHING = frozenset({
 """Arguments with which adapters are loaded elsewhere, and which change no result."""
 
 MAX_SEED = 2**64 - 1
+DRAWN_SEED_BITS = 53
+"""JavaScript rounds larger whole numbers, and a rounded seed draws something else."""
 Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
+
+
+def drawn_seed() -> int:
+    """A random seed that every reader of the answer holds exactly."""
+    return secrets.randbits(DRAWN_SEED_BITS)
 
 
 class QuantisationConfiguration(Block):

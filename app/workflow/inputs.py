@@ -7,8 +7,10 @@ label, kind and limits. A value that does not fit is refused, never passed on un
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -27,6 +29,12 @@ MAX_TEXT_LENGTH = 10_000
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
 MAX_NESTING = 50
+MIN_WHOLE, MAX_WHOLE = -(2**63), 2**64 - 1
+"""What the answers to browsers and scripts can hold; the largest is the largest seed."""
+MAX_EXACT = 2**53
+"""Up to here every whole number is a float of its own; beyond, floats and browsers round."""
+MAX_DECIMAL_EXPONENT = 299
+"""Of a number as it is typed; what is larger is soon no float."""
 MEDIA_NAMES: dict[str, MediaKind] = {"image": "image", "mask": "image", "video": "video"}
 FILES_OF_ARGUMENTS: dict[str, MediaKind] = {"audio": "audio", "audios": "audio", "videos": "video"}
 """Arguments of tasks that name files although the dialect has no rule for their names."""
@@ -38,8 +46,13 @@ def unfit(value: JsonValue) -> str:
     """What keeps this value from being carried on as JSON, in words; "" when nothing does."""
     level: list[JsonValue] = [value]
     for _ in range(MAX_NESTING):
-        if any(isinstance(item, str) and HALF_CHARACTERS.search(item) for item in level):
-            return "holds half a character"
+        for item in level:
+            if isinstance(item, str) and HALF_CHARACTERS.search(item):
+                return "holds half a character"
+            if isinstance(item, float) and not math.isfinite(item):
+                return f"holds {json.dumps(item)}, which is no number in JSON"
+            if isinstance(item, int) and not MIN_WHOLE <= item <= MAX_WHOLE:
+                return f"holds a whole number outside {MIN_WHOLE} to {MAX_WHOLE}"
         inner: list[JsonValue] = []
         for item in level:
             if isinstance(item, dict):
@@ -266,20 +279,30 @@ def _number(value: JsonValue, *, whole: bool) -> int | float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"A {kind} is needed, not {shown(value)}.")
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
+        exact = Decimal(value)
+    except InvalidOperation:
         raise ValueError(f"A {kind} is needed, not {shown(value)}.") from None
-    if not (-1e300 < number < 1e300):
+    if not exact.is_finite() or exact.adjusted() > MAX_DECIMAL_EXPONENT:
         raise ValueError(f"A finite number is needed, not {shown(value)}.")
-    if not whole:
-        return number
-    if number != int(number):
+    if whole and exact != exact.to_integral_value():
         raise ValueError(f"A whole number is needed, not {shown(value)}.")
-    return (
-        int(value)
-        if isinstance(value, str) and value.strip().lstrip("+-").isdigit()
-        else int(number)
-    )
+    if whole and isinstance(value, float) and abs(value) > MAX_EXACT:
+        raise ValueError(
+            f"{shown(value)} may have been rounded on its way here: numbers with a point or an"
+            f" exponent hold whole numbers exactly up to {MAX_EXACT}. Write all its digits."
+        )
+    if whole:
+        number = int(exact)
+        if wrong := unfit(number):
+            raise ValueError(f"The value {wrong}.")
+        return number
+    in_digits = not isinstance(value, float) and exact.as_tuple().exponent == 0
+    if in_digits and Decimal(float(exact)) != exact:
+        raise ValueError(
+            f"{shown(value)} cannot be held exactly as a number with a point; whole numbers up to"
+            f" {MAX_EXACT} can."
+        )
+    return float(exact)
 
 
 def _file(spec: InputSpec, kind: MediaKind, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
@@ -306,4 +329,4 @@ def _beyond(value: float, low: float | None, high: float | None) -> str:
 
 def written(number: float) -> str:
     """The number as a person writes it: `50`, `0.1`, `1234567`."""
-    return f"{number:.12g}"
+    return str(number) if isinstance(number, int) else f"{number:.12g}"

@@ -71,7 +71,8 @@ def read_document(path: pathlib.Path) -> RawDocument:
     if not isinstance(tree, dict):
         raise InvalidWorkflow(f"'{path.name}' is not a workflow: a JSON object is needed.")
     if wrong := unfit(tree):
-        raise InvalidWorkflow(f"'{path.name}' {wrong}.")
+        where = Problem(place=place(_place_of_unfit(tree)), message=f"This {wrong}.")
+        raise InvalidWorkflow(f"'{path.name}' {wrong}.", [where] if where.place else [])
     if count_nodes(tree) > MAX_NODES:
         raise InvalidWorkflow(
             f"'{path.name}' has more than {MAX_NODES} parts; a workflow is a small document."
@@ -81,6 +82,18 @@ def read_document(path: pathlib.Path) -> RawDocument:
         for key in repeated
     )
     return RawDocument(path, content, *with_constants(tree), warnings)
+
+
+def _place_of_unfit(tree: Any) -> Path:
+    """How far into the tree the first value lies that `unfit` objects to."""
+    path: Path = ()
+    while isinstance(tree, dict | list):
+        entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        inner = next((key for key, value in entries if unfit(value) and not unfit(key)), None)
+        if inner is None:
+            break
+        path, tree = (*path, inner), tree[inner]
+    return path
 
 
 def _no_file(path: pathlib.Path) -> tuple[str, str]:

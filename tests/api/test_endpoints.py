@@ -61,6 +61,39 @@ def test_a_workflow_runs_by_its_own_endpoint(client: Client) -> None:
     assert record["seed"] == 7
 
 
+@pytest.mark.parametrize("seed", [1234567890123456789, 2**53 + 1, 2**64 - 1])
+def test_given_seed_of_any_size_is_the_one_that_is_used(client: Client, seed: int) -> None:
+    done = client.predict(**FEW, seed=seed, api_name="/run_text_to_image")
+    assert done["seed"] == seed
+    assert json.loads(Path(done["metadata"][0]).read_text())["seed"] == seed
+
+
+def test_drawn_seed_is_one_that_javascript_holds(client: Client) -> None:
+    done = client.predict(**FEW, api_name="/run_text_to_image")
+    assert 0 <= done["seed"] < 2**53
+
+
+def test_large_whole_number_reaches_the_check_unchanged(client: Client) -> None:
+    number = 1234567890123456789
+    for call in (
+        {"steps": number, "api_name": "/run_text_to_image"},
+        {"workflow": "text-to-image", "variables": {"steps": number}, "api_name": "/generate"},
+        {
+            "workflow": "text-to-image", "variables": {}, "api_name": "/generate",
+            "changes": {"/steps/0/pipeline/arguments/num_inference_steps": number},
+        },
+    ):  # fmt: skip
+        with pytest.raises(AppError, match=str(number)):
+            client.predict(**call)
+
+
+def test_whole_number_beyond_64_bits_is_refused_with_a_sentence(client: Client) -> None:
+    with pytest.raises(AppError, match="holds a whole number outside"):
+        client.predict(workflow="text-to-image", variables={"steps": 2**64}, api_name="/generate")
+    with pytest.raises(AppError, match="is outside 0 to 18446744073709551615"):
+        client.predict(**FEW, seed=2**64, api_name="/run_text_to_image")
+
+
 def test_the_same_request_again_is_answered_and_says_so(client: Client) -> None:
     first, again = (client.predict(**FEW, seed=11, api_name="/run_text_to_image") for _ in range(2))
     assert (first["unchanged"], again["unchanged"]) == (False, True)

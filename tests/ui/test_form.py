@@ -34,6 +34,7 @@ def form(default: JsonValue, held: Any, uploads: Path, **block: Any) -> tuple[An
         ([1, 2], "[1, 2]"),
         ({"a": [1]}, '{"a": [1]}'),
         (None, None),
+        (1234567890123456789, "1234567890123456789"),
     ],
 )
 def test_what_nobody_changes_stays_the_default(tmp_path: Path, default: JsonValue, text: Any):
@@ -49,12 +50,26 @@ def test_what_nobody_changes_stays_the_default(tmp_path: Path, default: JsonValu
         (None, "", None),
         (None, "text", "text"),
         ("text", "", ""),
+        (1234567890123456789, "1234567890123456787", 1234567890123456787),
+        (7, 2**53, 2**53),
     ],
 )
 def test_what_is_typed_is_read_as_what_the_default_is(
     tmp_path: Path, default: JsonValue, held: str, value: JsonValue
 ):
     assert form(default, held, tmp_path)[1] == value
+
+
+def test_number_that_a_browser_rounds_is_refused(tmp_path: Path):
+    """JavaScript makes 1234567890123456800 of what was typed."""
+    with pytest.raises(InvalidInputs, match=r"Browsers round .* 1234567890123456800 may not be"):
+        form(7, 1234567890123456800, tmp_path)
+
+
+def test_text_that_holds_a_large_number_is_kept_across_forms():
+    (spec,) = input_specs({"x": 1234567890123456789}, {})
+    assert fits(spec, "1234567890123456787")
+    assert not fits(spec, 7)
 
 
 def test_a_picture_that_the_document_names_is_neither_read_nor_fetched_by_the_form(tmp_path: Path):

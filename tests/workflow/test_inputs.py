@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ blocks = st.builds(
     choices=st.lists(st.text(max_size=3) | st.integers(0, 9), max_size=3).map(tuple),
     required=st.booleans(),
     kind=st.sampled_from([None, "image", "mask", "text", "slider"]),
+)
+
+
+WHOLE_SENTENCE = (
+    "The value holds a whole number outside -9223372036854775808 to 18446744073709551615."
 )
 
 
@@ -102,6 +108,20 @@ def test_variables_are_asked_for_in_the_order_they_are_declared():
         (20, 20.0, 20),
         (1, "1", 1),
         (20, str(2**63 - 1), 2**63 - 1),
+        (20, 1234567890123456789, 1234567890123456789),
+        (20, "1234567890123456789", 1234567890123456789),
+        (20, "1234567890123456789.0", 1234567890123456789),
+        (20, "1.234567890123456789e18", 1234567890123456789),
+        (20, 2**53 + 1, 2**53 + 1),
+        (20, -(2**53) - 1, -(2**53) - 1),
+        (20, 2**64 - 1, 2**64 - 1),
+        (20, 2.0**53, 2**53),
+        (0.5, 2**60, 2.0**60),
+        (0.5, "1e23", 1e23),
+        (None, 1234567890123456789, 1234567890123456789),
+        ("text", 1234567890123456789, "1234567890123456789"),
+        ({"a": 1}, {"b": 1234567890123456789}, {"b": 1234567890123456789}),
+        ({"a": 1}, '{"b": 1234567890123456789}', {"b": 1234567890123456789}),
         (0.5, "1.5", 1.5),
         (0.5, 1, 1.0),
         (1.0, 1, 1.0),
@@ -130,7 +150,25 @@ def test_a_value_is_taken_in_the_type_of_its_variable(default: Any, value: Any, 
         (20, None, "A whole number is needed, not null."),
         (20, [1], "A whole number is needed, not [1]."),
         (0.5, "high", "A number is needed, not 'high'."),
-        (0.5, float("nan"), "A finite number is needed, not NaN."),
+        (0.5, float("nan"), "The value holds NaN, which is no number in JSON."),
+        (None, [float("-inf")], "The value holds -Infinity, which is no number in JSON."),
+        (20, 2**64, WHOLE_SENTENCE),
+        (20, str(2**64), WHOLE_SENTENCE),
+        (None, {"a": [2**64]}, WHOLE_SENTENCE),
+        (20, -(2**63) - 1, WHOLE_SENTENCE),
+        (
+            20,
+            1.2345678901234568e18,
+            "1.2345678901234568e+18 may have been rounded on its way here: numbers with a point or"
+            " an exponent hold whole numbers exactly up to 9007199254740992. Write all its digits.",
+        ),
+        (
+            0.5,
+            1234567890123456789,
+            "1234567890123456789 cannot be held exactly as a number with a point; whole numbers up"
+            " to 9007199254740992 can.",
+        ),
+        (20, "1e400", "A finite number is needed, not '1e400'."),
         (0.5, "inf", "A finite number is needed, not 'inf'."),
         (True, "maybe", "'maybe' is neither true nor false."),
         (True, 2, "2 is neither true nor false."),
@@ -155,7 +193,7 @@ def test_lines_and_tabs_belong_to_a_text():
 
 @pytest.mark.parametrize("whole", [10**400, -(10**400), "1" + "0" * 400])
 def test_a_number_without_measure_is_refused(whole: Any):
-    assert "number is needed" in refusal(1, whole)
+    assert re.search("number is needed|holds a whole number outside", refusal(1, whole))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +22,7 @@ from app.errors import (
 from app.settings import PathSettings
 from app.tasks import TASKS
 from app.workflow.declarations import MAX_DEPTH, child_path, declared_inputs
-from app.workflow.document import MAX_SEED, StepDocument
+from app.workflow.document import MAX_SEED, StepDocument, drawn_seed
 from app.workflow.fingerprint import workflow_hash
 from app.workflow.inputs import check_inputs
 from app.workflow.loader import RawDocument, parse_document, read_document
@@ -76,7 +75,7 @@ def make_plan(
         wrong.append(Problem(place="seed", message=f"{seed} is outside 0 to {MAX_SEED}."))
     if wrong:
         raise InvalidInputs(f"'{workflow.stem}' cannot run with these inputs.", wrong)
-    planning = _Planning(paths, drawn_seed=secrets.randbits(63))
+    planning = _Planning(paths, drawn_seed=drawn_seed())
     origins = {name: ("inputs", name) for name in values}
     with contextlib.suppress(TooManyProblems):
         planning.add(raw, values, origins, seed=seed, changes=changes)

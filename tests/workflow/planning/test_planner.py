@@ -163,6 +163,12 @@ def test_a_seed_that_is_a_variable_counts_as_given(bench: Bench):
     assert (plan.seed, plan.seed_given) == (5, True)
 
 
+def test_drawn_seeds_are_below_two_to_the_53(bench: Bench):
+    drawn = [bench.plan(drawing()).seed for _ in range(20)]
+    assert all(0 <= seed < 2**53 for seed in drawn)
+    assert len(set(drawn)) == 20
+
+
 def test_without_any_seed_one_is_drawn_for_each_run_and_shared_by_its_steps(bench: Bench):
     document = drawing(steps=[step("first"), step("second")])
     plans = [bench.plan(document) for _ in range(3)]
