@@ -1,4 +1,4 @@
-"""The page that says what runs here, made from the tables that `make corpus` runs."""
+"""Generates docs/dialect-coverage.md from the tables that `make corpus` runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BLOCK = re.compile(r"<!-- made by: make corpus -->.*<!-- end -->", re.DOTALL)
 
 
 def block() -> str:
-    """The part of the page that is made."""
+    """Returns the generated part of the page."""
     runs = sum(isinstance(line, Runs) for line in REAL.values())
     lines = [
         "<!-- made by: make corpus -->",
-        f"{runs} of the {len(REAL)} documents that are at hand run; these are not run here:",
+        f"{runs} of {len(REAL)} third-party documents run. The others are refused:",
         "",
-        "| document | why it is not run |",
+        "| document | reason |",
         "| --- | --- |",
         *(
             f"| {name} | {_why(line)} |"
@@ -27,11 +27,11 @@ def block() -> str:
             if not isinstance(line, Runs)
         ),
         "",
-        f"| {runs} documents by others | files it writes |",
+        f"| third-party documents that run ({runs}) | output files |",
         "| --- | --- |",
         *(f"| {name} | {_files(line)} |" for name, line in REAL.items() if isinstance(line, Runs)),
         "",
-        f"| {len(OWN)} of our own, by pipeline class | preview in its first run |",
+        f"| our own documents ({len(OWN)}), by pipeline class | preview in the first run |",
         "| --- | --- |",
         *(
             f"| {own.name.replace('-', ', then ')} | {'yes' if own.preview else 'no'} |"
@@ -43,14 +43,14 @@ def block() -> str:
 
 
 def write_page() -> None:
-    """Bring the page into step."""
+    """Regenerates the tables of the page."""
     PAGE.write_text(BLOCK.sub(lambda _: block(), PAGE.read_text()))
 
 
 def _why(line: NotYet | Mistaken) -> str:
     if isinstance(line, Mistaken):
-        return f"its own mistake: {line.sentence} (`{line.place}`)"
-    return f"not yet: {line.why}"
+        return f"an error in the document: {line.sentence} (`{line.place}`)"
+    return f"not supported yet: {line.why}"
 
 
 def _files(line: Runs) -> str:
