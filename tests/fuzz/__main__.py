@@ -1,4 +1,7 @@
-"""The whole fuzz: `python -m tests.fuzz [--calls 5000] [--seed 0]`. Ends with 1 if anything was wrong."""
+"""The whole fuzz, with a server of its own; exit code 1 if anything was wrong.
+
+python -m tests.fuzz [--calls 5000] [--seed 0]
+"""
 
 from __future__ import annotations
 

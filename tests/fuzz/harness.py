@@ -131,7 +131,7 @@ class Fuzz:
                 # Generated calls may free memory and cancel this run; it must be told either way.
                 if not any(end in told for end in ENDS):
                     self.seen.wrong.append(f"an ordinary run ended with {told[-300:]!r}")
-                self.seen.ordinary_runs += b"\"unchanged\"" in told
+                self.seen.ordinary_runs += b'"unchanged"' in told
 
     def _until_idle(self) -> None:
         deadline = time.monotonic() + ANSWER_S
