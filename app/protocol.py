@@ -179,6 +179,14 @@ class Budgets(Message):
     """0 without an accelerator: the device's budget is the machine's."""
 
 
+class BoundedMemory(Message):
+    """One cache of the worker: what it takes of the machine's memory, and the most it may take."""
+
+    name: str
+    held_bytes: int
+    max_bytes: int
+
+
 class WorkerReady(Message):
     """The worker has imported its libraries and takes commands."""
 
@@ -218,6 +226,8 @@ class MemoryReported(Message):
     memory: MemoryUse
     budgets: Budgets
     held: tuple[HeldComponent, ...]
+    bounded: tuple[BoundedMemory, ...] = ()
+    """What else is kept from run to run, by name."""
     last_departure: Departure | None = None
 
 

@@ -242,6 +242,7 @@ class EngineLoop:
             memory=self._memory.use,
             budgets=self._memory.budgets,
             held=self._memory.held,
+            bounded=self._memory.bounded,
             last_departure=self._memory.last_departure,
         )
 

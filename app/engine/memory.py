@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from app.engine.status import EngineStatus
 from app.errors import WorkerDied
 from app.protocol import (
+    BoundedMemory,
     Budgets,
     CleanUp,
     Command,
@@ -38,6 +39,7 @@ class WorkerMemory:
         self.use: MemoryUse | None = None
         self.budgets: Budgets | None = None
         self.held: tuple[HeldComponent, ...] = ()
+        self.bounded: tuple[BoundedMemory, ...] = ()
         self.last_departure: Departure | None = None
         self._frees: list[Future[MemoryFreed]] = []
         self._freeing: list[Future[MemoryFreed]] = []
@@ -53,13 +55,13 @@ class WorkerMemory:
 
     def began(self, use: MemoryUse) -> None:
         """A new worker is ready: nothing is held."""
-        self.use, self.held = use, ()
+        self.use, self.held, self.bounded = use, (), ()
 
     def reported(self, event: MemoryReported, status: Callable[[], EngineStatus]) -> None:
         """Take what is held now, and answer who asked for it to be so."""
         if self.budgets is None and self._settings.idle_to_ram_s and not event.budgets.ram_bytes:
             log.warning("DW_IDLE_TO_RAM_S has no effect: there is no accelerator.")
-        self.use, self.held = event.memory, event.held
+        self.use, self.held, self.bounded = event.memory, event.held, event.bounded
         self.budgets, self.last_departure = event.budgets, event.last_departure
         if (asked := self._asked.pop(event.request_id, None)) is not None:
             asked.set_result(status())
@@ -73,7 +75,7 @@ class WorkerMemory:
 
     def gone(self, why: str, status: Callable[[], EngineStatus]) -> None:
         """The worker has ended, and everything it held with it."""
-        self.use, self.held = None, ()
+        self.use, self.held, self.bounded = None, (), ()
         for asked in self._asked.values():
             asked.set_result(status())
         self._asked.clear()

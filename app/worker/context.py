@@ -276,7 +276,9 @@ class RunContext:
         ):
             return
         self._last_preview = now
-        jpeg, width, height = sight.render(latents)
+        if (rendered := sight.render(latents)) is None:
+            return
+        jpeg, width, height = rendered
         self.emit(
             Preview(run_id=self.run_id, time=time.time(), jpeg=jpeg, width=width, height=height)
         )

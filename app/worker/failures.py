@@ -7,6 +7,7 @@ import traceback
 from app.errors import ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.worker.context import RunContext
 from app.worker.device import is_out_of_memory
+from app.worker.guards import dispensable
 from app.worker.no_numbers import is_of_no_numbers, no_numbers_in
 
 
@@ -23,10 +24,12 @@ def report_of(error: Exception, context: RunContext) -> ErrorReport:
 
 def _as_ours(error: Exception, context: RunContext) -> WorkbenchError:
     if is_out_of_memory(error):
-        free_bytes, total_bytes = context.device.free_and_total_bytes()
+        free = ""
+        with dispensable("Memory could not be measured"):
+            free_bytes, total_bytes = context.device.free_and_total_bytes()
+            free = f": {free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free"
         return OutOfMemory(
-            f"Memory ran out in step '{context.step}' ({context.phase}):"
-            f" {free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free.",
+            f"Memory ran out in step '{context.step}' ({context.phase}){free}.",
             hint="Ask for a smaller picture or fewer at once, or free the GPU first.",
         )
     if isinstance(error, WorkbenchError):

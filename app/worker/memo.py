@@ -54,7 +54,7 @@ class PromptMemo:
     """What encoders returned, in memory and in a folder; both bounded."""
 
     def __init__(self, max_bytes: int, folder: Path, max_folder_bytes: int) -> None:
-        self._recent: Recent[Embeddings] = Recent(max_bytes)
+        self.recent: Recent[Embeddings] = Recent(max_bytes)
         self._folder = EmbeddingsFolder(folder, max_folder_bytes)
         self._unwritten: set[str] = set()
         self.spared: set[str] = set()
@@ -94,9 +94,9 @@ class PromptMemo:
                 if not all(map(torch.equal, before, _random_states(device))):
                     # What is drawn after it would be drawn otherwise without it.
                     return result
-                self._recent.keep(key, found, found.size_bytes)
+                self.recent.keep(key, found, found.size_bytes)
                 self._unwritten.add(key)
-            if key in self._recent:
+            if key in self.recent:
                 self.spared |= keys
             # After a miss too: a hit must not differ even in how its tensors lie in memory.
             return found.result()
@@ -114,7 +114,7 @@ class PromptMemo:
     def write_down(self) -> None:
         """Write what is new and still held into the folder. A full disk is only logged."""
         try:
-            for key, embeddings in self._recent.items():
+            for key, embeddings in self.recent.items():
                 if key in self._unwritten:
                     self._folder.write(key, embeddings)
         except OSError as error:
@@ -123,13 +123,13 @@ class PromptMemo:
 
     def clear(self) -> None:
         """Let go of what is in memory; the folder stays."""
-        self._recent.clear()
+        self.recent.clear()
         self.spared.clear()
 
     def _find(self, key: str) -> Embeddings | None:
-        found = self._recent.get(key)
+        found = self.recent.get(key)
         if found is None and (found := self._folder.find(key)) is not None:
-            self._recent.keep(key, found, found.size_bytes)
+            self.recent.keep(key, found, found.size_bytes)
         if found is not None:
             log.debug("Reusing remembered prompt embeddings")
         return found

@@ -8,12 +8,11 @@ then, and where latents have a form of their own, the page says that there is no
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,20 +20,27 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from app.settings import MIB
 from app.steps.made import artifacts_of
 from app.tasks.media import AudioVideo
+from app.worker.guards import dispensable
 from app.worker.previews import LatentPreview, find_preview, grid_of
+from app.worker.recent import Recent
 
 if TYPE_CHECKING:
     from app.worker.loading.parts import Parts
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 FOLDER = ".previews"
 SAMPLES_PER_CHANNEL = 4
 """So many places of the latents there have to be, for each of their channels."""
 EXPLAINED = 0.5
 """Of the variance of the colours (R squared), before a map is used: with less one sees noise."""
+MAP_BYTES, MAPS_BYTES = 2 * 1024, MIB
+"""What a map takes of memory at most (of 128 channels), and all of them together."""
 DECODERS = ("vae", "movq")
 """What pipelines call the autoencoder whose latents they draw."""
 
@@ -56,20 +62,34 @@ class Sight:
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """Another call begins, with these arguments."""
-        width, height = arguments.get("width"), arguments.get("height")
+        sides = arguments.get("width"), arguments.get("height")
         self.latents = None
-        self._picture_px = (width, height) if width and height else None
+        self._picture_px = None
+        if all(isinstance(side, int) and side > 0 for side in sides):
+            self._picture_px = cast("tuple[int, int]", sides)
 
     def knows(self, latents: Any) -> bool:
         """Whether these latents can be shown."""
         if self.decoder and isinstance(latents, torch.Tensor):
             self.latents = latents
-        return self._preview is not None and self._preview.knows(latents, self._picture_px)
+        return bool(self._asked(lambda map_: map_.knows(latents, self._picture_px)))
 
-    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int]:
-        """JPEG, width and height in pixels of latents that are known."""
-        assert self._preview is not None
-        return self._preview.render(latents, self._picture_px)
+    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int] | None:
+        """JPEG, width and height in pixels of latents that are known.
+
+        None where that fails: then there are no more previews, and the run goes on.
+        """
+        return self._asked(lambda map_: map_.render(latents, self._picture_px))
+
+    def _asked(self, question: Callable[[LatentPreview], Answer]) -> Answer | None:
+        preview, self._preview = self._preview, None
+        if preview is None:
+            return None
+        with dispensable("There are no more previews of this step"):
+            answer = question(preview)
+            self._preview = preview
+            return answer
+        return None
 
 
 class _Pair(NamedTuple):
@@ -86,11 +106,17 @@ class PreviewMaps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._learnt: dict[str, LatentPreview | None] = {}
+        self.recent: Recent[LatentPreview | None] = Recent(MAPS_BYTES)
+        """By the autoencoder; None where there is no good one yet."""
         self._to_learn: _Pair | None = None
 
     def sight(self, pipeline: Any, parts: Parts) -> Sight:
-        """What can be seen of the latents of a pipeline of these parts."""
+        """What can be seen of the latents of a pipeline of these parts; no run fails for it."""
+        with dispensable("There are no previews of this run"):
+            return self._sight(pipeline, parts)
+        return Sight(None)
+
+    def _sight(self, pipeline: Any, parts: Parts) -> Sight:
         known = find_preview(parts.folder, parts.pipeline_class.__name__)
         decoder = next((part for part in parts.parts if part.name in DECODERS), None)
         if known is not None or decoder is None:
@@ -101,18 +127,22 @@ class PreviewMaps:
 
     def learnt(self, decoder: str) -> LatentPreview | None:
         """The map for the latents of this autoencoder, if there is a good one yet."""
-        if decoder not in self._learnt:
-            self._learnt[decoder] = _map_of(self._sums(decoder))
-        return self._learnt[decoder]
+        if decoder not in self.recent:
+            self._keep(decoder, self._sums(decoder))
+        return self.recent.get(decoder)
+
+    def _keep(self, decoder: str, sums: Mapping[str, torch.Tensor]) -> None:
+        self.recent.keep(decoder, _map_of(sums), MAP_BYTES)
 
     def note(self, sight: Sight, returned: Sequence[Any]) -> None:
         """Keep what a call has drawn and returned, until there is time to learn from it."""
         if not sight.decoder or sight.latents is None or not returned:
             return
-        picture = _first_picture(artifacts_of(returned[0]))
-        if picture is not None:
-            latents = sight.latents[:1].detach().to("cpu", torch.float32, copy=True)
-            self._to_learn = _Pair(sight, latents, picture)
+        with dispensable("Nothing is learnt for previews of this call"):
+            picture = _first_picture(artifacts_of(returned[0]))
+            if picture is not None:
+                latents = sight.latents[:1].detach().to("cpu", torch.float32, copy=True)
+                self._to_learn = _Pair(sight, latents, picture)
         sight.latents = None
 
     def learn(self) -> None:
@@ -140,7 +170,7 @@ class PreviewMaps:
         before = self._sums(pair.sight.decoder)
         if before and before["samples"].shape == sums["samples"].shape:
             sums = {name: before[name] + added for name, added in sums.items()}
-        self._learnt[pair.sight.decoder] = _map_of(sums)
+        self._keep(pair.sight.decoder, sums)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file(sums, self._file(pair.sight.decoder))
@@ -152,13 +182,26 @@ class PreviewMaps:
 
     def _sums(self, decoder: str) -> dict[str, torch.Tensor]:
         """Over all pictures so far; empty where there are none."""
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                return load_file(self._file(decoder))
-            except SafetensorError as error:
-                # Cut off while it was written: it is learnt anew.
-                log.warning("A map for previews cannot be read: %s", error)
-        return {}
+        try:
+            sums = load_file(self._file(decoder))
+        except FileNotFoundError:
+            return {}
+        except (OSError, SafetensorError) as error:
+            # Cut off while it was written: it is learnt anew.
+            log.warning("A map for previews cannot be read: %s", error)
+            return {}
+        return sums if _are_sums(sums) else {}
+
+
+def _are_sums(sums: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a file holds what is written here; anybody may have put another one in its place."""
+    if sums.keys() != {"samples", "products", "squares"}:
+        return False
+    shapes = {name: tuple(tensor.shape) for name, tensor in sums.items()}
+    rows = shapes["samples"][0] if shapes["samples"] else 0
+    expected = {"samples": (rows, rows), "products": (rows, 3), "squares": (3,)}
+    are_numbers = all(t.dtype == torch.float64 and t.isfinite().all() for t in sums.values())
+    return rows > 1 and shapes == expected and are_numbers
 
 
 def _map_of(sums: Mapping[str, torch.Tensor]) -> LatentPreview | None:

@@ -6,16 +6,23 @@ Where nobody publishes the map of a family, `preview_maps` learns it.
 from __future__ import annotations
 
 import io
-import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from app.errors import first_line
+
+log = logging.getLogger(__name__)
 
 MAX_EDGE_PX = 256
 JPEG_QUALITY = 80
+MAX_STORED_BYTES = 1_000_000
+"""A larger file is no map of latents to three colours."""
 
 # Least-squares fits of RGB to latents that ComfyUI publishes as `latent_rgb_factors`
 # (comfy/latent_formats.py, classes SD15 and SDXL).
@@ -116,12 +123,28 @@ def _rows(tokens: int, picture_px: tuple[int, int]) -> int | None:
     return rows if fits else None
 
 
+_Colour = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class _StoredMap(BaseModel):
+    """`preview.json` of a model's folder, which anybody may have written."""
+
+    latent_rgb_factors: list[_Colour] = Field(min_length=1, max_length=1024)
+    latent_rgb_bias: _Colour = (0.0, 0.0, 0.0)
+
+
 def find_preview(folder: Path, pipeline_class: str) -> LatentPreview | None:
-    """The map for this model: the one stored beside it, else that of its family, else None."""
+    """The map for this model: the one stored beside it, else that of its family, else None.
+
+    A stored one that is no such map is only logged.
+    """
     stored = folder / "preview.json"
-    if stored.is_file():
-        fit = json.loads(stored.read_text())
-        return LatentPreview(fit["latent_rgb_factors"], fit["latent_rgb_bias"])
+    try:
+        if stored.is_file() and stored.stat().st_size <= MAX_STORED_BYTES:
+            fit = _StoredMap.model_validate_json(stored.read_bytes())
+            return LatentPreview(fit.latent_rgb_factors, fit.latent_rgb_bias)
+    except (OSError, ValidationError) as error:
+        log.warning("'%s' is no map for previews: %s", stored, first_line(error))
     if pipeline_class.startswith("StableDiffusionXL"):
         return LatentPreview(SDXL_FACTORS, SDXL_BIAS)
     if pipeline_class.startswith("StableDiffusion") and "3" not in pipeline_class:

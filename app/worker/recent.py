@@ -12,7 +12,7 @@ class Recent(Generic[Kept]):
     """Keeps things by key; for room the least recently used leaves first."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self.held_bytes = 0
         self._kept: OrderedDict[str, tuple[Kept, int]] = OrderedDict()
 
@@ -41,13 +41,13 @@ class Recent(Generic[Kept]):
 
         What alone is larger than the bound is not kept, and nothing leaves for it.
         """
-        if size_bytes > self._max_bytes:
+        if size_bytes > self.max_bytes:
             return
         if key in self._kept:
             self.held_bytes -= self._kept.pop(key)[1]
         self._kept[key] = thing, size_bytes
         self.held_bytes += size_bytes
-        while self.held_bytes > self._max_bytes:
+        while self.held_bytes > self.max_bytes:
             _, (_, gone_bytes) = self._kept.popitem(last=False)
             self.held_bytes -= gone_bytes
 

@@ -16,6 +16,7 @@ from app.errors import OutOfMemory
 from app.protocol import Phase, Place
 from app.worker.context import RunContext
 from app.worker.device import Device, amount_asked_for, is_out_of_memory
+from app.worker.guards import dispensable
 from app.worker.leaner import SWITCHES, difference, leaner
 from app.worker.loading.parts import StepParts
 from app.worker.placement import Placement
@@ -65,7 +66,8 @@ class Retry:
         ran_out: list[Shortage] = []
         while (shortage := self._shortage_of(attempt, lean, context)) is not None:
             # Here no exception is being handled any more.
-            self._device.release()
+            with dispensable("Memory could not be given back"):
+                self._device.release()
             tried = self._tried(lean, asked, ran_out)
             if shortage.phase == "saving" or any(o.in_call == shortage.in_call for o in ran_out):
                 raise self._failure(shortage, parts, context, tried)
@@ -147,16 +149,19 @@ class Retry:
     def _failure(
         self, shortage: Shortage, parts: StepParts, context: RunContext, tried: str
     ) -> OutOfMemory:
-        memory = self._device.memory()
-        free_bytes, total_bytes = memory.device_free_bytes, memory.device_total_bytes
-        if shortage.place == "ram":
-            free_bytes, total_bytes = memory.ram_free_bytes, memory.ram_total_bytes
+        free = ""
+        with dispensable("Memory could not be measured"):
+            memory = self._device.memory()
+            free_bytes, total_bytes = memory.device_free_bytes, memory.device_total_bytes
+            if shortage.place == "ram":
+                free_bytes, total_bytes = memory.ram_free_bytes, memory.ram_total_bytes
+            free = f"{free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free, "
         held_bytes = self._residency.bytes_in(shortage.place)
         return OutOfMemory(
             f"Memory ran out in step '{context.step}' ({shortage.phase}){tried}: "
             + (f"{shortage.asked_for} more were refused, " if shortage.asked_for else "")
-            + f"{free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free,"
-            f" {held_bytes / 1e6:.0f} MB of models are held,"
+            + free
+            + f"{held_bytes / 1e6:.0f} MB of models are held,"
             f" the step's own weigh {parts.weight_bytes / 1e6:.0f} MB.",
             hint="Ask for a smaller picture or fewer at once, or free the GPU first."
             if shortage.in_call

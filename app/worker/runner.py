@@ -13,7 +13,6 @@ from app.protocol import (
     Event,
     FreeMemory,
     MemoryFreed,
-    MemoryReported,
     MoveToRam,
     PinComponent,
     RunCancelled,
@@ -34,6 +33,7 @@ from app.worker.context import RunContext, Signals
 from app.worker.device import Device
 from app.worker.failures import report_of
 from app.worker.growth import Growth
+from app.worker.guards import dispensable
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.downloads import told_to
@@ -42,6 +42,7 @@ from app.worker.loading.parts import Part, StepParts, TaskParts
 from app.worker.loading.task_parts import find_task_parts
 from app.worker.loading.weights import Weights
 from app.worker.memo import FOLDER, PromptMemo
+from app.worker.memory_reports import MemoryReports
 from app.worker.placement import Placement
 from app.worker.preview_maps import PreviewMaps
 from app.worker.residency import Residency, WorkflowUses
@@ -84,6 +85,18 @@ class Runner:
         self._emit = emit
         self._uses = WorkflowUses()
         self._growth = Growth(settings.growth_warning_bytes)
+        self._reports = MemoryReports(
+            emit,
+            device,
+            self.placement,
+            self.residency,
+            {
+                "prompts": self.prompts.recent,
+                "step results": self.step_results.recent,
+                "components without weights": self.weights.shells,
+                "maps for previews": self.preview_maps.recent,
+            },
+        )
 
     # --- one run ---------------------------------------------------------------------------------
 
@@ -133,11 +146,18 @@ class Runner:
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.results.clear()
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
-        # Before the end is told: who asks what is held when a run is over must hear it right.
-        held = (entry.key for entry in self.residency.entries)
-        self._growth.note(plan, self._device.memory(), held)
-        self.report_memory()
+        # Before the end is told: who asks what is held when a run is over must hear it right. After
+        # a failure the device may not answer, or never (an error of CUDA stays): its error is told
+        # first, with the last measure.
+        has_failed = isinstance(ended, RunFailed)
+        if not has_failed:
+            self._reports.measure()
+        self._reports.report()
         self._emit(ended)
+        if has_failed:
+            self.report_memory()
+        held = (entry.key for entry in self.residency.entries)
+        self._growth.note(plan, self._reports.last, held)
         # Only now: a cancel that came while the run ended has met nobody.
         self.signals.cancelled.discard(run_id)
         self.signals.watched.discard(run_id)
@@ -266,8 +286,12 @@ class Runner:
             with self.residency.lease(set(distinct), context.plan.workflow_id) as components:
                 try:
                     STEP_KINDS[step.kind](placed, parts, components, context, writer)
-                finally:
-                    self.placement.put_back(placed, parts)
+                except BaseException:
+                    # Its error counts, not what comes of it.
+                    with dispensable("What took turns could not be put back"):
+                        self.placement.put_back(placed, parts)
+                    raise
+                self.placement.put_back(placed, parts)
 
         self._retry.run(attempt, step, parts, later, context)
         return missing
@@ -341,25 +365,26 @@ class Runner:
 
     def move_to_ram(self, command: MoveToRam) -> None:
         """Have these leave the accelerator; what is not held is gone already."""
-        self.placement.leave_device(command.keys, command.reason)
+        with dispensable("What is idle could not be moved to RAM"):
+            self.placement.leave_device(command.keys, command.reason)
         self.report_memory()
 
     def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """The light cleanup, when nothing else is to be done and until there is."""
-        self.prompts.write_down()
-        self.preview_maps.learn()
-        self._device.tidy()
-        if self.weights.write_down(self.residency, interrupted):
-            self.report_memory()
+        """The light cleanup, when nothing else is to be done and until there is.
+
+        Nobody waits for it, so nothing that goes wrong in it ends the worker.
+        """
+        with dispensable("Prompt embeddings could not be written"):
+            self.prompts.write_down()
+        with dispensable("A map for previews could not be learnt"):
+            self.preview_maps.learn()
+        with dispensable("Memory could not be given back"):
+            self._device.tidy()
+        with dispensable("Converted weights could not be kept"):
+            if self.weights.write_down(self.residency, interrupted):
+                self.report_memory()
 
     def report_memory(self, request_id: str = "") -> None:
-        """Tell what is held now, and under which budgets."""
-        self._emit(
-            MemoryReported(
-                request_id=request_id,
-                memory=self._device.memory(),
-                budgets=self.placement.budgets,
-                held=self.residency.described(),
-                last_departure=self.residency.last_departure,
-            )
-        )
+        """Tell what is held now, measured."""
+        self._reports.measure()
+        self._reports.report(request_id)

@@ -75,7 +75,7 @@ class StepResults:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._recent: Recent[StepResult] = Recent(max_bytes)
+        self.recent: Recent[StepResult] = Recent(max_bytes)
 
     def recall(
         self, plan: Plan, needed: Mapping[str, StepParts], device: Device, *, fresh: bool
@@ -93,7 +93,7 @@ class StepResults:
             keys[step.name] = result_key(step, loaded=loaded, machine=machine, earlier=keys)
         results = {}
         for name, key in keys.items():
-            if key is not None and not fresh and (found := self._recent.get(key)) is not None:
+            if key is not None and not fresh and (found := self.recent.get(key)) is not None:
                 results[name] = found
         used = answered(plan.steps, results)
         results = {name: results[name] for name in used}
@@ -107,13 +107,13 @@ class StepResults:
             size_bytes = sum(map(_size_bytes, made.returned))
             if size_bytes <= self._max_bytes:
                 kept = tuple(map(_copied, made.returned))
-                self._recent.keep(key, StepResult(run_id, time.time(), kept), size_bytes)
+                self.recent.keep(key, StepResult(run_id, time.time(), kept), size_bytes)
         except UnknownArtifactError:
             return
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._recent.clear()
+        self.recent.clear()
 
 
 def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:

@@ -82,7 +82,7 @@ class Weights:
     def __init__(self, device: Device, converted: ConvertedWeights) -> None:
         self._device = device
         self._converted = converted
-        self._shells: Recent[Shell] = Recent(SHELLS_BYTES)
+        self.shells: Recent[Shell] = Recent(SHELLS_BYTES)
         self._unwritten: dict[str, Part] = {}
         """What was converted while it was loaded, by key."""
 
@@ -121,7 +121,7 @@ class Weights:
             if origin is None or set(component.state_dict()) != origin.names:
                 return
             hollow(component, origin)
-        self._shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
+        self.shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
 
     def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
         """Write what was converted and is still held into the folder; whether anything was.
@@ -149,7 +149,7 @@ class Weights:
     # --- coming back, and coming for the first time ----------------------------------------------
 
     def _refilled(self, part: Part) -> Shell | None:
-        shell = self._shells.take(part.key)
+        shell = self.shells.take(part.key)
         if shell is None:
             return None
         if shell.origin is not None:

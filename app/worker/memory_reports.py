@@ -1,0 +1,54 @@
+"""Tells the engine what is held and what that takes of the device and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from app.protocol import BoundedMemory, Event, MemoryReported
+from app.worker.device import Device
+from app.worker.guards import dispensable
+from app.worker.placement import Placement
+from app.worker.recent import Recent
+from app.worker.residency import Residency
+
+
+class MemoryReports:
+    """Measures memory, and reports it with everything that is kept from run to run."""
+
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        device: Device,
+        placement: Placement,
+        residency: Residency,
+        caches: Mapping[str, Recent[Any]],
+    ) -> None:
+        self._emit = emit
+        self._device = device
+        self._placement = placement
+        self._residency = residency
+        self._caches = caches
+        """Everything that is kept beside the held components, by name."""
+        self.last = device.memory()
+
+    def measure(self) -> None:
+        """Take the memory in use now for the next report; the last measure stays if that fails."""
+        with dispensable("Memory could not be measured"):
+            self.last = self._device.memory()
+
+    def report(self, request_id: str = "") -> None:
+        """Tell what is held now and under which budgets, with the last measure."""
+        self._emit(
+            MemoryReported(
+                request_id=request_id,
+                memory=self.last,
+                budgets=self._placement.budgets,
+                held=self._residency.described(),
+                bounded=tuple(
+                    BoundedMemory(name=name, held_bytes=cache.held_bytes, max_bytes=cache.max_bytes)
+                    for name, cache in self._caches.items()
+                ),
+                last_departure=self._residency.last_departure,
+            )
+        )
