@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -42,19 +43,14 @@ TRUE_WORDS = {"true", "1", "yes", "on"}
 FALSE_WORDS = {"false", "0", "no", "off"}
 
 
-def unfit(value: JsonValue) -> str:
+def unfit(value: object) -> str:
     """What keeps this value from being carried on as JSON, in words; "" when nothing does."""
-    level: list[JsonValue] = [value]
+    level: list[Any] = [value]
     for _ in range(MAX_NESTING):
+        inner: list[Any] = []
         for item in level:
-            if isinstance(item, str) and HALF_CHARACTERS.search(item):
-                return "holds half a character"
-            if isinstance(item, float) and not math.isfinite(item):
-                return f"holds {json.dumps(item)}, which is no number in JSON"
-            if isinstance(item, int) and not MIN_WHOLE <= item <= MAX_WHOLE:
-                return f"holds a whole number outside {MIN_WHOLE} to {MAX_WHOLE}"
-        inner: list[JsonValue] = []
-        for item in level:
+            if wrong := _no_json(item):
+                return wrong
             if isinstance(item, dict):
                 inner += [*item, *item.values()]
             elif isinstance(item, list):
@@ -63,6 +59,30 @@ def unfit(value: JsonValue) -> str:
             return ""
         level = inner
     return f"is nested deeper than {MAX_NESTING} levels"
+
+
+def _no_json(item: object) -> str:
+    """What is wrong with this one value, its parts left out."""
+    match item:
+        case str():
+            return "holds half a character" if HALF_CHARACTERS.search(item) else ""
+        case bool() | None | list():
+            return ""
+        case int() if not MIN_WHOLE <= item <= MAX_WHOLE:
+            return f"holds a whole number outside {MIN_WHOLE} to {MAX_WHOLE}"
+        case float() if not math.isfinite(item):
+            return f"holds {json.dumps(item)}, which is no number in JSON"
+        case int() | float():
+            return ""
+        case dict():
+            texts = all(isinstance(key, str) for key in item)
+            return "" if texts else "holds an object with a key that is no text"
+    return "holds something that JSON has not"
+
+
+def printable(text: str) -> str:
+    """The text with half characters replaced, so that every terminal and stream can carry it."""
+    return HALF_CHARACTERS.sub("\ufffd", text)
 
 
 class InputSpec(Frozen):

@@ -24,7 +24,7 @@ from app.tasks import TASKS
 from app.workflow.declarations import MAX_DEPTH, child_path, declared_inputs
 from app.workflow.document import MAX_SEED, StepDocument, drawn_seed
 from app.workflow.fingerprint import workflow_hash
-from app.workflow.inputs import check_inputs
+from app.workflow.inputs import check_inputs, unfit
 from app.workflow.loader import RawDocument, parse_document, read_document
 from app.workflow.plan import PipelineStep, Plan, Rounds, Step, SubWorkflowStep, TaskStep
 from app.workflow.plan_values import LiteralValue, references_in
@@ -47,6 +47,7 @@ from app.workflow.references import (
     substitute,
 )
 from app.workflow.references import Path as Place
+from app.workflow.request import request_problems
 
 NOT_SUBSTITUTED = {"variables", "inputs", "$schema"}
 """Keys of a document in which nothing is replaced; `$schema` is for editors alone."""
@@ -68,6 +69,8 @@ def make_plan(
     one. `changes` are values of the document that are others in this run, by JSON pointer.
     Raises UnknownWorkflow, InvalidWorkflow or InvalidInputs, with every problem there is.
     """
+    if unreadable := request_problems(inputs, changes):
+        raise InvalidInputs(f"'{workflow.stem}' cannot be run with this request.", unreadable)
     raw = read_document(workflow)
     specs = declared_inputs(raw)
     values, wrong = check_inputs(specs, inputs, paths.media)
@@ -152,6 +155,10 @@ class _Planning:
         self.warnings += raw.warnings
         tree = self._substituted(raw, given, place_prefix)
         body, changed, wrong = with_changes(tree.tree, changes)
+        # Each change may be shallow, and one inside the other deep.
+        if changed and (deep := unfit(body)):
+            wrong.append(Problem(place="changes", message=f"The changed document {deep}."))
+            body = tree.tree
         self.problems += wrong
         parsed = parse_document({**body, "variables": {}})
         given_at = {

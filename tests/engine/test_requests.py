@@ -1,0 +1,99 @@
+"""Requests that no worker could be given are refused, and the engine goes on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidInputs, WorkbenchError
+from app.settings import PathSettings
+from app.workflow.planning.planner import make_plan
+from app.workflow.request import MAX_NAMES, MAX_REQUEST_BYTES
+from tests.engine.bench import Bench
+
+PROMPT = "/steps/0/pipeline/arguments/prompt"
+
+
+def nested(levels: int, value: Any = 1) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+NASTY = {
+    "half a character": "a\ud800b",
+    "half a character in a key": {"\udfff": 1},
+    "infinity": math.inf,
+    "not a number": [math.nan],
+    "200 levels": nested(200),
+    "100,000 levels": nested(100_000),
+    "2 MB of text": "a" * 2_000_000,
+    "2 MB of numbers": [1] * 1_000_000,
+    "5000 digits": 10**5000,
+    "400 digits": -(10**400),
+    "bytes": b"abc",
+    "a set": {1, 2},
+    "a key that is a number": {1: 2},
+}
+
+
+@pytest.mark.parametrize("value", NASTY.values(), ids=NASTY)
+@pytest.mark.parametrize("place", ["changes", "inputs"])
+def test_a_value_that_cannot_cross_the_pipe_is_refused(bench: Bench, place: str, value: Any):
+    pid = bench.pid
+    inputs: dict[str, Any] = {"prompt": "nothing"}
+    changes = {PROMPT: value} if place == "changes" else {}
+    inputs |= {} if changes else {"negative_prompt": value}
+    with pytest.raises(InvalidInputs) as refused:
+        bench.engine.submit(bench.workflow, inputs, changes=changes)
+    assert len(str(refused.value).encode()) < 1000
+    assert bench.run().success
+    assert bench.pid == pid
+
+
+@pytest.mark.parametrize("pointer", ["/steps/0/\ud800", "\ud800", 7, None])
+def test_a_pointer_that_is_no_text_is_refused(bench: Bench, pointer: Any):
+    with pytest.raises(InvalidInputs) as refused:
+        bench.engine.submit(bench.workflow, {"prompt": "nothing"}, changes={pointer: 1})
+    str(refused.value).encode()
+    assert bench.run().success
+
+
+def test_depth_that_several_changes_add_up_to_is_refused(bench: Bench):
+    changes: dict[str, Any] = {}
+    pointer = PROMPT
+    for _ in range(10):
+        changes[pointer] = nested(30, {})
+        pointer += "/0" * 30 + "/a"
+    with pytest.raises(WorkbenchError, match="nested"):
+        bench.engine.submit(bench.workflow, {"prompt": "nothing"}, changes=changes)
+    assert bench.run().success
+
+
+def test_the_size_of_inputs_and_changes_together_is_limited(bench: Bench):
+    half = ["a" * 1000] * (MAX_REQUEST_BYTES // 2000 + 10)
+    with pytest.raises(InvalidInputs, match="together"):
+        make_plan(
+            bench.workflow,
+            {"prompt": "a", "negative_prompt": half},
+            paths=PathSettings(),
+            changes={PROMPT: half},
+        )
+
+
+@pytest.mark.parametrize("place", ["changes", "inputs"])
+def test_the_number_of_names_is_limited(bench: Bench, place: str):
+    many = {f"/steps/{number}": number for number in range(MAX_NAMES + 1)}
+    changes, inputs = (many, {}) if place == "changes" else ({}, many)
+    with pytest.raises(InvalidInputs, match=f"at most {MAX_NAMES}") as refused:
+        bench.engine.submit(bench.workflow, inputs, changes=changes)
+    assert len(str(refused.value)) < 1000
+
+
+def test_the_deepest_value_that_is_taken_reaches_the_worker(bench: Bench):
+    run_id = bench.engine.submit(
+        bench.workflow, {"prompt": "nothing"}, changes={PROMPT: nested(35, "a")}
+    )
+    assert bench.finish(run_id).success
