@@ -352,14 +352,14 @@ def draw_with(
 
 
 def table(result: Score) -> str:
-    """The rates beside what must be reached and what is aimed at."""
-    lines = [f"{'':24}{'right':>10}{'rate':>8}{'must':>8}{'aim':>8}"]
+    """Returns the rates as a table, next to the required rate and the goal."""
+    lines = [f"{'':24}{'right':>10}{'rate':>8}{'required':>10}{'goal':>8}"]
     for name, attribute in ATTRIBUTES.items():
         rate = result.rates[name]
         share = f"{rate.share:.1%}" if rate.asked else "-"
         lines.append(
             f"{attribute.title:24}{f'{rate.right}/{rate.asked}':>10}{share:>8}"
-            f"{attribute.must:>8.0%}{attribute.aim:>8.0%}"
+            f"{attribute.must:>10.0%}{attribute.aim:>8.0%}"
             f"{'  missed' if name in result.missed else ''}"
         )
     return "\n".join(lines)
