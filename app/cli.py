@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from app import __version__
 from app.errors import BadRequest, Problem, WorkbenchError
 from app.mistakes import in_words
+from app.network import prepare_proxies
 from app.settings import Settings, variables
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        prepare_proxies()
         settings = _settings(options)
         logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=logging.WARNING)
         logging.getLogger("app").setLevel(settings.worker.log_level)

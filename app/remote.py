@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import BadRequest, ServeError
+from app.network import is_loopback
 from app.repl import Ended
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class ServerWorkbench:
                 verbose=False,
                 analytics_enabled=False,
                 download_files=self._fetched.name,
+                # Not even made for loopback: a SOCKS proxy needs a package that may be missing.
+                httpx_kwargs={"trust_env": not is_loopback(url)},
             )
         except Exception as error:
             self._fetched.cleanup()

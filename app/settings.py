@@ -67,10 +67,22 @@ class UiSettings(_Frozen):
     """Serve beyond loopback without a password."""
     allowed_hosts: Words = ()
     """Further names the page answers to, behind a reverse proxy for example."""
+    root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")] = ""
+    """The path below which a reverse proxy serves the page: `/draw`."""
     max_upload_bytes: ByteSize = Field(default=ByteSize(30 * MIB), gt=0)
     media_urls: bool | None = None
     """Whether media by URL are fetched for this page; None: only where just this machine's own
     users reach it."""
+
+    @field_validator("host")
+    @classmethod
+    def _has_no_brackets(cls, given: str) -> str:
+        return given[1:-1] if given.startswith("[") and given.endswith("]") else given
+
+    @field_validator("root_path", mode="before")
+    @classmethod
+    def _has_no_slash_at_its_end(cls, given: object) -> object:
+        return given.rstrip("/") if isinstance(given, str) else given
 
     @field_validator("auth", mode="before")
     @classmethod

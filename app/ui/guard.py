@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from app.settings import UiSettings
 
@@ -80,14 +80,19 @@ def refusal(path: str, host: str, origin: str | None, names: Names) -> tuple[int
 class Guard:
     """ASGI middleware that applies `refusal` and cleans the headers of every answer."""
 
-    def __init__(self, app: App, *, names: Names) -> None:
+    def __init__(self, app: App, *, names: Names, root_path: str = "") -> None:
         self._app = app
         self._names = names
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
+        if self._root_path and scope["path"].startswith(f"{self._root_path}/"):
+            # Some reverse proxies leave the path on which they serve the page, others take it off.
+            scope = {**scope, "path": scope["path"].removeprefix(self._root_path)}
+            scope["raw_path"] = quote(scope["path"]).encode()
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refused = refusal(
             scope["path"], headers.get(b"host", ""), headers.get(b"origin"), self._names

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from app.errors import EngineError, ServeError
 from app.settings import Settings
 from app.signals import BROKEN_OFF, told_to_end
+from app.ui.listening import listening, port_of, url
 
 if TYPE_CHECKING:
     from app.engine import Engine
+    from app.ui.website import Website
 
 USER = "workbench"
 MAX_IMAGE_PIXELS = 100_000_000
@@ -46,18 +47,22 @@ def serve(engine: Engine, settings: Settings) -> None:
     Raises ServeError, before anything is started, where it cannot be done as asked.
     """
     refuse_dangerous_environment()
-    port = free_port(settings.ui.host, settings.ui.port)
     auth = credentials(settings)
     up, stop = threading.Event(), threading.Event()
-    page = None
-    with stopped_by_signals(up, stop), upload_folder() as uploads:
+    website = None
+    with (
+        listening(settings.ui.host, settings.ui.port) as sockets,
+        stopped_by_signals(up, stop),
+        upload_folder() as uploads,
+    ):
         settings = with_media(settings, uploads)
         engine.start(settings)
         try:
             settings.paths.outputs.mkdir(parents=True, exist_ok=True)
-            page = launch(engine, settings, port=port, auth=auth)
+            website = make_website(engine, settings, auth=auth)
+            website.start(sockets)
             up.set()
-            announce(page, settings, auth)
+            announce(settings, port_of(sockets), auth, website)
             stop.wait()
         finally:
             # Nobody may be left to read it.
@@ -66,8 +71,8 @@ def serve(engine: Engine, settings: Settings) -> None:
             # Side by side: open streams must not eat the time the worker needs.
             closing = threading.Thread(target=engine.close, args=(CLOSE_S,), daemon=True)
             closing.start()
-            if page is not None:
-                close_page(page)
+            if website is not None:
+                website.close(CLOSE_S)
             closing.join(CLOSE_S + 0.5)
 
 
@@ -76,27 +81,6 @@ def refuse_dangerous_environment() -> None:
     for name in REFUSED_VARIABLES:
         if os.environ.get(name, "").lower() not in {"", "0", "false"}:
             raise ServeError(f"{name} is set.", hint="Unset it; sharing is asked for with --share.")
-
-
-def free_port(host: str, port: int) -> int:
-    """The port to serve on; 0 takes any that is free. Raises ServeError where it is taken."""
-    try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except socket.gaierror:
-        raise ServeError(
-            f"This machine has no address '{host}'.", hint="Try 127.0.0.1 or 0.0.0.0."
-        ) from None
-    with socket.socket(info[0], socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(info[4])
-            probe.listen()
-        except OSError as error:
-            raise ServeError(
-                f"Port {port} on {host} cannot be used: {(error.strerror or str(error)).lower()}.",
-                hint="Choose another one with --port, or --port 0 for any that is free.",
-            ) from None
-        return int(probe.getsockname()[1])
 
 
 def credentials(settings: Settings) -> tuple[str, str] | None:
@@ -128,8 +112,8 @@ def upload_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, str] | None) -> Any:
-    """The launched page (a `gradio.Blocks`), answering on its port. `engine` has been started."""
+def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | None) -> Website:
+    """The page, not yet on its port. `engine` has been started."""
     os.environ.update(
         {
             "GRADIO_ANALYTICS_ENABLED": "False",
@@ -139,7 +123,6 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
         }
     )
     from PIL import Image
-    from starlette.middleware import Middleware
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
@@ -147,6 +130,7 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
     from app.ui.app import build_ui, launch_options
     from app.ui.guard import Guard, names_for
     from app.ui.uploads import leave_urls_alone
+    from app.ui.website import Website
 
     Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
     leave_urls_alone()
@@ -163,45 +147,39 @@ def launch(engine: Engine, settings: Settings, *, port: int, auth: tuple[str, st
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
     page = build_ui(engine, settings)
-    page.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        inbrowser=False,
-        server_name=settings.ui.host,
-        server_port=port,
-        share=settings.ui.share,
+    page.state_session_capacity = SESSIONS
+    page.max_threads = page._queue.max_thread_count = settings.engine.max_queued_runs + 64
+    return Website(
+        page,
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz)],
+        around=lambda app: Guard(
+            app, names=names_for(settings.ui), root_path=settings.ui.root_path
+        ),
+        root_path=settings.ui.root_path,
         auth=auth,
         auth_message=WHERE_THE_LOGIN_IS if settings.ui.auth is None else None,
         show_error=True,
-        max_threads=settings.engine.max_queued_runs + 64,
         max_file_size=settings.ui.max_upload_bytes,
         # Served as they lie (`set_static_paths`); a video field alone asks for this too.
         allowed_paths=[str(settings.paths.outputs)],
-        state_session_capacity=SESSIONS,
         ssr_mode=False,
         run_history=False,
-        # Gradio would ask its own page and end the server if a busy machine takes 3 s to answer.
-        _frontend=False,
         enable_monitoring=False,
         mcp_server=False,
         pwa=False,
         footer_links=["api"],
-        app_kwargs={
-            "routes": [Route("/healthz", healthz), Route("/readyz", readyz)],
-            "middleware": [Middleware(Guard, names=names_for(settings.ui))],
-        },
         **launch_options(),
     )
-    return page
 
 
-def announce(page: Any, settings: Settings, auth: tuple[str, str] | None) -> None:
-    """Prints where the page is and, once, how to log in."""
-    print(f"Serving on {page.local_url}", flush=True)
+def announce(settings: Settings, port: int, auth: tuple[str, str] | None, website: Website) -> None:
+    """Prints where the page is and, once, how to log in; makes the share link."""
+    print(f"Serving on {url(settings.ui.host, port)}/", flush=True)
     if settings.ui.share:
+        shared = website.share(port)
         print(
-            f"Shared on {page.share_url}"
-            if page.share_url
+            f"Shared on {shared}"
+            if shared
             else "No share link could be made (is there a network?). Serving on this machine only.",
             flush=True,
         )
@@ -209,16 +187,6 @@ def announce(page: Any, settings: Settings, auth: tuple[str, str] | None) -> Non
         print(f"User {auth[0]}, password {auth[1]}", flush=True)
     if settings.ui.beyond_loopback and auth is None:
         print("Anyone who reaches this page can use it: DW_PUBLIC=1 is set.", flush=True)
-
-
-def close_page(page: Any) -> None:
-    """Takes the page off its port, open streams included."""
-    # What is cut off here is cut off on purpose: it is no error of each stream's.
-    logging.getLogger("uvicorn.error").disabled = True
-    server = page.server
-    # Without this uvicorn waits for every open stream of every tab.
-    server.force_exit = True
-    page.close(verbose=False)
 
 
 @contextlib.contextmanager

@@ -9,83 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 
+from tests.conftest import PROJECT
 from tests.processes import left_over
+from tests.ui.serving import answer, command, served
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-START_S = 120
 END_S = 5
 """What `serve` promises."""
-
-
-class Served(NamedTuple):
-    """A server that answers."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-    @property
-    def children(self) -> list[psutil.Process]:
-        """Its worker, and whatever else it started."""
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Send it the signal; its exit code, and after how many seconds it was gone."""
-        sent = time.monotonic()
-        self.process.send_signal(number)
-        return self.process.wait(timeout=30), time.monotonic() - sent
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "app", "serve", "--port", "0", "--device", "cpu",
-            "--output", str(folder / "outputs"), *arguments]  # fmt: skip
-
-
-@contextlib.contextmanager
-def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
-    """A server with these arguments on any free port; ended with the test."""
-    log = folder / "server.log"
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            command(folder, *arguments), cwd=PROJECT, env={**os.environ, **environment},
-            stdout=subprocess.PIPE, stderr=errors, text=True,
-        ) as process,
-    ):  # fmt: skip
-        too_late = threading.Timer(START_S, process.kill)
-        too_late.start()
-        try:
-            first = process.stdout.readline()
-            serving = re.fullmatch(r"Serving on (http://127\.\d+\.\d+\.\d+:\d+)/\n", first)
-            assert serving, first + log.read_text()
-            yield Served(process, serving[1])
-        finally:
-            too_late.cancel()
-            if process.poll() is None:
-                process.terminate()
-                process.wait(timeout=30)
-
-
-def answer(url: str) -> int:
-    """The status code with which a stranger is answered."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as response:
-            return response.status
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
 
 
 def test_a_busy_port_is_told_in_a_sentence_before_anything_starts(tmp_path: Path) -> None:

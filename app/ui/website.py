@@ -1,0 +1,92 @@
+"""Gradio's page as a web site of ours: our sockets, our server, the guard around all of it.
+
+Gradio's own `launch` starts a server that its middleware does not surround, asks itself through
+whatever proxy the environment names, and gives up after 5 seconds. `mount_gradio_app` does the rest
+of it: the page becomes a part of an application of ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import fastapi
+import gradio as gr
+import uvicorn
+from starlette.routing import BaseRoute
+
+from app.errors import ServeError
+
+log = logging.getLogger(__name__)
+
+Wrap = Callable[[Any], Any]
+
+
+class Website:
+    """A page that answers, on a thread of its own."""
+
+    def __init__(
+        self, page: gr.Blocks, *, routes: Sequence[BaseRoute], around: Wrap, **options: Any
+    ) -> None:
+        """`around` makes the outermost application of the one that answers; `options` are those of
+        `gradio.mount_gradio_app`."""
+        self._page = page
+        outer = fastapi.FastAPI(
+            routes=list(routes), openapi_url=None, docs_url=None, redoc_url=None
+        )
+        gr.mount_gradio_app(outer, page, path="", app_kwargs={"openapi_url": None}, **options)
+        self.gradio: Any = next(route.app for route in outer.routes if hasattr(route, "app"))
+        # `launch` sets both; events look for them.
+        page.app = page.server_app = self.gradio
+        page.server = None
+        self._server = _Server(uvicorn.Config(around(outer), log_level="warning", log_config=None,
+                                              server_header=False))  # fmt: skip
+        self._thread: threading.Thread | None = None
+
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Serves on these sockets; returns when it answers. Raises ServeError if it cannot."""
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": list(sockets)}, name="web", daemon=True
+        )
+        self._thread.start()
+        while not self._server.up.wait(0.05):
+            if not self._thread.is_alive():
+                raise ServeError("The page cannot be served.", hint="The log says why.")
+
+    def share(self, port: int) -> str | None:
+        """The address of a tunnel that Gradio's servers keep to this port; None without one."""
+        from gradio.networking import setup_tunnel
+
+        try:
+            tunnel = setup_tunnel("127.0.0.1", port, self._page.share_token, None, None)
+        except Exception as error:  # noqa: BLE001  (a download, a foreign program, a network)
+            log.warning("There is no share link: %s", error)
+            return None
+        return f"https://{urlsplit(tunnel).netloc}"
+
+    def close(self, within_s: float) -> None:
+        """Takes the page off its port, open streams included."""
+        # What is cut off here is cut off on purpose: it is no error of each stream's.
+        logging.getLogger("uvicorn.error").disabled = True
+        # Without this uvicorn waits for every open stream of every tab.
+        self._server.force_exit = True
+        self._server.should_exit = True
+        self._page.close(verbose=False)
+        if self._thread is not None:
+            self._thread.join(within_s)
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.up.set()

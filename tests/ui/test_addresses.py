@@ -1,0 +1,155 @@
+"""Where `serve` listens and how it is reached: IPv6, proxy variables, a reverse proxy's path."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+
+from tests.conftest import PROJECT
+from tests.loopback import Handler, Loopback
+from tests.ui.serving import answer, served
+
+DEAD_PROXY = "http://127.0.0.1:9"
+PROXIES = {
+    "http_proxy": DEAD_PROXY,
+    "https_proxy": DEAD_PROXY,
+    "ALL_PROXY": "socks5://127.0.0.1:9",
+    "no_proxy": "intranet.example",
+}
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_loopback_is_served_and_printed_with_brackets(tmp_path: Path, host: str) -> None:
+    with served(tmp_path, "--host", host) as server:
+        assert server.url.startswith("http://[::1]:")
+        assert answer(f"{server.url}/config") == 200
+
+
+@needs_ipv6
+def test_every_ipv6_address_also_takes_ipv4(tmp_path: Path) -> None:
+    with served(tmp_path, "--host", "::", DW_PUBLIC="1") as server:
+        port = server.url.rpartition(":")[2]
+        assert server.url == f"http://localhost:{port}"
+        assert answer(f"http://[::1]:{port}/config") == 200
+        assert answer(f"http://127.0.0.1:{port}/config") == 200
+
+
+def test_loopback_is_never_asked_through_a_proxy(tmp_path: Path) -> None:
+    """The server starts, and `free` reaches it, with proxies that nobody answers at."""
+    with served(tmp_path, **PROXIES) as server:
+        asked = subprocess.run(
+            [sys.executable, "-m", "app", "free", "--server", server.url],
+            cwd=PROJECT, env={**os.environ, **PROXIES}, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout
+
+
+class Recording(Handler):
+    """A proxy that has nothing, and notes what it is asked for."""
+
+    def do_HEAD(self) -> None:
+        self.served.asked.append(self.path)
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+
+def test_the_hub_is_still_asked_through_the_proxy(tmp_path: Path) -> None:
+    proxy = Loopback(Recording)
+    proxy.asked = []
+    environment = {
+        name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"
+    } | {
+        "http_proxy": proxy.address, "HF_ENDPOINT": "http://hub.example", "HF_HOME": str(tmp_path),
+        "DW_DEVICE_BUDGET": "24GB",
+    }  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "app", "validate", "sd15"], cwd=PROJECT,
+        env=environment, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    proxy.close()
+    assert any(asked.startswith("http://hub.example/") for asked in proxy.asked)
+
+
+@pytest.mark.parametrize(("proxy", "code"), [("ftp://127.0.0.1:9", 1), ("socks://127.0.0.1:9", 0)])
+def test_a_proxy_of_another_kind_is_a_sentence(proxy: str, code: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "app", "weights"], cwd=PROJECT,
+        env={**os.environ, "ALL_PROXY": proxy}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == code
+    assert code == 0 or ended.stderr.startswith("ALL_PROXY names a proxy of a kind that cannot")
+
+
+class Forward(Handler):
+    """A reverse proxy below `/draw/`, which takes that off the path."""
+
+    def _forward(self) -> None:
+        assert self.path.startswith("/draw/")
+        length = int(self.headers.get("content-length", 0))
+        upstream = http.client.HTTPConnection("127.0.0.1", self.served.upstream, timeout=60)
+        sent = dict(self.headers.items()) | {"Connection": "close"}
+        upstream.request(
+            self.command, self.path.removeprefix("/draw"), self.rfile.read(length), sent
+        )
+        answered = upstream.getresponse()
+        self.send_response(answered.status)
+        for name, value in answered.getheaders():
+            if name.lower() not in {"transfer-encoding", "connection", "date", "server"}:
+                self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        while piece := answered.read1(65536):
+            self.wfile.write(piece)
+            self.wfile.flush()
+        upstream.close()
+
+    do_GET = do_POST = _forward
+
+
+@pytest.fixture
+def below() -> Iterator[Loopback]:
+    proxy = Loopback(Forward)
+    yield proxy
+    proxy.close()
+
+
+def test_below_a_path_of_a_proxy_everything_is_reached(tmp_path: Path, below: Loopback) -> None:
+    with served(tmp_path, DW_ROOT_PATH="/draw") as server:
+        below.upstream = int(server.url.rpartition(":")[2])
+        with urllib.request.urlopen(f"{below.address}/draw/config", timeout=30) as response:
+            assert json.load(response)["root"] == f"{below.address}/draw"
+        client = Client(f"{below.address}/draw/", verbose=False, analytics_enabled=False)
+        assert client.predict(api_name="/list_workflows")
+        client.close()
+        # A proxy that leaves the prefix on the path is understood as well.
+        assert answer(f"{server.url}/draw/config") == 200
+        assert answer(f"{server.url}/draw/gradio_api/info") == 200
