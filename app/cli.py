@@ -59,58 +59,70 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve the page")
+    serve = commands.add_parser("serve", help="start the web page and its API")
     serve.set_defaults(command=_serve)
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to listen on (default 7860; 0: any free one)")
-    serve.add_argument("--share", action="store_true", default=None, help="make a public link")
-    serve.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
+    serve.add_argument(
+        "--port", type=int, help="port to listen on (default 7860; 0 chooses a free one)"
+    )
+    serve.add_argument("--share", action="store_true", default=None, help="create a public link")
+    serve.add_argument("--auth", metavar="USER:PASSWORD", help="require this login")
     serve.add_argument(
         "--media-urls", action=argparse.BooleanOptionalAction, default=None,
-        help="fetch pictures, videos and sounds by URL"
-        " (default: only where nobody but this machine's users reaches the page)",
+        help="allow images, videos and audio by URL"
+        " (default: only if no other machine can reach the page)",
     )  # fmt: skip
     _add_common(serve, "INFO")
 
-    run = commands.add_parser("run", help="run a workflow and print the files it wrote")
+    run = commands.add_parser("run", help="run a workflow and print the paths of its results")
     run.set_defaults(command=_run)
-    run.add_argument("file", help="a workflow's JSON file, or a name that `workflows` lists")
-    run.add_argument("inputs", nargs="*", metavar="name=value", type=_pair)
+    run.add_argument("file", help="a workflow's JSON file, or a name listed by `workflows`")
+    run.add_argument(
+        "inputs", nargs="*", metavar="name=value", type=_pair, help="values for its variables"
+    )
     _add_set(run)
-    run.add_argument("--seed", type=int, help="(default: the document's, or another each time)")
-    run.add_argument("--fresh", action="store_true", help="never answer from remembered results")
+    run.add_argument("--seed", type=int, help="seed (default: the document's, else random)")
+    run.add_argument(
+        "--fresh", action="store_true", help="run again instead of using cached results"
+    )
     run.add_argument("--json", action="store_true", help="print one JSON object instead of paths")
     _add_common(run, "WARNING")
 
-    repl = commands.add_parser("repl", help="the dw> prompt")
+    repl = commands.add_parser("repl", help="open the dw> prompt")
     repl.set_defaults(command=_repl)
-    repl.add_argument("file", nargs="?", help="a workflow to load at once")
-    _add_server(repl, "use this running server instead of a worker of its own", None)
+    repl.add_argument("file", nargs="?", help="a workflow to load at the start")
+    _add_server(repl, "use this running server instead of starting a worker", None)
     _add_common(repl, "INFO")
 
     validate = commands.add_parser("validate", help="check workflows without running them")
     validate.set_defaults(command=_validate)
     validate.add_argument(
         "words", nargs="+", metavar="FILE | name=value",
-        help="workflows, and values for the variables of all of them",
+        help="workflows to check, and values for their variables",
     )  # fmt: skip
     _add_set(validate)
     _add_common(validate, "WARNING")
 
-    workflows = commands.add_parser("workflows", help="list the workflows and what they need")
+    workflows = commands.add_parser("workflows", help="list workflows and what each still needs")
     workflows.set_defaults(command=_workflows)
-    workflows.add_argument("--json", action="store_true")
+    workflows.add_argument("--json", action="store_true", help="print a JSON list")
     _add_common(workflows, "WARNING")
 
-    free = commands.add_parser("free", help="have a running server free its memory")
+    free = commands.add_parser("free", help="free the memory of a running server")
     free.set_defaults(command=_free)
-    free.add_argument("--now", action="store_true", help="cancel the run in progress")
-    _add_server(free, "(default http://127.0.0.1:7860)", "http://127.0.0.1:7860")
+    free.add_argument(
+        "--now", action="store_true", help="cancel the current run instead of waiting for it"
+    )
+    _add_server(
+        free, "address of the server (default http://127.0.0.1:7860)", "http://127.0.0.1:7860"
+    )
     _add_common(free, "WARNING")
 
-    weights = commands.add_parser("weights", help="list the weights kept in another dtype")
+    weights = commands.add_parser(
+        "weights", help="list stored weights that were converted to another dtype"
+    )
     weights.set_defaults(command=_weights)
-    weights.add_argument("--clear", action="store_true", help="remove them all")
+    weights.add_argument("--clear", action="store_true", help="delete all of them")
     _add_common(weights, "WARNING")
     return parser
 
@@ -118,37 +130,37 @@ def _parser() -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
     parser.add_argument(
         "--workflows", action="append", type=Path, metavar="FOLDER", default=[],
-        help="a further folder of workflows; may be given more than once",
+        help="an additional folder of workflows; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--models", action="append", type=Path, metavar="FOLDER", default=[],
-        help="a further folder of models, as OWNER/NAME below it; may be given more than once",
+        help="an additional folder of models, as OWNER/NAME below it; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--allow-pickles", action="store_true",
-        help="read single files of weights that may hold code (.ckpt, .bin), without running it",
+        help="read weight files that may contain code (.ckpt, .bin); the code is never run",
     )  # fmt: skip
     parser.add_argument(
         "--trust-remote-code", action="append", metavar="OWNER/NAME", default=[],
-        help="run this repository's own code where a document asks for it; may be repeated",
+        help="allow code from this model repository if a document asks for it; repeatable",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results go")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"(default {log_level})")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"log level (default {log_level})")
     parser.set_defaults(default_log_level=log_level)
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", type=_change, metavar="POINTER=VALUE", default=[], dest="changes",
-        help="change one value of the document for this run, by its JSON pointer:"
-        " /steps/0/pipeline/arguments/width=256; may be given more than once",
+        help="change one value of the document for this run, by its JSON pointer, for example"
+        " /steps/0/pipeline/arguments/width=256; repeatable",
     )  # fmt: skip
 
 
 def _add_server(parser: argparse.ArgumentParser, text: str, default: str | None) -> None:
     parser.add_argument("--server", metavar="URL", default=default, help=text)
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="the server's login")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="login of the server")
 
 
 def _pair(text: str) -> tuple[str, str]:

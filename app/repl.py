@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 PROMPT = "dw> "
 HISTORY = Path.home() / ".dw_history"
 HELP = """\
-load FILE             choose a workflow: a JSON file, or a name that `workflows` lists
-workflows             list the workflows
-set name=value …      keep values for the runs to come; `set` shows them, `set name=` forgets one
-run name=value …      run it, with these values for this run only; takes --seed N and --fresh too
-status                what the engine does
-memory                what the worker holds
-clear                 drop everything that is loaded
-help                  this list
-exit                  leave"""
+load FILE             select a workflow: a JSON file, or a name listed by `workflows`
+workflows             list the workflows and whether their models are available
+set name=value …      set values for all later runs; `set` shows them, `set name=` removes one
+run name=value …      run the workflow with these values for this run only; also --seed N, --fresh
+status                show the worker, the current run and the queue
+memory                list the loaded components and the memory in use
+clear                 unload everything and free the memory
+help                  show this list
+exit                  leave the prompt"""
 
 
 class Ended(NamedTuple):

@@ -94,13 +94,13 @@ def memory(found: EngineStatus) -> str:
             f" {size(used.device_reserved_bytes)} reserved"
         )
     lines.append(
-        f"{size(used.anonymous_bytes):>8}  of the worker's own,"
-        f" {size(used.resident_bytes - used.anonymous_bytes)} of pages of files"
+        f"{size(used.anonymous_bytes):>8}  used by the worker process, plus"
+        f" {size(used.resident_bytes - used.anonymous_bytes)} of file cache"
     )
     if found.budgets is not None:
         weights = sum(item.weight_bytes for item in found.held if item.place == "device")
         budget = size(found.budgets.device_bytes)
-        lines.append(f"{size(weights):>8}  of models held, {budget} may be")
+        lines.append(f"{size(weights):>8}  of weights loaded, of a budget of {budget}")
     lines.append(
         f"{size(used.device_free_bytes):>8}  free of {size(used.device_total_bytes)}"
         f" ({found.device})"

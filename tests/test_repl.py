@@ -198,7 +198,7 @@ def test_status_and_memory_tell_what_is_held_and_after_clear_that_nothing_is(
     before, after = (" ".join(lines) for lines in transcript.answers("memory"))
     assert all(f"{name} of shapes" in before for name in COMPONENTS)
     assert "of shapes" not in after
-    assert "of the worker's own" in after
+    assert "used by the worker process" in after
 
 
 # --- values --------------------------------------------------------------------------------------
