@@ -8,12 +8,14 @@ Times are Unix seconds, durations seconds, sizes bytes.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from app.errors import ErrorReport
+from app.stamps import FileStamp, stamp_of
 from app.workflow.plan import Plan
 
 Place = Literal["device", "ram"]
@@ -44,6 +46,8 @@ class StartRun(Message):
     """Whether somebody looks at the run from the start (see WatchPreviews)."""
     fresh: bool = False
     """Whether every step has to be run, also one whose result is remembered."""
+    request_key: str | None = None
+    """The plan's key when it was submitted; see `fingerprint.request_key`."""
 
 
 class CancelRun(Message):
@@ -412,6 +416,8 @@ class ResultSaved(Message):
     """The beginning of a text or of data, to be shown; "" for every other kind."""
     final: bool
     """True for results of the plan's last saving step."""
+    stamps: tuple[FileStamp, FileStamp] | None = None
+    """Of the file and its record as they were written."""
 
     @property
     def is_visual(self) -> bool:
@@ -423,7 +429,20 @@ class ResultSaved(Message):
     @property
     def is_there(self) -> bool:
         """Whether the file still exists."""
-        return Path(self.path).is_file()
+        try:
+            return Path(self.path).is_file()
+        except OSError:
+            return False
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether the file and its record can be read and are those that were written."""
+        files = Path(self.path), Path(self.sidecar)
+        try:
+            stamps = tuple(map(stamp_of, files))
+        except OSError:
+            return False
+        return stamps == self.stamps and all(os.access(file, os.R_OK) for file in files)
 
 
 class CheckpointGap(Message):
@@ -457,6 +476,9 @@ class RunSucceeded(Message):
     out_of_memory: tuple[str, ...] = ()
     """What was done where memory ran out, a sentence a time; empty for an ordinary run, and only
     then are its results those of every other run of the request, to the last bit."""
+    files_changed: bool = False
+    """Whether a file that it read was replaced meanwhile: then it is no answer to a later request.
+    """
     made_at: float | None = None
     """When the newest of these results was made; None when this run had to make any of them."""
 

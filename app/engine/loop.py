@@ -315,7 +315,13 @@ class EngineLoop:
         self._active = run
         self._memory.run_began()
         self._worker.send(
-            StartRun(run_id=run.run_id, plan=run.plan, previews=run.watched, fresh=run.fresh)
+            StartRun(
+                run_id=run.run_id,
+                plan=run.plan,
+                previews=run.watched,
+                fresh=run.fresh,
+                request_key=run.request_key,
+            )
         )
         self._runs.leave_queue(run)
 

@@ -34,12 +34,12 @@ class RememberedResults:
         self._noted = 0
 
     def find(self, key: str) -> Remembered | None:
-        """What this request made, if every file of it still exists."""
+        """What this request made, if every file of it and every record still is as written."""
         try:
             found = Remembered.model_validate_json(self._file(key).read_bytes())
         except (OSError, ValidationError):
             return None
-        return found if all(result.is_there for result in found.results) else None
+        return found if all(result.is_as_written for result in found.results) else None
 
     def note(self, key: str, made: Remembered) -> None:
         """Remember this; of too many the oldest are forgotten, some at a time.

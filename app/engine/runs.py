@@ -126,7 +126,11 @@ class Runs:
             log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)
         run.append(event)
         # What a leaner mode made is no answer to the next request: it may differ a little.
-        if isinstance(event, RunSucceeded) and run.request_key and not event.out_of_memory:
+        if (
+            isinstance(event, RunSucceeded)
+            and run.request_key
+            and not (event.out_of_memory or event.files_changed)
+        ):
             results = tuple(saved for saved in run.events if isinstance(saved, ResultSaved))
             made = Remembered(
                 made_at=event.made_at or event.time, results=results, outputs=event.outputs

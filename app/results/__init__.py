@@ -15,6 +15,7 @@ from app import __version__
 from app.outputs import OutputStore, Record, replacing
 from app.protocol import ResultSaved
 from app.results import audio, image, text, video
+from app.stamps import stamp_of
 from app.steps.made import Made, Rest
 from app.workflow.plan import PipelineStep, ResultSpec, Step
 from app.workflow.planning.sound_files import SOUND_FILES
@@ -97,6 +98,7 @@ class ResultWriter:
                     seed=step.seed,
                     index=index,
                     final=step.name == saving[-1],
+                    stamps=(stamp_of(path), stamp_of(sidecar)),
                     text=_shown(artifact) if content_type.startswith(WHOLE) else "",
                 )
             )

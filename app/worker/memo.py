@@ -57,8 +57,21 @@ class PromptMemo:
         self.recent: Recent[Embeddings] = Recent(max_bytes)
         self._folder = EmbeddingsFolder(folder, max_folder_bytes)
         self._unwritten: set[str] = set()
+        self._new: set[str] = set()
+        """Keys of what was encoded since `begin`."""
         self.spared: set[str] = set()
         """Keys of the encoders that would not be called for their last prompt again."""
+
+    def begin(self) -> None:
+        """A run begins."""
+        self._new.clear()
+
+    def forget_new(self) -> None:
+        """Forget what was encoded since `begin`: what it was made with was not what it seemed."""
+        for key in self._new:
+            self.recent.take(key)
+        self._unwritten -= self._new
+        self.spared.clear()
 
     @contextlib.contextmanager
     def remembering(
@@ -96,6 +109,7 @@ class PromptMemo:
                     return result
                 self.recent.keep(key, found, found.size_bytes)
                 self._unwritten.add(key)
+                self._new.add(key)
             if key in self.recent:
                 self.spared |= keys
             # After a miss too: a hit must not differ even in how its tensors lie in memory.

@@ -49,6 +49,7 @@ from app.worker.residency import Residency, WorkflowUses
 from app.worker.retry import Retry
 from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import Recalled, StepResult, StepResults
+from app.worker.watched_files import WatchedFiles, forget_replaced
 from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
@@ -117,6 +118,8 @@ class Runner:
             self.prompts,
             self.preview_maps,
         )
+        files = WatchedFiles(plan)
+        self.prompts.begin()
         started = time.monotonic()
         log.info("Run %s started", run_id)
         self._emit(
@@ -124,8 +127,8 @@ class Runner:
         )
         ended: TerminalEvent
         try:
-            with context.at_end, told_to(context):
-                loaded, made_at = self._walk(plan, context, fresh=command.fresh)
+            with context.at_end, told_to(context), files.noting():
+                loaded, made_at = self._walk(plan, context, files, fresh=command.fresh)
             ended = RunSucceeded(
                 run_id=run_id,
                 time=time.time(),
@@ -138,6 +141,7 @@ class Runner:
                 loaded=tuple(part.title for part in loaded),
                 outputs=unsaved_data(plan.steps[-1], context.results[plan.steps[-1].name]),
                 out_of_memory=tuple(context.out_of_memory),
+                files_changed=not files.answer(command, self._settings.device),
                 made_at=made_at,
             )
         except Cancelled:
@@ -145,6 +149,8 @@ class Runner:
         except Exception as error:  # noqa: BLE001  (whatever went wrong, the run ends with it)
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.results.clear()
+        with dispensable("Files could not be looked at again"):
+            forget_replaced(files, plan, self.residency, self.weights, self.prompts)
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
         # Before the end is told: who asks what is held when a run is over must hear it right. After
         # a failure the device may not answer, or never (an error of CUDA stays): its error is told
@@ -163,7 +169,7 @@ class Runner:
         self.signals.watched.discard(run_id)
 
     def _walk(
-        self, plan: Plan, context: RunContext, *, fresh: bool
+        self, plan: Plan, context: RunContext, files: WatchedFiles, *, fresh: bool
     ) -> tuple[list[Part], float | None]:
         """Run the steps whose results are not remembered.
 
@@ -232,19 +238,23 @@ class Runner:
                     loaded += self._run_step(step, parts, later, context, writer)
                 self._release(step, needed, later)
                 if not step.rounds:
-                    self._remember(step, recalled, context)
+                    self._remember(step, recalled, context, files)
                 self.residency.note_memoised(self.prompts.spared)
             for step in plan.steps:
                 if step.rounds and step.name in recalled.running:
-                    self._remember(step, recalled, context)
+                    self._remember(step, recalled, context, files)
         return loaded, recalled.made_at
 
-    def _remember(self, step: Step, recalled: Recalled, context: RunContext) -> None:
+    def _remember(
+        self, step: Step, recalled: Recalled, context: RunContext, files: WatchedFiles
+    ) -> None:
+        key = recalled.keys[step.name]
         # What a leaner mode made, or was made of that, may differ a little; what a sub-workflow
         # made is remembered as its last step's.
-        if not context.out_of_memory and not isinstance(step, SubWorkflowStep):
-            made = context.results[step.name]
-            self.step_results.keep(recalled.keys[step.name], made, context.run_id)
+        if key is None or context.out_of_memory or isinstance(step, SubWorkflowStep):
+            return
+        if files.are_as_planned:
+            self.step_results.keep(key, context.results[step.name], context.run_id)
 
     def _answer(
         self, step: Step, remembered: StepResult, context: RunContext, writer: ResultWriter

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from app.stamps import FileStamp, stamp_of
+
 MAX_PATH_BYTES = 4000
 MAX_NAME_BYTES = 255
 PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
@@ -35,12 +37,11 @@ def config_of(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         return {}
-    status = path.stat()
-    return _read_json(path, status.st_size, status.st_mtime_ns)
+    return _read_json(path, stamp_of(path))
 
 
 @functools.lru_cache(maxsize=256)
-def _read_json(path: Path, _size_bytes: int, _mtime_ns: int) -> dict[str, Any]:
+def _read_json(path: Path, _stamp: FileStamp) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except ValueError:

@@ -12,10 +12,12 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from app.stamps import FileStamp, stamp_of
 from app.workflow.frozen import Frozen
 from app.workflow.plan import Plan
 from app.workflow.plan_settings import ComponentChanges, DType, StorageDType
@@ -39,7 +41,7 @@ class FileIdentity(Frozen):
 
     name: str
     content: str
-    """The blob's hash for a file of the hub's cache; else path, size, mtime and inode."""
+    """The blob's hash for a file of the hub's cache; else its path and stamp."""
 
 
 class ComponentIdentity(Frozen):
@@ -136,14 +138,27 @@ def identify(
     )
 
 
+_note: ContextVar[Callable[[Path], None] | None] = ContextVar("note", default=None)
+
+
+@contextlib.contextmanager
+def noting_files(note: Callable[[Path], None]) -> Iterator[None]:
+    """Inside, `note` is called with every file that is identified, before it is."""
+    before = _note.set(note)
+    try:
+        yield
+    finally:
+        _note.reset(before)
+
+
 def identify_file(path: Path) -> FileIdentity:
     """The identity of one file, without reading it."""
     real = path.resolve()
+    if (note := _note.get()) is not None:
+        note(real)
     if path.is_symlink() and real.parent.name == "blobs":
         return FileIdentity(name=path.name, content=real.name)
-    status = real.stat()
-    parts = (str(real), status.st_size, status.st_mtime_ns, status.st_ino)
-    return FileIdentity(name=path.name, content=":".join(map(str, parts)))
+    return FileIdentity(name=path.name, content=":".join(map(str, (real, *stamp_of(real)))))
 
 
 def weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
@@ -198,8 +213,7 @@ def tensor_bytes(path: Path, dtype: DType | None = None) -> int:
     A load converts numbers with a fraction and leaves the others. Raises ValueError when it is not
     such a file.
     """
-    status = path.stat()
-    stored = _bytes_by_type(path, status.st_size, status.st_mtime_ns)
+    stored = _bytes_by_type(path, stamp_of(path))
     return sum(_loaded_bytes(name, count, dtype) for name, count in stored.items())
 
 
@@ -210,7 +224,7 @@ def _loaded_bytes(type_name: str, count: int, dtype: StorageDType | None) -> int
 
 
 @functools.lru_cache(maxsize=512)
-def _bytes_by_type(path: Path, _size_bytes: int, _mtime_ns: int) -> dict[str, int]:
+def _bytes_by_type(path: Path, _stamp: FileStamp) -> dict[str, int]:
     """Bytes by the types' names in the format (`F16`); read again when the file has changed."""
     found: dict[str, int] = {}
     for entry in _read_header(path)[1].values():

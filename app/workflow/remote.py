@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.workflow.plan import PipelineStep, Plan, Step, TaskStep
 from app.workflow.plan_values import (
@@ -19,13 +19,14 @@ Resolve = Callable[[RemoteValue], Value]
 
 def remote_values(plan: Plan) -> list[RemoteValue]:
     """Every one of the plan, in the order of the document."""
-    return [
-        found
-        for step in plan.steps
-        for values in _arguments(step)
-        for found in leaves_in(values)
-        if isinstance(found, RemoteValue)
-    ]
+    return [found for found in given_values(plan) if isinstance(found, RemoteValue)]
+
+
+def given_values(plan: Plan) -> Iterator[Value]:
+    """Every value that a step of the plan is given, in the order of the document."""
+    for step in plan.steps:
+        for values in _arguments(step):
+            yield from leaves_in(values)
 
 
 def with_files(plan: Plan, resolve: Resolve) -> Plan:

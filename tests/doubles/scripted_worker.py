@@ -83,6 +83,7 @@ from app.protocol import (
     encode,
 )
 from app.settings import WorkerSettings
+from app.stamps import stamp_of
 
 COMMANDS = "scripted_worker.commands"
 AT_START = "at-start"
@@ -332,6 +333,7 @@ class ScriptedWorker:
         folder = self._outputs / self._run_id
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"a picture")
+        (folder / f"{name}.json").write_text("{}")
         self._send(
             ResultSaved(
                 run_id=self._run_id,
@@ -343,6 +345,7 @@ class ScriptedWorker:
                 seed=0,
                 index=next(self._results),
                 final=True,
+                stamps=(stamp_of(folder / name), stamp_of(folder / f"{name}.json")),
             )
         )
 

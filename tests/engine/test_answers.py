@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.errors import UnknownRun
-from app.protocol import RunQueued, RunStarted, StartRun
+from app.protocol import ResultSaved, RunQueued, RunStarted, StartRun
 from tests.engine.bench import Bench
 
 SEEDS = itertools.count(7, 2)
@@ -67,6 +70,49 @@ def test_a_request_whose_files_are_gone_is_run_again(bench: Bench, seed: int):
     second = bench.run("save a.png", "save b.png", seed=seed)
     assert second.success.made_at is None
     assert bench.run("save a.png", "save b.png", seed=seed).success.made_at == second.success.time
+
+
+def edit(picture: Path) -> None:
+    """Another content of the same length, under the same time of modification."""
+    before = picture.stat()
+    picture.write_bytes(picture.read_bytes()[::-1])
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+DAMAGES: dict[str, Callable[[ResultSaved], object]] = {
+    "emptied": lambda saved: Path(saved.path).write_bytes(b""),
+    "cut off": lambda saved: os.truncate(saved.path, 3),
+    "edited": lambda saved: edit(Path(saved.path)),
+    "record gone": lambda saved: Path(saved.sidecar).unlink(),
+    "record edited": lambda saved: edit(Path(saved.sidecar)),
+    "folder gone": lambda saved: shutil.rmtree(Path(saved.path).parent),
+    "folder in its place": lambda saved: (
+        Path(saved.path).unlink(),
+        Path(saved.path).mkdir(),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_result_is_no_answer(
+    bench: Bench, seed: int, damage: Callable[[ResultSaved], object]
+):
+    first = bench.run("save a.png", seed=seed)
+    damage(first.results[0])
+    second = bench.run("save a.png", seed=seed)
+    assert second.success.made_at is None
+    assert Path(second.results[0].path).read_bytes() == b"a picture"
+    assert bench.run("save a.png", seed=seed).success.made_at == second.success.time
+
+
+def test_picture_edited_before_the_run_ended_is_no_answer(bench: Bench, seed: int):
+    gate = bench.gate()
+    script = ("save a.png", f"wait for {gate}")
+    run_id = bench.submit(*script, seed=seed)
+    edit(Path(bench.until(run_id, ResultSaved).path))
+    gate.touch()
+    assert bench.finish(run_id).success
+    assert bench.run(*script, seed=seed).success.made_at is None
 
 
 def test_a_run_that_failed_answers_nobody(bench: Bench, seed: int):

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from app.errors import LoadError, nearest
+from app.stamps import FileStamp, stamp_of
 from app.worker.loading.downloads import local_folder
 from app.worker.loading.parts import Part, StepParts
 from app.worker.loading.processors import PROCESSORS
@@ -99,34 +100,34 @@ def known_part(
 def _check_whole(folder: Path, files: Collection[Path]) -> None:
     """Raise ValueError where one of these weight files is cut off, or another one is missing."""
     for file in files:
-        here = file.stat()
-        end = _last_tensor_ends(file, here.st_size, here.st_mtime_ns)
-        if end > here.st_size:
+        here = stamp_of(file)
+        end = _last_tensor_ends(file, here)
+        if end > here.size_bytes:
             raise ValueError(
-                f"'{file.name}' is cut off: {here.st_size:,} of {end:,} bytes are here"
+                f"'{file.name}' is cut off: {here.size_bytes:,} of {end:,} bytes are here"
             )
     names = {file.name for file in files}
-    for index in _indexes(folder, folder.stat().st_mtime_ns):
-        listed = _listed_files(index, index.stat().st_mtime_ns)
+    for index in _indexes(folder, stamp_of(folder)):
+        listed = _listed_files(index, stamp_of(index))
         # The index of another variant lists none of them.
         if listed & names and (missing := sorted(listed - names)):
             raise ValueError(f"'{missing[0]}', which '{index.name}' lists, is missing")
 
 
 @lru_cache(maxsize=512)
-def _last_tensor_ends(file: Path, _size_bytes: int, _mtime_ns: int) -> int:
+def _last_tensor_ends(file: Path, _stamp: FileStamp) -> int:
     """Bytes from the file's start; read again when the file has changed."""
     return max((end for _, end in tensor_places(file).values()), default=0)
 
 
 @lru_cache(maxsize=512)
-def _indexes(folder: Path, _mtime_ns: int) -> tuple[Path, ...]:
+def _indexes(folder: Path, _stamp: FileStamp) -> tuple[Path, ...]:
     """Looked for again when files have come or gone: every run asks for every component."""
     return tuple(folder.glob("*.safetensors.index*.json"))
 
 
 @lru_cache(maxsize=64)
-def _listed_files(index: Path, _mtime_ns: int) -> frozenset[str]:
+def _listed_files(index: Path, _stamp: FileStamp) -> frozenset[str]:
     return frozenset(json.loads(index.read_bytes()).get("weight_map", {}).values())
 
 

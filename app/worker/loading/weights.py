@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +122,11 @@ class Weights:
                 return
             hollow(component, origin)
         self.shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Let the shells of these go too: their files were not what they seemed."""
+        for key in keys:
+            self.shells.take(key)
 
     def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
         """Write what was converted and is still held into the folder; whether anything was.

@@ -13,6 +13,7 @@ from app.media.files import ACCEPTED, CALLED, SUFFIXES, MediaKind, WrongMediaErr
 from app.media.urls import RefusedURLError, checked_url, is_url
 from app.mistakes import shown
 from app.settings import UrlSettings
+from app.stamps import FileStamp, stamp_of
 from app.workflow.files import can_be_path
 from app.workflow.plan_values import (
     AudioValue,
@@ -80,7 +81,7 @@ def media_value(
 
 def file_value(file: Path, kind: MediaKind) -> Value:
     """The value of a file that is known to be what it shall be."""
-    return FILE_VALUES[kind](path=str(file), sha256=_content(file, _stamp(file)))
+    return FILE_VALUES[kind](path=str(file), sha256=_content(file, stamp_of(file)))
 
 
 def _wrong_with(value: str, file: Path, kind: MediaKind, inside: list[Path]) -> tuple[str, ...]:
@@ -92,28 +93,20 @@ def _wrong_with(value: str, file: Path, kind: MediaKind, inside: list[Path]) -> 
     if not file.is_file():
         siblings = [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else []
         return (f"There is no {called} '{value}'.", nearest(file.name, siblings))
-    wrong = _wrong_inside(file, kind, _stamp(file))
+    wrong = _wrong_inside(file, kind, stamp_of(file))
     return (wrong,) if wrong else ()
 
 
 # A document may name one file a thousand times: it is read once as long as it stays what it is.
-Stamp = tuple[int, int, int]
-
-
-def _stamp(file: Path) -> Stamp:
-    status = file.stat()
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
 @functools.lru_cache(maxsize=1024)
-def _content(file: Path, _stamp: Stamp) -> str:
+def _content(file: Path, _stamp: FileStamp) -> str:
     """The SHA-256 of the file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=1024)
-def _wrong_inside(file: Path, kind: MediaKind, _stamp: Stamp) -> str:
+def _wrong_inside(file: Path, kind: MediaKind, _stamp: FileStamp) -> str:
     """What is wrong with the file's content, in words; "" where nothing is."""
     try:
         suffix_of(file, kind)

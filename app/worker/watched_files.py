@@ -1,0 +1,100 @@
+"""Tells whether the files a run reads stayed what they were while it read them.
+
+What a run made is remembered under the identity its files had when it began. Files that were
+replaced in mid-run, even for a moment, may have been read half old and half new; what came of that
+must answer no later request, and what was loaded of it must not stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.protocol import StartRun
+from app.stamps import FileStamp, stamp_of
+from app.worker.residency import Residency
+from app.workflow.fingerprint import noting_files, request_key
+from app.workflow.plan import Plan
+from app.workflow.plan_values import AudioValue, ImageValue, VideoValue
+from app.workflow.remote import given_values
+
+if TYPE_CHECKING:
+    from app.worker.loading.weights import Weights
+    from app.worker.memo import PromptMemo
+
+log = logging.getLogger(__name__)
+
+
+class WatchedFiles:
+    """The files of one run: those that identify what it loads, and the media it is given."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._media = {
+            Path(value.path): value.sha256
+            for value in given_values(plan)
+            if isinstance(value, ImageValue | VideoValue | AudioValue)
+        }
+        self._stamps: dict[Path, FileStamp | None] = {path: _stamp(path) for path in self._media}
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Inside, every file by which something is identified is watched from then on."""
+        with noting_files(self._note):
+            yield
+
+    def changed(self) -> Path | None:
+        """A file that is not what it was when it was noted; None where all are. Nothing is read."""
+        return next((p for p, stamp in self._stamps.items() if _stamp(p) != stamp), None)
+
+    @property
+    def are_as_planned(self) -> bool:
+        """Whether nothing changed, and media have the content that the run was planned with."""
+        return self.changed() is None and self._media_are_as_planned
+
+    @functools.cached_property
+    def _media_are_as_planned(self) -> bool:
+        # Once: from then on the stamps tell.
+        return all(_sha256(path) == sha256 for path, sha256 in self._media.items())
+
+    def answer(self, command: StartRun, device: str) -> bool:
+        """Whether what was made of them is what the request of this key stands for."""
+        if command.request_key is None:
+            return True
+        return request_key(command.plan, device) == command.request_key and self.are_as_planned
+
+    def _note(self, path: Path) -> None:
+        if path not in self._stamps:
+            self._stamps[path] = _stamp(path)
+
+
+def forget_replaced(
+    files: WatchedFiles, plan: Plan, residency: Residency, weights: Weights, prompts: PromptMemo
+) -> None:
+    """Let everything go that a run may have read from files while they were replaced."""
+    if (changed := files.changed()) is None:
+        return
+    log.warning("'%s' was replaced while the run used it: nothing of it is kept", changed)
+    used = {entry.key for entry in residency.entries if plan.workflow_id in entry.used_by}
+    residency.drop(used, reason=f"'{changed.name}' was replaced during the run")
+    weights.forget(used)
+    prompts.forget_new()
+
+
+def _stamp(path: Path) -> FileStamp | None:
+    try:
+        return stamp_of(path)
+    except OSError:
+        return None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

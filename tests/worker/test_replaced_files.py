@@ -1,0 +1,128 @@
+"""What a run made of files that were replaced meanwhile is remembered by nobody."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.protocol import Event, MemoryReported, PhaseChanged, RunSucceeded, StartRun, StepRemembered
+from app.workflow.fingerprint import identify_file, request_key
+from app.workflow.plan import Plan
+from tests.engines import Finished
+from tests.worker.bench import Bench, document, pixels, step
+
+
+def unet_of(model: Path) -> Path:
+    return model / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+def overwrite(file: Path, content: bytes) -> None:
+    """Write into the file in place, and set its time of modification back."""
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.write(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def without_its_end(content: bytes) -> bytes:
+    """The same with its last numbers zero."""
+    return content[:-4096] + bytes(4096)
+
+
+def is_remembered(finished: Finished) -> bool:
+    assert finished.success
+    return any(isinstance(event, StepRemembered) for event in finished.events)
+
+
+def run_with_key(bench: Bench, plan: Plan, request_key: str) -> RunSucceeded:
+    ended: list[Event] = []
+    bench.when = ended.append
+    run_id = "20260101-000000-ffffff"
+    bench.runner.run(StartRun(run_id=run_id, plan=plan, request_key=request_key))
+    found = next(event for event in ended if isinstance(event, RunSucceeded))
+    return found
+
+
+def test_file_that_was_overwritten_and_restored_has_another_identity(tmp_path: Path):
+    file = tmp_path / "unet.safetensors"
+    file.write_bytes(b"weights")
+    before = identify_file(file)
+    assert identify_file(file) == before
+    overwrite(file, b"others!")
+    overwrite(file, b"weights")
+    assert identify_file(file) != before
+
+
+def test_result_of_a_model_replaced_in_mid_run_is_not_remembered(bench: Bench, model: Path):
+    file, asked = unet_of(model), document(step(model=model))
+    content = file.read_bytes()
+    before = pixels(bench.run(asked))
+    replaced = {"denoising": without_its_end(content), "decoding": content}
+
+    def replace(event: Event) -> None:
+        if isinstance(event, PhaseChanged) and event.phase in replaced:
+            overwrite(file, replaced[event.phase])
+
+    bench.when = replace
+    mixed = pixels(bench.run(asked))
+    assert not np.array_equal(mixed, before)
+    bench.when = lambda _event: None
+    again = bench.run(asked, fresh=False)
+    assert not is_remembered(again)
+    assert np.array_equal(pixels(again), before)
+    assert is_remembered(bench.run(asked, fresh=False))
+
+
+def test_everything_loaded_from_a_replaced_file_leaves(bench: Bench, model: Path):
+    """A cancelled or failed run too may have left weights and prompts that are half and half."""
+    file = unet_of(model)
+    reports: list[MemoryReported] = []
+
+    def replace(event: Event) -> None:
+        if isinstance(event, MemoryReported):
+            reports.append(event)
+        if isinstance(event, PhaseChanged) and event.phase == "denoising":
+            overwrite(file, file.read_bytes())
+            raise ValueError("something else")
+
+    bench.when = replace
+    bench.run(document(step(model=model)))
+    assert reports[-1].held == ()
+    assert reports[-1].last_departure is not None
+    assert file.name in reports[-1].last_departure.reason
+    assert bench.runner.prompts.recent.held_bytes == 0
+
+
+def test_request_whose_model_was_replaced_while_it_waited_is_no_answer(bench: Bench, model: Path):
+    plan = bench.plan(document(step(model=model)))
+    key = request_key(plan, "cpu")
+    assert not run_with_key(bench, plan, key).files_changed
+    overwrite(unet_of(model), unet_of(model).read_bytes())
+    assert run_with_key(bench, plan, key).files_changed
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "in.png"
+    Image.new("RGB", (64, 64), "red").save(path)
+    return path
+
+
+def test_result_of_a_picture_replaced_while_the_run_waited_is_not_remembered(
+    bench: Bench, picture: Path
+):
+    """The plan names the picture by its content, which this is not any more."""
+    image = {"location": picture.name}
+    plan = bench.plan(document(step(kind="Img2Img", image=image, strength=1.0)))
+    key = request_key(plan, "cpu")
+    red = picture.read_bytes()
+    Image.new("RGB", (64, 64), "blue").save(picture)
+    assert run_with_key(bench, plan, key).files_changed
+    picture.write_bytes(red)
+    bench.when = lambda _event: None
+    assert not is_remembered(bench.run(plan, fresh=False))
+    assert is_remembered(bench.run(plan, fresh=False))
