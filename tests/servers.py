@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +47,16 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def started_server(folder: Path) -> Iterator[Server]:
-    """A server on loopback that writes below `folder`; ended as a person ends it."""
+def started_server(
+    folder: Path, fill: Callable[[Path], None] = lambda _workflows: None
+) -> Iterator[Server]:
+    """A server on loopback that writes below `folder`; ended as a person ends it.
+
+    `fill` puts workflows into its further folder before it starts.
+    """
     workflows, outputs, log = folder / "workflows", folder / "outputs", folder / "server.log"
     workflows.mkdir()
+    fill(workflows)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -37,15 +38,17 @@ from app.ui.run_view import RunView, advance, freed
 from app.ui.uploads import inputs_of, undressed
 from app.workflow.catalog import Catalog, CatalogEntry
 from app.workflow.inputs import InputSpec
+from app.workflow.naming import SEED
 
 if TYPE_CHECKING:
     from app.engine import Engine
+
+log = logging.getLogger(__name__)
 
 FreeMode = Literal["when_idle", "cancel_and_free"]
 FIXED_NAMES = (
     "generate", "list_workflows", "describe_workflow", "cancel_job", "status", "free_gpu",
 )  # fmt: skip
-RESERVED = frozenset({"seed", "request"})
 
 
 class ScriptApi:
@@ -55,6 +58,8 @@ class ScriptApi:
         self._engine = engine
         self._catalog = catalog
         self._uploads = uploads
+        self._typed: dict[str, str] = {}
+        """The endpoints of workflows, and the file that each of them runs."""
 
     def register(self) -> tuple[str, ...]:
         """Registers every endpoint and returns their names. Call before any other event is made.
@@ -66,14 +71,19 @@ class ScriptApi:
             # The page's chip asks for the status every few seconds: that must not queue.
             gr.api(getattr(self, name), api_name=name, concurrency_limit=None,
                    queue=name != "status")  # fmt: skip
-        typed = {
-            endpoint_name(entry): entry
-            for entry in self._catalog.entries()
-            if entry.problem is None
-        }
-        for name, entry in typed.items():
+        for entry in self._catalog.entries():
+            if entry.problem is None:
+                self._register_typed(endpoint_name(entry), entry)
+        return (*FIXED_NAMES, *self._typed)
+
+    def _register_typed(self, name: str, entry: CatalogEntry) -> None:
+        try:
             gr.api(self.typed_endpoint(name, entry), api_name=name, concurrency_limit=None)
-        return (*FIXED_NAMES, *typed)
+        except Exception:
+            # One file must not keep the page from starting; `list_workflows` tells of it.
+            log.exception("The workflow '%s' has no endpoint of its own", entry.name)
+        else:
+            self._typed[name] = entry.path
 
     async def generate(
         self,
@@ -119,7 +129,7 @@ class ScriptApi:
         """A coroutine function with the workflow's inputs as its parameters; returns `done`."""
 
         specs = sorted(
-            (spec for spec in entry.inputs if spec.name not in RESERVED),
+            (spec for spec in entry.inputs if spec.parameter != SEED),
             key=lambda spec: not _needed(spec),
         )
 
@@ -140,11 +150,8 @@ class ScriptApi:
 
         parameters = [
             parameter("request", gr.Request),
-            *(
-                parameter(spec.name.replace("-", "_"), _annotation(spec), _default(spec))
-                for spec in specs
-            ),
-            parameter("seed", int | None, None),
+            *(parameter(spec.parameter, _annotation(spec), _default(spec)) for spec in specs),
+            parameter(SEED, int | None, None),
         ]
         run.__name__ = name
         run.__doc__ = entry.description or entry.title
@@ -154,15 +161,33 @@ class ScriptApi:
 
     def list_workflows(self) -> list[dict]:
         """Every workflow of the catalog: name, title, description, whether it is ready here."""
-        return [_listed(entry) for entry in self._catalog.entries()]
+        return [self._listed(entry) for entry in self._catalog.entries()]
 
     def describe_workflow(self, name: str) -> dict:
-        """A workflow with everything it asks for: kinds, defaults, limits, choices."""
+        """A workflow with everything it asks for: kinds, defaults, limits, choices, and by which
+        `parameter` its own endpoint takes each input."""
         try:
-            entry = self._catalog.find(name)
+            entry = self._catalog.find(str(name))
         except WorkbenchError as error:
             raise _told_error(error) from None
-        return {**_listed(entry), "inputs": [spec.model_dump(mode="json") for spec in entry.inputs]}
+        return {
+            **self._listed(entry),
+            "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
+        }
+
+    def _listed(self, entry: CatalogEntry) -> dict[str, Any]:
+        endpoint = endpoint_name(entry)
+        has_one = entry.problem is None and self._typed.get(endpoint) == entry.path
+        return {
+            "name": entry.name,
+            "title": entry.title,
+            "description": entry.description,
+            "ready": entry.ready,
+            "availability": entry.availability,
+            "download_bytes": entry.download_bytes,
+            "endpoint": f"/{endpoint}" if has_one else None,
+            "problem": entry.problem.sentence() if entry.problem else None,
+        }
 
     async def cancel_job(self, job_id: str) -> bool:
         """Cancels a run. False where it was over already."""
@@ -334,19 +359,6 @@ def _file(result: ResultSaved, *, sidecar: bool = False) -> dict[str, Any]:
         size=path.stat().st_size,
         mime_type="application/json" if sidecar else result.content_type,
     ).model_dump()
-
-
-def _listed(entry: CatalogEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "description": entry.description,
-        "ready": entry.ready,
-        "availability": entry.availability,
-        "download_bytes": entry.download_bytes,
-        "endpoint": None if entry.problem else f"/{endpoint_name(entry)}",
-        "problem": entry.problem.sentence() if entry.problem else None,
-    }
 
 
 def _needed(spec: InputSpec) -> bool:

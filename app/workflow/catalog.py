@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import re
+import threading
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError, nearest
+from app.errors import (
+    ErrorReport,
+    InvalidWorkflow,
+    UnknownWorkflow,
+    WorkbenchError,
+    nearest,
+    shortened,
+)
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.declarations import declared_inputs
 from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
-from app.workflow.inputs import InputSpec
+from app.workflow.inputs import InputSpec, printable
 from app.workflow.loader import read_document
 from app.workflow.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot, is_repository
+from app.workflow.naming import one_line, slug, workflow_names
 from app.workflow.planning.task_models import models_named
 from app.workflow.references import parse
 
+log = logging.getLogger(__name__)
+
+MAX_DESCRIPTION_LENGTH = 4000
+MAX_NAMES_TOLD = 50
 ACRONYMS = {"sd", "sdxl", "flux", "lora", "gpu", "t2v", "i2v"}
 
 
@@ -25,7 +41,7 @@ class CatalogEntry(Frozen):
     """One workflow of the dropdown."""
 
     name: str
-    """Unique and stable: the file's stem as a slug, `text-to-image`."""
+    """Unique and stable: the file's stem as a slug, `text-to-image`; see `workflow_names`."""
     title: str
     description: str
     path: str
@@ -42,7 +58,7 @@ class CatalogEntry(Frozen):
 class _Read(NamedTuple):
     """An entry as last read, with what tells that its file has changed."""
 
-    stamp: tuple[int, int]
+    stamp: object
     entry: CatalogEntry
 
 
@@ -53,21 +69,18 @@ class Catalog:
         self._folders = paths.workflows
         self._models = paths.models
         self._read: dict[Path, _Read] = {}
+        self._names: dict[Path, str] = {}
+        self._naming = threading.Lock()
 
     def entries(self) -> tuple[CatalogEntry, ...]:
         """All workflows: those that ship first, of those the ones that are ready, and of those the
-        ones that run at a click, the simplest first."""
-        taken: set[str] = set()
-        found: list[CatalogEntry] = []
-        for path in self._files():
-            entry = self._entry(path)
-            name, number = entry.name, 2
-            while name in taken:
-                name, number = f"{entry.name}-{number}", number + 1
-            taken.add(name)
-            found.append(
-                entry.model_copy(update={"name": name, **_availability(entry, self._models)})
-            )
+        ones that run at a click, the simplest first. What is wrong with a file is told in its own
+        entry and keeps no other from being listed."""
+        files = self._files()
+        with self._naming:
+            self._names = names = workflow_names(files, self._names)
+        found = [self._entry(file).model_copy(update={"name": names[file]}) for file in files]
+        found = [entry.model_copy(update=_availability(entry, self._models)) for entry in found]
         shipped = SHIPPED_WORKFLOWS.resolve()
 
         def order(entry: CatalogEntry) -> tuple[bool, bool, bool, int]:
@@ -79,25 +92,46 @@ class Catalog:
 
     def find(self, name: str) -> CatalogEntry:
         """The workflow of this name. Raises UnknownWorkflow with the nearest name."""
+        name = unicodedata.normalize("NFC", name)
         entries = {entry.name: entry for entry in self.entries()}
         if name not in entries:
+            alike = [other for other in entries if other.rpartition("-")[0] == name]
+            there = ", ".join([*itertools.islice(entries, MAX_NAMES_TOLD)])
             raise UnknownWorkflow(
-                f"There is no workflow '{name}'.",
-                hint=nearest(name, entries) or f"There are: {', '.join(entries)}.",
+                f"There is no workflow '{shortened(printable(name))}'.",
+                hint=f"Files alike are told apart as {', '.join(alike)}."
+                if len(alike) > 1
+                else nearest(name, entries) or f"There are: {there}.",
             )
         return entries[name]
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> list[Path]:
+        """Everything that is called like a workflow, in the order of the folders."""
+        found: dict[Path, None] = {}
         for folder in self._folders:
-            yield from (path.resolve() for path in sorted(folder.glob("*.json")) if path.is_file())
+            try:
+                here = sorted(folder.resolve().glob("*.json"))
+            except OSError as error:
+                log.warning("The folder %r cannot be listed: %s", str(folder), error.strerror)
+                continue
+            found.update(dict.fromkeys(here))
+        return list(found)
 
     def _entry(self, path: Path) -> CatalogEntry:
-        status = path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = _stamp(path)
         known = self._read.get(path)
         if known is None or known.stamp != stamp:
             self._read[path] = known = _Read(stamp, _read_entry(path))
         return known.entry
+
+
+def _stamp(path: Path) -> object:
+    """What tells that the file, or what keeps it from being read, has changed."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return error.errno
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def missing_entry(name: str, problem: ErrorReport) -> CatalogEntry:
@@ -118,36 +152,71 @@ def missing_entry(name: str, problem: ErrorReport) -> CatalogEntry:
 
 
 def _read_entry(path: Path) -> CatalogEntry:
-    title = _title(path.stem)
-    problem, description = None, ""
-    inputs: tuple[InputSpec, ...] = ()
-    models: tuple[str, ...] = ()
-    steps = 0
-    try:
-        raw = read_document(path)
-        # An id that only repeats the file's name reads better as words.
-        identity = str(raw.tree.get("id", ""))
-        title = identity if identity not in ("", path.stem) else title
-        inputs = declared_inputs(raw)
-        description = str(raw.tree.get("description", ""))
-        document_steps = raw.tree.get("steps")
-        steps = len(document_steps) if isinstance(document_steps, list) else 0
-        models = tuple(dict.fromkeys(_models(raw.tree, raw.tree.get("variables", {}))))
-    except WorkbenchError as error:
-        problem = error.report()
-    return CatalogEntry(
-        name=re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "workflow",
-        title=title,
-        description=description,
-        path=str(path),
-        inputs=inputs,
-        models=models,
-        steps=steps,
+    """The entry of this file, named after it alone."""
+    entry = CatalogEntry(
+        name=slug(path.stem),
+        title=one_line(_title(path.stem)) or "Workflow",
+        description="",
+        path=printable(str(path)),
+        inputs=(),
+        models=(),
+        steps=0,
         ready=False,
         download_bytes=None,
         availability="",
-        problem=problem,
     )
+    try:
+        return entry.model_copy(update=_facts(path))
+    except WorkbenchError as error:
+        return entry.model_copy(update={"problem": error.report()})
+    except Exception as error:
+        # Whatever a file holds, it is one mistake in one file.
+        log.exception("The workflow %r cannot be listed", str(path))
+        problem = ErrorReport(
+            kind="InvalidWorkflow",
+            message=f"'{one_line(path.name)}' cannot be listed ({type(error).__name__}).",
+            hint="The server's log says more.",
+        )
+        return entry.model_copy(update={"problem": problem})
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the document says of itself. Raises WorkbenchError where it cannot be run."""
+    raw = read_document(_inside_its_folder(path))
+    # An id that only repeats the file's name reads better as words.
+    identity = one_line(str(raw.tree.get("id", "")))
+    steps = raw.tree.get("steps")
+    return {
+        **({"title": identity} if identity not in ("", path.stem) else {}),
+        "description": str(raw.tree.get("description", ""))[:MAX_DESCRIPTION_LENGTH],
+        "path": str(raw.path),
+        "inputs": declared_inputs(raw),
+        "models": tuple(dict.fromkeys(_models(raw.tree, raw.tree.get("variables", {})))),
+        "steps": len(steps) if isinstance(steps, list) else 0,
+    }
+
+
+def _inside_its_folder(path: Path) -> Path:
+    """The file with its links followed. Raises InvalidWorkflow where it is none to be listed."""
+    called = one_line(path.name)
+    if printable(path.name) != path.name:
+        raise InvalidWorkflow(
+            f"The name '{called}' is not UTF-8, so nothing can call it.", hint="Rename the file."
+        )
+    try:
+        file = path.resolve(strict=True)
+        is_file = file.is_file()
+    except (OSError, RuntimeError) as error:
+        wrong = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
+        raise InvalidWorkflow(f"'{called}' cannot be read: {wrong}.") from error
+    if not file.is_relative_to(path.parent):
+        raise InvalidWorkflow(
+            f"'{called}' is a link to a file outside its folder.",
+            hint="Copy the file, or give that folder with --workflows.",
+        )
+    if not is_file:
+        raise InvalidWorkflow(f"'{called}' is no file.", hint="A workflow is a file.")
+    return file
 
 
 def _availability(entry: CatalogEntry, models: tuple[Path, ...]) -> dict[str, Any]:

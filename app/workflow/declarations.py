@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from app.workflow.inputs import VARIABLE_NAME, InputSpec, contradiction, input_s
 from app.workflow.loader import RawDocument, read_document
 from app.workflow.references import TooManyNodes, parse, place, substitute
 
+MAX_VARIABLES = 200
+"""Each is a field of a form; real documents have ten."""
+MAX_VARIABLES_BYTES = 1_000_000
+"""Their defaults go to every page that is opened."""
 MAX_DEPTH = 8
 """How deep sub-workflows may stand in each other."""
 
@@ -37,6 +42,12 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
     if not isinstance(blocks, dict):
         problems.append(Problem(place="inputs", message="An object is needed."))
         blocks = {}
+    if len(variables) > MAX_VARIABLES:
+        message = f"The document declares {len(variables)} variables; {MAX_VARIABLES} at most."
+        _refuse_for([Problem(place="variables", message=message)], raw)
+    if (size := len(json.dumps(variables))) > MAX_VARIABLES_BYTES:
+        message = f"The variables hold {size:,} characters; {MAX_VARIABLES_BYTES:,} at most."
+        _refuse_for([Problem(place="variables", message=message)], raw)
     problems += [
         Problem(
             place=place(("variables", name)),

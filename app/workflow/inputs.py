@@ -24,6 +24,7 @@ from app.workflow.document import InputBlock, InputKind
 from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
 from app.workflow.installed.names import unbraced
+from app.workflow.naming import parameter_names
 
 VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,99}")
 MAX_TEXT_LENGTH = 10_000
@@ -104,6 +105,8 @@ class InputSpec(Frozen):
     examples: tuple[str, ...] = ()
     whole: bool = False
     """Whether only whole numbers fit."""
+    parameter: str = ""
+    """By which name the workflow's own endpoint takes it."""
 
     @property
     def media(self) -> MediaKind | None:
@@ -125,12 +128,14 @@ def input_specs(
     variables: Mapping[str, JsonValue], blocks: Mapping[str, InputBlock]
 ) -> tuple[InputSpec, ...]:
     """What the variables ask for, in the order they are declared."""
+    parameters = parameter_names(variables)
     return tuple(
-        _spec(name, default, blocks.get(name, InputBlock())) for name, default in variables.items()
+        _spec(name, default, blocks.get(name, InputBlock()), parameters[name])
+        for name, default in variables.items()
     )
 
 
-def _spec(name: str, default: JsonValue, block: InputBlock) -> InputSpec:
+def _spec(name: str, default: JsonValue, block: InputBlock, parameter: str) -> InputSpec:
     kind = block.kind or _kind_of(name, default, block)
     return InputSpec(
         name=name,
@@ -148,6 +153,7 @@ def _spec(name: str, default: JsonValue, block: InputBlock) -> InputSpec:
         mask_of=block.mask_of,
         examples=block.examples,
         whole=isinstance(default, int) and not isinstance(default, bool),
+        parameter=parameter,
     )
 
 

@@ -47,11 +47,32 @@ def test_a_workflow_is_called_by_its_file(catalog: Catalog, bench: Bench):
 def test_names_are_unique_over_all_folders(bench: Bench, tmp_path: Path):
     other = tmp_path / "other"
     other.mkdir()
+    bench.write(drawing(), "flow.json")
     bench.write(drawing(), "a b.json")
     bench.write(drawing(), "a-b.json")
-    (other / "a_b.json").write_text(json.dumps(drawing()))
-    entries = Catalog(PathSettings(workflows=(bench.workflows, other))).entries()
-    assert sorted(entry.name for entry in entries) == ["a-b", "a-b-2", "a-b-3"]
+    for name in ("a_b.json", "flow.json"):
+        (other / name).write_text(json.dumps(drawing()))
+    catalog = Catalog(PathSettings(workflows=(bench.workflows, other)))
+    names = {entry.path: entry.name for entry in catalog.entries()}
+    assert len(set(names.values())) == 5
+    assert names[str((bench.workflows / "flow.json").resolve())] == "flow"
+    with pytest.raises(UnknownWorkflow, match="Files alike are told apart as a-b-"):
+        catalog.find("a-b")
+
+
+def test_name_stays_with_its_file_when_another_is_added(catalog: Catalog, bench: Bench):
+    first = bench.write(drawing(), "!.json")
+    name = only(catalog).name
+    bench.write(drawing(), "?.json")
+    bench.write(drawing(), "\N{CJK UNIFIED IDEOGRAPH-732B}.json")
+    assert catalog.find(name).path == str(first.resolve())
+    assert catalog.find("\N{CJK UNIFIED IDEOGRAPH-732B}").problem is None
+
+
+def test_folder_named_twice_is_listed_once(bench: Bench):
+    bench.write(drawing(), "flow.json")
+    catalog = Catalog(PathSettings(workflows=(bench.workflows, bench.workflows)))
+    assert only(catalog).name == "flow"
 
 
 def test_a_workflow_is_found_by_name_or_the_nearest_one_is_told(catalog: Catalog, bench: Bench):
@@ -154,10 +175,90 @@ def test_a_broken_file_says_what_is_wrong_with_it(catalog: Catalog, bench: Bench
     assert entry.problem.problems[0].place == "line 1, column 8"
 
 
-def test_a_link_to_nothing_spoils_no_other(catalog: Catalog, bench: Bench):
+def _link(workflows: Path, to: Path) -> Path:
+    path = workflows / "odd.json"
+    path.symlink_to(to)
+    return path
+
+
+def _outside(workflows: Path) -> Path:
+    secret = workflows.parent / "secret.json"
+    secret.write_text(json.dumps(drawing(description="secret")))
+    return secret
+
+
+def _folder(workflows: Path) -> None:
+    (workflows / "odd.json").mkdir()
+
+
+def _pipe(workflows: Path) -> None:
+    os.mkfifo(workflows / "odd.json")
+
+
+def _not_utf8(workflows: Path) -> None:
+    (workflows / os.fsdecode(b"caf\xe9.json")).write_text(json.dumps(drawing()))
+
+
+ODD: dict[str, tuple[Any, str]] = {
+    "a link to nothing": (lambda at: _link(at, at / "gone.json"), "No such file"),
+    "a link to itself": (lambda at: _link(at, at / "odd.json"), "its links lead in a circle"),
+    "a link outside": (lambda at: _link(at, _outside(at)), "is a link to a file outside its"),
+    "a folder": (_folder, "is no file"),
+    "a pipe": (_pipe, "is no file"),
+    "a name of other bytes": (_not_utf8, "is not UTF-8"),
+    "an empty file": (lambda at: (at / "odd.json").touch(), "is not valid JSON"),
+    "half a character": (
+        lambda at: (at / "odd.json").write_text('{"id": "\\ud800", "steps": []}'),
+        "holds half a character",
+    ),
+    "many variables": (
+        lambda at: (at / "odd.json").write_text(
+            json.dumps(drawing(variables={f"v{n}": 1 for n in range(1000)}))
+        ),
+        "declares 1000 variables",
+    ),
+    "large defaults": (
+        lambda at: (at / "odd.json").write_text(json.dumps(drawing(variables={"a": "b" * 2**20}))),
+        "hold 1,0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "told"), ODD.values(), ids=ODD.keys())
+def test_odd_file_marks_itself_and_spoils_no_other(
+    catalog: Catalog, bench: Bench, make: Any, told: str
+):
     bench.write(drawing(), "good.json")
-    (bench.workflows / "gone.json").symlink_to(bench.workflows / "nothing.json")
-    assert "good" in {entry.name for entry in catalog.entries()}
+    make(bench.workflows)
+    good, odd = sorted(catalog.entries(), key=lambda entry: entry.problem is not None)
+    assert (good.name, good.problem) == ("good", None)
+    assert odd.problem is not None
+    assert told in odd.problem.sentence()
+    assert "secret" not in odd.model_dump_json()
+    # It is sent to pages and scripts.
+    json.dumps(odd.model_dump(mode="json"), ensure_ascii=False).encode()
+
+
+def test_title_is_one_line_without_characters_that_turn_text_around(catalog: Catalog, bench: Bench):
+    bench.write(drawing(id="a\nb\u202ec" + "d" * 200), "x.json")
+    bench.write({**drawing(), "id": "x\n"}, "new\nline\u202e.json")
+    titles = [entry.title for entry in catalog.entries()]
+    assert sorted(map(len, titles)) == [1, 100]
+    assert not any(char in title for title in titles for char in "\n\u202e")
+    assert {entry.name for entry in catalog.entries()} == {"x", "new-line"}
+
+
+def test_description_of_fifty_megabytes_is_cut(catalog: Catalog, bench: Bench):
+    bench.write(drawing(description="x" * 50_000_000))
+    assert len(only(catalog).description) == 4000
+
+
+def test_document_of_ten_thousand_steps_spoils_no_other(catalog: Catalog, bench: Bench):
+    bench.write(drawing(), "good.json")
+    bench.write(drawing(steps=[step(str(number)) for number in range(10_000)]), "odd.json")
+    problems = {entry.name: entry.problem for entry in catalog.entries()}
+    assert problems["good"] is None
+    assert problems["odd"] is not None
 
 
 def test_a_folder_that_is_not_there_is_an_empty_one(tmp_path: Path):
