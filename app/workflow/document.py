@@ -41,12 +41,12 @@ OTHER_CALLS = {
     "generate": "models of transformers are not called as pipelines. Use the tasks text_generation"
     " and image_to_text instead",
 }
-"""Settings by which the dialect calls a pipeline otherwise than as one, and why none is here."""
+"""Settings that call a pipeline in another way, and why each is refused."""
 DECIDE_NOTHING = frozenset({
     "cache_dir", "force_download", "local_files_only", "proxies", "resume_download", "token",
     "use_auth_token", "hotswap",
 })  # fmt: skip
-"""Arguments with which adapters are loaded elsewhere, and which change no result."""
+"""Arguments of adapter loading that do not change the result."""
 
 MAX_SEED = 2**64 - 1
 DRAWN_SEED_BITS = 53
@@ -55,7 +55,7 @@ Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
 
 
 def drawn_seed() -> int:
-    """A random seed that every reader of the answer holds exactly."""
+    """Returns a random seed that every JSON reader represents exactly."""
     return secrets.randbits(DRAWN_SEED_BITS)
 
 
@@ -64,31 +64,31 @@ class QuantisationConfiguration(Block):
 
 
 class QuantisationBlock(Block):
-    """How weights are quantised while they are loaded; read by `read_quantisation`."""
+    """How weights are quantised while they load."""
 
     configuration: QuantisationConfiguration
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 def _listed(names: Any) -> Any:
-    """One name is a list of one, as for diffusers."""
+    """Returns a list; a single name becomes a list of one, as in diffusers."""
     return (names,) if isinstance(names, str) else names
 
 
 class LoadComponents(Block):
-    """What a modular pipeline loads, and how."""
+    """The components that a modular pipeline loads, and their dtypes and quantisation."""
 
     names: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = None
     dtype: str | dict[str, str] | None = None
-    """For all components, or for each; `default` is for those not named."""
+    """One dtype, or one per component; `default` applies to the components not named."""
     torch_dtype: str | dict[str, str] | None = None
-    """Another name of `dtype`, which comes before it."""
+    """Alias of `dtype`; `dtype` takes precedence."""
     quantization_config: dict[str, QuantisationBlock] = Field(default_factory=dict)
 
 
 class ComponentsManager(Block):
-    """Decides nothing: like it, the workbench brings a modular pipeline's components to the device
-    when they are needed, and takes away what has to leave for them."""
+    """No effect: components are always moved to the device when they are needed and evicted to make
+    room."""
 
     enable_auto_cpu_offload: StrictBool = False
     memory_reserve_margin: str | int | float = "3GB"
@@ -104,23 +104,23 @@ class Configuration(Block):
     exclude_from_cpu_offload: tuple[str, ...] = ()
     group_offload: GroupOffload | None = None
     preserve_device_placement: StrictBool = False
-    """Decides nothing: where components lie is the workbench's business, and no result's."""
+    """No effect: the program decides where components are placed."""
     pre_load_modules: tuple[str, ...] = ()
-    """Quantisers that have to be installed; what a load needs is imported anyhow."""
+    """Quantisers that must be installed. Packages needed for loading are imported automatically."""
     sdnq_optimize: tuple[str, ...] = ()
-    """Components quantised by SDNQ that are to multiply as they are quantised, on a GPU."""
+    """Components quantised with SDNQ that use its quantised matrix multiplication on a GPU."""
     components: dict[str, ComponentSettings] = Field(default_factory=dict)
     enable_layerwise_casting: LayerwiseCasting | None = None
     enable_attention_slicing: StrictBool = False
     disable_attention_slicing: StrictBool = False
-    """Decides nothing by itself: attention is sliced only where a document asks for it."""
+    """No effect: attention is sliced only if `enable_attention_slicing` is set."""
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
     vae: VaeSettings = VaeSettings()
     unet: UnetSettings = UnetSettings()
     transformer: TransformerSettings = TransformerSettings()
     component_dtypes: dict[str, DTypeSettings] = Field(default_factory=dict)
-    """Gathered from blocks that set the dtype of another component: `text_encoder`, …"""
+    """Collected from blocks that set the dtype of another component: `text_encoder`, …"""
     cache: CacheBlock | None = None
     teacache: TeaCacheBlock | None = None
     prompt_weighting: StrictBool = False
@@ -134,7 +134,7 @@ class Configuration(Block):
     @model_validator(mode="before")
     @classmethod
     def _gather_dtypes(cls, block: Any) -> Any:
-        """Any other key whose object has `torch_dtype` is about a component."""
+        """Collects every other key whose object has `torch_dtype`: it describes a component."""
         return _gathered(cls, block, "torch_dtype", "component_dtypes")
 
     @field_validator(*OTHER_CALLS)
@@ -158,7 +158,7 @@ class ComponentConfiguration(Block):
     group_offload: GroupOffload | None = None
     enable_layerwise_casting: LayerwiseCasting | None = None
     preserve_device_placement: StrictBool = False
-    """Decides nothing, as in `Configuration`."""
+    """No effect: the program decides where components are placed."""
 
 
 class SchedulerConfiguration(Block):
@@ -178,7 +178,7 @@ class SchedulerBlock(Block):
 
 
 class AdapterBlock(Block):
-    """What is loaded into a pipeline, with whatever arguments its loading takes elsewhere."""
+    """Base of adapters; arguments that do not change the result are removed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -196,9 +196,9 @@ class LoraBlock(AdapterBlock):
     adapter_name: str | None = None
     scale: float = 1.0
     use_safetensors: Literal[True] | None = None
-    """Weights are always those."""
+    """Weights are always safetensors."""
     low_cpu_mem_usage: StrictBool | None = None
-    """Decides nothing of what is drawn."""
+    """No effect on the result."""
 
 
 class IpAdapterBlock(AdapterBlock):
@@ -207,11 +207,12 @@ class IpAdapterBlock(AdapterBlock):
     subfolder: str | None = None
     revision: str | None = None
     image_encoder_folder: str = "image_encoder"
-    """Beside the weights; with a `/` in it, from the repository's root."""
+    """Folder relative to the weights, or to the repository's root if it contains a `/`."""
     image_encoder_pretrained_model_name_or_path: str | None = None
-    """A model of its own, as published adapters for Flux have it; comes before the folder."""
+    """A separate image encoder model, as used by adapters for Flux; takes precedence over
+    `image_encoder_folder`."""
     scale: float | list[JsonValue] | dict[str, JsonValue] = 1.0
-    """One number, or one for every block of the denoiser, as diffusers takes them."""
+    """One number, or one per block of the denoiser, as in diffusers."""
 
 
 class ComponentDocument(Block):
@@ -220,11 +221,11 @@ class ComponentDocument(Block):
     quantization_config: QuantisationBlock | None = None
     group_offload: GroupOffload | None = None
     enable_layerwise_casting: LayerwiseCasting | None = None
-    """These two may stand here or in `configuration`."""
+    """Both blocks may be given here or in `configuration`."""
 
 
 class RemoteTextEncoder(Block):
-    """Where other software sends the prompt, and its access token, to be encoded."""
+    """The server to which other software sends the prompt and an access token for encoding."""
 
     url: str
 
@@ -237,7 +238,7 @@ class FrameSnap(Block):
 
 
 class ChainBlock(Block):
-    """A film made in segments, each of which goes on from the one before; read by `read_chain`."""
+    """A video in segments, each of which continues the previous one."""
 
     segments: Annotated[StrictInt, Field(ge=1, le=MAX_SEGMENTS)] | None = None
     match_audio: StrictBool = False
@@ -265,16 +266,16 @@ class PipelineBlock(Block):
     ip_adapter: IpAdapterBlock | None = None
     chain: ChainBlock | None = None
     remote_text_encoder: RemoteTextEncoder | None = None
-    """Nothing is sent anywhere: the model's own text encoder is used."""
+    """No effect: nothing is sent; the model's own text encoder encodes the prompt locally."""
     shared_components: tuple[str, ...] = ()
     reused_components: tuple[str, ...] = ()
-    """These two may stand here or in `configuration`; lists in both places are joined."""
+    """Both lists may be given here or in `configuration`; lists in both places are combined."""
     component_blocks: dict[str, ComponentDocument] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather_components(cls, block: Any) -> Any:
-        """Any other key whose object has `from_pretrained_arguments` is a component."""
+        """Collects every other key with `from_pretrained_arguments` in it: it is a component."""
         return _gathered(cls, block, "from_pretrained_arguments", "component_blocks")
 
 
@@ -335,14 +336,14 @@ class ResultBlock(Block):
     fps: Annotated[float, Field(gt=0, le=240, strict=True)] | None = None
     sample_rate: SampleRate | None = None
     samplerate: SampleRate | None = None
-    """Another name of `sample_rate`."""
+    """Alias of `sample_rate`."""
     audio_sample_rate: SampleRate | None = None
     subtype: str | None = None
     format: str | None = None
     compression_level: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
     bitrate_mode: Literal["CONSTANT", "AVERAGE", "VARIABLE"] | None = None
     embed_metadata: StrictBool = False
-    """Decides nothing: every picture carries its whole record, and a sidecar has it too."""
+    """No effect: the complete record is always in every image and in a JSON file next to it."""
 
 
 class StepDocument(Block):
@@ -353,9 +354,9 @@ class StepDocument(Block):
     workflow: SubWorkflow | None = None
     seed: Seed | None = None
     release_pipeline: StrictBool = False
-    """What the step's pipeline alone needs, or a sub-workflow's pipelines, does not stay held."""
+    """After the step, evicts what only its pipeline (or its sub-workflow's pipelines) needs."""
     release_models: StrictBool = False
-    """What the tasks up to here alone need does not stay held after it."""
+    """After the step, evicts the models that only the tasks up to this one need."""
     result: ResultBlock | None = None
 
     @model_validator(mode="after")
@@ -384,7 +385,7 @@ InputKind = Literal[
 
 
 class InputBlock(Block):
-    """Our addition to the dialect: how the page asks for a variable, and its limits."""
+    """The form field of a variable, and its limits (an addition to the dialect)."""
 
     label: str = ""
     kind: InputKind | None = None
@@ -410,7 +411,7 @@ class WorkflowDocument(Block):
 
 
 GATHERED = frozenset({"component_blocks", "component_dtypes"})
-"""Fields that are no keys of a document: what stands under names of components is put there."""
+"""Fields that are not document keys; they collect the objects under component names."""
 KNOWN_KEYS = frozenset(
     name
     for model in (

@@ -1,4 +1,4 @@
-"""Blocks of a document that set how a pipeline and its components are held and computed with."""
+"""Blocks of a document that set how a pipeline and its components are stored and run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from app.workflow.plan_settings import DType, StorageDType
 
 
 class Block(BaseModel):
-    """A closed object of the document."""
+    """A document object that allows no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _bare(name: Any) -> Any:
-    """`torch.bfloat16` and `{bfloat16}` are both `bfloat16`."""
+    """Returns the bare name: `bfloat16` for `torch.bfloat16` and `{bfloat16}`."""
     if not isinstance(name, str):
         return name
     return name.removeprefix("{").removesuffix("}").removeprefix("torch.")
@@ -29,16 +29,16 @@ AttentionBackend = Literal[
     "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
     "flash", "flash_varlen", "_flash_3", "_flash_varlen_3", "sage", "sage_varlen", "xformers",
 ]  # fmt: skip
-"""Those of torch and of packages."""
+"""Backends of torch and of packages."""
 HubBackend = Literal[
     "flash_hub", "flash_varlen_hub", "flash_4_hub", "_flash_3_hub", "_flash_3_varlen_hub",
     "aiter_fa2_hub", "sage_hub", "sage_blackwell_hub",
 ]  # fmt: skip
-"""Those that would run code of the model hub: torch's own is used, which computes the same."""
+"""Backends that would run code from the model hub; torch's own, which is equivalent, is used."""
 
 
 class GroupOffload(Block):
-    """Lets weights pass through the device in groups; of its keys none decides a result."""
+    """Moves weights through the device in groups. None of these settings changes the result."""
 
     offload_type: Annotated[Literal["block_level", "leaf_level"], BeforeValidator(_bare)]
     onload_device: str | None = None
@@ -52,7 +52,7 @@ class GroupOffload(Block):
 
 
 class LayerwiseCasting(Block):
-    """Weights are stored in one dtype and each layer is computed in another."""
+    """Weights are stored in one dtype, and each layer computes in another."""
 
     storage_dtype: NamedStorageDType
     compute_dtype: NamedDType
@@ -60,7 +60,7 @@ class LayerwiseCasting(Block):
 
 class CompileBlock(Block):
     repeated_blocks: StrictBool = False
-    """Only the blocks that the component is a repetition of: compiles once and quickly."""
+    """Compiles only the component's repeated block, once; this is faster."""
     mode: (
         Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
     ) = None
@@ -69,7 +69,7 @@ class CompileBlock(Block):
 
 
 class ComponentSettings(Block):
-    """What `components.<name or dotted.path>` may say."""
+    """Settings under `components.<name or dotted.path>`."""
 
     truncate_layers: dict[str, Annotated[StrictInt, Field(ge=1)]] = Field(default_factory=dict)
     remove_modules: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class ComponentSettings(Block):
 
 
 class DTypeSettings(Block):
-    """What the block of any component may say."""
+    """Settings in the block of any component."""
 
     torch_dtype: NamedDType | None = None
 
