@@ -1,11 +1,11 @@
 # Diffusers Workbench in a container. torch's wheels carry CUDA, so the slim image is enough:
 #   docker build -t workbench . && docker run --gpus all -p 7860:7860 -v workbench:/data workbench
-# The page asks for the password that is printed at the start; docs/operating.md has the rest.
+# The page requires the password printed at the start; see docs/operating.md.
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 1000 user \
     && install -d -o user -g user /data /home/user/app
-# torch and triton compile kernels for a document's `compile` and for some quantised weights.
+# torch and triton compile kernels for `compile` and for some quantised weights.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /home/user/app
@@ -13,7 +13,7 @@ WORKDIR /home/user/app
 COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
 
-# `--build-arg EXTRAS=1` adds what only some workflows need: quantisers, upscalers, detectors.
+# `--build-arg EXTRAS=1` adds packages that only some workflows need: quantisers, upscalers, detectors.
 ARG EXTRAS=
 COPY requirements-extras.txt ./
 RUN if [ -n "$EXTRAS" ]; then pip install --no-cache-dir -r requirements-extras.txt; fi
@@ -23,7 +23,7 @@ COPY --chown=user workflows ./workflows
 COPY --chown=user models ./models
 
 USER 1000
-# Models of the hub and pictures outlive the container on the volume.
+# Downloaded models and results are kept on the volume.
 ENV HOME=/home/user \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/data/huggingface \
