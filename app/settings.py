@@ -172,6 +172,16 @@ class UrlSettings(_Frozen):
     """How much of what was fetched is kept beside the results."""
 
 
+class MediaLimits(_Frozen):
+    """How large pictures, videos and sounds may be once they are decoded."""
+
+    max_picture_pixels: int = Field(default=32_000_000, ge=1)
+    """Width times height of a picture or of a video's frames."""
+    max_decoded_bytes: ByteSize = Field(default=ByteSize(2_000_000_000), gt=0)
+    """Of all files that one step takes: 13 s of a video of 1920 x 1080 at 24 frames per second, or
+    three hours and a half of a sound of one channel."""
+
+
 class PathSettings(_Frozen):
     """Where things are read and written."""
 
@@ -189,6 +199,7 @@ class PathSettings(_Frozen):
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
     for somebody at a shell of this machine everything the shell may read. Each command decides."""
     urls: UrlSettings = UrlSettings()
+    limits: MediaLimits = MediaLimits()
 
 
 class Settings(_Frozen):

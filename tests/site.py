@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.media.cache import MediaCache
-from app.settings import UrlSettings
+from app.settings import MediaLimits, UrlSettings
 from app.workflow.plan import Plan
 from app.workflow.plan_values import RemoteValue, Value
 from app.workflow.planning.media import file_value
@@ -32,7 +32,7 @@ def with_pictures(plan: Plan, folder: Path) -> Plan:
 
     The cache in this folder is filled with it.
     """
-    cache = MediaCache(folder, UrlSettings())
+    cache = MediaCache(folder, UrlSettings(), MediaLimits())
     file = folder / "picture.png"
     file.write_bytes(picture("red", 32))
 

@@ -35,7 +35,8 @@ class MediaFetches:
     def __init__(
         self, settings: Settings, runs: Runs, post: Callable[[Callable[[], None]], None]
     ) -> None:
-        self._cache = MediaCache(settings.paths.outputs.resolve(), settings.paths.urls)
+        paths = settings.paths
+        self._cache = MediaCache(paths.outputs.resolve(), paths.urls, paths.limits)
         self._device = settings.worker.device
         self._runs = runs
         self._post = post

@@ -23,7 +23,7 @@ from app.errors import FetchError
 from app.media.fetch import Answer, Unreachable, answer_to, refusing, shown
 from app.media.files import ACCEPTED, CALLED, MediaKind, WrongMediaError, suffix_of
 from app.outputs import replacing
-from app.settings import UrlSettings
+from app.settings import MediaLimits, UrlSettings
 from app.units import size
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,10 @@ class MediaFile(BaseModel):
 class MediaCache:
     """Files of URLs below one folder, the least recently used leaving first under a bound."""
 
-    def __init__(self, outputs: Path, settings: UrlSettings) -> None:
+    def __init__(self, outputs: Path, settings: UrlSettings, limits: MediaLimits) -> None:
         self._folder = outputs / FOLDER
         self._settings = settings
+        self._limits = limits
 
     def path(self, file: MediaFile) -> Path:
         """Where its content lies."""
@@ -170,7 +171,7 @@ class MediaCache:
             if total is not None and done < total:
                 raise Unreachable(f"{shown(url)} could not be fetched: the answer breaks off.")
             try:
-                suffix = suffix_of(temporary, kind, _name_of(url))
+                suffix = suffix_of(temporary, kind, self._limits, _name_of(url))
             except WrongMediaError as error:
                 raise FetchError(f"{shown(url)} was fetched, but {error}") from None
             found = MediaFile(

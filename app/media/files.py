@@ -1,30 +1,28 @@
 """Which files are media, and whether one is what its name says.
 
-Pillow and FFmpeg choose a format by content and know formats that run other programs or read other
-files (EPS, HLS). So each is only ever asked for the formats of this list.
+FFmpeg chooses a format by content and knows formats that read other files (HLS). So it is only ever
+asked for the formats of this list; pictures are opened in `pictures` alone.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
+from app.media import pictures
+from app.media.pictures import WrongMediaError as WrongMediaError
+from app.settings import MediaLimits
+from app.units import size
 
 MediaKind = Literal["image", "video", "audio"]
 
-IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-"""As Pillow calls them; what it opens as JPEG may turn out to be the MPO of some cameras."""
-IMAGE_SUFFIXES = {
-    "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WEBP": ".webp",
-}  # fmt: skip
 CONTAINERS = {
     ".mp4": "mov", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi",
     ".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg",
 }  # fmt: skip
 """FFmpeg's name for the format of each suffix."""
 SUFFIXES: dict[MediaKind, tuple[str, ...]] = {
-    "image": (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"),
+    "image": (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp"),
     "video": (".avi", ".mkv", ".mov", ".mp4", ".webm"),
     "audio": (".flac", ".mp3", ".ogg", ".wav"),
 }
@@ -34,56 +32,64 @@ ACCEPTED: dict[MediaKind, tuple[str, ...]] = {
 """The sound of a video is one, too."""
 CALLED: dict[MediaKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
 """What each kind is called in sentences."""
-MAX_IMAGE_PIXELS = 64_000_000
 
 
-class WrongMediaError(ValueError):
-    """The file is not what it should be; the text is a sentence without any path."""
-
-
-def suffix_of(file: Path, kind: MediaKind, name: str = "") -> str:
+def suffix_of(file: Path, kind: MediaKind, limits: MediaLimits, name: str = "") -> str:
     """The suffix that fits the content. Raises WrongMediaError, also for what is too large.
 
     `name` is what the file is called in the sentence, and for a video or a sound says by its
     suffix what the content has to be.
     """
-    name = name or file.name
     if kind == "image":
-        return _picture_suffix(file, name)
+        return pictures.checked(file, limits.max_picture_pixels, name)
+    name = name or file.name
     suffix = Path(name).suffix.lower()
     for each in (suffix,) if suffix in CONTAINERS else SUFFIXES[kind]:
-        if _holds(file, kind, CONTAINERS[each]):
+        if _holds(file, kind, CONTAINERS[each], limits, name):
             return each
     raise WrongMediaError(f"'{name}' cannot be read as a {CALLED[kind]}.")
 
 
-def _picture_suffix(file: Path, name: str) -> str:
-    try:
-        with Image.open(file, formats=IMAGE_FORMATS) as picture:
-            if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                raise WrongMediaError(
-                    f"'{name}' has {picture.width}x{picture.height} pixels; 64 million fit."
-                )
-            found = IMAGE_SUFFIXES[picture.format or ""]
-            picture.verify()
-            return found
-    except UnidentifiedImageError:
-        # Its own words only name the whole path, on a machine that may not be the reader's.
-        raise WrongMediaError(
-            f"'{name}' cannot be read as a picture: its content is of no known kind."
-        ) from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise WrongMediaError(f"'{name}' cannot be read as a picture ({error}).") from None
+def _holds(file: Path, kind: MediaKind, container: str, limits: MediaLimits, name: str) -> bool:
+    """Whether FFmpeg finds such a stream, and anything in it, where it takes the file for this.
 
-
-def _holds(file: Path, kind: MediaKind, container: str) -> bool:
-    """Whether FFmpeg finds such a stream, and anything in it, where it takes the file for this."""
+    Raises WrongMediaError for one that is too large.
+    """
     import av
 
     try:
         with av.open(str(file), format=container) as opened:
             streams = opened.streams.video if kind == "video" else opened.streams.audio
+            if not streams:
+                return False
+            check_stream(streams[0], kind, limits, name)
             # Of some formats the header alone is believed whatever follows.
-            return bool(streams) and next(opened.decode(streams[0]), None) is not None
+            return next(opened.decode(streams[0]), None) is not None
     except (av.FFmpegError, OSError):
         return False
+
+
+def check_stream(stream: Any, kind: MediaKind, limits: MediaLimits, name: str) -> None:
+    """Raises WrongMediaError where a stream is too large by what its header says.
+
+    The decoder is told how many pixels a frame may have: a header need not be true.
+    """
+    seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if not seconds and stream.container.duration:
+        seconds = stream.container.duration / 1_000_000
+    if kind == "video":
+        width, height = stream.codec_context.width, stream.codec_context.height
+        pictures.check_pixels(width, height, limits.max_picture_pixels, name)
+        stream.codec_context.options = {"max_pixels": str(limits.max_picture_pixels)}
+        # Each thread of the decoder keeps frames of its own.
+        stream.thread_type = "SLICE"
+        frames = stream.frames or round(seconds * float(stream.average_rate or 0))
+        decoded_bytes, what = 3 * width * height * frames, f"{frames} frames of {width}x{height}"
+    else:
+        decoded_bytes = round(4 * seconds * stream.rate * stream.channels)
+        what = f"a sound of {seconds:.0f} s"
+    if decoded_bytes > limits.max_decoded_bytes:
+        raise WrongMediaError(
+            f"'{name}' holds {what}: {size(decoded_bytes)} when it is decoded;"
+            f" {size(limits.max_decoded_bytes)} fit (DW_MAX_DECODED_BYTES raises that)."
+        )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.errors import StepError, nearest
 from app.steps.build import build
-from app.steps.media import read_picture, read_sound, read_video
+from app.steps.media import MediaReader
 from app.tasks.media import AudioVideo, as_frames, as_picture
 from app.workflow.inputs import media_kind
 from app.workflow.plan import Rounds
@@ -115,6 +115,7 @@ class _Live:
         self._context = context
         self._bare = bare
         self._files: dict[str, Any] = {}
+        self._reader = MediaReader(context.plan.limits, context.checkpoint)
 
     def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
         """The value of the argument (or key) of this name; results come from `chosen` in template
@@ -160,14 +161,13 @@ class _Live:
             self._bare = bare
 
     def _read(self, value: ImageValue | VideoValue | AudioValue) -> Any:
-        checkpoint = self._context.checkpoint
         match value:
             case ImageValue():
-                return read_picture(value.path)
+                return self._reader.picture(value.path)
             case VideoValue():
-                return read_video(value.path, checkpoint)
+                return self._reader.video(value.path)
             case AudioValue():
-                return read_sound(value.path, checkpoint)
+                return self._reader.sound(value.path)
 
     def _given(self, value: Any) -> Any:
         """What a call is given: of a film for a pipeline its pictures, of a sound its samples."""

@@ -8,105 +8,123 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError
-from app.media.files import CONTAINERS, IMAGE_FORMATS
+from app.media import pictures
+from app.media.files import CALLED, CONTAINERS, MediaKind, check_stream
+from app.media.pictures import WrongMediaError
+from app.settings import MediaLimits
 from app.tasks.media import AudioVideo
 from app.units import size
 
 if TYPE_CHECKING:
     from app.tasks.media import Array
 
-MAX_DECODED_BYTES = 6_000_000_000
-"""Of one video's frames or one sound's samples: 40 s of 1920 x 1080 at 24 frames per second."""
 Checkpoint = Callable[[], None]
 """Called between frames; raises where the run was cancelled."""
 
 
-def read_picture(path: str) -> Any:
-    """The picture in this file, turned as its camera says, as RGB. Raises StepError."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+class MediaReader:
+    """Reads the files of one step; decoded they may all together have so many bytes."""
 
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as file:
-            return _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise StepError(f"The picture '{path}' can no longer be read.", hint=f"{error}") from error
+    def __init__(self, limits: MediaLimits, checkpoint: Checkpoint) -> None:
+        self._limits = limits
+        self._checkpoint = checkpoint
+        self._decoded_bytes = 0
+
+    def picture(self, path: str) -> Any:
+        """Returns the picture as RGB, turned as its camera says. Raises StepError."""
+        try:
+            found = pictures.read(Path(path), self._limits.max_picture_pixels)
+        except WrongMediaError as error:
+            raise StepError(f"A picture can no longer be read: {error}") from error
+        self._count(path, 3 * found.width * found.height)
+        return found
+
+    def video(self, path: str) -> AudioVideo:
+        """Returns frames of 0..255 (frames, height, width, 3), turned as the camera says, with the
+        sound if there is one. Raises StepError."""
+        import numpy as np
+
+        with self._opened(path, "video") as container:
+            stream = container.streams.video[0]
+            frames: list[Array] = []
+            for frame in container.decode(stream):
+                self._checkpoint()
+                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                self._count(path, turned.nbytes)
+                if frames and turned.shape != frames[0].shape:
+                    raise StepError(f"The frames of '{Path(path).name}' have several sizes.")
+                frames.append(turned)
+            fps = float(stream.average_rate) if stream.average_rate else None
+            has_sound = bool(container.streams.audio)
+        if not frames:
+            raise StepError(f"The video '{Path(path).name}' has no frames.")
+        sound = self.sound(path) if has_sound else AudioVideo((), None, None)
+        whole = np.empty((len(frames), *frames[0].shape), frames[0].dtype)
+        return AudioVideo(_filled(whole, frames), sound.audio, sound.sample_rate, fps)
+
+    def sound(self, path: str) -> AudioVideo:
+        """Returns the sound in this file, or of this video; it has no frames. Raises StepError."""
+        import av
+        import numpy as np
+
+        with self._opened(path, "audio") as container:
+            stream = container.streams.audio[0]
+            # The decoder's own format is any of a dozen; one plane of floats a channel is asked
+            # for.
+            resampler = av.AudioResampler(format="fltp")
+            parts: list[Array] = []
+            for frame in container.decode(stream):
+                self._checkpoint()
+                for each in resampler.resample(frame):
+                    parts.append(each.to_ndarray().T)
+                    self._count(path, parts[-1].nbytes)
+            parts += [each.to_ndarray().T for each in resampler.resample(None)]
+            rate = stream.rate
+        if not parts:
+            raise StepError(f"The sound of '{Path(path).name}' has no samples.")
+        whole = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float32)
+        return AudioVideo((), _filled(whole, parts, joined=True), rate)
+
+    @contextmanager
+    def _opened(self, path: str, kind: MediaKind) -> Iterator[Any]:
+        """Opens the file, taken for nothing but the format that its name says."""
+        import av
+
+        name, container_name = Path(path).name, CONTAINERS[Path(path).suffix.lower()]
+        try:
+            with av.open(path, format=container_name) as container:
+                found = container.streams.video if kind == "video" else container.streams.audio
+                if not found:
+                    raise WrongMediaError(f"'{name}' cannot be read as a {CALLED[kind]}.")
+                check_stream(found[0], kind, self._limits, name)
+                yield container
+        except WrongMediaError as error:
+            raise StepError(str(error)) from error
+        except (av.FFmpegError, OSError) as error:
+            raise StepError(
+                f"The {CALLED[kind]} '{name}' cannot be read.", hint=f"{error}"
+            ) from error
+
+    def _count(self, path: str, decoded_bytes: int) -> None:
+        self._decoded_bytes += decoded_bytes
+        if self._decoded_bytes > self._limits.max_decoded_bytes:
+            raise StepError(
+                f"With '{Path(path).name}' the files of this step are more than"
+                f" {size(self._limits.max_decoded_bytes)} when they are decoded.",
+                hint="Cut it shorter or make it smaller; DW_MAX_DECODED_BYTES raises the limit.",
+            )
 
 
-def _eight_bits(picture: Any) -> Any:
-    """A picture of 16 bits in 8: Pillow would cut off at 255, and nearly all of it be white."""
-    import numpy as np
-    from PIL import Image
-
-    if not picture.mode.startswith("I;16"):
-        return picture
-    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-
-
-def read_video(path: str, checkpoint: Checkpoint) -> AudioVideo:
-    """The video in this file: frames of 0..255 (frames, height, width, 3), turned as its camera
-    says, with its sound if it has one. Raises StepError."""
-    import numpy as np
-
-    with _opened(path, "video") as container:
-        stream = container.streams.video[0]
-        frames: list[Array] = []
-        decoded_bytes = 0
-        for frame in container.decode(stream):
-            checkpoint()
-            turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            decoded_bytes += turned.nbytes
-            _check_size(path, decoded_bytes)
-            frames.append(turned)
-        fps = float(stream.average_rate) if stream.average_rate else None
-        has_sound = bool(container.streams.audio)
-    if not frames:
-        raise StepError(f"The video '{Path(path).name}' has no frames.")
-    sound = read_sound(path, checkpoint) if has_sound else AudioVideo((), None, None)
-    return AudioVideo(np.stack(frames), sound.audio, sound.sample_rate, fps)
-
-
-def read_sound(path: str, checkpoint: Checkpoint) -> AudioVideo:
-    """The sound in this file, or of this video; it has no frames. Raises StepError."""
-    import av
-    import numpy as np
-
-    with _opened(path, "sound") as container:
-        stream = container.streams.audio[0]
-        # The decoder's own format is any of a dozen; one plane of floats a channel is asked for.
-        resampler = av.AudioResampler(format="fltp")
-        parts: list[Array] = []
-        decoded_bytes = 0
-        for frame in container.decode(stream):
-            checkpoint()
-            for each in resampler.resample(frame):
-                parts.append(each.to_ndarray())
-                decoded_bytes += parts[-1].nbytes
-                _check_size(path, decoded_bytes)
-        parts += [each.to_ndarray() for each in resampler.resample(None)]
-        rate = stream.rate
-    if not parts:
-        raise StepError(f"The sound of '{Path(path).name}' has no samples.")
-    samples = np.ascontiguousarray(np.concatenate(parts, axis=1).T, dtype=np.float32)
-    return AudioVideo((), samples, rate)
-
-
-@contextmanager
-def _opened(path: str, called: str) -> Iterator[Any]:
-    """The file, taken for nothing but the format that its name says."""
-    import av
-
-    try:
-        with av.open(path, format=CONTAINERS[Path(path).suffix.lower()]) as container:
-            yield container
-    except (av.FFmpegError, OSError) as error:
-        raise StepError(
-            f"The {called} '{Path(path).name}' cannot be read.", hint=f"{error}"
-        ) from error
-
-
-def _check_size(path: str, decoded_bytes: int) -> None:
-    if decoded_bytes > MAX_DECODED_BYTES:
-        raise StepError(
-            f"'{Path(path).name}' is more than {size(MAX_DECODED_BYTES)} when it is decoded.",
-            hint="Cut it shorter or make it smaller.",
-        )
+def _filled(whole: Array, parts: list[Array], *, joined: bool = False) -> Array:
+    """Returns the array with the parts in it; each is let go as soon as it is there, so that they
+    are not in memory twice. `joined`: one after the other instead of one an entry."""
+    start = 0
+    while parts:
+        # From the end the list gives up its entries without moving the others.
+        part = parts.pop()
+        start += len(part) if joined else 1
+        if joined:
+            whole[len(whole) - start : len(whole) - start + len(part)] = part
+        else:
+            whole[-start] = part
+    return whole

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from app.settings import MediaLimits
 from app.workflow.frozen import Frozen
 from app.workflow.plan_settings import (
     DENOISERS,
@@ -331,4 +332,6 @@ class Plan(Frozen):
     seed_given: bool
     """False when the seed was drawn for this run."""
     steps: tuple[Step, ...]
+    limits: MediaLimits = MediaLimits()
+    """How large the files that the steps take may be."""
     warnings: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from PIL import Image
 from app.engine import Engine
 from app.media.cache import MediaCache
 from app.protocol import ResultSaved
-from app.settings import SHIPPED_WORKFLOWS, UrlSettings
+from app.settings import SHIPPED_WORKFLOWS, MediaLimits, UrlSettings
 from tests.corpus.own import MASK, PICTURE, SIDE_PX, Document, Own, Saved
 from tests.corpus.real import Runs
 from tests.engines import Finished, run, started_engine
@@ -45,7 +45,7 @@ class Corpus(NamedTuple):
         Behind every URL that it names lies our picture, and nobody asks whether it still does.
         """
         path = folder / name
-        cache = MediaCache(self.folder, UrlSettings())
+        cache = MediaCache(self.folder, UrlSettings(), MediaLimits())
         for document in with_children(path):
             self.stand_ins.add_named(document)
             for text in texts(document):

@@ -12,12 +12,13 @@ import pytest
 from app.errors import FetchError
 from app.media.cache import FOLDER, MediaCache
 from app.media.files import MediaKind
-from app.settings import UrlSettings
+from app.settings import MediaLimits, UrlSettings
 from tests.site import Site, picture
 
 
 def cache(folder: Path, site: Site, **settings: object) -> MediaCache:
-    return MediaCache(folder, UrlSettings(**{**site.urls.model_dump(), **settings}))
+    urls = UrlSettings(**{**site.urls.model_dump(), **settings})
+    return MediaCache(folder, urls, MediaLimits())
 
 
 def refused(found: MediaCache, url: str, kind: MediaKind = "image") -> str:
@@ -90,12 +91,12 @@ def test_a_server_in_trouble_is_no_reason_to_fail_but_what_is_gone_is_gone(
          "is not a picture: the server says that it is 'text/html'."),
         ("/a.png", {"content": b"<html>"}, "was fetched, but 'a.png' cannot be read as a picture"),
         ("/a.png", {"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"},
-         "cannot be read as a picture: its content is of no known kind."),
+         "cannot be read as a picture: its content is of no known kind"),
         ("/a.png", {"headers": {"Content-Length": "999"}}, "the answer breaks off."),
         ("/a.png", {"headers": {"Content-Length": "9999999999"}}, "is larger than the 10 kB"),
         ("/a.png", {"write": lambda send: [send(b"x" * 4096) for _ in range(9)]},
          "is larger than the 10 kB"),
-        ("/a.png", {"content": picture(side=9000)}, "9000x9000 pixels; 64 million fit."),
+        ("/a.png", {"content": picture(side=9000)}, "9000x9000 pixels; 32 million fit"),
         ("/a.png", {"status": 204}, "the server answers 204."),
     ],
     ids=["a web page", "no picture", "PostScript", "broken off", "too large, it says",
@@ -104,7 +105,7 @@ def test_a_server_in_trouble_is_no_reason_to_fail_but_what_is_gone_is_gone(
 def test_what_is_no_picture_of_a_fair_size_is_refused_and_leaves_nothing_behind(
     site: Site, tmp_path: Path, path: str, page: dict[str, object], reason: str
 ):
-    limit = 10_000 if "64 million" not in reason else 1_000_000
+    limit = 10_000 if "32 million" not in reason else 1_000_000
     found = cache(tmp_path, site, max_file_bytes=limit)
     assert reason in refused(found, site.put(path, **page))  # type: ignore[arg-type]
     assert kept(tmp_path) == []

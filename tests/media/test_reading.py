@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from app.errors import Cancelled, StepError
 from app.media.files import SUFFIXES, MediaKind, WrongMediaError, suffix_of
-from app.steps.media import read_sound, read_video
+from app.settings import MediaLimits
+from app.steps.media import MediaReader
 from tests.media.films import COLOURS, RATE, film, tone
 
+LIMITS = MediaLimits()
 
-def nothing() -> None:
-    """A checkpoint at which nobody cancels."""
+
+def reader(**limits: int) -> MediaReader:
+    """A reader that nobody cancels."""
+    return MediaReader(MediaLimits(**limits), lambda: None)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
 def test_a_video_is_read_with_its_frames_rate_and_sound(tmp_path: Path, suffix: str):
     file = film(tmp_path / f"film{suffix}", fps=12, seconds_of_sound=0.5)
-    assert suffix_of(file, "video") == suffix
-    found = read_video(str(file), nothing)
+    assert suffix_of(file, "video", LIMITS) == suffix
+    found = reader().video(str(file))
     assert found.frames.shape == (4, 32, 32, 3)
     means = found.frames.reshape(4, -1, 3).mean(axis=1)
     assert np.allclose(means, COLOURS, atol=12)
@@ -31,15 +37,15 @@ def test_a_video_is_read_with_its_frames_rate_and_sound(tmp_path: Path, suffix: 
 
 
 def test_a_silent_video_has_no_sound(tmp_path: Path):
-    found = read_video(str(film(tmp_path / "film.mp4")), nothing)
+    found = reader().video(str(film(tmp_path / "film.mp4")))
     assert (found.audio, found.sample_rate) == (None, None)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES["audio"])
 def test_a_sound_is_read_as_its_samples(tmp_path: Path, suffix: str):
     file = tone(tmp_path / f"tone{suffix}")
-    assert suffix_of(file, "audio") == suffix
-    found = read_sound(str(file), nothing)
+    assert suffix_of(file, "audio", LIMITS) == suffix
+    found = reader().sound(str(file))
     # Opus knows no other rate.
     assert found.sample_rate == (48_000 if suffix == ".ogg" else RATE)
     assert found.audio.dtype == np.float32
@@ -66,23 +72,23 @@ def test_a_file_is_taken_for_nothing_but_what_its_name_says(
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(WrongMediaError, match="cannot be read as a"):
-        suffix_of(file, kind)
+        suffix_of(file, kind, LIMITS)
     with pytest.raises(StepError, match=r"cannot be read|has no samples"):
-        (read_video if kind == "video" else read_sound)(str(file), nothing)
+        (reader().video if kind == "video" else reader().sound)(str(file))
 
 
 def test_the_sound_of_a_video_is_a_sound_and_a_silent_one_has_none(tmp_path: Path):
     file = film(tmp_path / "film.mp4", seconds_of_sound=0.5)
-    assert suffix_of(file, "audio") == ".mp4"
-    assert read_sound(str(file), nothing).sample_rate == RATE
+    assert suffix_of(file, "audio", LIMITS) == ".mp4"
+    assert reader().sound(str(file)).sample_rate == RATE
     with pytest.raises(WrongMediaError):
-        suffix_of(film(tmp_path / "silent.mp4"), "audio")
+        suffix_of(film(tmp_path / "silent.mp4"), "audio", LIMITS)
 
 
 def test_a_picture_or_a_sound_is_no_video(tmp_path: Path):
     sound = tone(tmp_path / "tone.wav")
     with pytest.raises(WrongMediaError):
-        suffix_of(sound.rename(tmp_path / "tone.mp4"), "video")
+        suffix_of(sound.rename(tmp_path / "tone.mp4"), "video", LIMITS)
 
 
 def test_reading_a_video_is_ended_by_a_cancel(tmp_path: Path):
@@ -90,4 +96,70 @@ def test_reading_a_video_is_ended_by_a_cancel(tmp_path: Path):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        read_video(str(film(tmp_path / "film.mp4")), cancelled)
+        MediaReader(LIMITS, cancelled).video(str(film(tmp_path / "film.mp4")))
+
+
+# --- how much a file may become ------------------------------------------------------------------
+
+
+def refused(file: Path, kind: MediaKind, **limits: int) -> tuple[str, str]:
+    """What is said of the file when it is looked at, and when it is read."""
+    with pytest.raises(WrongMediaError) as looked:
+        suffix_of(file, kind, MediaLimits(**limits))
+    with pytest.raises(StepError) as read:
+        getattr(reader(**limits), "video" if kind == "video" else "sound")(str(file))
+    return str(looked.value), read.value.message
+
+
+def test_video_whose_frames_are_too_large_is_refused_before_it_is_decoded(tmp_path: Path):
+    file = film(tmp_path / "film.mp4", side=64)
+    assert suffix_of(file, "video", MediaLimits(max_picture_pixels=64 * 64)) == ".mp4"
+    for said in refused(file, "video", max_picture_pixels=64 * 64 - 1):
+        assert said.startswith("'film.mp4' has 64x64 pixels; ")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_video_that_would_be_too_large_decoded_is_refused_by_its_header(
+    tmp_path: Path, suffix: str
+):
+    file = film(tmp_path / f"film{suffix}")
+    assert suffix_of(file, "video", MediaLimits(max_decoded_bytes=4 * 32 * 32 * 3)) == suffix
+    for said in refused(file, "video", max_decoded_bytes=4 * 32 * 32 * 3 - 1):
+        assert said.startswith(f"'film{suffix}' holds 4 frames of 32x32: 12 kB when it is decoded;")
+
+
+def test_sound_that_would_be_too_long_is_refused_by_its_header(tmp_path: Path):
+    file = tone(tmp_path / "tone.wav", seconds=2)
+    assert suffix_of(file, "audio", MediaLimits(max_decoded_bytes=4 * 2 * RATE)) == ".wav"
+    for said in refused(file, "audio", max_decoded_bytes=4 * 2 * RATE - 1):
+        assert said.startswith("'tone.wav' holds a sound of 2 s: 64 kB when it is decoded;")
+
+
+def test_files_of_one_step_are_bounded_together_whatever_their_headers_say(tmp_path: Path):
+    file = str(film(tmp_path / "film.mp4"))
+    both = reader(max_decoded_bytes=2 * 4 * 32 * 32 * 3 - 1)
+    assert len(both.video(file).frames) == 4
+    with pytest.raises(StepError, match="the files of this step are more than 25 kB"):
+        both.video(file)
+
+
+def test_frames_that_grow_beyond_the_header_are_not_decoded(tmp_path: Path):
+    """Each frame of motion JPEG tells its own size, and so may those of other codecs."""
+    file = tmp_path / "film.avi"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mjpeg", rate=8)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuvj420p"
+        for side in (16, 128):
+            encoder = av.CodecContext.create("mjpeg", "w")
+            encoder.width = encoder.height = side
+            encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1, 8)
+            frame = av.VideoFrame.from_ndarray(np.zeros((side, side, 3), np.uint8))
+            for packet in encoder.encode(frame.reformat(format="yuvj420p")):
+                packet.stream = stream
+                packet.pts = packet.dts = 0 if side == 16 else 1
+                container.mux(packet)
+    with pytest.raises(StepError, match="cannot be read"):
+        reader(max_picture_pixels=128 * 128 - 1).video(str(file))
+    with pytest.raises(StepError, match="have several sizes"):
+        reader(max_picture_pixels=128 * 128).video(str(file))

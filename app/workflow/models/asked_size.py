@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from app.media import pictures
+from app.media.pictures import WrongMediaError
 from app.workflow.installed.signatures import call_signature
 from app.workflow.models.activations import Size, compression
 from app.workflow.plan import PipelineStep
@@ -69,14 +72,12 @@ def _drawn(
 
 def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[int, int]]:
     """Sizes of the pictures the step is given, which it draws in where it is told no other."""
-    from PIL import Image
-
     value = step.arguments.get("image")
     for item in value.items if isinstance(value, ListValue) else (value,):
         if isinstance(item, ImageValue):
             # Its header alone is read. Where it has gone meanwhile, the call says so.
-            with contextlib.suppress(OSError), Image.open(item.path) as picture:
-                yield picture.size
+            with contextlib.suppress(WrongMediaError):
+                yield pictures.size_of(Path(item.path))
         elif isinstance(item, ResultValue) and item.step in sizes:
             before = sizes[item.step]
             yield before.width_px, before.height_px

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from app.errors import nearest
+from app.media import pictures
+from app.media.pictures import WrongMediaError
 from app.mistakes import shown
 from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
 from app.workflow.installed.sizes import SIDES, Side, SizeRule, size_rules
@@ -224,8 +224,11 @@ def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_n
             for index, item in enumerate(value.items):
                 _check_pictures(item, (*at, index), reader, class_name)
         case ImageValue():
-            with Image.open(value.path) as picture:
-                width, height = picture.size
+            try:
+                width, height = pictures.size_of(Path(value.path))
+            except WrongMediaError as error:
+                reader.note(at, str(error))
+                return
             if min(width, height) < MIN_PICTURE_PX:
                 message = f"The picture has {width}x{height} pixels; {class_name} needs at least"
                 reader.note(at, f"{message} {MIN_PICTURE_PX} on each side.")

@@ -12,7 +12,7 @@ from app.errors import nearest
 from app.media.files import ACCEPTED, CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
 from app.media.urls import RefusedURLError, checked_url, is_url
 from app.mistakes import shown
-from app.settings import UrlSettings
+from app.settings import MediaLimits, UrlSettings
 from app.stamps import FileStamp, stamp_of
 from app.workflow.files import can_be_path
 from app.workflow.plan_values import (
@@ -45,6 +45,7 @@ def media_value(
     folder: Path,
     inside: Iterable[Path],
     urls: UrlSettings,
+    limits: MediaLimits,
     place: str,
     note: Note,
 ) -> Value:
@@ -72,7 +73,7 @@ def media_value(
         note("No file can have this name.")
     else:
         file = (folder / value).resolve()
-        if wrong := _wrong_with(value, file, kind, [each.resolve() for each in inside]):
+        if wrong := _wrong_with(value, file, kind, inside, limits):
             note(*wrong)
         else:
             return file_value(file, kind)
@@ -84,16 +85,18 @@ def file_value(file: Path, kind: MediaKind) -> Value:
     return FILE_VALUES[kind](path=str(file), sha256=_content(file, stamp_of(file)))
 
 
-def _wrong_with(value: str, file: Path, kind: MediaKind, inside: list[Path]) -> tuple[str, ...]:
+def _wrong_with(
+    value: str, file: Path, kind: MediaKind, inside: Iterable[Path], limits: MediaLimits
+) -> tuple[str, ...]:
     called = CALLED[kind]
-    if not any(file.is_relative_to(each) for each in inside):
+    if not any(file.is_relative_to(each.resolve()) for each in inside):
         return (f"The {called} '{value}' lies outside the folders it may come from.",)
-    if file.suffix.lower() not in ACCEPTED[kind]:
+    if kind != "image" and file.suffix.lower() not in ACCEPTED[kind]:
         return (f"'{file.name}' is not a {called} file ({', '.join(SUFFIXES[kind])}).",)
     if not file.is_file():
         siblings = [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else []
         return (f"There is no {called} '{value}'.", nearest(file.name, siblings))
-    wrong = _wrong_inside(file, kind, stamp_of(file))
+    wrong = _wrong_inside(file, kind, limits, stamp_of(file))
     return (wrong,) if wrong else ()
 
 
@@ -106,10 +109,10 @@ def _content(file: Path, _stamp: FileStamp) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _wrong_inside(file: Path, kind: MediaKind, _stamp: FileStamp) -> str:
+def _wrong_inside(file: Path, kind: MediaKind, limits: MediaLimits, _stamp: FileStamp) -> str:
     """What is wrong with the file's content, in words; "" where nothing is."""
     try:
-        suffix_of(file, kind)
+        suffix_of(file, kind, limits)
     except WrongMediaError as error:
         return str(error)
     return ""

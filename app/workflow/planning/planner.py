@@ -97,6 +97,7 @@ def make_plan(
         seed=planning.first_seed,
         seed_given=planning.seed_given,
         steps=tuple(planning.steps),
+        limits=paths.limits,
         warnings=tuple(dict.fromkeys(planning.warnings)),
     )
 
@@ -184,6 +185,7 @@ class _Planning:
             folder=raw.path.parent,
             media=self._paths.media,
             urls=self._paths.urls,
+            limits=self._paths.limits,
             variables=tree.references,
             steps=names,
             all_steps=_names(tree.tree.get("steps")),

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from app.errors import Problem, nearest, shortened
 from app.media.files import SUFFIXES, MediaKind
-from app.settings import UrlSettings
+from app.settings import MediaLimits, UrlSettings
 from app.workflow.inputs import media_kind
 from app.workflow.installed import names
 from app.workflow.plan_values import (
@@ -42,6 +42,7 @@ class ValueReader:
         folder: Path,
         media: tuple[Path, ...],
         urls: UrlSettings,
+        limits: MediaLimits,
         variables: Mapping[Place, str],
         steps: Mapping[str, str],
         all_steps: Sequence[str],
@@ -56,6 +57,7 @@ class ValueReader:
         self.warnings = warnings
         self._media = media
         self._urls = urls
+        self._limits = limits
         self._variables = variables
         """Which variable's value stands at a place."""
         self._steps = steps
@@ -184,6 +186,7 @@ class ValueReader:
             folder=self.folder,
             inside=self._media if typed else (*self._media, self.folder),
             urls=self._urls,
+            limits=self._limits,
             place=place(self.origin(path)),
             note=lambda message, hint="": self.note(path, message, hint),
         )

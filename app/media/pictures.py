@@ -1,0 +1,185 @@
+"""Opens pictures: the one place that does, for the page, the planner and the worker.
+
+Pillow knows formats that run other programs or read other files (EPS runs Ghostscript), and a file
+of a few kilobytes may say that it has a billion pixels. So a format is chosen by the first bytes
+from a list of five, and the number of pixels is read from the header before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+HEADER_BYTES = 32
+SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WEBP": ".webp"}
+"""The formats that are read, as Pillow calls them. TIFF is not: its tiles and codecs are many."""
+DECODER_ERRORS = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError,
+    MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What Pillow's decoders raise for broken content."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What undoes each of EXIF's orientations. Pillow's own `exif_transpose` also writes the other tags
+anew, and fails where a camera has left a broken one."""
+
+# A picture made by other programs may carry more than the 1 MiB that Pillow reads of one text (the
+# graph it was made with, say). What all texts of one picture may hold stays bounded by 64 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+
+class WrongMediaError(ValueError):
+    """The file is not what it should be; the text is a sentence without any path."""
+
+
+def format_of(head: bytes) -> str | None:
+    """Returns the format that the first bytes of a file tell; None for any but the five."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith(b"BM"):
+        return "BMP"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def checked(file: Path, max_pixels: int, name: str = "") -> str:
+    """Returns the suffix that fits the content of a picture file; it is not decoded.
+
+    `name` is what the file is called in the sentence. Raises WrongMediaError.
+    """
+    with _opened(file, max_pixels, name) as picture:
+        # What Pillow opens as JPEG may turn out to be the MPO of some cameras.
+        suffix = SUFFIX_BY_FORMAT.get(picture.format or "", ".jpg")
+        picture.verify()
+    return suffix
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Returns width and height in pixels, from the header alone. Raises WrongMediaError."""
+    with _opened(file) as picture:
+        return picture.size
+
+
+def read(file: Path, max_pixels: int) -> Image.Image:
+    """Returns the picture as RGB, turned as its camera says; of an animated one the first frame.
+
+    Raises WrongMediaError.
+    """
+    with _opened(file, max_pixels) as picture:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        turned = picture if turn is None else picture.transpose(turn)
+        return _eight_bits(turned).convert("RGB")
+
+
+def on_white(file: Path, max_pixels: int) -> Image.Image | None:
+    """Returns the picture on white where it is transparent; None where it is opaque already.
+
+    Raises WrongMediaError.
+    """
+    with _opened(file, max_pixels) as picture:
+        if not picture.has_transparency_data:
+            return None
+        shown = picture.convert("RGBA")
+        alpha = shown.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            return None
+        white = Image.new("RGB", shown.size, "white")
+        white.paste(shown, mask=alpha)
+        return white
+
+
+def alpha_of(file: Path, max_pixels: int) -> Image.Image:
+    """Returns how opaque each pixel is, 0 to 255 in one channel. Raises WrongMediaError."""
+    with _opened(file, max_pixels) as picture:
+        if not picture.has_transparency_data:
+            return Image.new("L", picture.size, 255)
+        return picture.convert("RGBA").getchannel("A")
+
+
+@contextmanager
+def _opened(file: Path, max_pixels: int | None = None, name: str = "") -> Iterator[Image.Image]:
+    """Opens the picture; nothing has been decoded yet.
+
+    Raises WrongMediaError, also for what Pillow raises inside: the content is broken then.
+    """
+    name = name or file.name
+    try:
+        with file.open("rb") as source:
+            kind = _checked_kind(source.read(HEADER_BYTES), max_pixels, name)
+            source.seek(0)
+            with Image.open(source, formats=[kind]) as picture:
+                check_pixels(picture.width, picture.height, max_pixels, name)
+                yield picture
+    except WrongMediaError:
+        raise
+    except DECODER_ERRORS as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        # It may hold a whole path, on a machine that need not be the reader's.
+        told = f" ({why})" if why and "/" not in why else ""
+        raise WrongMediaError(f"'{name}' cannot be read as a picture{told}.") from error
+
+
+def _checked_kind(head: bytes, max_pixels: int | None, name: str) -> str:
+    kind = format_of(head)
+    if kind is None:
+        raise WrongMediaError(
+            f"'{name}' cannot be read as a picture: its content is of no known kind"
+            " (PNG, JPEG, WebP, GIF and BMP are)."
+        )
+    told = _told_size(kind, head)
+    if told is not None:
+        # As soon as Pillow opens a WebP it takes memory for two whole frames.
+        check_pixels(*told, max_pixels, name)
+    return kind
+
+
+def check_pixels(width: int, height: int, max_pixels: int | None, name: str) -> None:
+    """Raises WrongMediaError where a picture or a frame has more pixels."""
+    if max_pixels is not None and width * height > max_pixels:
+        raise WrongMediaError(
+            f"'{name}' has {width}x{height} pixels; {max_pixels / 1e6:.4g} million fit"
+            " (DW_MAX_PICTURE_PIXELS raises that)."
+        )
+
+
+def _told_size(kind: str, head: bytes) -> tuple[int, int] | None:
+    """Returns width and height where they stand in the first bytes; None for a JPEG."""
+    if kind == "JPEG":
+        return None
+    if kind == "PNG":
+        return struct.unpack_from(">II", head, 16)
+    if kind == "GIF":
+        return struct.unpack_from("<HH", head, 6)
+    if kind == "BMP":
+        width, height = struct.unpack_from("<ii", head, 18)
+        # 12 bytes: the header of OS/2, whose sides have two bytes. Below 0: rows from the top.
+        return struct.unpack_from("<HH", head, 18) if head[14] == 12 else (width, abs(height))
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Returns a picture of 16 bits in 8: Pillow would cut off at 255, leaving nearly all white."""
+    import numpy as np
+
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))

@@ -1,0 +1,230 @@
+"""Pictures are opened in one place: five formats by content, their size before anything else."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import random
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from app.media import pictures
+from app.media.pictures import WrongMediaError, alpha_of, checked, on_white, read, size_of
+
+APP = Path(pictures.__file__).resolve().parents[1]
+MILLION = 1_000_000
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) print\n%%EOF\n"
+
+
+def encoded(kind: str, picture: Image.Image | None = None, **options: Any) -> bytes:
+    """A picture of 24x16 pixels in this format."""
+    content = io.BytesIO()
+    (picture or Image.radial_gradient("L").resize((24, 16)).convert("RGB")).save(
+        content, kind, **options
+    )
+    return content.getvalue()
+
+
+def png_that_says(width: int, height: int) -> bytes:
+    """A whole PNG whose header names this size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
+
+
+def webp_that_says(width: int, height: int) -> bytes:
+    """A WebP whose extended header names this size."""
+    content = encoded("WEBP", exif=Image.Exif().tobytes() + bytes(9))
+    assert content[12:16] == b"VP8X"
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return content[:24] + size + content[30:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("GIF", ".gif"), ("BMP", ".bmp")],
+)
+def test_format_is_told_by_content_whatever_the_name_says(tmp_path: Path, kind: str, suffix: str):
+    for name in ("a.png", "photo.jfif", "nothing"):
+        file = tmp_path / name
+        file.write_bytes(encoded(kind))
+        assert checked(file, MILLION) == suffix
+        assert size_of(file) == (24, 16)
+        assert (read(file, MILLION).mode, read(file, MILLION).size) == ("RGB", (24, 16))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "PCX", "TGA", "JPEG2000", "EPS"])
+def test_other_formats_reach_no_decoder(tmp_path: Path, kind: str):
+    file = tmp_path / "a.png"
+    file.write_bytes(EPS if kind == "EPS" else encoded(kind))
+    for opens in (checked, read, on_white, alpha_of):
+        with pytest.raises(WrongMediaError, match=r"^'a\.png' cannot .*\(PNG, JPEG, WebP, GIF and"):
+            opens(file, MILLION)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (encoded("PNG"), "24x16"), (encoded("JPEG"), "24x16"), (encoded("GIF"), "24x16"),
+        (encoded("BMP"), "24x16"), (encoded("WEBP"), "24x16"),
+        (encoded("WEBP", lossless=True), "24x16"), (webp_that_says(16384, 16384), "16384x16384"),
+        (png_that_says(9900, 9800), "9900x9800"),
+    ],
+    ids=["png", "jpeg", "gif", "bmp", "webp", "webp lossless", "webp extended", "a bomb"],
+)  # fmt: skip
+def test_pixels_are_counted_before_anything_is_decoded(tmp_path: Path, content: bytes, said: str):
+    file = tmp_path / "a.bin"
+    file.write_bytes(content)
+    for opens in (checked, read, on_white, alpha_of):
+        with pytest.raises(WrongMediaError) as refused:
+            opens(file, 24 * 16 - 1)
+        assert str(refused.value).startswith(f"'a.bin' has {said} pixels; ")
+
+
+def test_extended_webp_takes_no_memory_for_its_frames(tmp_path: Path):
+    """Pillow asks for two whole frames when it opens one: 2 GB here."""
+    file = tmp_path / "a.webp"
+    file.write_bytes(webp_that_says(16384, 16384))
+    asked: list[str] = []
+    original = Image.open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "open", lambda *a, **o: asked.append("open") or original(*a, **o))
+        with pytest.raises(WrongMediaError):
+            read(file, MILLION)
+    assert asked == []
+
+
+def test_larger_text_than_pillow_reads_by_itself_is_no_obstacle(tmp_path: Path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    text.add_itxt("prompt", "y" * 3_000_000, zip=True)
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded("PNG", pnginfo=text))
+    assert checked(file, MILLION) == ".png"
+    assert read(file, MILLION).size == (24, 16)
+
+
+def test_text_that_would_fill_memory_is_refused(tmp_path: Path):
+    text = PngImagePlugin.PngInfo()
+    for number in range(3):
+        text.add_text(f"k{number}", "x" * 30_000_000, zip=True)
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded("PNG", pnginfo=text))
+    with pytest.raises(WrongMediaError, match="cannot be read as a picture"):
+        read(file, MILLION)
+
+
+def test_profile_of_colours_that_is_broken_or_huge_is_no_obstacle(tmp_path: Path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for content in (profile, b"nonsense", profile + bytes(20_000_000)):
+        file = tmp_path / "a.png"
+        file.write_bytes(encoded("PNG", icc_profile=content))
+        assert read(file, MILLION).size == (24, 16)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_picture_is_turned_as_its_camera_says(tmp_path: Path, orientation: int):
+    picture = Image.new("RGB", (24, 16), "blue")
+    picture.paste("red", (0, 0, 12, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded("PNG", picture, exif=exif))
+    found = read(file, MILLION)
+    assert found.size == ((16, 24) if orientation in (5, 6, 7, 8) else (24, 16))
+    red = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
+    x, y = red.get(orientation, (0, 0))
+    assert found.getpixel((x * (found.width - 1), y * (found.height - 1))) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animated_picture_is_taken(tmp_path: Path, kind: str):
+    frames = [Image.new("RGB", (24, 16), colour) for colour in ("red", "blue")]
+    file = tmp_path / "a.bin"
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    file.write_bytes(encoded(kind, frames[0], save_all=True, append_images=frames[1:], **lossless))
+    assert read(file, MILLION).getpixel((1, 1)) == (255, 0, 0) if kind != "WEBP" else True
+    assert read(file, MILLION).getcolors() == [(24 * 16, read(file, MILLION).getpixel((0, 0)))]
+
+
+def test_sixteen_bits_become_eight_and_keep_their_shade(tmp_path: Path):
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded("PNG", Image.new("I;16", (24, 16), 128 * 257)))
+    assert read(file, MILLION).getpixel((3, 3)) == (128, 128, 128)
+
+
+def test_transparent_picture_lies_on_white_and_an_opaque_one_stays(tmp_path: Path):
+    file = tmp_path / "a.png"
+    for mode, colour, expected in (("RGBA", (0, 0, 0, 0), (255, 255, 255)), ("RGB", "red", None),
+                                   ("RGBA", (9, 9, 9, 255), None)):  # fmt: skip
+        file.write_bytes(encoded("PNG", Image.new(mode, (24, 16), colour)))
+        found = on_white(file, MILLION)
+        assert (found and found.getpixel((3, 3))) == expected
+        assert alpha_of(file, MILLION).getpixel((3, 3)) == (0 if expected else 255)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_broken_content_is_always_told_in_a_sentence(tmp_path: Path):
+    """2,000 files with a few bytes changed, some cut off: no error of Pillow's gets through."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    frames = [Image.new("P", (24, 16), shade) for shade in (1, 9)]
+    whole = [
+        encoded("PNG", exif=exif), encoded("JPEG", exif=exif), encoded("WEBP", exif=exif),
+        encoded("JPEG", progressive=True), encoded("BMP"), encoded("WEBP", lossless=True),
+        encoded("GIF", frames[0], save_all=True, append_images=frames[1:]),
+        encoded("PNG", Image.new("P", (24, 16)), transparency=0),
+        encoded("PNG", Image.new("I;16", (24, 16), 4000)),
+    ]  # fmt: skip
+    chance, file = random.Random(7), tmp_path / "a.bin"
+    for _ in range(2000):
+        content = bytearray(chance.choice(whole))
+        for _ in range(chance.choice([1, 2, 8])):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        file.write_bytes(content[: chance.randrange(len(content))] if chance.random() < 0.2 else
+                         content)  # fmt: skip
+        for opens in (checked, read, on_white, alpha_of):
+            with contextlib.suppress(WrongMediaError):
+                opens(file, MILLION)
+
+
+def test_error_names_no_folder(tmp_path: Path):
+    for file in (tmp_path / "missing.png", tmp_path):
+        with pytest.raises(WrongMediaError) as refused:
+            checked(file, MILLION)
+        assert str(tmp_path.parent) not in str(refused.value)
+
+
+# --- nobody else does ----------------------------------------------------------------------------
+
+OPENS_MEDIA = {
+    "Image.open": {"media/pictures.py"},
+    "av.open": {"media/files.py", "steps/media.py", "tasks/films.py", "results/audio.py",
+                "results/video.py"},
+    **{name: set() for name in (
+        "cv2.imread", "cv2.VideoCapture", "cv2.imdecode", "imageio.imread", "skimage.io.imread",
+        "load_image", "load_video", "ImageFile.Parser",
+    )},
+}  # fmt: skip
+"""Which files of the application may call what opens a file of media."""
+
+
+def test_media_are_opened_in_no_other_place():
+    found: dict[str, set[str]] = {name: set() for name in OPENS_MEDIA}
+    for file in sorted(APP.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                for name in OPENS_MEDIA:
+                    if called == name or called.endswith(f".{name}"):
+                        found[name].add(str(file.relative_to(APP)))
+    assert found == OPENS_MEDIA
