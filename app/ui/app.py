@@ -41,7 +41,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
             gr.HTML(CHIP, elem_id="chip")
             free = gr.Button("Free GPU", size="sm", elem_id="free")
         freeing = FreeButton(engine, free)
-        tab = GenerateTab(engine, catalog, uploads)
+        tab = GenerateTab(engine, catalog, settings.paths)
         panel = MemoryPanel(engine)
         for changed in (tab.current_run.change, freeing.notice.change):
             changed(panel.refresh, None, panel.shown, **PRIVATE)

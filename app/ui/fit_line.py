@@ -11,6 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from app.errors import WorkbenchError
+from app.settings import PathSettings
 from app.ui import markup
 from app.ui.form import Field, read_form
 from app.workflow.catalog import CatalogEntry
@@ -29,9 +30,9 @@ DECIDES = {"number", "integer", "slider", "choice", "image"}
 class FitLine:
     """Made inside an open `gr.Blocks`; `show` is for inside a form's render."""
 
-    def __init__(self, engine: Engine, uploads: Path) -> None:
+    def __init__(self, engine: Engine, paths: PathSettings) -> None:
         self._engine = engine
-        self._uploads = uploads
+        self._paths = paths
         self.worker_known = gr.State(False)
         """Whether the worker has told how much memory there is."""
 
@@ -94,7 +95,7 @@ class FitLine:
         """Empty where the form is not filled in far enough to tell; None where the hub could."""
         held = [self._blank() if f.mask else values[f.spec.name] for f in fields]
         try:
-            inputs = read_form(fields, held, self._uploads)
+            inputs = read_form(fields, held, self._paths)
             return self._engine.fit(Path(entry.path), inputs, ask_hub=ask_hub)
         except WorkbenchError:
             return ""
@@ -102,7 +103,7 @@ class FitLine:
     def _blank(self) -> dict[str, Any]:
         """What stands for a picture in an editor and what is painted on it: it is drawn in the size
         of the model, not in that of the picture."""
-        path = self._uploads / "blank.png"
+        path = self._paths.media[0] / "blank.png"
         if not path.is_file():
             Image.new("RGBA", (8, 8), "white").save(path)
         return {"background": str(path), "layers": [str(path)], "composite": str(path)}

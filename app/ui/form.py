@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,16 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from PIL import Image, ImageChops
 from pydantic import JsonValue
 
 from app.errors import InvalidInputs, Problem, shortened
 from app.media.files import MediaKind
+from app.media.pictures import WrongMediaError
+from app.settings import PathSettings
+from app.ui.painting import Editor, background_of, is_there, mask_editor, mask_of
 from app.workflow.inputs import MAX_EXACT, InputSpec, written
 
-Editor = Mapping[str, Any]
-
 PICTURE_HEIGHT = 260
-EDITOR_HEIGHT = 420
-PAINT = "#ff2d95"
-"""Seen on white as on black; only where it is painted counts."""
 MAX_EXAMPLES = 6
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,100}")
 
@@ -113,24 +109,6 @@ def _image(spec: InputSpec, value: Any) -> Component:
     )  # fmt: skip
 
 
-def _editor(spec: InputSpec, value: Any) -> Component:
-    return gr.ImageEditor(
-        value,
-        type="filepath",
-        image_mode="RGBA",
-        format="png",
-        sources=["upload", "clipboard"],
-        transforms=[],
-        layers=False,
-        brush=gr.Brush(colors=[PAINT], color_mode="fixed"),
-        label=f"{_asked(spec)}: paint what shall change",
-        height=EDITOR_HEIGHT,
-        buttons=[],
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-
-
 def _video(spec: InputSpec, value: Any) -> Component:
     return _upload(gr.Video, spec, value, height=PICTURE_HEIGHT, sources=["upload"])
 
@@ -203,7 +181,12 @@ def build_form(inputs: Sequence[InputSpec], values: Mapping[str, Any]) -> list[F
 def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -> Field:
     kept = values.get(spec.name)
     if mask is not None:
-        return Field(spec, _editor(spec, kept if _is_there(kept) else None), mask)
+        editor = mask_editor(
+            kept if is_there(kept) else None,
+            label=f"{_asked(spec)}: paint what shall change",
+            elem_id=f"input-{spec.name}",
+        )
+        return Field(spec, editor, mask)
     value = kept if fits(spec, kept) else shown(spec)
     widget = _text if _rounds(spec.default) else INPUT_WIDGETS[spec.kind]
     field = Field(spec, widget(spec, value))
@@ -275,22 +258,22 @@ def keep_typed(workflow: str, names: Sequence[str]) -> str:
 
 
 def read_form(
-    fields: Sequence[Field], values: Sequence[Any], uploads: Path
+    fields: Sequence[Field], values: Sequence[Any], paths: PathSettings
 ) -> dict[str, JsonValue]:
     """The inputs of a run. An empty number or picture is left out, so that its default stands.
 
-    A painted mask is written as a PNG into `uploads`. Raises InvalidInputs where the browser may
-    have rounded a number.
+    A painted mask is written as a PNG beside the uploads. Raises InvalidInputs where the browser
+    may have rounded a number, and for a picture in an editor that cannot be read.
     """
     return {
         name: value
         for field, held in zip(fields, values, strict=True)
-        for name, value in _inputs_of(field, held, uploads)
+        for name, value in _inputs_of(field, held, paths)
         if value is not None
     }
 
 
-def _inputs_of(field: Field, held: Any, uploads: Path) -> Iterator[tuple[str, JsonValue]]:
+def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[str, JsonValue]]:
     if field.mask is None:
         # What stands there unchanged is the default itself; an empty text where it is null, too.
         unchanged = held == shown(field.spec) or (held == "" and field.spec.default is None)
@@ -305,39 +288,22 @@ def _inputs_of(field: Field, held: Any, uploads: Path) -> Iterator[tuple[str, Js
         yield field.spec.name, None if unchanged else held
         return
     editor: Editor = held or {}
-    background = editor.get("background")
-    yield field.spec.name, None if background is None else str(opaque(Path(background), uploads))
-    mask = write_mask(editor, uploads)
-    yield field.mask.name, None if mask is None else str(mask)
+    yield field.spec.name, _painted(field.spec, background_of, editor, paths)
+    yield field.mask.name, _painted(field.mask, mask_of, editor, paths)
 
 
-def opaque(picture: Path, uploads: Path) -> Path:
-    """What lies in the editor, on white where it is transparent: the browser's canvas keeps no
-    colours there, and what was clear would be drawn on as black."""
-    with Image.open(picture) as opened:
-        shown = opened.convert("RGBA")
-    if shown.getchannel("A").getextrema() == (255, 255):
-        return picture
-    white = Image.new("RGBA", shown.size, "white")
-    path = uploads / f"opaque-{uuid.uuid4().hex}.png"
-    Image.alpha_composite(white, shown).convert("RGB").save(path, compress_level=1)
-    return path
-
-
-def write_mask(editor: Editor, uploads: Path) -> Path | None:
-    """A white-on-black PNG of everything painted in the editor; None where nothing is."""
-    painted: Image.Image | None = None
-    for layer in editor.get("layers") or []:
-        with Image.open(layer) as picture:
-            alpha = picture.convert("RGBA").getchannel("A")
-        # Half transparent edges of the brush count as painted: a mask is a yes or a no.
-        alpha = alpha.point(lambda level: 255 if level >= 128 else 0)
-        painted = alpha if painted is None else ImageChops.lighter(painted, alpha)
-    if painted is None or painted.getbbox() is None:
-        return None
-    path = uploads / f"mask-{uuid.uuid4().hex}.png"
-    painted.save(path, compress_level=1)
-    return path
+def _painted(
+    spec: InputSpec,
+    find: Callable[[Editor, PathSettings], Path | None],
+    editor: Editor,
+    paths: PathSettings,
+) -> str | None:
+    try:
+        found = find(editor, paths)
+    except WrongMediaError as error:
+        wrong = Problem(place=f"inputs.{spec.name}", message=str(error))
+        raise InvalidInputs("The picture in the editor cannot be used.", [wrong]) from error
+    return None if found is None else str(found)
 
 
 def read_seed(text: str | None) -> int | None:
@@ -371,13 +337,6 @@ def with_file(inputs: Sequence[InputSpec], kind: MediaKind, path: str) -> dict[s
     painted = any(mask.kind == "mask" and mask.mask_of == spec.name for mask in inputs)
     editor = {"background": path, "layers": [], "composite": path}
     return {spec.name: editor if painted else path}
-
-
-def _is_there(editor: Editor | None) -> bool:
-    """Whether every file of what was painted, and on what, still exists."""
-    held = editor or {}
-    files = [held.get("background"), held.get("composite"), *(held.get("layers") or [])]
-    return all(Path(file).is_file() for file in files if file is not None)
 
 
 def _rounds(value: Any) -> bool:

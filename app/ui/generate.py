@@ -20,6 +20,7 @@ import gradio as gr
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError
 from app.media.files import CALLED, MediaKind
 from app.protocol import ResultSaved
+from app.settings import PathSettings
 from app.ui import markup
 from app.ui.fit_line import FitLine
 from app.ui.form import (
@@ -67,11 +68,11 @@ class Chosen:
 class GenerateTab:
     """The tab's components and handlers. Made inside an open `gr.Blocks`."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, uploads: Path) -> None:
+    def __init__(self, engine: Engine, catalog: Catalog, paths: PathSettings) -> None:
         self._engine = engine
         self._catalog = catalog
-        self._uploads = uploads
-        self.fit = FitLine(engine, uploads)
+        self._paths = paths
+        self.fit = FitLine(engine, paths)
         self._lay_out()
         self._wire()
 
@@ -139,7 +140,7 @@ class GenerateTab:
             try:
                 run_id = self._engine.submit(
                     Path(entry.path),
-                    read_form(fields, values, self._uploads),
+                    read_form(fields, values, self._paths),
                     seed=read_seed(seed),
                     owner=visit["person"],
                 )

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from app.ui.website import Website
 
 USER = "workbench"
-MAX_IMAGE_PIXELS = 100_000_000
 SESSIONS = 200
 WHERE_THE_LOGIN_IS = (
     "Name and password were printed where this server was started. Its owner chooses others with"
@@ -129,11 +128,13 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
 
     from app.ui.app import build_ui, launch_options
     from app.ui.guard import Guard, names_for
-    from app.ui.uploads import leave_urls_alone
+    from app.ui.uploads import leave_media_alone, leave_urls_alone
     from app.ui.website import Website
 
-    Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+    # Whatever opens a picture in this process besides `app.media.pictures` is bounded as well.
+    Image.MAX_IMAGE_PIXELS = settings.paths.limits.max_picture_pixels
     leave_urls_alone()
+    leave_media_alone()
 
     async def healthz(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})

@@ -29,6 +29,17 @@ def leave_urls_alone() -> None:
     processing_utils.async_ssrf_protected_download = handed_on
 
 
+def leave_media_alone() -> None:
+    """Has Gradio hand on videos and sounds as they are, where it finds FFmpeg installed.
+
+    It would have FFmpeg look into them and convert some, as whatever format FFmpeg takes them for;
+    a playlist that calls itself a video makes that read other files.
+    """
+    from gradio import processing_utils
+
+    processing_utils.ffmpeg_installed = lambda: False
+
+
 def undressed(variables: Any) -> Any:
     """The variables with a URL as the text it is, where `handle_file` of gradio_client has dressed
     it as a file; told back to the script as a file it would be looked for on this server."""

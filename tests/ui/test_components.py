@@ -13,6 +13,7 @@ import json, sys
 from pathlib import Path
 import gradio as gr
 from gradio.data_classes import FileData
+from app.settings import PathSettings
 from app.ui.form import build_form, read_form
 from app.workflow.document import InputBlock
 from app.workflow.inputs import input_specs
@@ -34,7 +35,7 @@ print(json.dumps({
     # What lies behind the URL is not fetched to be shown.
     "values": [field.component.value for field in fields],
     "uploads": [field.component.preprocess(FileData(path="/up/a.bin")) for field in fields],
-    "read": read_form(fields, ["/up/a.mp4", None, "/up/a.wav"], Path("/up")),
+    "read": read_form(fields, ["/up/a.mp4", None, "/up/a.wav"], PathSettings(media=(Path("/up"),))),
 }))
 """
 

@@ -1,0 +1,179 @@
+"""The mask editor: a picture, and what is painted on it, as files that nothing has decoded yet.
+
+Gradio would keep what a browser sends in memory and open it with whatever decoder fits; here it is
+written down as it comes, and opened when a run is asked for, by `app.media.pictures`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import HTTPException
+from gradio.components.image_editor import EditorData
+from gradio.data_classes import DataWithFiles, FileData
+from PIL import Image, ImageChops
+
+from app.media import pictures
+from app.media.pictures import WrongMediaError
+from app.outputs import replacing
+from app.settings import PathSettings
+
+Editor = Mapping[str, Any]
+"""`background`, `layers` and `composite` as paths."""
+
+EDITOR_HEIGHT = 420
+PAINT = "#ff2d95"
+"""Seen on white as on black; only where it is painted counts."""
+MAX_LAYERS = 8
+"""The editor here has one; a script could send any number."""
+MAX_SENT = 16
+"""Editors whose pictures have come, and that have not been read; the oldest are forgotten."""
+
+
+def mask_editor(value: Editor | None, *, label: str, elem_id: str) -> gr.ImageEditor:
+    """Returns the component; its value is an Editor."""
+    editor = gr.ImageEditor(
+        type="filepath",
+        image_mode="RGBA",
+        format="png",
+        sources=["upload", "clipboard"],
+        transforms=[],
+        layers=False,
+        brush=gr.Brush(colors=[PAINT], color_mode="fixed"),
+        label=label,
+        height=EDITOR_HEIGHT,
+        buttons=[],
+        interactive=True,
+        elem_id=elem_id,
+    )
+    sent: dict[str, dict[str, str]] = {}
+    """What a browser has sent, by the id it will name: part of the editor, and path."""
+
+    def accept_blobs(data: Any) -> None:
+        """Keeps one picture that a browser sends, before the event that is about it."""
+        part, index, number, content = _sent_part(data)
+        if number not in sent and len(sent) >= MAX_SENT:
+            del sent[next(iter(sent))]
+        parts = sent.setdefault(number, {})
+        parts[f"{part} {index}"] = str(_kept(content, Path(editor.GRADIO_CACHE)))
+
+    def as_files(payload: EditorData | None) -> dict[str, Any] | None:
+        if payload is None:
+            return None
+        if payload.id is not None:
+            parts = sent.pop(payload.id, {})
+            layers = [path for name, path in sorted(parts.items()) if name.startswith("layer ")]
+            found = (parts.get("background 0"), layers, parts.get("composite 0"))
+        else:
+            found = (
+                payload.background and payload.background.path,
+                [layer.path for layer in payload.layers[: MAX_LAYERS + 1]],
+                payload.composite and payload.composite.path,
+            )
+        return dict(zip(("background", "layers", "composite"), found, strict=True))
+
+    # Not a subclass: Gradio writes a .pyi beside it.
+    accept_blobs._is_server_fn = True  # type: ignore[attr-defined]
+    editor.accept_blobs = accept_blobs
+    editor.preprocess = as_files
+    editor.postprocess = _as_it_lies
+    editor.value = value and _as_it_lies(value).model_dump()
+    return editor
+
+
+def _sent_part(data: Any) -> tuple[str, int, str, bytes]:
+    """Returns which part of which editor was sent; only `layers` are several."""
+    told = data.data if isinstance(data, DataWithFiles) else None
+    if isinstance(told, Mapping) and len(data.files) == 1:
+        part, index, number = (str(told.get(name, "")) for name in ("type", "index", "id"))
+        which = int(index[:9]) if index.isdecimal() else 0
+        if part == "layer" and which < MAX_LAYERS:
+            return part, which, number[:100], data.files[0][1]
+        if part in ("background", "composite"):
+            return part, 0, number[:100], data.files[0][1]
+    raise HTTPException(400, "One picture of an editor is needed.")
+
+
+def _kept(content: bytes, uploads: Path) -> Path:
+    """Returns a file of this content: one for the same picture, however often it is sent."""
+    path = uploads / f"painted-{hashlib.sha256(content).hexdigest()[:40]}.png"
+    if path.is_file():
+        path.touch()
+    else:
+        uploads.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(content)
+    return path
+
+
+def _as_it_lies(value: Editor | None) -> EditorData | None:
+    if value is None:
+        return None
+
+    def file(path: str | None) -> FileData | None:
+        return None if path is None else FileData(path=path, orig_name=Path(path).name)
+
+    layers = [file(layer) for layer in value.get("layers") or []]
+    return EditorData(
+        background=file(value.get("background")),
+        layers=[layer for layer in layers if layer is not None],
+        composite=file(value.get("composite")),
+    )
+
+
+def is_there(editor: Editor | None) -> bool:
+    """Whether every file of what was painted, and on what, still exists."""
+    held = editor or {}
+    files = [held.get("background"), held.get("composite"), *(held.get("layers") or [])]
+    return all(Path(file).is_file() for file in files if file is not None)
+
+
+def background_of(editor: Editor, paths: PathSettings) -> Path | None:
+    """Returns the picture in the editor, on white where it is transparent; None where none is.
+
+    The browser's canvas keeps no colours under what is transparent: what was clear would be drawn
+    on as black. Raises WrongMediaError.
+    """
+    if editor.get("background") is None:
+        return None
+    file = _own(editor["background"], paths)
+    white = pictures.on_white(file, paths.limits.max_picture_pixels)
+    return file if white is None else _kept(_png(white), paths.media[0])
+
+
+def mask_of(editor: Editor, paths: PathSettings) -> Path | None:
+    """Returns a white-on-black PNG of everything painted; None where nothing is.
+
+    Raises WrongMediaError.
+    """
+    layers: Sequence[str] = editor.get("layers") or []
+    if len(layers) > MAX_LAYERS:
+        raise WrongMediaError(f"{len(layers)} layers are painted; {MAX_LAYERS} are the most.")
+    painted: Image.Image | None = None
+    for layer in layers:
+        alpha = pictures.alpha_of(_own(layer, paths), paths.limits.max_picture_pixels)
+        # Half transparent edges of the brush count as painted: a mask is a yes or a no.
+        alpha = alpha.point(lambda level: 255 if level >= 128 else 0)
+        painted = alpha if painted is None else ImageChops.lighter(painted, alpha)
+    if painted is None or painted.getbbox() is None:
+        return None
+    return _kept(_png(painted), paths.media[0])
+
+
+def _own(file: str, paths: PathSettings) -> Path:
+    """Returns the file, if it is an upload or a result."""
+    found = Path(file).resolve()
+    if not any(found.is_relative_to(folder.resolve()) for folder in paths.media):
+        raise WrongMediaError("The picture has to be uploaded; a path is not taken.")
+    return found
+
+
+def _png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG", compress_level=1)
+    return content.getvalue()
