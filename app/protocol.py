@@ -94,6 +94,7 @@ class MoveToRam(Message):
     """Have these leave the accelerator for RAM, or for good where that is full."""
 
     type: Literal["move_to_ram"] = "move_to_ram"
+    request_id: str = ""
     keys: tuple[str, ...]
     reason: str
 
@@ -102,6 +103,7 @@ class CleanUp(Message):
     """Light cleanup between runs. Sent only after a moment without work."""
 
     type: Literal["clean_up"] = "clean_up"
+    request_id: str = ""
 
 
 class ShutDown(Message):
@@ -222,7 +224,8 @@ class MemoryFreed(Message):
 
 
 class MemoryReported(Message):
-    """What is held now; sent whenever it has changed."""
+    """What is held now; sent whenever it has changed, and as the answer to every command with a
+    `request_id` that has no answer of its own."""
 
     type: Literal["memory_reported"] = "memory_reported"
     request_id: str = ""
@@ -533,8 +536,12 @@ _COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
 
+MAX_COMMAND_BYTES = 32_000_000
+"""Of one command: reading it takes the worker many times as much memory."""
+
+
 def encode(message: Message) -> bytes:
-    """The message as JSON bytes for the pipe."""
+    """The message as JSON bytes for the pipe. Raises ValueError where JSON cannot hold it."""
     return message.model_dump_json().encode()
 
 

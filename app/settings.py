@@ -117,6 +117,17 @@ class EngineSettings(_Frozen):
     """Runs of one guest that may wait; an operator's are not counted."""
     cancel_grace_s: float = Field(default=10.0, gt=0)
     """The least time a worker has to obey a cancel before it is ended."""
+    cancel_grace_limit_s: float = Field(default=30.0, gt=0)
+    """The most time it has, where it is slow between the places at which a run can be cancelled."""
+    start_limit_s: float = Field(default=300.0, gt=0)
+    """How long a worker may take to be ready before it is ended and started anew."""
+    restart_delay_s: float = Field(default=1.0, gt=0)
+    """How long to wait before a worker that did not come up is started again; doubled each time."""
+    command_limit_s: float = Field(default=120.0, gt=0)
+    """How long a worker may take to free, pin, drop or move what it holds, or to begin a run,
+    before it is ended."""
+    cleanup_limit_s: float = Field(default=1800.0, gt=0)
+    """The same for what it does when nothing else is to be done, while nobody waits for it."""
     kept_runs: int = Field(default=500, ge=1)
     """Finished runs whose events are kept for followers."""
     idle_cleanup_s: float = Field(default=1.0, gt=0)

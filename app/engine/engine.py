@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -17,11 +16,21 @@ from pydantic import JsonValue
 
 from app.engine.loop import EngineLoop, FreeMode
 from app.engine.run import Follower, Run, RunInfo
+from app.engine.runs import new_run_id
 from app.engine.status import EngineStatus
 from app.engine.worker_process import WorkerTarget, run_worker
-from app.errors import EngineError, EngineNotStarted
+from app.errors import EngineError, EngineNotStarted, InvalidInputs, first_line
 from app.outputs import OutputStore
-from app.protocol import DropComponents, MemoryFreed, PinComponent, RunEvent
+from app.protocol import (
+    MAX_COMMAND_BYTES,
+    DropComponents,
+    MemoryFreed,
+    PinComponent,
+    RunEvent,
+    StartRun,
+    decode_command,
+    encode,
+)
 from app.settings import Settings
 from app.workflow.fingerprint import request_key
 from app.workflow.models import needs
@@ -29,6 +38,8 @@ from app.workflow.models.hub_headers import HubHeaders, NotAsked
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
 from app.workflow.remote import remote_values
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -89,16 +100,15 @@ class Engine:
         plan = make_plan(workflow, inputs, paths=settings.paths, seed=seed, changes=changes)
         if check is not None:
             check(plan)
-        # Nobody can guess it: who knows the id of a run may cancel it, and finds its folder.
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
+        run_id = new_run_id()
         fetching = bool(remote_values(plan))
         known = plan.seed_given and not fetching
         key = request_key(plan, settings.worker.device) if known else None
         run = Run(
             run_id, owner, plan, request_key=key, fresh=fresh, fetching=fetching, person=person
         )
-        loop.ask(partial(loop.submit, run))
-        return run_id
+        _check_command(run.command())
+        return loop.mailbox.ask(partial(loop.submit, run))
 
     def fit(
         self, workflow: Path, inputs: Mapping[str, JsonValue], *, ask_hub: bool = True
@@ -114,7 +124,7 @@ class Engine:
         plan = make_plan(workflow, inputs, paths=settings.paths)
         find = self._hub.ask if ask_hub else self._hub.known
         try:
-            return needs.line(plan, loop.ask(loop.status).room, find)
+            return needs.line(plan, loop.status().room, find)
         except NotAsked:
             return None
 
@@ -132,7 +142,7 @@ class Engine:
         The workflow's file counts as it is now. Raises UnknownRun, and what `submit` raises.
         """
         loop, _ = self._started()
-        plan = loop.ask(partial(loop.run, run_id)).plan
+        plan = loop.run(run_id).plan
         return self.submit(
             Path(plan.workflow_path), plan.inputs, seed=seed, changes=plan.changes, owner=owner,
             person=person, check=check,
@@ -153,7 +163,7 @@ class Engine:
             with contextlib.suppress(RuntimeError):
                 here.call_soon_threadsafe(changed.set)
 
-        run = await asyncio.to_thread(loop.ask, partial(loop.run, run_id))
+        run = loop.run(run_id)
         with _following(loop, run, Follower(wake, previews)):
             reading = _Reading(run, start, previews)
             while not reading.over:
@@ -167,7 +177,7 @@ class Engine:
         """The run's events to its end, for a caller without an event loop. Raises UnknownRun."""
         loop, _ = self._started()
         changed = threading.Event()
-        run = loop.ask(partial(loop.run, run_id))
+        run = loop.run(run_id)
         with _following(loop, run, Follower(changed.set, previews)):
             reading = _Reading(run, 0, previews)
             while not reading.over:
@@ -177,9 +187,16 @@ class Engine:
                     changed.wait()
 
     def cancel(self, run_id: str) -> bool:
-        """Have the run end as soon as it can; False when it is over. Raises UnknownRun."""
+        """Have the run end as soon as it can; False when it is over. Raises UnknownRun.
+
+        Waits for nothing, as all methods but `submit`, `fit`, `free`, `events` and `close`.
+        """
         loop, _ = self._started()
-        return loop.ask(partial(loop.cancel, run_id))
+        run = loop.run(run_id)
+        if run.over:
+            return False
+        loop.post(partial(loop.cancel, run))
+        return True
 
     def free(self, mode: FreeMode = "when_idle") -> MemoryFreed:
         """Drop everything that is held, and say what that gave back.
@@ -191,14 +208,14 @@ class Engine:
 
     async def free_async(self, mode: FreeMode = "when_idle") -> MemoryFreed:
         """`free` for a caller in an event loop."""
-        return await asyncio.wrap_future(await asyncio.to_thread(self._ask_to_free, mode))
+        return await asyncio.wrap_future(self._ask_to_free(mode))
 
     def _ask_to_free(self, mode: FreeMode) -> Future[MemoryFreed]:
         loop, _ = self._started()
         answer: Future[MemoryFreed] = Future()
         # From here on nobody can take the question back, or the engine could not answer it.
         answer.set_running_or_notify_cancel()
-        loop.ask(partial(loop.free, mode, answer))
+        loop.mailbox.answer(answer, partial(loop.free, mode, answer))
         return answer
 
     def pin(self, key: str, pinned: bool = True) -> Future[EngineStatus]:
@@ -217,18 +234,18 @@ class Engine:
         answer: Future[EngineStatus] = Future()
         # From here on nobody can take the question back, or the engine could not answer it.
         answer.set_running_or_notify_cancel()
-        loop.ask(partial(loop.change_held, command, answer))
+        loop.mailbox.answer(answer, partial(loop.change_held, command, answer))
         return answer
 
     def status(self) -> EngineStatus:
         """What the engine and the worker are doing now."""
         loop, _ = self._started()
-        return loop.ask(loop.status)
+        return loop.status()
 
     def runs(self, owner: str | None = None) -> list[RunInfo]:
         """The runs of this engine, or one owner's, newest first."""
         loop, _ = self._started()
-        return loop.ask(partial(loop.runs, owner))
+        return loop.runs(owner)
 
     def _started(self) -> tuple[EngineLoop, Settings]:
         if self._loop is None or self._settings is None:
@@ -236,6 +253,25 @@ class Engine:
                 "The engine has not been started.", hint="Call engine.start(settings) first."
             )
         return self._loop, self._settings
+
+
+def _check_command(command: StartRun) -> None:
+    """Raises InvalidInputs where the worker could not read this, however it came to be so."""
+    try:
+        data = encode(command)
+        decode_command(data)
+    except ValueError as error:
+        log.warning("A request is refused: %s", first_line(error))
+        raise InvalidInputs(
+            "The worker could not be given this request: something in it is nested too deeply, or"
+            " is no JSON."
+        ) from error
+    if len(data) > MAX_COMMAND_BYTES:
+        raise InvalidInputs(
+            f"What is to be run is written in {len(data):,} bytes; at most {MAX_COMMAND_BYTES:,}"
+            " are taken.",
+            hint="Use fewer steps or rounds, or shorter values.",
+        )
 
 
 class _Reading:

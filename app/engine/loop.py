@@ -1,41 +1,50 @@
 """The engine's thread: one mailbox, one writer of all its state.
 
-Everything here runs on that thread; other threads put calls into the mailbox (`ask`, `post`). No
-call waits for anything, so the mailbox is always answered at once.
+Everything here runs on that thread, except what says that it is for any thread; other threads put
+calls into the mailbox. No call waits for anything, so the mailbox is always answered at once, and
+what a call raises ends the run it is about, never the thread.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
+from app.engine.ends import died_with, failed_here
 from app.engine.fetches import MediaFetches
+from app.engine.mailbox import Mailbox
 from app.engine.memory import WorkerMemory
+from app.engine.outstanding import Outstanding
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
+from app.engine.starts import STARTS_IN_A_ROW, Starts
 from app.engine.status import EngineStatus, WorkerState
+from app.engine.worker_log import log_again
 from app.engine.worker_process import WorkerExit, WorkerProcess, WorkerTarget
 from app.errors import EngineClosed, ErrorReport, WorkerDied
 from app.protocol import (
     TERMINAL,
     CancelRun,
     CheckpointGap,
+    CleanUp,
     DropComponents,
     Event,
+    FreeMemory,
     Logged,
     MemoryFreed,
     MemoryReported,
+    MoveToRam,
     PinComponent,
     RunCancelled,
     RunFailed,
+    RunStarted,
     ShutDown,
-    StartRun,
     WatchPreviews,
     WorkerReady,
     WorkerUnable,
@@ -44,15 +53,23 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
 FreeMode = Literal["when_idle", "cancel_and_free"]
 
 LONGEST_WAIT_S = 3600.0
 """A deadline further away is looked at again (a lock cannot wait for ever so long)."""
-STARTS_IN_A_ROW = 3
-"""So often a worker may end before it is ready; then nothing is started until somebody asks."""
 GAPS_OF_GRACE = 3
-"""A cancel may take so many times the longest gap between two checkpoints that was ever seen."""
+"""A cancel may take so many times the longest gap between two checkpoints of this worker."""
+PAUSE_S = 1.0
+"""Between two tries at deadlines that raised an error, which should not happen."""
+DOING = {
+    FreeMemory: "freeing memory",
+    PinComponent: "pinning a component",
+    DropComponents: "dropping components",
+    MoveToRam: "moving components to RAM",
+    CleanUp: "cleaning up",
+}
+"""What the worker is at when it does not answer these."""
+RELOADED = "What it had loaded will be loaded again."
 
 
 class EngineLoop:
@@ -61,7 +78,7 @@ class EngineLoop:
     def __init__(self, settings: Settings, target: WorkerTarget) -> None:
         self._settings = settings
         self._target = target
-        self._mailbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.mailbox = Mailbox()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve())
         self._fetches = MediaFetches(settings, self._runs, self.post)
         self._active: Run | None = None
@@ -69,78 +86,69 @@ class EngineLoop:
         self._worker: WorkerProcess | None = None
         self._ready: WorkerReady | None = None
         self._started_before = False
-        self._failed_starts = 0
+        self._starts = Starts(settings.engine.restart_delay_s)
+        self._outstanding = Outstanding()
+        self._request_numbers = itertools.count(1)
         self._unable: ErrorReport | None = None
         self._longest_gap_s = 0.0
         self._close_by: float | None = None
         self._killed = ""
         """Why this side ended the worker, for the person whose run was in it."""
-        self._closed = False
+        self._serving = True
+        self._pause_until = 0.0
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
-    # --- the mailbox -----------------------------------------------------------------------------
+    # --- the thread ------------------------------------------------------------------------------
 
     def post(self, call: Callable[[], None]) -> None:
-        """Have this called on the engine's thread."""
-        self._mailbox.put(call)
-
-    def ask(self, function: Callable[[], Answer]) -> Answer:
-        """Call this on the engine's thread and wait for its answer. Raises what it raises."""
-        answer: Future[Answer] = Future()
-
-        def call() -> None:
-            try:
-                answer.set_result(function())
-            except BaseException as error:  # noqa: BLE001  (it is the asker's, whatever it is)
-                answer.set_exception(error)
-
-        if self._closed:
-            raise EngineClosed("The engine has been closed.")
-        self.post(call)
-        while True:
-            try:
-                return answer.result(timeout=1.0)
-            except TimeoutError:
-                if self._closed and not answer.done():
-                    raise EngineClosed("The engine has been closed.") from None
+        """Have this called on the engine's thread, unless it has ended. For any thread."""
+        self.mailbox.post(call)
 
     def join(self) -> None:
-        """Wait until the engine's thread has ended."""
+        """Wait until the engine's thread has ended. For any thread."""
         self._thread.join()
 
     def _serve(self) -> None:
-        self._advance()
-        while not self._closed:
-            try:
-                self._mailbox.get(timeout=self._seconds_to_deadline())()
-            except queue.Empty:
-                self._meet_deadlines()
-            except Exception:
-                # One message's mistake must not stop the queue for everybody; it is told in full.
-                log.exception("A message could not be handled")
-            self._advance()
+        try:
+            self._guard(self._advance)
+            while self._serving:
+                if self._seconds_to_deadline() == 0.0 and not self._guard(self._meet_deadlines):
+                    self._pause_until = time.monotonic() + PAUSE_S
+                call = self.mailbox.take(self._seconds_to_deadline())
+                if call is not None:
+                    self._guard(call)
+                self._guard(self._advance)
+        finally:
+            for call in self.mailbox.close():
+                self._guard(call)
+
+    def _guard(self, call: Callable[[], None]) -> bool:
+        """Call this; whether it went well. One mistake must not stop the queue for everybody."""
+        try:
+            call()
+        except BaseException:  # (what Rust raises when it panics is no Exception)
+            log.exception("The engine could not handle a message")
+            return False
+        return True
 
     def _seconds_to_deadline(self) -> float | None:
-        deadlines = [self._memory.next_deadline, self._close_by, self._kill_at()]
+        start_at = self._starts.next_at if self._worker is None else None
+        deadlines = [self._memory.next_deadline, self._close_by, self._kill_at(), start_at]
         nearest = min((at for at in deadlines if at is not None), default=None)
         if nearest is None:
             return None
+        nearest = max(nearest, self._pause_until)
         return min(max(0.0, nearest - time.monotonic()), LONGEST_WAIT_S)
 
     def _meet_deadlines(self) -> None:
         now = time.monotonic()
         for command in self._memory.due(now):
-            if self._worker and self._ready and not self._occupied:
-                self._worker.send(command)
+            if self._ready and not self._occupied:
+                self._order(command)
         kill_at = self._kill_at()
-        if self._worker and kill_at is not None and now >= kill_at and not self._killed:
-            self._killed = (
-                f"The worker did not stop within {self._grace_s:.0f} seconds and was ended."
-                " What it had loaded will be loaded again."
-            )
-            log.warning("%s", self._killed)
-            self._worker.kill()
+        if self._worker and kill_at is not None and now >= kill_at:
+            self._kill(self._why_late(now))
         if self._worker and self._close_by is not None and now >= self._close_by:
             self._close_by = now + 1.0
             self._worker.kill()
@@ -148,14 +156,15 @@ class EngineLoop:
     def _advance(self) -> None:
         """Do what can be done next. Called after every message."""
         if self._close_by is not None:
-            self._closed = self._worker is None
+            self._serving = self._worker is not None
             return
-        while self._worker is None and self._failed_starts < STARTS_IN_A_ROW:
+        start_at = self._starts.next_at
+        if self._worker is None and start_at is not None and time.monotonic() >= start_at:
             self._spawn()
         if self._worker is None or self._ready is None or self._occupied or self._killed:
             return
         if (freeing := self._memory.next_free()) is not None:
-            self._worker.send(freeing)
+            self._order(freeing)
         elif (run := self._runs.next) is not None:
             self._start(run)
 
@@ -165,35 +174,39 @@ class EngineLoop:
 
     # --- what the engine's methods ask -----------------------------------------------------------
 
-    def submit(self, run: Run) -> None:
-        """Take the run: answer it from an identical one's files, or queue it."""
+    def submit(self, run: Run) -> str:
+        """Take the run: answer it from an identical one's files, or queue it. Returns its id."""
         self._refuse_when_closing()
-        self._runs.take(run)
+        run_id = self._runs.take(run)
         if run.fetching:
             self._fetches.begin(run)
         if not run.over:
-            self._try_again()
+            self._starts.try_again()
+        return run_id
 
-    def cancel(self, run_id: str) -> bool:
+    def cancel(self, run: Run) -> None:
         """End the run, if it is not over: at once in the queue, at its next checkpoint else."""
-        run = self.run(run_id)
         if run.over:
-            return False
+            return
         phase = run.phase
         if self._runs.leave_queue(run):
-            self._runs.end(run, RunCancelled(run_id=run_id, time=time.time(), phase=phase))
+            self._runs.end(run, RunCancelled(run_id=run.run_id, time=time.time(), phase=phase))
         elif run.cancel_asked_at is None and self._worker is not None:
             run.cancel_asked_at = time.monotonic()
-            self._worker.send(CancelRun(run_id=run_id))
-        return True
+            self._worker.send(CancelRun(run_id=run.run_id))
 
     def free(self, mode: FreeMode, answer: Future[MemoryFreed]) -> None:
-        """Have everything freed before the next run; the answer comes into the future."""
+        """Have everything freed before the next run; the answer comes into the future.
+
+        `cancel_and_free` gives what the worker is at no longer than a cancel, whatever it is.
+        """
         self._refuse_when_closing()
-        if mode == "cancel_and_free" and self._active is not None:
-            self.cancel(self._active.run_id)
+        if mode == "cancel_and_free" and self._ready is not None:
+            self._outstanding.hurry(time.monotonic() + self._grace_s)
+            if self._active is not None:
+                self.cancel(self._active)
         self._memory.ask_to_free(answer)
-        self._try_again()
+        self._starts.try_again()
 
     def change_held(
         self, command: PinComponent | DropComponents, answer: Future[EngineStatus]
@@ -202,13 +215,13 @@ class EngineLoop:
         self._refuse_when_closing()
         if self._worker is None:
             answer.set_result(self.status())
-            return
-        self._worker.send(self._memory.numbered(command, answer))
+        else:
+            self._memory.answers(self._order(command), answer)
 
     def add_follower(self, run: Run, follower: Follower) -> None:
         """Wake this follower whenever the run's log grows, and once now."""
         self._change_followers(run, lambda: run.followers.add(follower))
-        follower.wake()
+        run.wake(follower)
 
     def remove_follower(self, run: Run, follower: Follower) -> None:
         """Stop waking it."""
@@ -221,24 +234,28 @@ class EngineLoop:
             self._worker.send(WatchPreviews(run_id=run.run_id, watched=run.watched))
 
     def run(self, run_id: str) -> Run:
-        """The run of this id. Raises UnknownRun."""
+        """The run of this id. For any thread. Raises UnknownRun."""
         return self._runs.find(run_id)
 
     def runs(self, owner: str | None) -> list[RunInfo]:
-        """All runs that are kept, or one owner's; newest first."""
+        """All runs that are kept, or one owner's; newest first. For any thread."""
         return self._runs.infos(owner)
 
     def status(self) -> EngineStatus:
-        """What is going on now."""
-        ready = self._ready
+        """What is going on now. For any thread, and waits for nothing.
+
+        What waits is read before what is active: a run that starts meanwhile is in one of them.
+        """
+        waiting, active = self._runs.waiting, self._active
+        worker, ready = self._worker, self._ready
         return EngineStatus(
             worker=self._worker_state(),
-            pid=self._worker.pid if self._worker else None,
+            pid=worker.pid if worker else None,
             device=ready.device if ready else "",
             device_name=ready.device_name if ready else "",
             versions=ready.versions if ready else {},
-            running=self._active.info() if self._active else None,
-            queue=self._runs.waiting,
+            running=active.info() if active else None,
+            queue=tuple(run.info() for run in waiting if run is not active),
             memory=self._memory.use,
             budgets=self._memory.budgets,
             held=self._memory.held,
@@ -274,6 +291,7 @@ class EngineLoop:
 
     def _spawn(self) -> None:
         self._killed, self._ready, self._unable = "", None, None
+        self._longest_gap_s = 0.0
         try:
             self._worker = WorkerProcess(
                 self._target,
@@ -285,62 +303,107 @@ class EngineLoop:
         except Exception as error:
             # No memory or no file handle is left, say: as a worker that ends before it is ready.
             log.exception("The worker process could not be made")
-            self._failed_starts += 1
-            if self._failed_starts >= STARTS_IN_A_ROW:
+            self._starts.ended(time.monotonic())
+            if self._starts.given_up:
                 self._give_up(f"{type(error).__name__}: {error}")
-
-    def _try_again(self) -> None:
-        """Somebody asks for something: a worker that would not start gets one more chance."""
-        if self._worker is None:
-            self._failed_starts = min(self._failed_starts, STARTS_IN_A_ROW - 1)
+        else:
+            limit_s = self._settings.engine.start_limit_s
+            self._outstanding.add("start", "starting", limit_s, time.monotonic())
 
     def _worker_state(self) -> WorkerState:
-        if self._worker is None:
+        worker, ready = self._worker, self._ready
+        if worker is None and self._starts.given_up:
             return "dead"
-        if self._ready is None:
+        if worker is None or ready is None:
             return "restarting" if self._started_before else "starting"
         return "busy" if self._occupied else "ready"
 
     @property
     def _grace_s(self) -> float:
-        return max(self._settings.engine.cancel_grace_s, GAPS_OF_GRACE * self._longest_gap_s)
+        settings = self._settings.engine
+        longest_s = min(GAPS_OF_GRACE * self._longest_gap_s, settings.cancel_grace_limit_s)
+        return max(settings.cancel_grace_s, longest_s)
 
     def _kill_at(self) -> float | None:
-        if self._killed or self._active is None or self._active.cancel_asked_at is None:
+        """When the worker is ended for not being done, if it is not done before."""
+        if self._killed or self._worker is None:
             return None
-        return self._active.cancel_asked_at + self._grace_s
+        cancelled_at = self._active.cancel_asked_at if self._active else None
+        ends = [self._outstanding.due_at, cancelled_at and cancelled_at + self._grace_s]
+        return min((at for at in ends if at is not None), default=None)
+
+    def _why_late(self, now: float) -> str:
+        due_at = self._outstanding.due_at
+        if due_at is not None and now >= due_at:
+            return f"The worker hung while {self._outstanding.doing} and was ended. {RELOADED}"
+        return (
+            f"The worker did not stop within {self._grace_s:.0f} seconds and was ended. {RELOADED}"
+        )
+
+    def _kill(self, why: str) -> None:
+        assert self._worker is not None
+        self._killed = why
+        log.warning("%s", why)
+        self._worker.kill()
+
+    def _order(
+        self, command: FreeMemory | PinComponent | DropComponents | MoveToRam | CleanUp
+    ) -> str:
+        """Send this and give it a time to be done in; the id that its answer will have."""
+        assert self._worker is not None
+        request_id = str(next(self._request_numbers))
+        self._worker.send(command.model_copy(update={"request_id": request_id}))
+        doing, idle = DOING[type(command)], isinstance(command, CleanUp)
+        settings = self._settings.engine
+        limit_s = settings.cleanup_limit_s if idle else settings.command_limit_s
+        self._outstanding.add(request_id, doing, limit_s, time.monotonic())
+        return request_id
 
     def _start(self, run: Run) -> None:
         assert self._worker is not None
+        run.times_sent += 1
         self._active = run
+        try:
+            self._worker.send(run.command())
+        except Exception as error:
+            # Nothing was sent, so the worker is well.
+            log.exception("Run %s could not be sent to the worker", run.run_id)
+            self._active = None
+            self._runs.end_early(run, failed_here(run, error))
+            return
+        limit_s = self._settings.engine.command_limit_s
+        self._outstanding.add(run.run_id, "about to begin a run", limit_s, time.monotonic())
         self._memory.run_began()
-        self._worker.send(
-            StartRun(
-                run_id=run.run_id,
-                plan=run.plan,
-                previews=run.watched,
-                fresh=run.fresh,
-                request_key=run.request_key,
-            )
-        )
         self._runs.leave_queue(run)
 
     def _on_event(self, worker: WorkerProcess, event: Event) -> None:
         if worker is not self._worker:
             return
+        try:
+            self._take(event)
+        except Exception as error:
+            log.exception("An event of the worker could not be handled")
+            self._fail_active(error)
+
+    def _take(self, event: Event) -> None:
         match event:
             case Logged():
-                _log_again(event)
+                log_again(event)
             case WorkerReady():
-                self._ready = event
+                self._outstanding.done("start", time.monotonic())
                 self._memory.began(event.memory)
-                self._started_before, self._failed_starts = True, 0
+                self._starts.is_ready(time.monotonic())
+                self._started_before, self._ready = True, event
             case WorkerUnable():
                 log.error("%s", event.error.sentence())
-                self._unable, self._failed_starts = event.error, STARTS_IN_A_ROW
+                self._unable = event.error
+                self._starts.are_hopeless()
             case MemoryReported():
+                self._outstanding.done(event.request_id, time.monotonic())
                 self._memory.reported(event, self.status)
             case MemoryFreed():
+                self._outstanding.done(event.request_id, time.monotonic())
+                self._starts.has_worked()
                 self._memory.freed(event)
             case CheckpointGap():
                 self._longest_gap_s = max(self._longest_gap_s, event.seconds)
@@ -350,36 +413,54 @@ class EngineLoop:
     def _on_run_event(self, run: Run, event: Event) -> None:
         if isinstance(event, TERMINAL):
             self._active = None
+            self._outstanding.done(run.run_id, time.monotonic())
             self._memory.run_ended()
             self._runs.end(run, event)
-        else:
-            run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
+            return
+        if isinstance(event, RunStarted):
+            self._outstanding.begun(run.run_id)
+            self._starts.has_worked()
+        run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
+
+    def _fail_active(self, error: Exception) -> None:
+        """The run in the worker cannot be carried on, and nobody knows what the worker is at."""
+        run, self._active = self._active, None
+        if run is not None and not run.over:
+            self._runs.end(run, failed_here(run, error))
+        if self._worker is not None and not self._killed:
+            self._kill(f"The engine could not follow the worker, which was ended. {RELOADED}")
 
     def _on_exit(self, worker: WorkerProcess, ended: WorkerExit) -> None:
         if worker is not self._worker:
             return
-        self._worker = None
-        self._failed_starts += self._ready is None
-        self._ready = None
+        self._starts.ended(time.monotonic())
+        self._outstanding.clear()
+        self._ready, self._worker = None, None
         if self._unable is None and not self._killed:
             log.error("%s %s", ended.sentence, ended.last_lines)
         if self._active is not None:
             run, self._active = self._active, None
-            self._runs.end(run, self._death_of(run, ended))
-        self._memory.gone(ended.sentence, self.status)
-        if self._failed_starts >= STARTS_IN_A_ROW:
-            self._give_up(ended.sentence, ended.last_lines)
+            if self._can_go_again(run):
+                self._runs.put_back(run)
+            else:
+                self._runs.end(run, self._death_of(run, ended))
+        self._memory.gone(self._killed or ended.sentence, self.status)
+        if self._starts.given_up:
+            self._give_up(self._killed or ended.sentence, ended.last_lines)
+
+    def _can_go_again(self, run: Run) -> bool:
+        """Whether the run has only waited, so that the worker's end is none of its own."""
+        waited = run.started_at is None and run.cancel_asked_at is None
+        # Where no worker comes up it is told so with all who wait.
+        again = run.times_sent < STARTS_IN_A_ROW or self._starts.given_up
+        return waited and again and self._close_by is None
 
     def _death_of(self, run: Run, ended: WorkerExit) -> RunCancelled | RunFailed:
-        now, run_id = time.time(), run.run_id
-        if self._killed:
-            return RunCancelled(run_id=run_id, time=now, phase=run.phase, notice=self._killed)
-        error = WorkerDied(
-            f"{ended.sentence} The run was {_doing(run)}.",
-            hint=ended.hint,
-            detail=ended.last_lines,
-        )
-        return RunFailed(run_id=run_id, time=now, error=error.report())
+        if self._killed and (run.cancel_asked_at is not None or self._close_by is not None):
+            return RunCancelled(
+                run_id=run.run_id, time=time.time(), phase=run.phase, notice=self._killed
+            )
+        return died_with(run, ended, self._killed)
 
     def _give_up(self, why: str, last_lines: str = "") -> None:
         """The worker does not come up: say so to everybody who waits."""
@@ -390,18 +471,3 @@ class EngineLoop:
             lambda run_id: RunFailed(run_id=run_id, time=time.time(), error=report)
         )
         self._memory.fail_frees(report.message)
-
-
-def _doing(run: Run) -> str:
-    words = {"queued": "about to start", "saving": "saving its results"}
-    return words.get(run.phase, run.phase)
-
-
-def _log_again(event: Logged) -> None:
-    """Log the worker's line in this process, under its own time and logger."""
-    logger = logging.getLogger(event.logger)
-    if not logger.isEnabledFor(event.level):
-        return
-    record = logger.makeRecord(event.logger, event.level, "", 0, event.text, (), None)
-    record.created = event.time
-    logger.handle(record)

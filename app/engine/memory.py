@@ -3,7 +3,6 @@ what is idle has to go. Owned by the engine's thread, as everything of the loop 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from app.protocol import (
     BoundedMemory,
     Budgets,
     CleanUp,
-    Command,
     Departure,
     DropComponents,
     FreeMemory,
@@ -24,11 +22,12 @@ from app.protocol import (
     MemoryReported,
     MemoryUse,
     MoveToRam,
-    PinComponent,
 )
 from app.settings import EngineSettings
 
 log = logging.getLogger(__name__)
+
+IdleCommand = CleanUp | DropComponents | MoveToRam
 
 
 class WorkerMemory:
@@ -45,7 +44,6 @@ class WorkerMemory:
         self._freeing: list[Future[MemoryFreed]] = []
         self._asked: dict[str, Future[EngineStatus]] = {}
         """Who waits for what is held to be changed, by the request's id."""
-        self._request_numbers = itertools.count(1)
         self._idle_since: float | None = None
         """Monotonic seconds; None while a run is under way and before the first."""
         self._due: dict[str, float] = {}
@@ -97,19 +95,15 @@ class WorkerMemory:
         if not self._frees:
             return None
         self._freeing, self._frees = self._frees, []
-        return FreeMemory(request_id="free")
+        return FreeMemory(request_id="")
 
     def fail_frees(self, message: str) -> None:
         """Tell those who wait for a freeing that has not begun that it will not come."""
         _fail(self._frees, message)
 
-    def numbered(
-        self, command: PinComponent | DropComponents, answer: Future[EngineStatus]
-    ) -> Command:
-        """The command with an id, by which the worker's report will answer."""
-        request_id = str(next(self._request_numbers))
+    def answers(self, request_id: str, answer: Future[EngineStatus]) -> None:
+        """The worker's report with this id will be the answer."""
         self._asked[request_id] = answer
-        return command.model_copy(update={"request_id": request_id})
 
     # --- what idleness does ----------------------------------------------------------------------
 
@@ -135,7 +129,7 @@ class WorkerMemory:
             return None
         return self._idle_since + min(self._due.values())
 
-    def due(self, now: float) -> list[Command]:
+    def due(self, now: float) -> list[IdleCommand]:
         """What is to be done by now; each is told once."""
         over = [name for name, after_s in self._due.items() if self._is_over(after_s, now)]
         commands = []
@@ -147,7 +141,7 @@ class WorkerMemory:
     def _is_over(self, after_s: float, now: float) -> bool:
         return self._idle_since is not None and now >= self._idle_since + after_s
 
-    def _for_idle(self, name: str, after_s: float) -> Command | None:
+    def _for_idle(self, name: str, after_s: float) -> IdleCommand | None:
         if name == "clean up":
             return CleanUp()
         reason = f"nothing has happened for {after_s:g} seconds"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from app.protocol import (
     RunFailed,
     RunStarted,
     RunSucceeded,
+    StartRun,
 )
 from app.workflow.plan import Plan
+
+log = logging.getLogger(__name__)
 
 RunState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -59,7 +63,7 @@ class Follower:
 
 
 class Run:
-    """Written by the engine's thread alone; others may read `events` and `preview`.
+    """Written by the engine's thread alone; others may read all of it.
 
     Previews are not part of the log: only the newest counts.
     """
@@ -92,6 +96,8 @@ class Run:
         self.followers: set[Follower] = set()
         self.cancel_asked_at: float | None = None
         """Monotonic seconds; None while nobody has cancelled it."""
+        self.times_sent = 0
+        """How many workers it was given to."""
 
     def append(self, event: RunEvent) -> None:
         """Add to the log, or replace the preview, and wake the followers."""
@@ -101,8 +107,26 @@ class Run:
             self.events.append(event)
         if self.over:
             self.preview = None
-        for follower in self.followers:
+        for follower in tuple(self.followers):
+            self.wake(follower)
+
+    def wake(self, follower: Follower) -> None:
+        """Wake this follower; one that fails follows no longer, and harms nobody else."""
+        try:
             follower.wake()
+        except Exception:
+            log.exception("A follower of run %s could not be woken", self.run_id)
+            self.followers.discard(follower)
+
+    def command(self) -> StartRun:
+        """What the worker is sent to begin it."""
+        return StartRun(
+            run_id=self.run_id,
+            plan=self.plan,
+            previews=self.watched,
+            fresh=self.fresh,
+            request_key=self.request_key,
+        )
 
     @property
     def over(self) -> bool:
@@ -125,7 +149,10 @@ class Run:
     @property
     def state(self) -> RunState:
         """What the log says has become of it."""
-        match self.events[-1] if self.events else None:
+        return self._state_after(self.events[-1] if self.events else None)
+
+    def _state_after(self, last: RunEvent | None) -> RunState:
+        match last:
             case RunSucceeded():
                 return "succeeded"
             case RunFailed():
@@ -141,11 +168,12 @@ class Run:
 
     def info(self) -> RunInfo:
         """The run as lists show it."""
+        last = self.events[-1] if self.events else None
         return RunInfo(
             run_id=self.run_id,
             workflow=Path(self.plan.workflow_path).stem,
             title=self.plan.workflow_id,
-            state=self.state,
+            state=self._state_after(last),
             phase=self.phase,
             seed=self.plan.seed,
             takes_seed=any(
@@ -153,5 +181,5 @@ class Run:
             ),
             submitted_at=self.submitted_at,
             started_at=self.started_at,
-            ended_at=self.events[-1].time if self.over else None,
+            ended_at=last.time if isinstance(last, TERMINAL) else None,
         )

@@ -1,9 +1,11 @@
 """All runs of the engine: those that wait in their order, and those that are over while they are
-kept. Owned by the engine's thread."""
+kept. Changed by the engine's thread alone; what changes is replaced whole, so that other threads
+may read `find`, `infos` and `waiting` without waiting for anything."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from app.engine.queue import next_run, positions
 from app.engine.remembered import Remembered, RememberedResults
 from app.engine.run import Run, RunInfo
-from app.errors import QueueFull, UnknownRun
+from app.errors import QueueFull, UnknownRun, shortened
 from app.protocol import (
     ResultSaved,
     RunFailed,
@@ -22,9 +24,16 @@ from app.protocol import (
     Timings,
 )
 from app.settings import EngineSettings
+from app.workflow.inputs import printable
 from app.workflow.plan import Plan
 
 log = logging.getLogger(__name__)
+
+
+def new_run_id() -> str:
+    """An id that sorts by its second, and that nobody can guess: who knows the id of a run may
+    cancel it, and finds its folder."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
 
 
 class Runs:
@@ -33,34 +42,35 @@ class Runs:
     def __init__(self, settings: EngineSettings, outputs: Path) -> None:
         self._settings = settings
         self._runs: dict[str, Run] = {}
-        self._waiting: list[str] = []
+        self._waiting: tuple[Run, ...] = ()
+        self._outputs = outputs
         self._remembered = RememberedResults(outputs)
 
-    def take(self, run: Run) -> None:
-        """Answer the run from an identical one's files, or have it wait. Raises QueueFull."""
+    def take(self, run: Run) -> str:
+        """Answer the run from an identical one's files, or have it wait; its id, which is another
+        one where that is taken already. Raises QueueFull."""
         if len(self._waiting) >= self._settings.max_queued_runs:
             raise QueueFull(
                 f"{len(self._waiting)} runs are waiting already.",
                 hint="Try again when some are done, or cancel some.",
             )
         most = self._settings.max_queued_runs_per_person
-        if (
-            run.person
-            and sum(self._runs[each].person == run.person for each in self._waiting) >= most
-        ):
+        if run.person and sum(other.person == run.person for other in self._waiting) >= most:
             raise QueueFull(
                 f"{most} of your runs are waiting already.",
                 hint="Try again when some are done, or cancel some.",
             )
-        self._forget_old()
-        self._runs[run.run_id] = run
+        while run.run_id in self._runs or (self._outputs / run.run_id).exists():
+            run.run_id = new_run_id()
+        self._runs = {**self._without_old(), run.run_id: run}
         made = self._made_before(run)
         position = 0 if made else len(self._waiting)
         run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
         if made is not None:
             _answer_from(made, run)
         else:
-            self._waiting.append(run.run_id)
+            self._waiting = (*self._waiting, run)
+        return run.run_id
 
     def fetched(self, run: Run, plan: Plan, request_key: str | None) -> None:
         """The run's media are here: from now on this is its plan, and it waits as others do."""
@@ -72,7 +82,7 @@ class Runs:
             self.leave_queue(run)
             _answer_from(made, run)
         else:
-            position = self._waiting.index(run.run_id)
+            position = self._waiting.index(run)
             run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 
     def end_early(self, run: Run, event: TerminalEvent) -> None:
@@ -86,9 +96,10 @@ class Runs:
 
     def find(self, run_id: str) -> Run:
         """The run of this id. Raises UnknownRun."""
-        if run_id not in self._runs:
-            raise UnknownRun(f"There is no run '{run_id}'.")
-        return self._runs[run_id]
+        run = self._runs.get(run_id) if isinstance(run_id, str) else None
+        if run is None:
+            raise UnknownRun(f"There is no run '{shortened(printable(str(run_id)))}'.")
+        return run
 
     def infos(self, owner: str | None) -> list[RunInfo]:
         """All runs that are kept, or one owner's; newest first."""
@@ -96,28 +107,38 @@ class Runs:
         return [run.info() for run in runs if owner is None or run.owner == owner]
 
     @property
-    def waiting(self) -> tuple[RunInfo, ...]:
+    def waiting(self) -> tuple[Run, ...]:
         """Those that wait, the next first."""
-        return tuple(self._runs[run_id].info() for run_id in self._waiting)
+        return self._waiting
 
     @property
     def next(self) -> Run | None:
         """The one to start now."""
-        fetching = {run_id for run_id in self._waiting if self._runs[run_id].fetching}
-        run_id = next_run(self._waiting, fetching)
-        return None if run_id is None else self._runs[run_id]
+        waiting = {run.run_id: run for run in self._waiting}
+        fetching = {run.run_id for run in self._waiting if run.fetching}
+        run_id = next_run(tuple(waiting), fetching)
+        return None if run_id is None else waiting[run_id]
 
     def leave_queue(self, run: Run) -> bool:
         """Have the run wait no longer, and tell the others their places; False where it did not."""
-        if run.run_id not in self._waiting:
+        if run not in self._waiting:
             return False
-        self._waiting.remove(run.run_id)
-        for run_id, position in positions(self._waiting).items():
-            other = self._runs[run_id]
-            last = other.events[-1]
-            if isinstance(last, RunQueued) and last.position != position:
-                other.append(RunQueued(run_id=run_id, time=time.time(), position=position))
+        self._waiting = tuple(other for other in self._waiting if other is not run)
+        self._tell_positions()
         return True
+
+    def put_back(self, run: Run) -> None:
+        """Have a run that was never begun wait again, before all others."""
+        self._waiting = (run, *self._waiting)
+        run.append(RunQueued(run_id=run.run_id, time=time.time(), position=0))
+        self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        at = positions(tuple(run.run_id for run in self._waiting))
+        for run in self._waiting:
+            last, position = run.events[-1], at[run.run_id]
+            if isinstance(last, RunQueued) and last.position != position:
+                run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 
     def end(self, run: Run, event: TerminalEvent) -> None:
         """Write the run's last event; what it made answers an identical request from now on."""
@@ -139,14 +160,15 @@ class Runs:
 
     def end_waiting(self, how: Callable[[str], TerminalEvent]) -> None:
         """End all that wait; `how` makes the last event of each from its id."""
-        waiting, self._waiting = self._waiting, []
-        for run_id in waiting:
-            self.end(self._runs[run_id], how(run_id))
+        waiting, self._waiting = self._waiting, ()
+        for run in waiting:
+            self.end(run, how(run.run_id))
 
-    def _forget_old(self) -> None:
+    def _without_old(self) -> dict[str, Run]:
+        """The runs without those that are over and one too many to be kept."""
         over = [run_id for run_id, run in self._runs.items() if run.over]
-        for run_id in over[: max(0, len(over) - self._settings.kept_runs + 1)]:
-            del self._runs[run_id]
+        old = set(over[: max(0, len(over) - self._settings.kept_runs + 1)])
+        return {run_id: run for run_id, run in self._runs.items() if run_id not in old}
 
 
 def _answer_from(made: Remembered, run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -14,8 +15,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from app.protocol import Command, Event, decode_event, encode
 from app.settings import WorkerSettings
@@ -62,6 +61,7 @@ def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) 
 class WorkerProcess:
     """One child process. `on_event` and `on_exit` are called on a thread of its own, in order.
 
+    Commands are written by another, so that nobody waits for a child that does not read.
     `on_exit` comes exactly once, after the last event: the pipe is read to its end first.
     """
 
@@ -91,6 +91,9 @@ class WorkerProcess:
         childs_end.close()
         childs_stderr.close()
         self._on_event, self._on_exit = on_event, on_exit
+        self._to_write: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._writing = threading.Thread(target=self._write, name="worker commands", daemon=True)
+        self._writing.start()
         self._listening = threading.Thread(target=self._listen, name="worker stderr", daemon=True)
         self._listening.start()
         threading.Thread(target=self._read, name="worker events", daemon=True).start()
@@ -102,13 +105,18 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, command: Command) -> None:
-        """Send a command; to a worker that is gone it is lost, and `on_exit` tells so."""
-        with contextlib.suppress(OSError):
-            self._connection.send_bytes(encode(command))
+        """Send a command, and wait for nothing; to a worker that is gone it is lost, and `on_exit`
+        tells so. Raises ValueError where the command cannot be encoded."""
+        self._to_write.put(encode(command))
 
     def kill(self) -> None:
         """End the process at once (SIGKILL)."""
         self._process.kill()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            while (data := self._to_write.get()) is not None:
+                self._connection.send_bytes(data)
 
     def _read(self) -> None:
         try:
@@ -117,7 +125,7 @@ class WorkerProcess:
         except (EOFError, OSError):
             # A killed child with unread data shows as ConnectionResetError, not as the file's end.
             pass
-        except ValidationError:
+        except Exception:
             # What follows cannot be trusted either, and nobody would ever hear of the end.
             log.exception("The worker process said what is no event, and is ended")
             self._process.kill()
@@ -126,6 +134,9 @@ class WorkerProcess:
             self._process.kill()
             self._process.join()
         self._listening.join(EXIT_S)
+        # Only when nobody writes any more: the number of a closed pipe is soon another file's.
+        self._to_write.put(None)
+        self._writing.join(EXIT_S)
         self._connection.close()
         self._on_exit(self, WorkerExit(self._process.exitcode, "".join(self._last_lines)))
 

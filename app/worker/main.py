@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,6 +56,8 @@ ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
 HUB_KERNELS = "kernels"
 """A package that fetches compiled code of the hub and runs it. Where it is installed bitsandbytes
 has it do so when it is imported, and diffusers imports bitsandbytes: here it cannot be imported."""
+DEAF = 71
+"""The exit code of a worker that was sent what is no command."""
 TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
 """Quantisers that warn of how they compute, at every call of every layer."""
 
@@ -154,8 +157,9 @@ class Worker:
                     self._runner.drop(command)
                 case MoveToRam() as command:
                     self._runner.move_to_ram(command)
-                case CleanUp():
+                case CleanUp() as command:
                     self._runner.clean_up(lambda: not self._commands.empty())
+                    self._runner.report_memory(command.request_id)
                 case ShutDown():
                     self._runner.prompts.write_down()
                     return
@@ -174,6 +178,10 @@ class Worker:
             except (EOFError, OSError):
                 # The end of the pipe: the parent is gone, however it went.
                 os._exit(0)
+            except BaseException:  # noqa: BLE001  (a worker that hears nothing is of no use)
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(DEAF)
             match command:
                 case CancelRun():
                     self._signals.cancelled.add(command.run_id)

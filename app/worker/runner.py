@@ -377,7 +377,7 @@ class Runner:
         """Have these leave the accelerator; what is not held is gone already."""
         with dispensable("What is idle could not be moved to RAM"):
             self.placement.leave_device(command.keys, command.reason)
-        self.report_memory()
+        self.report_memory(command.request_id)
 
     def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """The light cleanup, when nothing else is to be done and until there is.

@@ -23,9 +23,14 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     fail TEXT                   end the run with a StepError
     exit CODE                   end the process, without a goodbye
     kill                        the same with SIGKILL
+    stop                        stand still in all threads (SIGSTOP)
+    once FILE INSTRUCTION       so, where there is no such file, which is made
     babble                      bytes on the pipe that are no event
+    when ready INSTRUCTION      so, when the worker has said that it is ready
     when over INSTRUCTION       so, when the run's last event has been sent
     when freed INSTRUCTION      so, when memory is to be freed
+    when pinned INSTRUCTION     so, when something is to be pinned
+    when cleaning INSTRUCTION   so, when the light cleanup is to be made
     when shut down INSTRUCTION  so, when the worker is to end
 
 The script of the start, run before the worker says it is ready, lies in `outputs/AT_START`. Every
@@ -132,6 +137,7 @@ class ScriptedWorker:
                 memory=self._memory(),
             )
         )
+        self._obey(self._when.pop("ready", "nothing"))
         while True:
             match self._commands.get():
                 case StartRun() as command:
@@ -144,6 +150,9 @@ class ScriptedWorker:
                     self._drop(command)
                 case MoveToRam() as command:
                     self._move(command)
+                case CleanUp() as command:
+                    self._obey(self._when.get("cleaning", "nothing"))
+                    self._report_memory(command.request_id)
                 case ShutDown():
                     self._obey(self._when.get("shut down", "nothing"))
                     return
@@ -214,6 +223,7 @@ class ScriptedWorker:
         self._report_memory()
 
     def _pin(self, command: PinComponent) -> None:
+        self._obey(self._when.pop("pinned", "nothing"))
         self._held = [
             part.model_copy(update={"pinned": command.pinned}) if part.key == command.key else part
             for part in self._held
@@ -233,7 +243,7 @@ class ScriptedWorker:
             part.model_copy(update={"place": "ram"}) if part.key in command.keys else part
             for part in self._held
         ]
-        self._report_memory()
+        self._report_memory(command.request_id)
 
     # --- scripts ---------------------------------------------------------------------------------
 
@@ -297,9 +307,15 @@ class ScriptedWorker:
                 os._exit(int(code))
             case ["kill"]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case ["stop"]:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case ["once", file, *words]:
+                with contextlib.suppress(FileExistsError):
+                    Path(file).touch(exist_ok=False)
+                    self._do(" ".join(words))
             case ["babble"]:
                 self._connection.send_bytes(b"how do you do")
-            case ["when", "over" | "freed" as moment, *words]:
+            case ["when", "ready" | "over" | "freed" | "pinned" | "cleaning" as moment, *words]:
                 self._when[moment] = " ".join(words)
             case ["when", "shut", "down", *words]:
                 self._when["shut down"] = " ".join(words)

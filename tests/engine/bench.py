@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from app.engine import Engine
+from app.engine.status import EngineStatus
 from app.protocol import Command, RunEvent, RunStarted, StartRun, decode_command
 from app.settings import EngineSettings, PathSettings, Settings, WorkerSettings
-from tests.doubles.scripted_worker import AT_START, STARTS
+from tests.doubles.scripted_worker import AT_START, LOOK_AGAIN_S, STARTS
 from tests.engines import Finished
 
 Kind = TypeVar("Kind")
@@ -51,7 +53,7 @@ class Heard(logging.Handler):
 def settings(outputs: Path, **engine: Any) -> Settings:
     """Settings with these of the engine's; no cleanup comes unless a test asks for it."""
     return Settings(
-        engine=EngineSettings(**{"idle_cleanup_s": 3600.0, **engine}),
+        engine=EngineSettings(**{"idle_cleanup_s": 3600.0, "restart_delay_s": 0.01, **engine}),
         worker=WorkerSettings(device="cpu"),
         paths=PathSettings(outputs=outputs),
     )
@@ -111,6 +113,14 @@ class Bench:
         run_id = self.submit(*script, **how)
         self.until(run_id, RunStarted)
         return run_id
+
+    def status_when(self, true: Callable[[EngineStatus], bool]) -> EngineStatus:
+        """The first status of which this is true."""
+        until = time.monotonic() + PATIENCE_S
+        while not true(status := self.engine.status()):
+            assert time.monotonic() < until, status
+            time.sleep(LOOK_AGAIN_S)
+        return status
 
     @property
     def pid(self) -> int:

@@ -72,10 +72,9 @@ def test_the_snapshot_of_a_worker_that_starts_again(own: Bench):
     own.run("hold unet")
     own.at_start(f"wait for {gate}")
     own.run("kill")
-    status = own.engine.status()
+    status = own.status_when(lambda status: status.pid is not None)
     assert (status.worker, status.device, status.running) == ("restarting", "", None)
     assert (status.memory, status.held) == (None, ())
-    assert status.pid is not None
     gate.touch()
     assert own.run().success
     assert own.engine.status().worker == "ready"
@@ -123,3 +122,45 @@ def test_a_process_that_cannot_be_made_is_told_like_one_that_does_not_start(unst
         unstarted.engine = engine
         assert "does not start" in death(unstarted.start().run()).message
         assert engine.status().worker == "dead"
+
+
+# --- workers that do not stay --------------------------------------------------------------------
+
+
+def test_run_that_only_waited_outlives_a_worker_that_dies_right_after_ready(unstarted: Bench):
+    bench = unstarted.start(f"when ready once {unstarted.gate()} exit 5")
+    run = bench.run()
+    assert run.success
+    assert bench.starts == 2
+    kinds = [event.type for event in run.events]
+    assert kinds.count("run_started") == 1
+
+
+def test_worker_that_always_dies_right_after_ready_is_given_up(unstarted: Bench):
+    bench = unstarted.start("complain no power; when ready exit 5")
+    error = death(bench.run())
+    assert "does not start" in error.message
+    assert (bench.starts, bench.engine.status().worker) == (3, "dead")
+
+
+def test_worker_that_died_in_a_run_is_started_again_without_delay(unstarted: Bench):
+    bench = unstarted.start(restart_delay_s=3600)
+    for _ in range(2):
+        death(bench.run("kill"))
+    assert bench.run().success
+
+
+def test_worker_that_failed_to_start_is_started_again_after_a_delay(unstarted: Bench):
+    bench = unstarted.start(f"once {unstarted.gate()} exit 5", restart_delay_s=0.5)
+    run = bench.run()
+    assert run.success
+    assert bench.starts == 2
+
+
+def test_status_answers_between_two_starts(unstarted: Bench):
+    bench = unstarted.start("exit 5", restart_delay_s=3600)
+    waiting = bench.submit()
+    status = bench.status_when(lambda status: status.pid is None)
+    assert (status.worker, [run.run_id for run in status.queue]) == ("starting", [waiting])
+    assert bench.engine.cancel(waiting)
+    assert bench.finish(waiting).terminal.type == "run_cancelled"

@@ -1,0 +1,36 @@
+"""How a run ends that its worker did not end: the events, as sentences for a person."""
+
+from __future__ import annotations
+
+import time
+import traceback
+
+from app.engine.run import Run
+from app.engine.worker_process import WorkerExit
+from app.errors import RunError, WorkerDied, first_line
+from app.protocol import RunFailed
+
+
+def failed_here(run: Run, error: Exception) -> RunFailed:
+    """The run failed by an error of this process."""
+    failed = RunError(
+        f"The engine could not carry the run on: {first_line(error)}",
+        hint="The server's log says more.",
+        detail="".join(traceback.format_exception(error)),
+    )
+    return RunFailed(run_id=run.run_id, time=time.time(), error=failed.report())
+
+
+def died_with(run: Run, ended: WorkerExit, killed: str) -> RunFailed:
+    """The run failed because its worker ended, or was `killed` for a reason that is a sentence."""
+    died = WorkerDied(
+        f"{killed or ended.sentence} The run was {_doing(run)}.",
+        hint="" if killed else ended.hint,
+        detail=ended.last_lines,
+    )
+    return RunFailed(run_id=run.run_id, time=time.time(), error=died.report())
+
+
+def _doing(run: Run) -> str:
+    words = {"queued": "about to start", "saving": "saving its results"}
+    return words.get(run.phase, run.phase)

@@ -1,0 +1,19 @@
+"""The worker's log, logged again in this process."""
+
+from __future__ import annotations
+
+import logging
+
+from app.protocol import Logged
+
+
+def log_again(event: Logged) -> None:
+    """Log the worker's line under its own time and logger."""
+    logger = logging.getLogger(event.logger)
+    if not logger.isEnabledFor(event.level):
+        return
+    record = logger.makeRecord(event.logger, event.level, "", 0, event.text, (), None)
+    record.relativeCreated += (event.time - record.created) * 1000
+    record.created = event.time
+    record.msecs = event.time % 1 * 1000
+    logger.handle(record)
