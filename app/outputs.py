@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
-from app.errors import BadRequest
+from app.errors import BadRequest, ResultError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Record = dict[str, Any]
 RECORD_KEY = "diffusers_workbench"
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,32}")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ELSEWHERE = "Choose another folder with --output or DW_OUTPUTS."
+ROOM = f"Make room there and run it again: what is loaded stays loaded. Or: {ELSEWHERE}"
+Answer = TypeVar("Answer")
 MAX_STEM_BYTES = 200
 """Of the 255 a file's name may have; the rest is for a number, the suffix and `.json`."""
 
@@ -39,7 +47,7 @@ class OutputStore:
             return
         raise BadRequest(
             f"Results cannot be written to '{self.root}': {why}.",
-            hint="Choose another folder with --output or DW_OUTPUTS.",
+            hint=ELSEWHERE,
         )
 
     def run_folder(self, run_id: str) -> Path:
@@ -96,16 +104,103 @@ def reference_to_sidecar(path: Path, record: Record) -> Record:
     return {"sidecar": sidecar_of(path).name, "sidecar_sha256": digest}
 
 
+class NewFile:
+    """A file that is being written, for encoders.
+
+    Their libraries tell a full disk in words of their own, or drop the error of a write and go on.
+    So the first error is kept here, and what comes after it is dropped. It has no `fileno`, by
+    which they would write past this.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        """As a file's own. Raises OSError the first time."""
+        return self._attempted(lambda: self._file.write(data), memoryview(data).nbytes)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As a file's own. Raises OSError the first time."""
+        return self._attempted(lambda: self._file.seek(offset, whence), offset)
+
+    def tell(self) -> int:
+        """As a file's own."""
+        return self._attempted(self._file.tell, 0)
+
+    def flush(self) -> None:
+        """As a file's own. Raises OSError the first time."""
+        self._attempted(self._file.flush, None)
+
+    def _attempted(self, call: Callable[[], Answer], dropped: Answer) -> Answer:
+        if self.error is not None:
+            return dropped
+        try:
+            return call()
+        except OSError as error:
+            self.error = error
+            raise
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it has been written whole."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            yield file
-        except BaseException:
+    """A file that appears under its name only when it has been written whole, else not at all.
+
+    Raises OSError where the disk takes no more, whatever the encoder made of that.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    temporary = Path(name)
+    try:
+        with contextlib.ExitStack() as closing:
+            file = os.fdopen(descriptor, "wb")
+            closing.callback(_close, file)
+            new = NewFile(file)
+            try:
+                yield cast("IO[bytes]", new)
+                new.flush()
+            except Exception:
+                if new.error is not None:
+                    raise new.error from None
+                raise
+            if new.error is not None:
+                raise new.error
+        # A temporary file is its owner's alone; a result is read by whom the folder allows.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+
+
+def _close(file: IO[bytes]) -> None:
+    """What could not be written when it was flushed cannot be written now either."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+@contextlib.contextmanager
+def told_of_disk(folder: Path) -> Iterator[None]:
+    """Raises ResultError, a sentence, where the system does not let files be written here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
             raise
-    # A temporary file is its owner's alone; a result is read by whom the folder allows.
-    temporary.chmod(0o644)
-    temporary.replace(path)
+        raise ResultError(
+            f"Results cannot be written to '{folder}': {_why(error.errno)}.",
+            hint=ROOM if error.errno in FULL else ELSEWHERE,
+            detail=str(error),
+        ) from error
+
+
+def _why(number: int) -> str:
+    if number in FULL:
+        return "the disk is full"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"user {os.getuid()} may not write there"
+    if number == errno.EROFS:
+        return "the disk is read-only"
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return "the folder has gone, or is no folder"
+    return os.strerror(number).lower()

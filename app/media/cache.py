@@ -214,8 +214,12 @@ class MediaCache:
             raise FetchError(f"What was fetched could not be kept ({error}).") from error
 
     def _note(self, found: MediaFile) -> None:
-        with replacing(self._record(found.url)) as file:
-            file.write(found.model_dump_json().encode())
+        try:
+            with replacing(self._record(found.url)) as file:
+                file.write(found.model_dump_json().encode())
+        except OSError as error:
+            # The file itself is here; the next run asks for it anew.
+            log.warning("What lies behind %s could not be noted: %s", shown(found.url), error)
 
     def _record(self, url: str) -> Path:
         return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}{RECORD}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from app import __version__
-from app.outputs import OutputStore, Record, replacing
+from app.outputs import OutputStore, Record, replacing, told_of_disk
 from app.protocol import ResultSaved
 from app.results import audio, image, text, video
 from app.stamps import stamp_of
@@ -81,10 +82,13 @@ class ResultWriter:
             self._files[step.name] += 1
             self._context.checkpoint()
             stem = f"{step.result.file_base_name}{step.file_stem}-{name}"
-            path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
             record = {**self._record(step, index), "remembered_from": remembered_from}
-            size = RESULT_KINDS[content_type](artifact, path, record, step.result)
-            sidecar = self._outputs.write_sidecar(path, record)
+            with told_of_disk(self._outputs.root):
+                path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
+                size = RESULT_KINDS[content_type](artifact, path, record, step.result)
+                with _removing_on_error(path):
+                    sidecar = self._outputs.write_sidecar(path, record)
+                    stamps = stamp_of(path), stamp_of(sidecar)
             self._context.emit(
                 ResultSaved(
                     run_id=run_id,
@@ -98,7 +102,7 @@ class ResultWriter:
                     seed=step.seed,
                     index=index,
                     final=step.name == saving[-1],
-                    stamps=(stamp_of(path), stamp_of(sidecar)),
+                    stamps=stamps,
                     text=_shown(artifact) if content_type.startswith(WHOLE) else "",
                 )
             )
@@ -119,16 +123,17 @@ class ResultWriter:
         """Write a segment of a film, hardly compressed; it leaves the folder with the run, unless
         it is to be kept. `sound` is samples and their rate."""
         started = time.monotonic()
-        stem = f"{step.file_stem.rpartition('.')[0]}.{iteration}.segment-{number:03}"
-        path = self._outputs.new_file(self._context.run_id, stem, SUFFIXES["video/mp4"])
-        if not keep:
-            self._context.at_end.callback(path.unlink, missing_ok=True)
         spec = ResultSpec(content_type="video/mp4", fps=fps)
         samples, rate = sound or (None, None)
-        with replacing(path) as file:
-            video.write_video(
-                file, frames, self._record(step, number), spec, samples, rate, fine=True
-            )
+        stem = f"{step.file_stem.rpartition('.')[0]}.{iteration}.segment-{number:03}"
+        with told_of_disk(self._outputs.root):
+            path = self._outputs.new_file(self._context.run_id, stem, SUFFIXES["video/mp4"])
+            if not keep:
+                self._context.at_end.callback(_remove, path)
+            with replacing(path) as file:
+                video.write_video(
+                    file, frames, self._record(step, number), spec, samples, rate, fine=True
+                )
         self._context.spent.save_s += time.monotonic() - started
         return path
 
@@ -155,6 +160,21 @@ class ResultWriter:
                 "compute_s": round(context.spent.compute_s, 4),
             },
         }
+
+
+@contextlib.contextmanager
+def _removing_on_error(path: Path) -> Iterator[None]:
+    """A result without its record would be none."""
+    try:
+        yield
+    except BaseException:
+        _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _mode(step: Step) -> Record | None:

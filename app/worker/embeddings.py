@@ -95,7 +95,6 @@ class EmbeddingsFolder:
         path = self._file(key)
         try:
             found = _read(path)
-            os.utime(path)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -103,6 +102,9 @@ class EmbeddingsFolder:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
+        with contextlib.suppress(OSError):
+            # In a folder that may only be read nothing is written either.
+            os.utime(path)
         return found
 
     def write(self, key: str, embeddings: Embeddings) -> None:

@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin
 from PIL import Image
+from safetensors import SafetensorError
 
+from app.errors import first_line
 from app.worker.device import Device
 from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsError
 from app.worker.loading.parts import Parts
@@ -131,8 +133,8 @@ class PromptMemo:
             for key, embeddings in self.recent.items():
                 if key in self._unwritten:
                     self._folder.write(key, embeddings)
-        except OSError as error:
-            log.warning("Prompt embeddings could not be written: %s", error)
+        except (OSError, SafetensorError) as error:
+            log.warning("Prompt embeddings could not be written: %s", first_line(error))
         self._unwritten.clear()
 
     def clear(self) -> None:

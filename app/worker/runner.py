@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from app.errors import Cancelled
+from app.errors import Cancelled, ResultError
 from app.outputs import OutputStore
 from app.protocol import (
     DropComponents,
@@ -235,7 +235,13 @@ class Runner:
                     STEP_KINDS[step.kind](step, context, writer)
                 else:
                     parts = needed.get(step.name, TaskParts(()))
-                    loaded += self._run_step(step, parts, later, context, writer)
+                    try:
+                        loaded += self._run_step(step, parts, later, context, writer)
+                    except ResultError:
+                        # It is made; only the disk did not take it. The next try need not run.
+                        if step.name in context.results and not step.rounds:
+                            self._remember(step, recalled, context, files)
+                        raise
                 self._release(step, needed, later)
                 if not step.rounds:
                     self._remember(step, recalled, context, files)

@@ -54,9 +54,11 @@ class ConvertedWeights:
             return None
         if not _is_sound(folder):
             log.warning("Converted weights in '%s' are damaged or of other versions", key)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             return None
-        os.utime(folder)
+        with contextlib.suppress(OSError):
+            # In a folder that may only be read nothing is written either.
+            os.utime(folder)
         return folder
 
     def has_room(self, size_bytes: int) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
@@ -138,6 +139,8 @@ class Weights:
         """
         wrote = False
         for key, part in list(self._unwritten.items()):
+            # Whatever is wrong with it is wrong the next time too.
+            del self._unwritten[key]
             entry = residency[key]
             try:
                 if self._converted.has_room(sum(map(_bytes, _state(entry.component).values()))):
@@ -145,10 +148,10 @@ class Weights:
                     self._rebase(entry, self._written(part, entry.component, interrupted))
                     wrote = True
             except InterruptedWriteError:
+                self._unwritten[key] = part
                 break
-            except (OSError, LoadError) as error:
+            except (OSError, SafetensorError, LoadError) as error:
                 log.warning("The converted %s could not be kept: %s", part.title, error)
-            del self._unwritten[key]
         return wrote
 
     # --- coming back, and coming for the first time ----------------------------------------------
