@@ -65,15 +65,12 @@ TASKS: dict[str, Task] = {
 }
 
 REFUSED: dict[str, str] = {
-    "batch_decode_post_process": "it reads what a transformers model wrote that was called as a"
-    " pipeline, and none is here; 'image_to_text' asks a model what a picture shows, and"
-    " 'text_generation' for words, and both read the answer themselves",
-    "interpolate_frames": "no library that is kept reads its network (RIFE 4.13), and no code is"
-    " copied into this project",
+    "batch_decode_post_process": "it decodes the output of a transformers pipeline, which cannot be"
+    " a step; use 'image_to_text' to describe an image or 'text_generation' to write text",
+    "interpolate_frames": "no maintained library reads its network (RIFE 4.13)",
     "restore_faces": "facexlib, which finds the faces, loads pickles from outside the model hub",
-    "remove_background": "RMBG-2.0 is code that comes with its weights, and no code of the hub runs"
-    " here",
-    "dw_pose": "it runs through mmcv and mmpose, which are not kept for this version of torch;"
-    " 'openpose' finds poses too",
+    "remove_background": "RMBG-2.0 needs code from its model repository, which is not run here",
+    "dw_pose": "it needs mmcv and mmpose, which are not maintained for this version of torch; use"
+    " 'openpose' to find poses",
 }
-"""Tasks of the dialect that cannot run here, and why."""
+"""Tasks of the dialect that cannot run here, with the reason."""
