@@ -12,13 +12,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED_WORKFLOWS = PROJECT / "workflows"
 BUILTIN_WORKFLOWS = SHIPPED_WORKFLOWS / "builtin"
 """Those that are steps of others (`builtin:describe_image.json`); not in the dropdown."""
 MIB = 1024 * 1024
+MADE_USER = "workbench"
+"""The name that goes with a password which was made."""
 
 
 class Variable(NamedTuple):
@@ -63,6 +73,10 @@ class UiSettings(_Frozen):
     share: bool = False
     auth: tuple[Word, Word] | None = None
     """User name and password; made and printed when needed and not given."""
+    operator_auth: tuple[Word, Word] | None = None
+    """User name and password of the operator, beside those of the guests."""
+    login_idle_s: float = Field(default=12 * 3600.0, gt=0)
+    """How long a login lasts in which nothing is asked."""
     public: bool = False
     """Serve beyond loopback without a password."""
     allowed_hosts: Words = ()
@@ -74,6 +88,18 @@ class UiSettings(_Frozen):
     """Whether media by URL are fetched for this page; None: only where just this machine's own
     users reach it."""
 
+    guest_pixels: int = Field(default=2**25, ge=1)
+    """The most one run of a guest may draw: width x height x pictures or frames. By default 32
+    pictures of 1024 x 1024 or 81 frames of 832 x 480. No picture a guest hands in may have more."""
+    guest_steps: int = Field(default=150, ge=1)
+    """The most denoising steps in a guest's run."""
+    unread_stream_s: float = Field(default=30.0, gt=0)
+    """How long a call waits for its stream to be opened before its run is cancelled."""
+    guest_calls: int = Field(default=32, ge=1)
+    """Calls of one guest that may be answered or wait at a time."""
+    guest_visits: int = Field(default=20, ge=1)
+    """Visits of one guest that are kept; a further one takes the place of the oldest."""
+
     @field_validator("host")
     @classmethod
     def _has_no_brackets(cls, given: str) -> str:
@@ -84,13 +110,20 @@ class UiSettings(_Frozen):
     def _has_no_slash_at_its_end(cls, given: object) -> object:
         return given.rstrip("/") if isinstance(given, str) else given
 
-    @field_validator("auth", mode="before")
+    @field_validator("auth", "operator_auth", mode="before")
     @classmethod
     def _is_a_login(cls, given: object) -> object:
         login = tuple(given.split(":", 1)) if isinstance(given, str) else given
         if isinstance(login, tuple) and not (len(login) == 2 and all(login)):
             raise ValueError("a login has the form name:password")
         return login
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> UiSettings:
+        guests = self.auth[0] if self.auth is not None else MADE_USER
+        if self.operator_auth is not None and self.operator_auth[0] == guests:
+            raise ValueError(f"the operator needs another name than '{guests}'")
+        return self
 
     @property
     def beyond_loopback(self) -> bool:

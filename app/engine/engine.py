@@ -111,7 +111,12 @@ class Engine:
         return loop.mailbox.ask(partial(loop.submit, run))
 
     def fit(
-        self, workflow: Path, inputs: Mapping[str, JsonValue], *, ask_hub: bool = True
+        self,
+        workflow: Path,
+        inputs: Mapping[str, JsonValue],
+        *,
+        ask_hub: bool = True,
+        check: Callable[[Plan], None] | None = None,
     ) -> str | None:
         """What a run with these inputs needs and whether that fits here, in a sentence.
 
@@ -122,6 +127,8 @@ class Engine:
         loop, settings = self._started()
         assert self._hub is not None
         plan = make_plan(workflow, inputs, paths=settings.paths)
+        if check is not None:
+            check(plan)
         find = self._hub.ask if ask_hub else self._hub.known
         try:
             return needs.line(plan, loop.status().room, find)
@@ -135,7 +142,6 @@ class Engine:
         seed: int,
         owner: str = "",
         person: str = "",
-        check: Callable[[Plan], None] | None = None,
     ) -> str:
         """Queue what this run was asked for once more, with this seed; the new run's id.
 
@@ -145,7 +151,7 @@ class Engine:
         plan = loop.run(run_id).plan
         return self.submit(
             Path(plan.workflow_path), plan.inputs, seed=seed, changes=plan.changes, owner=owner,
-            person=person, check=check,
+            person=person,
         )  # fmt: skip
 
     async def follow(
@@ -246,6 +252,11 @@ class Engine:
         """The runs of this engine, or one owner's, newest first."""
         loop, _ = self._started()
         return loop.runs(owner)
+
+    def is_busy_for_others(self, owner: str) -> bool:
+        """Whether a run of anybody but this owner is in progress or waiting."""
+        own = {info.run_id for info in self.runs(owner)}
+        return any(info.ended_at is None and info.run_id not in own for info in self.runs())
 
     def _started(self) -> tuple[EngineLoop, Settings]:
         if self._loop is None or self._settings is None:

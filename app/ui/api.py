@@ -10,31 +10,22 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+import secrets
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gradio as gr
 from gradio.data_classes import FileData
 
+from app.engine.run import RunInfo
 from app.errors import EngineError, InvalidInputs, WorkbenchError
-from app.protocol import (
-    TERMINAL,
-    Downloading,
-    FetchingMedia,
-    Loading,
-    MemoryRanOut,
-    PhaseChanged,
-    ResultSaved,
-    RunCancelled,
-    RunEvent,
-    RunFailed,
-    RunQueued,
-    RunSucceeded,
-    StepProgress,
-    StepRemembered,
-)
+from app.protocol import TERMINAL, RunEvent, StepRemembered
+from app.ui.people import People
+from app.ui.readers import Reader, answer_for, while_read
 from app.ui.run_view import RunView, advance, freed
+from app.ui.script_events import done_event, failure_event, script_event
 from app.ui.uploads import inputs_of, undressed
 from app.workflow.catalog import Catalog, CatalogEntry
 from app.workflow.inputs import InputSpec
@@ -54,12 +45,16 @@ FIXED_NAMES = (
 class ScriptApi:
     """The functions behind the endpoints; `register` makes them endpoints of the open Blocks."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, uploads: Path) -> None:
+    def __init__(
+        self, engine: Engine, catalog: Catalog, uploads: Path, people: People, unread_s: float
+    ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._uploads = uploads
         self._typed: dict[str, str] = {}
         """The endpoints of workflows, and the file that each of them runs."""
+        self._people = people
+        self._unread_s = unread_s
 
     def register(self) -> tuple[str, ...]:
         """Registers every endpoint and returns their names. Call before any other event is made.
@@ -100,25 +95,32 @@ class ScriptApi:
         `changes` are values of its document that are others in this run, by JSON pointer.
 
         Every event has `event` (queued, fetching, remembered, downloading, loading, step, phase,
-        result, done, cancelled, error), `job_id` and `request_id`. The last one is done (with
-        images, seed, seconds, unchanged, sentence, workflow, variables, metadata), cancelled, or
-        error. Where `unchanged` is true nothing was run: another `seed` makes another picture,
-        `fresh` the same.
+        result, heartbeat, done, cancelled, error), `job_id` and `request_id`. The last one is done
+        (with images, seed, seconds, unchanged, sentence, workflow, variables, metadata), cancelled,
+        or error; a heartbeat comes every second in which nothing else does. Where `unchanged` is
+        true nothing was run: another `seed` makes another picture, `fresh` the same.
         Dropping the stream cancels the run.
         """
         variables = undressed(variables)
-        entry, run_id = await self._submit(
-            workflow, variables, seed, _owner(request), fresh=fresh, changes=changes
-        )
+        try:
+            entry, run_id = await self._submit(
+                workflow, variables, seed, request, fresh=fresh, changes=changes
+            )
+        except WorkbenchError as error:
+            # Whoever only reads the events has to learn of it too.
+            yield {**failure_event(error.report()), "job_id": None, "request_id": request_id}
+            raise _told_error(error) from None
         view = RunView(run_id=run_id)
         try:
-            async for event in self._engine.follow(run_id, previews=False):
-                view = advance(view, event)
-                told = _told(event)
-                if told is not None:
-                    yield {**told, "job_id": run_id, "request_id": request_id}
+            async with self._reading(run_id, request) as events:
+                async for event in events:
+                    if event is not None:
+                        view = advance(view, event)
+                    told = {"event": "heartbeat"} if event is None else self._told(event, request)
+                    if told is not None:
+                        yield {**told, "job_id": run_id, "request_id": request_id}
             if view.outcome == "succeeded":
-                done = await asyncio.to_thread(_done, entry, variables, view)
+                done = await asyncio.to_thread(done_event, entry, variables, view)
                 yield {**done, "job_id": run_id, "request_id": request_id}
         finally:
             await self._end(run_id, view)
@@ -142,7 +144,7 @@ class ScriptApi:
                 for spec, value in zip(specs, given, strict=True)
                 if value is not None
             }
-            return await self._run_to_end(entry.name, inputs, seed, _owner(request))
+            return await self._run_to_end(entry.name, inputs, seed, request)
 
         def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> Any:
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -190,26 +192,48 @@ class ScriptApi:
         }
 
     async def cancel_job(self, job_id: str) -> bool:
-        """Cancels a run. False where it was over already."""
+        """Cancels a run. False where it was over already.
+
+        Knowing the id is the permission: only the run's own stream tells it, and operators.
+        """
         try:
             return await asyncio.to_thread(self._engine.cancel, job_id)
         except WorkbenchError as error:
             raise _told_error(error) from None
 
-    def status(self) -> dict:
-        """The worker's state, the queue, what runs, memory, and what is held."""
-        return self._engine.status().model_dump(mode="json")
+    def status(self, request: gr.Request = None) -> dict:  # type: ignore[assignment]
+        """The worker's state, the queue, what runs, memory, and what is held.
 
-    async def free_gpu(self, mode: FreeMode = "when_idle") -> dict:
-        """Frees everything that is held, when the run in progress has ended or by cancelling it."""
+        Of runs that are not `mine`, only operators are told the `run_id`.
+        """
+        mine = {info.run_id for info in self._engine.runs(_owner(request))}
+        told = self._engine.status()
+        running, *queue = (self._shown(info, mine, request) for info in (told.running, *told.queue))
+        shown = told.model_copy(update={"running": running, "queue": tuple(queue)})
+        return shown.model_dump(mode="json")
+
+    async def free_gpu(
+        self,
+        mode: FreeMode = "when_idle",
+        request: gr.Request = None,  # type: ignore[assignment]
+    ) -> dict:
+        """Frees everything that is held, when the run in progress has ended or by cancelling it.
+
+        A guest can while no other person's run is in progress or waiting.
+        """
         if mode not in get_args(FreeMode):
             raise gr.Error(
                 f"The mode is one of: {', '.join(get_args(FreeMode))}.", print_exception=False
             )
+        owner = _owner(request)
         try:
-            report = await self._engine.free_async(mode)
+            self._people.check_free(request, self._engine.is_busy_for_others(owner))
+            freeing = self._engine.free_async(mode)
+            report = await answer_for(Reader(request, self._unread_s), freeing)
         except WorkbenchError as error:
             raise _told_error(error) from None
+        if report is None:
+            return {}  # nobody is there to read it
         return {"sentence": freed(report), **report.model_dump(mode="json")}
 
     # --- what the endpoints share ----------------------------------------------------------------
@@ -219,42 +243,69 @@ class ScriptApi:
         workflow: str,
         variables: Any,
         seed: int | None,
-        owner: str,
+        request: gr.Request | None,
         *,
         fresh: bool = False,
         changes: Any = None,
     ) -> tuple[CatalogEntry, str]:
-        try:
-            entry = self._catalog.find(str(workflow))
-            inputs = inputs_of(entry, variables, self._uploads)
-            _check_seed(seed)
-            if not isinstance(changes, Mapping | None):
-                raise InvalidInputs("The changes have to be an object: {JSON pointer: value}.")
-            run_id = await asyncio.to_thread(
-                self._engine.submit, Path(entry.path), inputs, seed=seed, owner=owner,
-                changes=changes or {}, fresh=bool(fresh),
-            )  # fmt: skip
-        except WorkbenchError as error:
-            raise _told_error(error) from None
+        entry = self._catalog.find(str(workflow))
+        inputs = inputs_of(entry, variables, self._uploads)
+        _check_seed(seed)
+        if not isinstance(changes, Mapping | None):
+            raise InvalidInputs("The changes have to be an object: {JSON pointer: value}.")
+        run_id = await asyncio.to_thread(
+            self._engine.submit, Path(entry.path), inputs, seed=seed, owner=_owner(request),
+            changes=changes or {}, fresh=bool(fresh), person=self._people.person(request),
+            check=self._people.check(request, entry, inputs, changes or {}),
+        )  # fmt: skip
         return entry, run_id
 
     async def _run_to_end(
-        self, workflow: str, variables: dict[str, Any], seed: int | None, owner: str
+        self, workflow: str, variables: dict[str, Any], seed: int | None, request: gr.Request
     ) -> dict:
         variables = undressed(variables)
-        entry, run_id = await self._submit(workflow, variables, seed, owner)
+        try:
+            entry, run_id = await self._submit(workflow, variables, seed, request)
+        except WorkbenchError as error:
+            raise _told_error(error) from None
         view = RunView(run_id=run_id)
         try:
-            async for event in self._engine.follow(run_id, previews=False):
-                view = advance(view, event)
+            async with self._reading(run_id, request) as events:
+                async for event in events:
+                    if event is not None:
+                        view = advance(view, event)
         finally:
             await self._end(run_id, view)
         if view.outcome == "cancelled":
-            raise gr.Error("The run was cancelled.", print_exception=False)
+            raise gr.Error(f"The run was cancelled. {view.notice}".rstrip(), print_exception=False)
         if view.error is not None:
             raise gr.Error(view.error.sentence(), print_exception=False)
-        done = await asyncio.to_thread(_done, entry, variables, view)
+        done = await asyncio.to_thread(done_event, entry, variables, view)
         return {**done, "job_id": run_id}
+
+    def _reading(
+        self, run_id: str, request: gr.Request | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[RunEvent | None]]:
+        """The run's events, None for each second without one; ends early when nobody reads."""
+        events = self._engine.follow(run_id, previews=False)
+        return contextlib.aclosing(while_read(events, Reader(request, self._unread_s)))
+
+    def _told(self, event: RunEvent, request: gr.Request | None) -> dict[str, Any] | None:
+        told = script_event(event)
+        if isinstance(event, StepRemembered) and told is not None:
+            mine = {info.run_id for info in self._engine.runs(_owner(request))}
+            if event.made_by not in mine and not self._people.is_operator(request):
+                told["made_by"] = ""
+        return told
+
+    def _shown(
+        self, info: RunInfo | None, mine: Collection[str], request: gr.Request | None
+    ) -> RunInfo | None:
+        if info is None:
+            return None
+        own = info.run_id in mine
+        told = own or self._people.is_operator(request)
+        return info.model_copy(update={"mine": own, "run_id": info.run_id if told else ""})
 
     async def _end(self, run_id: str, view: RunView) -> None:
         """Cancels the run if its reader has gone, and waits until it has really stopped."""
@@ -277,7 +328,9 @@ def endpoint_name(entry: CatalogEntry) -> str:
 
 
 def _owner(request: gr.Request | None) -> str:
-    return f"script {request.session_hash}" if request is not None else "script"
+    session = request.session_hash if request is not None else None
+    # Who names no session asks for one thing only, and owns nothing afterwards.
+    return f"script {session or secrets.token_hex(16)}"
 
 
 def _check_seed(seed: Any) -> None:
@@ -287,78 +340,6 @@ def _check_seed(seed: Any) -> None:
 
 def _told_error(error: WorkbenchError) -> gr.Error:
     return gr.Error(error.report().sentence(), print_exception=False)
-
-
-def _told(event: RunEvent) -> dict[str, Any] | None:
-    """The event as scripts see it; None for what they have no use for."""
-    match event:
-        case RunQueued():
-            return {"event": "queued", "position": event.position}
-        case FetchingMedia():
-            return event.model_dump(
-                include={"url", "number", "count", "fetched_bytes", "total_bytes"}
-            ) | {"event": "fetching"}
-        case StepRemembered():
-            return event.model_dump(include={"step", "made_by", "made_at"}) | {
-                "event": "remembered"
-            }
-        case Downloading():
-            return event.model_dump(
-                include={"model", "done_bytes", "total_bytes", "seconds_left"}
-            ) | {"event": "downloading"}
-        case Loading():
-            return event.model_dump(
-                include={"component", "model", "loaded_bytes", "total_bytes"}
-            ) | {"event": "loading"}
-        case PhaseChanged():
-            return {"event": "phase", "step": event.step, "phase": event.phase}
-        case MemoryRanOut():
-            return {"event": "memory_ran_out", "step": event.step, "phase": event.phase,
-                    "message": event.sentence}  # fmt: skip
-        case StepProgress():
-            return event.model_dump(
-                include={"step", "done", "total", "seconds_left", "segment", "segments"}
-            ) | {"event": "step"}
-        case ResultSaved():
-            return {"event": "result", "image": _file(event), "seed": event.seed,
-                    "index": event.index, "final": event.final}  # fmt: skip
-        case RunCancelled():
-            return {"event": "cancelled", "phase": event.phase, "notice": event.notice}
-        case RunFailed():
-            error = event.error.model_dump(mode="json", exclude={"detail"})
-            return {"event": "error", "message": event.error.sentence(), "error": error}
-        case RunSucceeded():
-            return None  # told as `done`, with the results
-        case _:
-            return None
-
-
-def _done(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView) -> dict[str, Any]:
-    finals = [result for result in view.results if result.final] or list(view.results)
-    return {
-        "event": "done",
-        "images": [_file(result) for result in finals],
-        "seed": view.seed,
-        "seconds": view.timings.total_s if view.timings else None,
-        "unchanged": view.unchanged,
-        "sentence": view.status,
-        "workflow": entry.name,
-        "variables": dict(variables),
-        "outputs": list(view.outputs),
-        "metadata": [_file(result, sidecar=True) for result in finals],
-        "loaded": list(view.loaded),
-        "notice": view.notice,
-    }
-
-
-def _file(result: ResultSaved, *, sidecar: bool = False) -> dict[str, Any]:
-    path = Path(result.sidecar if sidecar else result.path)
-    return FileData(
-        path=str(path),
-        orig_name=path.name,
-        size=path.stat().st_size,
-        mime_type="application/json" if sidecar else result.content_type,
-    ).model_dump()
 
 
 def _needed(spec: InputSpec) -> bool:

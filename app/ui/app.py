@@ -12,6 +12,7 @@ from app.ui.api import ScriptApi
 from app.ui.free import FreeButton
 from app.ui.generate import GenerateTab
 from app.ui.memory import PRIVATE, MemoryPanel
+from app.ui.people import People
 from app.ui.sessions import survive_new_forms
 from app.workflow.catalog import Catalog
 
@@ -33,16 +34,18 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
     """
     uploads = Path(settings.paths.media[0])
     catalog = Catalog(settings.paths)
+    people = People(settings.ui, catalog)
     gr.set_static_paths([settings.paths.outputs])
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        names = ScriptApi(engine, catalog, uploads).register()
+        names = ScriptApi(engine, catalog, uploads, people, settings.ui.unread_stream_s).register()
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{TITLE}</h1>", elem_id="brand")
             gr.HTML(CHIP, elem_id="chip")
             free = gr.Button("Free GPU", size="sm", elem_id="free")
-        freeing = FreeButton(engine, free)
-        tab = GenerateTab(engine, catalog, settings.paths)
-        panel = MemoryPanel(engine)
+        freeing = FreeButton(engine, free, people)
+        tab = GenerateTab(engine, catalog, settings.paths, people)
+        freeing.wire(tab.visit)
+        panel = MemoryPanel(engine, people)
         for changed in (tab.current_run.change, freeing.notice.change):
             changed(panel.refresh, None, panel.shown, **PRIVATE)
         tab.current_run.change(freeing.withdraw, None, freeing.choice, **PRIVATE)

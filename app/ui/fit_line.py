@@ -14,6 +14,7 @@ from app.errors import WorkbenchError
 from app.settings import PathSettings
 from app.ui import markup
 from app.ui.form import Field, read_form
+from app.ui.people import People, asker
 from app.workflow.catalog import CatalogEntry
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ DECIDES = {"number", "integer", "slider", "choice", "image"}
 class FitLine:
     """Made inside an open `gr.Blocks`; `show` is for inside a form's render."""
 
-    def __init__(self, engine: Engine, paths: PathSettings) -> None:
+    def __init__(self, engine: Engine, paths: PathSettings, people: People) -> None:
         self._engine = engine
+        self._people = people
         self._paths = paths
         self.worker_known = gr.State(False)
         """Whether the worker has told how much memory there is."""
@@ -96,7 +98,8 @@ class FitLine:
         held = [self._blank() if f.mask else values[f.spec.name] for f in fields]
         try:
             inputs = read_form(fields, held, self._paths)
-            return self._engine.fit(Path(entry.path), inputs, ask_hub=ask_hub)
+            check = self._people.check(asker(), entry, inputs)
+            return self._engine.fit(Path(entry.path), inputs, ask_hub=ask_hub, check=check)
         except WorkbenchError:
             return ""
 

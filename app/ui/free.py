@@ -9,6 +9,7 @@ import gradio as gr
 
 from app.errors import WorkbenchError
 from app.ui import markup
+from app.ui.people import People, asker
 from app.ui.run_view import freed
 
 if TYPE_CHECKING:
@@ -20,30 +21,35 @@ Updates = dict[Any, Any]
 class FreeButton:
     """Free GPU: at once where nothing runs, else after asking what to do with the run."""
 
-    def __init__(self, engine: Engine, button: gr.Button) -> None:
+    def __init__(self, engine: Engine, button: gr.Button, people: People) -> None:
         self._engine = engine
+        self._people = people
+        self._button = button
         with gr.Row(visible=False, elem_id="free-choice") as self.choice:
             gr.HTML("<p>A run is active. Free the memory …</p>")
-            after = gr.Button("after it", size="sm", min_width=0, elem_id="free-after")
-            now = gr.Button("cancel it, now", size="sm", min_width=0, variant="stop",
+            self._after = gr.Button("after it", size="sm", min_width=0, elem_id="free-after")
+            self._now = gr.Button("cancel it, now", size="sm", min_width=0, variant="stop",
                             elem_id="free-now")  # fmt: skip
-            leave = gr.Button("not at all", size="sm", min_width=0, elem_id="free-leave")
+            self._leave = gr.Button("not at all", size="sm", min_width=0, elem_id="free-leave")
         self.notice = gr.HTML("", elem_id="notice")
+
+    def wire(self, visit: gr.BrowserState) -> None:
+        """Have the buttons act for the person of this visit."""
         outputs = [self.choice, self.notice]
         common: dict[str, Any] = {
             "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
-        button.click(self.ask, None, outputs, **common)
-        after.click(self.free_after, None, outputs, **common)
-        now.click(self.free_now, None, outputs, **common)
-        leave.click(lambda: (gr.update(visible=False), ""), None, outputs, **common)
+        self._button.click(self.ask, visit, outputs, **common)
+        self._after.click(self.free_after, visit, outputs, **common)
+        self._now.click(self.free_now, visit, outputs, **common)
+        self._leave.click(lambda: (gr.update(visible=False), ""), None, outputs, **common)
 
-    async def ask(self) -> AsyncIterator[Updates]:
+    async def ask(self, visit: dict[str, Any]) -> AsyncIterator[Updates]:
         """Frees where nothing is running or waiting; else shows the choice."""
         if self._active():
             yield {self.choice: gr.update(visible=True), self.notice: ""}
             return
-        async for updates in self._free("when_idle", "Freeing…"):
+        async for updates in self._free(visit, "when_idle", "Freeing…"):
             yield updates
 
     def withdraw(self) -> Any:
@@ -53,23 +59,29 @@ class FreeButton:
     def _active(self) -> bool:
         return any(info.ended_at is None for info in self._engine.runs())
 
-    async def free_after(self) -> AsyncIterator[Updates]:
+    async def free_after(self, visit: dict[str, Any]) -> AsyncIterator[Updates]:
         """Frees when the run in progress is over."""
         async for updates in self._free(
-            "when_idle", "The memory is freed as soon as the run ends."
+            visit, "when_idle", "The memory is freed as soon as the run ends."
         ):
             yield updates
 
-    async def free_now(self) -> AsyncIterator[Updates]:
+    async def free_now(self, visit: dict[str, Any]) -> AsyncIterator[Updates]:
         """Cancels the run in progress and frees."""
-        async for updates in self._free("cancel_and_free", "Cancelling the run, then freeing…"):
+        meanwhile = "Cancelling the run, then freeing…"
+        async for updates in self._free(visit, "cancel_and_free", meanwhile):
             yield updates
 
     async def _free(
-        self, mode: Literal["when_idle", "cancel_and_free"], meanwhile: str
+        self,
+        visit: dict[str, Any],
+        mode: Literal["when_idle", "cancel_and_free"],
+        meanwhile: str,
     ) -> AsyncIterator[Updates]:
         yield {self.choice: gr.update(visible=False), self.notice: markup.notice(meanwhile)}
         try:
+            others = self._engine.is_busy_for_others(str(visit["person"]))
+            self._people.check_free(asker(), others)
             sentence = freed(await self._engine.free_async(mode))
         except WorkbenchError as error:
             sentence = error.report().sentence()

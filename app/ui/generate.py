@@ -34,6 +34,7 @@ from app.ui.form import (
     with_file,
 )
 from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
+from app.ui.people import People, asker
 from app.ui.run_view import RunView, advance
 from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
 from app.workflow.document import drawn_seed
@@ -68,11 +69,14 @@ class Chosen:
 class GenerateTab:
     """The tab's components and handlers. Made inside an open `gr.Blocks`."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, paths: PathSettings) -> None:
+    def __init__(
+        self, engine: Engine, catalog: Catalog, paths: PathSettings, people: People
+    ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._paths = paths
-        self.fit = FitLine(engine, paths)
+        self._people = people
+        self.fit = FitLine(engine, paths, people)
         self._lay_out()
         self._wire()
 
@@ -138,11 +142,14 @@ class GenerateTab:
             if entry.problem is not None:
                 return self._refused(entry.problem)
             try:
+                request, inputs = asker(), read_form(fields, values, self._paths)
                 run_id = self._engine.submit(
                     Path(entry.path),
-                    read_form(fields, values, self._paths),
+                    inputs,
                     seed=read_seed(seed),
                     owner=visit["person"],
+                    person=self._people.person(request),
+                    check=self._people.check(request, entry, inputs),
                 )
             except WorkbenchError as error:
                 return self._refused(error.report())
@@ -305,7 +312,10 @@ class GenerateTab:
         """Runs what was just shown once more, whatever stands in the form by now."""
         try:
             run_id = self._engine.run_again(
-                request.run_id, seed=drawn_seed(), owner=visit["person"]
+                request.run_id,
+                seed=drawn_seed(),
+                owner=visit["person"],
+                person=self._people.person(asker()),
             )
         except WorkbenchError as error:
             return self._refused(error.report())

@@ -14,6 +14,7 @@ from app.engine.status import EngineStatus
 from app.errors import WorkbenchError
 from app.ui import memory_markup
 from app.ui.markup import notice
+from app.ui.people import People, asker
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -27,8 +28,9 @@ PRIVATE: dict[str, Any] = {
 class MemoryPanel:
     """Made inside an open `gr.Blocks`; `refresh` is for events that change what is held."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, people: People) -> None:
         self._engine = engine
+        self._people = people
         with gr.Accordion("Memory", open=False, elem_id="memory") as panel:
             self.shown = gr.State(None)
             self.said = gr.HTML("", elem_id="memory-said")
@@ -68,6 +70,7 @@ class MemoryPanel:
 
         async def changed() -> AsyncIterator[tuple[Any, Any]]:
             try:
+                self._people.check_held(asker())
                 answer = change()
                 if self._engine.status().running is not None:
                     yield gr.skip(), notice("This is done as soon as the run ends.")

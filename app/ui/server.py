@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import EngineError, ServeError
-from app.settings import Settings
+from app.settings import MADE_USER, Settings
 from app.signals import BROKEN_OFF, told_to_end
 from app.ui.listening import listening, port_of, url
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from app.engine import Engine
     from app.ui.website import Website
 
-USER = "workbench"
 SESSIONS = 200
 WHERE_THE_LOGIN_IS = (
     "Name and password were printed where this server was started. Its owner chooses others with"
@@ -87,7 +86,7 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     if settings.ui.auth is not None:
         return settings.ui.auth
     if settings.ui.beyond_loopback and not settings.ui.public:
-        return USER, secrets.token_urlsafe(12)
+        return MADE_USER, secrets.token_urlsafe(12)
     return None
 
 

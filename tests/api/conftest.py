@@ -25,6 +25,9 @@ def site() -> Iterator[Site]:
 def server(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DW_MEDIA_HOSTS", " ".join(site.urls.hosts))
+        # Limits that a test can reach.
+        environment.setenv("DW_MAX_QUEUED_RUNS_PER_PERSON", "3")
+        environment.setenv("DW_UNREAD_STREAM_S", "2")
         with started_server(tmp_path_factory.mktemp("api")) as server:
             yield server
 

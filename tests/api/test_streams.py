@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -128,3 +128,122 @@ def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_next_run_works(
     status = client.predict(api_name="/status")
     assert status["worker"] in {"ready", "busy"}
     assert status["pid"] != worker
+
+
+def test_a_refused_request_is_an_error_event_and_raises(client: Client) -> None:
+    """As the README reads a stream: whoever only loops over the events has to learn of it."""
+    job = client.submit("variations", {"image": "/no/upload"}, api_name="/generate")
+    (event,) = job
+    assert event["event"] == "error"
+    assert "has to be an uploaded file" in event["message"]
+    with pytest.raises(AppError, match="has to be an uploaded file"):
+        job.result(timeout=SOON_S)
+
+
+class Raw:
+    """A script that speaks HTTP: `call` posts, `stream` opens what the call says."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._open: list[tuple[http.client.HTTPConnection, http.client.HTTPResponse | None]] = []
+
+    def call(self, name: str, data: list[Any]) -> str:
+        connection = self._connect()
+        connection.request(
+            "POST", f"/gradio_api/call/{name}", json.dumps({"data": data}),
+            {"content-type": "application/json"},
+        )  # fmt: skip
+        event_id = json.load(connection.getresponse())["event_id"]
+        connection.close()
+        return str(event_id)
+
+    def stream(self, name: str, event_id: str) -> http.client.HTTPResponse:
+        connection = self._connect()
+        connection.request("GET", f"/gradio_api/call/{name}/{event_id}")
+        answer = connection.getresponse()
+        self._open.append((connection, answer))
+        return answer
+
+    def drop(self) -> None:
+        """Close every stream."""
+        for connection, answer in self._open:
+            connection.close()
+            if answer is not None:
+                answer.close()
+        self._open.clear()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(urlsplit(self._server.url).netloc, timeout=SOON_S)
+
+
+def wait_until(server: Server, true: Callable[[dict[str, Any]], bool]) -> None:
+    """Return as soon as the status is like this."""
+    deadline = time.monotonic() + SOON_S
+    while not true(status := server.status()):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def busy(client: Client, server: Server) -> Iterator[str]:
+    """The run that goes on in the server until the test ends."""
+    much = {"/steps/0/pipeline/arguments/num_images_per_prompt": 32}
+    job = client.submit(
+        workflow="text-to-image", variables=MANY, changes=much, api_name="/generate"
+    )
+    run_id = events_until(job, "step")[-1]["job_id"]
+    yield run_id
+    client.predict(job_id=run_id, api_name="/cancel_job")
+    wait_until_idle(server)
+
+
+def wait_until_nothing_waits(server: Server, busy: str) -> None:
+    """Return when the queue is empty while the run that was in progress still is."""
+    wait_until(server, lambda status: status["queue"] == [])
+    assert server.status()["running"]["run_id"] == busy
+
+
+GENERATE = ["text-to-image", MANY, None, None, False, None]
+TYPED = [MANY["prompt"], 4, 50, 2.5, None]
+
+
+@pytest.mark.parametrize(("name", "data"), [("generate", GENERATE), ("run_text_to_image", TYPED)])
+def test_waiting_runs_are_cancelled_when_their_streams_are_dropped(
+    server: Server, busy: str, name: str, data: list[Any]
+) -> None:
+    raw = Raw(server)
+    for _ in range(3):
+        raw.stream(name, raw.call(name, data))
+    wait_until(server, lambda status: len(status["queue"]) == 3)
+    raw.drop()
+    wait_until_nothing_waits(server, busy)
+
+
+@pytest.mark.parametrize(("name", "data"), [("generate", GENERATE), ("run_text_to_image", TYPED)])
+def test_waiting_run_whose_stream_is_never_opened_is_cancelled(
+    server: Server, busy: str, name: str, data: list[Any]
+) -> None:
+    raw = Raw(server)
+    raw.call(name, data)
+    wait_until(server, lambda status: len(status["queue"]) == 1)
+    wait_until_nothing_waits(server, busy)
+
+
+def test_run_of_a_direct_call_is_cancelled_when_the_caller_hangs_up(
+    server: Server, busy: str
+) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=SOON_S)
+    connection.request(
+        "POST", "/gradio_api/run/run_text_to_image", json.dumps({"data": TYPED}),
+        {"content-type": "application/json"},
+    )  # fmt: skip
+    wait_until(server, lambda status: len(status["queue"]) == 1)
+    connection.close()
+    wait_until_nothing_waits(server, busy)
+
+
+@pytest.mark.usefixtures("busy")
+def test_silent_stream_says_every_second_that_it_lives(client: Client) -> None:
+    job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
+    assert events_until(job, "heartbeat")[0]["event"] == "queued"
+    job.cancel()

@@ -1,0 +1,132 @@
+"""Who asks: an operator, who may do everything, or a guest. `role` alone decides."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import gradio as gr
+from gradio.context import LocalContext
+from pydantic import JsonValue
+
+from app.errors import BadRequest
+from app.settings import UiSettings
+from app.workflow.catalog import Catalog, CatalogEntry
+from app.workflow.guests import OPERATORS, GuestCheck, GuestLimits
+from app.workflow.plan import Plan
+
+Role = Literal["operator", "guest"]
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-ip"})
+"""Headers that proxies add, beside all that begin with `x-forwarded-`."""
+
+
+class Asker(Protocol):
+    """What is looked at of a request: `gr.Request`, or Starlette's with a `username`."""
+
+    client: Any
+    headers: Any
+    username: str | None
+
+
+def role(request: Asker | None, settings: UiSettings) -> Role:
+    """Whether this request is an operator's.
+
+    Operators (1) log in with DW_OPERATOR_AUTH, or (2) come from this machine, under its own name
+    and without a proxy's headers, to a page that asks for no password and is meant for nobody
+    else. A call without a request is a guest's.
+    """
+    if request is None:
+        return "guest"
+    if settings.operator_auth is not None:
+        return "operator" if request.username == settings.operator_auth[0] else "guest"
+    asks = settings.auth is not None or (settings.beyond_loopback and not settings.public)
+    if asks or settings.share or settings.allowed_hosts:
+        return "guest"
+    headers = {name.lower(): value for name, value in _items(request.headers)}
+    if any(name in PROXY_HEADERS or name.startswith("x-forwarded-") for name in headers):
+        return "guest"
+    host, _, port = headers.get("host", "").lower().rpartition(":")
+    name = host if port.isdigit() else headers.get("host", "").lower()
+    return "operator" if name in LOOPBACK_NAMES and _is_loopback(request.client) else "guest"
+
+
+def person(request: Asker | None, settings: UiSettings) -> str:
+    """Who is counted where something is limited per person: a guest's address; "" for operators.
+
+    An IPv6 network of 64 bits is one person: a single machine has that many addresses.
+    """
+    if role(request, settings) == "operator":
+        return ""
+    host = getattr(getattr(request, "client", None), "host", None) or "unknown"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return str(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return host
+
+
+def _items(headers: Any) -> Any:
+    # Gradio hands on Starlette's headers, or an object of its own made from a dictionary.
+    return headers.items() if isinstance(headers, Mapping) else vars(headers).items()
+
+
+def _is_loopback(client: Any) -> bool:
+    try:
+        return ipaddress.ip_address(client.host).is_loopback
+    except (AttributeError, ValueError):
+        return False
+
+
+class People:
+    """What the one who asks may do, by these settings and this catalog."""
+
+    def __init__(self, settings: UiSettings, catalog: Catalog) -> None:
+        self._settings = settings
+        self._catalog = catalog
+
+    def is_operator(self, request: Asker | None) -> bool:
+        """Whether this request is an operator's."""
+        return role(request, self._settings) == "operator"
+
+    def person(self, request: Asker | None) -> str:
+        """Who is counted where something is limited per person; "" for operators."""
+        return person(request, self._settings)
+
+    def check(
+        self,
+        request: Asker | None,
+        entry: CatalogEntry,
+        inputs: Mapping[str, JsonValue],
+        changes: Mapping[str, JsonValue] = MappingProxyType({}),
+    ) -> Callable[[Plan], None] | None:
+        """What the plan of a guest's run has to pass; None for operators."""
+        if self.is_operator(request):
+            return None
+        limits = GuestLimits(self._settings.guest_pixels, self._settings.guest_steps)
+        return GuestCheck(self._catalog, entry, inputs, changes, limits)
+
+    def check_free(self, request: Asker | None, others_active: bool) -> None:
+        """Raises BadRequest where freeing the memory now would be in other people's way."""
+        if others_active and not self.is_operator(request):
+            raise BadRequest(
+                "Runs of other people are in progress or waiting; a guest cannot free the memory"
+                " now.",
+                hint="Try again when they are done.",
+            )
+
+    def check_held(self, request: Asker | None) -> None:
+        """Raises BadRequest where this person may not say what is kept in memory."""
+        if not self.is_operator(request):
+            raise BadRequest("Only an operator may pin or drop what is held.", hint=OPERATORS)
+
+
+def asker() -> gr.Request | None:
+    """The request that the running handler of the page answers."""
+    return LocalContext.request.get(None)

@@ -1,0 +1,94 @@
+"""Whether anybody still reads what a call says.
+
+Gradio tells a handler that its reader has gone when the handler yields, and never a plain function.
+A call whose stream is never opened is answered to nobody either. Whoever waits here asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TypeVar
+
+import gradio as gr
+from gradio.context import LocalContext
+
+BEAT_S = 1.0
+"""How often a call that waits looks after its reader, and streams say that they live."""
+
+Item = TypeVar("Item")
+
+
+class Reader:
+    """The reader of the call that makes it. `unread_s` is how long its answers may lie unread."""
+
+    def __init__(self, request: gr.Request | None, unread_s: float) -> None:
+        blocks = LocalContext.blocks.get(None)
+        self._queue = blocks._queue if blocks is not None else None
+        self._event_id = LocalContext.event_id.get(None)
+        self._request = request
+        self._unread_s = unread_s
+        self._read_at = time.monotonic()
+
+    async def gone(self) -> bool:
+        """Whether nobody reads any more, or nobody has begun to."""
+        if self._request is None or self._queue is None:
+            return False
+        if self._event_id is None:
+            # Asked directly: the answer is the one to this very request.
+            return bool(await self._request.request.is_disconnected())
+        event = self._queue.event_ids_to_events.get(self._event_id)
+        messages = self._queue.pending_messages_per_session.get(self._request.session_hash)
+        if event is None or not event.alive or messages is None:
+            return True
+        if messages.empty():
+            self._read_at = time.monotonic()
+        return time.monotonic() - self._read_at > self._unread_s
+
+
+async def with_beats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, None]:
+    """The items as they come, and None whenever none has come for a beat."""
+    coming: asyncio.Future[Item] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(items))
+            done, _ = await asyncio.wait({coming}, timeout=BEAT_S)
+            if not done:
+                yield None
+                continue
+            arrived, coming = coming, None
+            try:
+                item = arrived.result()
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        if coming is not None:
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await coming
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+
+
+async def while_read(
+    items: AsyncIterator[Item], reader: Reader
+) -> AsyncGenerator[Item | None, None]:
+    """The items with beats between them; ends early when nobody reads."""
+    async with contextlib.aclosing(with_beats(items)) as beating:
+        async for item in beating:
+            if item is None and await reader.gone():
+                return
+            yield item
+
+
+async def answer_for(reader: Reader, answer: Awaitable[Item]) -> Item | None:
+    """The answer, or None as soon as nobody waits for it; what was asked happens all the same."""
+    coming = asyncio.ensure_future(answer)
+    while not coming.done():
+        await asyncio.wait({coming}, timeout=BEAT_S)
+        if not coming.done() and await reader.gone():
+            return None
+    return coming.result()

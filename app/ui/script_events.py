@@ -1,0 +1,106 @@
+"""The events of a run as scripts see them. Fields are added, never renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradio.data_classes import FileData
+
+from app.errors import ErrorReport
+from app.protocol import (
+    Downloading,
+    FetchingMedia,
+    Loading,
+    MemoryRanOut,
+    PhaseChanged,
+    ResultSaved,
+    RunCancelled,
+    RunEvent,
+    RunFailed,
+    RunQueued,
+    RunSucceeded,
+    StepProgress,
+    StepRemembered,
+)
+from app.ui.run_view import RunView
+from app.workflow.catalog import CatalogEntry
+
+
+def failure_event(error: ErrorReport) -> dict[str, Any]:
+    """What went wrong, as the last event of a stream."""
+    told = error.model_dump(mode="json", exclude={"detail"})
+    return {"event": "error", "message": error.sentence(), "error": told}
+
+
+def script_event(event: RunEvent) -> dict[str, Any] | None:
+    """The event as scripts see it; None for what they have no use for."""
+    match event:
+        case RunQueued():
+            return {"event": "queued", "position": event.position}
+        case FetchingMedia():
+            return event.model_dump(
+                include={"url", "number", "count", "fetched_bytes", "total_bytes"}
+            ) | {"event": "fetching"}
+        case StepRemembered():
+            return event.model_dump(include={"step", "made_by", "made_at"}) | {
+                "event": "remembered"
+            }
+        case Downloading():
+            return event.model_dump(
+                include={"model", "done_bytes", "total_bytes", "seconds_left"}
+            ) | {"event": "downloading"}
+        case Loading():
+            return event.model_dump(
+                include={"component", "model", "loaded_bytes", "total_bytes"}
+            ) | {"event": "loading"}
+        case PhaseChanged():
+            return {"event": "phase", "step": event.step, "phase": event.phase}
+        case MemoryRanOut():
+            return {"event": "memory_ran_out", "step": event.step, "phase": event.phase,
+                    "message": event.sentence}  # fmt: skip
+        case StepProgress():
+            return event.model_dump(
+                include={"step", "done", "total", "seconds_left", "segment", "segments"}
+            ) | {"event": "step"}
+        case ResultSaved():
+            return {"event": "result", "image": _file(event), "seed": event.seed,
+                    "index": event.index, "final": event.final}  # fmt: skip
+        case RunCancelled():
+            return {"event": "cancelled", "phase": event.phase, "notice": event.notice}
+        case RunFailed():
+            return failure_event(event.error)
+        case RunSucceeded():
+            return None  # told as `done`, with the results
+        case _:
+            return None
+
+
+def done_event(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView) -> dict[str, Any]:
+    """What a run that succeeded made, as the last event of its stream."""
+    finals = [result for result in view.results if result.final] or list(view.results)
+    return {
+        "event": "done",
+        "images": [_file(result) for result in finals],
+        "seed": view.seed,
+        "seconds": view.timings.total_s if view.timings else None,
+        "unchanged": view.unchanged,
+        "sentence": view.status,
+        "workflow": entry.name,
+        "variables": dict(variables),
+        "outputs": list(view.outputs),
+        "metadata": [_file(result, sidecar=True) for result in finals],
+        "loaded": list(view.loaded),
+        "notice": view.notice,
+    }
+
+
+def _file(result: ResultSaved, *, sidecar: bool = False) -> dict[str, Any]:
+    path = Path(result.sidecar if sidecar else result.path)
+    return FileData(
+        path=str(path),
+        orig_name=path.name,
+        size=path.stat().st_size,
+        mime_type="application/json" if sidecar else result.content_type,
+    ).model_dump()
