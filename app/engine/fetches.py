@@ -38,6 +38,8 @@ class MediaFetches:
         paths = settings.paths
         self._cache = MediaCache(paths.outputs.resolve(), paths.urls, paths.limits)
         self._device = settings.worker.device
+        self._holding: dict[str, Run] = {}
+        """The runs for whom media are held."""
         self._runs = runs
         self._post = post
 
@@ -51,6 +53,7 @@ class MediaFetches:
         ).start()
 
     def _fetch(self, run: Run) -> None:
+        self._holding[run.run_id] = run
         try:
             plan = self._fetched(run)
             key = request_key(plan, self._device) if plan.seed_given else None
@@ -73,19 +76,29 @@ class MediaFetches:
             tell = _Telling(run, value.url, number, len(wanted), self._post)
             tell(0, None)
             try:
-                file = self._cache.fetch(value.url, value.kind, tell=tell, stopped=lambda: run.over)
+                file = self._cache.fetch(
+                    value.url, value.kind, tell=tell, stopped=lambda: run.over, holder=run.run_id
+                )
             except FetchError as error:
                 raise FetchError(f"{value.place}: {error.message}", hint=error.hint) from error
             found.append(file)
             path = str(self._cache.path(file))
             files[key] = FILE_VALUES[value.kind](path=path, sha256=file.sha256)
-        self._cache.trim(keep=found)
+        self._release_ended()
+        self._cache.trim(run.run_id)
 
         def resolve(value: RemoteValue) -> Value:
             return files[value.kind, value.url]
 
         sums = {file.url: file.sha256 for file in found}
         return with_files(run.plan, resolve).model_copy(update={"fetched": sums})
+
+    def _release_ended(self) -> None:
+        """What ended runs needed may leave; what waiting ones need may not."""
+        for run_id, run in [*self._holding.items()]:
+            if run.over:
+                self._holding.pop(run_id, None)
+                self._cache.release(run_id)
 
     def _fail(self, run: Run, error: RunError) -> None:
         ended = RunFailed(run_id=run.run_id, time=time.time(), error=error.report())

@@ -12,15 +12,16 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import FetchError
-from app.media.fetch import Answer, Unreachable, answer_to, refusing, shown
+from app.media.fetch import WHOLE_S, Answer, Unreachable, answer_to, refusing, shown
 from app.media.files import ACCEPTED, CALLED, MediaKind, WrongMediaError, suffix_of
 from app.outputs import replacing
 from app.settings import MediaLimits, UrlSettings
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = ".media"
 RECORD = ".json"
+LEFT_S = 2 * WHOLE_S
+"""A file of no name yet that was written to so long ago is left over from a process that died."""
 MAX_FRESH_S = 3600.0
 """A server's word that its answer stays good for longer than that is not taken."""
 MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})")
@@ -57,12 +60,18 @@ class MediaFile(BaseModel):
 
 
 class MediaCache:
-    """Files of URLs below one folder, the least recently used leaving first under a bound."""
+    """Files of URLs below one folder, the least recently used leaving first under a bound.
+
+    What is fetched for a holder (a run, say) is not removed until the holder is released.
+    """
 
     def __init__(self, outputs: Path, settings: UrlSettings, limits: MediaLimits) -> None:
         self._folder = outputs / FOLDER
         self._settings = settings
         self._limits = limits
+        self._held: dict[str, set[MediaFile]] = {}
+        self._removing = threading.Lock()
+        """Held where files are removed, and where one comes to be held that is there."""
 
     def path(self, file: MediaFile) -> Path:
         """Where its content lies."""
@@ -75,6 +84,7 @@ class MediaCache:
         *,
         tell: Tell = lambda _done, _total: None,
         stopped: Callable[[], bool] = lambda: False,
+        holder: str = "",
     ) -> MediaFile:
         """What lies behind the URL now; what lay there last where there is no network.
 
@@ -82,7 +92,9 @@ class MediaCache:
         """
         if not self._settings.allowed:
             raise FetchError(f"{shown(url)} is not fetched: this server fetches no URLs.")
-        known = self.find(url)
+        with self._removing:
+            known = self.find(url)
+            self._hold(known, holder)
         if known is not None and known.fresh_until > time.time():
             return self._of_kind(known, kind)
         asked = {}
@@ -99,7 +111,7 @@ class MediaCache:
                     found = known.model_copy(update={"fresh_until": _fresh_until(answer)})
                     self._note(found)
                 elif answer.status == 200:
-                    found = self._keep(url, kind, answer, tell)
+                    found = self._keep(url, kind, answer, tell, holder)
                 else:
                     raise FetchError(
                         f"{shown(url)} could not be fetched: the server answers {answer.status}."
@@ -116,7 +128,7 @@ class MediaCache:
         server is not asked. Raises FetchError where it is not of that kind."""
         told = {"cache-control": f"max-age={fresh_s}"}
         answer = Answer(200, told, iter([file.read_bytes()]))
-        return self._keep(url, kind, answer, lambda _done, _total: None)
+        return self._keep(url, kind, answer, lambda _done, _total: None, "")
 
     def find(self, url: str) -> MediaFile | None:
         """What lay behind the URL last, if that is still here."""
@@ -126,30 +138,57 @@ class MediaCache:
             return None
         return found if found.url == url and self.path(found).is_file() else None
 
-    def trim(self, keep: Collection[MediaFile]) -> None:
-        """Remove what has been used longest ago until the rest is within the bound; never these.
+    def release(self, holder: str) -> None:
+        """Lets go of what was fetched for this holder; it is removed when room is needed."""
+        self._held.pop(holder, None)
 
-        Raises FetchError where these alone are more.
-        """
-        kept = {path for each in keep for path in (self.path(each), self._record(each.url))}
-        files = [(file, file.stat()) for file in self._folder.glob("*") if file.is_file()]
-        total_bytes = sum(status.st_size for _, status in files)
-        for file, status in sorted(files, key=lambda each: each[1].st_mtime_ns):
-            if total_bytes <= self._settings.cache_bytes:
-                return
-            if file not in kept:
-                file.unlink(missing_ok=True)
-                total_bytes -= status.st_size
-        if total_bytes > self._settings.cache_bytes:
+    def trim(self, holder: str) -> None:
+        """Removes what has been used longest ago until the rest is within the bound; never what is
+        held. Raises FetchError where what is held for this holder does not fit beside the rest."""
+        bound_bytes = self._settings.cache_bytes
+        with self._removing:
+            held = {file for files in [*self._held.values()] for file in files}
+            kept = {path for each in held for path in (self.path(each), self._record(each.url))}
+            files = self._files()
+            total_bytes = sum(status.st_size for _, status in files)
+            for file, status in sorted(files, key=lambda each: each[1].st_mtime_ns):
+                if total_bytes <= bound_bytes:
+                    return
+                arriving = file.name.startswith(".") and status.st_mtime > time.time() - LEFT_S
+                if file not in kept and not arriving:
+                    file.unlink(missing_ok=True)
+                    total_bytes -= status.st_size
+        if total_bytes <= bound_bytes:
+            return
+        own_bytes = sum(file.size_bytes for file in self._held.get(holder, ()))
+        if own_bytes > bound_bytes:
             raise FetchError(
-                f"The media of this run have {size(total_bytes)};"
-                f" {size(self._settings.cache_bytes)} are kept.",
+                f"The media of this run have {size(own_bytes)}; {size(bound_bytes)} are kept.",
                 hint="DW_MEDIA_CACHE_BYTES raises that.",
             )
+        raise FetchError(
+            f"The media of this run have {size(own_bytes)}, and those of the runs before it"
+            f" {size(total_bytes - own_bytes)}; {size(bound_bytes)} are kept.",
+            hint="Run it again when they have ended, or raise DW_MEDIA_CACHE_BYTES.",
+        )
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for file in self._folder.glob("*"):
+            # Another process may remove it at the same moment.
+            with contextlib.suppress(FileNotFoundError):
+                found.append((file, file.stat()))
+        return found
+
+    def _hold(self, file: MediaFile | None, holder: str) -> None:
+        if file is not None and holder:
+            self._held.setdefault(holder, set()).add(file)
 
     # --- one answer ------------------------------------------------------------------------------
 
-    def _keep(self, url: str, kind: MediaKind, answer: Answer, tell: Tell) -> MediaFile:
+    def _keep(
+        self, url: str, kind: MediaKind, answer: Answer, tell: Tell, holder: str
+    ) -> MediaFile:
         """Write the body down, if it is what was asked for."""
         _check_type(url, kind, answer.headers.get("content-type", ""))
         declared = answer.headers.get("content-length", "")
@@ -184,7 +223,9 @@ class MediaCache:
                 fresh_until=_fresh_until(answer),
             )
             temporary.chmod(0o644)
-            temporary.replace(self.path(found))
+            with self._removing:
+                temporary.replace(self.path(found))
+                self._hold(found, holder)
         self._note(found)
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http
 import ipaddress
+import logging
 import socket
 import ssl
 import time
@@ -29,6 +30,8 @@ from app.media.urls import (
 
 if TYPE_CHECKING:
     import httpx
+
+log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 CONNECT_S = 8.0
@@ -188,11 +191,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
         addresses = _addresses(host, port)
         if not is_listed(host, port, self._hosts):
             # One that is not public is enough: a name that leads both ways is up to something.
-            for address in addresses:
-                if not is_public(address):
-                    raise RefusedURLError(
-                        f"the name '{host}' leads to {address}, which is no public address."
-                    )
+            private = [address for address in addresses if not is_public(address)]
+            if private:
+                # Who asks is not told where a name of this network leads, nor that there is one.
+                log.warning("The name '%s' leads to %s and is not fetched from", host, private[0])
+                raise _nowhere(host)
         failed: httpcore.NetworkError | httpcore.TimeoutException | None = None
         for address in addresses:
             self._watch.check()
@@ -207,6 +210,10 @@ class _CheckedBackend(httpcore.NetworkBackend):
         raise failed or httpcore.ConnectError(f"the name '{host}' has no address")
 
 
+def _nowhere(host: str) -> httpcore.ConnectError:
+    return httpcore.ConnectError(f"the name '{host}' leads to no public address")
+
+
 def _addresses(host: str, port: int) -> list[str]:
     """The addresses of the host, in the system's order of preference."""
     try:
@@ -216,7 +223,7 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(f"the name '{host}' is not known") from error
+        raise _nowhere(host) from error
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 

@@ -19,6 +19,13 @@ MAX_URL_LENGTH = 8000
 PORTS = {"http": 80, "https": 443}
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+LOCAL_DOMAINS = frozenset({
+    "localhost", "local", "localdomain", "internal", "intranet", "private", "corp", "home", "lan",
+    "workgroup", "arpa", "invalid", "onion", "alt",
+})  # fmt: skip
+"""Last labels of names that no public server has: those of local networks, and those that are
+reserved. To look such a name up would tell it to others, and who asks what there is."""
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -63,10 +70,11 @@ def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:
         return parsed
     if port_of(parsed) not in PORTS.values():
         raise RefusedURLError(f"Port {parsed.port} is none that media is fetched from.")
-    if parsed.host.rstrip(".").split(".")[-1] == "localhost":
-        raise RefusedURLError("Only public addresses are fetched from, not this machine.")
-    if is_address(parsed.host) and not is_public(parsed.host):
-        raise RefusedURLError(f"{parsed.host} is no public address.")
+    if is_address(parsed.host):
+        if not is_public(parsed.host):
+            raise RefusedURLError(f"{parsed.host} is no public address.")
+    elif not can_be_public(parsed.host):
+        raise RefusedURLError(f"'{parsed.host}' is no name of a public server.")
     return parsed
 
 
@@ -87,6 +95,13 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def can_be_public(name: str) -> bool:
+    """Whether a public server could have this name; nothing is looked up."""
+    *above, last = name.rstrip(".").lower().split(".")
+    # A number at the end is another way to write an address, `127.1` for example.
+    return bool(above) and last not in LOCAL_DOMAINS and NUMBER.fullmatch(last) is None
 
 
 def is_public(address: str) -> bool:

@@ -11,7 +11,14 @@ import pytest
 
 from app.engine import Engine
 from app.errors import InvalidInputs
-from app.protocol import FetchingMedia, RunCancelled, RunFailed, StartRun
+from app.protocol import (
+    FetchingMedia,
+    RunCancelled,
+    RunFailed,
+    RunQueued,
+    RunStarted,
+    StartRun,
+)  # fmt: skip
 from app.settings import PathSettings, Settings, WorkerSettings
 from app.workflow.plan_values import ImageValue
 from tests.doubles.scripted_worker import scripted_worker
@@ -71,6 +78,46 @@ def test_the_worker_is_given_the_file_and_an_identical_request_is_answered(
     with site.gone():
         assert seeing.run("save a.png", seed=7).success.made_at == first.success.time
     assert seen(seeing) == [picture("red")]
+
+
+def test_media_of_a_waiting_run_are_kept_while_another_is_fetched(
+    seeing: Bench, site: Site, tmp_path: Path, heard: Heard
+):
+    """There is room for the media of two runs, and a third one's come last."""
+    red, green, blue = (
+        site.put(f"/{colour}.png", picture(colour) + bytes(10_000))
+        for colour in ("red", "green", "blue")
+    )
+    engine = Engine(scripted_worker)
+    small = Bench(engine, seeing.workflow, tmp_path, tmp_path, heard)
+    engine.start(
+        Settings(
+            worker=WorkerSettings(device="cpu"),
+            paths=PathSettings(
+                outputs=tmp_path, urls=site.urls.model_copy(update={"cache_bytes": 25_000})
+            ),
+        )
+    )
+    try:
+        gate = small.gate()
+        script = {"prompt": f"wait for {gate}", "image": red}
+        held = engine.submit(seeing.workflow, script)
+        small.until(held, RunStarted)
+        waiting = engine.submit(seeing.workflow, {"prompt": "nothing", "image": green})
+        small.until(waiting, RunQueued)
+        ended = small.finish(
+            engine.submit(seeing.workflow, {"prompt": "nothing", "image": blue})
+        ).terminal
+        assert isinstance(ended, RunFailed)
+        assert "and those of the runs before it" in ended.error.message
+        gate.touch()
+        assert small.finish(waiting).success
+        assert seen(small)[-1] == picture("green") + bytes(10_000)
+        assert small.finish(
+            engine.submit(seeing.workflow, {"prompt": "nothing", "image": blue})
+        ).success
+    finally:
+        engine.close()
 
 
 def test_another_picture_behind_the_same_url_is_another_request(seeing: Bench, site: Site):
