@@ -19,6 +19,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # The models here are tiny: more threads only wait for each other. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As in the worker, which many tests do without: results do not depend on where weights begin.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # Tests never reach a model hub; a test that wants one starts its own on loopback.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # It would have a C++ compiler make a kernel for every shape of a weight; read on its import.
