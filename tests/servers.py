@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.processes import started
+
 PROJECT = Path(__file__).resolve().parent.parent
 RUN_LINE = re.compile(r"Run (\S+) (started|ended: \w+)$", re.MULTILINE)
 START_S = 120
@@ -67,7 +69,7 @@ def started_server(
     # CI is not passed on: Gradio must behave as it does at a person's desk.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = started(
             command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     server = Server(f"http://127.0.0.1:{port}", workflows, outputs, log, process)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from app.worker.loading.converted import ConvertedWeights
 from tests.hub import Hub
-from tests.processes import left_over
+from tests.processes import left_over, started
 from tests.servers import Server, started_server
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -217,7 +217,7 @@ def test_a_mistyped_workflow_gets_the_nearest_name() -> None:
 def test_ctrl_c_cancels_the_run_and_leaves_no_process(spaced: Path, tmp_path: Path) -> None:
     command = [*WORKBENCH, "run", str(spaced), "--log-level", "INFO", "--device", "cpu",
                "--output", str(tmp_path / "none")]  # fmt: skip
-    with subprocess.Popen(
+    with started(
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip

@@ -22,6 +22,7 @@ import pytest
 from app.settings import PROJECT, Settings
 from app.ui.guard import names_for
 from app.ui.server import credentials
+from tests.processes import started
 
 
 class Recipe(NamedTuple):
@@ -124,7 +125,7 @@ def test_the_command_serves_a_page_behind_a_password_and_ends_when_told(
     assert python == "python"
     log = tmp_path / "server.log"
     with log.open("wb") as output:
-        server = subprocess.Popen(
+        server = started(
             [sys.executable, *arguments],
             cwd=home,
             env=environment,

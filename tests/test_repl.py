@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.media.films import COLOURS, film
-from tests.processes import left_over
+from tests.processes import left_over, started
 from tests.servers import Server, started_server
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -309,7 +309,7 @@ def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
 ) -> None:
     server = request.getfixturevalue("server") if where == "remote" else None
     own = ["--server", server.url] if server else ["--device", "cpu"]
-    with subprocess.Popen(
+    with started(
         [*REPL, "text-to-image", "--output", str(tmp_path), *own], cwd=PROJECT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
@@ -324,16 +324,26 @@ def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
     assert COMPLETED.search(rest)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [
+        (signal.SIGTERM, ()),
+        (signal.SIGHUP, ()),
+        # As `nohup` and a shell's `&` start it, and whoever ignores SIGTERM too.
+        (signal.SIGTERM, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)),
+    ],
+)
 def test_told_to_end_or_without_its_terminal_it_leaves_no_process_and_no_file(
-    number: signal.Signals, tmp_path: Path
+    number: signal.Signals, ignored: tuple[signal.Signals, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "temporary").mkdir()
-    with subprocess.Popen(
+    with started(
         [*REPL, "--device", "cpu", "--output", str(tmp_path / "made")], cwd=PROJECT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")}, ignored=ignored,
     ) as process:  # fmt: skip
+        for other in {*ignored} - {number}:
+            process.send_signal(other)
         print("status", file=process.stdin, flush=True)
         assert any("worker " in line for line in iter(process.stdout.readline, ""))
         children = psutil.Process(process.pid).children(recursive=True)

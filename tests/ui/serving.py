@@ -12,13 +12,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from tests.conftest import PROJECT
+from tests.processes import started
 
 START_S = 120
 
@@ -47,14 +48,16 @@ def command(folder: Path, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Served]:
+def served(
+    folder: Path, *arguments: str, ignored: Sequence[signal.Signals] = (), **environment: str
+) -> Iterator[Served]:
     """A server with these arguments on any free port; ended with the test."""
     log = folder / "server.log"
     with (
         log.open("w") as errors,
-        subprocess.Popen(
+        started(
             command(folder, *arguments), cwd=PROJECT, env={**os.environ, **environment},
-            stdout=subprocess.PIPE, stderr=errors, text=True,
+            stdout=subprocess.PIPE, stderr=errors, text=True, ignored=ignored,
         ) as process,
     ):  # fmt: skip
         too_late = threading.Timer(START_S, process.kill)

@@ -18,7 +18,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 
 from tests.conftest import PROJECT
-from tests.processes import left_over
+from tests.processes import left_over, started
 from tests.ui.serving import answer, command, served
 
 END_S = 5
@@ -93,6 +93,22 @@ def test_the_login_that_was_given_lets_in_and_sigterm_ends_a_run_and_its_worker(
     assert said == "Stopping.\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_server_started_by_nohup_outlives_its_terminal_and_ends_when_told(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    ignored = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with served(tmp_path, ignored=ignored) as server:
+        children = server.children
+        for process in (server.process, *children):
+            process.send_signal(signal.SIGHUP)
+        assert answer(f"{server.url}/config") == 200
+        assert server.children == children
+        code, seconds = server.end(number)
+    assert (code, seconds < END_S) == (0, True)
+    assert left_over(children, within_s=0.5) == []
+
+
 def test_only_dw_public_serves_others_without_a_password_and_a_killed_server_leaves_no_worker(
     tmp_path: Path,
 ) -> None:
@@ -107,7 +123,7 @@ def test_only_dw_public_serves_others_without_a_password_and_a_killed_server_lea
 
 
 def test_sigterm_while_it_starts_breaks_the_start_off_and_leaves_no_worker(tmp_path: Path) -> None:
-    with subprocess.Popen(
+    with started(
         command(tmp_path), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         children: list[psutil.Process] = []
