@@ -117,6 +117,9 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
             )
     if "safety_checker" in settings and "requires_safety_checker" in accepted:
         settings["requires_safety_checker"] = False
+    if "add_watermarker" in accepted:
+        # Otherwise SDXL's pictures are other ones as soon as a certain package is installed.
+        settings["add_watermarker"] = False
     if step.ip_adapter is not None and not issubclass(pipeline_class, IP_ADAPTED):
         raise LoadError(
             f"{pipeline_class.__name__} takes no IP-adapter.",

@@ -23,6 +23,12 @@ from app.workflow.planning.chains import read_chain
 from app.workflow.planning.component_settings import with_settings
 from app.workflow.planning.connected import connected
 from app.workflow.planning.dtypes import component_dtype, read_dtypes
+from app.workflow.planning.idle_keys import (
+    HARMLESS_LOADING_ARGUMENTS,
+    IDLE_LOADING_ARGUMENTS,
+    warn_of_configuration,
+    warn_of_loading_arguments,
+)
 from app.workflow.planning.modular import is_modular, read_modular
 from app.workflow.planning.quantisers import check_quantisers, read_quantisation
 from app.workflow.planning.remote_code import read_code
@@ -38,19 +44,11 @@ from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
 from app.workflow.references import place
 
-IGNORED_LOADING_ARGUMENTS = {
-    "low_cpu_mem_usage", "requires_safety_checker", "add_watermarker", "cache_dir", "device_map",
-    "disable_mmap", "force_download", "local_files_only", "max_memory", "mirror", "offload_folder",
-    "offload_state_dict", "output_loading_info", "proxies", "resume_download", "token",
-    "use_auth_token",
-}  # fmt: skip
-"""Loading arguments that change nothing about the result of a run here; where weights lie is the
-workbench's business."""
 LOADING_ARGUMENTS = {
     "model_name", "from_single_file", "config", "torch_dtype", "dtype", "variant", "revision",
     "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
-    "trust_remote_code",
-} | IGNORED_LOADING_ARGUMENTS  # fmt: skip
+    "trust_remote_code", *IDLE_LOADING_ARGUMENTS, *HARMLESS_LOADING_ARGUMENTS,
+}  # fmt: skip
 REFUSED_LOADING_ARGUMENTS = {
     "quantization_config": (
         "A whole pipeline is not quantised at once.",
@@ -99,6 +97,7 @@ class PipelineBuilder:
             block.configuration.component_type, configured, "pipeline", "modular pipeline"
         )
         absent = self._check_loading(loading, loading_at)
+        warn_of_configuration(block, where, self._reader)
         if block.remote_text_encoder is not None:
             absent = tuple(name for name in absent if name != "text_encoder")
             self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
@@ -252,6 +251,7 @@ class PipelineBuilder:
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
         """Refuse what cannot be honoured; the components that are set to null."""
+        warn_of_loading_arguments(loading, at, self._reader)
         absent = []
         for key, value in loading.items():
             where = (*at, key)

@@ -8,6 +8,7 @@ from typing import Any
 from app.errors import nearest
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
+from app.workflow.planning.idle_keys import warn_of_result
 from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
@@ -27,6 +28,7 @@ def read_result(block: ResultBlock | None, reader: ValueReader, at: Place) -> Re
     rates = {block.sample_rate, block.samplerate} - {None}
     if len(rates) > 1:
         reader.note((*at, "samplerate"), "'sample_rate' and 'samplerate' say different things.")
+    warn_of_result(block, at, reader)
     return ResultSpec(
         content_type=block.content_type,
         save=block.save,

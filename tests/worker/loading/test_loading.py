@@ -17,6 +17,7 @@ from app.protocol import Loading
 from app.worker.loading.load import find_parts
 from app.worker.loading.parts import Part
 from app.workflow.fingerprint import tensor_bytes
+from tests.standins import build_sdxl
 from tests.worker.bench import SHAPES, Bench, document, step
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -108,6 +109,21 @@ def test_a_plain_value_of_the_index_reaches_the_pipeline(bench: Bench, tmp_path:
 
 
 # --- components of their own ---------------------------------------------------------------------
+
+
+def test_no_watermark_is_added_whichever_packages_are_installed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """diffusers adds one to SDXL's pictures as soon as it finds a certain package."""
+    build_sdxl(tmp_path / "xl")
+    module = diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl
+    monkeypatch.setattr(module, "is_invisible_watermark_available", lambda: True)
+    monkeypatch.setattr(module, "StableDiffusionXLWatermarker", object, raising=False)
+    for loading in ({}, {"add_watermarker": True}):
+        pipeline = bench.assembled(
+            document(step(model=tmp_path / "xl", kind="XL", loading=loading))
+        )
+        assert pipeline.watermark is None
 
 
 def test_a_component_block_brings_its_own_source_and_dtype(bench: Bench, model: Path):

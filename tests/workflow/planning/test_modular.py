@@ -79,6 +79,13 @@ def test_a_workflow_its_configs_and_dtypes_are_part_of_the_plan(tmp_path: Path):
     assert modular.dtypes == {"vae": "float16"}
 
 
+def test_components_manager_is_told_to_have_no_effect(tmp_path: Path):
+    configured = {"components_manager": {"enable_auto_cpu_offload": True}}
+    told = planned(tmp_path, configured).warnings
+    at = "steps[0].pipeline.configuration.components_manager has no effect: "
+    assert [text.startswith(at) for text in told] == [True]
+
+
 def test_components_of_other_repositories_are_sources_of_the_step(tmp_path: Path):
     elsewhere = tmp_path / "models" / "somebody" / "transformers"
     elsewhere.mkdir(parents=True)
