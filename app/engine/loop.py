@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from app.engine.ends import died_with, failed_here
 from app.engine.fetches import MediaFetches
@@ -53,6 +53,7 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
 FreeMode = Literal["when_idle", "cancel_and_free"]
 
 LONGEST_WAIT_S = 3600.0
@@ -113,9 +114,10 @@ class EngineLoop:
         try:
             self._guard(self._advance)
             while self._serving:
-                if self._seconds_to_deadline() == 0.0 and not self._guard(self._meet_deadlines):
+                if self._guard(self._seconds_to_deadline, PAUSE_S) == 0.0:
                     self._pause_until = time.monotonic() + PAUSE_S
-                call = self.mailbox.take(self._seconds_to_deadline())
+                    self._guard(self._meet_deadlines)
+                call = self.mailbox.take(self._guard(self._seconds_to_deadline, PAUSE_S))
                 if call is not None:
                     self._guard(call)
                 self._guard(self._advance)
@@ -123,14 +125,13 @@ class EngineLoop:
             for call in self.mailbox.close():
                 self._guard(call)
 
-    def _guard(self, call: Callable[[], None]) -> bool:
-        """Call this; whether it went well. One mistake must not stop the queue for everybody."""
+    def _guard(self, call: Callable[[], Answer], instead: Answer | None = None) -> Answer | None:
+        """Call this; what it raises is logged, and must not stop the queue for everybody."""
         try:
-            call()
+            return call()
         except BaseException:  # (what Rust raises when it panics is no Exception)
             log.exception("The engine could not handle a message")
-            return False
-        return True
+            return instead
 
     def _seconds_to_deadline(self) -> float | None:
         start_at = self._starts.next_at if self._worker is None else None
@@ -152,6 +153,7 @@ class EngineLoop:
         if self._worker and self._close_by is not None and now >= self._close_by:
             self._close_by = now + 1.0
             self._worker.kill()
+        self._pause_until = 0.0
 
     def _advance(self) -> None:
         """Do what can be done next. Called after every message."""
@@ -165,7 +167,7 @@ class EngineLoop:
             return
         if (freeing := self._memory.next_free()) is not None:
             self._order(freeing)
-        elif (run := self._runs.next) is not None:
+        while not self._occupied and (run := self._runs.next) is not None:
             self._start(run)
 
     @property
@@ -425,8 +427,9 @@ class EngineLoop:
     def _fail_active(self, error: Exception) -> None:
         """The run in the worker cannot be carried on, and nobody knows what the worker is at."""
         run, self._active = self._active, None
-        if run is not None and not run.over:
-            self._runs.end(run, failed_here(run, error))
+        if run is None:
+            return
+        self._runs.end(run, failed_here(run, error))
         if self._worker is not None and not self._killed:
             self._kill(f"The engine could not follow the worker, which was ended. {RELOADED}")
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeVar
 
 from app.engine.status import EngineStatus
 from app.errors import WorkerDied
@@ -27,6 +28,7 @@ from app.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
 IdleCommand = CleanUp | DropComponents | MoveToRam
 
 
@@ -62,21 +64,21 @@ class WorkerMemory:
         self.use, self.held, self.bounded = event.memory, event.held, event.bounded
         self.budgets, self.last_departure = event.budgets, event.last_departure
         if (asked := self._asked.pop(event.request_id, None)) is not None:
-            asked.set_result(status())
+            _settle(asked, status())
 
     def freed(self, event: MemoryFreed) -> None:
         """Answer everybody for whom memory was freed."""
         answers, self._freeing = self._freeing, []
         self.use = event.after
         for answer in answers:
-            answer.set_result(event)
+            _settle(answer, event)
 
     def gone(self, why: str, status: Callable[[], EngineStatus]) -> None:
         """The worker has ended, and everything it held with it."""
         self.use, self.held, self.bounded = None, (), ()
-        for asked in self._asked.values():
-            asked.set_result(status())
-        self._asked.clear()
+        asked, self._asked = self._asked, {}
+        for answer in asked.values():
+            _settle(answer, status())
         _fail(self._freeing, f"{why} Its memory came back with it.")
 
     # --- what is asked of it ---------------------------------------------------------------------
@@ -155,7 +157,13 @@ class WorkerMemory:
         return MoveToRam(keys=keys, reason=reason) if keys else None
 
 
+def _settle(answer: Future[Answer], value: Answer) -> None:
+    if not answer.done():
+        answer.set_result(value)
+
+
 def _fail(frees: list[Future[MemoryFreed]], message: str) -> None:
     for answer in frees:
-        answer.set_exception(WorkerDied(message))
+        if not answer.done():
+            answer.set_exception(WorkerDied(message))
     frees.clear()

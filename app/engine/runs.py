@@ -62,8 +62,8 @@ class Runs:
             )
         while run.run_id in self._runs or (self._outputs / run.run_id).exists():
             run.run_id = new_run_id()
-        self._runs = {**self._without_old(), run.run_id: run}
         made = self._made_before(run)
+        self._runs = {**self._without_old(), run.run_id: run}
         position = 0 if made else len(self._waiting)
         run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
         if made is not None:

@@ -36,6 +36,7 @@ from app.protocol import (
     encode,
 )
 from app.settings import WorkerSettings
+from app.worker.sending import told
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -171,7 +172,7 @@ class Worker:
 
     def send(self, event: Event) -> None:
         """Send one event; log lines come from other threads too."""
-        data = encode(event)
+        data = told(event)
         with self._sending:
             self._connection.send_bytes(data)
 

@@ -279,6 +279,8 @@ def test_the_workers_log_is_logged_again_under_its_own_loggers_and_times(
     ]
     started = next(event for event in run.events if isinstance(event, RunStarted))
     assert [line.created for line in lines] == [started.time] * 2
+    # A formatter writes the second of the one and the thousandths of the other.
+    assert [line.msecs for line in lines] == pytest.approx([started.time % 1 * 1000] * 2, abs=1)
 
 
 def test_what_the_worker_writes_to_stderr_reaches_the_servers(

@@ -1,0 +1,45 @@
+"""Events as bytes that the parent can read, whatever a library, a file or a result has put in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.errors import ResultError
+from app.protocol import Event, RunFailed, RunSucceeded, decode_event, encode
+from app.workflow.inputs import printable
+
+
+def told(event: Event) -> bytes:
+    """The event for the pipe.
+
+    Half characters (of file names, say) are replaced. A run whose results cannot be told failed.
+    """
+    try:
+        data = encode(event)
+        if isinstance(event, RunSucceeded):
+            decode_event(data)
+    except ValueError as error:
+        if isinstance(event, RunSucceeded):
+            return told(_untold(event, error))
+        return encode(type(event).model_validate(_printable(event.model_dump())))
+    return data
+
+
+def _untold(event: RunSucceeded, error: Exception) -> RunFailed:
+    failed = ResultError(
+        "What the last step returned cannot be carried as JSON.",
+        hint="Have the step save it, with a `result` of its own.",
+        detail=str(error),
+    )
+    return RunFailed(run_id=event.run_id, time=event.time, error=failed.report())
+
+
+def _printable(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {_printable(key): _printable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_printable(item) for item in value]
+    return value

@@ -1,0 +1,129 @@
+"""What goes wrong inside the engine's loop ends one run at most, and never the loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine.loop import EngineLoop
+from app.engine.run import Follower, Run
+from app.engine.runs import new_run_id
+from app.protocol import RunFailed, RunSucceeded
+from app.settings import EngineSettings, PathSettings
+from app.workflow.plan import Plan
+from app.workflow.planning.planner import make_plan
+from tests.doubles.scripted_worker import LOOK_AGAIN_S, scripted_worker
+from tests.engine.bench import PATIENCE_S, Heard, settings
+
+Start = Callable[..., EngineLoop]
+
+
+@pytest.fixture
+def start(tmp_path: Path, heard: Heard) -> Iterator[Start]:
+    """Starts a loop, which is closed at the end."""
+    loops: list[EngineLoop] = []
+
+    def started(**wrong: Any) -> EngineLoop:
+        given = settings(tmp_path)
+        engine = EngineSettings.model_construct(**{**given.engine.model_dump(), **wrong})
+        loops.append(EngineLoop(given.model_copy(update={"engine": engine}), scripted_worker))
+        return loops[0]
+
+    yield started
+    for loop in loops:
+        loop.post(partial(loop.begin_close, 2.0))
+        loop.join()
+
+
+@pytest.fixture
+def plan(workflow: Path) -> Plan:
+    return make_plan(workflow, {"prompt": "nothing"}, paths=PathSettings())
+
+
+def submitted(loop: EngineLoop, plan: Plan, **how: Any) -> Run:
+    run = Run(new_run_id(), "", plan, **{"request_key": None, "fresh": False, **how})
+    loop.mailbox.ask(partial(loop.submit, run))
+    return run
+
+
+def ended(run: Run) -> Any:
+    until = time.monotonic() + PATIENCE_S
+    while not run.over:
+        assert time.monotonic() < until, run.events
+        time.sleep(LOOK_AGAIN_S)
+    return run.events[-1]
+
+
+def test_run_that_cannot_be_sent_fails_alone(start: Start, plan: Plan):
+    loop = start()
+    unsendable = plan.model_copy(update={"inputs": {"prompt": "\ud800"}})
+    bad, good = submitted(loop, unsendable), submitted(loop, plan)
+    failed = ended(bad)
+    assert isinstance(failed, RunFailed)
+    assert failed.error.message.startswith("The engine could not carry the run on: ")
+    assert isinstance(ended(good), RunSucceeded)
+    assert loop.status().worker == "ready"
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_message_that_raises_is_logged_and_the_next_is_handled(
+    start: Start, plan: Plan, error: type[BaseException], caplog: pytest.LogCaptureFixture
+):
+    loop = start()
+
+    def message() -> None:
+        raise error("no")
+
+    loop.post(message)
+    assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
+    assert "The engine could not handle a message" in caplog.messages
+
+
+def test_deadline_that_raises_stops_nobody(start: Start, plan: Plan):
+    loop = start(idle_cleanup_s="soon")
+    for _ in range(2):
+        assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
+
+
+def test_result_that_cannot_be_noted_harms_neither_run_nor_worker(start: Start, plan: Plan):
+    loop = start()
+    run = submitted(loop, plan, request_key="no\0file", fresh=True)
+    assert isinstance(ended(run), RunSucceeded)
+    pid = loop.status().pid
+    assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
+    assert loop.status().pid == pid
+
+
+def test_follower_that_raises_is_woken_no_more(
+    start: Start, plan: Plan, caplog: pytest.LogCaptureFixture
+):
+    loop, woken = start(), []
+
+    def wake() -> None:
+        woken.append(1)
+        raise RuntimeError("gone")
+
+    run = submitted(loop, plan)
+    loop.post(partial(loop.add_follower, run, Follower(wake, previews=False)))
+    assert isinstance(ended(run), RunSucceeded)
+    loop.mailbox.ask(lambda: None)
+    assert len(woken) == 1
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_run_id_that_is_taken_is_replaced(start: Start, plan: Plan, tmp_path: Path):
+    loop = start()
+    first = submitted(loop, plan)
+    (tmp_path / "a-folder-of-before").mkdir()
+    for taken in (first.run_id, "a-folder-of-before"):
+        run = Run(taken, "", plan, request_key=None, fresh=False)
+        run_id = loop.mailbox.ask(partial(loop.submit, run))
+        assert run_id == run.run_id != taken
+        assert isinstance(ended(run), RunSucceeded)
+    assert loop.run(first.run_id) is first
