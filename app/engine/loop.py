@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from app.engine.ends import died_with, failed_here
 from app.engine.fetches import MediaFetches
@@ -53,7 +53,6 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
 FreeMode = Literal["when_idle", "cancel_and_free"]
 
 LONGEST_WAIT_S = 3600.0
@@ -125,7 +124,7 @@ class EngineLoop:
             for call in self.mailbox.close():
                 self._guard(call)
 
-    def _guard(self, call: Callable[[], Answer], instead: Answer | None = None) -> Answer | None:
+    def _guard(self, call: Callable[[], Any], instead: Any = None) -> Any:
         """Call this; what it raises is logged, and must not stop the queue for everybody."""
         try:
             return call()
