@@ -43,7 +43,22 @@ def config_of(folder: Path) -> dict[str, Any]:
 @functools.lru_cache(maxsize=256)
 def _read_json(path: Path, _stamp: FileStamp) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        return read_object(path)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file. Raises ValueError where it holds none, OSError."""
+    return object_in(path.read_bytes())
+
+
+def object_in(data: bytes) -> dict[str, Any]:
+    """The object that these bytes are as JSON. Raises ValueError where they are none."""
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object")
+    return found

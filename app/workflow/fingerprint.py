@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from app.stamps import FileStamp, stamp_of
+from app.workflow.files import object_in
 from app.workflow.frozen import Frozen
 from app.workflow.plan import Plan
 from app.workflow.plan_settings import ComponentChanges, DType, StorageDType
@@ -258,6 +259,28 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
         if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
             raise ValueError(f"'{path.name}' is not a safetensors file")
-        header: dict[str, Any] = json.loads(file.read(length))
+        try:
+            header = object_in(file.read(length))
+        except ValueError as error:
+            raise ValueError(f"the header of '{path.name}' cannot be read: {error}") from error
     header.pop(METADATA, None)
+    for name, entry in header.items():
+        if not _is_tensor(entry):
+            raise ValueError(
+                f"the header of '{path.name}' has no dtype, shape and place of '{name}'"
+            )
     return HEADER_LENGTH_BYTES + length, header
+
+
+def _is_tensor(entry: Any) -> bool:
+    """Whether this is what a safetensors header says of a tensor."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not _are_counts(shape) or not _are_counts(offsets):
+        return False
+    return len(offsets) == 2 and offsets[0] <= offsets[1]
+
+
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from app.worker.loading.parts import Part, StepParts
 from app.worker.loading.processors import PROCESSORS
 from app.worker.loading.quantising import check_stored
 from app.worker.loading.single_files import block_in_a_file
+from app.workflow.files import config_of, read_object
 from app.workflow.fingerprint import (
     component_key,
     identify,
@@ -28,6 +28,7 @@ from app.workflow.fingerprint import (
     weight_files,
 )
 from app.workflow.installed.names import CLASS_RENAMES
+from app.workflow.models.config_check import wrong_value
 from app.workflow.models.quantised import component_bytes, stored_quantiser
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DType
@@ -63,6 +64,10 @@ def known_part(
         raise LoadError(
             f"'{source.model}' has no folder for its {name}.",
             hint=f"The model is incomplete: {folder.name}/ is missing.",
+        )
+    if wrong := wrong_value(config_of(folder)):
+        raise LoadError(
+            f"The {name} of '{source.model}' cannot be loaded.", hint=f"Of config.json {wrong}."
         )
     quantiser = quantisation.kind if quantisation else None
     weighs = has_weights(component_class)
@@ -128,7 +133,13 @@ def _indexes(folder: Path, _stamp: FileStamp) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=64)
 def _listed_files(index: Path, _stamp: FileStamp) -> frozenset[str]:
-    return frozenset(json.loads(index.read_bytes()).get("weight_map", {}).values())
+    try:
+        listed = read_object(index).get("weight_map")
+    except ValueError as error:
+        raise ValueError(f"'{index.name}' cannot be read: {error}") from error
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise ValueError(f"'{index.name}' has no map of weights to files")
+    return frozenset(listed.values())
 
 
 def has_weights(component_class: type[Any]) -> bool:

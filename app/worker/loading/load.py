@@ -7,7 +7,6 @@ run, with a scheduler of its own, so nothing a call leaves on it can reach the n
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from diffusers import ConfigMixin
 from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 
-from app.errors import LoadError, first_line
+from app.errors import LoadError, first_line, shortened
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import (
     block_part,
@@ -41,6 +40,7 @@ from app.worker.loading.single_files import (
     is_loadable,
     local_file,
 )
+from app.workflow.files import read_object
 from app.workflow.models.model_index import INDEX, is_component
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.remote_code import refusal
@@ -99,6 +99,12 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
             else:
                 own[name] = component_class(entry, name, step)
         elif name in index:
+            if parameter.default is parameter.empty:
+                raise LoadError(
+                    f"'{step.model}' names no class for its {name}, which"
+                    f" {pipeline_class.__name__} needs.",
+                    hint=f"Its {INDEX} says {shortened(repr(index[name]))}.",
+                )
             settings[name] = index[name]
         elif name == "self" or _may_be_left_out(parameter):
             continue
@@ -207,9 +213,8 @@ def _own(held: Any) -> Any:
 
 def _read_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
     try:
-        index = json.loads((folder / INDEX).read_text())
-        return dict(index)
-    except (OSError, ValueError, TypeError) as error:
+        return read_object(folder / INDEX)
+    except (OSError, ValueError) as error:
         raise LoadError(
             f"'{step.model}' is not a diffusers model.",
             hint=f"Its {INDEX} cannot be read: {first_line(error)}",

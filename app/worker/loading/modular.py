@@ -9,7 +9,6 @@ keys, and handed to the blocks.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
@@ -37,6 +36,7 @@ from app.worker.loading.downloads import local_folder
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.remote_code import code_folder, load_class
 from app.worker.modular_calls import blocks_in, loops_in
+from app.workflow.files import read_object
 from app.workflow.installed.blocks import family_of
 from app.workflow.installed.names import MODULAR
 from app.workflow.models.hub import is_repository
@@ -198,7 +198,7 @@ def _own_blocks(code: ModelSource | None) -> type[Any] | None:
     if code is None or not (folder := code_folder(code)).joinpath(OWN_BLOCKS).is_file():
         return None
     try:
-        named = json.loads((folder / OWN_BLOCKS).read_bytes())["auto_map"]["ModularPipelineBlocks"]
+        named = read_object(folder / OWN_BLOCKS)["auto_map"]["ModularPipelineBlocks"]
         module, _, name = str(named).partition(".")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LoadError(f"The {OWN_BLOCKS} of '{code.model}' names no blocks.") from error
@@ -293,6 +293,6 @@ def _own_part(
 def _named_in(folder: Path) -> list[str]:
     """The class that the component's own configuration names, as diffusers' models' do."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        config = json.loads((folder / "config.json").read_bytes())
+        config = read_object(folder / "config.json")
         return ["diffusers", str(config.get("_class_name", ""))]
     return ["", "class that nothing names"]

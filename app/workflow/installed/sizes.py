@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from app.workflow.files import read_object
 from app.workflow.installed.signatures import class_source, remembered
 
 SIDES = ("width", "height")
@@ -229,7 +229,6 @@ def _config(model: Path | None, component: str) -> Mapping[str, Any]:
     if model is None:
         return {}
     try:
-        found = json.loads((model / component / "config.json").read_bytes())
+        return read_object(model / component / "config.json")
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -66,7 +66,10 @@ def _drawn(
     pixels = compression(autoencoder)
     if latents is None or pixels is None:
         return NO_SIDE_PX, NO_SIDE_PX
-    height, width = latents if isinstance(latents, list) else (latents, latents)
+    sides = latents if isinstance(latents, list) and len(latents) == 2 else [latents] * 2
+    if not all(isinstance(side, int) for side in sides):
+        return NO_SIDE_PX, NO_SIDE_PX
+    height, width = sides
     return width * pixels, height * pixels
 
 

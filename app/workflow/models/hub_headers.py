@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from app.errors import WorkbenchError
+from app.workflow.files import read_object
 from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
 from app.workflow.models.hub_errors import reason
 from app.workflow.models.model_index import INDEX, is_component
@@ -140,7 +141,7 @@ def _fetch_part(api: HfApi, listing: _Listing, source: ModelSource, part: str | 
     parts = [part]
     if part is None:
         fetch(INDEX)
-        index = json.loads((listing.folder / INDEX).read_bytes())
+        index = read_object(listing.folder / INDEX)
         parts = [name for name, entry in index.items() if is_component(entry)]
     wanted = {file for each in parts for file in _files_of(listing, each or "", source.variant)}
     with ThreadPoolExecutor(AT_A_TIME) as pool:

@@ -6,9 +6,10 @@ of its name. `modular_model_index.json` says where each lies, which may be in an
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
+
+from app.workflow.files import read_object
 
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 INDEXES = (INDEX, MODULAR_INDEX)
@@ -59,9 +60,7 @@ def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
     Raises OSError where there is none, ValueError where it is no index.
     """
     is_modular = modular and (folder / MODULAR_INDEX).is_file()
-    tree = json.loads((folder / (MODULAR_INDEX if is_modular else INDEX)).read_bytes())
-    if not isinstance(tree, dict):
-        raise ValueError("it is not an object")
+    tree = read_object(folder / (MODULAR_INDEX if is_modular else INDEX))
     read = _modular_part if is_modular else _part
     parts = {
         name: part

@@ -15,6 +15,7 @@ from app.workflow.installed.names import MODULAR
 from app.workflow.models import fit
 from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
 from app.workflow.models.asked_size import asked_size
+from app.workflow.models.config_check import wrong_value
 from app.workflow.models.fit import Mode, Need, Room, Weights
 from app.workflow.models.hub import find_snapshot
 from app.workflow.models.model_index import NO_INDEX, IndexedPart, read_index
@@ -139,8 +140,8 @@ def step_need(step: LoadingStep, model: StepModel, sizes: dict[str, Size]) -> Ne
     by_name = {each.name: each for each in components}
     decoder = next((by_name[name] for name in DECODERS if name in by_name), None)
     denoisers = [by_name[name] for name in DENOISERS if name in by_name]
-    autoencoder = config_of(decoder.folder) if decoder else {}
-    configs = [config_of(each.folder) for each in denoisers]
+    autoencoder = _config(decoder.folder) if decoder else {}
+    configs = [_config(each.folder) for each in denoisers]
     size = asked_size(step, class_name, configs, autoencoder, sizes)
     sizes[step.name] = size
     denoising = [
@@ -162,6 +163,12 @@ def step_need(step: LoadingStep, model: StepModel, sizes: dict[str, Size]) -> Ne
             by_name[name].weight_bytes for name in step.never_offloaded if name in by_name
         ),
     )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The component's configuration; empty where its values cannot be right: the load tells it."""
+    config = config_of(folder)
+    return {} if wrong_value(config) else config
 
 
 def _weights(components: Sequence[Component]) -> tuple[Weights, ...]:
