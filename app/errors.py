@@ -42,6 +42,10 @@ from pydantic import BaseModel, ConfigDict
 MAX_NAME_LENGTH = 100
 """A longer text is no mistyped name, and comparing it takes long."""
 MAX_COMPARED = 1000
+MAX_EFFORT = 600_000
+"""Characters times characters that are compared for one hint: a tenth of a second or so."""
+MAX_TOLD = 100
+"""So many problems of one request are told; nobody reads more, and each has to be sent."""
 PART = re.compile(r'\[([0-9]+)\]|\[("(?:[^"\\]|\\.)*")\]|(?:^|\.)([^.\[\]"/, ]+)')
 """One part of a place: an item of a list, a key in quotes, a key."""
 
@@ -121,7 +125,9 @@ class BadRequest(WorkbenchError):
 
     def __init__(self, message: str, problems: Sequence[Problem] = (), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.problems = tuple(problems)
+        more = len(problems) - MAX_TOLD
+        rest = (Problem(place="", message=f"There are {more} more."),) if more > 0 else ()
+        self.problems = (*problems[:MAX_TOLD], *rest)
 
 
 class InvalidWorkflow(BadRequest):
@@ -204,9 +210,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the known name closest to `name`, or an empty string."""
     if len(name) > MAX_NAME_LENGTH:
         return ""
-    matches = difflib.get_close_matches(
-        name, itertools.islice(known, MAX_COMPARED), n=1, cutoff=0.6
-    )
+    compared, left = [], MAX_EFFORT
+    for each in itertools.islice(known, MAX_COMPARED):
+        left -= len(name) * len(each)
+        if left < 0:
+            break
+        compared.append(each)
+    matches = difflib.get_close_matches(name, compared, n=1, cutoff=0.6)
     return f"Did you mean '{matches[0]}'?" if matches else ""
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ErrorType
 
 from app.errors import nearest, shortened
 
 NEEDED = {
     "int_type": "A whole number", "int_parsing": "A whole number",
+    "int_parsing_size": "A smaller whole number",
     "int_from_float": "A whole number", "float_type": "A number", "float_parsing": "A number",
     "finite_number": "A finite number",
     "bool_type": "True or false", "bool_parsing": "True or false",
@@ -22,6 +24,8 @@ NEEDED = {
     "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
 }  # fmt: skip
 """What pydantic calls a wrong type, and what a document calls the right one."""
+OF_PYDANTIC = frozenset(get_args(ErrorType))
+"""The kinds of mistakes whose own words are about Python and not about a document."""
 MAX_OFFERED = 8
 """Of the words that fit, so many are told where the nearest is told."""
 
@@ -45,9 +49,20 @@ def in_words(details: ErrorDetails) -> tuple[str, str]:
         case "value_error":
             sentence = str(context["error"])
             return f"{sentence[0].upper()}{sentence[1:]}.", ""
+        case "extra_forbidden":
+            return f"'{shortened(str(details['loc'][-1]))}' is not a known key.", ""
+        case "missing":
+            return "It is missing.", ""
+        case "too_long":
+            return f"{context['max_length']} items fit, not {context['actual_length']}.", ""
+        case "string_too_long":
+            return f"{context['max_length']} characters fit, not {len(given)}.", ""
         case _ if kind in NEEDED:
             return f"{NEEDED[kind]} is needed, not {shown(given)}.", ""
+        case _ if kind in OF_PYDANTIC:
+            return f"{shown(given)} does not fit here.", ""
         case _:
+            # One of our own.
             return f"{details['msg']}.", str(context.get("hint", ""))
 
 

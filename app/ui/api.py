@@ -20,7 +20,8 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from app.engine.run import RunInfo
-from app.errors import EngineError, InvalidInputs, WorkbenchError
+from app.errors import EngineError, InvalidInputs, UnknownWorkflow, WorkbenchError
+from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
 from app.ui.people import People
 from app.ui.readers import Reader, answer_for, while_read
@@ -169,7 +170,7 @@ class ScriptApi:
         """A workflow with everything it asks for: kinds, defaults, limits, choices, and by which
         `parameter` its own endpoint takes each input."""
         try:
-            entry = self._catalog.find(str(name))
+            entry = self._catalog.find(_as_name(name))
         except WorkbenchError as error:
             raise _told_error(error) from None
         return {
@@ -333,9 +334,18 @@ def _owner(request: gr.Request | None) -> str:
     return f"script {session or secrets.token_hex(16)}"
 
 
+def _as_name(workflow: Any) -> str:
+    if not isinstance(workflow, str):
+        raise UnknownWorkflow(
+            f"There is no workflow {shown(workflow)}.",
+            hint="It is named by a text; list_workflows has them.",
+        )
+    return workflow
+
+
 def _check_seed(seed: Any) -> None:
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise InvalidInputs(f"The seed has to be a whole number, not {seed!r}.")
+        raise InvalidInputs(f"The seed has to be a whole number, not {shown(seed)}.")
 
 
 def _told_error(error: WorkbenchError) -> gr.Error:

@@ -18,6 +18,7 @@ from app.workflow.files import can_be_path
 from app.workflow.forms import children_of, derived_blocks, label
 from app.workflow.inputs import VARIABLE_NAME, InputSpec, contradiction, input_specs
 from app.workflow.loader import RawDocument, read_document
+from app.workflow.problems import MAX_PROBLEMS
 from app.workflow.references import TooManyNodes, parse, place, substitute
 
 MAX_VARIABLES = 200
@@ -59,6 +60,9 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
     ]
     parsed: dict[str, InputBlock] = {}
     for name, block in blocks.items():
+        if len(problems) >= MAX_PROBLEMS:
+            # To look for the nearest name of each takes long, and nobody reads so much.
+            break
         if name not in variables:
             problems.append(
                 Problem(
@@ -71,7 +75,7 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
         try:
             parsed[name] = InputBlock.model_validate(block)
         except ValidationError as error:
-            problems += [_problem(name, wrong) for wrong in error.errors()]
+            problems += [_problem(name, wrong) for wrong in error.errors()[:MAX_PROBLEMS]]
     _refuse_for(problems, raw)
     derived = derived_blocks(raw.tree, _Children().blocks(raw) if deep else {})
     asked = {

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from app.errors import Problem, nearest
+from app.errors import Problem, nearest, shortened
 from app.media.files import CALLED, MediaKind
 from app.media.urls import is_url
 from app.mistakes import shown
@@ -27,6 +27,7 @@ from app.workflow.installed.names import unbraced
 from app.workflow.naming import parameter_names
 
 VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,99}")
+MAX_NAMES_TOLD = 20
 MAX_TEXT_LENGTH = 10_000
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
@@ -206,18 +207,11 @@ def check_inputs(
     problems: list[Problem] = []
     values: dict[str, JsonValue] = {}
     known = {spec.name: spec for spec in specs}
-    for name, value in given.items():
-        if name not in known:
-            problems.append(
-                Problem(
-                    place=f"inputs.{name}",
-                    message=f"This workflow has no variable '{name}'.",
-                    hint=nearest(name, known) or f"It has: {', '.join(known) or 'none'}.",
-                )
-            )
-            continue
+    unknown = [name for name in given if name not in known]
+    problems += _unknown(unknown, known)
+    for name in (name for name in given if name in known):
         try:
-            values[name] = _fitting(known[name], value, media)
+            values[name] = _fitting(known[name], given[name], media)
         except ValueError as error:
             problems.append(Problem(place=f"inputs.{name}", message=str(error)))
     for spec in specs:
@@ -226,6 +220,22 @@ def check_inputs(
                 Problem(place=f"inputs.{spec.name}", message=f"{spec.label} is needed.")
             )
     return values, problems
+
+
+def _unknown(names: Sequence[str], known: Mapping[str, InputSpec]) -> Iterator[Problem]:
+    """What is wrong with names that no variable has: to compare each with all takes long."""
+    there = ", ".join([*known][:MAX_NAMES_TOLD]) or "none"
+    for name in names[:MAX_NAMES_TOLD]:
+        called = shortened(printable(name))
+        yield Problem(
+            place=f"inputs.{called}",
+            message=f"This workflow has no variable '{called}'.",
+            hint=nearest(name, known) or f"It has: {there}.",
+        )
+    more = len(names) - MAX_NAMES_TOLD
+    if more > 0:
+        message = f"{more} more inputs are no variables of this workflow."
+        yield Problem(place="inputs", message=message)
 
 
 def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ def parse_document(tree: dict[str, Any]) -> Parsed:
         document,
         positions,
         _unread(steps, positions),
-        (*unknown.problems, *problems, *_repeated(steps)),
+        (*unknown.problems, *problems, *itertools.islice(_repeated(steps), MAX_PROBLEMS)),
         tuple(unknown.warnings),
     )
 

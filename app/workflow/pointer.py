@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from app.errors import Problem, nearest
+from app.errors import Problem, nearest, shortened
 from app.workflow.references import Path
 
 SETTABLE = ("steps", "seed")
+MAX_TOLD = 20
 INDEX = re.compile(r"0|[1-9][0-9]{0,6}")
 
 
@@ -29,7 +30,12 @@ def with_changes(
     changed: Any = tree
     places: set[Path] = set()
     problems: list[Problem] = []
-    for pointer, value in changes.items():
+    for number, (pointer, value) in enumerate(changes.items()):
+        if len(problems) >= MAX_TOLD:
+            # Each may be compared with every key there is.
+            message = f"{len(changes) - number} more changes were not looked at."
+            problems.append(Problem(place="changes", message=message))
+            break
         try:
             path = _path(pointer, changed)
             changed = _replaced(changed, path, value)
@@ -58,16 +64,17 @@ def _path(pointer: str, tree: Any) -> Path:
         last = depth == len(words) - 1
         if isinstance(tree, list):
             if not INDEX.fullmatch(word) or int(word) >= len(tree):
+                word = shortened(word)
                 raise _NoPlace(f"The list has {len(tree)} items, and none at '{word}'.")
             path.append(int(word))
             tree = tree[int(word)]
         elif isinstance(tree, dict):
             if word not in tree and not last:
-                raise _NoPlace(f"There is no '{word}'.", nearest(word, tree))
+                raise _NoPlace(f"There is no '{shortened(word)}'.", nearest(word, tree))
             path.append(word)
             tree = tree.get(word)
         else:
-            raise _NoPlace(f"'{words[depth - 1]}' has no parts.")
+            raise _NoPlace(f"'{shortened(words[depth - 1])}' has no parts.")
     return tuple(path)
 
 

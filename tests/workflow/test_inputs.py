@@ -329,3 +329,17 @@ def test_what_is_taken_once_is_taken_again_unchanged(default: Any, value: Any):
     if not problems:
         again = check_inputs(specs, values, NOWHERE)
         assert repr(again) == repr((values, []))
+
+
+# --- how much is told ----------------------------------------------------------------------------
+
+
+def test_of_many_unknown_inputs_the_first_are_told():
+    specs = input_specs({f"variable_{n}": n for n in range(200)}, {})
+    given = {f"variabel_{n}": n for n in range(30_000)}
+    values, problems = check_inputs(specs, given, NOWHERE)
+    assert values == {}
+    assert len(problems) == 21
+    assert problems[0].hint == "Did you mean 'variable_0'?"
+    assert problems[-1].message == "29980 more inputs are no variables of this workflow."
+    assert sum(len(str(problem)) for problem in problems) < 10_000

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.errors import InvalidWorkflow, UnknownWorkflow
+from app.errors import MAX_TOLD, InvalidWorkflow, UnknownWorkflow
 from app.workflow.json_text import line_of
 from app.workflow.loader import MAX_DOCUMENT_BYTES, parse_document, read_document
-from tests.workflow.bench import drawing, told
+from tests.workflow.bench import Bench, drawing, step, told
 
 
 @pytest.fixture
@@ -207,3 +208,23 @@ def test_whatever_a_file_holds_it_is_read_or_refused(file: Path, content: bytes)
     file.write_bytes(content)
     with contextlib.suppress(InvalidWorkflow):
         assert isinstance(read_document(file).tree, dict)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        drawing(steps=[{"name": "a"}] * 10_000),
+        drawing(steps=[step()] * 3000),
+        drawing(inputs={f"prompt{n}": {} for n in range(40_000)}),
+        drawing(inputs={"prompt": {f"lbel{n}": 1 for n in range(40_000)}}),
+        drawing(variables={f" {n}": n for n in range(200)}),
+        drawing(steps=[step(arguments={f"promt{n}": n for n in range(40_000)})]),
+        drawing(steps=[step(arguments={f"a{n}": f"variable:promt{n}" for n in range(40_000)})]),
+    ],
+    ids=["empty steps", "steps of one name", "unknown inputs", "unknown keys", "wrong names",
+         "unknown arguments", "undeclared variables"],
+)  # fmt: skip
+def test_of_thousands_of_mistakes_the_first_hundred_are_told(bench: Bench, document: Any):
+    error = bench.refused(document)
+    assert 20 < len(error.problems) <= MAX_TOLD + 1
+    assert len(str(error)) < 50_000

@@ -137,3 +137,12 @@ def test_every_place_of_a_document_has_its_pointer(tree: Any, data: st.DataObjec
         found = found[key]
     assert found == "set"
     assert document == {"steps": tree, "other": 1}, "the document itself is left alone"
+
+
+def test_of_many_changes_that_lead_nowhere_the_first_are_told():
+    tree = {"steps": [{f"key{n}": n for n in range(900)}]}
+    changes = {f"/steps/0/kye{n}/a": n for n in range(1000)}
+    changed, places, problems = with_changes(tree, changes)
+    assert (changed, places) == (tree, frozenset())
+    assert len(problems) == 21
+    assert problems[-1].message == "980 more changes were not looked at."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,7 +75,7 @@ def media_value(
         note("No file can have this name.")
     else:
         file = (folder / value).resolve()
-        if wrong := _wrong_with(value, file, kind, inside, limits):
+        if wrong := _wrong_with(value, file, kind, inside, folder, limits):
             note(*wrong)
         else:
             return file_value(file, kind)
@@ -85,8 +87,24 @@ def file_value(file: Path, kind: MediaKind) -> Value:
     return FILE_VALUES[kind](path=str(file), sha256=_content(file, stamp_of(file)))
 
 
+def near(path: Path, private: Iterable[Path]) -> str:
+    """A hint at what lies beside this path under a like name. There is none in the private folders,
+    where others' results and uploads lie; to whoever may read everything nothing is private."""
+    others = [root.resolve() for root in private if root != Path("/")]
+    if any(path.is_relative_to(root) for root in others):
+        return ""
+    with contextlib.suppress(OSError), os.scandir(path.parent) as there:
+        return nearest(path.name, (each.name for each in there))
+    return ""
+
+
 def _wrong_with(
-    value: str, file: Path, kind: MediaKind, inside: Iterable[Path], limits: MediaLimits
+    value: str,
+    file: Path,
+    kind: MediaKind,
+    inside: Iterable[Path],
+    folder: Path,
+    limits: MediaLimits,
 ) -> tuple[str, ...]:
     called = CALLED[kind]
     if not any(file.is_relative_to(each.resolve()) for each in inside):
@@ -94,8 +112,8 @@ def _wrong_with(
     if kind != "image" and file.suffix.lower() not in ACCEPTED[kind]:
         return (f"'{file.name}' is not a {called} file ({', '.join(SUFFIXES[kind])}).",)
     if not file.is_file():
-        siblings = [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else []
-        return (f"There is no {called} '{value}'.", nearest(file.name, siblings))
+        private = [each for each in inside if each != folder]
+        return (f"There is no {called} '{value}'.", near(file, private))
     wrong = _wrong_inside(file, kind, limits, stamp_of(file))
     return (wrong,) if wrong else ()
 

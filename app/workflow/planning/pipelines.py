@@ -346,8 +346,7 @@ class PipelineBuilder:
                 self._reader.note(where, f"'{model}' lies outside the folders of models.")
                 return None
         if not folder.is_dir():
-            siblings = [p.name for p in folder.parent.glob("*")] if folder.parent.is_dir() else []
-            hint = nearest(folder.name, siblings)
+            hint = self._reader.near(folder)
             self._reader.note(where, f"There is no model folder '{model}'.", hint)
             return None
         return folder

@@ -156,8 +156,7 @@ class SingleFiles:
         if not self._has_known_kind(path.name, at):
             return None
         if not self._is_there(path):
-            siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-            self._reader.note(at, f"There is no file '{named}'.", nearest(path.name, siblings))
+            self._reader.note(at, f"There is no file '{named}'.", self._reader.near(path))
             return None
         if self._chosen(path) is None:
             message = f"'{path.name}' may hold code and is not read."

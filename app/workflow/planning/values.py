@@ -21,7 +21,7 @@ from app.workflow.plan_values import (
     ResultValue,
     Value,
 )
-from app.workflow.planning.media import media_value
+from app.workflow.planning.media import media_value, near
 from app.workflow.planning.objects import built_value, is_built
 from app.workflow.problems import problem
 from app.workflow.references import Path as Place
@@ -79,6 +79,10 @@ class ValueReader:
     def note(self, path: Place, message: str, hint: str = "") -> None:
         """Note a problem: at the input where a person's value is wrong, else in the document."""
         problem(self.problems, self.origin(path), message, hint)
+
+    def near(self, path: Path) -> str:
+        """A hint at what lies beside this path under a like name, if it may be told."""
+        return near(path, self._media)
 
     def _typed_above(self, path: Place) -> Place | None:
         local = self._local(path)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidInputs, InvalidWorkflow
+from app.errors import BadRequest, InvalidInputs, InvalidWorkflow
 from app.settings import UrlSettings
 from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, RemoteValue, Value
+from app.workflow.planning.planner import make_plan
 from app.workflow.remote import remote_values, with_files
 from tests.workflow.bench import Bench, drawing, step, sub, told
 
@@ -103,7 +104,7 @@ def test_a_location_may_be_an_earlier_step(bench: Bench):
     ("url", "sentence"),
     [
         ("file:///etc/passwd", "'file:' is not fetched; http and https are."),
-        ("http://localhost/a.png", "Only public addresses are fetched from, not this machine."),
+        ("http://localhost/a.png", "'localhost' is no name of a public server."),
         ("http://169.254.169.254/a.png", "169.254.169.254 is no public address."),
         ("https://me:pw@example.org/a.png",
          "The URL holds a user or a password, which would end up in records."),
@@ -177,3 +178,27 @@ def test_a_kind_of_media_is_one_of_three_words(bench: Bench, kind: object):
     assert list(bench.problems(document)) == [
         "steps[0].pipeline.arguments.ip_adapter_image.media_type"
     ]
+
+
+def test_names_of_others_files_are_hinted_at_to_nobody_but_the_shell(bench: Bench, tmp_path: Path):
+    secret = bench.media / "alice-medical"
+    secret.mkdir()
+    bench.picture("scan.png", secret)
+    model = bench.media / "bob-model"
+    model.mkdir()
+    document = using("variable:photo", photo=None)
+    file = bench.write(document)
+    changes = {"/steps/0/pipeline/arguments/ip_adapter_image": str(secret / "scam.png")}
+    for named in (
+        {"changes": {"/steps/0/pipeline/arguments/ip_adapter_image": str(secret / "scam.png")}},
+        {"changes": {"/steps/0/pipeline/arguments/ip_adapter_image": str(bench.media / "alice")}},
+        {"inputs": {"photo": str(secret / "scam.png")}},
+    ):
+        with pytest.raises(BadRequest) as caught:
+            make_plan(file, named.get("inputs", {}), paths=bench.paths,
+                      changes=named.get("changes", {}))  # fmt: skip
+        assert "Did you mean" not in str(caught.value)
+        assert "scan" not in str(caught.value)
+    shell = bench.paths.model_copy(update={"media": (Path("/"),)})
+    with pytest.raises(BadRequest, match=r"Did you mean 'scan\.png'\?"):
+        make_plan(file, {}, paths=shell, changes=changes)
