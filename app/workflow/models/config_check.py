@@ -40,6 +40,8 @@ NESTED = 50
 def wrong_value(config: Mapping[str, Any]) -> str:
     """The first value that cannot be right, in words; "" where there is none."""
     for key, value in config.items():
+        if value is None:
+            continue
         leaves = list(_leaves(value, NESTED))
         if key in MOST_BY_KEY and not all(_is_count(leaf, MOST_BY_KEY[key]) for leaf in leaves):
             return f"its '{key}' is {_shown(value)}"
@@ -65,8 +67,6 @@ def _leaves(value: Any, levels: int) -> Iterator[Any]:
 
 
 def _is_count(value: Any, most: int) -> bool:
-    if value is None:
-        return True
     whole = isinstance(value, int | float) and not isinstance(value, bool)
     return whole and 0 <= value <= most
 
