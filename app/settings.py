@@ -97,7 +97,7 @@ class UiSettings(_Frozen):
     """How long a call waits for its stream to be opened before its run is cancelled."""
     guest_calls: int = Field(default=32, ge=1)
     """Calls of one guest that may be answered or wait at a time."""
-    guest_visits: int = Field(default=20, ge=1)
+    guest_visits: int = Field(default=40, ge=1)
     """Visits of one guest that are kept; a further one takes the place of the oldest."""
 
     @field_validator("host")

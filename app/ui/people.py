@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import gradio as gr
 from gradio.context import LocalContext
@@ -21,6 +22,18 @@ Role = Literal["operator", "guest"]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-ip"})
 """Headers that proxies add, beside all that begin with `x-forwarded-`."""
+
+
+current_person: ContextVar[str] = ContextVar("current_person", default="unknown")
+"""Who is counted for the request that is being answered; see `person`."""
+
+
+class Asked(NamedTuple):
+    """A request by its parts."""
+
+    client: Any
+    headers: Any
+    username: str | None
 
 
 class Asker(Protocol):
@@ -60,11 +73,17 @@ def person(request: Asker | None, settings: UiSettings) -> str:
     """
     if role(request, settings) == "operator":
         return ""
-    host = getattr(getattr(request, "client", None), "host", None) or "unknown"
+    return address_of(getattr(getattr(request, "client", None), "host", None))
+
+
+def address_of(host: str | None) -> str:
+    """The address by which somebody is counted; of IPv6 the network of 64 bits."""
+    if host is None:
+        return "unknown"
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return str(host)
+        return host
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)

@@ -126,7 +126,9 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     from starlette.routing import Route
 
     from app.ui.app import build_ui, launch_options
+    from app.ui.crowd import limit_calls, limit_visits
     from app.ui.guard import Guard, names_for
+    from app.ui.login import Logins
     from app.ui.uploads import leave_media_alone, leave_urls_alone
     from app.ui.website import Website
 
@@ -146,17 +148,18 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
             ready = False
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
+    logins = Logins(settings.ui, auth)
     page = build_ui(engine, settings)
     page.state_session_capacity = SESSIONS
     page.max_threads = page._queue.max_thread_count = settings.engine.max_queued_runs + 64
-    return Website(
+    website = Website(
         page,
         routes=[Route("/healthz", healthz), Route("/readyz", readyz)],
         around=lambda app: Guard(
-            app, names=names_for(settings.ui), root_path=settings.ui.root_path
+            logins.around(app), names=names_for(settings.ui), root_path=settings.ui.root_path
         ),
         root_path=settings.ui.root_path,
-        auth=auth,
+        auth=logins.check if logins.exist else None,
         auth_message=WHERE_THE_LOGIN_IS if settings.ui.auth is None else None,
         show_error=True,
         max_file_size=settings.ui.max_upload_bytes,
@@ -170,6 +173,10 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
         footer_links=["api"],
         **launch_options(),
     )
+    logins.attach(website.gradio)
+    limit_calls(page, settings.ui.guest_calls)
+    limit_visits(page, website.gradio, settings.ui.guest_visits)
+    return website
 
 
 def announce(settings: Settings, port: int, auth: tuple[str, str] | None, website: Website) -> None:

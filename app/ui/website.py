@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import fastapi
 import gradio as gr
 import uvicorn
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Mount
 
 from app.errors import ServeError
 
@@ -39,7 +39,7 @@ class Website:
             routes=list(routes), openapi_url=None, docs_url=None, redoc_url=None
         )
         gr.mount_gradio_app(outer, page, path="", app_kwargs={"openapi_url": None}, **options)
-        self.gradio: Any = next(route.app for route in outer.routes if hasattr(route, "app"))
+        self.gradio: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
         # `launch` sets both; events look for them.
         page.app = page.server_app = self.gradio
         page.server = None

@@ -1,0 +1,287 @@
+"""Logging in and out: slowed where somebody guesses, ended when idle, each login on its own.
+
+Gradio keeps the names and makes the cookies. It would take any number of guesses, forget no login,
+and log everybody out when another site links to its `/logout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+from app.settings import UiSettings
+from app.ui.people import Asked, address_of, current_person, person
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Clock = Callable[[], float]
+
+FREE_TRIES = 5
+"""Wrong passwords in a row that cost no time."""
+LONGEST_WAIT_S = 60.0
+LONGEST_WAIT_OF_A_NAME_S = 2.0
+"""A name is not locked by those who guess at it from elsewhere: everybody waits a little."""
+FORGOTTEN_S = 900.0
+MAX_KEYS = 10_000
+SHOWN_NAME = 64
+OPEN_PATHS = ("/gradio_api/cancel/", "/gradio_api/heartbeat/")
+"""What Gradio answers to everybody, logged in or not."""
+ANYBODY = ""
+"""The name of those who have not logged in where that is not asked for."""
+
+_address: ContextVar[str] = ContextVar("address", default="unknown")
+
+
+class Throttle:
+    """Counts failures in a row, by any key, and says how long the next try has to wait."""
+
+    def __init__(self, longest_wait_s: float, clock: Clock = time.monotonic) -> None:
+        self._longest_wait_s = longest_wait_s
+        self._clock = clock
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """How many, and when the last was."""
+
+    def wait_s(self, key: str) -> float:
+        """How long the next try has to wait from now on."""
+        count, last = self._failures.get(key, (0, 0.0))
+        if count < FREE_TRIES:
+            return 0.0
+        delay = min(self._longest_wait_s, 0.5 * 2.0 ** min(count - FREE_TRIES, 30))
+        return max(0.0, last + delay - self._clock())
+
+    def failed(self, key: str) -> int:
+        """Counts one more; returns how many there were in a row."""
+        count, last = self._failures.pop(key, (0, 0.0))
+        count = 1 if self._clock() - last > FORGOTTEN_S else count + 1
+        self._failures[key] = (count, self._clock())
+        while len(self._failures) > MAX_KEYS:
+            self._failures.popitem(last=False)
+        return count
+
+    def succeeded(self, key: str) -> None:
+        """Forgets the failures."""
+        self._failures.pop(key, None)
+
+
+class Tokens(dict[str, str]):
+    """Which login belongs to whom; one that was not used for so long has ended.
+
+    Stands where Gradio keeps its own, which never end.
+    """
+
+    def __init__(self, idle_s: float, anybody: str | None, clock: Clock = time.monotonic) -> None:
+        super().__init__()
+        self._idle_s, self._anybody, self._clock = idle_s, anybody, clock
+        self._used_at: dict[str, float] = {}
+
+    def __setitem__(self, token: str, name: str) -> None:
+        for old in [each for each in self if self._is_over(each)]:
+            self.end(old)
+        super().__setitem__(token, name)
+        self._used_at[token] = self._clock()
+
+    def get(self, token: str | None, default: Any = None) -> Any:  # type: ignore[override]
+        """The name this login is for; that of anybody where none is asked for."""
+        if token is None or token not in self:
+            return self._anybody if default is None else default
+        if self._is_over(token):
+            self.end(token)
+            return self._anybody if default is None else default
+        self._used_at[token] = self._clock()
+        return self[token]
+
+    def end(self, token: str) -> None:
+        """Ends this login, and no other."""
+        self.pop(token, None)
+        self._used_at.pop(token, None)
+
+    def _is_over(self, token: str) -> bool:
+        return self._clock() - self._used_at[token] > self._idle_s
+
+
+class Logins:
+    """Who may log in, and the middleware in front of Gradio's own routes for it."""
+
+    def __init__(self, settings: UiSettings, guests: tuple[str, str] | None) -> None:
+        """`guests` is the login of the guests; None where they need none, or may not come in."""
+        self._accounts = dict(each for each in (guests, settings.operator_auth) if each)
+        open_to_all = guests is None and settings.public
+        self.tokens = Tokens(settings.login_idle_s, ANYBODY if open_to_all else None)
+        self._settings = settings
+        self.root_path = settings.root_path
+        self._addresses = Throttle(LONGEST_WAIT_S)
+        self._names = Throttle(LONGEST_WAIT_OF_A_NAME_S)
+        self._cookies: tuple[str, ...] = ()
+
+    @property
+    def exist(self) -> bool:
+        """Whether anybody can log in at all."""
+        return bool(self._accounts)
+
+    def attach(self, gradio: Any) -> None:
+        """Has Gradio's application keep its logins here."""
+        gradio.tokens = self.tokens
+        self._cookies = tuple(
+            f"access-token{kind}-{gradio.cookie_id}" for kind in ("", "-unsecure")
+        )
+
+    async def check(self, name: str, password: str) -> bool:
+        """Whether name and password are right. Raises HTTPException 429 after too many guesses."""
+        address = _address.get()
+        self._refuse_guesser(address)
+        # Held back, not refused: nobody is to be locked out by those who guess at his name.
+        await asyncio.sleep(self._names.wait_s(name[:SHOWN_NAME]))
+        self._refuse_guesser(address)
+        expected = self._accounts.get(name, "")
+        right = secrets.compare_digest(expected.encode(), password.encode()) and bool(expected)
+        if right:
+            self._addresses.succeeded(address)
+            self._names.succeeded(name)
+            return True
+        count = self._addresses.failed(address)
+        self._names.failed(name[:SHOWN_NAME])
+        log.warning("A login as %r from %s failed (%d in a row)", name[:SHOWN_NAME], address, count)
+        return False
+
+    def _refuse_guesser(self, address: str) -> None:
+        if (wait_s := self._addresses.wait_s(address)) > 0:
+            seconds = max(1, round(wait_s))
+            raise HTTPException(
+                429,
+                f"Too many wrong passwords. Try again in {seconds} seconds.",
+                {"Retry-After": str(seconds)},
+            )
+
+    def around(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> LoginRoutes:
+        """The application with our routes before it."""
+        return LoginRoutes(app, self)
+
+    def name_of(self, request: Request) -> str | None:
+        """Who sent the request; None where nobody has logged in who has to."""
+        if not self.exist:
+            return ANYBODY
+        return next(
+            (name for token in self._tokens_of(request)
+             if (name := self.tokens.get(token)) is not None),
+            self.tokens.get(None),
+        )  # fmt: skip
+
+    def person_of(self, request: Request) -> str:
+        """Who is counted where something is limited per person."""
+        asked = Asked(request.client, request.headers, self.name_of(request))
+        return person(asked, self._settings)
+
+    def log_out(self, request: Request) -> Response:
+        """Ends the login that this request comes with."""
+        for token in self._tokens_of(request):
+            self.tokens.end(token)
+        answer = RedirectResponse(f"{self.root_path}/", 303)
+        for cookie in self._cookies:
+            answer.delete_cookie(cookie)
+        return answer
+
+    def _tokens_of(self, request: Request) -> list[str]:
+        return [request.cookies[name] for name in self._cookies if name in request.cookies]
+
+
+class LoginRoutes:
+    """ASGI middleware: forms to log in and out, and a login where Gradio asks for none."""
+
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], logins: Logins
+    ) -> None:
+        self._app, self._logins = app, logins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        _address.set(address_of(request.client.host if request.client else None))
+        current_person.set(self._logins.person_of(request))
+        answer = self._answer(request)
+        if answer is not None:
+            await answer(scope, receive, send)
+        elif _is_form(request):
+            await self._app(scope, receive, _as_page(scope, receive, send, self._logins))
+        else:
+            await self._app(scope, receive, send)
+
+    def _answer(self, request: Request) -> Response | None:
+        """What is answered here; None where Gradio answers."""
+        path, method = request.scope["path"].rstrip("/"), request.method
+        if path == "/logout":
+            if not self._logins.exist:
+                return PlainTextResponse("Not found.", 404)
+            return self._logins.log_out(request) if method == "POST" else HTMLResponse(LOG_OUT)
+        if path == "/login" and method == "GET" and self._logins.exist:
+            return HTMLResponse(log_in_page())
+        if f"{path}/".startswith(OPEN_PATHS) and self._logins.name_of(request) is None:
+            return PlainTextResponse("Log in first.", 401)
+        return None
+
+
+def _is_form(request: Request) -> bool:
+    """Whether this is our form, sent by a browser that will show what comes back."""
+    sent = request.method == "POST" and request.scope["path"].rstrip("/") == "/login"
+    return sent and "text/html" in request.headers.get("accept", "")
+
+
+def _as_page(scope: Scope, receive: Receive, send: Send, logins: Logins) -> Send:
+    """Sends a page instead of the JSON that Gradio answers to a login."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] != "http.response.start":
+            return
+        if message["status"] == 200:
+            answer: Response = RedirectResponse(f"{logins.root_path}/", 303)
+            cookies = [pair for pair in message["headers"] if pair[0].lower() == b"set-cookie"]
+            answer.raw_headers += cookies
+        else:
+            status = message["status"]
+            answer = HTMLResponse(log_in_page(FAILED.get(status, FAILED[400])), status)
+        await answer(scope, receive, send)
+
+    return sent
+
+
+FAILED = {
+    400: "Name or password is wrong.",
+    429: "Too many wrong passwords. Try again in a minute.",
+}
+STYLE = (
+    "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    "<style>body{font:16px system-ui;max-width:20rem;margin:4rem auto;padding:0 1rem}"
+    "input,button{font:inherit;display:block;width:100%;margin:.25rem 0 1rem;padding:.4rem;"
+    "box-sizing:border-box}</style>"
+)
+LOG_OUT = (
+    f"{STYLE}<title>Log out</title><form method=post>"
+    "<p>This browser's login ends; others go on.</p><button>Log out</button></form>"
+)
+
+
+def log_in_page(wrong: str = "") -> str:
+    """The form to log in, with what was wrong with the last try."""
+    return (
+        f"{STYLE}<title>Log in</title><form method=post>"
+        f"<p role=alert>{html.escape(wrong)}</p>"
+        "<label>Name <input name=username autocomplete=username required></label>"
+        "<label>Password <input name=password type=password autocomplete=current-password"
+        " required></label><button>Log in</button></form>"
+    )
