@@ -413,6 +413,8 @@ class EngineLoop:
 
     def _on_run_event(self, run: Run, event: Event) -> None:
         if isinstance(event, TERMINAL):
+            if self._close_by is not None and isinstance(event, RunCancelled):
+                event = event.model_copy(update={"notice": self._killed})
             self._active = None
             self._outstanding.done(run.run_id, time.monotonic())
             self._memory.run_ended()

@@ -198,7 +198,7 @@ class ScriptApi:
         Knowing the id is the permission: only the run's own stream tells it, and operators.
         """
         try:
-            return await asyncio.to_thread(self._engine.cancel, job_id)
+            return self._engine.cancel(job_id)
         except WorkbenchError as error:
             raise _told_error(error) from None
 

@@ -34,6 +34,8 @@ WHERE_THE_LOGIN_IS = (
 )
 CLOSE_S = 2.0
 """Of the promised 5: the interpreter's own end takes seconds too on a busy machine."""
+STREAMS_END_S = 0.5
+"""How long streams may take to end by themselves once every run has."""
 REFUSED_VARIABLES = ("GRADIO_VIBE_MODE", "GRADIO_SHARE")
 
 log = logging.getLogger(__name__)
@@ -66,12 +68,12 @@ def serve(engine: Engine, settings: Settings) -> None:
             # Nobody may be left to read it.
             with contextlib.suppress(OSError):
                 print("Stopping.", flush=True)
-            # Side by side: open streams must not eat the time the worker needs.
             closing = threading.Thread(target=engine.close, args=(CLOSE_S,), daemon=True)
             closing.start()
-            if website is not None:
-                website.close(CLOSE_S)
+            # The page stands meanwhile: its streams tell how each run has ended.
             closing.join(CLOSE_S + 0.5)
+            if website is not None:
+                website.close(STREAMS_END_S)
 
 
 def refuse_dangerous_environment() -> None:

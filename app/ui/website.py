@@ -68,16 +68,18 @@ class Website:
             return None
         return f"https://{urlsplit(tunnel).netloc}"
 
-    def close(self, within_s: float) -> None:
-        """Takes the page off its port, open streams included."""
+    def close(self, streams_end_s: float) -> None:
+        """Takes the page off its port; streams that do not end in this time are cut off."""
         # What is cut off here is cut off on purpose: it is no error of each stream's.
         logging.getLogger("uvicorn.error").disabled = True
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(streams_end_s)
         # Without this uvicorn waits for every open stream of every tab.
         self._server.force_exit = True
-        self._server.should_exit = True
         self._page.close(verbose=False)
         if self._thread is not None:
-            self._thread.join(within_s)
+            self._thread.join(streams_end_s)
 
 
 class _Server(uvicorn.Server):
