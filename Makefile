@@ -9,7 +9,7 @@ ARGS ?=
 PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve repl test corpus check format bench browser clean
+.PHONY: help serve repl test corpus check format bench soak browser clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,9 @@ format: $(VENV)/test-ready ## format the code
 bench: $(VENV)/serve-ready ## measure the README's figures (ARGS="overhead startup" selects)
 	@for name in $(or $(ARGS),overhead startup engine loading out_of_memory soak); do \
 		echo && echo "python -m benchmarks.$$name" && $(RUN) -m benchmarks.$$name || exit 1; done
+
+soak: $(VENV)/serve-ready ## run many workflows for long and measure memory (ARGS="--runs 300")
+	$(RUN) -m benchmarks.soak $(ARGS)
 
 clean: ## remove the environment and caches; keep outputs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,17 +1,16 @@
-"""What the engine costs by itself, with nothing between it and this script.
+"""Measures what the engine costs by itself, called by this script without page or network.
 
-    python -m benchmarks.engine [--runs 50] [--model FOLDER]
+    python -m benchmarks.engine [--runs 50] [--model FOLDER] [--smallest]
 
-Prints one table: the overhead of a warm run of a real-size model (the one of `benchmarks.loading`,
-made where it is missing) that takes one small step only; how soon an identical request is answered;
-how much later the first denoiser forward comes when another model ran in between; and the gap that
-the queue leaves on the device, from one run's last event to the next one's first. Previews are off;
-remembered results are off but for the identical request.
+Prints one table, with aims for the 95th percentiles: the overhead of a warm run of a model of real
+size (`benchmarks.random_model`, 2.1 GB, made in the folder where it is missing) that takes one
+small step; the time in which an identical request is answered; the delay of the first call of the
+denoiser after a run of another model, against no other run in between; and the pause on the device
+between two queued runs. Previews are off; remembered results are on for the identical request only.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import shutil
@@ -26,8 +25,9 @@ from pydantic import JsonValue
 from app.engine.engine import Engine
 from app.protocol import PhaseChanged, RunEvent, RunStarted, RunSucceeded
 from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
-from benchmarks.loading import FOLDER, build_model
+from benchmarks.options import options_parser
 from benchmarks.overhead import percentile
+from benchmarks.random_model import FOLDER, SD15, SMALLEST, make_model
 from benchmarks.table import print_table
 
 WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
@@ -123,13 +123,14 @@ def switches_s(engine: Engine, folder: Path, runs: int) -> list[float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--model", type=Path, default=FOLDER, help="of benchmarks.loading")
+    parser.add_argument("--model", type=Path, default=FOLDER, help="of benchmarks.random_model")
     options = parser.parse_args(arguments)
-    if not options.model.exists():
-        build_model(options.model)
+    runs = 1 if options.smallest else options.runs
     with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "model" if options.smallest else options.model
+        make_model(model, SMALLEST if options.smallest else SD15)
         engine = Engine()
         engine.start(
             Settings(
@@ -137,21 +138,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         )
         try:
-            real_size = one_step_of(options.model, Path(name))
+            real_size = one_step_of(model, Path(name))
             rows = {
                 "overhead of a warm run, model of 1 billion parameters": (
-                    overheads_s(engine, real_size, options.runs), 15
+                    overheads_s(engine, real_size, runs), 15
                 ),
-                "identical request": (identical_s(engine, options.runs), 20),
+                "identical request": (identical_s(engine, runs), 20),
                 "A → B → A, first forward beyond a repeat": (
-                    switches_s(engine, Path(name), options.runs), 5
+                    switches_s(engine, Path(name), runs), 5
                 ),
-                "queue gap": (gaps_s(engine, options.runs), 5),
+                "queue gap": (gaps_s(engine, runs), 5),
             }  # fmt: skip
         finally:
             engine.close()
     print_table(
-        f"{options.runs} runs each; median (p95), the aim is for the latter",
+        f"{runs} runs each; median (p95), the aim is for the latter",
         [
             (
                 what,

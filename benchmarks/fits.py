@@ -1,16 +1,16 @@
-"""What fits on which card: every workflow that ships, in the mode in which it would run.
+"""Tells which workflow that ships fits on which card, and in which mode it would run there.
 
     python -m benchmarks.fits [--cards 8,12,16,24,32,48,80] [--ram 64] [--models FOLDER]
+                              [--smallest]
 
 Prints one table, without running anything and without a GPU: the function that the page, `validate`
 and the worker ask is asked, with the memory of each card (in GiB, which makers call GB) in place of
 this machine's. Models that are not on this machine are asked for at the hub: configurations and
-headers. The bundled model, which fits everywhere, is left out.
+headers. The bundled model, which fits everywhere, is left out; `--smallest` asks for nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,13 +34,15 @@ from app.workflow.models.hub_headers import HubHeaders
 from app.workflow.models.needs import Find, Unknown, asked_mode, step_model, step_need
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.planner import make_plan
+from benchmarks.options import options_parser
 
 GIB = 1 << 30
+BUNDLED = PROJECT / "workflows" / "text-to-image.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ask and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--cards", default="8,12,16,24,32,48,80", help="their memory in GB")
     parser.add_argument("--ram", type=int, default=64, help="of the machine, in GB")
     parser.add_argument("--models", type=Path, help="a further folder of models, as OWNER/NAME")
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| workflow | weights | {' | '.join(f'{card // GIB} GB' for card in cards)} |")
     print("| --- " * (len(cards) + 2) + "|")
     with contextlib.closing(HubHeaders()) as hub:
-        for workflow in hub_workflows():
+        for workflow in [BUNDLED] if options.smallest else hub_workflows():
             for asked, need in needs(workflow, paths, hub.ask):
                 rooms = [Room(int(DEVICE_SHARE * card), int(RAM_SHARE * options.ram * GIB), card)
                          for card in cards]  # fmt: skip

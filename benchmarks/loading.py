@@ -1,6 +1,6 @@
-"""How long it takes to have a model's weights: ours, stock diffusers, and the least it can take.
+"""Measures how long it takes to load a model: here, by stock diffusers, and the least possible.
 
-    python -m benchmarks.loading [--folder FOLDER] [--repeats 5]
+    python -m benchmarks.loading [--folder FOLDER] [--repeats 5] [--smallest]
 
 Makes a model of the architecture of Stable Diffusion 1.5 (UNet, autoencoder and text encoder, 1.07
 billion random parameters, float16 files, no safety checker) in the folder, 2.1 GB, unless it is
@@ -11,10 +11,9 @@ copy the same tensors, one by one, out of the page cache. The page cache is warm
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import gc
 import json
-import shutil
 import statistics
 import tempfile
 import time
@@ -24,126 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from app.outputs import OutputStore
-from app.settings import PROJECT, PathSettings, WorkerSettings
+from app.settings import PathSettings, WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.runner import Runner
 from app.workflow.plan import PipelineStep, Plan
 from app.workflow.planning.planner import make_plan
+from benchmarks.options import options_parser
+from benchmarks.random_model import FOLDER, SMALLEST, make_model
 from benchmarks.table import print_table
 
-FOLDER = PROJECT / "outputs" / "benchmark-model"
 FILES_DTYPE, OTHER_DTYPE = "float16", "bfloat16"
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-CLIP_TOKENS = 49_408
 COPY = "copying the same bytes"
-
-
-# --- the model -----------------------------------------------------------------------------------
-
-
-def build_model(folder: Path) -> None:
-    """Write the model; what it would draw is noise."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            layers_per_block=2,
-            block_out_channels=(320, 640, 1280, 1280),
-            down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
-            up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-            cross_attention_dim=768,
-            attention_head_dim=8,
-        )
-        vae = AutoencoderKL(
-            sample_size=512,
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-        )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=CLIP_TOKENS,
-                hidden_size=768,
-                intermediate_size=3072,
-                projection_dim=768,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-            )
-        )
-    tokenizer = build_tokenizer()
-    scheduler = PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
-    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
-    index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    for name, library, component in (
-        ("unet", "diffusers", unet),
-        ("vae", "diffusers", vae),
-        ("text_encoder", "transformers", text_encoder),
-        ("tokenizer", "transformers", tokenizer),
-        ("scheduler", "diffusers", scheduler),
-    ):
-        index[name] = [library, type(component).__name__]
-        part = folder / name
-        part.mkdir(parents=True)
-        if isinstance(component, torch.nn.Module):
-            stem = "diffusion_pytorch_model" if library == "diffusers" else "model"
-            save_file(random_weights(component), part / f"{stem}.safetensors", {"format": "pt"})
-        if name in ("unet", "vae"):
-            component.save_config(part)
-        elif name == "text_encoder":
-            component.config.save_pretrained(part)
-        else:
-            component.save_pretrained(part)
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
-
-
-def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Random float16 numbers below 2 for each parameter."""
-    random = np.random.default_rng(0)
-    weights = {}
-    for name, parameter in module.state_dict().items():
-        bits = np.frombuffer(random.bytes(2 * parameter.numel()), dtype=np.uint16)
-        # Without the exponent's highest bit: no infinity and nothing that is not a number.
-        numbers = torch.from_numpy((bits & 0xBFFF).view(np.float16))
-        weights[name] = numbers.reshape(parameter.shape)
-    return weights
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    """As large as CLIP's: what it costs to load depends on the number of tokens only."""
-    symbols = [chr(code) for code in range(0x21, 0x7F)]
-    vocabulary = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
-    merges: list[tuple[str, str]] = []
-    words = list(LETTERS)
-    for word in words:
-        for letter in LETTERS:
-            if len(vocabulary) < CLIP_TOKENS - 2:
-                merges.append((word, letter))
-                vocabulary.append(word + letter)
-                words.append(word + letter)
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    numbered = {token: number for number, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=numbered, merges=merges, model_max_length=77)
-
-
-# --- what is measured ----------------------------------------------------------------------------
 
 
 class Copier:
@@ -232,17 +130,25 @@ def stock(model: Path, dtype: str, copier: Copier) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"(default {FOLDER})")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")
     options = parser.parse_args(arguments)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-    model = options.folder
-    if not (model / "model_index.json").is_file():
-        shutil.rmtree(model, ignore_errors=True)
-        build_model(model)
+    with contextlib.ExitStack() as made:
+        if options.smallest:
+            model = Path(made.enter_context(tempfile.TemporaryDirectory())) / "model"
+            make_model(model, SMALLEST)
+            measure_and_print(model, repeats=1)
+        else:
+            make_model(options.folder)
+            measure_and_print(options.folder, options.repeats)
+
+
+def measure_and_print(model: Path, repeats: int) -> None:
+    """So many turns of each kind of loading this model."""
     copier = Copier()
     weights_bytes = copier.copy(tensors_of(model))
 
@@ -264,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if dtype == OTHER_DTYPE:
                 measure(f"{dtype}, converted weights written when idle", ours.runner.clean_up)
             # By turns, so that what else the machine does meets all alike.
-            for _ in range(options.repeats):
+            for _ in range(repeats):
                 ours.free()
                 measure(COPY, lambda: copier.copy(tensors_of(model)))
                 measure(f"{dtype}, after Free", load)
@@ -277,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     least_s = medians.pop(COPY)
     print_table(
         f"{weights_bytes / 1e9:.2f} GB of weights in {FILES_DTYPE} files; medians of"
-        f" {options.repeats}, first times once",
+        f" {repeats}, first times once",
         [
             (COPY, f"{least_s:.2f} s ({weights_bytes / least_s / 1e9:.1f} GB/s)", ""),
             *(

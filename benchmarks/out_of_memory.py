@@ -1,6 +1,6 @@
-"""Whether a run survives that memory runs out, and whether the next one is right: many times over.
+"""Counts the runs that survive running out of memory, and the right ones after them.
 
-    python -m benchmarks.out_of_memory [--rounds 50] [--json FILE]
+    python -m benchmarks.out_of_memory [--rounds 50] [--json FILE] [--smallest]
 
 Prints one table. One worker process draws a small picture until it is warm; then the limit of its
 data (RLIMIT_DATA, so Linux only) is lowered from outside to what it has and ROOM_BYTES more. In
@@ -11,7 +11,6 @@ run that loaded nothing and drew the same pixels as before.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
@@ -25,6 +24,7 @@ from PIL import Image
 from app.engine.engine import Engine
 from app.protocol import TERMINAL, ResultSaved, RunEvent, RunSucceeded
 from app.settings import PROJECT, PathSettings, Settings, WorkerSettings
+from benchmarks.options import options_parser
 from benchmarks.table import print_table
 
 MIB = 1024 * 1024
@@ -62,7 +62,7 @@ class Drawing:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         worker = WorkerSettings(device="cpu", log_level="ERROR")
         engine.start(Settings(paths=paths, worker=worker))
         try:
-            figures = measured(engine, Path(folder), options.rounds)
+            figures = measured(engine, Path(folder), 1 if options.smallest else options.rounds)
         finally:
             engine.close()
 

@@ -1,17 +1,20 @@
-"""How far off the estimates of `workflow/models/activations.py` are: `python -m benchmarks.peak`.
+"""Compares the estimates of `workflow/models/activations.py` with what runs really take.
 
-Two tables. The bundled model really runs, a process for each size, and the growth of its peak
-resident set is compared. Networks of published sizes are built without memory (on torch's `meta`
-device) and the bytes of the tensors that are alive at once are counted.
+    python -m benchmarks.peak [--smallest]
+
+Prints two tables. In the first the bundled model really runs, a process for each size, and the
+growth of its peak resident set is compared. In the second networks of published sizes are built
+without memory (on torch's `meta` device) and the bytes of the tensors alive at once are counted.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from app.units import size as in_words
 from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
 from app.workflow.models.fit import Mode, Need, working_bytes
 from app.workflow.plan_settings import DType
+from benchmarks.options import options_parser
 
 SHAPES = Path(__file__).resolve().parents[1] / "models" / "shapes"
 RUN = """
@@ -57,11 +61,13 @@ class Compared(NamedTuple):
         return self.estimated_bytes / self.measured_bytes
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print both tables."""
+    smallest = options_parser(__doc__).parse_args(arguments).smallest
+    first = 1 if smallest else None
     for title, rows in (("measured on this CPU", really()), ("counted", counted())):
         print(f"{title:>46}   {'estimate':>9} {'found':>9}   ratio")
-        for row in rows:
+        for row in itertools.islice(rows, first):
             print(
                 f"{row.what:>46}   {in_words(row.estimated_bytes):>9}"
                 f" {in_words(row.measured_bytes):>9}   {row.ratio:.2f}"

@@ -1,6 +1,6 @@
-"""Whether memory comes back: many runs of many workflows, with cancels and failures in between.
+"""Measures whether memory comes back over many runs, cancels and failures of six workflows.
 
-    python -m benchmarks.soak [--runs 300] [--seed 0]
+    python -m benchmarks.soak [--runs 300] [--seed 0] [--smallest]
 
 Prints one table. Six workflows on the bundled model take turns in random order; one run in ten is
 cancelled at a random moment, one in ten fails in the midst of its work. Every picture is compared,
@@ -12,7 +12,6 @@ run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import random
@@ -35,12 +34,15 @@ from app.protocol import (
     StepProgress,
 )
 from app.settings import PROJECT, EngineSettings, PathSettings, Settings, WorkerSettings
+from benchmarks.options import options_parser
 from benchmarks.table import print_table
 
 SHAPES = PROJECT / "models" / "shapes"
 SEED, STEPS = 7, 4
 EARLY, LATE, LAST = 50, 70, 20
 """Runs 50 to 70 are compared with the last 20."""
+SMALLEST = 4
+"""Runs; all of them are compared with all."""
 CANCELLED, FAILED = 0.1, 0.1
 MIB = 1 << 20
 
@@ -145,11 +147,13 @@ class Soak:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     options = parser.parse_args(arguments)
-    if options.runs < LATE + LAST:
+    runs = SMALLEST if options.smallest else options.runs
+    early, late, last = (0, runs, runs) if options.smallest else (EARLY, LATE, LAST)
+    if runs < (late if options.smallest else late + last):
         parser.error(f"at least {LATE + LAST} runs are needed")
     order = random.Random(options.seed)
     # The failures are asked for.
@@ -171,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             after_one = soak.anonymous_bytes_after_free()
             names = [name for name in found if name != "broken"]
             anonymous = []
-            for _ in range(options.runs):
+            for _ in range(runs):
                 chance = order.random()
                 if chance < FAILED:
                     soak.run("broken")
@@ -183,18 +187,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             after_all = soak.anonymous_bytes_after_free()
         finally:
             engine.close()
-    early = statistics.median(anonymous[EARLY:LATE])
-    last = statistics.median(anonymous[-LAST:])
+    early_bytes = statistics.median(anonymous[early:late])
+    last_bytes = statistics.median(anonymous[-last:])
     limit_bytes = after_one * 1.1 + 32 * MIB
     ended = ", ".join(f"{count} {outcome}" for outcome, count in soak.ended.items())
     print_table(
-        f"{options.runs} runs over {len(names)} workflows in random order: {ended}",
+        f"{runs} runs over {len(names)} workflows in random order: {ended}",
         [
             ("pictures other than their workflow's first", f"{soak.wrong}", "0"),
             (
-                f"worker's anonymous memory, median of the last {LAST} runs against runs"
-                f" {EARLY} to {LATE}",
-                f"{last / MIB:.1f} MiB against {early / MIB:.1f}, {last / early - 1:+.1%}",
+                f"worker's anonymous memory, median of the last {last} runs against runs"
+                f" {early} to {late}",
+                f"{last_bytes / MIB:.1f} MiB against {early_bytes / MIB:.1f},"
+                f" {last_bytes / early_bytes - 1:+.1%}",
                 "3 %",
             ),
             (

@@ -1,13 +1,13 @@
-"""How long it takes from the command to the page, and from the command to the first picture.
+"""Measures the time from the command to the first page, and to the first picture.
 
-    python -m benchmarks.startup [--repeats 3]
+    python -m benchmarks.startup [--repeats 3] [--smallest]
 
-Prints one table. `python -c "import gradio"` is measured in the same run: no page comes sooner.
+Prints one table. The page is compared with `python -c "import gradio"`, measured in the same run:
+no page can be served sooner. The picture is asked for by a client as soon as the page is served.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from gradio_client import Client
 
+from benchmarks.options import options_parser
 from benchmarks.table import print_table
 
 PROMPT = "a red circle on a white background"
@@ -29,9 +30,10 @@ PROMPT = "a red circle on a white background"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args(arguments).repeats
+    options = parser.parse_args(arguments)
+    repeats = 1 if options.smallest else options.repeats
 
     import_s, page_s, picture_s = [], [], []
     for _ in range(repeats):

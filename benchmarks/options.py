@@ -1,0 +1,16 @@
+"""What every benchmark's command line has."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def options_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser described by the first line of a module's docstring, with `--smallest`."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument(
+        "--smallest", action="store_true",
+        help="do everything once, as small as possible: shows that it runs, its figures mean"
+        " nothing",
+    )  # fmt: skip
+    return parser

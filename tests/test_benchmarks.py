@@ -1,0 +1,46 @@
+"""Every benchmark runs to its end and prints its tables, at its smallest."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+FOLDER = PROJECT / "benchmarks"
+ROWS = {
+    "engine": ["overhead of a warm run", "identical request", "A → B → A", "queue gap"],
+    "fits": ["text-to-image"],
+    "loading": ["float16, after Free", "bfloat16, after Free", "first load after a restart"],
+    "out_of_memory": ["ran out of memory and recovered", "next ordinary run right"],
+    "overhead": ["overhead of a warm run", "first denoiser forward", "first run"],
+    "peak": ["shapes, 1 of 256 px", "decoder of SD and SDXL, 512x512"],
+    "soak": ["pictures other than their workflow's first", "the same after Free"],
+    "startup": ["import gradio", "first page", "first picture"],
+}
+"""What a row of each benchmark's tables holds."""
+FIGURE = re.compile(r"\d|\ball\b")
+
+
+def test_every_benchmark_is_known_here_and_says_how_to_run_it() -> None:
+    scripts = {path.stem: path.read_text() for path in FOLDER.glob("*.py")}
+    scripts = {name: text for name, text in scripts.items() if 'if __name__ == "__main__"' in text}
+    assert scripts.keys() == ROWS.keys()
+    for name, text in scripts.items():
+        assert f"    python -m benchmarks.{name} [" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_benchmark_prints_its_table(name: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--smallest"], cwd=PROJECT,
+        capture_output=True, text=True, timeout=220, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    for row in ROWS[name]:
+        figures = [line.partition(row)[2] for line in ran.stdout.splitlines() if row in line]
+        assert figures, ran.stdout
+        assert all(map(FIGURE.search, figures)), ran.stdout
