@@ -13,6 +13,8 @@ from app.settings import PROJECT, SHIPPED_WORKFLOWS, Settings, variables
 
 SPECIAL = {
     "DW_AUTH": ("me:a:b", ("me", "a:b")),
+    "DW_OPERATOR_AUTH": ("me:a:b", ("me", "a:b")),
+    "DW_ROOT_PATH": ("/draw", "/draw"),
     "DW_DEVICE": ("cuda:1", "cuda:1"),
     "DW_LOG_LEVEL": ("DEBUG", "DEBUG"),
     "DW_WORKFLOWS": (f"a{os.pathsep}b", (SHIPPED_WORKFLOWS, Path("a"), Path("b"))),
