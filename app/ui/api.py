@@ -249,7 +249,7 @@ class ScriptApi:
         fresh: bool = False,
         changes: Any = None,
     ) -> tuple[CatalogEntry, str]:
-        entry = self._catalog.find(str(workflow))
+        entry = self._catalog.find(_as_name(workflow))
         inputs = inputs_of(entry, variables, self._uploads)
         _check_seed(seed)
         if not isinstance(changes, Mapping | None):

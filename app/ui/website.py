@@ -20,6 +20,7 @@ import uvicorn
 from starlette.routing import BaseRoute, Mount
 
 from app.errors import ServeError
+from app.ui.plain_errors import tell_plainly
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Website:
         )
         gr.mount_gradio_app(outer, page, path="", app_kwargs={"openapi_url": None}, **options)
         self.gradio: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
+        tell_plainly(page, self.gradio)
         # `launch` sets both; events look for them.
         page.app = page.server_app = self.gradio
         page.server = None

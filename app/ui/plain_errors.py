@@ -1,0 +1,60 @@
+"""What Gradio and its web framework answer where something is wrong, as sentences.
+
+Their own words are those of Python: classes, addresses of objects, what pydantic says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from gradio.block_function import BlockFunction
+
+from app.errors import Problem
+from app.mistakes import in_words
+
+MAX_TOLD = 20
+
+
+def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
+    """Has the page and the application it was mounted as answer in sentences."""
+    from gradio import queueing, utils
+
+    original = utils.error_payload
+
+    def payload(error: BaseException | None, show_error: bool) -> dict[str, Any]:
+        if error is None or isinstance(error, gr.Error):
+            return original(error, show_error)
+        kind = type(error).__name__
+        return {
+            "error": f"Something went wrong on the server ({kind}). Its log says more.",
+            "visible": True,
+        }
+
+    def enough(function: BlockFunction, inputs: list[Any]) -> None:
+        wanted = len(function.inputs)
+        if len(inputs) < wanted:
+            raise gr.Error(
+                f"'{function.api_name}' takes {wanted} values, and {len(inputs)} came. A client of"
+                " Gradio's fills in the defaults; without one all of them are sent.",
+                print_exception=False,
+            )
+
+    utils.error_payload = queueing.error_payload = payload
+    page.validate_inputs = enough
+    website.add_exception_handler(RequestValidationError, _malformed)
+
+
+async def _malformed(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        Problem(place=".".join(map(str, each["loc"])), message="It is not JSON.")
+        if each["type"] == "json_invalid"
+        else Problem(place=".".join(map(str, each["loc"])), message=in_words(each)[0])
+        for each in error.errors()[:MAX_TOLD]
+    ]
+    told = " ".join(map(str, problems))
+    return JSONResponse({"detail": f"The request cannot be read. {told}"}, status_code=422)
