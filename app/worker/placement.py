@@ -18,9 +18,10 @@ from app.protocol import Budgets, HeldComponent, Place
 from app.settings import WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
+from app.worker.loading.origins import Origin
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.weights import Weights
-from app.worker.residency import Residency, choose_evictions
+from app.worker.residency import Entry, Residency, choose_evictions
 from app.workflow.models.activations import Size
 from app.workflow.models.fit import (
     DEVICE_SHARE,
@@ -112,8 +113,9 @@ class Placement:
             return
         for key in {part.key for part in parts.parts if _has_moved(step, part)}:
             entry = self._residency[key]
-            if entry.origin is not None or step.offload == "sequential":
-                self._device.move(entry.component, "ram", entry.origin)
+            had_origin, origin = entry.origin is not None, _checked_origin(entry)
+            if had_origin or step.offload == "sequential":
+                self._device.move(entry.component, "ram", origin)
 
     def evict_idle(
         self, place: Place, keep: Collection[str], later: Sequence[str], reason: str
@@ -170,9 +172,10 @@ class Placement:
         entry = self._residency[part.key]
         if entry.place == place or not entry.weight_bytes:
             return
+        origin = _checked_origin(entry)
         need_bytes = entry.weight_bytes if place == "device" else entry.private_bytes
         self._make_room(place, need_bytes, keep, later, context)
-        self._device.move(entry.component, place, entry.origin)
+        self._device.move(entry.component, place, origin)
         self._residency.move([part.key], place, reason=f"step '{context.step}' needs it there")
 
     def _make_room(
@@ -233,13 +236,22 @@ class Placement:
             entry = self._residency[key]
             room_bytes = self.budgets.ram_bytes - self._residency.bytes_in("ram")
             leaves_device = place == "device" and self._device.is_accelerator
+            origin = _checked_origin(entry)
             if leaves_device and entry.private_bytes <= room_bytes:
-                self._device.move(entry.component, "ram", entry.origin)
+                self._device.move(entry.component, "ram", origin)
                 self._residency.move([key], "ram", reason)
             else:
                 self._residency.drop([key], reason)
         if chosen:
             self._device.release()
+
+
+def _checked_origin(entry: Entry) -> Origin | None:
+    """Where in files its weights are; from files that are gone, or others, nothing comes back."""
+    if entry.origin is not None and not entry.origin.is_there:
+        log.warning("The files of %s are gone or others: its weights are copied", entry.title)
+        entry.origin = None
+    return entry.origin
 
 
 def _in_mode(step: LoadingStep, mode: Mode) -> LoadingStep:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.protocol import (
     Budgets,
@@ -267,3 +268,23 @@ def test_a_decode_that_does_not_fit_is_tiled_and_the_record_says_so(models: Path
     assert mode(tight.run(sized)) == {**PLAIN, "vae_tiling": True}
     roomy = Bench(models, Accelerator())
     assert mode(roomy.run(sized)) == PLAIN
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["gone", "replaced"])
+def test_model_whose_files_are_gone_leaves_the_device_as_a_copy(models: Path, replaced: bool):
+    """What would be mapped in its place is no file any more, or other weights."""
+    bench = Bench(models, Accelerator())
+    assert draw(bench, "a").success
+    entry = next(e for e in bench.runner.residency.entries if e.title.startswith("unet"))
+    weights = {name: tensor.clone() for name, tensor in entry.component.state_dict().items()}
+    assert entry.origin is not None
+    for file in entry.origin.files:
+        content = file.read_bytes()
+        file.unlink()
+        if replaced:
+            file.write_bytes(content[:-4096] + bytes(4096))
+    bench.runner.move_to_ram(MoveToRam(keys=(entry.key,), reason="idle"))
+    assert entry.place == "ram"
+    assert entry.file_backed_bytes == 0
+    for name, tensor in entry.component.state_dict().items():
+        assert torch.equal(tensor, weights[name])

@@ -57,7 +57,10 @@ class Origin(NamedTuple):
     @property
     def is_there(self) -> bool:
         """Whether the files are still those in which the tensors were found."""
-        return all(path.is_file() and identify_file(path) == it for path, it in self.files.items())
+        try:
+            return all(identify_file(path) == it for path, it in self.files.items())
+        except OSError:
+            return False
 
     def moved_to(self, folder: Path) -> Origin:
         """The same after its files have been moved into another folder."""
