@@ -187,7 +187,8 @@ class OutOfMemory(RunError):
 
 
 class TooLarge(RunError):
-    """The weights of a step are more than the budget lets be held."""
+    """The weights of a step are more than the budget lets be held, or what it draws needs far more
+    memory than there is."""
 
 
 class DeviceUnusable(RunError):

@@ -15,6 +15,7 @@ from app.protocol import (
     Budgets,
     DropComponents,
     FreeMemory,
+    Loading,
     MemoryFreed,
     MoveToRam,
     PinComponent,
@@ -288,3 +289,20 @@ def test_model_whose_files_are_gone_leaves_the_device_as_a_copy(models: Path, re
     assert entry.file_backed_bytes == 0
     for name, tensor in entry.component.state_dict().items():
         assert torch.equal(tensor, weights[name])
+
+
+@pytest.mark.parametrize(
+    ("sample_size", "arguments"), [(4096, {}), (16, {"width": 8192, "height": 8192})]
+)
+def test_picture_of_far_more_memory_than_there_is_is_refused_before_anything_is_loaded(
+    models: Path, sample_size: int, arguments: dict[str, int]
+):
+    """A model may ask for it itself: without a size a call draws its configuration's."""
+    path = models / "a" / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": sample_size}))
+    bench = Bench(models, Accelerator(total_bytes=500_000_000), device_budget=400_000_000)
+    ended = bench.run(document(step(model=models / "a", **arguments)))
+    assert isinstance(ended.terminal, RunFailed)
+    assert ended.terminal.error.kind == "TooLarge"
+    assert "while it runs; there are 0.5 GB" in ended.terminal.error.message
+    assert not any(isinstance(event, Loading) for event in ended.events)

@@ -21,6 +21,9 @@ DEVICE_SHARE, RAM_SHARE = 0.9, 0.7
 CPU_FACTOR = 1.75
 """On a CPU a run takes so many times what its tensors do: oneDNN keeps a reordered copy of what it
 convolves, and malloc keeps what was freed. `benchmarks/peak.py` measured 1.6 to 1.8."""
+REFUSED_TIMES = 2
+"""So many times the memory there is a step must seem to need before it is refused for that: what
+was measured (`benchmarks/peak.py`) is at least half of what is estimated."""
 NAMED = 4
 """So many components are named in the sentence, the largest first."""
 OFFLOADS: tuple[Offload | None, ...] = (None, "model")
@@ -61,6 +64,8 @@ class Need:
     """Whether the document lets weights pass through the device in groups."""
     never_offloaded_bytes: int = 0
     """The weights that sequential offload leaves on the device."""
+    drawn_bytes: int = 0
+    """What is drawn, as 32-bit floats: there is no way to make it in less."""
 
     @property
     def total_bytes(self) -> int:
@@ -105,7 +110,8 @@ def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
     What the document asks for is done; what it leaves open is decided: first all components stay
     on the device, with the autoencoder decoding at once, one picture after the other, or in tiles;
     then they take turns. Weights are known, so a step whose weights fit in no mode raises TooLarge.
-    The rest is an estimate and refuses nothing: what fits in no mode is tried in the leanest.
+    The rest is an estimate: what fits in no mode is tried in the leanest, unless even that needs
+    several times the memory there is; then it raises TooLarge too.
     """
     takes_turns = room.is_accelerator and need.takes_turns
     offloads = [each for each in _offloads(asked, need, room) if _weights_fit(each, need, room)]
@@ -118,6 +124,13 @@ def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
             + " 'offload': 'sequential' in the document would do, slowly." * takes_turns,
         )
     modes = [mode for offload in offloads for mode in _decodings(asked, offload, need)]
+    least = max(min(peak_bytes(mode, need, room) for mode in modes), need.drawn_bytes)
+    if least > REFUSED_TIMES * room.total_bytes:
+        raise TooLarge(
+            f"Step '{need.step}' needs about {least / 1e9:.3g} GB while it runs; there are"
+            f" {room.total_bytes / 1e9:.3g} GB.",
+            hint="Ask for a smaller picture, fewer frames, or fewer at once.",
+        )
     fitting = (mode for mode in modes if peak_bytes(mode, need, room) <= room.total_bytes)
     return next(fitting, modes[-1])
 

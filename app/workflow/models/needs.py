@@ -158,6 +158,7 @@ def step_need(step: LoadingStep, model: StepModel, sizes: dict[str, Size]) -> Ne
         else None,
         denoiser_bytes=max((each.weight_bytes for each in denoisers), default=0),
         decoder_bytes=decoder.weight_bytes if decoder else 0,
+        drawn_bytes=3 * 4 * size.width_px * size.height_px * size.frames * size.batch,
         streams=step.streams,
         never_offloaded_bytes=sum(
             by_name[name].weight_bytes for name in step.never_offloaded if name in by_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,8 +104,8 @@ def test_components_take_turns_where_drawing_does_not_fit_beside_all_of_them():
     assert choose_mode(Mode(), need(60, 40, denoise_bytes=30), CARD) == Mode("model")
 
 
-def test_an_estimate_refuses_nothing_the_leanest_mode_is_tried():
-    hopeless = need(60, 40, denoise_bytes=500, decode=decode(900, 800))
+def test_an_estimate_alone_refuses_nothing_the_leanest_mode_is_tried():
+    hopeless = need(60, 40, denoise_bytes=120, decode=decode(900, 200))
     assert choose_mode(Mode(), hopeless, CARD) == Mode("model", vae_tiling=True)
     assert choose_mode(Mode("model"), hopeless, CARD).offload == "model"
 
@@ -226,3 +227,18 @@ def test_what_may_run_out_is_said_to():
     hopeless = need(GB, GB, denoise_bytes=9 * GB, decode=decode(GB, GB))
     line = sentence("draw", Mode(), hopeless, card(8))
     assert "may run out of memory: about 10.0 GB at once with model offload, of 8.0 GB" in line
+
+
+def test_step_whose_estimate_is_far_beyond_the_memory_is_refused():
+    least = need(10, 10, denoise_bytes=10, decode=decode(10_000, 300))
+    assert choose_mode(Mode(), replace(least, decode=decode(10_000, 100)), CARD).vae_tiling
+    with pytest.raises(TooLarge, match="while it runs") as caught:
+        choose_mode(Mode(), least, CARD)
+    assert "smaller picture" in caught.value.hint
+
+
+def test_picture_larger_than_the_memory_is_refused_for_models_of_any_kind():
+    """What an unknown kind of model computes with is not known, but what it draws is."""
+    with pytest.raises(TooLarge, match="while it runs"):
+        choose_mode(Mode(), need(10, 10, drawn_bytes=1000), CARD)
+    assert choose_mode(Mode(), need(10, 10, drawn_bytes=100), CARD) == Mode()
