@@ -9,12 +9,12 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from app.errors import BadRequest, ResultError
+from app.unfinished import part_file
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -72,6 +72,21 @@ class OutputStore:
         sidecar = sidecar_of(path)
         with replacing(sidecar) as file:
             file.write(sidecar_bytes(record))
+        return sidecar
+
+    @staticmethod
+    def publish(made: Path, path: Path) -> Path:
+        """Has a result that lies elsewhere with its record appear with it under this name; the
+        record's path.
+
+        The record first: what is killed in between leaves no result of which nothing is known.
+        """
+        sidecar = sidecar_of(made).replace(sidecar_of(path))
+        try:
+            made.replace(path)
+        except OSError:
+            sidecar.unlink(missing_ok=True)
+            raise
         return sidecar
 
     def runs(self) -> list[str]:
@@ -148,35 +163,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises OSError where the disk takes no more, whatever the encoder made of that.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    temporary = Path(name)
-    try:
-        with contextlib.ExitStack() as closing:
-            file = os.fdopen(descriptor, "wb")
-            closing.callback(_close, file)
-            new = NewFile(file)
-            try:
-                yield cast("IO[bytes]", new)
-                new.flush()
-            except Exception:
-                if new.error is not None:
-                    raise new.error from None
-                raise
+    with part_file(path.parent) as (file, part):
+        new = NewFile(file)
+        try:
+            yield cast("IO[bytes]", new)
+            new.flush()
+        except Exception:
             if new.error is not None:
-                raise new.error
-        # A temporary file is its owner's alone; a result is read by whom the folder allows.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _close(file: IO[bytes]) -> None:
-    """What could not be written when it was flushed cannot be written now either."""
-    with contextlib.suppress(OSError):
-        file.close()
+                raise new.error from None
+            raise
+        if new.error is not None:
+            raise new.error
+        # A new file is its owner's alone; a result is read by whom the folder allows.
+        part.chmod(0o644)
+        part.replace(path)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 from app.errors import BadRequest, ServeError
 from app.network import is_loopback
 from app.repl import Ended
+from app.unfinished import PRIVATE, private_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +36,22 @@ class ServerWorkbench:
         self._outputs = outputs
         self._media: dict[str, str] = {}
         """The variables of the described workflow that take a file, and what it is called."""
-        self._fetched = tempfile.TemporaryDirectory(prefix="workbench-prompt-")
+        self._open = contextlib.ExitStack()
+        self._fetched = self._open.enter_context(
+            private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}prompt-")
+        )
         try:
             self._client = Client(
                 url,
                 auth=login,
                 verbose=False,
                 analytics_enabled=False,
-                download_files=self._fetched.name,
+                download_files=str(self._fetched),
                 # Not even made for loopback: a SOCKS proxy needs a package that may be missing.
                 httpx_kwargs={"trust_env": not is_loopback(url)},
             )
         except Exception as error:
-            self._fetched.cleanup()
+            self._open.close()
             raise ServeError(
                 f"No workbench could be reached at {url} ({_said(error).rstrip('.')}).",
                 hint="Start it with `make serve`, or name it with --server and --auth.",
@@ -124,7 +129,7 @@ class ServerWorkbench:
     def close(self) -> None:
         """See Workbench."""
         self._client.close()
-        self._fetched.cleanup()
+        self._open.close()
 
     def _ask(self, endpoint: str, *arguments: Any) -> Any:
         try:

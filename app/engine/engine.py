@@ -20,6 +20,7 @@ from app.engine.runs import new_run_id
 from app.engine.status import EngineStatus
 from app.engine.worker_process import WorkerTarget, run_worker
 from app.errors import EngineError, EngineNotStarted, InvalidInputs, first_line
+from app.janitor import start_cleaning
 from app.outputs import OutputStore
 from app.protocol import (
     MAX_COMMAND_BYTES,
@@ -61,6 +62,7 @@ class Engine:
             raise EngineError("The engine is running already.")
         OutputStore(settings.paths.outputs).check()
         self._settings = settings
+        start_cleaning(settings.paths.outputs)
         self._loop = EngineLoop(settings, self._worker_target)
         self._hub = HubHeaders()
 

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from app.media.fetch import WHOLE_S, Answer, Unreachable, answer_to, refusing, s
 from app.media.files import ACCEPTED, CALLED, MediaKind, WrongMediaError, suffix_of
 from app.outputs import replacing
 from app.settings import MediaLimits, UrlSettings
+from app.unfinished import part_file
 from app.units import size
 
 log = logging.getLogger(__name__)
@@ -245,12 +245,8 @@ class MediaCache:
         """A file of no name yet, gone afterwards unless it was moved away."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
-                temporary = Path(file.name)
-                try:
-                    yield file, temporary
-                finally:
-                    temporary.unlink(missing_ok=True)
+            with part_file(self._folder) as (file, temporary):
+                yield file, temporary
         except OSError as error:
             raise FetchError(f"What was fetched could not be kept ({error}).") from error
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,9 +16,11 @@ from app import __version__
 from app.outputs import OutputStore, Record, replacing, told_of_disk
 from app.protocol import ResultSaved
 from app.results import audio, image, text, video
+from app.results.record import record_of
 from app.stamps import stamp_of
 from app.steps.made import Made, Rest
-from app.workflow.plan import PipelineStep, ResultSpec, Step
+from app.unfinished import private_folder
+from app.workflow.plan import ResultSpec, Step
 from app.workflow.planning.sound_files import SOUND_FILES
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class ResultWriter:
         self._files: Counter[str] = Counter()
         """How many calls of a step, and files, were written: in the rounds of a sub-workflow its
         steps go on counting."""
+        self._unfinished: Path | None = None
         self._versions = {"diffusers-workbench": __version__, **versions}
 
     def save(self, step: Step, made: Made, remembered_from: Record | None = None) -> None:
@@ -82,13 +85,15 @@ class ResultWriter:
             self._files[step.name] += 1
             self._context.checkpoint()
             stem = f"{step.result.file_base_name}{step.file_stem}-{name}"
-            record = {**self._record(step, index), "remembered_from": remembered_from}
+            record = record_of(step, index, self._context, self._versions)
+            record["remembered_from"] = remembered_from
             with told_of_disk(self._outputs.root):
                 path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
-                size = RESULT_KINDS[content_type](artifact, path, record, step.result)
-                with _removing_on_error(path):
-                    sidecar = self._outputs.write_sidecar(path, record)
-                    stamps = stamp_of(path), stamp_of(sidecar)
+                made_at = self._making() / path.name
+                size = RESULT_KINDS[content_type](artifact, made_at, record, step.result)
+                self._outputs.write_sidecar(made_at, record)
+                sidecar = self._outputs.publish(made_at, path)
+                stamps = stamp_of(path), stamp_of(sidecar)
             self._context.emit(
                 ResultSaved(
                     run_id=run_id,
@@ -129,63 +134,19 @@ class ResultWriter:
         with told_of_disk(self._outputs.root):
             path = self._outputs.new_file(self._context.run_id, stem, SUFFIXES["video/mp4"])
             if not keep:
-                self._context.at_end.callback(_remove, path)
+                path = self._making() / f"{secrets.token_hex(8)}{path.suffix}"
             with replacing(path) as file:
-                video.write_video(
-                    file, frames, self._record(step, number), spec, samples, rate, fine=True
-                )
+                record = record_of(step, number, self._context, self._versions)
+                video.write_video(file, frames, record, spec, samples, rate, fine=True)
         self._context.spent.save_s += time.monotonic() - started
         return path
 
-    def _record(self, step: Step, index: int) -> Record:
-        context = self._context
-        return {
-            "run_id": context.run_id,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "workflow": context.plan.document,
-            "workflow_sha256": context.plan.workflow_hash,
-            "changes": context.plan.changes,
-            "inputs": context.plan.inputs,
-            "fetched": context.plan.fetched,
-            "step": step.name,
-            "seed": step.seed,
-            "index": index,
-            "versions": dict(self._versions),
-            "device": str(context.device),
-            "device_name": context.device.name,
-            "out_of_memory": list(context.out_of_memory),
-            "mode": _mode(step),
-            "timings": {
-                "load_s": round(context.spent.load_s, 4),
-                "compute_s": round(context.spent.compute_s, 4),
-            },
-        }
-
-
-@contextlib.contextmanager
-def _removing_on_error(path: Path) -> Iterator[None]:
-    """A result without its record would be none."""
-    try:
-        yield
-    except BaseException:
-        _remove(path)
-        raise
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-
-
-def _mode(step: Step) -> Record | None:
-    """How the step computed, where there is a choice."""
-    if not isinstance(step, PipelineStep):
-        return None
-    return {
-        "offload": step.offload,
-        "vae_slicing": step.vae_slicing,
-        "vae_tiling": step.vae_tiling,
-    }
+    def _making(self) -> Path:
+        """Returns the run's folder for what is not finished; it leaves with the run."""
+        if self._unfinished is None:
+            folder = self._outputs.run_folder(self._context.run_id)
+            self._unfinished = self._context.at_end.enter_context(private_folder(folder))
+        return self._unfinished
 
 
 def unsaved_data(step: Step, made: Made) -> tuple[JsonValue, ...]:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from app.errors import EngineError, ServeError
 from app.settings import MADE_USER, Settings
 from app.signals import BROKEN_OFF, told_to_end
 from app.ui.listening import listening, port_of, url
+from app.unfinished import PRIVATE, private_folder
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -105,11 +105,8 @@ def with_media(settings: Settings, uploads: Path) -> Settings:
 @contextlib.contextmanager
 def upload_folder() -> Iterator[Path]:
     """A private folder for uploads, Gradio's temporary folder; gone with the server."""
-    folder = Path(tempfile.mkdtemp(prefix="workbench-page-")).resolve()
-    try:
+    with private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}page-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | None) -> Website:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.workflow.plan import PipelineStep, Plan, Step, TaskStep
 from app.workflow.plan_values import (
+    AudioValue,
     BuiltValue,
+    ImageValue,
     ListValue,
     ObjectValue,
     RemoteValue,
     Value,
+    VideoValue,
     leaves_in,
 )
 
@@ -27,6 +30,17 @@ def given_values(plan: Plan) -> Iterator[Value]:
     for step in plan.steps:
         for values in _arguments(step):
             yield from leaves_in(values)
+
+
+def media_files(plan: Plan) -> dict[str, str]:
+    """Returns the files of media that the plan's steps take: the SHA-256 of each path's content."""
+    return {
+        found.path: found.sha256
+        for step in plan.steps
+        for values in _arguments(step)
+        for found in leaves_in(values)
+        if isinstance(found, ImageValue | VideoValue | AudioValue)
+    }
 
 
 def with_files(plan: Plan, resolve: Resolve) -> Plan:

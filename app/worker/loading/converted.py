@@ -14,11 +14,11 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.unfinished import private_folder
 from app.workflow.fingerprint import HEADER_LENGTH_BYTES, library_versions, tensor_bytes
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,8 @@ class ConvertedWeights:
         For room the longest unused components leave. Raises OSError.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=self._folder, prefix=".", ignore_cleanup_errors=True
-        ) as temporary:
-            written = Path(temporary) / key
+        with private_folder(self._folder) as temporary:
+            written = temporary / key
             written.mkdir()
             yield written
             files = {path.name: _digest(path) for path in sorted(written.iterdir())}

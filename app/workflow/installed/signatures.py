@@ -13,12 +13,13 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from app.outputs import replacing
 
 T = TypeVar("T")
 Kind = Literal[
@@ -283,8 +284,7 @@ def _store(file: Path, content: bytes) -> None:
     """Keep the content for the next process; a read-only home only costs the next one time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-            temporary.write(content)
-        Path(temporary.name).replace(file)
+        with replacing(file) as written:
+            written.write(content)
     except OSError:
         return

@@ -7,6 +7,7 @@ reads the headers of a downloaded model reads these, and finds the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from app.errors import WorkbenchError
+from app.unfinished import PRIVATE, private_folder
 from app.workflow.files import read_object
 from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
 from app.workflow.models.hub_errors import reason
@@ -59,14 +61,17 @@ class HubHeaders:
 
     def __init__(self) -> None:
         # Who closes it does not wait for a thread that still writes down an answer.
-        self._root = tempfile.TemporaryDirectory(prefix="dw-headers-", ignore_cleanup_errors=True)
+        self._open = contextlib.ExitStack()
+        self._root = self._open.enter_context(
+            private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}headers-")
+        )
         self._one_at_a_time = threading.Lock()
         self._listings: dict[tuple[str, str | None], _Listing] = {}
         self._answers: dict[tuple[ModelSource, str | None], Path | _Refusal] = {}
 
     def close(self) -> None:
         """Forget everything."""
-        self._root.cleanup()
+        self._open.close()
 
     def ask(self, source: ModelSource, part: str | None) -> Path:
         """As `needs.local_folder`; a model that is not on this machine is asked for at the hub.
@@ -124,7 +129,7 @@ class HubHeaders:
             self._listings[key] = _Listing(
                 commit=info.sha or "main",
                 files=tuple(file for file in files if ".." not in file and file[0] != "/"),
-                folder=Path(tempfile.mkdtemp(dir=self._root.name)),
+                folder=Path(tempfile.mkdtemp(dir=self._root)),
             )
         return self._listings[key]
 

@@ -1,0 +1,111 @@
+"""The record that goes with every result: how it was made, without what is nobody else's business.
+
+A picture is passed on with its record inside. So a file of this machine is its name (and the
+SHA-256 of its content), never its path; and a URL goes without the query and the password that may
+open it to others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from app.media.urls import is_url
+from app.outputs import Record
+from app.workflow.plan import PipelineStep, Step
+from app.workflow.remote import media_files
+
+if TYPE_CHECKING:
+    from app.worker.context import RunContext
+
+LONGEST_PATH = 4096
+DRIVE = re.compile(r"[a-zA-Z]:[\\/]|\\\\")
+"""How an absolute path of Windows begins."""
+
+
+def record_of(step: Step, index: int, context: RunContext, versions: Mapping[str, str]) -> Record:
+    """Returns the record of the step's result of this number."""
+    plan = context.plan
+    files = media_files(plan)
+    return {
+        "run_id": context.run_id,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "workflow": without_places(plan.document),
+        "workflow_sha256": plan.workflow_hash,
+        "changes": without_places(plan.changes),
+        "inputs": without_places(plan.inputs, files),
+        "fetched": {without_query(url): digest for url, digest in plan.fetched.items()},
+        "step": step.name,
+        "seed": step.seed,
+        "index": index,
+        "versions": dict(versions),
+        "device": str(context.device),
+        "device_name": context.device.name,
+        "out_of_memory": list(context.out_of_memory),
+        "mode": _mode(step),
+        "timings": {
+            "load_s": round(context.spent.load_s, 4),
+            "compute_s": round(context.spent.compute_s, 4),
+        },
+    }
+
+
+def without_places(value: Any, files: Mapping[str, str] | None = None) -> Any:
+    """Returns the value with every absolute path as the name at its end, and every URL without its
+    query. One of `files` (path: SHA-256) becomes an object that has the hash too."""
+    if isinstance(value, Mapping):
+        return {key: without_places(entry, files) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(entry, files) for entry in value]
+    if not isinstance(value, str):
+        return value
+    if files is not None and value in files:
+        return {"file": _name(value), "sha256": files[value]}
+    if is_url(value):
+        return without_query(value)
+    return _name(value) if _is_absolute_path(value) else value
+
+
+def without_query(url: str) -> str:
+    """Returns the URL without query, fragment, user and password; of `data:` the beginning."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}:"
+    if not parts.netloc:
+        return f"{parts.scheme}:{parts.path.partition(',')[0]}" if parts.scheme else url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _is_absolute_path(text: str) -> bool:
+    """Whether a text is a path from the root of a file system, and no words that begin like one."""
+    if len(text) > LONGEST_PATH or "\n" in text or "\0" in text:
+        return False
+    if DRIVE.match(text):
+        return True
+    if not text.startswith(("/", "~/")):
+        return False
+    plain = not re.search(r"\s", text) and text.count("/", 1) > 0
+    return plain or os.path.lexists(text)
+
+
+def _name(path: str) -> str:
+    parts = PureWindowsPath(path) if DRIVE.match(path) else PurePosixPath(path)
+    return parts.name or "."
+
+
+def _mode(step: Step) -> Record | None:
+    """How the step computed, where there is a choice."""
+    if not isinstance(step, PipelineStep):
+        return None
+    return {
+        "offload": step.offload,
+        "vae_slicing": step.vae_slicing,
+        "vae_tiling": step.vae_tiling,
+    }
