@@ -5,34 +5,89 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import tempfile
 import threading
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
+from typing import Any
 
+from app.errors import EngineError
 from app.outputs import OutputStore, sidecar_of
+from app.trimming import Item, Needed, choose_removals, files_of
 from app.unfinished import PART, PRIVATE, is_in_use, remove_abandoned
 
 log = logging.getLogger(__name__)
 
+NOTHING = Needed()
+TRIM_EVERY_S = 300.0
 MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights")
 """Folders beside the results in which other parts of the application keep what they know."""
 
 
-def start_cleaning(outputs: Path) -> threading.Thread:
-    """Starts `clean` on a thread of its own: nobody who starts the workbench waits for it."""
-    thread = threading.Thread(target=_clean, args=(outputs,), name="janitor", daemon=True)
+def start_cleaning(outputs: Path, max_bytes: int | None = None) -> threading.Thread:
+    """Starts `clean` and `trim` on a thread: nobody who starts the workbench waits for them."""
+
+    def work() -> None:
+        _attempt(clean, outputs)
+        _attempt(trim, outputs, max_bytes)
+
+    thread = threading.Thread(target=work, name="janitor", daemon=True)
     thread.start()
     return thread
 
 
-def _clean(outputs: Path) -> None:
+@contextlib.contextmanager
+def trimming(*tasks: Callable[[], Sized], every_s: float = TRIM_EVERY_S) -> Iterator[None]:
+    """Calls these again and again on a thread of its own while inside; each removes something."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(every_s):
+            for task in tasks:
+                _attempt(task)
+
+    thread = threading.Thread(target=work, name="janitor", daemon=True)
+    thread.start()
     try:
-        removed = clean(outputs)
-    except OSError as error:
-        log.warning("What killed processes left behind could not be removed: %s", error)
+        yield
+    finally:
+        ended.set()
+
+
+def _attempt(task: Callable[..., Sized], *arguments: Any) -> None:
+    try:
+        removed = task(*arguments)
+    except (OSError, EngineError) as error:
+        log.warning("Files could not be removed: %s", error)
         return
     if removed:
-        log.info("Removed %d files and folders that killed processes left behind", len(removed))
+        log.info("Removed %d files and folders that nobody needs", len(removed))
+
+
+def trim(outputs: Path, max_bytes: int | None, needed: Needed = NOTHING) -> list[Path]:
+    """Removes the oldest runs until what the rest made is within the bound; returns which.
+
+    Never one that is needed, and none that any process is working on.
+    """
+    if max_bytes is None:
+        return []
+    store, removed = OutputStore(outputs), []
+    folders = [store.run_folder(run_id) for run_id in store.runs()]
+    sizes = {folder: files_of(folder) for folder in folders}
+    items = [
+        Item(folder, sum(file.size_bytes for file in sizes[folder]), order)
+        for order, folder in enumerate(reversed(folders))
+    ]
+    kept = {store.run_folder(run_id) for run_id in needed.run_ids}
+    kept |= {file.parent for file in needed.files}
+    busy = {each for each in folders if any(is_in_use(part) for part in each.glob(f"{PART}*"))}
+    for item in choose_removals(
+        items, max_bytes=max_bytes, needed=kept | busy, fresh_since=float("inf")
+    ):
+        shutil.rmtree(item.path)
+        removed.append(item.path)
+    return removed
 
 
 def clean(outputs: Path) -> list[Path]:

@@ -84,6 +84,8 @@ class UiSettings(_Frozen):
     root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")] = ""
     """The path below which a reverse proxy serves the page: `/draw`."""
     max_upload_bytes: ByteSize = Field(default=ByteSize(30 * MIB), gt=0)
+    uploads_bytes: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0)
+    """How much of what people have uploaded is kept, the oldest leaving first."""
     media_urls: bool | None = None
     """Whether media by URL are fetched for this page; None: only where just this machine's own
     users reach it."""
@@ -230,6 +232,8 @@ class PathSettings(_Frozen):
     """Where things are read and written."""
 
     outputs: Path = PROJECT / "outputs"
+    outputs_bytes: ByteSize | None = None
+    """How much of the results is kept, the oldest runs leaving first; None: all."""
     workflows: Annotated[tuple[Path, ...], _folders(SHIPPED_WORKFLOWS)] = (SHIPPED_WORKFLOWS,)
     """Folders of the catalog, in the order of the dropdown."""
     models: Annotated[tuple[Path, ...], _folders(PROJECT / "models")] = (PROJECT / "models",)

@@ -33,6 +33,7 @@ from app.protocol import (
     encode,
 )
 from app.settings import Settings
+from app.trimming import Needed
 from app.workflow.fingerprint import request_key
 from app.workflow.models import needs
 from app.workflow.models.hub_headers import HubHeaders, NotAsked
@@ -62,7 +63,7 @@ class Engine:
             raise EngineError("The engine is running already.")
         OutputStore(settings.paths.outputs).check()
         self._settings = settings
-        start_cleaning(settings.paths.outputs)
+        start_cleaning(settings.paths.outputs, settings.paths.outputs_bytes)
         self._loop = EngineLoop(settings, self._worker_target)
         self._hub = HubHeaders()
 
@@ -249,6 +250,11 @@ class Engine:
         """What the engine and the worker are doing now."""
         loop, _ = self._started()
         return loop.status()
+
+    def needed(self) -> Needed:
+        """The folders and files that runs need which wait or are at work."""
+        loop, _ = self._started()
+        return loop.mailbox.ask(loop.needed)
 
     def runs(self, owner: str | None = None) -> list[RunInfo]:
         """The runs of this engine, or one owner's, newest first."""

@@ -50,6 +50,7 @@ from app.protocol import (
     WorkerUnable,
 )
 from app.settings import Settings
+from app.trimming import Needed
 
 log = logging.getLogger(__name__)
 
@@ -237,6 +238,10 @@ class EngineLoop:
     def run(self, run_id: str) -> Run:
         """The run of this id. For any thread. Raises UnknownRun."""
         return self._runs.find(run_id)
+
+    def needed(self) -> Needed:
+        """What runs need that wait or are at work."""
+        return self._runs.needed
 
     def runs(self, owner: str | None) -> list[RunInfo]:
         """All runs that are kept, or one owner's; newest first. For any thread."""

@@ -24,8 +24,10 @@ from app.protocol import (
     Timings,
 )
 from app.settings import EngineSettings
+from app.trimming import Needed
 from app.workflow.inputs import printable
 from app.workflow.plan import Plan
+from app.workflow.remote import media_files
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,13 @@ class Runs:
         if run is None:
             raise UnknownRun(f"There is no run '{shortened(printable(str(run_id)))}'.")
         return run
+
+    @property
+    def needed(self) -> Needed:
+        """What must not be removed yet: the folders and the media of runs that are not over."""
+        going = [run for run in self._runs.values() if not run.over]
+        files = frozenset(Path(path) for run in going for path in media_files(run.plan))
+        return Needed(frozenset(run.run_id for run in going), files)
 
     def infos(self, owner: str | None) -> list[RunInfo]:
         """All runs that are kept, or one owner's; newest first."""

@@ -36,7 +36,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
     catalog = Catalog(settings.paths)
     people = People(settings.ui, catalog)
     gr.set_static_paths([settings.paths.outputs])
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         names = ScriptApi(engine, catalog, uploads, people, settings.ui.unread_stream_s).register()
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{TITLE}</h1>", elem_id="brand")

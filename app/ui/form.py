@@ -6,7 +6,9 @@ what is painted there becomes a mask file, white where the picture shall change.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -285,11 +287,21 @@ def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[s
                          f" {held} may not be what was typed.",
                          hint="Give it by a script or the shell.")],
             )  # fmt: skip
+        if field.spec.media is not None and isinstance(held, str):
+            _note_use(held, paths)
         yield field.spec.name, None if unchanged else held
         return
     editor: Editor = held or {}
     yield field.spec.name, _painted(field.spec, background_of, editor, paths)
     yield field.mask.name, _painted(field.mask, mask_of, editor, paths)
+
+
+def _note_use(file: str, paths: PathSettings) -> None:
+    """Has an upload that a form still holds stay, where the oldest leave."""
+    if Path(file).resolve().is_relative_to(paths.media[0].resolve()):
+        # What has gone meanwhile is told when a run is asked for.
+        with contextlib.suppress(OSError):
+            os.utime(file)
 
 
 def _painted(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import EngineError, ServeError
+from app.janitor import trim, trimming
 from app.settings import MADE_USER, Settings
 from app.signals import BROKEN_OFF, told_to_end
 from app.ui.listening import listening, port_of, url
@@ -63,7 +64,8 @@ def serve(engine: Engine, settings: Settings) -> None:
             website.start(sockets)
             up.set()
             announce(settings, port_of(sockets), auth, website)
-            stop.wait()
+            with keeping_within_bounds(engine, settings):
+                stop.wait()
         finally:
             # Nobody may be left to read it.
             with contextlib.suppress(OSError):
@@ -176,6 +178,22 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     limit_calls(page, settings.ui.guest_calls)
     limit_visits(page, website.gradio, settings.ui.guest_visits)
     return website
+
+
+@contextlib.contextmanager
+def keeping_within_bounds(engine: Engine, settings: Settings) -> Iterator[None]:
+    """Bounds what people upload and, where that is asked for, the results."""
+    from app.ui.upload_folder import UploadFolder, bound_uploads
+
+    paths = settings.paths
+    uploads = UploadFolder(paths.media[0], settings.ui.uploads_bytes, lambda: engine.needed().files)
+    bound_uploads(uploads)
+
+    def trim_results() -> list[Path]:
+        return trim(paths.outputs, paths.outputs_bytes, engine.needed())
+
+    with trimming(uploads.trim, trim_results):
+        yield
 
 
 def announce(settings: Settings, port: int, auth: tuple[str, str] | None, website: Website) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.janitor import clean_run
 from app.protocol import Event, ResultSaved, RunCancelled, RunFailed, StepProgress
+from app.unfinished import PART
 from tests.engines import Finished
 from tests.results.files import Film, seen
 from tests.standins.ltx2 import SOUND_RATE, build_ltx2
@@ -155,20 +158,22 @@ def test_chains_are_multiplied_by_what_their_step_refers_to(bench: Bench, ltx2: 
     assert (film(finished, 0).frames != film(finished, 1).frames).any()
 
 
-def test_a_segment_that_cannot_be_removed_fails_its_run_and_not_the_worker(
-    bench: Bench, ltx2: Path
-):
+def test_segments_that_cannot_be_removed_fail_neither_run_nor_worker(bench: Bench, ltx2: Path):
     def replace(event: Event) -> None:
         if isinstance(event, ResultSaved):
-            for segment in Path(event.path).parent.glob("*.segment-*"):
-                segment.unlink()
-                segment.mkdir()
+            for unfinished in Path(event.path).parent.glob(f"{PART}*"):
+                assert len(list(unfinished.glob("*.mp4"))) == 2
+                shutil.rmtree(unfinished)
+                unfinished.touch()
 
     bench.when = replace
-    ended = bench.run(document(filming(ltx2, {"segments": 2, "save_segments": True}))).terminal
+    wanted = document(filming(ltx2, {"segments": 2, "save_segments": True}))
+    finished = bench.run(wanted)
     bench.when = lambda _event: None
-    assert isinstance(ended, RunFailed)
-    assert "segment-000" in ended.error.message
+    assert finished.success
+    folder = Path(finished.results[0].path).parent
+    assert len(clean_run(folder)) == 1
+    assert not list(folder.glob(f"{PART}*"))
 
 
 def test_a_chain_is_cancelled_inside_a_segment_and_leaves_no_files(bench: Bench, ltx2: Path):

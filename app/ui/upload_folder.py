@@ -1,0 +1,136 @@
+"""What people upload and paint, together within a bound, and the requests that bring it.
+
+Gradio takes 1,000 files a request, counts nothing together, and leaves behind what it had written
+of an upload that breaks off.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import anyio
+from gradio import route_utils, routes
+from gradio.route_utils import GradioMultiPartParser, MultiPartException
+
+from app.trimming import Item, choose_removals, files_of
+from app.unfinished import LOCK
+from app.units import size
+
+log = logging.getLogger(__name__)
+
+MAX_FILES = 16
+"""In one request; the page and gradio_client send one."""
+MAX_FIELD_BYTES = 100_000
+MAX_KEPT = 10_000
+"""Files that are kept, however small."""
+FRESH_S = 3600.0
+"""A form may be open for so long before its run is asked for, and a file may come so slowly."""
+STALE_S = 24 * 3600.0
+
+
+class UploadFolder:
+    """The folder; for any thread. What a run needs that waits or is at work never leaves."""
+
+    def __init__(
+        self, folder: Path, max_bytes: int, needed: Callable[[], Collection[Path]]
+    ) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._needed = needed
+        self._lock = threading.Lock()
+        self._kept_bytes = 0
+        """As last counted, and what has come since."""
+
+    def trim(self) -> list[Path]:
+        """Removes what is stale or beyond the bound; returns what."""
+        with self._lock:
+            now = time.time()
+            items = [each for each in files_of(self.folder) if each.path.name != LOCK]
+            leaving = choose_removals(
+                items,
+                max_bytes=self.max_bytes,
+                max_count=MAX_KEPT,
+                needed=self._needed(),
+                fresh_since=now - FRESH_S,
+                stale_before=now - STALE_S,
+            )
+            for each in leaving:
+                _remove(each, self.folder)
+            self._kept_bytes = sum(each.size_bytes for each in files_of(self.folder))
+        if leaving:
+            log.info("Removed %d uploads", len(leaving))
+        return [each.path for each in leaving]
+
+    def take(self, more_bytes: int) -> bool:
+        """Counts bytes that are about to be written; False where there is no room for them."""
+        if self._kept_bytes + more_bytes > self.max_bytes:
+            return False
+        self._kept_bytes += more_bytes
+        return True
+
+
+def _remove(item: Item, root: Path) -> None:
+    item.path.unlink(missing_ok=True)
+    parent = item.path.parent
+    if parent != root and not any(parent.iterdir()):
+        parent.rmdir()
+
+
+def bound_uploads(uploads: UploadFolder) -> None:
+    """Has Gradio take few files a request, no more than there is room for, and leave nothing of a
+    request that breaks off."""
+
+    class BoundedParser(GradioMultiPartParser):
+        def __init__(self, headers: Any, stream: Any, **options: Any) -> None:
+            options["max_files"] = min(options.get("max_files", MAX_FILES), MAX_FILES)
+            # Those that are read into memory lie in the folder for temporary files otherwise.
+            options["upload_dir"] = uploads.folder
+            super().__init__(headers, _counted(stream, uploads), **options)
+
+        def on_part_data(self, data: bytes, start: int, end: int) -> None:
+            # What is no file is kept in memory.
+            part = self._current_part
+            if part.file is None and len(part.data) + end - start > MAX_FIELD_BYTES:
+                raise MultiPartException(
+                    f"Field size exceeded maximum allowed size of {MAX_FIELD_BYTES} bytes."
+                )
+            super().on_part_data(data, start, end)
+
+        async def parse(self) -> Any:
+            try:
+                return await super().parse()
+            except BaseException:
+                for file in self._files_to_close_on_error:
+                    _forget(file)
+                if self.upload_progress is not None and self.upload_id is not None:
+                    self.upload_progress.set_done(self.upload_id)
+                raise
+
+    route_utils.GradioMultiPartParser = BoundedParser  # type: ignore[misc]
+    routes.GradioMultiPartParser = BoundedParser  # type: ignore[misc]
+
+
+def _forget(file: Any) -> None:
+    file.close()
+    Path(file.name).unlink(missing_ok=True)
+
+
+async def _counted(
+    stream: AsyncGenerator[bytes, None], uploads: UploadFolder
+) -> AsyncGenerator[bytes, None]:
+    async for chunk in stream:
+        if not uploads.take(len(chunk)):
+            await anyio.to_thread.run_sync(uploads.trim)
+            if not uploads.take(len(chunk)):
+                # Gradio answers 413 where "maximum allowed size" is in the sentence.
+                raise MultiPartException(
+                    "There is no room for this file: the uploads of all people together have"
+                    f" reached their maximum allowed size of {size(uploads.max_bytes)}."
+                    " Try again in an hour."
+                )
+        yield chunk

@@ -1,0 +1,152 @@
+"""Uploads, at the socket of a running server: counted, bounded together, and whole or gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.janitor import clean
+from app.settings import PROJECT
+from app.ui.upload_folder import FRESH_S, MAX_FILES
+from tests.servers import Server, started_server
+
+BOUND_BYTES = 3_000_000
+WITHIN_S = 60.0
+
+
+def until(what: Callable[[], object]) -> None:
+    """Waits for a condition."""
+    deadline = time.monotonic() + WITHIN_S
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder for temporary files of the servers here."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("temporary")
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def server(temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DW_UPLOADS_BYTES", str(BOUND_BYTES))
+        with started_server(tmp_path_factory.mktemp("server")) as server:
+            yield server
+
+
+@pytest.fixture
+def uploads(server: Server, temporary: Path) -> Path:
+    """The folder of uploads, from which everything old has gone."""
+    (folder,) = temporary.glob("workbench-page-*")
+    age(folder)
+    return folder
+
+
+def age(folder: Path) -> None:
+    """Makes everything in the folder so old that it may leave."""
+    for file in kept(folder):
+        then = time.time() - 2 * FRESH_S
+        os.utime(file, (then, then))
+
+
+def kept(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def send(server: Server, *files: tuple[str, bytes]) -> httpx.Response:
+    parts = [("files", (name, content)) for name, content in files]
+    return httpx.post(f"{server.url}/gradio_api/upload", files=parts, timeout=60)
+
+
+def test_request_of_many_files_is_refused_and_leaves_nothing(server: Server, uploads: Path):
+    before = set(kept(uploads))
+    answer = send(server, *[(f"{number}.png", b"x") for number in range(MAX_FILES + 1)])
+    assert (answer.status_code, f"Maximum number of files is {MAX_FILES}" in answer.text) == (
+        400, True,
+    )  # fmt: skip
+    assert set(kept(uploads)) == before
+    assert send(server, *[(f"{number}.png", b"x") for number in range(MAX_FILES)]).is_success
+
+
+def test_uploads_are_bounded_together_and_the_oldest_leave(server: Server, uploads: Path):
+    first, second = bytes(1_400_000), b"2" * 1_400_000
+    paths = [Path(json.loads(send(server, ("a.png", content)).content)[0])
+             for content in (first, second)]  # fmt: skip
+    refused = send(server, ("b.png", b"3" * 1_400_000))
+    assert refused.status_code == 413
+    assert refused.text == (
+        "There is no room for this file: the uploads of all people together have reached their"
+        " maximum allowed size of 3 MB. Try again in an hour."
+    )
+    assert all(path.is_file() for path in paths)
+    assert not list(uploads.glob("tmp*"))
+    then = time.time() - 2 * FRESH_S
+    os.utime(paths[0], (then, then))
+    assert send(server, ("b.png", b"3" * 1_400_000)).is_success
+    assert [path.is_file() for path in paths] == [False, True]
+    assert sum(path.stat().st_size for path in kept(uploads)) <= BOUND_BYTES
+
+
+def test_upload_that_breaks_off_leaves_nothing(server: Server, uploads: Path):
+    address = urlsplit(server.url)
+    before = set(kept(uploads))
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 900000\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    )
+    with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
+        connection.sendall(head.encode() + bytes(200_000))
+        until(lambda: set(kept(uploads)) - before)
+    until(lambda: set(kept(uploads)) == before)
+
+
+def test_what_is_no_file_is_not_gathered_in_memory(server: Server, uploads: Path):
+    answer = httpx.post(
+        f"{server.url}/gradio_api/upload", data={"name": "x" * 2_000_000},
+        files={"files": ("a.png", b"x")}, timeout=60,
+    )  # fmt: skip
+    assert answer.status_code == 413
+    assert not list(uploads.glob("tmp*"))
+
+
+def test_killed_server_leaves_folders_that_the_next_start_removes(tmp_path: Path):
+    temporary, outputs = tmp_path / "temporary", tmp_path / "outputs"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--device", "cpu",
+               "--output", str(outputs)]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=PROJECT, env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert "Serving on" in process.stdout.readline()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(temporary))
+            made = sorted(path.name.rpartition("-")[0] for path in temporary.glob("workbench-*"))
+            assert made == ["workbench-headers", "workbench-page"]
+            assert clean(outputs) == []
+            process.kill()
+            process.communicate()
+            assert len(clean(outputs)) == 2
+    finally:
+        process.kill()
+        process.communicate()
+    assert not list(temporary.glob("workbench-*"))
