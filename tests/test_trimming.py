@@ -103,7 +103,7 @@ def test_uploads_leave_when_they_are_old_or_too_many_but_not_from_under_a_run(tm
         upload(tmp_path, "old", 50, 2 * FRESH_S),
     )
     fresh = upload(tmp_path, "fresh", 50, 60)
-    uploads = UploadFolder(tmp_path, 150, lambda: {waiting})
+    uploads = UploadFolder(tmp_path, 170, lambda: {waiting})
     assert set(uploads.trim()) == {stale, older}
     assert not stale.parent.exists()
     assert all(file.is_file() for file in (waiting, old, fresh))

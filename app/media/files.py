@@ -58,7 +58,8 @@ def _holds(file: Path, kind: MediaKind, container: str, limits: MediaLimits, nam
     import av
 
     try:
-        with av.open(str(file), format=container) as opened:
+        # A text that is not UTF-8 (a title in Latin-1, say) is no reason to refuse the rest.
+        with av.open(str(file), format=container, metadata_errors="replace") as opened:
             streams = opened.streams.video if kind == "video" else opened.streams.audio
             if not streams:
                 return False
@@ -69,11 +70,17 @@ def _holds(file: Path, kind: MediaKind, container: str, limits: MediaLimits, nam
         return False
 
 
+MAX_CHANNELS = 8
+"""Of a sound: 7.1. PyAV makes arrays of no more, and crashes on a plane that is not there."""
+
+
 def check_stream(stream: Any, kind: MediaKind, limits: MediaLimits, name: str) -> None:
     """Raises WrongMediaError where a stream is too large by what its header says.
 
     The decoder is told how many pixels a frame may have: a header need not be true.
     """
+    if stream.codec_context is None:
+        raise WrongMediaError(f"'{name}' cannot be read: its codec is not known here.")
     seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if not seconds and stream.container.duration:
         seconds = stream.container.duration / 1_000_000
@@ -86,10 +93,19 @@ def check_stream(stream: Any, kind: MediaKind, limits: MediaLimits, name: str) -
         frames = stream.frames or round(seconds * float(stream.average_rate or 0))
         decoded_bytes, what = 3 * width * height * frames, f"{frames} frames of {width}x{height}"
     else:
-        decoded_bytes = round(4 * seconds * stream.rate * stream.channels)
+        check_channels(stream.channels or 0, name)
+        decoded_bytes = round(4 * seconds * (stream.rate or 0) * (stream.channels or 0))
         what = f"a sound of {seconds:.0f} s"
     if decoded_bytes > limits.max_decoded_bytes:
         raise WrongMediaError(
             f"'{name}' holds {what}: {size(decoded_bytes)} when it is decoded;"
             f" {size(limits.max_decoded_bytes)} fit (DW_MAX_DECODED_BYTES raises that)."
+        )
+
+
+def check_channels(channels: int, name: str) -> None:
+    """Raises WrongMediaError for a sound of more channels than can be read."""
+    if channels > MAX_CHANNELS:
+        raise WrongMediaError(
+            f"'{name}' holds a sound of {channels} channels; {MAX_CHANNELS} are the most."
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError
 from app.media import pictures
-from app.media.files import CALLED, CONTAINERS, MediaKind, check_stream
+from app.media.files import CALLED, CONTAINERS, MediaKind, check_channels, check_stream
 from app.media.pictures import WrongMediaError
 from app.settings import MediaLimits
 from app.tasks.media import AudioVideo
@@ -75,9 +75,14 @@ class MediaReader:
             parts: list[Array] = []
             for frame in container.decode(stream):
                 self._checkpoint()
+                # A stream may say of itself what its frames do not keep.
+                check_channels(frame.layout.nb_channels, Path(path).name)
                 for each in resampler.resample(frame):
-                    parts.append(each.to_ndarray().T)
-                    self._count(path, parts[-1].nbytes)
+                    samples = each.to_ndarray().T
+                    self._count(path, samples.nbytes)
+                    if parts and samples.shape[1] != parts[0].shape[1]:
+                        raise StepError(f"The sound of '{Path(path).name}' changes its channels.")
+                    parts.append(samples)
             parts += [each.to_ndarray().T for each in resampler.resample(None)]
             rate = stream.rate
         if not parts:
@@ -92,7 +97,7 @@ class MediaReader:
 
         name, container_name = Path(path).name, CONTAINERS[Path(path).suffix.lower()]
         try:
-            with av.open(path, format=container_name) as container:
+            with av.open(path, format=container_name, metadata_errors="replace") as container:
                 found = container.streams.video if kind == "video" else container.streams.audio
                 if not found:
                     raise WrongMediaError(f"'{name}' cannot be read as a {CALLED[kind]}.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_PIXELS = 128_000_000
-"""Of a picture that a task makes: 400 MB of memory, twice what may be uploaded."""
+"""Of a picture that a task makes: 400 MB of memory, four times what may be uploaded."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ MAX_FILES = 16
 MAX_FIELD_BYTES = 100_000
 MAX_KEPT = 10_000
 """Files that are kept, however small."""
+SHARE_KEPT = 0.9
+"""Of the bound, where something has to leave: not for every file that comes another one leaves."""
 FRESH_S = 3600.0
 """A form may be open for so long before its run is asked for, and a file may come so slowly."""
 STALE_S = 24 * 3600.0
@@ -53,7 +55,7 @@ class UploadFolder:
             items = [each for each in files_of(self.folder) if each.path.name != LOCK]
             leaving = choose_removals(
                 items,
-                max_bytes=self.max_bytes,
+                max_bytes=round(SHARE_KEPT * self.max_bytes),
                 max_count=MAX_KEPT,
                 needed=self._needed(),
                 fresh_since=now - FRESH_S,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -131,11 +132,11 @@ def test_killed_server_leaves_folders_that_the_next_start_removes(tmp_path: Path
     temporary.mkdir()
     command = [sys.executable, "-m", "app", "serve", "--port", "0", "--device", "cpu",
                "--output", str(outputs)]  # fmt: skip
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=PROJECT, env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
+    ) as process, contextlib.ExitStack() as ending:  # fmt: skip
+        ending.callback(process.kill)
         assert process.stdout is not None
         assert "Serving on" in process.stdout.readline()
         with pytest.MonkeyPatch.context() as patch:
@@ -144,9 +145,6 @@ def test_killed_server_leaves_folders_that_the_next_start_removes(tmp_path: Path
             assert made == ["workbench-headers", "workbench-page"]
             assert clean(outputs) == []
             process.kill()
-            process.communicate()
+            process.wait()
             assert len(clean(outputs)) == 2
-    finally:
-        process.kill()
-        process.communicate()
     assert not list(temporary.glob("workbench-*"))
