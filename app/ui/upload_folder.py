@@ -6,6 +6,7 @@ of an upload that breaks off.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -13,9 +14,9 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import anyio
 from gradio import route_utils, routes
 from gradio.route_utils import GradioMultiPartParser, MultiPartException
+from starlette.requests import ClientDisconnect
 
 from app.trimming import Item, choose_removals, files_of
 from app.unfinished import LOCK
@@ -125,9 +126,9 @@ def _forget(file: Any) -> None:
 async def _counted(
     stream: AsyncGenerator[bytes, None], uploads: UploadFolder
 ) -> AsyncGenerator[bytes, None]:
-    async for chunk in stream:
+    async for chunk in _until_broken_off(stream):
         if not uploads.take(len(chunk)):
-            await anyio.to_thread.run_sync(uploads.trim)
+            await asyncio.to_thread(uploads.trim)
             if not uploads.take(len(chunk)):
                 # Gradio answers 413 where "maximum allowed size" is in the sentence.
                 raise MultiPartException(
@@ -136,3 +137,11 @@ async def _counted(
                     " Try again in an hour."
                 )
         yield chunk
+
+
+async def _until_broken_off(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for chunk in stream:
+            yield chunk
+    except ClientDisconnect:
+        raise MultiPartException("The upload broke off.") from None
