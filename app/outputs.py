@@ -11,13 +11,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 from app.errors import BadRequest, ResultError
 from app.unfinished import part_file
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 Record = dict[str, Any]
 RECORD_KEY = "diffusers_workbench"
@@ -131,7 +128,7 @@ class NewFile:
         self._file = file
         self.error: OSError | None = None
 
-    def write(self, data: Buffer) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         """As a file's own. Raises OSError the first time."""
         return self._attempted(lambda: self._file.write(data), memoryview(data).nbytes)
 
