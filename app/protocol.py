@@ -48,6 +48,8 @@ class StartRun(Message):
     """Whether every step has to be run, also one whose result is remembered."""
     request_key: str | None = None
     """The plan's key when it was submitted; see `fingerprint.request_key`."""
+    hub_token: str | None = Field(default=None, repr=False)
+    """The hub's access token; None to a worker that may run a repository's code."""
 
 
 class CancelRun(Message):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from app.engine.memory import WorkerMemory
 from app.engine.outstanding import Outstanding
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
+from app.engine.secrets import find_hub_token
 from app.engine.starts import STARTS_IN_A_ROW, Starts
 from app.engine.status import EngineStatus, WorkerState
 from app.engine.worker_log import log_again
@@ -79,6 +81,8 @@ class EngineLoop:
     def __init__(self, settings: Settings, target: WorkerTarget) -> None:
         self._settings = settings
         self._target = target
+        may_run_code = bool(settings.paths.trusted_code)
+        self._hub_token = None if may_run_code else find_hub_token(os.environ)
         self.mailbox = Mailbox()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve())
         self._fetches = MediaFetches(settings, self._runs, self.post)
@@ -370,7 +374,7 @@ class EngineLoop:
         run.times_sent += 1
         self._active = run
         try:
-            self._worker.send(run.command())
+            self._worker.send(run.command().model_copy(update={"hub_token": self._hub_token}))
         except Exception as error:
             # Nothing was sent, so the worker is well.
             log.exception("Run %s could not be sent to the worker", run.run_id)

@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from app.engine.secrets import forget_secrets
 from app.protocol import Command, Event, decode_event, encode
 from app.settings import WorkerSettings
 
@@ -156,7 +157,8 @@ def _enter(
     settings: WorkerSettings,
     outputs: Path,
 ) -> None:
-    """The child's first lines: stderr into the pipe, then the worker."""
+    """The child's first lines: no secrets, stderr into the pipe, then the worker."""
+    forget_secrets()
     os.dup2(stderr.fileno(), 2)
     stderr.close()
     target(connection, settings, outputs)

@@ -36,11 +36,14 @@ from app.protocol import (
     encode,
 )
 from app.settings import WorkerSettings
+from app.worker.hub_token import use_token
 from app.worker.sending import told
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # The token comes with each run.
+    "HF_TOKEN_PATH": os.devnull,
     "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -58,7 +61,7 @@ be the only one."""
 EXPANDABLE = "expandable_segments:True"
 QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
 """Loggers that warn, when a quantiser is imported, of what nobody has asked for."""
-ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY")
+ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY", "HF_TOKEN_PATH")
 HUB_KERNELS = "kernels"
 """A package that fetches compiled code of the hub and runs it. Where it is installed bitsandbytes
 has it do so when it is imported, and diffusers imports bitsandbytes: here it cannot be imported."""
@@ -154,6 +157,7 @@ class Worker:
         while True:
             match self._commands.get():
                 case StartRun() as command:
+                    use_token(command.hub_token)
                     self._runner.run(command)
                 case FreeMemory() as command:
                     self._runner.free(command)
