@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm.std import TqdmDefaultWriteLock  # type: ignore[import-untyped]
 
@@ -38,6 +39,9 @@ from app.protocol import (
 from app.settings import WorkerSettings
 from app.worker.hub_token import use_token
 from app.worker.sending import told
+
+if TYPE_CHECKING:
+    from app.worker.context import Signals
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -125,7 +129,6 @@ class Worker:
         import transformers.utils.logging
 
         from app.outputs import OutputStore
-        from app.worker.context import Signals
         from app.worker.device import Device
         from app.worker.no_numbers import refuse_no_numbers
         from app.worker.runner import Runner
@@ -138,7 +141,6 @@ class Worker:
         self._device = Device(settings.device)
         self._device.check()
         self._runner = Runner(settings, OutputStore(outputs), self._device, self.send)
-        self._signals: Signals = self._runner.signals
         self._versions = library_versions()
 
     def serve(self) -> None:
@@ -153,7 +155,12 @@ class Worker:
             )
         )
         self._runner.report_memory()
-        threading.Thread(target=self._read, name="commands", daemon=True).start()
+        threading.Thread(
+            target=read_commands,
+            args=(self._connection, self._commands, self._runner.signals),
+            name="commands",
+            daemon=True,
+        ).start()
         while True:
             match self._commands.get():
                 case StartRun() as command:
@@ -180,27 +187,33 @@ class Worker:
         with self._sending:
             self._connection.send_bytes(data)
 
-    def _read(self) -> None:
-        """What cannot wait for the main thread is done here; the rest is queued for it."""
-        while True:
-            try:
-                command = decode_command(self._connection.recv_bytes())
-            except (EOFError, OSError):
-                # The end of the pipe: the parent is gone, however it went.
-                os._exit(0)
-            except BaseException:  # noqa: BLE001  (a worker that hears nothing is of no use)
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(DEAF)
-            match command:
-                case CancelRun():
-                    self._signals.cancelled.add(command.run_id)
-                case WatchPreviews(watched=True):
-                    self._signals.watched.add(command.run_id)
-                case WatchPreviews():
-                    self._signals.watched.discard(command.run_id)
-                case _:
-                    self._commands.put(command)
+
+def read_commands(
+    connection: Connection, commands: queue.SimpleQueue[Command], signals: Signals
+) -> None:
+    """Queue what the main thread has to do, and do at once what cannot wait for it.
+
+    Ends the process with the pipe, for then the parent is gone, and with `DEAF` where it cannot go
+    on reading: a worker that hears nothing would keep its run for ever.
+    """
+    while True:
+        try:
+            command = decode_command(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(DEAF)
+        match command:
+            case CancelRun():
+                signals.cancelled.add(command.run_id)
+            case WatchPreviews(watched=True):
+                signals.watched.add(command.run_id)
+            case WatchPreviews():
+                signals.watched.discard(command.run_id)
+            case _:
+                commands.put(command)
 
 
 class _Forwarder(logging.Handler):
