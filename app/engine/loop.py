@@ -21,7 +21,7 @@ from app.engine.ends import died_with, failed_here
 from app.engine.fetches import MediaFetches
 from app.engine.mailbox import Mailbox
 from app.engine.memory import WorkerMemory
-from app.engine.outstanding import Outstanding
+from app.engine.outstanding import RELOADED, Order, Outstanding
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
 from app.engine.secrets import find_hub_token
@@ -34,14 +34,11 @@ from app.protocol import (
     TERMINAL,
     CancelRun,
     CheckpointGap,
-    CleanUp,
     DropComponents,
     Event,
-    FreeMemory,
     Logged,
     MemoryFreed,
     MemoryReported,
-    MoveToRam,
     PinComponent,
     RunCancelled,
     RunFailed,
@@ -60,19 +57,8 @@ FreeMode = Literal["when_idle", "cancel_and_free"]
 
 LONGEST_WAIT_S = 3600.0
 """A deadline further away is looked at again (a lock cannot wait for ever so long)."""
-GAPS_OF_GRACE = 3
-"""A cancel may take so many times the longest gap between two checkpoints of this worker."""
 PAUSE_S = 1.0
 """Between two tries at deadlines that raised an error, which should not happen."""
-DOING = {
-    FreeMemory: "freeing memory",
-    PinComponent: "pinning a component",
-    DropComponents: "dropping components",
-    MoveToRam: "moving components to RAM",
-    CleanUp: "cleaning up",
-}
-"""What the worker is at when it does not answer these."""
-RELOADED = "What it had loaded will be loaded again."
 
 
 class EngineLoop:
@@ -92,10 +78,9 @@ class EngineLoop:
         self._ready: WorkerReady | None = None
         self._started_before = False
         self._starts = Starts(settings.engine.restart_delay_s)
-        self._outstanding = Outstanding()
+        self._outstanding = Outstanding(settings.engine)
         self._request_numbers = itertools.count(1)
         self._unable: ErrorReport | None = None
-        self._longest_gap_s = 0.0
         self._close_by: float | None = None
         self._killed = ""
         """Why this side ended the worker, for the person whose run was in it."""
@@ -153,7 +138,7 @@ class EngineLoop:
                 self._order(command)
         kill_at = self._kill_at()
         if self._worker and kill_at is not None and now >= kill_at:
-            self._kill(self._why_late(now))
+            self._kill(self._outstanding.why_late(now))
         if self._worker and self._close_by is not None and now >= self._close_by:
             self._close_by = now + 1.0
             self._worker.kill()
@@ -208,7 +193,7 @@ class EngineLoop:
         """
         self._refuse_when_closing()
         if mode == "cancel_and_free" and self._ready is not None:
-            self._outstanding.hurry(time.monotonic() + self._grace_s)
+            self._outstanding.cancelled(time.monotonic())
             if self._active is not None:
                 self.cancel(self._active)
         self._memory.ask_to_free(answer)
@@ -301,7 +286,6 @@ class EngineLoop:
 
     def _spawn(self) -> None:
         self._killed, self._ready, self._unable = "", None, None
-        self._longest_gap_s = 0.0
         try:
             self._worker = WorkerProcess(
                 self._target,
@@ -317,8 +301,7 @@ class EngineLoop:
             if self._starts.given_up:
                 self._give_up(f"{type(error).__name__}: {error}")
         else:
-            limit_s = self._settings.engine.start_limit_s
-            self._outstanding.add("start", "starting", limit_s, time.monotonic())
+            self._outstanding.started(time.monotonic())
 
     def _worker_state(self) -> WorkerState:
         worker, ready = self._worker, self._ready
@@ -328,27 +311,11 @@ class EngineLoop:
             return "restarting" if self._started_before else "starting"
         return "busy" if self._occupied else "ready"
 
-    @property
-    def _grace_s(self) -> float:
-        settings = self._settings.engine
-        longest_s = min(GAPS_OF_GRACE * self._longest_gap_s, settings.cancel_grace_limit_s)
-        return max(settings.cancel_grace_s, longest_s)
-
     def _kill_at(self) -> float | None:
         """When the worker is ended for not being done, if it is not done before."""
         if self._killed or self._worker is None:
             return None
-        cancelled_at = self._active.cancel_asked_at if self._active else None
-        ends = [self._outstanding.due_at, cancelled_at and cancelled_at + self._grace_s]
-        return min((at for at in ends if at is not None), default=None)
-
-    def _why_late(self, now: float) -> str:
-        due_at = self._outstanding.due_at
-        if due_at is not None and now >= due_at:
-            return f"The worker hung while {self._outstanding.doing} and was ended. {RELOADED}"
-        return (
-            f"The worker did not stop within {self._grace_s:.0f} seconds and was ended. {RELOADED}"
-        )
+        return self._outstanding.kill_at(self._active.cancel_asked_at if self._active else None)
 
     def _kill(self, why: str) -> None:
         assert self._worker is not None
@@ -356,17 +323,13 @@ class EngineLoop:
         log.warning("%s", why)
         self._worker.kill()
 
-    def _order(
-        self, command: FreeMemory | PinComponent | DropComponents | MoveToRam | CleanUp
-    ) -> str:
-        """Send this and give it a time to be done in; the id that its answer will have."""
+    def _order(self, order: Order) -> str:
+        """Send this; the id that its answer will have."""
         assert self._worker is not None
         request_id = str(next(self._request_numbers))
-        self._worker.send(command.model_copy(update={"request_id": request_id}))
-        doing, idle = DOING[type(command)], isinstance(command, CleanUp)
-        settings = self._settings.engine
-        limit_s = settings.cleanup_limit_s if idle else settings.command_limit_s
-        self._outstanding.add(request_id, doing, limit_s, time.monotonic())
+        order = order.model_copy(update={"request_id": request_id})
+        self._worker.send(order)
+        self._outstanding.sent(order, time.monotonic())
         return request_id
 
     def _start(self, run: Run) -> None:
@@ -381,8 +344,7 @@ class EngineLoop:
             self._active = None
             self._runs.end_early(run, failed_here(run, error))
             return
-        limit_s = self._settings.engine.command_limit_s
-        self._outstanding.add(run.run_id, "about to begin a run", limit_s, time.monotonic())
+        self._outstanding.sent_run(run.run_id, time.monotonic())
         self._memory.run_began()
         self._runs.leave_queue(run)
 
@@ -400,7 +362,7 @@ class EngineLoop:
             case Logged():
                 log_again(event)
             case WorkerReady():
-                self._outstanding.done("start", time.monotonic())
+                self._outstanding.is_ready(time.monotonic())
                 self._memory.began(event.memory)
                 self._starts.is_ready(time.monotonic())
                 self._started_before, self._ready = True, event
@@ -416,7 +378,7 @@ class EngineLoop:
                 self._starts.has_worked()
                 self._memory.freed(event)
             case CheckpointGap():
-                self._longest_gap_s = max(self._longest_gap_s, event.seconds)
+                self._outstanding.gap(event.seconds)
             case _ if self._active is not None and event.run_id == self._active.run_id:
                 self._on_run_event(self._active, event)
 

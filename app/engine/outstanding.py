@@ -1,9 +1,28 @@
-"""What the worker has been sent and has not done yet, and by when it has to be. Pure: the time is
-passed in, in monotonic seconds."""
+"""What the worker has been sent and has not done yet, and when it is ended for that. Pure: the time
+is passed in, in monotonic seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from app.protocol import CleanUp, DropComponents, FreeMemory, MoveToRam, PinComponent
+from app.settings import EngineSettings
+
+Order = FreeMemory | PinComponent | DropComponents | MoveToRam | CleanUp
+"""A command beside those of runs."""
+
+DOING: dict[type[Order], str] = {
+    FreeMemory: "freeing memory",
+    PinComponent: "pinning a component",
+    DropComponents: "dropping components",
+    MoveToRam: "moving components to RAM",
+    CleanUp: "cleaning up",
+}
+"""What the worker is at when it does not answer these."""
+STARTING = "starting"
+GAPS_OF_GRACE = 3
+"""A cancel may take so many times the longest gap between two checkpoints of this worker."""
+RELOADED = "What it had loaded will be loaded again."
 
 
 @dataclass
@@ -18,49 +37,95 @@ class _Sent:
 class Outstanding:
     """Commands in the order in which the worker does them; the clock of the first one runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
         self._sent: list[_Sent] = []
+        self._longest_gap_s = 0.0
 
-    def add(self, key: str, doing: str, limit_s: float, now: float) -> None:
-        """It has been sent. `doing` is said of it: `The worker did not finish …`."""
-        self._sent.append(_Sent(key, doing, limit_s))
+    # --- what is sent and told -------------------------------------------------------------------
+
+    def started(self, now: float) -> None:
+        """There is a new worker, which has to become ready."""
+        self._sent, self._longest_gap_s = [], 0.0
+        self._add(_Sent(STARTING, STARTING, self._settings.start_limit_s), now)
+
+    def is_ready(self, now: float) -> None:
+        """The worker reads commands from now on."""
+        self.done(STARTING, now)
+
+    def sent_run(self, run_id: str, now: float) -> None:
+        """A run has been sent, which has to begin."""
+        self._add(_Sent(run_id, "about to begin a run", self._settings.command_limit_s), now)
+
+    def sent(self, order: Order, now: float) -> None:
+        """This has been sent, and will be answered with its id."""
+        idle = isinstance(order, CleanUp)
+        limit_s = self._settings.cleanup_limit_s if idle else self._settings.command_limit_s
+        self._add(_Sent(order.request_id, DOING[type(order)], limit_s), now)
+
+    def _add(self, sent: _Sent, now: float) -> None:
+        self._sent.append(sent)
         if len(self._sent) == 1:
-            self._sent[0].due_at = now + limit_s
-        else:
-            # What is done in idle hours has longer, as long as nobody waits for it.
-            self.hurry(now + limit_s)
+            self._start_clock(now)
+        elif self._sent[0].doing == DOING[CleanUp]:
+            # It has long, but only as long as nobody waits for it.
+            self._hurry(now + self._settings.command_limit_s)
 
     def done(self, key: str, now: float) -> None:
         """The worker has told that it did this, and with it everything before."""
         keys = [sent.key for sent in self._sent]
         if key in keys:
             del self._sent[: keys.index(key) + 1]
-            if self._sent and self._sent[0].limit_s is not None:
-                self._sent[0].due_at = now + self._sent[0].limit_s
+            self._start_clock(now)
 
-    def begun(self, key: str) -> None:
-        """The worker is at this one, which from here on may take as long as it likes; everything
-        before it is done."""
+    def begun(self, run_id: str) -> None:
+        """The worker is at this run, which may take as long as it likes; what was sent before is
+        done."""
         keys = [sent.key for sent in self._sent]
-        if key in keys:
-            del self._sent[: keys.index(key)]
+        if run_id in keys:
+            del self._sent[: keys.index(run_id)]
             self._sent[0].limit_s = self._sent[0].due_at = None
 
-    def hurry(self, by: float) -> None:
-        """What has a limit has to be done by then, if it had longer."""
-        if self._sent and self._sent[0].due_at is not None:
-            self._sent[0].due_at = min(self._sent[0].due_at, by)
+    def gap(self, seconds: float) -> None:
+        """The worker was out of reach of a cancel for so long."""
+        self._longest_gap_s = max(self._longest_gap_s, seconds)
 
     def clear(self) -> None:
-        """Nobody does it any more: the worker has ended."""
+        """The worker has ended."""
         self._sent.clear()
 
-    @property
-    def due_at(self) -> float | None:
-        """When the first has to be done; None where nothing has to be."""
-        return self._sent[0].due_at if self._sent else None
+    def cancelled(self, now: float) -> None:
+        """Somebody wants what the worker is at to end; a start goes on."""
+        if self._sent and self._sent[0].doing != STARTING:
+            self._hurry(now + self.grace_s)
+
+    def _start_clock(self, now: float) -> None:
+        if self._sent and (limit_s := self._sent[0].limit_s) is not None:
+            self._sent[0].due_at = now + limit_s
+
+    def _hurry(self, by: float) -> None:
+        if self._sent[0].due_at is not None:
+            self._sent[0].due_at = min(self._sent[0].due_at, by)
+
+    # --- when the worker is ended ----------------------------------------------------------------
 
     @property
-    def doing(self) -> str:
-        """What the worker is at, as words."""
-        return self._sent[0].doing if self._sent else ""
+    def grace_s(self) -> float:
+        """How long a cancel may take."""
+        longest_s = min(GAPS_OF_GRACE * self._longest_gap_s, self._settings.cancel_grace_limit_s)
+        return max(self._settings.cancel_grace_s, longest_s)
+
+    def kill_at(self, cancelled_at: float | None) -> float | None:
+        """When the worker is ended, if it does nothing before; the run in it was cancelled then."""
+        due_at = self._sent[0].due_at if self._sent else None
+        obeyed_by = None if cancelled_at is None else cancelled_at + self.grace_s
+        return min((at for at in (due_at, obeyed_by) if at is not None), default=None)
+
+    def why_late(self, now: float) -> str:
+        """Why the worker is ended now, as sentences for a person."""
+        due_at = self._sent[0].due_at if self._sent else None
+        if due_at is not None and now >= due_at:
+            return f"The worker hung while {self._sent[0].doing} and was ended. {RELOADED}"
+        return (
+            f"The worker did not stop within {self.grace_s:.0f} seconds and was ended. {RELOADED}"
+        )

@@ -2,53 +2,95 @@
 
 from __future__ import annotations
 
+import pytest
+
 from app.engine.outstanding import Outstanding
 from app.engine.starts import STEADY_S, Starts
+from app.protocol import CleanUp, FreeMemory, PinComponent
+from app.settings import EngineSettings
+
+FREE, PIN = FreeMemory(request_id="1"), PinComponent(request_id="2", key="a", pinned=True)
+CLEAN = CleanUp(request_id="3")
 
 
-def test_clock_of_a_command_starts_when_those_before_it_are_done():
-    sent = Outstanding()
-    assert sent.due_at is None
-    sent.add("1", "freeing memory", 10.0, now=0.0)
-    sent.add("2", "pinning", 10.0, now=5.0)
-    assert (sent.due_at, sent.doing) == (10.0, "freeing memory")
+@pytest.fixture
+def sent() -> Outstanding:
+    return Outstanding(
+        EngineSettings(
+            command_limit_s=10.0, cleanup_limit_s=1800.0, start_limit_s=300.0,
+            cancel_grace_s=5.0, cancel_grace_limit_s=30.0,
+        )
+    )  # fmt: skip
+
+
+def test_clock_of_a_command_starts_when_those_before_it_are_done(sent: Outstanding):
+    assert sent.kill_at(None) is None
+    sent.sent(FREE, now=0.0)
+    sent.sent(PIN, now=5.0)
+    assert sent.kill_at(None) == 10.0
+    assert "hung while freeing memory" in sent.why_late(10.0)
     sent.done("1", now=9.0)
-    assert (sent.due_at, sent.doing) == (19.0, "pinning")
+    assert sent.kill_at(None) == 19.0
+    assert "hung while pinning a component" in sent.why_late(19.0)
     sent.done("2", now=10.0)
-    assert sent.due_at is None
+    assert sent.kill_at(None) is None
 
 
-def test_begun_run_has_no_limit_and_what_follows_has_one_from_its_end():
-    sent = Outstanding()
-    sent.add("run", "about to begin a run", 10.0, now=0.0)
+def test_begun_run_has_no_limit_and_what_follows_has_one_from_its_end(sent: Outstanding):
+    sent.sent_run("run", now=0.0)
     sent.begun("run")
-    sent.add("pin", "pinning", 10.0, now=5.0)
-    assert sent.due_at is None
-    sent.hurry(1.0)
-    assert sent.due_at is None
+    sent.sent(PIN, now=5.0)
+    sent.cancelled(now=6.0)
+    assert sent.kill_at(None) is None
     sent.done("run", now=500.0)
-    assert sent.due_at == 510.0
+    assert sent.kill_at(None) == 510.0
 
 
-def test_idle_work_has_longer_only_while_nobody_waits():
-    sent = Outstanding()
-    sent.add("clean", "cleaning up", 1800.0, now=0.0)
-    assert sent.due_at == 1800.0
-    sent.add("run", "about to begin a run", 120.0, now=100.0)
-    assert sent.due_at == 220.0
+def test_idle_work_has_longer_only_while_nobody_waits(sent: Outstanding):
+    sent.sent(CLEAN, now=0.0)
+    assert sent.kill_at(None) == 1800.0
+    sent.sent_run("run", now=100.0)
+    assert sent.kill_at(None) == 110.0
     sent.begun("run")
-    assert sent.due_at is None
+    assert sent.kill_at(None) is None
 
 
-def test_answer_to_nothing_changes_nothing():
-    sent = Outstanding()
-    sent.add("1", "freeing memory", 10.0, now=0.0)
+def test_start_is_hurried_by_nobody(sent: Outstanding):
+    sent.started(now=0.0)
+    sent.sent(PIN, now=1.0)
+    sent.cancelled(now=2.0)
+    assert sent.kill_at(None) == 300.0
+    sent.is_ready(now=100.0)
+    assert sent.kill_at(None) == 110.0
+
+
+def test_cancel_leaves_what_hangs_no_more_than_its_grace(sent: Outstanding):
+    sent.sent(CLEAN, now=0.0)
+    sent.cancelled(now=1.0)
+    assert sent.kill_at(None) == 6.0
+
+
+def test_grace_grows_with_the_gaps_of_one_worker_up_to_its_limit(sent: Outstanding):
+    assert sent.kill_at(100.0) == 105.0
+    sent.gap(4.0)
+    sent.gap(1.0)
+    assert sent.kill_at(100.0) == 112.0
+    assert sent.why_late(112.0).startswith("The worker did not stop within 12 seconds")
+    sent.gap(500.0)
+    assert sent.kill_at(100.0) == 130.0
+    sent.started(now=0.0)
+    sent.is_ready(now=0.0)
+    assert sent.kill_at(100.0) == 105.0
+
+
+def test_answer_to_nothing_changes_nothing(sent: Outstanding):
+    sent.sent(FREE, now=0.0)
     sent.done("", now=5.0)
     sent.begun("7")
-    assert sent.due_at == 10.0
+    assert sent.kill_at(None) == 10.0
     sent.clear()
-    sent.hurry(0.0)
-    assert (sent.due_at, sent.doing) == (None, "")
+    sent.cancelled(now=0.0)
+    assert sent.kill_at(None) is None
 
 
 def test_each_failed_start_doubles_the_delay_and_the_third_ends_it():
