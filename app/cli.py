@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.errors import BadRequest, Problem, WorkbenchError
+from app.log_lines import SetIn
 from app.mistakes import in_words
 from app.network import prepare_proxies
 from app.settings import Settings, variables
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepare_proxies()
         settings = _settings(options)
-        logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=logging.WARNING)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(SetIn(LOG_FORMAT))
+        logging.basicConfig(handlers=[handler], level=logging.WARNING)
         logging.getLogger("app").setLevel(settings.worker.log_level)
         return int(options.command(options, settings))
     except WorkbenchError as error:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from app.settings import PROJECT, Settings
-from app.ui.guard import names_for
+from app.ui.names import names_for
 from app.ui.server import credentials
 from tests.processes import started
 

@@ -30,12 +30,11 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
     """The page and its endpoints for this engine.
 
     Pictures people upload lie in the first folder of `settings.paths.media`; what the engine
-    writes to `settings.paths.outputs` is served as it lies there.
+    writes to `settings.paths.outputs` is served as it lies there (`files`).
     """
     uploads = Path(settings.paths.media[0])
     catalog = Catalog(settings.paths)
     people = People(settings.ui, catalog)
-    gr.set_static_paths([settings.paths.outputs])
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         names = ScriptApi(engine, catalog, uploads, people, settings.ui.unread_stream_s).register()
         with gr.Row(elem_id="header"):

@@ -36,6 +36,7 @@ from app.ui.form import (
 from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
 from app.ui.people import People, asker
 from app.ui.run_view import RunView, advance
+from app.ui.visits import read_visit, typed_only
 from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
 from app.workflow.document import drawn_seed
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from app.engine import Engine
 
 KEPT_RUNS = 20
-NEW_VISIT: dict[str, Any] = {"person": "", "workflow": "", "forms": {}}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class GenerateTab:
     # --- layout ----------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self.visit = gr.BrowserState(NEW_VISIT, storage_key="workbench-visit", secret="workbench")
+        self.visit = gr.BrowserState(
+            read_visit(None), storage_key="workbench-visit", secret="workbench"
+        )
+        self.visit.preprocess = read_visit
         self.chosen = gr.State(Chosen())
         self.forms = gr.State({})
         self.request = gr.State(None)
@@ -270,7 +273,10 @@ class GenerateTab:
                 value=first or None,
             ),
             self.visit: {**visit, "person": person},
-            self.forms: visit["forms"],
+            self.forms: {
+                entry.name: typed_only(entry.inputs, visit["forms"].get(entry.name, {}))
+                for entry in entries
+            },
             self.chosen: Chosen(first),
             self.outcome.results: results,
             self.outcome.strip: markup.strip(results),

@@ -1,21 +1,25 @@
-"""The guard in front of the page: who may talk to it, and what never leaves it.
+"""The guard around the page: who may talk to it, about what, and what never leaves it.
 
-Gradio answers any Host, lets any origin in on every host but loopback, and streams public URLs
-through `/file=http…`. The guard is mounted always. It checks names (Host) and origins, refuses the
-two proxies, and takes cross-origin permissions and content sniffing out of every answer.
+Gradio answers any Host, lets any origin in on every host but loopback, has routes nobody here
+needs, and answers what it does not understand with a traceback. The guard is outermost and always
+there. It checks names (Host) and origins, knows the routes that are answered (`routes`), reads
+every call before Gradio does (`calls`), and writes the headers of every answer (`answers`).
 """
 
 from __future__ import annotations
 
-import ipaddress
+import json
+import logging
 import re
-import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote, urlsplit
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Protocol
+from urllib.parse import parse_qs, quote, urlsplit
 
-from app.settings import UiSettings
+from app.log_lines import printable
+from app.ui import calls
+from app.ui.answers import cleaned, policy
+from app.ui.names import SPACES, Names, name_of, public_host
+from app.ui.routes import API, Route, find
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,124 +27,276 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_PROXIES = re.compile(r"/(file|proxy)=\s*[a-z][a-z0-9+.-]*:/|/proxy=", re.IGNORECASE)
-_FILES = re.compile(r"/file=")
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+log = logging.getLogger(__name__)
 
-_ADDED = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
-_SANDBOX = (b"content-security-policy", b"sandbox")
-
-
-@dataclass(frozen=True)
-class Names:
-    """The host names the page answers to."""
-
-    exact: frozenset[str]
-    suffixes: tuple[str, ...] = ()
-    addresses: bool = False
-    """Whether any literal IP address is fine: rebinding needs a name."""
-
-    def accept(self, host: str) -> bool:
-        """Whether a Host header with this name (without port) is for this page."""
-        name = host.lower().strip("[]")
-        if name in self.exact or name.endswith(self.suffixes or ("\0",)):
-            return True
-        return self.addresses and _is_address(name)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+OTHER_SITES = "Requests from other sites are refused."
+FAULT = "The server could not answer this; its log says why."
+NO_SESSION = (
+    'data: {"msg": "unexpected_error", "message": "This page is not known any more.",'
+    ' "success": false, "session_not_found": true}\n\n'
+)
+HUB = "https://huggingface.co"
+"""It shows its Spaces in a frame."""
 
 
-def names_for(settings: UiSettings) -> Names:
-    """The names under which a page with these settings may be reached."""
-    exact = {*_LOOPBACK, *(name.lower() for name in settings.allowed_hosts)}
-    if not settings.beyond_loopback:
-        return Names(frozenset(exact))
-    suffixes = (".gradio.live",) if settings.share else ()
-    if settings.host in _LOOPBACK:
-        return Names(frozenset(exact), suffixes)
-    exact |= {settings.host.lower(), socket.gethostname().lower()}
-    return Names(frozenset(exact), (*suffixes, ".hf.space"), addresses=True)
-
-
-def refusal(path: str, host: str, origin: str | None, names: Names) -> tuple[int, str] | None:
+def refusal(host: str, origin: str | None, names: Names) -> tuple[int, str] | None:
     """The status and sentence with which a request is turned away; None where it may pass.
 
-    `host` and `origin` are the headers as they came, `origin` None where there was none.
+    `origin` is the header as it came, None where there was none.
     """
-    if not names.accept(_name_of(host)):
+    if not names.accept(name_of(host)):
         return 421, (
-            f"This page does not answer to the name '{_name_of(host)}'. "
+            f"This page does not answer to the name '{printable(name_of(host))}'. "
             "Add the name to DW_ALLOWED_HOSTS if it is meant to."
         )
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        return 403, "Requests from other sites are refused."
-    if _PROXIES.search(path):
-        return 404, "Not found."
+    if origin is not None and _netloc(origin) != host.lower():
+        return 403, OTHER_SITES
     return None
 
 
-class Guard:
-    """ASGI middleware that applies `refusal` and cleans the headers of every answer."""
+def from_another_site(path: str, headers: Mapping[bytes, str]) -> bool:
+    """Whether a browser says that a page of another site is behind this request.
 
-    def __init__(self, app: App, *, names: Names, root_path: str = "") -> None:
+    Following a link to the page or to a file is fine.
+    """
+    if headers.get(b"sec-fetch-site", "none") in {"none", "same-origin"}:
+        return False
+    followed = headers.get(b"sec-fetch-mode") == "navigate"
+    return not (followed and (path == "/" or path.startswith(f"{API}/file=")))
+
+
+class Guard:
+    """The outermost ASGI application: nothing is answered that has not passed it, and no answer
+    leaves without its headers."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        names: Names,
+        page: Page,
+        is_logged_in: Callable[[Scope], bool],
+        root_path: str = "",
+    ) -> None:
         self._app = app
         self._names = names
+        self._page = page
+        self._is_logged_in = is_logged_in
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in {"http", "websocket"}:
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            # Nothing here speaks anything else.
+            await send({"type": "websocket.close", "code": 1008})
             return
         if self._root_path and scope["path"].startswith(f"{self._root_path}/"):
             # Some reverse proxies leave the path on which they serve the page, others take it off.
             scope = {**scope, "path": scope["path"].removeprefix(self._root_path)}
             scope["raw_path"] = quote(scope["path"]).encode()
+        answer = _Answer(send, scope)
+        try:
+            scope, receive = await self._admitted(scope, receive)
+            await self._app(scope, receive, answer.send)
+        except Refused as refused:
+            if answer.begun:
+                raise
+            await answer.refuse(refused)
+        except Exception:
+            if answer.begun and not answer.ended:
+                raise  # what is sent already cannot be taken back: the connection is closed
+            log.exception("%s %r could not be answered", scope["method"], scope["path"])
+            if not answer.begun:
+                await answer.refuse(Refused(500, FAULT))
+
+    async def _admitted(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+        """The request as the page gets it. Raises Refused."""
+        path, method = scope["path"], scope["method"]
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = refusal(
-            scope["path"], headers.get(b"host", ""), headers.get(b"origin"), self._names
+        forwarded = headers.get(b"x-forwarded-host")
+        # The first of several names is the one that the browser asked for.
+        forwarded = None if forwarded is None else forwarded.split(",")[0].strip()
+        asked = headers.get(b"host", "")
+        host = public_host(asked, forwarded, self._names)
+        for name in (asked, host):
+            refused = refusal(name, headers.get(b"origin") if name == host else None, self._names)
+            if refused is not None:
+                raise Refused(*refused)
+        if from_another_site(path, headers):
+            raise Refused(403, OTHER_SITES)
+        if CONTROL.search(path):
+            raise Refused(400, "This path has characters that no path here has.")
+        if ".." in path.split("/"):
+            raise Refused(404, "Not found.")
+        route = find(method, path)
+        if not isinstance(route, Route):
+            if not route:
+                raise Refused(404, "Not found.")
+            raise Refused(405, "Not taken here.", ((b"allow", ", ".join(sorted(route)).encode()),))
+        if not route.open and not self._is_logged_in(scope):
+            raise Refused(401, "Not logged in.")
+        self._check_query(route, scope)
+        if route.body in {"call", "arguments"}:
+            receive = await self._with_checked_call(route, path, receive)
+        return _with_public_host(scope, host, self._names), receive
+
+    def _check_query(self, route: Route, scope: Scope) -> None:
+        """Raises Refused where the stream that is asked for is of nobody."""
+        named = route.path.fullmatch(scope["path"])
+        assert named is not None
+        if "event" in named.re.groupindex and not self._page.has_event(named["event"]):
+            raise Refused(404, "There is no such call, or its answer was read already.")
+        if route.event_stream:
+            query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+            session = query.get("session_hash", [""])[-1]
+            if not self._page.has_session(session):
+                # A page of a server that has been started again asks so; it knows these words.
+                raise Refused(200, NO_SESSION, content_type="text/event-stream")
+
+    async def _with_checked_call(self, route: Route, path: str, receive: Receive) -> Receive:
+        """The request's body, checked. Raises Refused."""
+        body: bytes | None = await _whole(receive, calls.MAX_BYTES)
+        call, arguments = calls.Call(), {}
+        try:
+            if route.body == "arguments":
+                arguments = calls.read(body)
+            else:
+                call = calls.checked(body)
+                body = calls.written(call)
+        except calls.NotTaken as error:
+            raise _not_taken(str(error)) from None
+        named = route.path.fullmatch(path)
+        assert named is not None
+        if call.fn_index is not None:
+            if not self._page.has_function(call.session_hash, call.fn_index):
+                raise Refused(404, "This page is not known any more: load it again.")
+        elif "api" in named.re.groupindex:
+            if not self._page.has_endpoint(named["api"]):
+                raise Refused(404, f"There is no endpoint '{named['api']}'.")
+            wrong = route.body == "arguments" and self._page.mismatch(named["api"], arguments)
+            if wrong:
+                raise _not_taken(wrong)
+
+        async def replayed() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        return replayed
+
+
+class Page(Protocol):
+    """What the guard has to know of the page behind it."""
+
+    def has_endpoint(self, name: str) -> bool:
+        """Whether scripts may call this."""
+
+    def mismatch(self, endpoint: str, arguments: Mapping[str, Any]) -> str:
+        """What is wrong with these arguments by their names; "" where nothing is."""
+
+    def has_function(self, session: str | None, index: int) -> bool:
+        """Whether the page, as this session has it, has such an event."""
+
+    def has_session(self, session: str) -> bool:
+        """Whether a stream of events waits for this session."""
+
+    def has_event(self, event: str) -> bool:
+        """Whether this call waits for somebody to read its answer."""
+
+
+class Refused(Exception):
+    """A request that is answered here."""
+
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        content_type: str = "text/plain; charset=utf-8",
+    ) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = [*headers, (b"content-type", content_type.encode())]
+
+
+class _Answer:
+    """The way out: headers cleaned, and whether it has begun and ended."""
+
+    def __init__(self, send: Send, scope: Scope) -> None:
+        self._send = send
+        self._scope = scope
+        self.begun = False
+        self.ended = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            host = dict(self._scope["headers"]).get(b"host", b"").decode("latin-1")
+            ancestors = (HUB,) if name_of(host).endswith(SPACES) else ()
+            headers = cleaned(message.get("headers", []), self._scope["path"], policy(ancestors))
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body":
+            self.ended = not message.get("more_body", False)
+        await self._send(message)
+
+    async def refuse(self, refused: Refused) -> None:
+        body = str(refused).encode()
+        length = (b"content-length", str(len(body)).encode())
+        headers = [*refused.headers, length]
+        await self.send(
+            {"type": "http.response.start", "status": refused.status, "headers": headers}
         )
-        if refused is not None:
-            await _refuse(scope, send, *refused)
-            return
-
-        async def cleaned(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = _clean(message.get("headers", []), scope["path"])
-            await send(message)
-
-        await self._app(scope, receive, cleaned)
+        await self.send({"type": "http.response.body", "body": body})
 
 
-def _clean(headers: Iterable[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
-    # The page asks only its own origin: nobody needs permission to read it from elsewhere.
-    kept = [
-        (name, value)
-        for name, value in headers
-        if not name.lower().startswith(b"access-control-allow-")
-    ]
-    # A file somebody uploaded must never run as a document of this origin.
-    return [*kept, *_ADDED, *([_SANDBOX] if _FILES.search(path) else [])]
+def _not_taken(sentence: str) -> Refused:
+    """The answer to a call that cannot be read, as the framework would give it."""
+    detail = json.dumps({"detail": sentence})
+    return Refused(422, detail, content_type="application/json")
 
 
-async def _refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": sentence})
-        return
-    body = sentence.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_ADDED]
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _whole(receive: Receive, most: int) -> bytes:
+    """The body of a request. Raises Refused where it is longer."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "The request broke off.")
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise Refused(413, f"A call may have {most // 1_000_000} MB at most.")
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
-def _name_of(host: str) -> str:
+def _with_public_host(scope: Scope, host: str, names: Names) -> Scope:
+    """The request with the checked host wherever Gradio looks for one.
+
+    Headers of proxies are not taken away: that they are there says where a request comes from.
+    """
+    trusted = names.is_published(name_of(host))
+    headers = []
+    for name, value in scope["headers"]:
+        match name.lower():
+            case b"host" | b"x-forwarded-host":
+                headers.append((name, host.encode("latin-1")))
+            case b"x-forwarded-proto" if not trusted:
+                headers.append((name, scope["scheme"].encode()))
+            case b"x-gradio-server":
+                pass
+            case _:
+                headers.append((name, value))
+    return {**scope, "headers": headers}
+
+
+def _netloc(origin: str) -> str:
     try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # an IPv6 address whose bracket is missing
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
+        return urlsplit(origin).netloc.lower()
     except ValueError:
-        return False
-    return True
+        return ""

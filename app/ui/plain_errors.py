@@ -5,6 +5,7 @@ Their own words are those of Python: classes, addresses of objects, what pydanti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -50,11 +51,14 @@ def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = [
-        Problem(place=".".join(map(str, each["loc"])), message="It is not JSON.")
-        if each["type"] == "json_invalid"
-        else Problem(place=".".join(map(str, each["loc"])), message=in_words(each)[0])
-        for each in error.errors()[:MAX_TOLD]
-    ]
-    told = " ".join(map(str, problems))
-    return JSONResponse({"detail": f"The request cannot be read. {told}"}, status_code=422)
+    return JSONResponse({"detail": unreadable(error.errors())}, status_code=422)
+
+
+def unreadable(errors: Sequence[Any], *place: str) -> str:
+    """What is wrong with a request, of what pydantic says; `place` is where all of it stands."""
+    problems = []
+    for each in errors[:MAX_TOLD]:
+        json_invalid = each["type"] == "json_invalid"
+        message = "It is not JSON." if json_invalid else in_words(each)[0]
+        problems.append(Problem(place=".".join(map(str, (*place, *each["loc"]))), message=message))
+    return f"The request cannot be read. {' '.join(map(str, problems))}"

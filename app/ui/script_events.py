@@ -24,6 +24,7 @@ from app.protocol import (
     StepProgress,
     StepRemembered,
 )
+from app.ui.files import plain
 from app.ui.run_view import RunView
 from app.workflow.catalog import CatalogEntry
 
@@ -88,8 +89,8 @@ def done_event(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView)
         "unchanged": view.unchanged,
         "sentence": view.status,
         "workflow": entry.name,
-        "variables": dict(variables),
-        "outputs": list(view.outputs),
+        "variables": plain(dict(variables)),
+        "outputs": plain(list(view.outputs)),
         "metadata": [_file(result, sidecar=True) for result in finals],
         "loaded": list(view.loaded),
         "notice": view.notice,

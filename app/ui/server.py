@@ -128,8 +128,11 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
 
     from app.ui.app import build_ui, launch_options
     from app.ui.crowd import limit_calls, limit_visits
-    from app.ui.guard import Guard, names_for
+    from app.ui.disclosure import tell_less
+    from app.ui.files import OwnFiles, keep_to
+    from app.ui.guard import Guard
     from app.ui.login import Logins
+    from app.ui.names import names_for
     from app.ui.uploads import leave_media_alone, leave_urls_alone
     from app.ui.website import Website
 
@@ -137,6 +140,8 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     Image.MAX_IMAGE_PIXELS = settings.paths.limits.max_picture_pixels
     leave_urls_alone()
     leave_media_alone()
+    keep_to(OwnFiles(uploads=settings.paths.media[0], outputs=settings.paths.outputs))
+    tell_less()
 
     async def healthz(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -156,16 +161,18 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     website = Website(
         page,
         routes=[Route("/healthz", healthz), Route("/readyz", readyz)],
-        around=lambda app: Guard(
-            logins.around(app), names=names_for(settings.ui), root_path=settings.ui.root_path
+        around=lambda app, page: Guard(
+            logins.around(app),
+            names=names_for(settings.ui),
+            page=page,
+            is_logged_in=lambda scope: logins.name_of(Request(scope)) is not None,
+            root_path=settings.ui.root_path,
         ),
         root_path=settings.ui.root_path,
         auth=logins.check if logins.exist else None,
         auth_message=WHERE_THE_LOGIN_IS if settings.ui.auth is None else None,
         show_error=True,
         max_file_size=settings.ui.max_upload_bytes,
-        # Served as they lie (`set_static_paths`); a video field alone asks for this too.
-        allowed_paths=[str(settings.paths.outputs)],
         ssr_mode=False,
         run_history=False,
         enable_monitoring=False,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import fastapi
 import gradio as gr
 import uvicorn
+from gradio_client.utils import construct_args
 from starlette.routing import BaseRoute, Mount
 
 from app.errors import ServeError
@@ -24,19 +25,19 @@ from app.ui.plain_errors import tell_plainly
 
 log = logging.getLogger(__name__)
 
-Wrap = Callable[[Any], Any]
+Around = Callable[[Any, "Facts"], Any]
 
 
 class Website:
     """A page that answers, on a thread of its own."""
 
     def __init__(
-        self, page: gr.Blocks, *, routes: Sequence[BaseRoute], around: Wrap, **options: Any
+        self, page: gr.Blocks, *, routes: Sequence[BaseRoute], around: Around, **options: Any
     ) -> None:
-        """`around` makes the outermost application of the one that answers; `options` are those of
-        `gradio.mount_gradio_app`."""
+        """`around` makes the outermost application of the one that answers and of what it knows;
+        `options` are those of `gradio.mount_gradio_app`."""
         self._page = page
-        outer = fastapi.FastAPI(
+        self.app = outer = fastapi.FastAPI(
             routes=list(routes), openapi_url=None, docs_url=None, redoc_url=None
         )
         gr.mount_gradio_app(outer, page, path="", app_kwargs={"openapi_url": None}, **options)
@@ -45,8 +46,10 @@ class Website:
         # `launch` sets both; events look for them.
         page.app = page.server_app = self.gradio
         page.server = None
-        self._server = _Server(uvicorn.Config(around(outer), log_level="warning", log_config=None,
-                                              server_header=False))  # fmt: skip
+        whole = around(outer, Facts(self.gradio))
+        self._server = _Server(
+            uvicorn.Config(whole, log_level="warning", log_config=None, server_header=False)
+        )
         self._thread: threading.Thread | None = None
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -94,3 +97,47 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.up.set()
+
+
+class Facts:
+    """What the guard has to know of the page, as Gradio (6.31) keeps it."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._page = app.get_blocks()
+        public = [fn for fn in self._page.fns.values() if fn.api_visibility == "public"]
+        self._parameters: dict[str, Any] | None = None
+        self._endpoints = frozenset(fn.api_name for fn in public)
+
+    def has_endpoint(self, name: str) -> bool:
+        """Whether scripts may call this."""
+        return name in self._endpoints
+
+    def mismatch(self, endpoint: str, arguments: Mapping[str, Any]) -> str:
+        """What is wrong with these arguments by their names; "" where nothing is."""
+        if self._parameters is None:
+            described = self._page.get_api_info()["named_endpoints"]
+            self._parameters = {name: each["parameters"] for name, each in described.items()}
+        try:
+            construct_args(self._parameters[f"/{endpoint}"], (), dict(arguments))
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return ""
+
+    def has_function(self, session: str | None, index: int) -> bool:
+        """Whether the page, as this session has it, has such an event."""
+        if index in self._page.fns:
+            return True
+        visit = self._app.state_holder.session_data.get(session)
+        return visit is not None and index in visit.blocks_config.fns
+
+    def has_session(self, session: str) -> bool:
+        """Whether a stream of events waits for this session."""
+        return session in self._page._queue.pending_messages_per_session
+
+    def has_event(self, event: str) -> bool:
+        """Whether this call waits for somebody to read its answer."""
+        queue = self._page._queue
+        return event in queue.event_ids_to_events or any(
+            event in waiting for waiting in queue.pending_event_ids_session.values()
+        )

@@ -1,117 +1,314 @@
-"""Who may talk to the page: names, origins, and the two proxies Gradio brings along."""
+"""The guard, by the socket: names, origins, routes, calls, headers, and the lines of the log."""
 
 from __future__ import annotations
 
-import httpx
+import json
+import re
+import socket
+from pathlib import Path
+
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
 from app.settings import UiSettings
-from app.ui.guard import Guard, names_for, refusal
+from app.ui.names import names_for, public_host
+from app.ui.routes import REFUSED, ROUTES, Route, find
+from tests.servers import Server
+from tests.ui.serving import served
+from tests.ui.stranger import Stranger
 
 LOOPBACK = names_for(UiSettings())
 SHARED = names_for(UiSettings(share=True))
 EVERYWHERE = names_for(UiSettings(host="0.0.0.0", allowed_hosts=("draw.example.org",)))
+LOGIN = ("--auth", "me:a-long-password")
+
+# --- names and origins ---------------------------------------------------------------------------
 
 
-async def answer(request: Request) -> PlainTextResponse:
-    return PlainTextResponse("page", headers={"access-control-allow-origin": "*"})
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "LOCALHOST"])
+def test_a_loopback_page_answers_to_the_names_of_this_machine(host: str) -> None:
+    assert LOOPBACK.accept(host)
 
 
-def page(settings: UiSettings = UiSettings()) -> httpx.AsyncClient:  # noqa: B008
-    app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "OPTIONS"])])
-    guarded = Guard(app, names=names_for(settings))
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=guarded), base_url="http://127.0.0.1:7860"
+def test_a_shared_page_answers_to_its_share_link_only() -> None:
+    assert SHARED.accept("abc.gradio.live")
+    assert not SHARED.accept("gradio.live.evil.example")
+    assert not SHARED.accept("192.168.1.5")
+
+
+@pytest.mark.parametrize("host", ["192.168.1.5", "fe80::1", "draw.example.org", "a.hf.space"])
+def test_a_page_on_every_interface_answers_to_addresses_and_given_names(host: str) -> None:
+    assert EVERYWHERE.accept(host)
+    assert not EVERYWHERE.accept("evil.example")
+
+
+def test_a_proxy_is_believed_for_names_the_operator_gave() -> None:
+    assert public_host("127.0.0.1:7860", "draw.example.org", EVERYWHERE) == "draw.example.org"
+    assert public_host("127.0.0.1:7860", "evil.example", EVERYWHERE) == "127.0.0.1:7860"
+    assert public_host("127.0.0.1:7860", "192.168.1.5", EVERYWHERE) == "127.0.0.1:7860"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "192.168.1.5", "", "[::1", "a b", "evil\x00"])
+def test_any_other_name_is_turned_away(stranger: Stranger, host: str) -> None:
+    answer = stranger.ask("/", headers={"Host": host})
+    assert answer.status in {400, 421}
+    if host == "evil.example":
+        assert "evil.example" in answer.text
+        assert "DW_ALLOWED_HOSTS" in answer.text
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:9", "http://[::1", "\x01"]
+)
+@pytest.mark.parametrize("path", ["/config", "/gradio_api/upload", "/gradio_api/run/status"])
+def test_another_origin_gets_no_permission(stranger: Stranger, origin: str, path: str) -> None:
+    """Neither by a preflight nor by the refusal itself."""
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    for method in ("OPTIONS", "GET", "POST"):
+        answer = stranger.ask(path, method, headers=asked)
+        assert answer.status in {400, 403}
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_the_page_itself_may_ask(stranger: Stranger) -> None:
+    origin = f"http://{stranger.host}"
+    answer = stranger.post("/gradio_api/run/status", {"data": []}, Origin=origin)
+    assert answer.status == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_a_page_of_another_site_reaches_nothing_by_a_picture_or_a_link(stranger: Stranger) -> None:
+    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    for path in ("/", "/logout", "/config", "/healthz"):
+        assert stranger.ask(path, headers=embedded).status == 403
+    assert stranger.ask("/logout", headers=followed).status == 403
+    assert stranger.ask("/", headers=followed).status == 200
+
+
+def test_x_forwarded_host_does_not_move_the_page(stranger: Stranger) -> None:
+    for headers in (
+        {"X-Forwarded-Host": "evil.example"}, {"X-Gradio-Server": "http://evil.example"},
+        {"X-Forwarded-Host": "evil.example, a", "X-Forwarded-Proto": "https"},
+    ):  # fmt: skip
+        for path in ("/config", "/", "/gradio_api/info", "/gradio_api/openapi.json"):
+            assert "evil.example" not in stranger.ask(path, headers=headers).text
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+
+def sample(template: str) -> str:
+    """A path of this route."""
+    return re.sub(r"\{(\w+)(:path)?\}", lambda found: "a/b" if found[2] else "a1", template)
+
+
+@pytest.fixture(scope="module")
+def templates() -> set[str]:
+    """Every route the application answers, as Gradio and FastAPI spell them."""
+    from tests.ui.routes_of_the_page import routes_of_the_page
+
+    return routes_of_the_page()
+
+
+def test_every_route_of_the_page_is_in_a_list(templates: set[str]) -> None:
+    nowhere = {
+        template
+        for template in templates
+        if template not in REFUSED and not any(r.path.fullmatch(sample(template)) for r in ROUTES)
+    }
+    assert nowhere == set(), "look at them, and add them to ROUTES or to REFUSED"
+
+
+def test_no_list_names_a_route_that_is_not_there(templates: set[str]) -> None:
+    assert REFUSED - templates == set()
+    samples = {sample(template) for template in templates}
+    unused = [r.path.pattern for r in ROUTES if not any(r.path.fullmatch(s) for s in samples)]
+    assert unused == []
+
+
+@pytest.mark.parametrize("template", sorted(REFUSED))
+def test_a_refused_route_is_not_found(stranger: Stranger, template: str) -> None:
+    for method in ("GET", "POST", "HEAD"):
+        assert stranger.ask(sample(template), method).status == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/openapi.json", "/gradio_api/mcp/", "/gradio_api", "//", "/x",
+             "/gradio_api/profiling/summary", "/static/../config", "/assets/%2e%2e/x", "/%00"],
+)  # fmt: skip
+def test_what_nobody_named_is_not_found(stranger: Stranger, path: str) -> None:
+    assert stranger.ask(path).status in {400, 404}
+
+
+def test_a_known_path_says_which_methods_it_takes(stranger: Stranger) -> None:
+    answer = stranger.ask("/gradio_api/queue/join", "DELETE")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+
+def test_find_tells_the_route_or_its_methods() -> None:
+    assert isinstance(find("GET", "/"), Route)
+    assert find("POST", "/") == {"GET", "HEAD"}
+    assert find("GET", "/nothing") == frozenset()
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+DEEP = "[" * 3000 + "]" * 3000
+BODIES = {
+    "no JSON": "{",
+    "no object": "[]",
+    "a bare text": '"x"',
+    "no UTF-8": b"\xff\xfe",
+    "too deep": '{"data": ' + DEEP + "}",
+    "Infinity": '{"data": [Infinity]}',
+    "a number beyond a double": '{"data": [1e999]}',
+    "half a surrogate pair": '{"data": ["\\ud800"]}',
+    "a text as the function": '{"data": [], "fn_index": "x", "session_hash": "a"}',
+    "an unknown function": '{"data": [], "fn_index": 99999, "session_hash": "a"}',
+    "a negative function": '{"data": [], "fn_index": -1, "session_hash": "a"}',
+    "a list as the session": '{"data": [], "fn_index": 0, "session_hash": []}',
+    "a session of control characters": '{"data": [], "fn_index": 0, "session_hash": "\\u0000\\n"}',
+    "no data": '{"fn_index": 0, "session_hash": "a"}',
+    "data that is no list": '{"data": {"x": 1}, "fn_index": 0, "session_hash": "a"}',
+    "a text as the trigger": '{"data": [], "fn_index": 0, "trigger_id": "x", "session_hash": "a"}',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/queue/join", "/gradio_api/run/status", "/gradio_api/call/status",
+             "/gradio_api/call/v2/status", "/gradio_api/call/nosuch", "/gradio_api/run/nosuch",
+             "/gradio_api/call/v2/nosuch", "/gradio_api/cancel", "/gradio_api/component_server",
+             "/gradio_api/upload", "/login"],
+)  # fmt: skip
+def test_a_malformed_body_is_refused_without_a_traceback(
+    stranger: Stranger, server: Server, path: str, kind: str
+) -> None:
+    before = server.log.read_text().count("Traceback")
+    answer = stranger.ask(
+        path, "POST", body=BODIES[kind], headers={"Content-Type": "application/json"}
     )
+    named = path.rpartition("/")[2] == "status"
+    fits = named and kind in {"a text as the trigger", "no data", "data that is no list"}
+    assert 400 <= answer.status < 500 or (fits and answer.status == 200), answer.text
+    assert "pydantic" not in answer.text
+    assert server.log.read_text().count("Traceback") == before
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "[::1]:7860", "LOCALHOST"])
-def test_a_loopback_page_answers_to_the_names_of_this_machine(host: str):
-    assert refusal("/", host, None, LOOPBACK) is None
-
-
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "192.168.1.5", "", "[::1"])
-def test_a_loopback_page_turns_away_every_other_name(host: str):
-    """So that a site that rebinds its name to 127.0.0.1 reaches nothing."""
-    refused = refusal("/", host, None, LOOPBACK)
-    assert refused is not None
-    assert refused[0] == 421
-
-
-def test_a_shared_page_answers_to_its_share_link_only():
-    assert refusal("/", "abc.gradio.live", None, SHARED) is None
-    assert refusal("/", "gradio.live.evil.example", None, SHARED) is not None
-    assert refusal("/", "192.168.1.5:7860", None, SHARED) is not None
+def test_a_call_has_a_limit(stranger: Stranger) -> None:
+    answer = stranger.post("/gradio_api/run/status", {"data": ["x" * 9_000_000]})
+    assert answer.status == 413
 
 
 @pytest.mark.parametrize(
-    "host", ["192.168.1.5:7860", "[fe80::1]:7860", "draw.example.org", "me-draw.hf.space"]
-)
-def test_a_page_on_every_interface_answers_to_addresses_and_given_names(host: str):
-    assert refusal("/", host, None, EVERYWHERE) is None
+    "path", ["/gradio_api/queue/data?session_hash=unknown", "/gradio_api/call/status/unknown",
+             "/gradio_api/queue/data", "/gradio_api/upload_progress?upload_id=unknown",
+             "/gradio_api/upload_progress"],
+)  # fmt: skip
+def test_a_stream_of_nobody_ends_at_once(stranger: Stranger, server: Server, path: str) -> None:
+    before = server.log.read_text().count("Traceback")
+    answer = stranger.ask(path)
+    assert answer.status in {200, 404, 422}
+    if answer.status == 200:
+        assert '"session_not_found": true' in answer.text
+    assert server.log.read_text().count("Traceback") == before
 
 
-def test_a_page_on_every_interface_turns_unknown_names_away():
-    assert refusal("/", "evil.example", None, EVERYWHERE) is not None
+def raw(server: Server, request: bytes) -> bytes:
+    """What comes back for these bytes."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(request)
+        line.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := line.recv(65536):
+            answer += piece
+    return answer
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:7860"]
-)
-def test_requests_from_another_origin_are_refused(origin: str):
-    refused = refusal("/gradio_api/upload", "127.0.0.1:7860", origin, LOOPBACK)
-    assert refused is not None
-    assert refused[0] == 403
+    "request_line",
+    [b"GET /\r\n\r\n", b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"FOO BAR\r\n\r\n",
+     b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
+     b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+     b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_no_request_is_no_traceback(server: Server, request_line: bytes) -> None:
+    before = server.log.read_text().count("Traceback")
+    answer = raw(server, request_line)
+    assert answer == b"" or re.match(rb"HTTP/1\.\d 4\d\d", answer), answer[:200]
+    assert server.log.read_text().count("Traceback") == before
 
 
-def test_the_page_itself_may_ask():
-    assert refusal("/x", "127.0.0.1:7860", "http://127.0.0.1:7860", LOOPBACK) is None
+def test_a_line_of_the_log_cannot_be_forged(stranger: Stranger, server: Server) -> None:
+    forged = "2026-01-01 00:00:00 ERROR all is lost"
+    for path in (f"/%0A{forged}", f"/gradio_api/custom_component/a/client/%0A{forged}/x",
+                 f"/gradio_api/file=%0A{forged}", f"/gradio_api/call/%0A{forged}"):  # fmt: skip
+        stranger.ask(path.replace(" ", "%20"))
+    stranger.ask("/", headers={"Host": "a\tb"})
+    stranger.post("/gradio_api/run/describe_workflow", {"data": [f"\n{forged}"]})
+    assert not re.search(rf"^{forged}", server.log.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/gradio_api/file=http://any.example/x",
-        "/gradio_api/file=HTTPS://any.example/x",
-        "/gradio_api/proxy=https://any.example/x",
-        "/gradio_api/proxy=any.example/x",
-    ],
-)
-def test_the_page_fetches_nothing_for_others(path: str):
-    refused = refusal(path, "127.0.0.1:7860", None, LOOPBACK)
-    assert refused is not None
-    assert refused[0] == 404
+# --- headers -------------------------------------------------------------------------------------
 
 
-def test_files_by_path_are_not_proxies():
-    path = "/gradio_api/file=/outputs/20260101-000000-abcdef/a.png"
-    assert refusal(path, "127.0.0.1:7860", None, LOOPBACK) is None
+@pytest.mark.parametrize("path", ["/", "/config", "/nothing", "/healthz", "/theme.css"])
+def test_every_answer_says_what_a_browser_may_do_with_it(stranger: Stranger, path: str) -> None:
+    headers = stranger.ask(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert policy.endswith("frame-ancestors 'self'")
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
 
 
-async def test_no_answer_gives_another_origin_leave_to_read_it():
-    async with page() as client:
-        response = await client.get("/")
-    assert response.text == "page"
-    assert "access-control-allow-origin" not in response.headers
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["referrer-policy"] == "same-origin"
+def test_on_a_space_the_hub_may_show_the_page_in_its_frame(tmp_path: Path) -> None:
+    with served(tmp_path, "--host", "0.0.0.0", DW_PUBLIC="1") as server:
+        space = Stranger(server.url.replace("localhost", "127.0.0.1"))
+        policy = space.ask("/", headers={"Host": "me-draw.hf.space"}).headers
+        assert policy["content-security-policy"].endswith(
+            "frame-ancestors 'self' https://huggingface.co"
+        )
+        other = space.ask("/").headers["content-security-policy"]
+        assert other.endswith("frame-ancestors 'self'")
 
 
-async def test_a_served_file_never_runs_as_a_document_of_the_page():
-    async with page() as client:
-        response = await client.get("/gradio_api/file=/uploads/a.svg")
-    assert response.headers["content-security-policy"] == "sandbox"
+# --- who has not logged in -----------------------------------------------------------------------
 
 
-async def test_a_refusal_is_a_sentence():
-    async with page() as client:
-        foreign = await client.post("/upload", headers={"origin": "https://evil.example"})
-        renamed = await client.get("/", headers={"host": "evil.example"})
-    assert (foreign.status_code, foreign.text) == (403, "Requests from other sites are refused.")
-    assert renamed.status_code == 421
-    assert "evil.example" in renamed.text
-    assert "DW_ALLOWED_HOSTS" in renamed.text
+def test_without_a_login_nothing_is_told(tmp_path: Path) -> None:
+    with served(tmp_path, *LOGIN) as server:
+        outside = Stranger(server.url)
+        front = outside.ask("/")
+        assert front.status == 200
+        assert "run_text_to_image" not in front.text
+        assert "guidance" not in front.text
+        for route in ROUTES:
+            for method in route.methods:
+                path = sample_of(route)
+                answer = outside.ask(path, method, body="{}" if method == "POST" else None)
+                if not route.open:
+                    assert (answer.status, path) == (401, path)
+                assert "run_text_to_image" not in answer.text
+        assert outside.ask("/openapi.json").status == 404
+        answer = outside.ask(
+            "/login", "POST", body="username=me&password=a-long-password",
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+        )  # fmt: skip
+        assert answer.json == {"success": True}
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+        inside = outside.ask("/", headers={"Cookie": cookie})
+        assert "run_text_to_image" in inside.text
+        assert json.loads(outside.ask("/config", headers={"Cookie": cookie}).body)["components"]
+
+
+def sample_of(route: Route) -> str:
+    """A path that this route takes."""
+    path = route.path.pattern.replace(r"\.", ".").replace("(v2/)?", "")
+    path = re.sub(r"\(\?P<\w+>(\[[^]]*\])\{1,128\}\)|\[[^]]*\](\{1,128\}|\+)", "a1", path)
+    path = re.sub(r"\(([^|)]*)[^)]*\)", r"\1", path).replace(".+", "x")
+    assert route.path.fullmatch(path), path
+    return path

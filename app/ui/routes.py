@@ -1,0 +1,114 @@
+"""Every route that is answered. What is in no list here is 404, whatever Gradio adds one day.
+
+`REFUSED` are the routes Gradio brings along and nobody here needs. They are listed, so that a test
+can tell a route that was refused on purpose from one that nobody has looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Body = Literal["none", "call", "arguments", "form", "files"]
+READ = frozenset({"GET", "HEAD"})
+_NAME = r"[\w.~-]{1,128}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route: which methods and paths, who may ask, and what may come with the request.
+
+    In a path the group `api` is the name of an endpoint, `event` the id of a call.
+    """
+
+    methods: frozenset[str]
+    path: re.Pattern[str]
+    open: bool = False
+    """Whether it is answered to somebody who has not logged in."""
+    body: Body = "none"
+    """`call`: a call of Gradio's as JSON; `arguments`: an endpoint's, by name, as JSON; `form`: a
+    login; `files`: uploads."""
+    event_stream: bool = False
+    """Whether it answers with the events of the session in the query."""
+
+
+def _get(path: str, **more: bool) -> Route:
+    return Route(READ, re.compile(path), **more)
+
+
+def _post(path: str, body: Body, **more: bool) -> Route:
+    return Route(frozenset({"POST"}), re.compile(path), body=body, **more)
+
+
+API = "/gradio_api"
+ROUTES = (
+    # The page, and what a browser loads with it.
+    _get(r"/", open=True),
+    _get(r"/(assets|static)/[\w./~+@-]+", open=True),
+    _get(r"/(theme\.css|favicon\.ico|manifest\.json|robots\.txt)", open=True),
+    _get(rf"{API}/theme\.css", open=True),
+    # Whether it is well.
+    _get(r"/(healthz|readyz)", open=True),
+    # The login.
+    _get(r"/(login|logout)", open=True),
+    _post(r"/(login|logout)", "form", open=True),
+    # What there is to call.
+    _get(r"/config"),
+    _get(rf"{API}/(info|openapi\.json|app_id)"),
+    # Calls: of the page, of gradio_client, by plain HTTP.
+    _post(rf"{API}/queue/join", "call"),
+    _get(rf"{API}/queue/data", event_stream=True),
+    _post(rf"{API}/(run|call)/(?P<api>{_NAME})", "call"),
+    _post(rf"{API}/call/v2/(?P<api>{_NAME})", "arguments"),
+    _get(rf"{API}/call/(v2/)?{_NAME}/(?P<event>{_NAME})"),
+    _post(rf"{API}/cancel", "call"),
+    _post(rf"{API}/reset", "call"),
+    _get(rf"{API}/heartbeat/{_NAME}"),
+    # Files in and out.
+    _post(rf"{API}/upload", "files"),
+    _get(rf"{API}/upload_progress"),
+    _post(rf"{API}/component_server", "files"),
+    _get(rf"{API}/file=.+"),
+)
+
+REFUSED = frozenset(
+    {
+        # Older names, and the same with a slash at their end.
+        "/config/", "/login/", "/gradio_api/api/{api_name}", "/gradio_api/api/{api_name}/",
+        "/gradio_api/call/v2/{api_name}/", "/gradio_api/call/{api_name}/", "/gradio_api/info/",
+        "/gradio_api/component_server/", "/gradio_api/reset/", "/gradio_api/run/{api_name}/",
+        # The old way to a file knows no sandbox; both of these fetch from anywhere.
+        "/gradio_api/file/{path:path}", "/gradio_api/proxy={url_path:path}",
+        # Who is logged in, and the very token: for other pages than this one.
+        "/gradio_api/user", "/gradio_api/user/", "/gradio_api/token", "/gradio_api/token/",
+        "/gradio_api/login_check", "/gradio_api/login_check/", "/gradio_api/app_id/",
+        # What this page does not use, or `Website` does by itself.
+        "/gradio_api/startup-events", "/gradio_api/deep_link", "/gradio_api/runs",
+        "/gradio_api/runs/", "/gradio_api/queue/status", "/gradio_api/process_recording",
+        "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}",
+        "/gradio_api/stream/{event_id}", "/gradio_api/stream/{event_id}/close",
+        "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8",
+        "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}",
+        "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file",
+        "/svelte/{path:path}", "/pwa_icon", "/pwa_icon/{size}", "/gradio_api/dev/reload",
+        # Its makers' tools.
+        "/monitoring", "/monitoring/summary", "/monitoring/{key}",
+        "/gradio_api/vibe-edit", "/gradio_api/vibe-edit/", "/gradio_api/undo-vibe-edit",
+        "/gradio_api/undo-vibe-edit/", "/gradio_api/vibe-code", "/gradio_api/vibe-code/",
+        "/gradio_api/vibe-starter-queries", "/gradio_api/vibe-starter-queries/",
+    }
+)  # fmt: skip
+"""As Gradio spells them."""
+
+
+def find(method: str, path: str, routes: Iterable[Route] = ROUTES) -> Route | frozenset[str]:
+    """The route of this request; else the methods that this path takes, none for an unknown one."""
+    taken: frozenset[str] = frozenset()
+    for route in routes:
+        if route.path.fullmatch(path):
+            if method in route.methods:
+                return route
+            taken |= route.methods
+    return taken

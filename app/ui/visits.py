@@ -1,0 +1,40 @@
+"""What a browser keeps of a visit, read as what a stranger sent: nothing in it names a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.workflow.inputs import InputSpec
+
+MAX_TEXT = 100_000
+Typed = Annotated[str, StringConstraints(max_length=MAX_TEXT)] | bool | int | float | None
+
+
+class Visit(BaseModel):
+    """Who it is, the workflow that was chosen last, and what was typed into the forms."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    person: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+    workflow: Annotated[str, Field(max_length=500)] = ""
+    forms: Annotated[
+        dict[str, Annotated[dict[str, Typed], Field(max_length=500)]], Field(max_length=500)
+    ] = {}
+
+
+def read_visit(given: Any) -> dict[str, Any]:
+    """The visit in what a browser has sent; a new one where it is none."""
+    try:
+        return Visit.model_validate(given if given is not None else {}).model_dump()
+    except ValidationError:
+        return Visit().model_dump()
+
+
+def typed_only(inputs: Iterable[InputSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed into a form's fields; those for files hold uploads, which no browser keeps."""
+    return {
+        spec.name: kept[spec.name] for spec in inputs if spec.media is None and spec.name in kept
+    }
