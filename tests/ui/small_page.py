@@ -34,7 +34,7 @@ def main(most_calls: int, most_visits: int) -> None:
         gr.api(wait, api_name="wait", concurrency_limit=None)
     page.state_session_capacity = 50
     logins = Logins(UiSettings(), None)
-    website = Website(page, routes=[], around=logins.around, ssr_mode=False)
+    website = Website(page, routes=[], around=lambda app, _: logins.around(app), ssr_mode=False)
     logins.attach(website.gradio)
     limit_calls(page, most_calls)
     limit_visits(page, website.gradio, most_visits)
