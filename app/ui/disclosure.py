@@ -1,4 +1,4 @@
-"""What Gradio (6.31) would tell whoever has not logged in: every endpoint, parameter and default."""
+"""What Gradio (6.31) would tell whoever has not logged in: endpoints, parameters, defaults."""
 
 from __future__ import annotations
 
