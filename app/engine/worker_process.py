@@ -27,6 +27,10 @@ WorkerTarget = Callable[[Connection, WorkerSettings, Path], None]
 KEPT_STDERR_LINES = 20
 EXIT_S = 5.0
 """How long a worker whose pipe has ended may take to be gone."""
+LAST_LINES_S = 2.0
+"""How long the last lines of a worker that is gone may take to be read."""
+LOOK_AGAIN_S = 0.5
+"""How often a worker that says nothing is looked after."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class WorkerProcess:
 
     def _read(self) -> None:
         try:
-            while True:
+            while self._has_more():
                 self._on_event(self, decode_event(self._connection.recv_bytes()))
         except (EOFError, OSError):
             # A killed child with unread data shows as ConnectionResetError, not as the file's end.
@@ -134,12 +138,22 @@ class WorkerProcess:
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
-        self._listening.join(EXIT_S)
+        self._listening.join(LAST_LINES_S)
         # Only when nobody writes any more: the number of a closed pipe is soon another file's.
         self._to_write.put(None)
         self._writing.join(EXIT_S)
         self._connection.close()
         self._on_exit(self, WorkerExit(self._process.exitcode, "".join(self._last_lines)))
+
+    def _has_more(self) -> bool:
+        """Wait for the next event; False where none can come.
+
+        A process that the worker has left behind may hold the pipe open, which then has no end.
+        """
+        while not self._connection.poll(LOOK_AGAIN_S):
+            if not self._process.is_alive():
+                return self._connection.poll()
+        return True
 
     def _listen(self) -> None:
         """Pass the child's stderr on and keep its end, which says why it ended."""

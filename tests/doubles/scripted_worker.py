@@ -24,6 +24,7 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     exit CODE                   end the process, without a goodbye
     kill                        the same with SIGKILL
     stop                        stand still in all threads (SIGSTOP)
+    fork until FILE             leave a process behind that holds the pipe, until such a file
     once FILE INSTRUCTION       so, where there is no such file, which is made
     babble                      bytes on the pipe that are no event
     when ready INSTRUCTION      so, when the worker has said that it is ready
@@ -309,6 +310,11 @@ class ScriptedWorker:
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["stop"]:
                 os.kill(os.getpid(), signal.SIGSTOP)
+            case ["fork", "until", file]:
+                if os.fork() == 0:
+                    while not Path(file).exists():
+                        time.sleep(LOOK_AGAIN_S)
+                    os._exit(0)
             case ["once", file, *words]:
                 with contextlib.suppress(FileExistsError):
                     Path(file).touch(exist_ok=False)

@@ -80,6 +80,16 @@ def test_the_snapshot_of_a_worker_that_starts_again(own: Bench):
     assert own.engine.status().worker == "ready"
 
 
+def test_death_is_told_although_a_process_of_the_worker_holds_the_pipe(own: Bench):
+    """It takes a moment: the pipe and stderr have no end by which to know of it."""
+    gate = own.gate()
+    try:
+        death(own.run(f"fork until {gate}", "kill"))
+        assert own.run().success
+    finally:
+        gate.touch()
+
+
 # --- workers that do not come up -----------------------------------------------------------------
 
 
