@@ -17,6 +17,7 @@ import pytest
 from tests.loopback import Handler, Loopback
 
 RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")
+LARGE = ".safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -38,6 +39,15 @@ class Hub(Loopback):
         """Sizes the hub tells of files, by their path in their repository, that are not theirs."""
         self.gated = ""
         """Of the repository of this name (`owner/name`) the files are shown to nobody."""
+        self.failing: dict[str, list[HTTPStatus]] = {}
+        """What is answered to the next requests for the file of this path, instead of it."""
+        self.signed = ""
+        """Of the repository of this name large files lie at another host's address, which is good
+        for one request alone; the first one for each file breaks off half-way."""
+        self.signatures: dict[str, int] = {}
+        """How many of these addresses were given for each file, by its path."""
+        self.used: set[str] = set()
+        """Those that were asked."""
         self.sent_bytes: dict[str, int] = {}
         """Of each file how much was sent, by its path in its repository."""
         self.asked_from: dict[str, int] = {}
@@ -77,6 +87,9 @@ class _Handler(Handler):
     def _answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.served.requests.append(f"{self.command} {path}")
+        if path.startswith("/signed/"):
+            self._send_signed(path, with_body)
+            return
         api, resolve = path.startswith("/api/models/"), "/resolve/" in path
         if api:
             owner, name, *rest = path.removeprefix("/api/models/").split("/")
@@ -91,6 +104,11 @@ class _Handler(Handler):
             self.send_response(HTTPStatus.FORBIDDEN)
             self.send_header("X-Error-Code", "GatedRepo")
             self._end(b"", with_body)
+        elif resolve and self.served.failing.get("/".join(rest[2:])):
+            self.send_response(self.served.failing["/".join(rest[2:])].pop(0))
+            self._end(b"", with_body)
+        elif resolve and self.served.signed == f"{owner}/{name}" and rest[-1].endswith(LARGE):
+            self._send_address(repository / "/".join(rest[2:]), "/".join(rest[2:]))
         elif resolve:
             self._send_file(repository / "/".join(rest[2:]), with_body)
         else:
@@ -105,6 +123,36 @@ class _Handler(Handler):
                 self._send_json(
                     {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}, with_body
                 )
+
+    def _send_address(self, file: Path, path: str) -> None:
+        """Where the file is, as the hub says of large ones: at a content network."""
+        number = self.served.signatures.get(path, 0) + 1
+        self.served.signatures[path] = number
+        name = file.relative_to(self.served.folder)
+        self.send_response(HTTPStatus.FOUND)
+        self.send_header("Location", f"http://localhost:{self.served.port}/signed/{number}/{name}")
+        self.send_header("X-Linked-ETag", f'"{_hash(file)}"')
+        self.send_header("X-Linked-Size", str(file.stat().st_size))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self._end(b"", with_body=False)
+
+    def _send_signed(self, path: str, with_body: bool) -> None:
+        name = path.removeprefix("/signed/").split("/", 1)[1]
+        if path in self.served.used:
+            self.send_response(HTTPStatus.FORBIDDEN)
+            self._end(b"", with_body)
+            return
+        self.served.used.add(path)
+        file = self.served.folder / name
+        content = file.read_bytes()
+        part = RANGE.fullmatch(self.headers.get("Range", ""))
+        first = int(part["first"]) if part else 0
+        self.send_response(HTTPStatus.PARTIAL_CONTENT)
+        self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        cut = len(content) // 2 if first == 0 else len(content)
+        self._send(name.split("/", 2)[2], content[first:cut])
 
     def _send_file(self, file: Path, with_body: bool) -> None:
         if not file.is_file():

@@ -17,18 +17,18 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as StillRunning
 from contextvars import ContextVar
-from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import (
+    HfFileMetadata,
     constants,
     get_cached_repo_tree,
     get_hf_file_metadata,
@@ -37,7 +37,11 @@ from huggingface_hub import (
     hf_raise_for_status,
     snapshot_download,
 )
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+)
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from app.errors import LoadError
@@ -54,6 +58,9 @@ TIMEOUT_S = 20.0
 """How long a connection may be silent before it counts as broken."""
 PAUSES_S = (1.0, 2.0, 4.0)
 """Before a broken connection is made anew, as long as nothing arrives; then it is given up."""
+PASSING = frozenset({408, 425, 429})
+"""What a server that is busy answers, besides what begins with 5."""
+T = TypeVar("T")
 FILES_AT_A_TIME = 4
 SHA256 = re.compile(r"[0-9a-f]{64}")
 GIT_BLOB = re.compile(r"[0-9a-f]{40}")
@@ -169,6 +176,8 @@ class _Wanted(NamedTuple):
 
     path: str
     size_bytes: int
+    etag: str | None
+    """What its content is called there; None where it has no name that a file could have."""
 
 
 class _Download:
@@ -200,26 +209,56 @@ class _Download:
         folder = _fetch(self.source, TEXT_FILES, local_files_only=False)
         tree = get_cached_repo_tree(self.source.model, revision=self.source.revision)
         wanted = set(self._weights([file.path for file in tree]))
-        missing = [
-            _Wanted(file.path, file.size)
+        missing = {
+            file.path: file.size
             for file in tree
             if file.path in wanted and not (folder / file.path).exists()
-        ]
+        }
         if missing:
-            self.total_bytes = sum(file.size_bytes for file in missing)
-            self._started = time.monotonic()
-            # As the hub's cache is laid out: blobs and snapshots/COMMIT/… are neighbours.
-            blobs = folder.parents[1] / "blobs"
-            blobs.mkdir(exist_ok=True)
-            self._check_room(blobs)
-            with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
-                list(pool.map(partial(self._fetch_file, blobs, folder.name), missing))
+            self._fetch_files(folder, missing)
         # Every blob is here: what is left is to name them.
         patterns = (*TEXT_FILES, *(escape(name) for name in sorted(wanted)))
         return _fetch(self.source, patterns, local_files_only=False)
 
-    def _check_room(self, blobs: Path) -> None:
-        here = sum(file.stat().st_size for file in blobs.glob("*.incomplete"))
+    def _fetch_files(self, folder: Path, missing: Mapping[str, int]) -> None:
+        """Fetch these files of the snapshot in this folder, which have so many bytes."""
+        self.total_bytes = sum(missing.values())
+        self._started = time.monotonic()
+        # As the hub's cache is laid out: blobs and snapshots/COMMIT/… are neighbours.
+        blobs = folder.parents[1] / "blobs"
+        blobs.mkdir(exist_ok=True)
+        pool = ThreadPoolExecutor(FILES_AT_A_TIME)
+        try:
+            told = [
+                pool.submit(self._looked_up, folder.name, path, size_bytes)
+                for path, size_bytes in missing.items()
+            ]
+            found = [each.result() for each in as_completed(told)]
+            self._check_room(blobs, found)
+            fetched = [
+                pool.submit(self._fetch_file, blobs, folder.name, wanted) for wanted in found
+            ]
+            for each in as_completed(fetched):
+                each.result()
+        except BaseException:
+            # The others end at their next bytes; what went wrong with this one is told now.
+            self.stopped.set()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _looked_up(self, commit: str, path: str, size_bytes: int) -> _Wanted:
+        etag = self._metadata(commit, path).etag
+        named = etag is not None and re.fullmatch(r"[\w-]+", etag) is not None
+        return _Wanted(path, size_bytes, etag if named else None)
+
+    def _metadata(self, commit: str, path: str) -> HfFileMetadata:
+        url = hf_hub_url(self.source.model, path, revision=commit)
+        return _retried(lambda: get_hf_file_metadata(url, timeout=TIMEOUT_S), self.stopped)
+
+    def _check_room(self, blobs: Path, missing: Iterable[_Wanted]) -> None:
+        parts = (_unfinished(blobs, wanted.etag) for wanted in missing if wanted.etag is not None)
+        here = sum(part.stat().st_size for part in parts if part.is_file())
         needed, free = self.total_bytes - here, shutil.disk_usage(blobs).free
         if needed > free:
             raise _NoRoom(
@@ -228,21 +267,25 @@ class _Download:
             )
 
     def _fetch_file(self, blobs: Path, commit: str, wanted: _Wanted) -> None:
-        url = hf_hub_url(self.source.model, wanted.path, revision=commit)
-        told = get_hf_file_metadata(url, timeout=TIMEOUT_S)
-        etag = told.etag
-        if etag is None or not re.fullmatch(r"[\w-]+", etag):
+        etag = wanted.etag
+        if etag is None:
             # What has no name there cannot be kept: the library will fetch it in its own way.
             return
+
+        def address() -> tuple[str, dict[str, Any]]:
+            """Where the file is now: signed addresses are good for a while only."""
+            location = self._metadata(commit, wanted.path).location
+            return location, build_hf_headers() if _at_hub(location) else {}
+
         # Who fetches the same file in another process waits here, the hub's library too.
         lock = Path(constants.HF_HUB_CACHE) / ".locks" / blobs.parent.name / f"{etag}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(str(lock)):
             blob = blobs / etag
             if not blob.exists():
-                unfinished = blobs / f"{etag}.incomplete"
+                unfinished = _unfinished(blobs, etag)
                 stream = _Stream(unfinished, wanted.size_bytes, etag, self._arrived, self.stopped)
-                stream.run(told.location, build_hf_headers() if _at_hub(told.location) else {})
+                stream.run(address)
                 unfinished.replace(blob)
 
     def _arrived(self, arrived_bytes: int, *, resumed: bool = False) -> None:
@@ -269,28 +312,22 @@ class _Stream:
         self._stopped = stopped
         self._digest = self._new_digest()
 
-    def run(self, url: str, headers: dict[str, Any]) -> None:
-        """Fetch what the file lacks, with as many connections as it takes."""
+    def run(self, address: Callable[[], tuple[str, dict[str, Any]]]) -> None:
+        """Fetch what the file lacks, with as many connections as it takes; `address` is asked
+        before each of them, for the URL and the headers to send there."""
         self._file.touch()
         with self._file.open("rb") as file:
             while chunk := file.read(1 << 20):
                 self._note(chunk)
         self._arrived(self._here, resumed=True)
-        pauses = iter(PAUSES_S)
-        while self._here < self._size_bytes:
-            here = self._here
-            try:
-                self._connect(url, headers)
-            except httpx2.TransportError as error:
-                if self._here > here:
-                    pauses = iter(PAUSES_S)
-                pause_s = next(pauses, None)
-                if pause_s is None:
-                    raise
-                # Not the address: that of a content network carries its own signature.
-                log.warning("A download broke off (%s) and goes on", type(error).__name__)
-                if self._stopped.wait(pause_s):
-                    raise _Stopped from None
+
+        def connect() -> None:
+            self._connect(*address())
+            if self._here < self._size_bytes:
+                raise httpx2.RemoteProtocolError("the answer ends before the file does")
+
+        if self._here < self._size_bytes:
+            _retried(connect, self._stopped, lambda: self._here)
         if self._here != self._size_bytes or (self._digest and not self._is_whole()):
             self._file.unlink()
             raise _Damaged("a file of it arrived damaged")
@@ -330,6 +367,40 @@ class _Stream:
 
     def _is_whole(self) -> bool:
         return bool(self._digest.hexdigest() == self._etag)
+
+
+def _retried(
+    attempt: Callable[[], T], stopped: threading.Event, here: Callable[[], int] = lambda: 0
+) -> T:
+    """What the attempt returns. It is made again where another may go well, after longer and longer
+    pauses; those begin anew whenever more is `here` than before."""
+    pauses = iter(PAUSES_S)
+    while True:
+        before = here()
+        try:
+            return attempt()
+        except (httpx2.TransportError, HfHubHTTPError) as error:
+            if here() > before:
+                pauses = iter(PAUSES_S)
+            pause_s = next(pauses, None) if _may_pass(error) else None
+            if pause_s is None:
+                raise
+            # Not the address: that of a content network carries its own signature.
+            log.warning("A download broke off (%s) and goes on", type(error).__name__)
+        if stopped.wait(pause_s):
+            raise _Stopped
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the next attempt may go well: with a new connection or a new address, or later."""
+    if not isinstance(error, HfHubHTTPError):
+        return True
+    status = error.response.status_code
+    return status in PASSING or status >= 500 or not _at_hub(str(error.response.url))
+
+
+def _unfinished(blobs: Path, etag: str) -> Path:
+    return blobs / f"{etag}.incomplete"
 
 
 def _at_hub(url: str) -> bool:

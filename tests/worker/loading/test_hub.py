@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
     (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     (model / "unet" / "custom.py").write_text("raise SystemExit('code of a model was run')")
     (model / "pytorch_model.ckpt").write_bytes(b"a pickle")
-    for name in ("interrupted", "cancelled", "damaged", "gated", "huge", "never-asked-for"):
+    for name in ("interrupted", "cancelled", "damaged", "gated", "huge", "never-asked-for",
+                 "signed", "busy", "parts", "failing"):  # fmt: skip
         shutil.copytree(tiny, folder / "test" / name)
     build_language_model(folder / "test" / "writer")
     (folder / "test" / "writer" / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -47,10 +49,16 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Engine]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what is fetched of the hub lies."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, hub: Hub, home: Path) -> Iterator[Engine]:
     """An engine whose worker knows only this hub, and has an empty cache for it."""
     with pytest.MonkeyPatch.context() as environment:
-        hub.only(environment, tmp_path_factory.mktemp("home"))
+        hub.only(environment, home)
         with started_engine(tmp_path_factory.mktemp("outputs")) as started:
             yield started
 
@@ -204,6 +212,52 @@ def test_what_the_disk_cannot_hold_is_a_sentence_before_anything_is_fetched(
     hub.claimed_bytes.clear()
 
 
+def test_room_on_the_disk_counts_parts_of_the_wanted_files_alone(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench, home: Path
+):
+    """A part of another file is as large as what is missing, and nothing of that is here."""
+    blobs = home / "hub" / "models--test--parts" / "blobs"
+    blobs.mkdir(parents=True)
+    with (blobs / f"{'0' * 64}.incomplete").open("wb") as part:
+        part.truncate(10**12)
+    hub.claimed_bytes[UNET] = shutil.disk_usage(blobs).free + 10**11
+    error = failed(draw(engine, bench, "test/parts")).error
+    assert "more on the disk of the hub's cache" in error.message
+    hub.claimed_bytes.clear()
+
+
+def test_signed_address_is_asked_for_anew_with_every_connection(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    hub.signed = "test/signed"
+    assert same(first, draw(engine, bench, "test/signed"))
+    assert hub.signatures[UNET] >= 2
+    hub.signed = ""
+
+
+def test_hub_that_is_busy_is_asked_again(first: Finished, engine: Engine, hub: Hub, bench: Bench):
+    hub.failing[UNET] = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS]
+    assert same(first, draw(engine, bench, "test/busy"))
+    assert hub.failing[UNET] == []
+
+
+def test_file_that_fails_is_told_while_others_are_on_their_way(
+    first: Finished, engine: Engine, hub: Hub, bench: Bench
+):
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    hub.held = vae
+    hub.go_on.clear()
+    hub.requests.clear()
+    hub.failing[UNET] = [HTTPStatus.NOT_FOUND] * 9
+    failed(draw(engine, bench, "test/failing"))
+    asked = [request for request in hub.requests if request.startswith("GET") and vae in request]
+    # Whoever waits for the held file to end asks for it again after a silence.
+    assert len(asked) <= 1
+    hub.held = ""
+    hub.go_on.set()
+    hub.failing.clear()
+
+
 def test_a_file_that_arrives_damaged_is_not_kept(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
@@ -230,6 +284,7 @@ def test_a_download_tells_its_bytes_and_obeys_a_cancel_and_goes_on_where_it_was(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.held = UNET
+    hub.go_on.clear()
     wanted = bench.write(document(step(model="test/cancelled", loading=NO_CHECKER)))
     run_id = engine.submit(wanted, {}, seed=3, fresh=True)
     told: list[Downloading] = []
