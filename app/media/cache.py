@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from app.errors import FetchError
 from app.media.fetch import WHOLE_S, Answer, Unreachable, answer_to, refusing, shown
@@ -133,10 +134,11 @@ class MediaCache:
     def find(self, url: str) -> MediaFile | None:
         """What lay behind the URL last, if that is still here."""
         try:
-            found = MediaFile.model_validate_json(self._record(url).read_bytes())
-        except (OSError, ValidationError):
+            noted = json.loads(self._record(url).read_bytes())
+            found = MediaFile.model_validate({**noted, "url": url})
+        except (OSError, ValueError, TypeError):
             return None
-        return found if found.url == url and self.path(found).is_file() else None
+        return found if self.path(found).is_file() else None
 
     def release(self, holder: str) -> None:
         """Lets go of what was fetched for this holder; it is removed when room is needed."""
@@ -253,7 +255,8 @@ class MediaCache:
     def _note(self, found: MediaFile) -> None:
         try:
             with replacing(self._record(found.url)) as file:
-                file.write(found.model_dump_json().encode())
+                # Whose name is the URL's hash. The URL itself may open the file to others.
+                file.write(found.model_dump_json(exclude={"url"}).encode())
         except OSError as error:
             # The file itself is here; the next run asks for it anew.
             log.warning("What lies behind %s could not be noted: %s", shown(found.url), error)

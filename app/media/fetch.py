@@ -26,6 +26,7 @@ from app.media.urls import (
     checked_url,
     is_listed,
     is_public,
+    without_query,
 )
 
 if TYPE_CHECKING:
@@ -120,8 +121,9 @@ def refusing(url: str, answer: Answer) -> FetchError:
 
 
 def shown(url: str) -> str:
-    """The URL as sentences quote it."""
-    return f"'{url if len(url) <= 120 else url[:119] + '…'}'"
+    """The URL as sentences quote it: they are logged, and its query may open it to others."""
+    told = without_query(url)
+    return f"'{told if len(told) <= 120 else told[:119] + '…'}'"
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     import httpx
@@ -40,6 +41,18 @@ def is_url(value: object) -> bool:
     scheme = SCHEME.match(value)
     # `c:` is a drive of another system, and no scheme has one letter.
     return scheme is not None and (len(scheme[0]) > 2 and ("://" in value or scheme[0] == "data:"))
+
+
+def without_query(url: str) -> str:
+    """Returns the URL without query, fragment, user and password; of `data:` the beginning."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}:"
+    if not parts.netloc:
+        return f"{parts.scheme}:{parts.path.partition(',')[0]}" if parts.scheme else url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:

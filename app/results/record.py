@@ -13,9 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from app.media.urls import is_url
+from app.media.urls import is_url, without_query
 from app.outputs import Record
 from app.workflow.plan import PipelineStep, Step
 from app.workflow.remote import media_files
@@ -69,18 +68,6 @@ def without_places(value: Any, files: Mapping[str, str] | None = None) -> Any:
     if is_url(value):
         return without_query(value)
     return _name(value) if _is_absolute_path(value) else value
-
-
-def without_query(url: str) -> str:
-    """Returns the URL without query, fragment, user and password; of `data:` the beginning."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return f"{url.partition(':')[0]}:"
-    if not parts.netloc:
-        return f"{parts.scheme}:{parts.path.partition(',')[0]}" if parts.scheme else url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _is_absolute_path(text: str) -> bool:

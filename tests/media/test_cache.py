@@ -176,3 +176,14 @@ def test_nothing_is_fetched_where_that_is_not_allowed(site: Site, tmp_path: Path
         cache(tmp_path, site, allowed=False), site.put("/a.png")
     )
     assert site.asked == []
+
+
+def test_signature_of_a_url_is_neither_kept_nor_told(site: Site, tmp_path: Path):
+    found = cache(tmp_path, site)
+    url = site.put("/a.png", picture()) + "?signature=secret"
+    site.put("/a.png?signature=secret", picture())
+    first = found.fetch(url, "image")
+    assert found.find(url) == first
+    assert all(b"secret" not in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    site.put("/b.png?signature=secret", status=404)
+    assert "secret" not in refused(found, site.url("/b.png?signature=secret"))

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from app import __version__
+from app.media.urls import without_query
 from app.outputs import RECORD_KEY
 from app.protocol import ResultSaved
-from app.results.record import without_places, without_query
+from app.results.record import without_places
 from tests.engines import Finished
 from tests.results.files import read_record
 from tests.worker.bench import SHAPES, Bench, document, pixels, step
