@@ -20,6 +20,9 @@ from app.unfinished import PRIVATE, private_folder
 
 log = logging.getLogger(__name__)
 
+SILENCE_S = 30.0
+"""How long a server may say nothing before the connection to it counts as lost."""
+
 
 class ServerWorkbench:
     """A running server, by its API. Workflows are those of its catalog.
@@ -97,7 +100,9 @@ class ServerWorkbench:
             for last in _stream(job):  # noqa: B007  (the last event is what counts)
                 pass
         try:
-            job.result()
+            job.result(timeout=0)
+        except (concurrent.futures.CancelledError, TimeoutError):
+            return Ended(None, [], self._broken_off(last.get("job_id")))
         except Exception as error:  # noqa: BLE001  (see __init__)
             return Ended(None, [], _said(error))
         if last.get("event") != "done":
@@ -130,6 +135,23 @@ class ServerWorkbench:
         """See Workbench."""
         self._client.close()
         self._open.close()
+
+    def _broken_off(self, run_id: str | None) -> str:
+        """What became of a run whose stream ended before it did, in a sentence."""
+        lost = (
+            "The connection to the server broke off during the run. A proxy in between may end"
+            " long answers; let it wait as long as runs take."
+        )
+        if run_id is None:
+            return lost
+        try:
+            # Not `predict`, which would wait for ever where answers do not arrive.
+            ended = self._client.submit(run_id, api_name="/cancel_job").result(SILENCE_S)
+        except Exception as error:  # noqa: BLE001  (see __init__)
+            return f"{lost} What became of the run {run_id} is not known ({_said(error)})."
+        if ended:
+            return f"{lost} The run {run_id} was cancelled."
+        return f"{lost} The run {run_id} is over: cancelled, unless it had just ended."
 
     def _ask(self, endpoint: str, *arguments: Any) -> Any:
         try:
@@ -194,14 +216,16 @@ class _Loads:
 
 def _stream(job: Any) -> Iterator[dict[str, Any]]:
     """The events of a `gradio_client` job to its end, which its own iterator never reaches when the
-    server is gone."""
-    told = 0
+    server is gone; or until nothing has come for long: a stream that lives says so every second."""
+    told, heard_at = 0, time.monotonic()
     while True:
         over = job.done()
         events = job.outputs()
         yield from events[told:]
+        if len(events) > told:
+            heard_at = time.monotonic()
         told = len(events)
-        if over:
+        if over or time.monotonic() - heard_at > SILENCE_S:
             return
         time.sleep(0.02)
 

@@ -108,7 +108,14 @@ class Engine:
         known = plan.seed_given and not fetching
         key = request_key(plan, settings.worker.device) if known else None
         run = Run(
-            run_id, owner, plan, request_key=key, fresh=fresh, fetching=fetching, person=person
+            run_id,
+            owner,
+            plan,
+            request_key=key,
+            fresh=fresh,
+            fetching=fetching,
+            person=person,
+            check=check,
         )
         _check_command(run.command())
         return loop.mailbox.ask(partial(loop.submit, run))

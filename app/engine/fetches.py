@@ -14,7 +14,7 @@ from functools import partial
 
 from app.engine.run import Run
 from app.engine.runs import Runs
-from app.errors import Cancelled, FetchError, RunError
+from app.errors import Cancelled, FetchError, WorkbenchError
 from app.media.cache import MediaCache, MediaFile
 from app.protocol import FetchingMedia, RunFailed
 from app.settings import Settings
@@ -59,7 +59,7 @@ class MediaFetches:
             key = request_key(plan, self._device) if plan.seed_given else None
         except Cancelled:
             return
-        except RunError as error:
+        except WorkbenchError as error:
             self._fail(run, error)
         except Exception as error:
             # Whatever it is, the run must not wait for ever.
@@ -91,7 +91,10 @@ class MediaFetches:
             return files[value.kind, value.url]
 
         sums = {file.url: file.sha256 for file in found}
-        return with_files(run.plan, resolve).model_copy(update={"fetched": sums})
+        plan = with_files(run.plan, resolve).model_copy(update={"fetched": sums})
+        if run.check is not None:
+            run.check(plan)
+        return plan
 
     def _release_ended(self) -> None:
         """What ended runs needed may leave; what waiting ones need may not."""
@@ -100,7 +103,7 @@ class MediaFetches:
                 self._holding.pop(run_id, None)
                 self._cache.release(run_id)
 
-    def _fail(self, run: Run, error: RunError) -> None:
+    def _fail(self, run: Run, error: WorkbenchError) -> None:
         ended = RunFailed(run_id=run.run_id, time=time.time(), error=error.report())
         self._post(partial(self._runs.end_early, run, ended))
 

@@ -78,12 +78,15 @@ class Run:
         fresh: bool,
         fetching: bool = False,
         person: str = "",
+        check: Callable[[Plan], None] | None = None,
     ) -> None:
         self.run_id = run_id
         self.owner = owner
         """The secret by which a visit or a script finds its runs."""
         self.person = person
         """Whose share of the queue it takes; empty where nobody counts."""
+        self.check = check
+        """What the plan has to pass once more when media by URL are here."""
         self.plan = plan
         self.request_key = request_key
         """Equal for requests that make the same; None when the seed was drawn."""

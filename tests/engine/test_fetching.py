@@ -20,6 +20,7 @@ from app.protocol import (
     StartRun,
 )  # fmt: skip
 from app.settings import PathSettings, Settings, WorkerSettings
+from app.workflow.plan import Plan
 from app.workflow.plan_values import ImageValue
 from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import Bench, Heard
@@ -175,3 +176,15 @@ def test_a_site_the_operator_does_not_list_is_refused_before_the_run(seeing: Ben
         assert other.asked == []
     finally:
         other.close()
+
+
+def test_check_of_a_run_also_holds_for_the_media_that_were_fetched(seeing: Bench) -> None:
+    def refuse_pictures(plan: Plan) -> None:
+        if any(isinstance(value, ImageValue) for value in plan.steps[0].arguments.values()):
+            raise InvalidInputs("No picture may be handed in.")
+
+    run_id = seeing.engine.submit(seeing.workflow, {"prompt": "nothing"}, check=refuse_pictures)
+    ended = seeing.finish(run_id).terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.message == "No picture may be handed in."
+    assert seen(seeing) == []
