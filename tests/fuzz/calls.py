@@ -25,11 +25,14 @@ class Call:
     body: bytes
     stream: str = ""
     content_type: str = "application/json"
+    method: str = "POST"
+    dropped_after_bytes: int | None = None
+    """Where the reader of the stream goes away; None: it reads to the end."""
 
     def __str__(self) -> str:
         body = self.body
         shown = f"{body!r}" if len(body) <= 600 else f"{body[:300]!r} … {body[-300:]!r}"
-        return f"POST {self.path} {shown} ({len(body)} bytes)"
+        return f"{self.method} {self.path} {shown} ({len(body)} bytes)"
 
 
 def _array(parts: list[str]) -> str:
@@ -184,9 +187,39 @@ ARGUMENTS: dict[str, tuple[tuple[str, st.SearchStrategy[str]], ...]] = {
 """Every endpoint with its parameters, in order."""
 
 
+_paths = st.one_of(
+    st.sampled_from(
+        ["file=pyproject.toml", "file=/etc/passwd", "file=..%2f..%2fetc/passwd", "file/etc/passwd",
+         "file=http://127.0.0.1:1/", "proxy=http://127.0.0.1:1/", "upload", "config", "info",
+         "openapi.json", "heartbeat/x", "queue/data", "queue/data?session_hash=x", "queue/status",
+         "cancel", "component_server", "reset", "theme.css", "app_id", "%00", "%0a%0dforged"]
+    ),
+    st.text(max_size=20).map(lambda text: "".join(f"%{byte:02x}" for byte in text.encode())),
+)  # fmt: skip
+_others = st.one_of(
+    st.builds(lambda path: Call(f"{PREFIX}/{path}", b"", method="GET"), _paths),
+    st.builds(
+        lambda path, body: Call(f"{PREFIX}/{path}", body.encode()),
+        _paths.filter(lambda path: not path.startswith("queue/data")),
+        nonsense,
+    ),
+    st.builds(
+        lambda number, data: Call(
+            f"{PREFIX}/queue/join",
+            f'{{"data":{data},"fn_index":{number},"session_hash":"fuzz"}}'.encode(),
+        ),
+        st.integers(-1, 60),
+        st.lists(nonsense, max_size=4).map(_array),
+    ),
+)
+"""Other routes, and the page's own events, whose streams nobody opens."""
+
+
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
     """One call of one endpoint: queued, direct, or by names; sometimes not even JSON."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(_others)
     name = draw(st.sampled_from(["generate", "generate", "generate", *ARGUMENTS]))
     parameters = ARGUMENTS[name]
     values = [draw(strategy) for _, strategy in parameters]
@@ -201,7 +234,9 @@ def calls(draw: st.DrawFn) -> Call:
     match draw(st.sampled_from(["call", "call", "run", "named"])):
         case "call":
             body = f'{{"data":{data}}}'
-            return Call(f"{PREFIX}/call/{name}", body.encode(), f"{PREFIX}/call/{name}/")
+            drop = draw(st.sampled_from([None, None, None, 0, 200]))
+            return Call(f"{PREFIX}/call/{name}", body.encode(), f"{PREFIX}/call/{name}/",
+                        dropped_after_bytes=drop)  # fmt: skip
         case "run":
             return Call(f"{PREFIX}/run/{name}", f'{{"data":{data}}}'.encode())
     names = [json.dumps(each) for each, _ in parameters]

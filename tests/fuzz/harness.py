@@ -74,9 +74,11 @@ class Fuzz:
 
     def _send(self, call: Call) -> None:
         try:
-            answer = self._http.post(
-                call.path, content=call.body, headers={"content-type": call.content_type}
+            headers = {"content-type": call.content_type}
+            request = self._http.build_request(
+                call.method, call.path, content=call.body, headers=headers
             )
+            answer = self._http.send(request)
             self._check(call, answer.status_code, answer.text)
             if answer.is_success and call.stream:
                 self._read_stream(call, answer.json()["event_id"])
@@ -85,7 +87,11 @@ class Fuzz:
 
     def _read_stream(self, call: Call, event_id: str) -> None:
         with self._http.stream("GET", call.stream + event_id) as stream:
-            read = b"".join(stream.iter_bytes())
+            read = b""
+            for chunk in stream.iter_bytes():
+                read += chunk
+                if call.dropped_after_bytes is not None and len(read) > call.dropped_after_bytes:
+                    return
         self._check(call, stream.status_code, read.decode(errors="replace"))
         if not any(end in read for end in ENDS):
             self.seen.wrong.append(f"no end in {read[-300:]!r} for {call}")
