@@ -261,6 +261,8 @@ class RunQueued(Message):
     run_id: str
     time: float
     position: int
+    notice: str = ""
+    """What the person should know, for example that the server was started again."""
 
 
 class FetchingMedia(Message):

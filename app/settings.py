@@ -163,6 +163,8 @@ class EngineSettings(_Frozen):
     before it is ended."""
     cleanup_limit_s: float = Field(default=1800.0, gt=0)
     """The same for what it does when nothing else is to be done, while nobody waits for it."""
+    keep_history: bool = True
+    """Whether what was asked for is kept beside the results, across restarts."""
     kept_runs: int = Field(default=500, ge=1)
     """Finished runs whose events are kept for followers."""
     idle_cleanup_s: float = Field(default=1.0, gt=0)

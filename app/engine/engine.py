@@ -14,12 +14,16 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
+from app.engine.history import History
+from app.engine.kept_inputs import with_kept_inputs
 from app.engine.loop import EngineLoop, FreeMode
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import new_run_id
 from app.engine.status import EngineStatus
+from app.engine.store import Store
+from app.engine.store_file import StoreError
 from app.engine.worker_process import WorkerTarget, run_worker
-from app.errors import EngineError, EngineNotStarted, InvalidInputs, first_line
+from app.errors import EngineError, EngineNotStarted, InvalidInputs, UnknownRun, first_line
 from app.janitor import start_cleaning
 from app.outputs import OutputStore
 from app.protocol import (
@@ -53,18 +57,27 @@ class Engine:
         self._settings: Settings | None = None
         self._loop: EngineLoop | None = None
         self._hub: HubHeaders | None = None
+        self._history: History | None = None
+        self._uploads: Path | None = None
 
-    def start(self, settings: Settings) -> None:
+    def start(self, settings: Settings, *, uploads: Path | None = None) -> None:
         """Start the worker; returns at once, runs that come before it is ready wait for it.
 
+        With `uploads`, a server's folder of uploaded files, the engine is a server's: it takes up
+        what an earlier server left unfinished, and keeps the uploads that its runs name.
         Raises BadRequest, before anything is started, where results cannot be written.
         """
         if self._loop is not None:
             raise EngineError("The engine is running already.")
-        OutputStore(settings.paths.outputs).check()
-        self._settings = settings
+        outputs = OutputStore(settings.paths.outputs)
+        outputs.check()
+        serves = uploads is not None
+        store = Store(outputs.root, keep_history=settings.engine.keep_history, as_keeper=serves)
+        self._settings, self._uploads = settings, uploads
         start_cleaning(settings.paths.outputs, settings.paths.outputs_bytes)
-        self._loop = EngineLoop(settings, self._worker_target)
+        self._history = History(store, settings, resumable=serves)
+        unfinished = self._history.take_up() if serves and store.is_keeper else []
+        self._loop = EngineLoop(settings, self._worker_target, self._history, unfinished)
         self._hub = HubHeaders()
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -73,6 +86,9 @@ class Engine:
         if loop is not None:
             loop.post(partial(loop.begin_close, max(0.1, timeout_s - 0.5)))
             loop.join()
+        history, self._history = self._history, None
+        if history is not None:
+            history.store.close()
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.close()
@@ -103,6 +119,8 @@ class Engine:
         plan = make_plan(workflow, inputs, paths=settings.paths, seed=seed, changes=changes)
         if check is not None:
             check(plan)
+        if self._uploads is not None:
+            plan = with_kept_inputs(plan, self._uploads, settings.paths.outputs)
         run_id = new_run_id()
         fetching = bool(remote_values(plan))
         known = plan.seed_given and not fetching
@@ -118,7 +136,13 @@ class Engine:
             check=check,
         )
         _check_command(run.command())
-        return loop.mailbox.ask(partial(loop.submit, run))
+        noted = loop.mailbox.ask(partial(loop.submit, run))
+        try:
+            noted.result()
+        except StoreError as error:
+            # It runs all the same: a picture is worth more than its note.
+            log.warning("%s", error)
+        return run.run_id
 
     def fit(
         self,
@@ -157,8 +181,7 @@ class Engine:
 
         The workflow's file counts as it is now. Raises UnknownRun, and what `submit` raises.
         """
-        loop, _ = self._started()
-        plan = loop.run(run_id).plan
+        plan = self._find_here(run_id).plan
         return self.submit(
             Path(plan.workflow_path), plan.inputs, seed=seed, changes=plan.changes, owner=owner,
             person=person,
@@ -179,7 +202,7 @@ class Engine:
             with contextlib.suppress(RuntimeError):
                 here.call_soon_threadsafe(changed.set)
 
-        run = loop.run(run_id)
+        run = await self._find(run_id)
         with _following(loop, run, Follower(wake, previews)):
             reading = _Reading(run, start, previews)
             while not reading.over:
@@ -193,7 +216,7 @@ class Engine:
         """The run's events to its end, for a caller without an event loop. Raises UnknownRun."""
         loop, _ = self._started()
         changed = threading.Event()
-        run = loop.run(run_id)
+        run = self._find_here(run_id)
         with _following(loop, run, Follower(changed.set, previews)):
             reading = _Reading(run, 0, previews)
             while not reading.over:
@@ -272,6 +295,43 @@ class Engine:
         """Whether a run of anybody but this owner is in progress or waiting."""
         own = {info.run_id for info in self.runs(owner)}
         return any(info.ended_at is None and info.run_id not in own for info in self.runs())
+
+    def history(
+        self,
+        *,
+        owner: str | None = None,
+        words: str = "",
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[RunInfo]:
+        """The runs of the history, newest first, those that are under way as they are now.
+
+        `owner` has one owner's alone, `words` those whose texts have all of them; `before` is the
+        last id of the page before. Reads the disk.
+        """
+        loop, _ = self._started()
+        assert self._history is not None
+        found = self._history.infos(owner=owner, words=words, limit=limit, before=before)
+        live = {info.run_id: info for info in loop.runs(owner)}
+        return [live.get(info.run_id, info) for info in found]
+
+    async def _find(self, run_id: str) -> Run:
+        """A run of this engine, or a past one of the history. Raises UnknownRun."""
+        loop, _ = self._started()
+        try:
+            return loop.run(run_id)
+        except UnknownRun:
+            return await asyncio.to_thread(self._find_here, run_id)
+
+    def _find_here(self, run_id: str) -> Run:
+        loop, _ = self._started()
+        try:
+            return loop.run(run_id)
+        except UnknownRun:
+            past = self._history.past_run(run_id) if self._history else None
+            if past is None:
+                raise
+            return past
 
     def _started(self) -> tuple[EngineLoop, Settings]:
         if self._loop is None or self._settings is None:

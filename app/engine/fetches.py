@@ -87,8 +87,8 @@ class MediaFetches:
         self._release_ended()
         self._cache.trim(run.run_id)
 
-        def resolve(value: RemoteValue) -> Value:
-            return files[value.kind, value.url]
+        def resolve(value: Value) -> Value:
+            return files[value.kind, value.url] if isinstance(value, RemoteValue) else value
 
         sums = {file.url: file.sha256 for file in found}
         plan = with_files(run.plan, resolve).model_copy(update={"fetched": sums})

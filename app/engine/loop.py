@@ -12,13 +12,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal
 
 from app.engine.ends import died_with, failed_here
 from app.engine.fetches import MediaFetches
+from app.engine.history import History
 from app.engine.mailbox import Mailbox
 from app.engine.memory import WorkerMemory
 from app.engine.outstanding import RELOADED, Order, Outstanding
@@ -44,6 +45,7 @@ from app.protocol import (
     RunFailed,
     RunStarted,
     ShutDown,
+    TerminalEvent,
     WatchPreviews,
     WorkerReady,
     WorkerUnable,
@@ -64,13 +66,20 @@ PAUSE_S = 1.0
 class EngineLoop:
     """Queue, runs and worker; made by `Engine.start`."""
 
-    def __init__(self, settings: Settings, target: WorkerTarget) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        target: WorkerTarget,
+        history: History,
+        unfinished: Sequence[Run] = (),
+    ) -> None:
+        """`unfinished` are runs that an earlier server left, in their order."""
         self._settings = settings
         self._target = target
         may_run_code = bool(settings.paths.trusted_code)
         self._hub_token = None if may_run_code else find_hub_token(os.environ)
         self.mailbox = Mailbox()
-        self._runs = Runs(settings.engine, settings.paths.outputs.resolve())
+        self._runs = Runs(settings.engine, settings.paths.outputs.resolve(), history)
         self._fetches = MediaFetches(settings, self._runs, self.post)
         self._active: Run | None = None
         self._memory = WorkerMemory(settings.engine)
@@ -86,6 +95,9 @@ class EngineLoop:
         """Why this side ended the worker, for the person whose run was in it."""
         self._serving = True
         self._pause_until = 0.0
+        for run in unfinished:
+            self._runs.take_up(run)
+            self._begin(run)
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -165,15 +177,18 @@ class EngineLoop:
 
     # --- what the engine's methods ask -----------------------------------------------------------
 
-    def submit(self, run: Run) -> str:
-        """Take the run: answer it from an identical one's files, or queue it. Returns its id."""
+    def submit(self, run: Run) -> Future[None]:
+        """Take the run: answer it from an identical one's files, or queue it; see `Runs.take`."""
         self._refuse_when_closing()
-        run_id = self._runs.take(run)
+        noted = self._runs.take(run)
+        self._begin(run)
+        return noted
+
+    def _begin(self, run: Run) -> None:
         if run.fetching:
             self._fetches.begin(run)
         if not run.over:
             self._starts.try_again()
-        return run_id
 
     def cancel(self, run: Run) -> None:
         """End the run, if it is not over: at once in the queue, at its next checkpoint else."""
@@ -263,7 +278,7 @@ class EngineLoop:
         self._close_by = time.monotonic() + timeout_s
         notice = "The workbench was stopped."
         self._killed = notice
-        self._runs.end_waiting(
+        self._runs.stop_waiting(
             lambda run_id: RunCancelled(
                 run_id=run_id, time=time.time(), phase="queued", notice=notice
             )
@@ -389,12 +404,22 @@ class EngineLoop:
             self._active = None
             self._outstanding.done(run.run_id, time.monotonic())
             self._memory.run_ended()
-            self._runs.end(run, event)
+            self._end(run, event)
             return
         if isinstance(event, RunStarted):
             self._outstanding.begun(run.run_id)
             self._starts.has_worked()
+            self._runs.began(run, event)
+            return
         run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
+
+    def _end(self, run: Run, event: TerminalEvent) -> None:
+        """End the run; one that ends only because the engine stops waits for the next server."""
+        stopped = self._close_by is not None and run.cancel_asked_at is None
+        if stopped and isinstance(event, RunCancelled):
+            self._runs.stop(run, event)
+        else:
+            self._runs.end(run, event)
 
     def _fail_active(self, error: Exception) -> None:
         """The run in the worker cannot be carried on, and nobody knows what the worker is at."""
@@ -418,7 +443,7 @@ class EngineLoop:
             if self._can_go_again(run):
                 self._runs.put_back(run)
             else:
-                self._runs.end(run, self._death_of(run, ended))
+                self._end(run, self._death_of(run, ended))
         self._memory.gone(self._killed or ended.sentence, self.status)
         if self._starts.given_up:
             self._give_up(self._killed or ended.sentence, ended.last_lines)

@@ -27,7 +27,7 @@ from app.workflow.plan import Plan
 
 log = logging.getLogger(__name__)
 
-RunState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+RunState = Literal["queued", "preparing", "ready", "running", "succeeded", "failed", "cancelled"]
 
 
 class RunInfo(Message):
@@ -99,6 +99,8 @@ class Run:
         self.followers: set[Follower] = set()
         self.cancel_asked_at: float | None = None
         """Monotonic seconds; None while nobody has cancelled it."""
+        self.notice = ""
+        """What whoever follows should know first, for example that the server was restarted."""
         self.times_sent = 0
         """How many workers it was given to."""
 
@@ -169,6 +171,12 @@ class Run:
         """When the worker began with it, Unix seconds."""
         return next((event.time for event in self.events if isinstance(event, RunStarted)), None)
 
+    @property
+    def takes_seed(self) -> bool:
+        """False where every step has a seed of its own, so that another would change nothing."""
+        seed = self.plan.seed
+        return any(step.takes_seed and step.seed == seed for step in self.plan.steps)
+
     def info(self) -> RunInfo:
         """The run as lists show it."""
         last = self.events[-1] if self.events else None
@@ -179,9 +187,7 @@ class Run:
             state=self._state_after(last),
             phase=self.phase,
             seed=self.plan.seed,
-            takes_seed=any(
-                step.takes_seed and step.seed == self.plan.seed for step in self.plan.steps
-            ),
+            takes_seed=self.takes_seed,
             submitted_at=self.submitted_at,
             started_at=self.started_at,
             ended_at=last.time if isinstance(last, TERMINAL) else None,

@@ -8,14 +8,17 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
+from app.engine.history import History
 from app.engine.queue import next_run, positions
 from app.engine.remembered import Remembered, RememberedResults
 from app.engine.run import Run, RunInfo
 from app.errors import QueueFull, UnknownRun, shortened
 from app.protocol import (
     ResultSaved,
+    RunCancelled,
     RunFailed,
     RunQueued,
     RunStarted,
@@ -41,16 +44,18 @@ def new_run_id() -> str:
 class Runs:
     """The book of runs."""
 
-    def __init__(self, settings: EngineSettings, outputs: Path) -> None:
+    def __init__(self, settings: EngineSettings, outputs: Path, history: History) -> None:
         self._settings = settings
+        self._history = history
         self._runs: dict[str, Run] = {}
         self._waiting: tuple[Run, ...] = ()
         self._outputs = outputs
         self._remembered = RememberedResults(outputs)
 
-    def take(self, run: Run) -> str:
-        """Answer the run from an identical one's files, or have it wait; its id, which is another
-        one where that is taken already. Raises QueueFull."""
+    def take(self, run: Run) -> Future[None]:
+        """Answer the run from an identical one's files, or have it wait. Its id becomes another one
+        where that is taken already. The future is done when it is in the history. Raises QueueFull.
+        """
         if len(self._waiting) >= self._settings.max_queued_runs:
             raise QueueFull(
                 f"{len(self._waiting)} runs are waiting already.",
@@ -65,14 +70,23 @@ class Runs:
         while run.run_id in self._runs or (self._outputs / run.run_id).exists():
             run.run_id = new_run_id()
         made = self._made_before(run)
+        noted = self._history.note_asked(run)
+        self._add(run, made)
+        return noted
+
+    def take_up(self, run: Run) -> None:
+        """Have a run wait again that an earlier server left unfinished."""
+        self._add(run, self._made_before(run))
+
+    def _add(self, run: Run, made: Remembered | None) -> None:
         self._runs = {**self._without_old(), run.run_id: run}
         position = 0 if made else len(self._waiting)
-        run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
+        now = time.time()
+        run.append(RunQueued(run_id=run.run_id, time=now, position=position, notice=run.notice))
         if made is not None:
-            _answer_from(made, run)
+            self._answer_from(made, run)
         else:
             self._waiting = (*self._waiting, run)
-        return run.run_id
 
     def fetched(self, run: Run, plan: Plan, request_key: str | None) -> None:
         """The run's media are here: from now on this is its plan, and it waits as others do."""
@@ -82,7 +96,7 @@ class Runs:
         made = self._made_before(run)
         if made is not None:
             self.leave_queue(run)
-            _answer_from(made, run)
+            self._answer_from(made, run)
         else:
             position = self._waiting.index(run)
             run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
@@ -149,8 +163,25 @@ class Runs:
             if isinstance(last, RunQueued) and last.position != position:
                 run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 
+    def began(self, run: Run, event: RunStarted) -> None:
+        """Note that a worker has begun with the run."""
+        self._history.note_started(run, event.time)
+        run.append(event)
+
+    def stop(self, run: Run, event: RunCancelled) -> None:
+        """Write the last event of a run that the next server takes up, or that ends with this."""
+        self._history.note_stopped(run, event)
+        run.append(event)
+
+    def stop_waiting(self, how: Callable[[str], RunCancelled]) -> None:
+        """Stop all that wait; `how` makes the last event of each from its id."""
+        waiting, self._waiting = self._waiting, ()
+        for run in waiting:
+            self.stop(run, how(run.run_id))
+
     def end(self, run: Run, event: TerminalEvent) -> None:
         """Write the run's last event; what it made answers an identical request from now on."""
+        self._history.note_ended(run, event)
         if isinstance(event, RunFailed):
             error = event.error
             log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)
@@ -179,15 +210,13 @@ class Runs:
         old = set(over[: max(0, len(over) - self._settings.kept_runs + 1)])
         return {run_id: run for run_id, run in self._runs.items() if run_id not in old}
 
-
-def _answer_from(made: Remembered, run: Run) -> None:
-    now = time.time()
-    steps = tuple(step.name for step in run.plan.steps)
-    run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))
-    for result in made.results:
-        run.append(result.model_copy(update={"run_id": run.run_id}))
-    run.append(
-        RunSucceeded(
+    def _answer_from(self, made: Remembered, run: Run) -> None:
+        now = time.time()
+        steps = tuple(step.name for step in run.plan.steps)
+        run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))
+        for result in made.results:
+            run.append(result.model_copy(update={"run_id": run.run_id}))
+        ended = RunSucceeded(
             run_id=run.run_id,
             time=now,
             timings=Timings(total_s=0.0),
@@ -195,4 +224,5 @@ def _answer_from(made: Remembered, run: Run) -> None:
             outputs=made.outputs,
             made_at=made.made_at,
         )
-    )
+        self._history.note_ended(run, ended)
+        run.append(ended)

@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Annotated, Any, Literal, get_args
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue, TypeAdapter
 
 from app.engine.store_file import SCHEMA, UNFINISHED, StoreError, connect, opened, put_aside
-from app.protocol import ResultSaved, Timings
+from app.protocol import ResultSaved, RunCancelled, RunFailed, RunSucceeded, TerminalEvent
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ FILE = "runs.sqlite"
 LOCK = "keeper.lock"
 
 StoredState = Literal["queued", "preparing", "ready", "running", "succeeded", "failed", "cancelled"]
+STATES: dict[type[TerminalEvent], StoredState] = {
+    RunSucceeded: "succeeded",
+    RunFailed: "failed",
+    RunCancelled: "cancelled",
+}
+_TERMINAL: TypeAdapter[TerminalEvent] = TypeAdapter(
+    Annotated[TerminalEvent, Field(discriminator="type")]
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,13 @@ class StoredRun:
     changes: Mapping[str, JsonValue]
     seed: int
     seed_given: bool
+    takes_seed: bool
+    """False where another seed would change nothing."""
     fresh: bool
+    process: str
+    """Which process asked for it: its id and when it began."""
+    resumable: bool
+    """Whether a later server takes it up again; a command's runs end with the command."""
     submitted_at: float
     plan: str | None = field(default=None, repr=False)
     """The resolved plan as JSON, while the run is unfinished."""
@@ -61,14 +75,8 @@ class StoredRun:
     """How often a worker has begun with it and the server then ended without an orderly stop."""
     started_at: float | None = None
     ended_at: float | None = None
-    timings: Timings | None = None
-    ending: str = ""
-    """Why it failed or was cancelled, in a sentence."""
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in UNFINISHED
+    terminal: TerminalEvent | None = None
+    """How it ended."""
 
 
 Write = Callable[[sqlite3.Connection], None]
@@ -81,35 +89,37 @@ class Store:
     cleans up; others add their own runs.
     """
 
-    def __init__(self, outputs: Path, *, keep_history: bool = True) -> None:
+    def __init__(self, outputs: Path, *, keep_history: bool = True, as_keeper: bool = True) -> None:
         """Opens the history, or makes one. Without `keep_history` it is in memory only.
 
-        A damaged database is put aside, and `notice` says so. Raises StoreError where the folder
-        cannot be used.
+        `as_keeper` tries the lock: a server does, a command does not. A damaged database is put
+        aside, and `notice` says so. Raises StoreError where the folder cannot be used.
         """
         self._outputs = outputs
         self._folder = outputs / FOLDER
         self._lock_file: IO[bytes] | None = None
-        self.is_keeper = True
+        self.is_keeper = False
         self.notice = ""
         """What people should know about the history itself."""
-        self._in_memory = not keep_history
         self._reading = threading.Lock()
-        if keep_history:
-            self._open_on_disk()
-        else:
+        self._in_memory = not keep_history
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        if not keep_history:
             self._writer = self._reader = connect(":memory:")
             self._writer.executescript(SCHEMA)
-        self._writes: queue.SimpleQueue[tuple[Write, Future[None] | None] | None]
+        elif as_keeper:
+            self._keep()
+        self._writes: queue.SimpleQueue[tuple[Write, Future[None]] | None]
         self._writes = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="history", daemon=True)
         self._thread.start()
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def add(self, run: StoredRun) -> None:
-        """Adds a run and returns when it is committed. Raises StoreError where that fails."""
-        self._written(lambda db: _insert(db, run))
+    def add(self, run: StoredRun) -> Future[None]:
+        """Adds a run; the future is done when it is committed, or has a StoreError."""
+        return self._write(lambda db: _insert(db, run))
 
     def note_state(self, run_id: str, state: StoredState) -> None:
         """Notes where an unfinished run is."""
@@ -133,27 +143,21 @@ class Store:
             )
 
     def note_ended(
-        self,
-        run_id: str,
-        state: StoredState,
-        ended_at: float,
-        *,
-        ending: str = "",
-        timings: Timings | None = None,
-        results: Sequence[ResultSaved] = (),
+        self, run_id: str, terminal: TerminalEvent, results: Sequence[ResultSaved] = ()
     ) -> None:
         """Notes how the run ended and what it made."""
         saved = [(run_id, place, *self._row(result)) for place, result in enumerate(results)]
+        state = STATES[type(terminal)]
 
         def write(db: sqlite3.Connection) -> None:
             db.execute(
-                "UPDATE runs SET state = ?, ended_at = ?, ending = ?, timings = ?, plan = NULL"
+                "UPDATE runs SET state = ?, ended_at = ?, terminal = ?, plan = NULL"
                 " WHERE run_id = ?",
-                (state, ended_at, ending, timings and timings.model_dump_json(), run_id),
+                (state, terminal.time, terminal.model_dump_json(), run_id),
             )
             db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", saved)
 
-        self._writes.put((write, None))
+        self._write(write)
 
     def forget(self, run_id: str) -> None:
         """Removes a run and its results from the history; its files stay."""
@@ -165,17 +169,18 @@ class Store:
             )
             db.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
 
-        self._writes.put((write, None))
+        self._write(write)
 
     def flush(self) -> None:
         """Returns when everything noted so far is committed."""
-        self._written(lambda db: None)
+        self._write(lambda db: None).result()
 
     def close(self) -> None:
         """Commits what is left and lets go of the folder."""
         self._writes.put(None)
         self._thread.join()
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         if self._lock_file is not None:
             self._lock_file.close()
 
@@ -220,37 +225,44 @@ class Store:
 
     def count(self) -> int:
         """How many runs there are."""
-        return int(self._rows("SELECT count(*) FROM runs", ())[0][0])
+        return sum(count for (count,) in self._rows("SELECT count(*) FROM runs", ()))
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _open_on_disk(self) -> None:
-        file = self._folder / FILE
+    def _keep(self) -> None:
+        """Takes the lock, if no other process has it, and opens the database at once."""
+        file = self._folder / LOCK
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = (self._folder / LOCK).open("ab")
+            self._lock_file = file.open("ab")
         except OSError as error:
             raise StoreError(
                 f"The history cannot be kept in '{self._folder}': {error.strerror}.",
                 hint="Choose another folder with --output, or keep none with --no-history.",
             ) from error
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.is_keeper = False
-        try:
-            self._writer = self._opened(file)
+            self.is_keeper = self._lock()
+            self._writer = self._opened(self._folder / FILE)
         except BaseException:
             self._lock_file.close()
             raise
-        self._reader = connect(str(file))
+
+    def _lock(self) -> bool:
+        if self._lock_file is None:
+            self._lock_file = (self._folder / LOCK).open("ab")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _opened(self, file: Path) -> sqlite3.Connection:
-        """The database, a new one where it was damaged and this process may put it aside."""
+        """The database; a new one where it was damaged and no server has it open."""
         try:
             return opened(file)
         except sqlite3.DatabaseError as error:
-            if not self.is_keeper or isinstance(error, sqlite3.OperationalError):
+            locked = isinstance(error, sqlite3.OperationalError)
+            if locked or not (self.is_keeper or self._lock()):
                 raise StoreError(
                     f"The history '{file}' cannot be opened: {error}.",
                     hint="Keep none with --no-history, or choose another folder with --output.",
@@ -275,41 +287,51 @@ class Store:
             self._write_batch(batch)
             if over:
                 break
-        if self._writer is not self._reader:
+        if self._writer is not None and self._writer is not self._reader:
             self._writer.close()
 
-    def _write_batch(self, batch: list[tuple[Write, Future[None] | None]]) -> None:
+    def _write_batch(self, batch: list[tuple[Write, Future[None]]]) -> None:
         try:
-            with self._writer:
+            db = self._open_writer()
+            with db:
                 for write, _ in batch:
-                    write(self._writer)
-        except sqlite3.Error as error:
+                    write(db)
+        except (sqlite3.Error, StoreError, OSError) as error:
             if len(batch) > 1:
                 # One that cannot be written takes none of the others with it.
                 for each in batch:
                     self._write_batch([each])
                 return
             log.error("The history could not be written: %s", error)
-            done = batch[0][1]
-            if done is not None:
-                done.set_exception(
-                    StoreError(
-                        f"The run could not be noted in '{self._folder}': {error}.",
-                        hint="Make room there, or keep no history with --no-history.",
-                    )
+            batch[0][1].set_exception(
+                StoreError(
+                    f"The run could not be noted in '{self._folder}': {error}.",
+                    hint="Make room there, or keep no history with --no-history.",
                 )
+            )
             return
         for _, done in batch:
-            if done is not None:
-                done.set_result(None)
+            done.set_result(None)
 
-    def _written(self, write: Write) -> None:
+    def _open_writer(self) -> sqlite3.Connection:
+        # A command that is refused has made nothing: its folder is made for its first run.
+        if self._writer is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = self._opened(self._folder / FILE)
+        return self._writer
+
+    def _open_reader(self) -> sqlite3.Connection | None:
+        if self._reader is None and (self._folder / FILE).is_file():
+            self._reader = connect(str(self._folder / FILE))
+        return self._reader
+
+    def _write(self, write: Write) -> Future[None]:
         done: Future[None] = Future()
         self._writes.put((write, done))
-        done.result()
+        return done
 
     def _post(self, statement: str, values: tuple[Any, ...]) -> None:
-        self._writes.put((lambda db: _execute(db, statement, values), None))
+        self._write(lambda db: _execute(db, statement, values))
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if self._in_memory:
@@ -317,7 +339,8 @@ class Store:
             self.flush()
         try:
             with self._reading:
-                return self._reader.execute(query, values).fetchall()
+                reader = self._open_reader()
+                return reader.execute(query, values).fetchall() if reader is not None else []
         except sqlite3.Error as error:
             raise StoreError(
                 f"The history in '{self._folder}' could not be read: {error}."
@@ -348,27 +371,21 @@ class Store:
 
 COLUMNS = (
     "run_id", "owner", "workflow", "workflow_path", "workflow_hash", "title", "inputs", "changes",
-    "seed", "seed_given", "fresh", "submitted_at", "plan", "state", "attempts", "started_at",
-    "ended_at", "timings", "ending",
+    "seed", "seed_given", "takes_seed", "fresh", "process", "resumable", "submitted_at", "plan",
+    "state", "attempts", "started_at", "ended_at", "terminal",
 )  # fmt: skip
-"""Of a row of `runs`, in the order of StoredRun's fields."""
+"""Of a row of `runs`: StoredRun's fields."""
+FLAGS = ("seed_given", "takes_seed", "fresh", "resumable")
 
 
 def _run(row: tuple[Any, ...]) -> StoredRun:
     fields = dict(zip(COLUMNS, row, strict=True))
     assert fields["state"] in get_args(StoredState)
-    timings = fields["timings"]
-    return StoredRun(
-        **{
-            **fields,
-            "inputs": json.loads(fields["inputs"]),
-            "changes": json.loads(fields["changes"]),
-            "seed": int(fields["seed"]),
-            "seed_given": bool(fields["seed_given"]),
-            "fresh": bool(fields["fresh"]),
-            "timings": timings and Timings.model_validate_json(timings),
-        }
-    )
+    terminal = fields["terminal"]
+    flags = {name: bool(fields[name]) for name in FLAGS}
+    read = {name: json.loads(fields[name]) for name in ("inputs", "changes")}
+    read["terminal"] = terminal and _TERMINAL.validate_json(terminal)
+    return StoredRun(**{**fields, **flags, **read, "seed": int(fields["seed"])})
 
 
 def _insert(db: sqlite3.Connection, run: StoredRun) -> None:
@@ -378,7 +395,7 @@ def _insert(db: sqlite3.Connection, run: StoredRun) -> None:
         "changes": json.dumps(dict(run.changes)),
         # SQLite's whole numbers have 64 bits, a seed any number.
         "seed": str(run.seed),
-        "timings": run.timings and run.timings.model_dump_json(),
+        "terminal": run.terminal and run.terminal.model_dump_json(),
     }
     names = ", ".join(COLUMNS)
     places = ", ".join(f":{name}" for name in COLUMNS)

@@ -25,14 +25,16 @@ CREATE TABLE runs (
     changes TEXT NOT NULL,
     seed TEXT NOT NULL,
     seed_given INTEGER NOT NULL,
+    takes_seed INTEGER NOT NULL,
     fresh INTEGER NOT NULL,
+    process TEXT NOT NULL,
+    resumable INTEGER NOT NULL,
     state TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     submitted_at REAL NOT NULL,
     started_at REAL,
     ended_at REAL,
-    timings TEXT,
-    ending TEXT NOT NULL DEFAULT '',
+    terminal TEXT,
     plan TEXT
 ) STRICT;
 CREATE INDEX runs_by_owner ON runs (owner, number);

@@ -57,7 +57,7 @@ def serve(engine: Engine, settings: Settings) -> None:
         upload_folder() as uploads,
     ):
         settings = with_media(settings, uploads)
-        engine.start(settings)
+        engine.start(settings, uploads=uploads)
         try:
             settings.paths.outputs.mkdir(parents=True, exist_ok=True)
             website = make_website(engine, settings, auth=auth)

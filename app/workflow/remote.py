@@ -1,4 +1,4 @@
-"""Media by URL in a plan: which there are, and the plan with files in their place."""
+"""Media in a plan: which files and URLs there are, and the plan with others in their place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.workflow.plan_values import (
     leaves_in,
 )
 
-Resolve = Callable[[RemoteValue], Value]
+Resolve = Callable[[Value], Value]
 
 
 def remote_values(plan: Plan) -> list[RemoteValue]:
@@ -44,7 +44,7 @@ def media_files(plan: Plan) -> dict[str, str]:
 
 
 def with_files(plan: Plan, resolve: Resolve) -> Plan:
-    """The plan with what `resolve` makes of each of its values that lie behind a URL."""
+    """The plan with what `resolve` makes of each of its files and URLs."""
     return plan.model_copy(update={"steps": tuple(_resolved(each, resolve) for each in plan.steps)})
 
 
@@ -69,7 +69,7 @@ def _mapped(values: Mapping[str, Value], resolve: Resolve) -> dict[str, Value]:
 
 def _with_file(value: Value, resolve: Resolve) -> Value:
     match value:
-        case RemoteValue():
+        case RemoteValue() | ImageValue() | VideoValue() | AudioValue():
             return resolve(value)
         case ListValue():
             return ListValue(items=tuple(_with_file(item, resolve) for item in value.items))

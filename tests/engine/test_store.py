@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from app.engine.store import FILE, FOLDER, Store, StoredRun, StoreError
-from app.protocol import ResultSaved, Timings
+from app.engine.store import FILE, FOLDER, Store, StoredRun
+from app.engine.store_file import StoreError
+from app.errors import ErrorReport
+from app.protocol import ResultSaved, RunFailed, RunSucceeded, Timings
 from app.settings import PROJECT
 
 ADD_UNTIL_KILLED = """
@@ -26,7 +28,7 @@ from app.engine.store import Store
 from tests.engine.test_store import a_run
 store = Store(Path(sys.argv[1]))
 for number in range(1000):
-    store.add(a_run(f"run-{number}"))
+    store.add(a_run(f"run-{number}")).result()
     print(number, flush=True)
 """
 
@@ -36,7 +38,8 @@ def a_run(run_id: str = "run-1", **fields: Any) -> StoredRun:
         "owner": "me", "workflow": "text-to-image", "workflow_path": "workflows/text-to-image.json",
         "workflow_hash": "ab" * 32, "title": "Text to image",
         "inputs": {"prompt": "a red circle", "steps": 4}, "changes": {"/steps/0/name": "draw"},
-        "seed": 7, "seed_given": True, "fresh": False, "submitted_at": time.time(),
+        "seed": 7, "seed_given": True, "takes_seed": True, "fresh": False, "process": "1 1.0",
+        "resumable": True, "submitted_at": time.time(),
         "plan": '{"steps": []}', **fields,
     }  # fmt: skip
     return StoredRun(run_id=run_id, **given)
@@ -61,14 +64,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_added_run_reads_back_whole(store: Store):
     run = a_run()
-    store.add(run)
+    store.add(run).result()
     assert store.find("run-1") == run
     assert store.find("run-2") is None
 
 
 @pytest.mark.parametrize("seed", [0, 2**53, 2**64 + 1, -5])
 def test_seed_of_any_size_reads_back(store: Store, seed: int):
-    store.add(a_run(seed=seed))
+    store.add(a_run(seed=seed)).result()
     assert store.unfinished()[0].seed == seed
 
 
@@ -93,9 +96,12 @@ def test_every_added_run_survives_a_killed_process(tmp_path: Path):
 
 def test_unfinished_runs_come_back_in_order_and_ended_ones_do_not(store: Store):
     for name in ("a", "b", "c", "d"):
-        store.add(a_run(name))
+        store.add(a_run(name)).result()
     store.note_started("a", 5.0)
-    store.note_ended("b", "failed", 6.0, ending="The model is broken.")
+    broken = RunFailed(
+        run_id="b", time=6.0, error=ErrorReport(kind="LoadError", message="The model is broken.")
+    )
+    store.note_ended("b", broken)
     store.note_state("c", "preparing")
     store.flush()
     assert [(run.run_id, run.state, run.attempts) for run in store.unfinished()] == [
@@ -105,12 +111,13 @@ def test_unfinished_runs_come_back_in_order_and_ended_ones_do_not(store: Store):
     ]
     ended = store.find("b")
     assert ended is not None
-    assert (ended.ending, ended.plan) == ("The model is broken.", None)
+    assert (ended.state, ended.ended_at, ended.terminal) == ("failed", 6.0, broken)
+    assert ended.plan is None
 
 
 def test_orderly_stop_is_no_attempt(store: Store):
-    store.add(a_run("a"))
-    store.add(a_run("b"))
+    store.add(a_run("a")).result()
+    store.add(a_run("b")).result()
     store.note_started("a", 5.0)
     store.note_orderly_stop(["a", "b"])
     store.flush()
@@ -120,10 +127,12 @@ def test_orderly_stop_is_no_attempt(store: Store):
 def test_results_follow_a_moved_folder(tmp_path: Path):
     before, after = tmp_path / "before", tmp_path / "after"
     store = Store(before)
-    store.add(a_run())
+    store.add(a_run()).result()
     results = [a_result(before), a_result(before, name="b.png")]
-    timings = Timings(total_s=2.0)
-    store.note_ended("run-1", "succeeded", 9.0, timings=timings, results=results)
+    succeeded = RunSucceeded(
+        run_id="run-1", time=9.0, timings=Timings(total_s=2.0), loaded=("unet",)
+    )
+    store.note_ended("run-1", succeeded, results)
     store.flush()
     assert store.results("run-1") == results
     store.close()
@@ -133,13 +142,13 @@ def test_results_follow_a_moved_folder(tmp_path: Path):
     paths = [result.path for result in store.results("run-1")]
     store.close()
     assert found is not None
-    assert (found.state, found.timings) == ("succeeded", timings)
+    assert (found.state, found.terminal) == ("succeeded", succeeded)
     assert paths == [str(after / "run-1" / name) for name in ("a.png", "b.png")]
 
 
 def test_runs_are_listed_newest_first_in_pages_by_owner(store: Store):
     for number in range(6):
-        store.add(a_run(f"run-{number}", owner="me" if number % 2 else "you"))
+        store.add(a_run(f"run-{number}", owner="me" if number % 2 else "you")).result()
     assert [run.run_id for run in store.runs(limit=2)] == ["run-5", "run-4"]
     assert [run.run_id for run in store.runs(limit=2, before="run-4")] == ["run-3", "run-2"]
     assert [run.run_id for run in store.runs(owner="me")] == ["run-5", "run-3", "run-1"]
@@ -164,30 +173,31 @@ def test_search_finds_runs_by_the_words_of_their_texts(store: Store, words: str,
         ("circle", "a red circle"), ("fox", "a fox in red"), ("german", "eine Übung"),
         ("cat", "猫 at sea"),
     ):  # fmt: skip
-        store.add(a_run(name, inputs={"prompt": text, "steps": 3}))
+        store.add(a_run(name, inputs={"prompt": text, "steps": 3})).result()
     assert [run.run_id for run in store.runs(words=words)] == found
 
 
 def test_forgotten_run_is_in_no_list(store: Store, tmp_path: Path):
-    store.add(a_run())
-    store.note_ended("run-1", "succeeded", 9.0, results=[a_result(tmp_path)])
+    store.add(a_run()).result()
+    succeeded = RunSucceeded(run_id="run-1", time=9.0, timings=Timings(total_s=2.0), loaded=())
+    store.note_ended("run-1", succeeded, [a_result(tmp_path)])
     store.forget("run-1")
     store.flush()
     assert store.runs() == store.runs(words="red") == store.results("run-1") == []
 
 
 def test_same_id_twice_is_refused_and_spares_the_runs_beside_it(store: Store):
-    store.add(a_run())
+    store.add(a_run()).result()
     with pytest.raises(StoreError, match="UNIQUE"):
-        store.add(a_run())
-    store.add(a_run("run-2"))
+        store.add(a_run()).result()
+    store.add(a_run("run-2")).result()
     assert store.count() == 2
 
 
 def test_many_threads_may_add_and_read(store: Store):
     def add(thread: int) -> None:
         for number in range(20):
-            store.add(a_run(f"{thread}-{number}"))
+            store.add(a_run(f"{thread}-{number}")).result()
             assert store.find(f"{thread}-{number}") is not None
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
@@ -201,8 +211,8 @@ def test_many_threads_may_add_and_read(store: Store):
 def test_only_the_first_process_is_keeper_and_the_second_adds_its_own_runs(tmp_path: Path):
     first, second = Store(tmp_path), Store(tmp_path)
     assert (first.is_keeper, second.is_keeper) == (True, False)
-    first.add(a_run("a"))
-    second.add(a_run("b"))
+    first.add(a_run("a")).result()
+    second.add(a_run("b")).result()
     assert [run.run_id for run in first.runs()] == [run.run_id for run in second.runs()]
     first.close()
     second.close()
@@ -215,7 +225,7 @@ def test_only_the_first_process_is_keeper_and_the_second_adds_its_own_runs(tmp_p
 def test_damaged_history_is_put_aside_and_a_new_one_begun(tmp_path: Path, damage: str):
     store = Store(tmp_path)
     for number in range(200):
-        store.add(a_run(f"run-{number}"))
+        store.add(a_run(f"run-{number}")).result()
     store.close()
     file = tmp_path / FOLDER / FILE
     content = file.read_bytes()
@@ -228,7 +238,7 @@ def test_damaged_history_is_put_aside_and_a_new_one_begun(tmp_path: Path, damage
             file.write_bytes(content[:200] + os.urandom(len(content) - 200))
     store = Store(tmp_path)
     assert "was damaged" in store.notice
-    store.add(a_run("new"))
+    store.add(a_run("new")).result()
     assert [run.run_id for run in store.runs()] == ["new"]
     store.close()
     assert list(file.parent.glob(f"{FILE}.damaged-*"))
@@ -236,7 +246,7 @@ def test_damaged_history_is_put_aside_and_a_new_one_begun(tmp_path: Path, damage
 
 def test_history_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path):
     store = Store(tmp_path)
-    store.add(a_run())
+    store.add(a_run()).result()
     store.close()
     db = sqlite3.connect(tmp_path / FOLDER / FILE)
     db.execute("PRAGMA user_version = 999")
@@ -253,7 +263,7 @@ def test_unusable_folder_is_one_sentence(tmp_path: Path):
 
 def test_without_history_nothing_is_written_and_everything_works(tmp_path: Path):
     store = Store(tmp_path, keep_history=False)
-    store.add(a_run())
+    store.add(a_run()).result()
     store.note_started("run-1", 5.0)
     assert [run.state for run in store.unfinished()] == ["running"]
     assert store.runs(words="circle")[0].run_id == "run-1"

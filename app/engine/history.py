@@ -1,0 +1,232 @@
+"""Runs and the history: notes what happens to each, and makes runs of what it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from app.engine.run import Run, RunInfo
+from app.engine.store import Store, StoredRun
+from app.errors import RunError, WorkbenchError
+from app.protocol import (
+    ResultSaved,
+    RunCancelled,
+    RunFailed,
+    RunQueued,
+    RunStarted,
+    TerminalEvent,
+)
+from app.settings import Settings
+from app.workflow.fingerprint import request_key
+from app.workflow.plan import Plan
+from app.workflow.planning.planner import make_plan
+from app.workflow.remote import media_files, remote_values
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 2
+AGAIN = "The server ended while this run was in progress, so it runs again."
+WAITED = "The server was started again; the run kept its place."
+TWICE = "The server ended twice while this run was in progress, so it is not tried again."
+ABANDONED = "The command that asked for it ended before the run did."
+
+
+class History:
+    """What the engine notes of its runs. `note_…` methods wait for nothing."""
+
+    def __init__(self, store: Store, settings: Settings, *, resumable: bool) -> None:
+        """`resumable` says whether this process's runs are taken up again by a later server."""
+        self.store = store
+        self._settings = settings
+        self._resumable = resumable
+
+    # --- what happens to runs --------------------------------------------------------------------
+
+    def note_asked(self, run: Run) -> Future[None]:
+        """Notes a new run; the future is done when it is committed."""
+        plan = run.plan
+        return self.store.add(
+            StoredRun(
+                run_id=run.run_id,
+                owner=run.owner,
+                workflow=Path(plan.workflow_path).stem,
+                workflow_path=plan.workflow_path,
+                workflow_hash=plan.workflow_hash,
+                title=plan.workflow_id,
+                inputs=plan.inputs,
+                changes=plan.changes,
+                seed=plan.seed,
+                seed_given=plan.seed_given,
+                takes_seed=run.takes_seed,
+                fresh=run.fresh,
+                process=self._process,
+                resumable=self._resumable,
+                submitted_at=run.submitted_at,
+                plan=plan.model_dump_json(),
+            )
+        )
+
+    def note_started(self, run: Run, started_at: float) -> None:
+        """Notes that a worker has begun with the run."""
+        self.store.note_started(run.run_id, started_at)
+
+    def note_ended(self, run: Run, terminal: TerminalEvent) -> None:
+        """Notes how the run ended, with its results."""
+        results = [event for event in run.events if isinstance(event, ResultSaved)]
+        self.store.note_ended(run.run_id, terminal, results)
+
+    def note_stopped(self, run: Run, terminal: TerminalEvent) -> bool:
+        """Has an unfinished run wait for the next server, as this one stops; False where no server
+        will take it up, so that this is its end."""
+        if self._resumable:
+            self.store.note_orderly_stop([run.run_id])
+        else:
+            self.note_ended(run, terminal)
+        return self._resumable
+
+    # --- what the history has --------------------------------------------------------------------
+
+    def take_up(self) -> list[Run]:
+        """The runs that an earlier server left unfinished, in their order, to be run again.
+
+        Those that cannot be run again are noted as failed. Call once, before the engine serves.
+        """
+        runs = []
+        for stored in self.store.unfinished():
+            if not stored.resumable:
+                if not _is_alive(stored.process):
+                    self._end(stored, RunCancelled(
+                        run_id=stored.run_id, time=time.time(), phase="queued", notice=ABANDONED
+                    ))  # fmt: skip
+                continue
+            try:
+                runs.append(self._again(stored))
+            except WorkbenchError as error:
+                log.warning("Run %s is not taken up: %s", stored.run_id, error)
+                failed = RunFailed(run_id=stored.run_id, time=time.time(), error=error.report())
+                self._end(stored, failed)
+        return runs
+
+    def past_run(self, run_id: str) -> Run | None:
+        """A run that is over, with a log made of what the history has of it."""
+        stored = self.store.find(run_id)
+        if stored is None or stored.terminal is None:
+            return None
+        run = Run(
+            stored.run_id,
+            stored.owner,
+            Plan(
+                workflow_id=stored.title,
+                workflow_path=stored.workflow_path,
+                workflow_hash=stored.workflow_hash,
+                document={},
+                changes=dict(stored.changes),
+                inputs=dict(stored.inputs),
+                seed=stored.seed,
+                seed_given=stored.seed_given,
+                steps=(),
+            ),
+            request_key=None,
+            fresh=stored.fresh,
+        )
+        run.submitted_at = stored.submitted_at
+        queued = RunQueued(run_id=run_id, time=stored.submitted_at, position=0)
+        started = (
+            [RunStarted(run_id=run_id, time=stored.started_at, steps=())]
+            if stored.started_at is not None
+            else []
+        )
+        run.events = [queued, *started, *self.store.results(run_id), stored.terminal]
+        return run
+
+    def infos(
+        self,
+        *,
+        owner: str | None = None,
+        words: str = "",
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[RunInfo]:
+        """Runs as lists show them, newest first; see `Store.runs`."""
+        found = self.store.runs(owner=owner, words=words, limit=limit, before=before)
+        return [_info(stored) for stored in found]
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _again(self, stored: StoredRun) -> Run:
+        was_running = stored.state == "running"
+        if was_running and stored.attempts >= MAX_ATTEMPTS:
+            raise RunError(TWICE, hint="Run it once more if it was not the run that ended it.")
+        plan = self._plan_of(stored)
+        for path in media_files(plan):
+            if not Path(path).is_file():
+                raise RunError(f"'{Path(path).name}', which this run needs, is gone.")
+        fetching = bool(remote_values(plan))
+        known = plan.seed_given and not fetching
+        run = Run(
+            stored.run_id,
+            stored.owner,
+            plan,
+            request_key=request_key(plan, self._settings.worker.device) if known else None,
+            fresh=stored.fresh,
+            fetching=fetching,
+        )
+        self.store.note_state(run.run_id, "queued")
+        run.submitted_at = stored.submitted_at
+        run.notice = AGAIN if was_running else WAITED
+        return run
+
+    def _plan_of(self, stored: StoredRun) -> Plan:
+        try:
+            return Plan.model_validate_json(stored.plan or "")
+        except ValidationError:
+            # Another version of this program wrote it: made anew from what was asked for.
+            return make_plan(
+                Path(stored.workflow_path),
+                stored.inputs,
+                paths=self._settings.paths,
+                seed=stored.seed,
+                changes=stored.changes,
+            )
+
+    def _end(self, stored: StoredRun, terminal: TerminalEvent) -> None:
+        self.store.note_ended(stored.run_id, terminal)
+
+    @cached_property
+    def _process(self) -> str:
+        return _named(psutil.Process(os.getpid()))
+
+
+def _named(process: psutil.Process) -> str:
+    return f"{process.pid} {process.create_time()}"
+
+
+def _is_alive(process: str) -> bool:
+    """Whether the process of this name still is; ids are used again, so its start counts too."""
+    pid, _, _ = process.partition(" ")
+    try:
+        return _named(psutil.Process(int(pid))) == process
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _info(stored: StoredRun) -> RunInfo:
+    return RunInfo(
+        run_id=stored.run_id,
+        workflow=stored.workflow,
+        title=stored.title,
+        state=stored.state,
+        phase="queued",
+        seed=stored.seed,
+        takes_seed=stored.takes_seed,
+        submitted_at=stored.submitted_at,
+        started_at=stored.started_at,
+        ended_at=stored.ended_at,
+    )

@@ -1,0 +1,63 @@
+"""Uploaded files that a run needs: kept by content beside the results, for a later server too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from app.outputs import replacing
+from app.workflow.plan import Plan
+from app.workflow.plan_values import AudioValue, ImageValue, Value, VideoValue
+from app.workflow.remote import media_files, with_files
+
+FOLDER = "inputs"
+
+
+def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
+    """The plan with every file of the folder of uploads kept as `inputs/<sha256>.<suffix>` below
+    `outputs`, and named so. Raises OSError where that cannot be written."""
+    folder = outputs.resolve() / FOLDER
+    moved: dict[str, str] = {}
+
+    def kept(value: Value) -> Value:
+        if not isinstance(value, ImageValue | VideoValue | AudioValue):
+            return value
+        path = Path(value.path)
+        if not path.is_relative_to(uploads):
+            return value
+        if value.path not in moved:
+            target = folder / f"{value.sha256}{path.suffix.lower()}"
+            _keep(path, target)
+            moved[value.path] = str(target)
+        return value.model_copy(update={"path": moved[value.path]})
+
+    if not any(Path(path).is_relative_to(uploads) for path in media_files(plan)):
+        return plan
+    plan = with_files(plan, kept)
+    return plan.model_copy(update={"inputs": _renamed(plan.inputs, moved)})
+
+
+def _keep(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    with contextlib.suppress(OSError):
+        # One copy on the disk where both folders are on it.
+        os.link(path, target)
+        return
+    with path.open("rb") as source, replacing(target) as file:
+        shutil.copyfileobj(source, file)
+
+
+def _renamed(value: JsonValue, moved: dict[str, str]) -> JsonValue:
+    if isinstance(value, str):
+        return moved.get(value, value)
+    if isinstance(value, list):
+        return [_renamed(item, moved) for item in value]
+    if isinstance(value, dict):
+        return {name: _renamed(item, moved) for name, item in value.items()}
+    return value
