@@ -1,4 +1,4 @@
-"""The command line: serve, run, repl, validate, workflows, free, weights.
+"""The command line: serve, run, repl, validate, workflows, runs, free, weights.
 
 What a command needs is imported inside it: `validate` needs no page, `workflows` no worker.
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 it could not be done,
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="allow images, videos and audio by URL"
         " (default: only if no other machine can reach the page)",
     )  # fmt: skip
+    _add_no_history(serve)
     _add_common(serve, "INFO")
 
     run = commands.add_parser("run", help="run a workflow and print the paths of its results")
@@ -89,12 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "--fresh", action="store_true", help="run again instead of using cached results"
     )
     run.add_argument("--json", action="store_true", help="print one JSON object instead of paths")
+    _add_no_history(run)
     _add_common(run, "WARNING")
 
     repl = commands.add_parser("repl", help="open the dw> prompt")
     repl.set_defaults(command=_repl)
     repl.add_argument("file", nargs="?", help="a workflow to load at the start")
     _add_server(repl, "use this running server instead of starting a worker", None)
+    _add_no_history(repl)
     _add_common(repl, "INFO")
 
     validate = commands.add_parser("validate", help="check workflows without running them")
@@ -110,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     workflows.set_defaults(command=_workflows)
     workflows.add_argument("--json", action="store_true", help="print a JSON list")
     _add_common(workflows, "WARNING")
+
+    runs = commands.add_parser("runs", help="list past and current runs, newest first")
+    runs.set_defaults(command=_runs)
+    runs.add_argument("words", nargs="*", help="only runs whose texts contain all these words")
+    runs.add_argument("--limit", type=int, default=20, help="how many (default 20; -1: all)")
+    runs.add_argument("--json", action="store_true", help="print a JSON list")
+    _add_common(runs, "WARNING")
 
     free = commands.add_parser("free", help="free the memory of a running server")
     free.set_defaults(command=_free)
@@ -151,6 +161,12 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"log level (default {log_level})")
     parser.set_defaults(default_log_level=log_level)
+
+
+def _add_no_history(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-history", action="store_true", help="keep no history of the runs on disk"
+    )
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
@@ -203,6 +219,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             paths["outputs"] = options.output
         if options.command is not _serve:
             paths["media"] = ANYWHERE
+        engine = {"keep_history": False} if getattr(options, "no_history", False) else {}
         worker: dict[str, Any] = {"device": options.device} if options.device else {}
         level_is_set = "log_level" in given.worker.model_fields_set
         if options.log_level or not level_is_set:
@@ -210,7 +227,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         return Settings.model_validate(
             {
                 "ui": {**given.ui.model_dump(), **ui},
-                "engine": given.engine.model_dump(),
+                "engine": given.engine.model_dump() | engine,
                 "worker": {**given.worker.model_dump(), **worker},
                 "paths": {**given.paths.model_dump(), **paths},
             }
@@ -406,6 +423,14 @@ def _workflows(options: argparse.Namespace, settings: Settings) -> int:
     # A pipe has no width: names must not be cut for the program that reads them.
     console = Console()
     Console(width=None if console.is_terminal else 200).print(table)
+    return 0
+
+
+def _runs(options: argparse.Namespace, settings: Settings) -> int:
+    from app.history_command import list_runs
+
+    words = " ".join(options.words)
+    list_runs(settings.paths.outputs, words=words, limit=options.limit, as_json=options.json)
     return 0
 
 
