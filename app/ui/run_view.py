@@ -111,7 +111,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
     """The view after this event of the run; events come in the order of the run's log."""
     match event:
         case RunQueued():
-            changes = {"run_id": event.run_id, "status": _waiting(event.position)}
+            status = " ".join(filter(None, (event.notice, _waiting(event.position))))
+            changes = {"run_id": event.run_id, "status": status}
         case FetchingMedia():
             changes = {"run_id": event.run_id, "status": _fetching(event)}
         case RunStarted():

@@ -39,7 +39,7 @@ def script_event(event: RunEvent) -> dict[str, Any] | None:
     """The event as scripts see it; None for what they have no use for."""
     match event:
         case RunQueued():
-            return {"event": "queued", "position": event.position}
+            return {"event": "queued", "position": event.position, "notice": event.notice}
         case FetchingMedia():
             return event.model_dump(
                 include={"url", "number", "count", "fetched_bytes", "total_bytes"}
