@@ -15,11 +15,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
 
 from app.janitor import clean
 from app.settings import PROJECT
 from app.ui.upload_folder import FRESH_S, MAX_FILES
+from tests.media.test_pictures import png_that_says
 from tests.servers import Server, started_server
 
 BOUND_BYTES = 3_000_000
@@ -148,3 +153,27 @@ def test_killed_server_leaves_folders_that_the_next_start_removes(tmp_path: Path
             process.wait()
             assert len(clean(outputs)) == 2
     assert not list(temporary.glob("workbench-*"))
+
+
+def test_picture_of_too_many_pixels_is_refused_without_being_decoded(
+    server: Server, uploads: Path, tmp_path: Path
+):
+    """97 million pixels in a few bytes: 277 MiB in the server or its worker."""
+    file = tmp_path / "bomb.png"
+    file.write_bytes(png_that_says(9900, 9800))
+    plain = tmp_path / "plain.png"
+    Image.new("RGB", (64, 64)).save(plain)
+    process = psutil.Process(server.process.pid)
+    processes = [process, *process.children(recursive=True)]
+    before = [each.memory_info().rss for each in processes]
+    client = Client(server.url, verbose=False)
+    try:
+        for image, mask in ((file, plain), (plain, file)):
+            with pytest.raises(AppError, match=r"bomb\.png' has 9900x9800 pixels; 32 million fit"):
+                client.predict(
+                    image=handle_file(image), mask_image=handle_file(mask), api_name="/run_inpaint"
+                )
+    finally:
+        client.close()
+    grown = [each.memory_info().rss - then for each, then in zip(processes, before, strict=True)]
+    assert max(grown) < 100 * 1024 * 1024
