@@ -8,6 +8,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from app.unfinished import PART, PRIVATE, is_in_use, remove_abandoned
 log = logging.getLogger(__name__)
 
 NOTHING = Needed()
+JUST_MADE_S = 60.0
+"""A folder may stay empty so long before its run writes into it."""
 TRIM_EVERY_S = 300.0
 MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights")
 """Folders beside the results in which other parts of the application keep what they know."""
@@ -117,8 +120,9 @@ def clean_run(folder: Path) -> list[Path]:
             sidecar.unlink(missing_ok=True)
             removed.append(sidecar)
     with contextlib.suppress(OSError):
-        # Only where nothing is left in it.
-        folder.rmdir()
+        if time.time() - folder.stat().st_mtime > JUST_MADE_S:
+            # Only where nothing is left in it.
+            folder.rmdir()
     return removed
 
 

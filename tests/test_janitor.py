@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.janitor import clean, clean_run
+from app.janitor import JUST_MADE_S, clean, clean_run
 from app.outputs import OutputStore, replacing, sidecar_of
 from app.protocol import RunFailed
 from app.settings import PROJECT, WorkerSettings
@@ -150,6 +150,10 @@ def test_record_of_a_result_that_did_not_come_to_be_goes(temporary: Path, output
 
 
 def test_folder_of_a_run_that_left_nothing_goes(temporary: Path, outputs: Path):
+    clean(outputs)
+    assert (outputs / RUN).exists(), "its run may just have begun"
+    then = time.time() - 2 * JUST_MADE_S
+    os.utime(outputs / RUN, (then, then))
     clean(outputs)
     assert not (outputs / RUN).exists()
 
