@@ -46,7 +46,10 @@ class OwnFiles:
     def find(self, path: str | Path) -> Path | None:
         """The file to hand out; None where it is none of the page's or not there."""
         found = self._resolved(path)
-        return found if found is not None and found.is_file() else None
+        try:
+            return found if found is not None and found.is_file() else None
+        except OSError:  # a name longer than any file has, a disk that is gone
+            return None
 
     def _resolved(self, path: str | Path) -> Path | None:
         if "\0" in str(path):
@@ -57,7 +60,7 @@ class OwnFiles:
             return None
         try:
             found = named.resolve()
-        except (OSError, RuntimeError):  # a loop of links
+        except (OSError, RuntimeError):  # a loop of links, a name too long
             return None
         return found if self._is_own(found) else None
 

@@ -314,8 +314,10 @@ class GenerateTab:
         looking.away = False
         yield {self.current_run: "", **told, **self._buttons(view, looking, ended=True)}
 
-    def run_with_new_seed(self, request: Request, visit: dict[str, Any]) -> Updates:
+    def run_with_new_seed(self, request: Request | None, visit: dict[str, Any]) -> Updates:
         """Runs what was just shown once more, whatever stands in the form by now."""
+        if request is None:
+            return {self.outcome.new_seed: gr.update(interactive=False)}
         try:
             run_id = self._engine.run_again(
                 request.run_id,

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from app.log_lines import printable
 from app.ui import calls
@@ -141,6 +141,9 @@ class Guard:
         self._check_query(route, scope)
         if route.body in {"call", "arguments"}:
             receive = await self._with_checked_call(route, path, receive)
+        if path in {"/", "/config"}:
+            # Another page than the only one, or a saved state: Gradio's, and a KeyError here.
+            scope = {**scope, "query_string": _without_pages(scope.get("query_string", b""))}
         return _with_public_host(scope, host, self._names), receive
 
     def _check_query(self, route: Route, scope: Scope) -> None:
@@ -293,6 +296,12 @@ def _with_public_host(scope: Scope, host: str, names: Names) -> Scope:
             case _:
                 headers.append((name, value))
     return {**scope, "headers": headers}
+
+
+def _without_pages(query: bytes) -> bytes:
+    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    kept = [(name, value) for name, value in given if name not in {"page", "deep_link"}]
+    return urlencode(kept).encode()
 
 
 def _netloc(origin: str) -> str:

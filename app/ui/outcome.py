@@ -97,9 +97,11 @@ class Outcome:
 
     def look_at(self, results: list[ResultSaved], looking: Looking, event: gr.EventData) -> Updates:
         """Puts the chosen result of the strip on the stage."""
-        if event.index not in range(len(results)):
-            return {}
-        result = results[event.index]
+        sent = event._data
+        index = sent.get("index") if isinstance(sent, dict) else None
+        if not isinstance(index, int) or index not in range(len(results)):
+            return self.buttons(looking)
+        result = results[index]
         looking.turn_to(result)
         run = looking.run
         view = run if run and run.run_id == result.run_id else self._ended(result.run_id)

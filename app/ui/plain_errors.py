@@ -47,6 +47,14 @@ def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
     utils.error_payload = queueing.error_payload = payload
     page.validate_inputs = enough
     website.add_exception_handler(RequestValidationError, _malformed)
+    website.add_exception_handler(KeyError, _unknown)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    """Of a component that there is not, or of a form with a field missing, Gradio says KeyError."""
+    if not request.url.path.endswith("/component_server"):
+        raise error
+    return JSONResponse({"detail": "This page has no such component."}, status_code=404)
 
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:

@@ -13,7 +13,7 @@ from typing import Literal
 
 Body = Literal["none", "call", "arguments", "form", "files"]
 READ = frozenset({"GET", "HEAD"})
-_NAME = r"[\w.~-]{1,128}"
+_NAME = r"[A-Za-z0-9_.~-]{1,128}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ API = "/gradio_api"
 ROUTES = (
     # The page, and what a browser loads with it.
     _get(r"/", open=True),
-    _get(r"/(assets|static)/[\w./~+@-]+", open=True),
+    _get(r"/(assets|static)/[A-Za-z0-9_./~+@-]{1,200}", open=True),
     _get(r"/(theme\.css|favicon\.ico|manifest\.json|robots\.txt)", open=True),
     _get(rf"{API}/theme\.css", open=True),
     # Whether it is well.

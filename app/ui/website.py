@@ -125,11 +125,10 @@ class Facts:
         return ""
 
     def has_function(self, session: str | None, index: int) -> bool:
-        """Whether the page, as this session has it, has such an event."""
-        if index in self._page.fns:
-            return True
+        """Whether the page, as this session has it, has such an event for the server."""
         visit = self._app.state_holder.session_data.get(session)
-        return visit is not None and index in visit.blocks_config.fns
+        functions = self._page.fns if visit is None else visit.blocks_config.fns
+        return index in functions and functions[index].fn is not None
 
     def has_session(self, session: str) -> bool:
         """Whether a stream of events waits for this session."""

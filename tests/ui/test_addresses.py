@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from gradio_client import Client
 
 from tests.conftest import PROJECT
 from tests.loopback import Handler, Loopback
+from tests.ui.reverse_proxy import Forward
 from tests.ui.serving import answer, served
 
 DEAD_PROXY = "http://127.0.0.1:9"
@@ -107,32 +107,6 @@ def test_a_proxy_of_another_kind_is_a_sentence(proxy: str, code: int) -> None:
     )  # fmt: skip
     assert ended.returncode == code
     assert code == 0 or ended.stderr.startswith("ALL_PROXY names a proxy of a kind that cannot")
-
-
-class Forward(Handler):
-    """A reverse proxy below `/draw/`, which takes that off the path."""
-
-    def _forward(self) -> None:
-        assert self.path.startswith("/draw/")
-        length = int(self.headers.get("content-length", 0))
-        upstream = http.client.HTTPConnection("127.0.0.1", self.served.upstream, timeout=60)
-        sent = dict(self.headers.items()) | {"Connection": "close"}
-        upstream.request(
-            self.command, self.path.removeprefix("/draw"), self.rfile.read(length), sent
-        )
-        answered = upstream.getresponse()
-        self.send_response(answered.status)
-        for name, value in answered.getheaders():
-            if name.lower() not in {"transfer-encoding", "connection", "date", "server"}:
-                self.send_header(name, value)
-        self.send_header("Connection", "close")
-        self.end_headers()
-        while piece := answered.read1(65536):
-            self.wfile.write(piece)
-            self.wfile.flush()
-        upstream.close()
-
-    do_GET = do_POST = _forward
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from app.settings import UiSettings
 from app.ui.names import names_for, public_host
 from app.ui.routes import REFUSED, ROUTES, Route, find
+from tests.conftest import PROJECT
 from tests.servers import Server
 from tests.ui.serving import served
 from tests.ui.stranger import Stranger
@@ -193,6 +194,71 @@ def test_a_malformed_body_is_refused_without_a_traceback(
     fits = named and kind in {"a text as the trigger", "no data", "data that is no list"}
     assert 400 <= answer.status < 500 or (fits and answer.status == 200), answer.text
     assert "pydantic" not in answer.text
+    assert server.log.read_text().count("Traceback") == before
+
+
+FORM = "--x\r\nContent-Disposition: form-data; name={}\r\n\r\nhi\r\n--x--\r\n"
+UPLOADS = {
+    "no boundary": ("multipart/form-data", "x"),
+    "garbage": ("multipart/form-data; boundary=x", "garbage"),
+    "another field": ("multipart/form-data; boundary=x", FORM.format('"component_id"')),
+    "no name": ("multipart/form-data; boundary=x", FORM.replace("; name={}", "")),
+    "cut off": ("multipart/form-data; boundary=x", FORM.format('"files"; filename="a.png"')[:60]),
+    "an unknown component": (
+        "application/json",
+        '{"data": null, "component_id": 99999, "fn_name": "x", "session_hash": "a"}',
+    ),
+    "no function for clients": (
+        "application/json",
+        '{"data": null, "component_id": 1, "fn_name": "postprocess", "session_hash": "a"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UPLOADS)
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/component_server", "/login"])
+def test_a_malformed_upload_is_refused_without_a_traceback(
+    stranger: Stranger, server: Server, path: str, kind: str
+) -> None:
+    before = server.log.read_text().count("Traceback")
+    content_type, body = UPLOADS[kind]
+    answer = stranger.ask(path, "POST", body=body, headers={"Content-Type": content_type})
+    assert 400 <= answer.status < 500 or answer.body == b"[]", answer.text
+    assert server.log.read_text().count("Traceback") == before
+
+
+@pytest.mark.parametrize(
+    "path", ["/?page=nope", "/?deep_link=..%2f..%2fx", "/config?page=nope", "/static/" + "a" * 3000,
+             "/assets/" + "a" * 300, "/gradio_api/file=/" + "a" * 5000, "/?" + "a=%00&" * 500,
+             "/gradio_api/info?page=%00"],
+)  # fmt: skip
+def test_an_odd_address_is_no_traceback(stranger: Stranger, server: Server, path: str) -> None:
+    before = server.log.read_text().count("Traceback")
+    assert stranger.ask(path).status in {200, 400, 404}
+    long_name = server.outputs / "20260101-000000-abcdef" / ("b" * 300)
+    assert stranger.ask(f"/gradio_api/file={long_name}").status == 404
+    assert server.log.read_text().count("Traceback") == before
+
+
+def test_events_of_the_page_take_any_values_without_a_traceback(
+    stranger: Stranger, server: Server
+) -> None:
+    before = server.log.read_text().count("Traceback")
+    events = stranger.ask("/config").json["dependencies"]
+    for event in (each for each in events if each["api_visibility"] == "private"):
+        for value in (None, {"a": 1}, "x"):
+            other = Stranger(stranger.url)
+            joined = other.post(
+                "/gradio_api/queue/join",
+                {"data": [value] * len(event["inputs"]), "fn_index": event["id"],
+                 "session_hash": other.session},
+            )  # fmt: skip
+            if event["backend_fn"]:
+                assert joined.status == 200
+                told = other.ask(f"/gradio_api/queue/data?session_hash={other.session}").text
+                assert str(PROJECT) not in told
+            else:
+                assert joined.status == 404
     assert server.log.read_text().count("Traceback") == before
 
 
