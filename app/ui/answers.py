@@ -25,14 +25,14 @@ SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; media-src 'se
 def policy(frame_ancestors: Iterable[str]) -> str:
     """The Content-Security-Policy of the page.
 
-    Gradio makes functions of the texts that the page's events bring along (`unsafe-eval`) and
-    writes scripts and styles into the document.
+    Gradio makes functions of the texts that the page's events bring along (`unsafe-eval`), writes
+    scripts and styles into the document, and plays sounds by a module it makes itself (`blob:`).
     """
     ancestors = " ".join(("'self'", *frame_ancestors))
     return "; ".join(
         (
             "default-src 'none'",
-            "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+            "script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'",
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data: blob:",
             "media-src 'self' data: blob:",

@@ -1,10 +1,12 @@
-"""What Gradio (6.31) would tell whoever has not logged in: endpoints, parameters, defaults."""
+"""Gradio's (6.31) page, without what it would tell whoever has not logged in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+AT_THE_ROOT = b'<link rel="manifest" href="/manifest.json" />'
+BELOW_IT = b'<link rel="manifest" href="./manifest.json" /><link rel="icon" href="./favicon.ico" />'
 NOTHING = {"named_endpoints": {}, "unnamed_endpoints": {}}
 
 
@@ -16,7 +18,8 @@ def tell_less() -> None:
 
 
 class _Templates:
-    """Gradio's templates; the page of the login is told of no endpoint."""
+    """Gradio's templates: the page of the login is told of no endpoint, parameter or default, and
+    every page finds all of its parts below the path of a proxy."""
 
     def __init__(self, templates: Any) -> None:
         self._templates = templates
@@ -25,4 +28,7 @@ class _Templates:
         """See starlette.templating.Jinja2Templates."""
         if context["config"].get("auth_required"):
             context = {**context, "gradio_api_info": NOTHING}
-        return self._templates.TemplateResponse(context=context, **options)
+        answer = self._templates.TemplateResponse(context=context, **options)
+        answer.body = answer.body.replace(AT_THE_ROOT, BELOW_IT)
+        answer.headers["content-length"] = str(len(answer.body))
+        return answer

@@ -16,6 +16,7 @@ def test_page_below_a_path_of_a_proxy_shows_its_form_and_runs(
     browser: Browser, tmp_path: Path
 ) -> None:
     proxy = Loopback(Forward)
+    proxy.missed = []
     with served(tmp_path, DW_ROOT_PATH="/draw") as server:
         proxy.upstream = int(server.url.rpartition(":")[2])
         context = browser.new_context(viewport={"width": 1280, "height": 860})
@@ -26,6 +27,7 @@ def test_page_below_a_path_of_a_proxy_shows_its_form_and_runs(
         expect(visit.result).to_be_visible()
         assert visit.result.evaluate("image => image.naturalWidth") > 0
         context.close()
+        assert proxy.missed == []
         assert visit.errors == []
         assert visit.foreign_requests == []
     proxy.close()

@@ -11,7 +11,10 @@ class Forward(Handler):
     """A reverse proxy below `/draw/`, which takes that off the path."""
 
     def _forward(self) -> None:
-        assert self.path.startswith("/draw/")
+        if not self.path.startswith("/draw/"):
+            self.served.missed.append(self.path)
+            self.send_error(404)
+            return
         length = int(self.headers.get("content-length", 0))
         upstream = http.client.HTTPConnection("127.0.0.1", self.served.upstream, timeout=60)
         sent = dict(self.headers.items()) | {"Connection": "close"}

@@ -112,6 +112,7 @@ def test_a_proxy_of_another_kind_is_a_sentence(proxy: str, code: int) -> None:
 @pytest.fixture
 def below() -> Iterator[Loopback]:
     proxy = Loopback(Forward)
+    proxy.missed = []
     yield proxy
     proxy.close()
 
