@@ -42,7 +42,7 @@ format: $(VENV)/test-ready ## format the code
 	$(RUN) -m ruff format .
 
 bench: $(VENV)/serve-ready ## measure the README's figures (ARGS="overhead startup" selects)
-	@for name in $(or $(ARGS),overhead startup engine loading out_of_memory soak); do \
+	@for name in $(or $(ARGS),overhead startup engine loading out_of_memory soak growth); do \
 		echo && echo "python -m benchmarks.$$name" && $(RUN) -m benchmarks.$$name || exit 1; done
 
 soak: $(VENV)/serve-ready ## run many workflows for long and measure memory (ARGS="--runs 300")

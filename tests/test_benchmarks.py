@@ -14,6 +14,7 @@ FOLDER = PROJECT / "benchmarks"
 ROWS = {
     "engine": ["overhead of a warm run", "identical request", "A → B → A", "queue gap"],
     "fits": ["text-to-image"],
+    "growth": ["anonymous memory; caches; the rest", "growth of the rest, per run"],
     "loading": ["float16, after Free", "bfloat16, after Free", "first load after a restart"],
     "out_of_memory": ["ran out of memory and recovered", "next ordinary run right"],
     "overhead": ["overhead of a warm run", "first denoiser forward", "first run"],

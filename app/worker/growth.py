@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from app.protocol import MemoryUse
 from app.workflow.plan import Plan
 
+MAX_WORKFLOWS = 1000
+
 log = logging.getLogger(__name__)
 
 
@@ -24,8 +26,10 @@ class Growth:
         What was loaded or dropped in between is no leak: the next run is compared again.
         """
         held = frozenset(keys)
-        last, held_then = self._last.get(plan.workflow_path, (None, held))
+        last, held_then = self._last.pop(plan.workflow_path, (None, held))
         self._last[plan.workflow_path] = memory, held
+        if len(self._last) > MAX_WORKFLOWS:
+            del self._last[next(iter(self._last))]
         if last is None or held != held_then:
             return
         for what, grown_bytes in (

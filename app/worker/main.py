@@ -43,6 +43,8 @@ from app.worker.sending import told
 if TYPE_CHECKING:
     from app.worker.context import Signals
 
+log = logging.getLogger(__name__)
+
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -166,6 +168,9 @@ class Worker:
                 case StartRun() as command:
                     use_token(command.hub_token)
                     self._runner.run(command)
+                    if self._runner.reports.device_is_lost:
+                        log.error("The device does not answer any more: the worker starts anew.")
+                        return
                 case FreeMemory() as command:
                     self._runner.free(command)
                 case PinComponent() as command:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 FOLDER = ".embeddings"
 WEIGHTS_UNREAD = (*DENOISERS, "vae")
 """Components of which encoding reads at most the dtype and the configuration."""
+TRIM_EVERY = 1000
 ENCODERS = "text_encoder"
 """How the names of components begin that nothing but `encode_prompt` calls."""
 CALL_STATE = ("batch_size", "do_classifier_free_guidance")
@@ -110,7 +111,10 @@ class PromptMemo:
                     # What is drawn after it would be drawn otherwise without it.
                     return result
                 self.recent.keep(key, found, found.size_bytes)
+                # Where there is no idle moment, what has left memory meanwhile is not written.
                 self._unwritten.add(key)
+                if len(self._unwritten) % TRIM_EVERY == 0:
+                    self._unwritten = {each for each in self._unwritten if each in self.recent}
                 self._new.add(key)
             if key in self.recent:
                 self.spared |= keys

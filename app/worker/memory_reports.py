@@ -31,11 +31,17 @@ class MemoryReports:
         self._caches = caches
         """Everything that is kept beside the held components, by name."""
         self.last = device.memory()
+        self.device_is_lost = False
+        """Whether the accelerator has ceased to answer. CUDA never answers this process again, so
+        everything it holds is lost."""
 
     def measure(self) -> None:
         """Take the memory in use now for the next report; the last measure stays if that fails."""
+        is_measured = False
         with dispensable("Memory could not be measured"):
             self.last = self._device.memory()
+            is_measured = True
+        self.device_is_lost = self._device.is_accelerator and not is_measured
 
     def report(self, request_id: str = "") -> None:
         """Tell what is held now and under which budgets, with the last measure."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_WORKFLOWS = 1000
+"""Of so many it is known what they used."""
 LEAST_RELOAD_S = 0.001
 """Nothing comes back faster: what took no time at all must not look infinitely cheap."""
 
@@ -111,12 +113,30 @@ class WorkflowUses:
         A changed workflow drops what neither its new version nor another workflow uses.
         """
         changed = path in self._hashes and self._hashes[path] != workflow_hash
-        before = self._keys.get(path, set())
+        before = self._keys.pop(path, set())
+        self._hashes.pop(path, None)
+        # The workflow that was not run for longest is forgotten: of a new one nothing is stale.
+        while len(self._hashes) >= MAX_WORKFLOWS:
+            oldest = next(iter(self._hashes))
+            del self._hashes[oldest], self._keys[oldest]
         self._hashes[path] = workflow_hash
         self._keys[path] = set(keys) if changed else before | set(keys)
         if not changed:
             return None
         return before - set().union(*self._keys.values())
+
+    def drop_stale(
+        self, residency: Residency, path: str, workflow_hash: str, keys: Collection[str]
+    ) -> None:
+        """Note a run, and drop what its workflow has left behind since it was changed."""
+        stale = self.begin(path, workflow_hash, keys)
+        if stale is None:
+            return
+        if held := [key for key in stale if key in residency]:
+            log.info("Workflow file changed - reloading models...")
+            residency.drop(held, reason="the changed workflow no longer uses it")
+        else:
+            log.info("Workflow file changed - nothing to reload")
 
 
 class Residency:

@@ -86,7 +86,7 @@ class Runner:
         self._emit = emit
         self._uses = WorkflowUses()
         self._growth = Growth(settings.growth_warning_bytes)
-        self._reports = MemoryReports(
+        self.reports = MemoryReports(
             emit,
             device,
             self.placement,
@@ -157,13 +157,13 @@ class Runner:
         # first, with the last measure.
         has_failed = isinstance(ended, RunFailed)
         if not has_failed:
-            self._reports.measure()
-        self._reports.report()
+            self.reports.measure()
+        self.reports.report()
         self._emit(ended)
         if has_failed:
             self.report_memory()
         held = (entry.key for entry in self.residency.entries)
-        self._growth.note(plan, self._reports.last, held)
+        self._growth.note(plan, self.reports.last, held)
         # Only now: a cancel that came while the run ended has met nobody.
         self.signals.cancelled.discard(run_id)
         self.signals.watched.discard(run_id)
@@ -199,7 +199,7 @@ class Runner:
         self.placement.check((step, needed[step.name]) for step in running)
         # A step that need not run is part of the workflow: what it would need stays held.
         used = {part.key for found in needed.values() for part in found.parts}
-        self._drop_what_changed(plan, used)
+        self._uses.drop_stale(self.residency, plan.workflow_path, plan.workflow_hash, used)
         self._log_loading(running, needed)
         wanted = {part.key: part for step in running for part in needed[step.name].parts}
         missing = [part for part in wanted.values() if part.key not in self.residency]
@@ -321,16 +321,6 @@ class Runner:
             self.residency.drop(keys, reason=f"step '{step.name}' releases it")
             self._device.release()
 
-    def _drop_what_changed(self, plan: Plan, keys: set[str]) -> None:
-        stale = self._uses.begin(plan.workflow_path, plan.workflow_hash, keys)
-        if stale is None:
-            return
-        if held := [key for key in stale if key in self.residency]:
-            log.info("Workflow file changed - reloading models...")
-            self.residency.drop(held, reason="the changed workflow no longer uses it")
-        else:
-            log.info("Workflow file changed - nothing to reload")
-
     def _log_loading(self, steps: Sequence[Step], needed: Mapping[str, StepParts]) -> None:
         anything = False
         for step in steps:
@@ -402,5 +392,5 @@ class Runner:
 
     def report_memory(self, request_id: str = "") -> None:
         """Tell what is held now, measured."""
-        self._reports.measure()
-        self._reports.report(request_id)
+        self.reports.measure()
+        self.reports.report(request_id)

@@ -110,6 +110,28 @@ def test_failure_is_told_before_the_device_is_asked_for_anything(tmp_path: Path)
     assert not any(asked_before_end)
 
 
+@pytest.mark.parametrize("accelerator", [True, False])
+def test_device_that_does_not_answer_is_lost_with_all_it_holds(tmp_path: Path, accelerator: bool):
+    class Lost(LostDevice):
+        @property
+        def is_accelerator(self) -> bool:
+            return accelerator
+
+    device = Lost("cpu")
+    bench = Bench(tmp_path, device)
+    assert bench.run(document()).success
+    assert not bench.runner.reports.device_is_lost
+
+    def fail(event: Event) -> None:
+        if isinstance(event, PhaseChanged) and event.phase == "denoising":
+            device.is_lost = True
+            raise ValueError("wrong")
+
+    bench.when = fail
+    bench.run(document())
+    assert bench.runner.reports.device_is_lost == accelerator
+
+
 def test_bounded_memories_are_reported_with_their_sizes(bench: Bench):
     reports: list[MemoryReported] = []
     bench.when = lambda e: reports.append(e) if isinstance(e, MemoryReported) else None

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.protocol import Place
-from app.worker.residency import Entry, Residency, WorkflowUses, choose_evictions
+from app.worker.residency import (
+    MAX_WORKFLOWS,
+    Entry,
+    Residency,
+    WorkflowUses,
+    choose_evictions,
+)
 
 NOW = 100.0
 
@@ -232,3 +238,14 @@ def test_every_model_a_person_chose_for_an_unchanged_workflow_counts_as_used_by_
     uses.begin("choose.json", "1", {"model a"})
     assert uses.begin("choose.json", "1", {"model b"}) is None
     assert uses.begin("choose.json", "2", {"model b"}) == {"model a"}
+
+
+def test_of_too_many_workflows_the_one_run_longest_ago_is_forgotten():
+    uses = WorkflowUses()
+    for number in range(MAX_WORKFLOWS + 1):
+        uses.begin(f"{number}.json", "first", [f"a{number}"])
+        uses.begin("kept.json", "first", ["b"])
+    assert uses.begin("kept.json", "second", []) == {"b"}
+    assert uses.begin("0.json", "second", []) is None
+    last = f"{MAX_WORKFLOWS}"
+    assert uses.begin(f"{last}.json", "second", []) == {f"a{last}"}

@@ -29,13 +29,13 @@ from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
-from app.worker.step_results import Recalled, StepResults
+from app.worker.step_results import OBJECT_BYTES, Recalled, StepResults
 from app.workflow.plan import Plan
 from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step
 
-PICTURE_BYTES = 64 * 64 * 4
-"""What Pillow takes for a picture of the size these tests draw."""
+PICTURE_BYTES = 64 * 64 * 4 + OBJECT_BYTES
+"""What a picture of the size these tests draw takes."""
 
 
 class Ran(NamedTuple):
