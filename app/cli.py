@@ -116,8 +116,10 @@ def _parser() -> argparse.ArgumentParser:
 
     runs = commands.add_parser("runs", help="list past and current runs, newest first")
     runs.set_defaults(command=_runs)
-    runs.add_argument("words", nargs="*", help="only runs whose texts contain all these words")
-    runs.add_argument("--limit", type=int, default=20, help="how many (default 20; -1: all)")
+    runs.add_argument("words", nargs="*", help="list only runs whose text contains all these words")
+    runs.add_argument(
+        "--limit", type=int, default=20, help="number of runs to list (default 20; -1 lists all)"
+    )
     runs.add_argument("--json", action="store_true", help="print a JSON list")
     _add_common(runs, "WARNING")
 
