@@ -45,8 +45,10 @@ bench: $(VENV)/serve-ready ## measure the README's figures (ARGS="overhead start
 	@for name in $(or $(ARGS),overhead startup engine loading out_of_memory soak growth); do \
 		echo && echo "python -m benchmarks.$$name" && $(RUN) -m benchmarks.$$name || exit 1; done
 
-soak: $(VENV)/serve-ready ## run many workflows for long and measure memory (ARGS="--runs 300")
-	$(RUN) -m benchmarks.soak $(ARGS)
+soak: $(VENV)/test-ready ## long counts: 5,000 fuzzed calls, 50 killed servers, 300 runs (an hour)
+	$(RUN) -m tests.fuzz
+	$(RUN) -m tests.killing
+	$(RUN) -m benchmarks.soak
 
 clean: ## remove the environment and caches; keep outputs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -57,7 +57,7 @@ def started_server(
     `fill` puts workflows into its further folder before it starts.
     """
     workflows, outputs, log = folder / "workflows", folder / "outputs", folder / "server.log"
-    workflows.mkdir()
+    workflows.mkdir(exist_ok=True)
     fill(workflows)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -77,8 +77,10 @@ def started_server(
         _wait_until_ready(server)
         yield server
     finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 0, log.read_text()
+        # A test may have killed it.
+        if process.poll() != -signal.SIGKILL:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=15) == 0, log.read_text()
 
 
 def _wait_until_ready(server: Server) -> None:
