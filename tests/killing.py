@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from app.engine.store import Store, StoredRun
 from tests.servers import Server, started_server
 
 CALL = "/gradio_api/call"
+RUN_ID = re.compile(r'"job_id": ?"([\w-]+)"')
 PATIENCE_S = 180.0
 TEXT, VARIATIONS = "text-to-image", "variations"
 
@@ -53,13 +55,19 @@ class Asking:
     def ask(self, workflow: str, variables: dict[str, object]) -> None:
         """Submits one run; returns when the server has told its place in the queue."""
         began = len(self.lines)
-        call = {"workflow": workflow, "variables": variables}
-        joined = httpx.post(f"{self._url}{CALL}/v2/generate", json=call, trust_env=False)
-        address = f"{self._url}{CALL}/generate/{joined.raise_for_status().json()['event_id']}"
+        self._call("generate", {"workflow": workflow, "variables": variables})
+        self.wait_until(lambda: '"queued"' in "".join(self.lines[began:]))
+
+    def follow(self, run_id: str) -> None:
+        """Reads the stream of a run that was asked for earlier."""
+        self._call("follow_job", {"job_id": run_id})
+
+    def _call(self, name: str, parameters: dict[str, object]) -> None:
+        joined = httpx.post(f"{self._url}{CALL}/v2/{name}", json=parameters, trust_env=False)
+        address = f"{self._url}{CALL}/{name}/{joined.raise_for_status().json()['event_id']}"
         thread = threading.Thread(target=self._read, args=(address,), daemon=True)
         thread.start()
         self._threads.append(thread)
-        self.wait_until(lambda: '"queued"' in "".join(self.lines[began:]))
 
     def wait_until(self, true: Callable[[], bool]) -> None:
         """Waits until this is so, as more is told."""
@@ -95,9 +103,15 @@ def kill_once(folder: Path, phase: str) -> list[str]:
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
         asking.join()
+    first = RUN_ID.findall("".join(asking.lines))[0]
     with started_server(folder) as server:
+        followed = Asking(server)
+        followed.follow(first)
         runs = _finished(server.outputs)
-    return [*_wrong_runs(runs, server.outputs), *_left_over(server.outputs)]
+        followed.join()
+    told = "".join(followed.lines)
+    lost = [] if '"done"' in told else [f"{first} could not be followed: {told[-300:]}"]
+    return [*lost, *_wrong_runs(runs, server.outputs), *_left_over(server.outputs)]
 
 
 def _uploaded(server: Server, folder: Path) -> dict[str, object]:

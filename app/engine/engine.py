@@ -315,6 +315,10 @@ class Engine:
         live = {info.run_id: info for info in loop.runs(owner)}
         return [live.get(info.run_id, info) for info in found]
 
+    async def info(self, run_id: str) -> RunInfo:
+        """A run of this engine or of the history as lists show it. Raises UnknownRun."""
+        return (await self._find(run_id)).info()
+
     async def _find(self, run_id: str) -> Run:
         """A run of this engine, or a past one of the history. Raises UnknownRun."""
         loop, _ = self._started()

@@ -20,7 +20,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from app.engine.run import RunInfo
-from app.errors import EngineError, InvalidInputs, UnknownWorkflow, WorkbenchError
+from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
 from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
 from app.ui.people import People
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 FreeMode = Literal["when_idle", "cancel_and_free"]
 FIXED_NAMES = (
-    "generate", "list_workflows", "describe_workflow", "cancel_job", "status", "free_gpu",
+    "generate", "follow_job", "list_workflows", "describe_workflow", "cancel_job", "status",
+    "free_gpu",
 )  # fmt: skip
 
 
@@ -121,12 +122,38 @@ class ScriptApi:
                     if told is not None:
                         yield {**told, "job_id": run_id, "request_id": request_id}
             if view.outcome == "succeeded":
-                done = await asyncio.to_thread(done_event, entry, variables, view)
+                done = await asyncio.to_thread(done_event, entry.name, variables, view)
                 yield {**done, "job_id": run_id, "request_id": request_id}
         finally:
             await self._end(run_id, view)
         if view.error is not None:
             raise gr.Error(view.error.sentence(), print_exception=False)
+
+    async def follow_job(
+        self,
+        job_id: str,
+        request: gr.Request = None,  # type: ignore[assignment]
+    ) -> AsyncIterator[dict]:
+        """Streams what happens to a run from its beginning, as `generate` does.
+
+        For a script that lost its stream: a run that was under way when the server was started
+        again keeps its id. Dropping this stream does not cancel the run.
+        """
+        view = RunView(run_id=job_id)
+        try:
+            workflow = (await self._engine.info(_as_id(job_id))).workflow
+            async with self._reading(job_id, request) as events:
+                async for event in events:
+                    if event is not None:
+                        view = advance(view, event)
+                    told = {"event": "heartbeat"} if event is None else self._told(event, request)
+                    if told is not None:
+                        yield {**told, "job_id": job_id}
+        except WorkbenchError as error:
+            raise _told_error(error) from None
+        if view.outcome == "succeeded":
+            done = await asyncio.to_thread(done_event, workflow, {}, view)
+            yield {**done, "job_id": job_id}
 
     def typed_endpoint(self, name: str, entry: CatalogEntry) -> Callable[..., Any]:
         """A coroutine function with the workflow's inputs as its parameters; returns `done`."""
@@ -281,7 +308,7 @@ class ScriptApi:
             raise gr.Error(f"The run was cancelled. {view.notice}".rstrip(), print_exception=False)
         if view.error is not None:
             raise gr.Error(view.error.sentence(), print_exception=False)
-        done = await asyncio.to_thread(done_event, entry, variables, view)
+        done = await asyncio.to_thread(done_event, entry.name, variables, view)
         return {**done, "job_id": run_id}
 
     def _reading(
@@ -332,6 +359,12 @@ def _owner(request: gr.Request | None) -> str:
     session = request.session_hash if request is not None else None
     # Who names no session asks for one thing only, and owns nothing afterwards.
     return f"script {session or secrets.token_hex(16)}"
+
+
+def _as_id(job_id: Any) -> str:
+    if not isinstance(job_id, str):
+        raise UnknownRun(f"There is no run {shown(job_id)}.")
+    return job_id
 
 
 def _as_name(workflow: Any) -> str:

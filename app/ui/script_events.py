@@ -26,7 +26,6 @@ from app.protocol import (
 )
 from app.ui.files import plain
 from app.ui.run_view import RunView
-from app.workflow.catalog import CatalogEntry
 
 
 def failure_event(error: ErrorReport) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def script_event(event: RunEvent) -> dict[str, Any] | None:
             return None
 
 
-def done_event(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView) -> dict[str, Any]:
+def done_event(workflow: str, variables: Mapping[str, Any], view: RunView) -> dict[str, Any]:
     """What a run that succeeded made, as the last event of its stream."""
     finals = [result for result in view.results if result.final] or list(view.results)
     return {
@@ -88,7 +87,7 @@ def done_event(entry: CatalogEntry, variables: Mapping[str, Any], view: RunView)
         "seconds": view.timings.total_s if view.timings else None,
         "unchanged": view.unchanged,
         "sentence": view.status,
-        "workflow": entry.name,
+        "workflow": workflow,
         "variables": plain(dict(variables)),
         "outputs": plain(list(view.outputs)),
         "metadata": [_file(result, sidecar=True) for result in finals],
