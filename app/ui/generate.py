@@ -35,6 +35,7 @@ from app.ui.form import (
 )
 from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
 from app.ui.people import People, asker
+from app.ui.readers import with_beats
 from app.ui.run_view import RunView, advance
 from app.ui.visits import read_visit, typed_only
 from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from app.engine import Engine
 
 KEPT_RUNS = 20
+SHOWN_BEATS = 3
+"""Every so many seconds without news of its run the page is told that the stream lives."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class GenerateTab:
                     self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1)
             with gr.Column(scale=3, min_width=320, elem_id="outcome"):
                 self.outcome = Outcome(self._engine)
+                self.beat = gr.HTML("", elem_id="beat")
 
     def _form(self) -> None:
         @gr.render(inputs=[self.chosen, self.forms], triggers=[self.chosen.change],
@@ -237,7 +241,7 @@ class GenerateTab:
             [
                 self.generate, self.cancel, self.current_run, outcome.new_seed, outcome.status,
                 outcome.stage, outcome.strip, outcome.details, outcome.results, outcome.back,
-                outcome.use_as_input, outcome.reuse_seed,
+                outcome.use_as_input, outcome.reuse_seed, self.beat,
             ],
             trigger_mode="once", concurrency_limit=None, show_progress="hidden",
             api_visibility="private",
@@ -304,12 +308,19 @@ class GenerateTab:
             self.outcome.stage: markup.stage(view),
             **self._buttons(view, looking),
         }
-        async for event in self._engine.follow(run_id):
-            before, view = view, advance(view, event)
-            looking.follow(view)
-            changed = self.outcome.changes(before, view, results, looking)
-            if changed:
-                yield {**changed, **self._buttons(view, looking)}
+        silent_beats = 0
+        async with contextlib.aclosing(with_beats(self._engine.follow(run_id))) as events:
+            async for event in events:
+                if event is None:
+                    silent_beats += 1
+                    if silent_beats % SHOWN_BEATS == 0:
+                        yield {self.beat: str(silent_beats), **self._buttons(view, looking)}
+                    continue
+                before, view = view, advance(view, event)
+                looking.follow(view)
+                changed = self.outcome.changes(before, view, results, looking)
+                if changed:
+                    yield {**changed, **self._buttons(view, looking)}
         told = {} if looking.away else self.outcome.told(view, looking.result)
         looking.away = False
         yield {self.current_run: "", **told, **self._buttons(view, looking, ended=True)}

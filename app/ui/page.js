@@ -80,6 +80,14 @@
     return (await answer.json()).app_id !== window.gradio_config.app_id;
   };
 
+  // Some proxies end a stream cleanly, or let it stand, while a run goes on. Gradio takes no notice
+  // and opens no other one; a new page follows the run again. The server shows every few seconds
+  // (`#beat`) that the stream of a run lives.
+  const SILENT_MS = 15_000;
+  let heardAt = Date.now();
+  const heard = () => { heardAt = Date.now(); };
+  const isLost = () => document.querySelector("#status .line.running") && Date.now() - heardAt > SILENT_MS;
+
   const poll = async () => {
     if (document.hidden) {
       doubtful = true;
@@ -94,12 +102,13 @@
       if (!answer.ok) throw new Error(answer.statusText);
       const status = (await answer.json()).data[0];
       show(status.worker, words(status));
+      if (isLost()) window.location.reload();
     } catch {
       doubtful = true;
       show("lost", "connection lost · trying again");
     }
   };
-  document.addEventListener("visibilitychange", poll);
+  document.addEventListener("visibilitychange", () => { heard(); poll(); });
 
   // A run that starts or ends changes the status line's class: the chip says so with it.
   let lineState = null;
@@ -116,6 +125,7 @@
     setInterval(poll, POLL_MS);
     const within = { childList: true, subtree: true };
     new MutationObserver(followRun).observe(element("status"), within);
+    for (const id of ["beat", "status", "stage"]) new MutationObserver(heard).observe(element(id), within);
     for (const id of ["stage", "strip"]) new MutationObserver(markShown).observe(element(id), within);
   }, 100);
 })();
