@@ -36,5 +36,6 @@ def css() -> str:
 
 
 def head() -> str:
-    """The script of the page, for the document's head."""
-    return f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+    """The scripts of the page, for the document's head."""
+    scripts = ((HERE / name).read_text(encoding="utf-8") for name in ("streams.js", "page.js"))
+    return "".join(f"<script>{script}</script>" for script in scripts)
