@@ -24,7 +24,7 @@ NOTHING = Needed()
 JUST_MADE_S = 60.0
 """A folder may stay empty so long before its run writes into it."""
 TRIM_EVERY_S = 300.0
-MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights")
+MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
 """Folders beside the results in which other parts of the application keep what they know."""
 
 

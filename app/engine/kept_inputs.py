@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from app.outputs import replacing
+from app.outputs import replacing, told_of_disk
 from app.workflow.plan import Plan
 from app.workflow.plan_values import AudioValue, ImageValue, Value, VideoValue
 from app.workflow.remote import media_files, with_files
@@ -19,7 +19,7 @@ FOLDER = "inputs"
 
 def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
     """The plan with every file of the folder of uploads kept as `inputs/<sha256>.<suffix>` below
-    `outputs`, and named so. Raises OSError where that cannot be written."""
+    `outputs`, and named so. Raises ResultError where that cannot be written."""
     folder = outputs.resolve() / FOLDER
     moved: dict[str, str] = {}
 
@@ -37,7 +37,8 @@ def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
 
     if not any(Path(path).is_relative_to(uploads) for path in media_files(plan)):
         return plan
-    plan = with_files(plan, kept)
+    with told_of_disk(folder):
+        plan = with_files(plan, kept)
     return plan.model_copy(update={"inputs": _renamed(plan.inputs, moved)})
 
 

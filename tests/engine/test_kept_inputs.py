@@ -1,0 +1,65 @@
+"""Uploads that a run needs are kept by content beside the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.engine.kept_inputs import FOLDER, with_kept_inputs
+from app.errors import ResultError
+from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.workflow.plan import Plan
+from app.workflow.planning.planner import make_plan
+from app.workflow.remote import media_files
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    (tmp_path / "uploads").mkdir()
+    return tmp_path / "uploads"
+
+
+def a_plan(uploads: Path, picture: Path) -> Plan:
+    paths = PathSettings(media=(uploads, picture.parent))
+    inputs = {"image": str(picture)}
+    return make_plan(SHIPPED_WORKFLOWS / "variations.json", inputs, paths=paths, seed=1)
+
+
+def a_picture(folder: Path, name: str = "picture.PNG") -> Path:
+    Image.new("RGB", (32, 32), "red").save(folder / name)
+    return folder / name
+
+
+def test_upload_is_kept_by_its_content_and_named_so(tmp_path: Path, uploads: Path):
+    picture = a_picture(uploads)
+    plan = with_kept_inputs(a_plan(uploads, picture), uploads, tmp_path / "outputs")
+    ((path, sha256),) = media_files(plan).items()
+    assert Path(path) == tmp_path / "outputs" / FOLDER / f"{sha256}.png"
+    assert plan.inputs["image"] == path
+    content = picture.read_bytes()
+    picture.unlink()
+    assert Path(path).read_bytes() == content
+
+
+def test_equal_uploads_are_one_file(tmp_path: Path, uploads: Path):
+    for name in ("one.png", "two.png"):
+        plan = a_plan(uploads, a_picture(uploads, name))
+        with_kept_inputs(plan, uploads, tmp_path / "outputs")
+    assert len(list((tmp_path / "outputs" / FOLDER).iterdir())) == 1
+
+
+def test_file_that_is_no_upload_stays_where_it_is(tmp_path: Path, uploads: Path):
+    (tmp_path / "own").mkdir()
+    plan = a_plan(uploads, a_picture(tmp_path / "own"))
+    assert with_kept_inputs(plan, uploads, tmp_path / "outputs") is plan
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, uploads: Path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / FOLDER).write_text("in the way")
+    plan = a_plan(uploads, a_picture(uploads))
+    with pytest.raises(ResultError, match=FOLDER):
+        with_kept_inputs(plan, uploads, tmp_path / "outputs")
