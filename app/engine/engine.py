@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from app.engine.history import History
 from app.engine.kept_inputs import with_kept_inputs
 from app.engine.loop import EngineLoop, FreeMode
+from app.engine.past_results import take_in
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import new_run_id
 from app.engine.status import EngineStatus
@@ -76,7 +77,10 @@ class Engine:
         self._settings, self._uploads = settings, uploads
         start_cleaning(settings.paths.outputs, settings.paths.outputs_bytes)
         self._history = History(store, settings, resumable=serves)
-        unfinished = self._history.take_up() if serves and store.is_keeper else []
+        unfinished = []
+        if store.is_keeper:
+            take_in(outputs, store)
+            unfinished = self._history.take_up()
         self._loop = EngineLoop(settings, self._worker_target, self._history, unfinished)
         self._hub = HubHeaders()
 

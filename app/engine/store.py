@@ -121,6 +121,22 @@ class Store:
         """Adds a run; the future is done when it is committed, or has a StoreError."""
         return self._write(lambda db: _insert(db, run))
 
+    def add_past(self, runs: Sequence[tuple[StoredRun, Sequence[ResultSaved]]]) -> Future[None]:
+        """Adds runs that were over before the history began, oldest first, below all others."""
+        rows = [(run, self._saved(run.run_id, results)) for run, results in runs]
+
+        def write(db: sqlite3.Connection) -> None:
+            (first,) = db.execute("SELECT coalesce(min(number), 1) FROM runs").fetchone()
+            for number, (run, saved) in enumerate(rows, start=first - len(rows)):
+                _insert(db, run, number)
+                db.executemany(INSERT_RESULT, saved)
+
+        return self._write(write)
+
+    def run_ids(self) -> set[str]:
+        """The ids of all runs."""
+        return {run_id for (run_id,) in self._rows("SELECT run_id FROM runs", ())}
+
     def note_state(self, run_id: str, state: StoredState) -> None:
         """Notes where an unfinished run is."""
         self._post("UPDATE runs SET state = ? WHERE run_id = ?", (state, run_id))
@@ -146,7 +162,7 @@ class Store:
         self, run_id: str, terminal: TerminalEvent, results: Sequence[ResultSaved] = ()
     ) -> None:
         """Notes how the run ended and what it made."""
-        saved = [(run_id, place, *self._row(result)) for place, result in enumerate(results)]
+        saved = self._saved(run_id, results)
         state = STATES[type(terminal)]
 
         def write(db: sqlite3.Connection) -> None:
@@ -155,7 +171,7 @@ class Store:
                 " WHERE run_id = ?",
                 (state, terminal.time, terminal.model_dump_json(), run_id),
             )
-            db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", saved)
+            db.executemany(INSERT_RESULT, saved)
 
         self._write(write)
 
@@ -350,6 +366,11 @@ class Store:
         columns = ", ".join(COLUMNS)
         return [_run(row) for row in self._rows(f"SELECT {columns} FROM runs {rest}", values)]
 
+    def _saved(
+        self, run_id: str, results: Sequence[ResultSaved]
+    ) -> list[tuple[str, int, str, int]]:
+        return [(run_id, place, *self._row(result)) for place, result in enumerate(results)]
+
     def _row(self, result: ResultSaved) -> tuple[str, int]:
         path = Path(result.path)
         try:
@@ -369,6 +390,7 @@ class Store:
         return result.model_copy(update=here)
 
 
+INSERT_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)"
 COLUMNS = (
     "run_id", "owner", "workflow", "workflow_path", "workflow_hash", "title", "inputs", "changes",
     "seed", "seed_given", "takes_seed", "fresh", "process", "resumable", "submitted_at", "plan",
@@ -388,8 +410,9 @@ def _run(row: tuple[Any, ...]) -> StoredRun:
     return StoredRun(**{**fields, **flags, **read, "seed": int(fields["seed"])})
 
 
-def _insert(db: sqlite3.Connection, run: StoredRun) -> None:
+def _insert(db: sqlite3.Connection, run: StoredRun, number: int | None = None) -> None:
     row = {
+        "number": number,
         **{name: getattr(run, name) for name in COLUMNS},
         "inputs": json.dumps(dict(run.inputs)),
         "changes": json.dumps(dict(run.changes)),
@@ -397,8 +420,8 @@ def _insert(db: sqlite3.Connection, run: StoredRun) -> None:
         "seed": str(run.seed),
         "terminal": run.terminal and run.terminal.model_dump_json(),
     }
-    names = ", ".join(COLUMNS)
-    places = ", ".join(f":{name}" for name in COLUMNS)
+    names = ", ".join(row)
+    places = ", ".join(f":{name}" for name in row)
     number = db.execute(f"INSERT INTO runs ({names}) VALUES ({places})", row).lastrowid
     texts = "\n".join(text for text in run.inputs.values() if isinstance(text, str))
     db.execute("INSERT INTO prompts (rowid, text) VALUES (?, ?)", (number, texts))

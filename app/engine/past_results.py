@@ -1,0 +1,105 @@
+"""Results that were made before there was a history: taken into it from their records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import mimetypes
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from app.engine.store import Store, StoredRun
+from app.outputs import OutputStore, Record, sidecar_of
+from app.protocol import ResultSaved, RunSucceeded, Timings
+
+log = logging.getLogger(__name__)
+
+
+def take_in(outputs: OutputStore, store: Store) -> int:
+    """Adds every run that has a folder and is not in the history; returns how many there were."""
+    known = store.run_ids()
+    missing = [run_id for run_id in reversed(outputs.runs()) if run_id not in known]
+    found = [past for run_id in missing if (past := _past(outputs.run_folder(run_id))) is not None]
+    if found:
+        store.add_past(found).result()
+        log.info("Took %d earlier runs into the history", len(found))
+    return len(found)
+
+
+def _past(folder: Path) -> tuple[StoredRun, list[ResultSaved]] | None:
+    """The run of this folder by the records in it; None where there are none."""
+    records = list(_records(folder))
+    if not records:
+        return None
+    results = [_result(path, record) for path, record in records]
+    record = records[0][1]
+    workflow = record.get("workflow")
+    title = str(workflow.get("id", "")) if isinstance(workflow, dict) else ""
+    made_at = results[-1].time
+    inputs, changes = record.get("inputs"), record.get("changes")
+    run = StoredRun(
+        run_id=folder.name,
+        owner="",
+        workflow=title or records[0][0].stem,
+        workflow_path="",
+        workflow_hash=str(record.get("workflow_sha256", "")),
+        title=title,
+        inputs=inputs if isinstance(inputs, dict) else {},
+        changes=changes if isinstance(changes, dict) else {},
+        seed=results[0].seed,
+        seed_given=True,
+        takes_seed=True,
+        fresh=False,
+        process="",
+        resumable=False,
+        submitted_at=results[0].time,
+        state="succeeded",
+        started_at=results[0].time,
+        ended_at=made_at,
+        terminal=RunSucceeded(
+            run_id=folder.name, time=made_at, timings=Timings(total_s=0.0), loaded=()
+        ),
+    )
+    return run, results
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, Record]]:
+    """The results of this run with their records, in the order they were made."""
+    read: list[tuple[Path, Record]] = []
+    for sidecar in sorted(folder.glob("*.json")):
+        result = sidecar.with_suffix("")
+        try:
+            record = json.loads(sidecar.read_bytes())
+        except (OSError, ValueError):
+            continue
+        is_record = isinstance(record, dict) and record.get("run_id") == folder.name
+        if is_record and sidecar_of(result) == sidecar and result.is_file():
+            read.append((result, record))
+    yield from sorted(read, key=lambda each: each[0].stat().st_mtime_ns)
+
+
+def _result(path: Path, record: Record) -> ResultSaved:
+    return ResultSaved(
+        run_id=path.parent.name,
+        time=_created(path, record),
+        step=str(record.get("step", "")),
+        path=str(path),
+        sidecar=str(sidecar_of(path)),
+        content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        seed=_whole(record.get("seed")),
+        index=_whole(record.get("index")),
+        final=True,
+    )
+
+
+def _created(path: Path, record: Record) -> float:
+    try:
+        return datetime.strptime(str(record.get("created")), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return path.stat().st_mtime
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
