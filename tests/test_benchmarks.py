@@ -15,6 +15,7 @@ ROWS = {
     "engine": ["overhead of a warm run", "identical request", "A → B → A", "queue gap"],
     "fits": ["text-to-image"],
     "growth": ["anonymous memory; caches; the rest", "growth of the rest, per run"],
+    "history": ["submit, median", "status, median", "history, median"],
     "loading": ["float16, after Free", "bfloat16, after Free", "first load after a restart"],
     "out_of_memory": ["ran out of memory and recovered", "next ordinary run right"],
     "overhead": ["overhead of a warm run", "first denoiser forward", "first run"],
