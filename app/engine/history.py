@@ -69,7 +69,7 @@ class History:
                 process=self._process,
                 resumable=self._resumable,
                 submitted_at=run.submitted_at,
-                plan=plan.model_dump_json(),
+                plan=_written(plan),
             )
         )
 
@@ -202,6 +202,14 @@ class History:
     @cached_property
     def _process(self) -> str:
         return _named(psutil.Process(os.getpid()))
+
+
+def _written(plan: Plan) -> str | None:
+    """The plan as JSON; None where it cannot be written so, which fails the run later."""
+    try:
+        return plan.model_dump_json()
+    except ValueError:
+        return None
 
 
 def _named(process: psutil.Process) -> str:

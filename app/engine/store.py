@@ -312,7 +312,7 @@ class Store:
             with db:
                 for write, _ in batch:
                     write(db)
-        except (sqlite3.Error, StoreError, OSError) as error:
+        except (sqlite3.Error, StoreError, OSError, ValueError) as error:
             if len(batch) > 1:
                 # One that cannot be written takes none of the others with it.
                 for each in batch:

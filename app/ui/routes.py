@@ -14,6 +14,8 @@ from typing import Literal
 Body = Literal["none", "call", "arguments", "form", "files"]
 READ = frozenset({"GET", "HEAD"})
 _NAME = r"[A-Za-z0-9_.~-]{1,128}"
+_ENDPOINT = r"[\w.~-]{1,128}"
+"""Letters of any script: an endpoint is named like its workflow's file."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ ROUTES = (
     # Calls: of the page, of gradio_client, by plain HTTP.
     _post(rf"{API}/queue/join", "call"),
     _get(rf"{API}/queue/data", event_stream=True),
-    _post(rf"{API}/(run|call)/(?P<api>{_NAME})", "call"),
-    _post(rf"{API}/call/v2/(?P<api>{_NAME})", "arguments"),
-    _get(rf"{API}/call/(v2/)?{_NAME}/(?P<event>{_NAME})"),
+    _post(rf"{API}/(run|call)/(?P<api>{_ENDPOINT})", "call"),
+    _post(rf"{API}/call/v2/(?P<api>{_ENDPOINT})", "arguments"),
+    _get(rf"{API}/call/(v2/)?{_ENDPOINT}/(?P<event>{_NAME})"),
     _post(rf"{API}/cancel", "call"),
     _post(rf"{API}/reset", "call"),
     _get(rf"{API}/heartbeat/{_NAME}"),

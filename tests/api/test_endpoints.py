@@ -26,7 +26,8 @@ def test_the_names_scripts_rely_on_are_there(client: Client) -> None:
     listed = {entry["name"] for entry in client.predict(api_name="/list_workflows")}
     named = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
     assert named == {
-        "/generate", "/list_workflows", "/describe_workflow", "/cancel_job", "/status", "/free_gpu",
+        "/generate", "/follow_job", "/list_workflows", "/describe_workflow", "/cancel_job",
+        "/status", "/free_gpu",
         *(f"/run_{name.replace('-', '_')}" for name in listed),
     }  # fmt: skip
 

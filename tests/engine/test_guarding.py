@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from app.engine.history import History
 from app.engine.loop import EngineLoop
 from app.engine.run import Follower, Run
 from app.engine.runs import new_run_id
+from app.engine.store import Store
 from app.protocol import RunFailed, RunSucceeded
 from app.settings import EngineSettings, PathSettings
 from app.workflow.plan import Plan
@@ -28,17 +30,23 @@ Start = Callable[..., EngineLoop]
 def start(tmp_path: Path, heard: Heard) -> Iterator[Start]:
     """Starts a loop, which is closed at the end."""
     loops: list[EngineLoop] = []
+    stores: list[Store] = []
 
     def started(**wrong: Any) -> EngineLoop:
         given = settings(tmp_path)
         engine = EngineSettings.model_construct(**{**given.engine.model_dump(), **wrong})
-        loops.append(EngineLoop(given.model_copy(update={"engine": engine}), scripted_worker))
+        history = History(Store(tmp_path), given, resumable=False)
+        changed = given.model_copy(update={"engine": engine})
+        loops.append(EngineLoop(changed, scripted_worker, history))
+        stores.append(history.store)
         return loops[0]
 
     yield started
     for loop in loops:
         loop.post(partial(loop.begin_close, 2.0))
         loop.join()
+    for store in stores:
+        store.close()
 
 
 @pytest.fixture
@@ -123,7 +131,7 @@ def test_run_id_that_is_taken_is_replaced(start: Start, plan: Plan, tmp_path: Pa
     (tmp_path / "a-folder-of-before").mkdir()
     for taken in (first.run_id, "a-folder-of-before"):
         run = Run(taken, "", plan, request_key=None, fresh=False)
-        run_id = loop.mailbox.ask(partial(loop.submit, run))
-        assert run_id == run.run_id != taken
+        loop.mailbox.ask(partial(loop.submit, run))
+        assert run.run_id != taken
         assert isinstance(ended(run), RunSucceeded)
     assert loop.run(first.run_id) is first

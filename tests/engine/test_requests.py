@@ -42,6 +42,7 @@ NASTY = {
 @pytest.mark.parametrize("value", NASTY.values(), ids=NASTY)
 @pytest.mark.parametrize("place", ["changes", "inputs"])
 def test_a_value_that_cannot_cross_the_pipe_is_refused(bench: Bench, place: str, value: Any):
+    assert bench.run().success
     pid = bench.pid
     inputs: dict[str, Any] = {"prompt": "nothing"}
     changes = {PROMPT: value} if place == "changes" else {}

@@ -194,6 +194,13 @@ def test_same_id_twice_is_refused_and_spares_the_runs_beside_it(store: Store):
     assert store.count() == 2
 
 
+def test_text_that_cannot_be_written_harms_no_other_run(store: Store):
+    with pytest.raises(StoreError):
+        store.add(a_run("bad", inputs={"prompt": "a\ud800"})).result()
+    store.add(a_run("good")).result()
+    assert [run.run_id for run in store.runs()] == ["good"]
+
+
 def test_many_threads_may_add_and_read(store: Store):
     def add(thread: int) -> None:
         for number in range(20):
