@@ -276,7 +276,7 @@ def test_a_models_folder_comes_before_the_hub(
     spaced.write_text(json.dumps(document))
     without = workbench("validate", spaced, "--device", "cpu").stdout
     found = workbench("validate", spaced, "--device", "cpu", "--models", tmp_path / "held").stdout
-    assert "once 'test/here' has been downloaded" in without
+    assert "until 'test/here' has been downloaded" in without
     assert "22 MB of weights" in found
 
 
@@ -297,7 +297,7 @@ def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
     hub.close()
     gone = workbench("validate", spaced, "--device", "cpu")
     assert gone.stdout.splitlines()[1:] == [
-        "text-to-image: how much it needs is known once 'test/far' has been downloaded: the hub"
+        "text-to-image: memory needs unknown until 'test/far' has been downloaded: the hub"
         " does not answer (ConnectError).",
         "'text-to-image' has no mistake: 1 step(s).",
     ]

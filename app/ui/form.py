@@ -185,7 +185,7 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
     if mask is not None:
         editor = mask_editor(
             kept if is_there(kept) else None,
-            label=f"{_asked(spec)}: paint what shall change",
+            label=f"{_asked(spec)}. Paint over what should change",
             elem_id=f"input-{spec.name}",
         )
         return Field(spec, editor, mask)
@@ -365,7 +365,7 @@ def _asked(spec: InputSpec) -> str:
     named = default.get("location") if isinstance(default, dict) else default
     if isinstance(named, str) and named:
         return f"{spec.label} (empty: the workflow's own)"
-    return f"{spec.label} *" if spec.required else spec.label
+    return f"{spec.label} (required)" if spec.required else spec.label
 
 
 def _limits(spec: InputSpec) -> str | None:

@@ -26,11 +26,13 @@ class FreeButton:
         self._people = people
         self._button = button
         with gr.Row(visible=False, elem_id="free-choice") as self.choice:
-            gr.HTML("<p>A run is active. Free the memory …</p>")
-            self._after = gr.Button("after it", size="sm", min_width=0, elem_id="free-after")
-            self._now = gr.Button("cancel it, now", size="sm", min_width=0, variant="stop",
+            gr.HTML("<p>Free memory while a run is active?</p>")
+            self._after = gr.Button(
+                "When it finishes", size="sm", min_width=0, elem_id="free-after"
+            )
+            self._now = gr.Button("Cancel run and free", size="sm", min_width=0, variant="stop",
                             elem_id="free-now")  # fmt: skip
-            self._leave = gr.Button("not at all", size="sm", min_width=0, elem_id="free-leave")
+            self._leave = gr.Button("Keep", size="sm", min_width=0, elem_id="free-leave")
         self.notice = gr.HTML("", elem_id="notice")
 
     def wire(self, visit: gr.BrowserState) -> None:

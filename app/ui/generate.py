@@ -102,7 +102,7 @@ class GenerateTab:
                 self._form()
                 with gr.Row(elem_id="seed-row"):
                     self.seed = gr.Textbox(
-                        label="Seed", placeholder="another one each time", max_lines=1,
+                        label="Seed", placeholder="Random", max_lines=1,
                         interactive=True, elem_id="seed",
                     )  # fmt: skip
                     self.random_seed = gr.Button("Random", size="sm", elem_id="seed-random")

@@ -172,7 +172,7 @@ def summary(title: str, view: RunView) -> str:
         )
     if view.outcome == "succeeded":
         loaded = ", ".join(view.loaded)
-        warm = "nothing had to be run" if view.unchanged else "everything was still loaded"
+        warm = "reused earlier result" if view.unchanged else "everything was loaded already"
         parts.append(f"loaded {loaded}" if loaded else warm)
     return " · ".join(parts)
 

@@ -28,9 +28,8 @@ def bars(status: EngineStatus) -> str:
             ram,
         ]
     worker = (
-        f"The worker has {size(used.anonymous_bytes)} of its own and"
-        f" {size(used.resident_bytes - used.anonymous_bytes)} of pages of files,"
-        " which the machine takes back at will."
+        f"Worker process: {size(used.anonymous_bytes)}, plus"
+        f" {size(used.resident_bytes - used.anonymous_bytes)} of file cache, released when needed."
     )
     return f"<div class='budgets'>{''.join(rows)}<p class='note'>{escape(worker)}</p></div>"
 

@@ -198,7 +198,7 @@ def test_one_line_says_what_the_form_as_it_stands_needs(visit: Visit) -> None:
     visit.set_number("pictures", 4)
     expect(line).to_contain_text("about 44 MB more while it runs")
     visit.choose("SDXL")
-    expect(line).to_contain_text("SDXL: how much it needs is known once")
+    expect(line).to_contain_text("SDXL: memory needs unknown until")
     expect(line).to_contain_text("has been downloaded.")
 
 

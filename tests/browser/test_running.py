@@ -69,7 +69,7 @@ def test_free_gpu_says_what_was_freed_and_the_next_run_loads_again(visit: Visit)
     visit.set_number("steps", 2)
     visit.run()
     visit.run()
-    expect(visit.summary).to_contain_text("everything was still loaded")
+    expect(visit.summary).to_contain_text("everything was loaded already")
     visit["free"].click()
     expect(visit["notice"]).to_contain_text(re.compile(r"Freed \d+ MB: .*unet of shapes"))
     visit["free"].click()
@@ -195,7 +195,7 @@ def test_what_is_unchanged_says_so_and_is_run_with_a_new_seed_when_asked(visit: 
 
     visit.generate()
     visit.wait_for(re.compile(r"^Unchanged: from \d\d:\d\d, seed 7$"))
-    expect(visit.summary).to_contain_text("nothing had to be run")
+    expect(visit.summary).to_contain_text("reused earlier result")
     assert visit.source(visit.result) == first
 
     # What is in the form by now is for the next click on Generate.

@@ -114,7 +114,7 @@ class HubHeaders:
         except Exception as error:
             # Refused, unreachable, malformed: the hub's library lets errors of many others through.
             unknown = Unknown(
-                f"how much it needs is known once '{source.model}' has been downloaded:"
+                f"memory needs unknown until '{source.model}' has been downloaded:"
                 f" {reason(error, source.revision)}."
             )
             self._answers[source, part] = _Refusal(unknown, time.monotonic() + ASK_AGAIN_S)

@@ -62,7 +62,7 @@ def local_folder(source: ModelSource, part: str | None) -> Path:
         else find_snapshot(source.model, source.revision, part)
     )
     if found is None:
-        raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
+        raise Unknown(f"memory needs unknown until '{source.model}' has been downloaded.")
     return found
 
 
@@ -195,7 +195,7 @@ def task_model(step: TaskStep, room: Room | None, find: Find = local_folder) -> 
             components.append(Component(name, folder, dtype, size_bytes))
     if not any(each.weight_bytes for each in components):
         raise Unknown(
-            "how much it needs is unknown:"
+            "memory needs unknown:"
             f" '{next(iter(step.sources)).short_name}' has no safetensors weights."
         )
     return StepModel("", tuple(components))
@@ -205,7 +205,7 @@ def _foreign(name: str, block: ComponentBlock) -> Component:
     """What its own library loads takes about what its files do."""
     source = block.source
     if source.folder is None:
-        raise Unknown(f"how much it needs is known once '{source.model}' has been downloaded.")
+        raise Unknown(f"memory needs unknown until '{source.model}' has been downloaded.")
     folder = Path(source.folder)
     try:
         sizes = [(folder / f).stat().st_size for f in block.files.values() or (source.file,)]
@@ -230,7 +230,7 @@ def step_model(
         return StepModel(named, (whole,))
     if step.modular is not None and (step.modular.workflow or step.modular.names is not None):
         raise Unknown(
-            "how much it needs is known when it runs: which components a modular pipeline loads"
+            "memory needs unknown until it runs: which components a modular pipeline loads"
             " for its workflow only its blocks say."
         )
     # What the hub is asked for is an ordinary pipeline's index.
@@ -281,7 +281,7 @@ def step_model(
     except (OSError, ValueError) as error:
         raise _unreadable(next(iter(step.sources)), error) from error
     if not any(each.weight_bytes for each in components):
-        raise Unknown(f"how much it needs is unknown: '{step.model}' has no weights.")
+        raise Unknown(f"memory needs unknown: '{step.model}' has no weights.")
     real = index.class_name if named in ("DiffusionPipeline", MODULAR) else named
     return StepModel(real, components)
 
@@ -305,8 +305,7 @@ def _own_part(
 
 def _unreadable(source: ModelSource, error: Exception) -> Unknown:
     return Unknown(
-        f"how much it needs is unknown: the files of '{source.short_name}' cannot be read"
-        f" ({error})."
+        f"memory needs unknown: the files of '{source.short_name}' cannot be read ({error})."
     )
 
 
@@ -327,7 +326,7 @@ def _in_a_file(
         else find_snapshot(source.model, source.revision, source.file)
     )
     if folder is None:
-        raise Unknown(f"how much it needs is known once '{source.short_name}' has been downloaded.")
+        raise Unknown(f"memory needs unknown until '{source.short_name}' has been downloaded.")
     size_bytes = single_file_bytes(folder / source.file, name, dtype, quantisation)
     return Component(name, described_by, dtype, size_bytes)
 

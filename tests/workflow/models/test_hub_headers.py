@@ -130,7 +130,7 @@ def test_offline_nothing_is_asked(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for find in (headers.ask, headers.known):
         assert lines(planned(tmp_path), ROOM, find) == [
-            "flow: how much it needs is known once 'test/shapes' has been downloaded."
+            "flow: memory needs unknown until 'test/shapes' has been downloaded."
         ]
     assert hub.requests == []
 
@@ -145,7 +145,7 @@ def test_a_hub_that_does_not_tell_is_a_sentence_and_is_left_alone_for_a_while(
         assert lines(plan, ROOM, headers.ask) == lines(plan, ROOM, headers.known) == sentence
         assert hub.requests == []
         before, _, why = sentence[0].partition("has been downloaded: ")
-        assert before.startswith("flow: how much it needs is known once 'test/")
+        assert before.startswith("flow: memory needs unknown until 'test/")
         return why
 
     known = hub.folder / "test"

@@ -138,14 +138,14 @@ def test_a_model_that_is_not_here_is_unknown_in_words(
     with pytest.raises(Unknown):
         step_model(plan.steps[0])
     assert lines(plan, ROOM) == [
-        "flow: how much it needs is known once 'somebody/something' has been downloaded."
+        "flow: memory needs unknown until 'somebody/something' has been downloaded."
     ]
 
 
 def test_files_that_cannot_be_read_make_it_unknown_in_words(tmp_path: Path, model: Path):
     (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"none")
     (told,) = lines(planned(tmp_path, step(model)), ROOM)
-    assert told.startswith("flow: how much it needs is unknown: the files of 'model' cannot be ")
+    assert told.startswith("flow: memory needs unknown: the files of 'model' cannot be ")
     assert "is not a safetensors file" in told
 
 

@@ -139,7 +139,7 @@ def test_what_a_model_needs_that_is_not_here_is_not_asked_of_the_hub(tmp_path: P
 
     plan = planned(tmp_path, {}, loading={"model_name": "somebody/modular"})
     (line,) = lines(plan, None, asked)
-    assert "once 'somebody/modular' has been downloaded" in line
+    assert "until 'somebody/modular' has been downloaded" in line
 
 
 def test_blocks_are_no_pipelines(tmp_path: Path):
