@@ -85,7 +85,7 @@ class MediaFetches:
             path = str(self._cache.path(file))
             files[key] = FILE_VALUES[value.kind](path=path, sha256=file.sha256)
         self._release_ended()
-        self._cache.trim(run.run_id)
+        self._cache.admit(run.run_id)
 
         def resolve(value: Value) -> Value:
             return files[value.kind, value.url] if isinstance(value, RemoteValue) else value

@@ -71,6 +71,8 @@ class MediaCache:
         self._settings = settings
         self._limits = limits
         self._held: dict[str, set[MediaFile]] = {}
+        self._admitted: set[str] = set()
+        """The holders whose files were found to fit; another one's must fit beside them."""
         self._removing = threading.Lock()
         """Held where files are removed, and where one comes to be held that is there."""
 
@@ -142,27 +144,33 @@ class MediaCache:
 
     def release(self, holder: str) -> None:
         """Lets go of what was fetched for this holder; it is removed when room is needed."""
-        self._held.pop(holder, None)
+        with self._removing:
+            self._held.pop(holder, None)
+            self._admitted.discard(holder)
 
-    def trim(self, holder: str) -> None:
+    def admit(self, holder: str) -> None:
         """Removes what has been used longest ago until the rest is within the bound; never what is
-        held. Raises FetchError where what is held for this holder does not fit beside the rest."""
+        held. Raises FetchError where what is held for this holder does not fit beside the files of
+        the holders admitted before it: of two that come at once, one is admitted."""
         bound_bytes = self._settings.cache_bytes
         with self._removing:
+            own_bytes = self._held_bytes({holder})
+            needed_bytes = self._held_bytes({holder, *self._admitted})
+            if needed_bytes <= bound_bytes:
+                self._admitted.add(holder)
             held = {file for files in [*self._held.values()] for file in files}
             kept = {path for each in held for path in (self.path(each), self._record(each.url))}
             files = self._files()
             total_bytes = sum(status.st_size for _, status in files)
             for file, status in sorted(files, key=lambda each: each[1].st_mtime_ns):
                 if total_bytes <= bound_bytes:
-                    return
+                    break
                 arriving = file.name.startswith(".") and status.st_mtime > time.time() - LEFT_S
                 if file not in kept and not arriving:
                     file.unlink(missing_ok=True)
                     total_bytes -= status.st_size
-        if total_bytes <= bound_bytes:
+        if needed_bytes <= bound_bytes:
             return
-        own_bytes = sum(file.size_bytes for file in self._held.get(holder, ()))
         if own_bytes > bound_bytes:
             raise FetchError(
                 f"The media of this run have {size(own_bytes)}; {size(bound_bytes)} are kept.",
@@ -170,9 +178,18 @@ class MediaCache:
             )
         raise FetchError(
             f"The media of this run have {size(own_bytes)}, and those of the runs before it"
-            f" {size(total_bytes - own_bytes)}; {size(bound_bytes)} are kept.",
+            f" {size(needed_bytes - own_bytes)}; {size(bound_bytes)} are kept.",
             hint="Run it again when they have ended, or raise DW_MEDIA_CACHE_BYTES.",
         )
+
+    def _held_bytes(self, holders: set[str]) -> int:
+        """The bytes of what is held for these; what lies behind two URLs is one file."""
+        sizes = {
+            file.sha256: file.size_bytes
+            for holder in holders
+            for file in self._held.get(holder, ())
+        }
+        return sum(sizes.values())
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         found = []
