@@ -46,7 +46,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
         freeing.wire(tab.visit)
         panel = MemoryPanel(engine, people)
         for changed in (tab.current_run.change, freeing.notice.change):
-            changed(panel.refresh, None, panel.shown, **PRIVATE)
+            changed(panel.refresh, None, panel.held, **PRIVATE)
         tab.current_run.change(freeing.withdraw, None, freeing.choice, **PRIVATE)
         page.load(
             tab.open_page,

@@ -10,6 +10,32 @@ from app.engine.status import EngineStatus
 from app.protocol import HeldComponent, Place
 from app.units import size
 
+ACTIONS = ("pin", "unpin", "drop")
+TELL_WHAT_IS_PRESSED = """
+const what = (event) => {
+  const button = event.target.closest("button[data-action]");
+  return button && JSON.stringify({ action: button.dataset.action, key: button.dataset.key });
+};
+let pressed = null;
+element.addEventListener("pointerdown", (event) => { pressed = what(event); });
+element.addEventListener("click", (event) => {
+  const byKeyboard = event.detail === 0;
+  if (what(event) && (byKeyboard || what(event) === pressed)) {
+    trigger("select", JSON.parse(what(event)));
+  }
+});
+"""
+"""Gradio writes a refreshed panel over the elements that are there: while a button is pressed it
+may become the button of another component, which must not be dropped then."""
+
+
+def panel(status: EngineStatus) -> str:
+    """All of the panel."""
+    heavy = [item for item in status.held if item.weight_bytes]
+    light = (item for item in status.held if not item.weight_bytes)
+    rows = (held(item, status) for item in sorted(heavy, key=lambda item: -item.weight_bytes))
+    return f"{bars(status)}{''.join(rows)}{weightless(light)}{departure(status)}"
+
 
 def bars(status: EngineStatus) -> str:
     """The budgets, how full they are, and what the worker takes of the machine."""
@@ -35,7 +61,7 @@ def bars(status: EngineStatus) -> str:
 
 
 def held(item: HeldComponent, status: EngineStatus) -> str:
-    """One held component: what, how large, where, for whom, since when."""
+    """One held component: what, how large, where, for whom, since when; and what can be done."""
     facts = [f"last used {_clock(item.last_used)}"]
     if item.used_by:
         facts[0] += f" by {', '.join(item.used_by)}"
@@ -45,10 +71,16 @@ def held(item: HeldComponent, status: EngineStatus) -> str:
         facts.append("pages of its file")
     if item.pinned:
         facts.append("pinned")
+    pin = ("unpin", "Unpin") if item.pinned else ("pin", "Pin")
+    buttons = "".join(
+        f"<button data-action='{action}' data-key='{escape(item.key, quote=True)}'"
+        f" aria-label='{escape(f'{word} {item.title}', quote=True)}'>{word}</button>"
+        for action, word in (pin, ("drop", "Drop"))
+    )
     return (
-        f"<p class='held-line'><strong>{escape(item.title)}</strong>"
+        f"<div class='held'><p class='held-line'><strong>{escape(item.title)}</strong>"
         f" <span class='weight'>{size(item.weight_bytes)}</span><br> "
-        f"<span class='note'>{escape(' · '.join(facts))}</span></p>"
+        f"<span class='note'>{escape(' · '.join(facts))}</span></p>{buttons}</div>"
     )
 
 

@@ -12,9 +12,6 @@ from tests.browser.visit import Visit
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.skip(
-    reason="A table of the Memory panel may be replaced under a click (404): open fault"
-)
 def test_what_is_held_can_be_pinned_and_dropped_and_is_gone_after_free(visit: Visit) -> None:
     visit.run()
     visit["memory"].locator("button").first.click()
@@ -37,3 +34,22 @@ def test_what_is_held_can_be_pinned_and_dropped_and_is_gone_after_free(visit: Vi
     expect(visit["memory"]).to_contain_text("Nothing is held.")
     visit.run()
     expect(rows).to_have_count(3)
+
+
+def test_button_that_becomes_another_component_s_while_it_is_pressed_does_nothing(
+    visit: Visit,
+) -> None:
+    visit.run()
+    visit["memory"].locator("button").first.click()
+    rows = visit["memory"].locator(".held")
+    expect(rows.first).to_contain_text("unet of shapes")
+    drop = rows.first.get_by_role("button", name="Drop")
+    drop.hover()
+    visit.page.mouse.down()
+    drop.press("Enter")
+    expect(rows.first).to_contain_text("vae of shapes")
+    visit.page.mouse.up()
+
+    rows.last.get_by_role("button", name="Pin").click()
+    expect(rows.last).to_contain_text("pinned")
+    expect(rows).to_have_count(2)
