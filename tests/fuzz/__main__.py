@@ -6,6 +6,7 @@ python -m tests.fuzz [--calls 5000] [--seed 0]
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -15,6 +16,8 @@ from tests.fuzz.harness import Fuzz
 from tests.servers import started_server
 
 STATUS_WITHIN_S = 1.0
+TRACEBACK = re.compile(r"^.*\n.*Traceback \(most recent call last\):(?:\n(?!\d{4}-).*)*", re.M)
+"""With the line before it, up to the next line that has a date."""
 
 
 def main() -> int:
@@ -26,16 +29,18 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, started_server(Path(folder)) as server:
         seen = Fuzz(server, STATUS_WITHIN_S).run(options.calls, options.seed)
-        tracebacks = server.log.read_text().count("Traceback")
+        tracebacks = TRACEBACK.findall(server.log.read_text())
     for answer, count in sorted(seen.answers.items()):
         print(f"{count:6} {answer}")
     print(
         f"{options.calls} calls in {time.monotonic() - began:.0f} s; {seen.ordinary_runs} ordinary"
-        f" runs meanwhile; slowest status {seen.slowest_status_s:.2f} s; {tracebacks} tracebacks in"
-        f" the log; {len(seen.wrong)} wrong"
+        f" runs meanwhile; slowest status {seen.slowest_status_s:.2f} s; {len(seen.wrong)} wrong;"
+        f" {len(tracebacks)} tracebacks in the log"
     )
     for wrong in seen.wrong[:20]:
         print(f"wrong: {wrong}", file=sys.stderr)
+    for traceback in tracebacks[:20]:
+        print(traceback, file=sys.stderr)
     return 1 if seen.wrong or tracebacks else 0
 
 
