@@ -43,6 +43,9 @@ FIXED_NAMES = (
     "free_gpu",
 )  # fmt: skip
 
+MAX_ID_LENGTH = 200
+"""Of a script's own `request_id`, in characters: every event of its stream carries it."""
+
 
 class ScriptApi:
     """The functions behind the endpoints; `register` makes them endpoints of the open Blocks."""
@@ -104,13 +107,19 @@ class ScriptApi:
         Dropping the stream cancels the run.
         """
         variables = undressed(variables)
+        echoed = request_id if _is_short(request_id) else None
         try:
+            if echoed != request_id:
+                raise InvalidInputs(
+                    f"The request_id has to be a text or a number of at most {MAX_ID_LENGTH}"
+                    f" characters, not {shown(request_id)}."
+                )
             entry, run_id = await self._submit(
                 workflow, variables, seed, request, fresh=fresh, changes=changes
             )
         except WorkbenchError as error:
             # Whoever only reads the events has to learn of it too.
-            yield {**failure_event(error.report()), "job_id": None, "request_id": request_id}
+            yield {**failure_event(error.report()), "job_id": None, "request_id": echoed}
             raise _told_error(error) from None
         view = RunView(run_id=run_id)
         try:
@@ -359,6 +368,12 @@ def _owner(request: gr.Request | None) -> str:
     session = request.session_hash if request is not None else None
     # Who names no session asks for one thing only, and owns nothing afterwards.
     return f"script {session or secrets.token_hex(16)}"
+
+
+def _is_short(request_id: Any) -> bool:
+    """Whether it can be sent back with every event."""
+    kind = str | int | float | None
+    return isinstance(request_id, kind) and len(str(request_id)) <= MAX_ID_LENGTH
 
 
 def _as_id(job_id: Any) -> str:

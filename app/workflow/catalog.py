@@ -20,6 +20,7 @@ from app.errors import (
     shortened,
 )
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.stamps import stamp_of
 from app.workflow.declarations import declared_inputs
 from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
@@ -128,10 +129,9 @@ class Catalog:
 def _stamp(path: Path) -> object:
     """What tells that the file, or what keeps it from being read, has changed."""
     try:
-        status = path.stat()
+        return stamp_of(path)
     except OSError as error:
         return error.errno
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def missing_entry(name: str, problem: ErrorReport) -> CatalogEntry:

@@ -173,6 +173,21 @@ def _kind_of(name: str, default: JsonValue, block: InputBlock) -> InputKind:
     return "text"
 
 
+def seed_of_run(
+    specs: Sequence[InputSpec], values: dict[str, Any], seed: int | None, own: object
+) -> int | None:
+    """The run's seed, which is also that of the variable for seeds: what is given for one counts
+    for both. `own` is the document's; its variable's default counts where it has none."""
+    variable = next((spec for spec in specs if spec.kind == "seed"), None)
+    if variable is None:
+        return seed
+    if seed is not None:
+        values.setdefault(variable.name, seed)
+        return seed
+    found = values.get(variable.name, variable.default if own is None else None)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
 def contradiction(spec: InputSpec, pictures: Collection[str]) -> str:
     """What makes it impossible to ask for this as the document says, in words; "" where nothing
     does. `pictures` are the names of the variables that take a picture."""

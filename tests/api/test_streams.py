@@ -197,6 +197,14 @@ def busy(client: Client, server: Server) -> Iterator[str]:
     wait_until_idle(server)
 
 
+@pytest.mark.parametrize("request_id", ["x" * 201, [1], {"a": 1}])
+def test_request_id_that_is_no_short_text_is_refused(server: Server, request_id: Any) -> None:
+    raw = Raw(server)
+    data = [*GENERATE[:3], request_id, False, None]
+    text = raw.stream("generate", raw.call("generate", data)).read()
+    assert "request_id has to be a text or a number of at most 200" in text.decode()
+
+
 def wait_until_nothing_waits(server: Server, busy: str) -> None:
     """Return when the queue is empty while the run that was in progress still is."""
     wait_until(server, lambda status: status["queue"] == [])

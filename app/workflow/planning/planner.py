@@ -24,7 +24,7 @@ from app.tasks import TASKS
 from app.workflow.declarations import MAX_DEPTH, child_path, declared_inputs
 from app.workflow.document import MAX_SEED, StepDocument, drawn_seed
 from app.workflow.fingerprint import workflow_hash
-from app.workflow.inputs import check_inputs, unfit
+from app.workflow.inputs import check_inputs, seed_of_run, unfit
 from app.workflow.loader import RawDocument, parse_document, read_document
 from app.workflow.plan import PipelineStep, Plan, Rounds, Step, SubWorkflowStep, TaskStep
 from app.workflow.plan_values import LiteralValue, references_in
@@ -78,6 +78,7 @@ def make_plan(
         wrong.append(Problem(place="seed", message=f"{seed} is outside 0 to {MAX_SEED}."))
     if wrong:
         raise InvalidInputs(f"'{workflow.stem}' cannot run with these inputs.", wrong)
+    seed = seed_of_run(specs, values, seed, raw.tree.get("seed"))
     planning = _Planning(paths, drawn_seed=drawn_seed())
     origins = {name: ("inputs", name) for name in values}
     with contextlib.suppress(TooManyProblems):

@@ -17,7 +17,7 @@ from app.workflow.plan_values import (
     ObjectValue,
     ResultValue,
 )
-from app.workflow.planning.planner import MAX_SEED
+from app.workflow.planning.planner import MAX_SEED, make_plan
 from tests.workflow.bench import MODEL, Bench, drawing, step
 
 
@@ -161,6 +161,19 @@ def test_a_seed_that_is_a_variable_counts_as_given(bench: Bench):
     document = drawing(variables={**drawing()["variables"], "seed": 5}, seed="variable:seed")
     plan = bench.plan(document)
     assert (plan.seed, plan.seed_given) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("default", "inputs", "seed", "used"),
+    [(42, {}, 7, 7), (None, {}, 7, 7), (42, {"seed": 9}, None, 9), (42, {}, None, 42)],
+)
+def test_seed_of_the_run_and_variable_named_seed_are_one(
+    bench: Bench, default: int | None, inputs: dict[str, int], seed: int | None, used: int
+):
+    document = drawing(variables={**drawing()["variables"], "seed": default})
+    document["steps"][0]["seed"] = "variable:seed"
+    plan = make_plan(bench.write(document), inputs, paths=bench.paths, seed=seed)
+    assert (plan.seed, plan.steps[0].seed, plan.seed_given) == (used, used, True)
 
 
 def test_drawn_seeds_are_below_two_to_the_53(bench: Bench):
