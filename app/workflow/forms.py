@@ -21,6 +21,7 @@ from app.workflow.inputs import FILES_OF_ARGUMENTS, media_kind
 from app.workflow.installed import names
 from app.workflow.installed.signatures import call_signature
 from app.workflow.installed.sizes import DEFAULT_DIVISOR, SIDES, size_rules
+from app.workflow.naming import SEED
 from app.workflow.planning.calls import MAX_SIDE_PX, RANGES
 from app.workflow.references import Path, parse
 from app.workflow.setting_blocks import AttentionBackend
@@ -141,7 +142,8 @@ def _block(name: str, default: Any, told: list[dict[str, Any]]) -> InputBlock:
         kind: InputKind = (
             "slider" if ranged else "integer" if isinstance(default, int) else "number"
         )
-        fields["kind"] = kind
+        # One that is called so is the run's own seed, for which the page has a field already.
+        fields["kind"] = "seed" if name == SEED else kind
     fields["group"] = "" if any(each.get("main") for each in told) else "advanced"
     return InputBlock(**fields)
 

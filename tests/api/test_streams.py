@@ -201,8 +201,9 @@ def busy(client: Client, server: Server) -> Iterator[str]:
 def test_request_id_that_is_no_short_text_is_refused(server: Server, request_id: Any) -> None:
     raw = Raw(server)
     data = [*GENERATE[:3], request_id, False, None]
-    text = raw.stream("generate", raw.call("generate", data)).read()
-    assert "request_id has to be a text or a number of at most 200" in text.decode()
+    text = raw.stream("generate", raw.call("generate", data)).read().decode()
+    raw.drop()
+    assert "request_id has to be a text or a number of at most 200" in text
 
 
 def wait_until_nothing_waits(server: Server, busy: str) -> None:
