@@ -6,7 +6,7 @@ import time
 import traceback
 
 from app.engine.run import Run
-from app.engine.worker_process import WorkerExit
+from app.engine.slots.worker import WorkerExit
 from app.errors import RunError, WorkerDied, first_line
 from app.protocol import RunFailed
 

@@ -20,10 +20,10 @@ from app.engine.loop import EngineLoop, FreeMode
 from app.engine.past_results import take_in
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import new_run_id
+from app.engine.slots.local import WorkerTarget, run_worker, starting
 from app.engine.status import EngineStatus
 from app.engine.store import Store
 from app.engine.store_file import StoreError
-from app.engine.worker_process import WorkerTarget, run_worker
 from app.errors import EngineError, EngineNotStarted, InvalidInputs, UnknownRun, first_line
 from app.janitor import start_cleaning
 from app.outputs import OutputStore
@@ -81,7 +81,8 @@ class Engine:
         if store.is_keeper:
             take_in(outputs, store)
             unfinished = self._history.take_up()
-        self._loop = EngineLoop(settings, self._worker_target, self._history, unfinished)
+        start_worker = starting(self._worker_target, outputs.root)
+        self._loop = EngineLoop(settings, start_worker, self._history, unfinished)
         self._hub = HubHeaders()
 
     def close(self, timeout_s: float = 5.0) -> None:

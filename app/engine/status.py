@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from app.engine.run import RunInfo
@@ -11,8 +12,8 @@ from app.workflow.models.fit import Room
 WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
 
 
-class EngineStatus(Message):
-    """What the engine and its worker are doing now."""
+class SlotStatus(Message):
+    """What one worker is doing now."""
 
     worker: WorkerState
     pid: int | None
@@ -20,7 +21,6 @@ class EngineStatus(Message):
     device_name: str
     versions: dict[str, str]
     running: RunInfo | None
-    queue: tuple[RunInfo, ...]
     memory: MemoryUse | None
     """As last measured by the worker."""
     budgets: Budgets | None
@@ -30,6 +30,12 @@ class EngineStatus(Message):
     last_departure: Departure | None
     """What left memory last, and why."""
 
+
+class EngineStatus(SlotStatus):
+    """What the engine is doing now."""
+
+    queue: tuple[RunInfo, ...]
+
     @property
     def room(self) -> Room | None:
         """What a run may use; None until the worker has told."""
@@ -37,3 +43,11 @@ class EngineStatus(Message):
             return None
         budgets = self.budgets
         return Room(budgets.device_bytes, budgets.ram_bytes, self.memory.device_total_bytes)
+
+
+def status_of(slots: Sequence[SlotStatus], queue: tuple[RunInfo, ...]) -> EngineStatus:
+    """Returns the status of an engine with these slots and waiting runs."""
+    (slot,) = slots
+    return EngineStatus(
+        queue=queue, **{name: getattr(slot, name) for name in SlotStatus.model_fields}
+    )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.engine import loop
+from app.engine.slots import slot
 from app.protocol import CancelRun, PhaseChanged, RunCancelled, RunSucceeded
 from tests.engine.bench import Bench
 from tests.engines import Finished
@@ -141,9 +141,9 @@ class AtTheKill(logging.Handler):
 @pytest.fixture
 def at_the_kill(unstarted: Bench) -> Iterator[AtTheKill]:
     handler = AtTheKill(unstarted)
-    logging.getLogger(loop.__name__).addHandler(handler)
+    logging.getLogger(slot.__name__).addHandler(handler)
     yield handler
-    logging.getLogger(loop.__name__).removeHandler(handler)
+    logging.getLogger(slot.__name__).removeHandler(handler)
 
 
 @pytest.mark.usefixtures("at_the_kill")

@@ -15,6 +15,7 @@ from app.engine.history import History
 from app.engine.loop import EngineLoop
 from app.engine.run import Follower, Run
 from app.engine.runs import new_run_id
+from app.engine.slots.local import starting
 from app.engine.store import Store
 from app.protocol import RunFailed, RunSucceeded
 from app.settings import EngineSettings, PathSettings
@@ -37,7 +38,8 @@ def start(tmp_path: Path, heard: Heard) -> Iterator[Start]:
         engine = EngineSettings.model_construct(**{**given.engine.model_dump(), **wrong})
         history = History(Store(tmp_path), given, resumable=False)
         changed = given.model_copy(update={"engine": engine})
-        loops.append(EngineLoop(changed, scripted_worker, history))
+        start_worker = starting(scripted_worker, tmp_path)
+        loops.append(EngineLoop(changed, start_worker, history))
         stores.append(history.store)
         return loops[0]
 

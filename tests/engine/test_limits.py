@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.engine.outstanding import Outstanding
-from app.engine.starts import STEADY_S, Starts
+from app.engine.slots.outstanding import Outstanding
+from app.engine.slots.starts import STEADY_S, Starts
 from app.protocol import CleanUp, FreeMemory, PinComponent
 from app.settings import EngineSettings
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.engine.secrets import find_hub_token
-from app.engine.worker_process import WorkerExit, WorkerProcess
+from app.engine.slots.local import WorkerProcess
+from app.engine.slots.worker import WorkerExit
 from app.protocol import Event, Logged, StartRun, encode
 from app.settings import PathSettings, WorkerSettings
 from tests.engine.bench import PATIENCE_S, Bench, settings
@@ -41,11 +42,7 @@ def test_worker_has_no_secret_in_its_environment(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("OF_THE_PERSON", "stays")
     told: queue.SimpleQueue[Event | WorkerExit] = queue.SimpleQueue()
     WorkerProcess(
-        telling_worker,
-        WorkerSettings(device="cpu"),
-        tmp_path,
-        on_event=lambda _worker, event: told.put(event),
-        on_exit=lambda _worker, ended: told.put(ended),
+        telling_worker, tmp_path, WorkerSettings(device="cpu"), on_event=told.put, on_exit=told.put
     )
     event = told.get(timeout=PATIENCE_S)
     assert isinstance(event, Logged), event

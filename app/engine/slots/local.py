@@ -1,4 +1,4 @@
-"""The worker as a process: spawn, send, read, stop, and say how it ended."""
+"""A worker as a process of this machine: spawn, send, read, kill, and say how it ended."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from app.engine.secrets import forget_secrets
+from app.engine.slots.worker import StartWorker, WorkerExit
 from app.protocol import Command, Event, decode_event, encode
 from app.settings import WorkerSettings
 
@@ -33,34 +34,16 @@ LOOK_AGAIN_S = 0.5
 """How often a worker that says nothing is looked after."""
 
 
-@dataclass(frozen=True)
-class WorkerExit:
-    """How a worker process ended."""
-
-    exit_code: int | None
-    last_lines: str
-    """The end of what it wrote to stderr."""
-
-    @property
-    def sentence(self) -> str:
-        """For a person: what happened to the process."""
-        if self.exit_code is not None and self.exit_code < 0:
-            return f"The worker process was ended by {signal.Signals(-self.exit_code).name}."
-        return f"The worker process ended by itself (exit code {self.exit_code})."
-
-    @property
-    def hint(self) -> str:
-        """What the person can do about it."""
-        if self.exit_code == -signal.SIGKILL:
-            return "If nobody did that, the machine ran out of memory. It starts again by itself."
-        return "It starts again by itself; the server's log has its last lines."
-
-
 def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
     """The real worker: the one place where the engine names the other room."""
     from app.worker.main import run_worker as run
 
     run(connection, settings, outputs)
+
+
+def starting(target: WorkerTarget, outputs: Path) -> StartWorker:
+    """Returns what starts a process that runs `target` and writes results below `outputs`."""
+    return partial(WorkerProcess, target, outputs)
 
 
 class WorkerProcess:
@@ -73,10 +56,10 @@ class WorkerProcess:
     def __init__(
         self,
         target: WorkerTarget,
-        settings: WorkerSettings,
         outputs: Path,
-        on_event: Callable[[WorkerProcess, Event], None],
-        on_exit: Callable[[WorkerProcess, WorkerExit], None],
+        settings: WorkerSettings,
+        on_event: Callable[[Event], None],
+        on_exit: Callable[[WorkerExit], None],
     ) -> None:
         spawning = get_context("spawn")
         self._connection, childs_end = spawning.Pipe()
@@ -126,7 +109,7 @@ class WorkerProcess:
     def _read(self) -> None:
         try:
             while self._has_more():
-                self._on_event(self, decode_event(self._connection.recv_bytes()))
+                self._on_event(decode_event(self._connection.recv_bytes()))
         except (EOFError, OSError):
             # A killed child with unread data shows as ConnectionResetError, not as the file's end.
             pass
@@ -143,7 +126,7 @@ class WorkerProcess:
         self._to_write.put(None)
         self._writing.join(EXIT_S)
         self._connection.close()
-        self._on_exit(self, WorkerExit(self._process.exitcode, "".join(self._last_lines)))
+        self._on_exit(exit_of(self._process.exitcode, "".join(self._last_lines)))
 
     def _has_more(self) -> bool:
         """Wait for the next event; False where none can come.
@@ -162,6 +145,18 @@ class WorkerProcess:
             for line in lines:
                 self._last_lines.append(line)
                 sys.stderr.write(line)
+
+
+def exit_of(exit_code: int | None, last_lines: str) -> WorkerExit:
+    """Says how a process with this exit code ended; a negative one is a signal."""
+    if exit_code is None or exit_code >= 0:
+        sentence = f"The worker process ended by itself (exit code {exit_code})."
+    else:
+        sentence = f"The worker process was ended by {signal.Signals(-exit_code).name}."
+    hint = "It starts again by itself; the server's log has its last lines."
+    if exit_code == -signal.SIGKILL:
+        hint = "If nobody did that, the machine ran out of memory. It starts again by itself."
+    return WorkerExit(sentence, hint, last_lines)
 
 
 def _enter(

@@ -1,0 +1,381 @@
+"""A slot: one worker and all that belongs to it, its run, its memory, its time limits and its
+deaths. Called on the engine's thread alone, except what says that it is for any thread."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
+from app.engine.ends import died_with, failed_here
+from app.engine.run import Run
+from app.engine.runs import Runs
+from app.engine.secrets import find_hub_token
+from app.engine.slots.memory import WorkerMemory
+from app.engine.slots.outstanding import RELOADED, Order, Outstanding
+from app.engine.slots.starts import STARTS_IN_A_ROW, Starts
+from app.engine.slots.worker import StartWorker, Worker, WorkerExit
+from app.engine.slots.worker_log import log_again
+from app.engine.status import EngineStatus, SlotStatus, WorkerState
+from app.errors import ErrorReport, WorkerDied
+from app.protocol import (
+    TERMINAL,
+    CancelRun,
+    CheckpointGap,
+    DropComponents,
+    Event,
+    Logged,
+    MemoryFreed,
+    MemoryReported,
+    PinComponent,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    ShutDown,
+    TerminalEvent,
+    WatchPreviews,
+    WorkerReady,
+    WorkerUnable,
+)
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOPPED = "The workbench was stopped."
+KILL_AGAIN_S = 1.0
+"""Time between two kills of a worker that is still there after the engine's time to close."""
+
+
+class WorkerSlot:
+    """Starts its worker, gives it one run at a time, and replaces it when it ends."""
+
+    def __init__(
+        self,
+        start_worker: StartWorker,
+        settings: Settings,
+        runs: Runs,
+        post: Callable[[Callable[[], None]], None],
+        engine_status: Callable[[], EngineStatus],
+    ) -> None:
+        """`post` has a call made on the engine's thread."""
+        self._start_worker, self._settings = start_worker, settings
+        self._runs, self._post, self._engine_status = runs, post, engine_status
+        may_run_code = bool(settings.paths.trusted_code)
+        self._hub_token = None if may_run_code else find_hub_token(os.environ)
+        self._active: Run | None = None
+        self._memory = WorkerMemory(settings.engine)
+        self._worker: Worker | None = None
+        self._worker_number = 0
+        """Of the workers that this slot has had; what an earlier one says is not heard."""
+        self._ready: WorkerReady | None = None
+        self._started_before = False
+        self._starts = Starts(settings.engine.restart_delay_s)
+        self._outstanding = Outstanding(settings.engine)
+        self._request_numbers = itertools.count(1)
+        self._unable: ErrorReport | None = None
+        self._given_up: ErrorReport | None = None
+        self._close_by: float | None = None
+        self._killed = ""
+        """Why this side ended the worker, for the person whose run was in it."""
+
+    # --- what the loop asks ----------------------------------------------------------------------
+
+    @property
+    def active(self) -> Run | None:
+        """The run in the worker. For any thread."""
+        return self._active
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether there is a worker, ready or not."""
+        return self._worker is not None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a run can start here now."""
+        is_up = self._worker is not None and self._ready is not None
+        return is_up and not (self._occupied or self._killed)
+
+    @property
+    def given_up(self) -> ErrorReport | None:
+        """Why no worker comes up here until somebody asks; None where one is or will be tried."""
+        return self._given_up if self._starts.given_up else None
+
+    def try_again(self) -> None:
+        """Has one more start tried where the slot has given up."""
+        self._starts.try_again()
+
+    def status(self) -> SlotStatus:
+        """What goes on here now. For any thread, and waits for nothing."""
+        active, worker, ready = self._active, self._worker, self._ready
+        return SlotStatus(
+            worker=self._worker_state(),
+            pid=worker.pid if worker else None,
+            device=ready.device if ready else "",
+            device_name=ready.device_name if ready else "",
+            versions=ready.versions if ready else {},
+            running=active.info() if active else None,
+            memory=self._memory.use,
+            budgets=self._memory.budgets,
+            held=self._memory.held,
+            bounded=self._memory.bounded,
+            last_departure=self._memory.last_departure,
+        )
+
+    def start(self, run: Run) -> None:
+        """Gives the run to the worker, which is free."""
+        assert self._worker is not None
+        run.times_sent += 1
+        self._active = run
+        try:
+            self._worker.send(run.command().model_copy(update={"hub_token": self._hub_token}))
+        except Exception as error:
+            # Nothing was sent, so the worker is well.
+            log.exception("Run %s could not be sent to the worker", run.run_id)
+            self._active = None
+            self._runs.end_early(run, failed_here(run, error))
+            return
+        self._outstanding.sent_run(run.run_id, time.monotonic())
+        self._memory.run_began()
+        self._runs.leave_queue(run)
+
+    def cancel_active(self) -> None:
+        """Cancels the run in the worker, which ends at its next cancel point."""
+        run = self._active
+        if run is not None and run.cancel_asked_at is None and self._worker is not None:
+            run.cancel_asked_at = time.monotonic()
+            self._worker.send(CancelRun(run_id=run.run_id))
+
+    def watch_active(self) -> None:
+        """Has the worker make previews of its run, or none, as its followers want now."""
+        if self._active is not None and self._worker is not None:
+            run = self._active
+            self._worker.send(WatchPreviews(run_id=run.run_id, watched=run.watched))
+
+    def free(self, answer: Future[MemoryFreed], *, cancel: bool) -> None:
+        """Has everything freed before the next run; the answer comes into the future.
+
+        With `cancel` what the worker does is given no longer than a cancel, whatever it is.
+        """
+        if cancel and self._ready is not None:
+            self._outstanding.cancelled(time.monotonic())
+            self.cancel_active()
+        self._memory.ask_to_free(answer)
+        self._starts.try_again()
+
+    def change_held(
+        self, command: PinComponent | DropComponents, answer: Future[EngineStatus]
+    ) -> None:
+        """Has the worker pin or drop something: now, or after the run in progress."""
+        if self._worker is None:
+            answer.set_result(self._engine_status())
+        else:
+            self._memory.answers(self._order(command), answer)
+
+    def begin_close(self, by: float) -> None:
+        """Cancels what runs and stops the worker; by force at this time (monotonic seconds)."""
+        self._close_by, self._killed = by, STOPPED
+        self._memory.fail_frees("The workbench was stopped before memory was freed.")
+        if self._worker is None:
+            return
+        if self._active is not None:
+            self._worker.send(CancelRun(run_id=self._active.run_id))
+        self._worker.send(ShutDown())
+        if self._ready is None:
+            # It reads no command before its libraries are imported.
+            self._worker.kill()
+
+    # --- time ------------------------------------------------------------------------------------
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `meet_deadlines` or `advance` has something to do, in monotonic seconds."""
+        start_at = self._starts.next_at if self._worker is None else None
+        deadlines = [self._memory.next_deadline, self._close_by, self._kill_at(), start_at]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def meet_deadlines(self, now: float) -> None:
+        """Sends what is due to an idle worker, and ends one that is late."""
+        for command in self._memory.due(now):
+            if self._ready and not self._occupied:
+                self._order(command)
+        kill_at = self._kill_at()
+        if self._worker and kill_at is not None and now >= kill_at:
+            self._kill(self._outstanding.why_late(now))
+        if self._worker and self._close_by is not None and now >= self._close_by:
+            self._close_by = now + KILL_AGAIN_S
+            self._worker.kill()
+
+    def advance(self, now: float) -> None:
+        """Starts a worker where one is due, and frees memory where somebody waits for it."""
+        start_at = self._starts.next_at
+        if self._worker is None and start_at is not None and now >= start_at:
+            self._spawn()
+        if self.is_free and (freeing := self._memory.next_free()) is not None:
+            self._order(freeing)
+
+    # --- the worker ------------------------------------------------------------------------------
+
+    @property
+    def _occupied(self) -> bool:
+        return self._active is not None or self._memory.is_freeing
+
+    def _spawn(self) -> None:
+        self._killed, self._ready, self._unable, self._given_up = "", None, None, None
+        self._worker_number += 1
+        number = self._worker_number
+        try:
+            self._worker = self._start_worker(
+                self._settings.worker,
+                on_event=lambda event: self._post(partial(self._on_event, number, event)),
+                on_exit=lambda ended: self._post(partial(self._on_exit, number, ended)),
+            )
+        except Exception as error:
+            # No memory or no file handle is left, say: as a worker that ends before it is ready.
+            log.exception("The worker process could not be made")
+            self._starts.ended(time.monotonic())
+            if self._starts.given_up:
+                self._give_up(f"{type(error).__name__}: {error}")
+        else:
+            self._outstanding.started(time.monotonic())
+
+    def _worker_state(self) -> WorkerState:
+        worker, ready = self._worker, self._ready
+        if worker is None and self._starts.given_up:
+            return "dead"
+        if worker is None or ready is None:
+            return "restarting" if self._started_before else "starting"
+        return "busy" if self._occupied else "ready"
+
+    def _kill_at(self) -> float | None:
+        """When the worker is ended for not being done, if it is not done before."""
+        if self._killed or self._worker is None:
+            return None
+        return self._outstanding.kill_at(self._active.cancel_asked_at if self._active else None)
+
+    def _kill(self, why: str) -> None:
+        assert self._worker is not None
+        self._killed = why
+        log.warning("%s", why)
+        self._worker.kill()
+
+    def _order(self, order: Order) -> str:
+        """Sends this; the id that its answer will have."""
+        assert self._worker is not None
+        request_id = str(next(self._request_numbers))
+        order = order.model_copy(update={"request_id": request_id})
+        self._worker.send(order)
+        self._outstanding.sent(order, time.monotonic())
+        return request_id
+
+    def _on_event(self, worker_number: int, event: Event) -> None:
+        if worker_number != self._worker_number:
+            return
+        try:
+            self._take(event)
+        except Exception as error:
+            log.exception("An event of the worker could not be handled")
+            self._fail_active(error)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Logged():
+                log_again(event)
+            case WorkerReady():
+                self._outstanding.is_ready(time.monotonic())
+                self._memory.began(event.memory)
+                self._starts.is_ready(time.monotonic())
+                self._started_before, self._ready = True, event
+            case WorkerUnable():
+                log.error("%s", event.error.sentence())
+                self._unable = event.error
+                self._starts.are_hopeless()
+            case MemoryReported():
+                self._outstanding.done(event.request_id, time.monotonic())
+                self._memory.reported(event, self._engine_status)
+            case MemoryFreed():
+                self._outstanding.done(event.request_id, time.monotonic())
+                self._starts.has_worked()
+                self._memory.freed(event)
+            case CheckpointGap():
+                self._outstanding.gap(event.seconds)
+            case _ if self._active is not None and event.run_id == self._active.run_id:
+                self._on_run_event(self._active, event)
+
+    def _on_run_event(self, run: Run, event: Event) -> None:
+        if isinstance(event, TERMINAL):
+            if self._close_by is not None and isinstance(event, RunCancelled):
+                event = event.model_copy(update={"notice": self._killed})
+            self._active = None
+            self._outstanding.done(run.run_id, time.monotonic())
+            self._memory.run_ended()
+            self._end(run, event)
+            return
+        if isinstance(event, RunStarted):
+            self._outstanding.begun(run.run_id)
+            self._starts.has_worked()
+            self._runs.began(run, event)
+            return
+        run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
+
+    def _end(self, run: Run, event: TerminalEvent) -> None:
+        """Ends the run; one that ends only because the engine stops waits for the next server."""
+        stopped = self._close_by is not None and run.cancel_asked_at is None
+        if stopped and isinstance(event, RunCancelled):
+            self._runs.stop(run, event)
+        else:
+            self._runs.end(run, event)
+
+    def _fail_active(self, error: Exception) -> None:
+        """Fails the run in the worker and ends the worker: nobody knows what it is doing."""
+        run, self._active = self._active, None
+        if run is None:
+            return
+        self._runs.end(run, failed_here(run, error))
+        if self._worker is not None and not self._killed:
+            self._kill(f"The engine could not follow the worker, which was ended. {RELOADED}")
+
+    # --- its end ---------------------------------------------------------------------------------
+
+    def _on_exit(self, worker_number: int, ended: WorkerExit) -> None:
+        if worker_number != self._worker_number:
+            return
+        self._starts.ended(time.monotonic())
+        self._outstanding.clear()
+        self._ready, self._worker = None, None
+        if self._unable is None and not self._killed:
+            log.error("%s %s", ended.sentence, ended.last_lines)
+        if self._active is not None:
+            run, self._active = self._active, None
+            if self._can_go_again(run):
+                self._runs.put_back(run)
+            else:
+                self._end(run, self._death_of(run, ended))
+        self._memory.gone(self._killed or ended.sentence, self._engine_status)
+        if self._starts.given_up:
+            self._give_up(self._killed or ended.sentence, ended.last_lines)
+
+    def _can_go_again(self, run: Run) -> bool:
+        """Whether the run has only waited, so that the worker's end is none of its own."""
+        waited = run.started_at is None and run.cancel_asked_at is None
+        # Where no worker comes up it is told so with all who wait.
+        again = run.times_sent < STARTS_IN_A_ROW or self._starts.given_up
+        return waited and again and self._close_by is None
+
+    def _death_of(self, run: Run, ended: WorkerExit) -> RunCancelled | RunFailed:
+        if self._killed and (run.cancel_asked_at is not None or self._close_by is not None):
+            return RunCancelled(
+                run_id=run.run_id, time=time.time(), phase=run.phase, notice=self._killed
+            )
+        return died_with(run, ended, self._killed)
+
+    def _give_up(self, why: str, last_lines: str = "") -> None:
+        """Notes that the worker does not come up, and tells those who wait for its memory."""
+        message = f"The worker process does not start: {why}"
+        died = WorkerDied(message, hint="The server's log says more.", detail=last_lines)
+        self._given_up = self._unable or died.report()
+        self._memory.fail_frees(self._given_up.message)
