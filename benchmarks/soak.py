@@ -173,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             soak = Soak(engine, found)
             soak.run("text-to-image")
             after_one = soak.anonymous_bytes_after_free()
+            soak.ended = dict.fromkeys(soak.ended, 0)
             names = [name for name in found if name != "broken"]
             anonymous = []
             for _ in range(runs):

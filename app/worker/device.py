@@ -61,8 +61,9 @@ class Device:
 
     def memory(self) -> MemoryUse:
         """What is used now, measured."""
-        ram_free_bytes, ram_total_bytes = ram_free_and_total_bytes()
-        free_bytes, total_bytes = self.free_and_total_bytes()
+        ram_free_bytes, ram_total_bytes = free_bytes, total_bytes = ram_free_and_total_bytes()
+        if self.is_accelerator:
+            free_bytes, total_bytes = self.free_and_total_bytes()
         resident_bytes, anonymous_bytes = resident_and_anonymous_bytes()
         allocated, reserved, driver = 0, 0, 0
         if self.torch_device.type == "cuda":

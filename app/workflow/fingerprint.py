@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -104,8 +105,27 @@ def _identity_of_source(source: ModelSource) -> str:
         return ""
     if source.file:
         return identify_file(Path(source.folder) / source.file).model_dump_json()
-    files = sorted(path for path in Path(source.folder).rglob("*") if path.is_file())
-    return "".join(identify_file(path).model_dump_json() for path in files)
+    # Resolved once: to resolve the path of each file would take most of a request's key.
+    found = []
+    for file in _files_below(os.path.realpath(source.folder)):
+        path = Path(file)
+        found.append(_identity(path, path.resolve() if file.is_symlink() else path))
+    return "".join(identity.model_dump_json() for identity in found)
+
+
+def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
+    """All files in this folder and those in it, in order; none where it cannot be listed, which the
+    load will tell."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path)
+        elif entry.is_file():
+            yield entry
 
 
 def component_key(identity: ComponentIdentity) -> str:
@@ -154,10 +174,13 @@ def noting_files(note: Callable[[Path], None]) -> Iterator[None]:
 
 def identify_file(path: Path) -> FileIdentity:
     """The identity of one file, without reading it."""
-    real = path.resolve()
+    return _identity(path, path.resolve())
+
+
+def _identity(path: Path, real: Path) -> FileIdentity:
     if (note := _note.get()) is not None:
         note(real)
-    if path.is_symlink() and real.parent.name == "blobs":
+    if real.parent.name == "blobs" and path.is_symlink():
         return FileIdentity(name=path.name, content=real.name)
     return FileIdentity(name=path.name, content=":".join(map(str, (real, *stamp_of(real)))))
 
