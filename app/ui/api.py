@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from app.engine.run import RunInfo
 from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
@@ -27,10 +24,9 @@ from app.ui.people import People
 from app.ui.readers import Reader, answer_for, while_read
 from app.ui.run_view import RunView, advance, freed
 from app.ui.script_events import done_event, failure_event, script_event
+from app.ui.typed_endpoints import endpoint_name, typed_endpoint
 from app.ui.uploads import inputs_of, undressed
 from app.workflow.catalog import Catalog, CatalogEntry
-from app.workflow.inputs import InputSpec
-from app.workflow.naming import SEED
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -78,7 +74,8 @@ class ScriptApi:
 
     def _register_typed(self, name: str, entry: CatalogEntry) -> None:
         try:
-            gr.api(self.typed_endpoint(name, entry), api_name=name, concurrency_limit=None)
+            endpoint = typed_endpoint(name, entry, self._run_to_end)
+            gr.api(endpoint, api_name=name, concurrency_limit=None)
         except Exception:
             # One file must not keep the page from starting; `list_workflows` tells of it.
             log.exception("The workflow '%s' has no endpoint of its own", entry.name)
@@ -121,22 +118,11 @@ class ScriptApi:
             # Whoever only reads the events has to learn of it too.
             yield {**failure_event(error.report()), "job_id": None, "request_id": echoed}
             raise _told_error(error) from None
-        view = RunView(run_id=run_id)
-        try:
-            async with self._reading(run_id, request) as events:
-                async for event in events:
-                    if event is not None:
-                        view = advance(view, event)
-                    told = {"event": "heartbeat"} if event is None else self._told(event, request)
-                    if told is not None:
-                        yield {**told, "job_id": run_id, "request_id": request_id}
-            if view.outcome == "succeeded":
-                done = await asyncio.to_thread(done_event, entry.name, variables, view)
-                yield {**done, "job_id": run_id, "request_id": request_id}
-        finally:
-            await self._end(run_id, view)
-        if view.error is not None:
-            raise gr.Error(view.error.sentence(), print_exception=False)
+        last: dict[str, Any] = {"event": ""}
+        async with self._own_events(run_id, entry.name, variables, request) as events:
+            async for last in events:
+                yield {**last, "request_id": request_id}
+        _raise_failure(last)
 
     async def follow_job(
         self,
@@ -148,55 +134,13 @@ class ScriptApi:
         For a script that lost its stream: a run that was under way when the server was started
         again keeps its id. Dropping this stream does not cancel the run.
         """
-        view = RunView(run_id=job_id)
         try:
             workflow = (await self._engine.info(_as_id(job_id))).workflow
-            async with self._reading(job_id, request) as events:
+            async with contextlib.aclosing(self._events(job_id, workflow, {}, request)) as events:
                 async for event in events:
-                    if event is not None:
-                        view = advance(view, event)
-                    told = {"event": "heartbeat"} if event is None else self._told(event, request)
-                    if told is not None:
-                        yield {**told, "job_id": job_id}
+                    yield event
         except WorkbenchError as error:
             raise _told_error(error) from None
-        if view.outcome == "succeeded":
-            done = await asyncio.to_thread(done_event, workflow, {}, view)
-            yield {**done, "job_id": job_id}
-
-    def typed_endpoint(self, name: str, entry: CatalogEntry) -> Callable[..., Any]:
-        """A coroutine function with the workflow's inputs as its parameters; returns `done`."""
-
-        specs = sorted(
-            (spec for spec in entry.inputs if spec.parameter != SEED),
-            key=lambda spec: not _needed(spec),
-        )
-
-        async def run(request: gr.Request, *values: Any) -> dict:
-            # Gradio calls with every parameter by position; one that was not given stands at its
-            # default.
-            *given, seed = values
-            inputs = {
-                spec.name: value
-                for spec, value in zip(specs, given, strict=True)
-                if value is not None
-            }
-            return await self._run_to_end(entry.name, inputs, seed, request)
-
-        def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> Any:
-            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-            return inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-        parameters = [
-            parameter("request", gr.Request),
-            *(parameter(spec.parameter, _annotation(spec), _default(spec)) for spec in specs),
-            parameter(SEED, int | None, None),
-        ]
-        run.__name__ = name
-        run.__doc__ = entry.description or entry.title
-        run.__signature__ = inspect.Signature(parameters, return_annotation=dict)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": dict}
-        return run
 
     def list_workflows(self) -> list[dict]:
         """Every workflow of the catalog: name, title, description, whether it is ready here."""
@@ -305,27 +249,48 @@ class ScriptApi:
             entry, run_id = await self._submit(workflow, variables, seed, request)
         except WorkbenchError as error:
             raise _told_error(error) from None
-        view = RunView(run_id=run_id)
-        try:
-            async with self._reading(run_id, request) as events:
-                async for event in events:
-                    if event is not None:
-                        view = advance(view, event)
-        finally:
-            await self._end(run_id, view)
-        if view.outcome == "cancelled":
-            raise gr.Error(f"The run was cancelled. {view.notice}".rstrip(), print_exception=False)
-        if view.error is not None:
-            raise gr.Error(view.error.sentence(), print_exception=False)
-        done = await asyncio.to_thread(done_event, entry.name, variables, view)
-        return {**done, "job_id": run_id}
+        last: dict[str, Any] = {"event": ""}
+        async with self._own_events(run_id, entry.name, variables, request) as events:
+            async for last in events:  # noqa: B007  (the last event is what counts)
+                pass
+        if last["event"] == "cancelled":
+            raise gr.Error(
+                f"The run was cancelled. {last['notice']}".rstrip(), print_exception=False
+            )
+        _raise_failure(last)
+        return last
 
-    def _reading(
-        self, run_id: str, request: gr.Request | None
-    ) -> AbstractAsyncContextManager[AsyncIterator[RunEvent | None]]:
-        """The run's events, None for each second without one; ends early when nobody reads."""
-        events = self._engine.follow(run_id, previews=False)
-        return contextlib.aclosing(while_read(events, Reader(request, self._unread_s)))
+    async def _events(
+        self, run_id: str, workflow: str, variables: Mapping[str, Any], request: gr.Request | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The run's events as scripts see them, a heartbeat for each second without one, and
+        `done` at the end of a run that succeeded. Ends early when nobody reads."""
+        view = RunView(run_id=run_id)
+        followed = self._engine.follow(run_id, previews=False)
+        reading = while_read(followed, Reader(request, self._unread_s))
+        async with contextlib.aclosing(reading) as events:
+            async for event in events:
+                if event is not None:
+                    view = advance(view, event)
+                told = {"event": "heartbeat"} if event is None else self._told(event, request)
+                if told is not None:
+                    yield {**told, "job_id": run_id}
+        if view.outcome == "succeeded":
+            done = await asyncio.to_thread(done_event, workflow, variables, view)
+            yield {**done, "job_id": run_id}
+
+    @contextlib.asynccontextmanager
+    async def _own_events(
+        self, run_id: str, workflow: str, variables: Mapping[str, Any], request: gr.Request | None
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The events of the caller's own run, which is cancelled when they are left early."""
+        try:
+            async with contextlib.aclosing(
+                self._events(run_id, workflow, variables, request)
+            ) as events:
+                yield events
+        finally:
+            await self._end(run_id)
 
     def _told(self, event: RunEvent, request: gr.Request | None) -> dict[str, Any] | None:
         told = script_event(event)
@@ -344,24 +309,17 @@ class ScriptApi:
         told = own or self._people.is_operator(request)
         return info.model_copy(update={"mine": own, "run_id": info.run_id if told else ""})
 
-    async def _end(self, run_id: str, view: RunView) -> None:
-        """Cancels the run if its reader has gone, and waits until it has really stopped."""
-        if view.over:
-            return
+    async def _end(self, run_id: str) -> None:
+        """Cancels the run unless it is over, and waits until it has really stopped."""
         # An engine that was closed meanwhile has ended its runs.
         with contextlib.suppress(EngineError):
-            self._engine.cancel(run_id)
-            await asyncio.shield(self._until_over(run_id))
+            if self._engine.cancel(run_id):
+                await asyncio.shield(self._until_over(run_id))
 
     async def _until_over(self, run_id: str) -> None:
         async for event in self._engine.follow(run_id, previews=False):
             if isinstance(event, TERMINAL):
                 return
-
-
-def endpoint_name(entry: CatalogEntry) -> str:
-    """The endpoint that runs this workflow: `run_text_to_image`."""
-    return "run_" + entry.name.replace("-", "_")
 
 
 def _owner(request: gr.Request | None) -> str:
@@ -400,21 +358,7 @@ def _told_error(error: WorkbenchError) -> gr.Error:
     return gr.Error(error.report().sentence(), print_exception=False)
 
 
-def _needed(spec: InputSpec) -> bool:
-    return spec.required and spec.default in (None, "")
-
-
-def _default(spec: InputSpec) -> Any:
-    return inspect.Parameter.empty if _needed(spec) else spec.default
-
-
-def _annotation(spec: InputSpec) -> Any:
-    kinds: dict[str, Any] = {
-        "text": str, "number": float, "integer": int, "checkbox": bool,
-        "slider": int if spec.whole else float, "seed": int, "image": FileData, "mask": FileData,
-        "video": FileData, "audio": FileData,
-    }  # fmt: skip
-    kind = Literal[tuple(spec.choices)] if spec.kind == "choice" else kinds[spec.kind]
-    if spec.kind == "text" and isinstance(spec.default, list):
-        kind = list[str]
-    return kind | None if spec.default is None and not spec.required else kind
+def _raise_failure(last: Mapping[str, Any]) -> None:
+    """Raises what a run failed with, where this is the last event of one that did."""
+    if last["event"] == "error":
+        raise gr.Error(last["message"], print_exception=False)
