@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.engine.store import Store, StoredRun
+from app.engine.store import Store
+from app.engine.store_rows import StoredRun
 
 
 def list_runs(outputs: Path, *, words: str, limit: int, as_json: bool) -> None:

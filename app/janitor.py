@@ -9,8 +9,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from app.errors import EngineError
@@ -28,18 +29,6 @@ MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights", "in
 """Folders beside the results in which other parts of the application keep what they know."""
 
 
-def start_cleaning(outputs: Path, max_bytes: int | None = None) -> threading.Thread:
-    """Starts `clean` and `trim` on a thread: nobody who starts the workbench waits for them."""
-
-    def work() -> None:
-        _attempt(clean, outputs)
-        _attempt(trim, outputs, max_bytes)
-
-    thread = threading.Thread(target=work, name="janitor", daemon=True)
-    thread.start()
-    return thread
-
-
 @contextlib.contextmanager
 def trimming(*tasks: Callable[[], Sized], every_s: float = TRIM_EVERY_S) -> Iterator[None]:
     """Calls these again and again on a thread of its own while inside; each removes something."""
@@ -48,7 +37,7 @@ def trimming(*tasks: Callable[[], Sized], every_s: float = TRIM_EVERY_S) -> Iter
     def work() -> None:
         while not ended.wait(every_s):
             for task in tasks:
-                _attempt(task)
+                attempt(task)
 
     thread = threading.Thread(target=work, name="janitor", daemon=True)
     thread.start()
@@ -58,7 +47,8 @@ def trimming(*tasks: Callable[[], Sized], every_s: float = TRIM_EVERY_S) -> Iter
         ended.set()
 
 
-def _attempt(task: Callable[..., Sized], *arguments: Any) -> None:
+def attempt(task: Callable[..., Sized], *arguments: Any) -> None:
+    """Calls a task that removes files; what it cannot do is logged."""
     try:
         removed = task(*arguments)
     except (OSError, EngineError) as error:
@@ -68,19 +58,29 @@ def _attempt(task: Callable[..., Sized], *arguments: Any) -> None:
         log.info("Removed %d files and folders that nobody needs", len(removed))
 
 
-def trim(outputs: Path, max_bytes: int | None, needed: Needed = NOTHING) -> list[Path]:
-    """Removes the oldest runs until what the rest made is within the bound; returns which.
+def trim(
+    outputs: Path,
+    max_bytes: int | None,
+    needed: Needed = NOTHING,
+    inputs_bytes: Mapping[str, int] = MappingProxyType({}),
+) -> list[Path]:
+    """Removes the oldest runs until what the rest made is within the bound; returns their folders,
+    whether or not they had one.
 
-    Never one that is needed, and none that any process is working on.
+    Never one that is needed, and none that any process is working on. `inputs_bytes` is what will
+    leave beside a run's folder, by the run's id.
     """
     if max_bytes is None:
         return []
     store, removed = OutputStore(outputs), []
-    folders = [store.run_folder(run_id) for run_id in store.runs()]
-    sizes = {folder: files_of(folder) for folder in folders}
+    folders = [store.run_folder(run_id) for run_id in sorted({*store.runs(), *inputs_bytes})]
     items = [
-        Item(folder, sum(file.size_bytes for file in sizes[folder]), order)
-        for order, folder in enumerate(reversed(folders))
+        Item(
+            folder,
+            sum(file.size_bytes for file in files_of(folder)) + inputs_bytes.get(folder.name, 0),
+            order,
+        )
+        for order, folder in enumerate(folders)
     ]
     kept = {store.run_folder(run_id) for run_id in needed.run_ids}
     kept |= {file.parent for file in needed.files}
@@ -88,7 +88,8 @@ def trim(outputs: Path, max_bytes: int | None, needed: Needed = NOTHING) -> list
     for item in choose_removals(
         items, max_bytes=max_bytes, needed=kept | busy, fresh_since=float("inf")
     ):
-        shutil.rmtree(item.path)
+        if item.path.is_dir():
+            shutil.rmtree(item.path)
         removed.append(item.path)
     return removed
 

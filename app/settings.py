@@ -235,7 +235,7 @@ class PathSettings(_Frozen):
 
     outputs: Path = PROJECT / "outputs"
     outputs_bytes: ByteSize | None = None
-    """How much of the results is kept, the oldest runs leaving first; None: all."""
+    """Total size of results and kept uploads; the oldest runs are removed first. None: no limit."""
     workflows: Annotated[tuple[Path, ...], _folders(SHIPPED_WORKFLOWS)] = (SHIPPED_WORKFLOWS,)
     """Folders of the catalog, in the order of the dropdown."""
     models: Annotated[tuple[Path, ...], _folders(PROJECT / "models")] = (PROJECT / "models",)

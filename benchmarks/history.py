@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.engine.engine import Engine
-from app.engine.store import Store, StoredRun
+from app.engine.store import Store
+from app.engine.store_rows import StoredRun
 from app.protocol import RunSucceeded, Timings
 from app.settings import PROJECT, EngineSettings, PathSettings, Settings, WorkerSettings
 from benchmarks.options import options_parser

@@ -23,7 +23,8 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from app.engine.store import Store, StoredRun
+from app.engine.store import Store
+from app.engine.store_rows import StoredRun
 from tests.servers import Server, started_server
 
 CALL = "/gradio_api/call"

@@ -14,10 +14,11 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
+from app.engine.following import Reading, following
 from app.engine.history import History
+from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
 from app.engine.loop import EngineLoop, FreeMode
-from app.engine.past_results import take_in
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import new_run_id
 from app.engine.slots.local import WorkerTarget, run_worker, starting
@@ -25,7 +26,6 @@ from app.engine.status import EngineStatus
 from app.engine.store import Store
 from app.engine.store_file import StoreError
 from app.errors import EngineError, EngineNotStarted, InvalidInputs, UnknownRun, first_line
-from app.janitor import start_cleaning
 from app.outputs import OutputStore
 from app.protocol import (
     MAX_COMMAND_BYTES,
@@ -60,6 +60,8 @@ class Engine:
         self._hub: HubHeaders | None = None
         self._history: History | None = None
         self._uploads: Path | None = None
+        """The folder of uploads, whose files are kept with the runs in the history."""
+        self._housekeeping: Housekeeping | None = None
 
     def start(self, settings: Settings, *, uploads: Path | None = None) -> None:
         """Start the worker; returns at once, runs that come before it is ready wait for it.
@@ -74,15 +76,13 @@ class Engine:
         outputs.check()
         serves = uploads is not None
         store = Store(outputs.root, keep_history=settings.engine.keep_history, as_keeper=serves)
-        self._settings, self._uploads = settings, uploads
-        start_cleaning(settings.paths.outputs, settings.paths.outputs_bytes)
+        self._settings = settings
+        self._uploads = uploads if settings.engine.keep_history else None
         self._history = History(store, settings, resumable=serves)
-        unfinished = []
-        if store.is_keeper:
-            take_in(outputs, store)
-            unfinished = self._history.take_up()
+        unfinished = self._history.take_up() if store.is_keeper else []
         start_worker = starting(self._worker_target, outputs.root)
         self._loop = EngineLoop(settings, start_worker, self._history, unfinished)
+        self._housekeeping = Housekeeping(outputs, store, settings.paths.outputs_bytes, self.needed)
         self._hub = HubHeaders()
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -91,6 +91,9 @@ class Engine:
         if loop is not None:
             loop.post(partial(loop.begin_close, max(0.1, timeout_s - 0.5)))
             loop.join()
+        housekeeping, self._housekeeping = self._housekeeping, None
+        if housekeeping is not None:
+            housekeeping.close()
         history, self._history = self._history, None
         if history is not None:
             history.store.close()
@@ -208,8 +211,8 @@ class Engine:
                 here.call_soon_threadsafe(changed.set)
 
         run = await self._find(run_id)
-        with _following(loop, run, Follower(wake, previews)):
-            reading = _Reading(run, start, previews)
+        with following(loop, run, Follower(wake, previews)):
+            reading = Reading(run, start, previews)
             while not reading.over:
                 changed.clear()
                 for event in reading.new():
@@ -222,8 +225,8 @@ class Engine:
         loop, _ = self._started()
         changed = threading.Event()
         run = self._find_here(run_id)
-        with _following(loop, run, Follower(changed.set, previews)):
-            reading = _Reading(run, 0, previews)
+        with following(loop, run, Follower(changed.set, previews)):
+            reading = Reading(run, 0, previews)
             while not reading.over:
                 changed.clear()
                 yield from reading.new()
@@ -290,6 +293,13 @@ class Engine:
         """The folders and files that runs need which wait or are at work."""
         loop, _ = self._started()
         return loop.mailbox.ask(loop.needed)
+
+    def trim(self) -> list[Path]:
+        """Removes the oldest results until the rest is within the bound, and uploads that no run
+        in the history names; returns the files and folders."""
+        self._started()
+        assert self._housekeeping is not None
+        return self._housekeeping.trim()
 
     def runs(self, owner: str | None = None) -> list[RunInfo]:
         """The runs of this engine, or one owner's, newest first."""
@@ -367,35 +377,3 @@ def _check_command(command: StartRun) -> None:
             " are taken.",
             hint="Use fewer steps or rounds, or shorter values.",
         )
-
-
-class _Reading:
-    """How far one reader is in a run's log."""
-
-    def __init__(self, run: Run, start: int, previews: bool) -> None:
-        self._run, self._next, self._previews = run, start, previews
-        self._shown: RunEvent | None = None
-        self.over = False
-
-    def new(self) -> Iterator[RunEvent]:
-        """What has come since the last call; of previews only the newest."""
-        while self._next < len(self._run.events):
-            event = self._run.events[self._next]
-            self._next += 1
-            yield event
-        # The terminal event is the last; who starts behind it has nothing to wait for.
-        self.over = self._run.over and self._next >= len(self._run.events)
-        preview = self._run.preview if self._previews and not self.over else None
-        if preview is not None and preview is not self._shown:
-            self._shown = preview
-            yield preview
-
-
-@contextlib.contextmanager
-def _following(loop: EngineLoop, run: Run, follower: Follower) -> Iterator[None]:
-    post: Callable[[Callable[[], None]], None] = loop.post
-    post(partial(loop.add_follower, run, follower))
-    try:
-        yield
-    finally:
-        post(partial(loop.remove_follower, run, follower))

@@ -6,14 +6,15 @@ import logging
 import os
 import time
 from concurrent.futures import Future
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import psutil
 from pydantic import ValidationError
 
 from app.engine.run import Run, RunInfo
-from app.engine.store import Store, StoredRun
+from app.engine.store import Store
+from app.engine.store_rows import StoredRun
 from app.errors import RunError, WorkbenchError
 from app.protocol import (
     ResultSaved,
@@ -69,8 +70,8 @@ class History:
                 process=self._process,
                 resumable=self._resumable,
                 submitted_at=run.submitted_at,
-                plan=_written(plan),
-            )
+            ),
+            partial(_written, plan),
         )
 
     def note_started(self, run: Run, started_at: float) -> None:

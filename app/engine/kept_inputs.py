@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from app.workflow.plan_values import AudioValue, ImageValue, Value, VideoValue
 from app.workflow.remote import media_files, with_files
 
 FOLDER = "inputs"
+NAME = re.compile(rf"\b{FOLDER}/([0-9a-f]{{64}}(?:\.\w+)?)")
+
+
+def names_in(text: str) -> set[str]:
+    """Returns the names of the kept files that are mentioned in this text."""
+    return set(NAME.findall(text))
 
 
 def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
@@ -45,10 +52,13 @@ def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
 def _keep(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
+        # Wanted again: it must not be removed before this run is in the history.
+        target.touch()
         return
     with contextlib.suppress(OSError):
         # One copy on the disk where both folders are on it.
         os.link(path, target)
+        target.touch()
         return
     with path.open("rb") as source, replacing(target) as file:
         shutil.copyfileobj(source, file)

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import mimetypes
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.engine.store import Store, StoredRun
+from app.engine.store import Store
+from app.engine.store_rows import StoredRun
 from app.outputs import OutputStore, Record, sidecar_of
 from app.protocol import ResultSaved, RunSucceeded, Timings
 
 log = logging.getLogger(__name__)
 
 
-def take_in(outputs: OutputStore, store: Store) -> int:
-    """Adds every run that has a folder and is not in the history; returns how many there were."""
+BATCH = 100
+"""How many runs are added to the history in one transaction."""
+
+
+def take_in(outputs: OutputStore, store: Store, closing: threading.Event) -> list[str]:
+    """Adds every run that has a folder and is not in the history, newest first, until `closing`;
+    returns their ids."""
+    folders = outputs.runs()
+    # Later than the folders: a run's row is written before its folder is made.
+    store.flush()
     known = store.run_ids()
-    missing = [run_id for run_id in reversed(outputs.runs()) if run_id not in known]
-    found = [past for run_id in missing if (past := _past(outputs.run_folder(run_id))) is not None]
-    if found:
-        store.add_past(found).result()
-        log.info("Took %d earlier runs into the history", len(found))
-    return len(found)
+    missing = [run_id for run_id in folders if run_id not in known]
+    taken: list[str] = []
+    for start in range(0, len(missing), BATCH):
+        found = []
+        for run_id in missing[start : start + BATCH]:
+            if closing.is_set():
+                return taken
+            with contextlib.suppress(OSError):  # (it is removed at this moment)
+                past = _past(outputs.run_folder(run_id))
+                if past is not None:
+                    found.append(past)
+        store.add_past(found[::-1]).result()
+        taken += [run.run_id for run, _ in found]
+    if taken:
+        log.info("Took %d earlier runs into the history", len(taken))
+    return taken
 
 
 def _past(folder: Path) -> tuple[StoredRun, list[ResultSaved]] | None:

@@ -12,72 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, get_args
-
-from pydantic import Field, JsonValue, TypeAdapter
+from typing import IO, Any
 
 from app.engine.store_file import SCHEMA, UNFINISHED, StoreError, connect, opened, put_aside
-from app.protocol import ResultSaved, RunCancelled, RunFailed, RunSucceeded, TerminalEvent
+from app.engine.store_rows import COLUMNS, STATES, StoredRun, StoredState, insert, read
+from app.protocol import ResultSaved, TerminalEvent
 
 log = logging.getLogger(__name__)
 
 FOLDER = ".history"
 FILE = "runs.sqlite"
 LOCK = "keeper.lock"
-
-StoredState = Literal["queued", "preparing", "ready", "running", "succeeded", "failed", "cancelled"]
-STATES: dict[type[TerminalEvent], StoredState] = {
-    RunSucceeded: "succeeded",
-    RunFailed: "failed",
-    RunCancelled: "cancelled",
-}
-_TERMINAL: TypeAdapter[TerminalEvent] = TypeAdapter(
-    Annotated[TerminalEvent, Field(discriminator="type")]
-)
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as the history has it. Times are Unix seconds."""
-
-    run_id: str
-    owner: str
-    workflow: str
-    """The stem of the workflow's file."""
-    workflow_path: str
-    workflow_hash: str
-    title: str
-    inputs: Mapping[str, JsonValue]
-    changes: Mapping[str, JsonValue]
-    seed: int
-    seed_given: bool
-    takes_seed: bool
-    """False where another seed would change nothing."""
-    fresh: bool
-    process: str
-    """Which process asked for it: its id and when it began."""
-    resumable: bool
-    """Whether a later server takes it up again; a command's runs end with the command."""
-    submitted_at: float
-    plan: str | None = field(default=None, repr=False)
-    """The resolved plan as JSON, while the run is unfinished."""
-    state: StoredState = "queued"
-    attempts: int = 0
-    """How often a worker has begun with it and the server then ended without an orderly stop."""
-    started_at: float | None = None
-    ended_at: float | None = None
-    terminal: TerminalEvent | None = None
-    """How it ended."""
-
 
 Write = Callable[[sqlite3.Connection], None]
 
@@ -117,9 +70,12 @@ class Store:
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def add(self, run: StoredRun) -> Future[None]:
-        """Adds a run; the future is done when it is committed, or has a StoreError."""
-        return self._write(lambda db: _insert(db, run))
+    def add(self, run: StoredRun, plan: Callable[[], str | None] | None = None) -> Future[None]:
+        """Adds a run; the future is done when it is committed, or has a StoreError.
+
+        `plan` returns the run's plan as JSON, which may be long: it is called by the writer.
+        """
+        return self._write(lambda db: insert(db, replace(run, plan=plan()) if plan else run))
 
     def add_past(self, runs: Sequence[tuple[StoredRun, Sequence[ResultSaved]]]) -> Future[None]:
         """Adds runs that were over before the history began, oldest first, below all others."""
@@ -128,7 +84,7 @@ class Store:
         def write(db: sqlite3.Connection) -> None:
             (first,) = db.execute("SELECT coalesce(min(number), 1) FROM runs").fetchone()
             for number, (run, saved) in enumerate(rows, start=first - len(rows)):
-                _insert(db, run, number)
+                insert(db, run, number)
                 db.executemany(INSERT_RESULT, saved)
 
         return self._write(write)
@@ -175,17 +131,17 @@ class Store:
 
         self._write(write)
 
-    def forget(self, run_id: str) -> None:
-        """Removes a run and its results from the history; its files stay."""
+    def forget(self, run_ids: Sequence[str]) -> Future[None]:
+        """Removes runs and their results from the history; their files stay."""
+        rows = [(run_id,) for run_id in run_ids]
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute(
-                "DELETE FROM prompts WHERE rowid = (SELECT number FROM runs WHERE run_id = ?)",
-                (run_id,),
+            db.executemany(
+                "DELETE FROM prompts WHERE rowid = (SELECT number FROM runs WHERE run_id = ?)", rows
             )
-            db.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+            db.executemany("DELETE FROM runs WHERE run_id = ?", rows)
 
-        self._write(write)
+        return self._write(write)
 
     def flush(self) -> None:
         """Returns when everything noted so far is committed."""
@@ -239,9 +195,14 @@ class Store:
         rows = self._rows("SELECT saved FROM results WHERE run_id = ? ORDER BY place", (run_id,))
         return [self._result(saved) for (saved,) in rows]
 
-    def count(self) -> int:
-        """How many runs there are."""
-        return sum(count for (count,) in self._rows("SELECT count(*) FROM runs", ()))
+    def mentions(self, text: str) -> list[tuple[str, str]]:
+        """Returns the runs in whose inputs or plan this text occurs, oldest first: the id of each,
+        and its inputs and plan as JSON."""
+        return self._rows(
+            "SELECT run_id, inputs || coalesce(plan, '') AS asked FROM runs"
+            " WHERE instr(asked, ?) ORDER BY number",
+            (text,),
+        )
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -364,7 +325,7 @@ class Store:
 
     def _runs(self, rest: str, values: tuple[Any, ...]) -> list[StoredRun]:
         columns = ", ".join(COLUMNS)
-        return [_run(row) for row in self._rows(f"SELECT {columns} FROM runs {rest}", values)]
+        return [read(row) for row in self._rows(f"SELECT {columns} FROM runs {rest}", values)]
 
     def _saved(
         self, run_id: str, results: Sequence[ResultSaved]
@@ -391,40 +352,6 @@ class Store:
 
 
 INSERT_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)"
-COLUMNS = (
-    "run_id", "owner", "workflow", "workflow_path", "workflow_hash", "title", "inputs", "changes",
-    "seed", "seed_given", "takes_seed", "fresh", "process", "resumable", "submitted_at", "plan",
-    "state", "attempts", "started_at", "ended_at", "terminal",
-)  # fmt: skip
-"""Of a row of `runs`: StoredRun's fields."""
-FLAGS = ("seed_given", "takes_seed", "fresh", "resumable")
-
-
-def _run(row: tuple[Any, ...]) -> StoredRun:
-    fields = dict(zip(COLUMNS, row, strict=True))
-    assert fields["state"] in get_args(StoredState)
-    terminal = fields["terminal"]
-    flags = {name: bool(fields[name]) for name in FLAGS}
-    read = {name: json.loads(fields[name]) for name in ("inputs", "changes")}
-    read["terminal"] = terminal and _TERMINAL.validate_json(terminal)
-    return StoredRun(**{**fields, **flags, **read, "seed": int(fields["seed"])})
-
-
-def _insert(db: sqlite3.Connection, run: StoredRun, number: int | None = None) -> None:
-    row = {
-        "number": number,
-        **{name: getattr(run, name) for name in COLUMNS},
-        "inputs": json.dumps(dict(run.inputs)),
-        "changes": json.dumps(dict(run.changes)),
-        # SQLite's whole numbers have 64 bits, a seed any number.
-        "seed": str(run.seed),
-        "terminal": run.terminal and run.terminal.model_dump_json(),
-    }
-    names = ", ".join(row)
-    places = ", ".join(f":{name}" for name in row)
-    number = db.execute(f"INSERT INTO runs ({names}) VALUES ({places})", row).lastrowid
-    texts = "\n".join(text for text in run.inputs.values() if isinstance(text, str))
-    db.execute("INSERT INTO prompts (rowid, text) VALUES (?, ?)", (number, texts))
 
 
 def _execute(db: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import EngineError, ServeError
-from app.janitor import trim, trimming
+from app.janitor import trimming
 from app.settings import MADE_USER, Settings
 from app.signals import BROKEN_OFF, told_to_end
 from app.ui.listening import listening, port_of, url
@@ -196,10 +196,7 @@ def keeping_within_bounds(engine: Engine, settings: Settings) -> Iterator[None]:
     uploads = UploadFolder(paths.media[0], settings.ui.uploads_bytes, lambda: engine.needed().files)
     bound_uploads(uploads)
 
-    def trim_results() -> list[Path]:
-        return trim(paths.outputs, paths.outputs_bytes, engine.needed())
-
-    with trimming(uploads.trim, trim_results):
+    with trimming(uploads.trim, engine.trim):
         yield
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from app.engine import Engine
 from app.engine.status import EngineStatus
 from app.protocol import Command, RunEvent, RunStarted, StartRun, decode_command
 from app.settings import EngineSettings, PathSettings, Settings, WorkerSettings
-from tests.doubles.scripted_worker import AT_START, LOOK_AGAIN_S, STARTS
+from tests.doubles.scripted_worker import AT_START, LOOK_AGAIN_S, STARTS, scripted_worker
 from tests.engines import Finished
 
 Kind = TypeVar("Kind")
@@ -50,12 +51,12 @@ class Heard(logging.Handler):
             assert self._grown.wait_for(true, PATIENCE_S), self.kinds
 
 
-def settings(outputs: Path, **engine: Any) -> Settings:
+def settings(outputs: Path, paths: PathSettings | None = None, **engine: Any) -> Settings:
     """Settings with these of the engine's; no cleanup comes unless a test asks for it."""
     return Settings(
         engine=EngineSettings(**{"idle_cleanup_s": 3600.0, "restart_delay_s": 0.01, **engine}),
         worker=WorkerSettings(device="cpu"),
-        paths=PathSettings(outputs=outputs),
+        paths=paths or PathSettings(outputs=outputs),
     )
 
 
@@ -133,3 +134,20 @@ class Bench:
     def sent(self) -> list[str]:
         """The ids of the runs the worker was given, in order."""
         return [command.run_id for command in self.heard.commands if isinstance(command, StartRun)]
+
+
+@contextlib.contextmanager
+def serving(
+    tmp_path: Path, workflow: Path, uploads: Path | None, heard: Heard, **options: Any
+) -> Iterator[Bench]:
+    """An engine as a server starts it, over the same folder of results each time."""
+    outputs = tmp_path / "outputs"
+    outputs.mkdir(exist_ok=True)
+    engine = Engine(scripted_worker)
+    bench = Bench(engine, workflow, outputs, tmp_path, heard)
+    bench.at_start("nothing")
+    engine.start(settings(outputs, **options), uploads=uploads)
+    try:
+        yield bench
+    finally:
+        engine.close()

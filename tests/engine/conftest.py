@@ -27,6 +27,13 @@ def workflow(
 
 
 @pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    """An empty folder of uploaded files."""
+    (tmp_path / "uploads").mkdir()
+    return tmp_path / "uploads"
+
+
+@pytest.fixture
 def heard() -> Iterator[Heard]:
     """The commands a scripted worker has read."""
     log, handler = logging.getLogger(COMMANDS), Heard()

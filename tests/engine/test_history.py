@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,30 +14,7 @@ from app.errors import UnknownRun
 from app.protocol import RunCancelled, RunFailed, RunQueued, RunStarted, RunSucceeded
 from app.workflow.planning.planner import make_plan
 from tests.doubles.scripted_worker import scripted_worker
-from tests.engine.bench import Bench, Heard, settings
-
-Start = Callable[[], Bench]
-
-
-@pytest.fixture
-def uploads(tmp_path: Path) -> Path:
-    (tmp_path / "uploads").mkdir()
-    return tmp_path / "uploads"
-
-
-@contextmanager
-def serving(tmp_path: Path, workflow: Path, uploads: Path | None, heard: Heard) -> Iterator[Bench]:
-    """An engine as a server starts it, over the same folder of results each time."""
-    outputs = tmp_path / "outputs"
-    outputs.mkdir(exist_ok=True)
-    engine = Engine(scripted_worker)
-    bench = Bench(engine, workflow, outputs, tmp_path, heard)
-    bench.at_start("nothing")
-    engine.start(settings(outputs), uploads=uploads)
-    try:
-        yield bench
-    finally:
-        engine.close()
+from tests.engine.bench import Bench, Heard, serving, settings
 
 
 def test_stopped_engine_leaves_its_runs_to_the_next_in_order(
@@ -150,38 +124,6 @@ def test_past_run_is_followed_by_its_id_in_a_later_engine(
     assert after.terminal == before.terminal
     assert [type(event) for event in after.events] == [RunQueued, RunStarted, RunSucceeded]
     assert (mine.state, mine.workflow) == ("succeeded", "text-to-image")
-
-
-def test_results_from_before_the_history_are_taken_in_below_it(
-    tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
-):
-    ids = [f"20250101-00000{number}-abcdef" for number in range(3)]
-    for run_id in ids:
-        folder = tmp_path / "outputs" / run_id
-        folder.mkdir(parents=True)
-        for name in ("b.png", "a.png"):
-            (folder / name).write_bytes(b"picture")
-            record = {
-                "run_id": run_id,
-                "seed": 2**70,
-                "workflow": {"id": "Old"},
-                "step": "draw",
-                "inputs": {"prompt": "an old fox"},
-                "created": "2025-01-01T00:00:00+0000",
-            }
-            (folder / f"{name}.json").write_text(json.dumps(record))
-        (folder / "stray.json").write_text("[]")
-    with serving(tmp_path, workflow, uploads, heard) as bench:
-        new = bench.run("nothing").run_id
-    with serving(tmp_path, workflow, uploads, heard) as bench:
-        listed = bench.engine.history()
-        old = bench.finish(ids[0])
-        found = [info.run_id for info in bench.engine.history(words="fox")]
-    assert [info.run_id for info in listed] == [new, *reversed(ids)]
-    assert [Path(result.path).name for result in old.results] == ["b.png", "a.png"]
-    assert (old.results[0].seed, old.results[0].content_type) == (2**70, "image/png")
-    assert found == list(reversed(ids))
-    assert (listed[1].title, listed[1].state) == ("Old", "succeeded")
 
 
 def test_engine_without_history_keeps_none(tmp_path: Path, workflow: Path, heard: Heard):

@@ -1,0 +1,44 @@
+"""Readers of a run's log of events."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from app.engine.loop import EngineLoop
+from app.engine.run import Follower, Run
+from app.protocol import RunEvent
+
+
+class Reading:
+    """How far one reader is in a run's log."""
+
+    def __init__(self, run: Run, start: int, previews: bool) -> None:
+        self._run, self._next, self._previews = run, start, previews
+        self._shown: RunEvent | None = None
+        self.over = False
+
+    def new(self) -> Iterator[RunEvent]:
+        """What has come since the last call; of previews only the newest."""
+        while self._next < len(self._run.events):
+            event = self._run.events[self._next]
+            self._next += 1
+            yield event
+        # The terminal event is the last; who starts behind it has nothing to wait for.
+        self.over = self._run.over and self._next >= len(self._run.events)
+        preview = self._run.preview if self._previews and not self.over else None
+        if preview is not None and preview is not self._shown:
+            self._shown = preview
+            yield preview
+
+
+@contextlib.contextmanager
+def following(loop: EngineLoop, run: Run, follower: Follower) -> Iterator[None]:
+    """Has the follower woken while inside."""
+    post: Callable[[Callable[[], None]], None] = loop.post
+    post(partial(loop.add_follower, run, follower))
+    try:
+        yield
+    finally:
+        post(partial(loop.remove_follower, run, follower))

@@ -1,0 +1,95 @@
+"""A run of the history, and how it is written to a row and read from one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from app.protocol import RunCancelled, RunFailed, RunSucceeded, TerminalEvent
+
+StoredState = Literal["queued", "preparing", "ready", "running", "succeeded", "failed", "cancelled"]
+STATES: dict[type[TerminalEvent], StoredState] = {
+    RunSucceeded: "succeeded",
+    RunFailed: "failed",
+    RunCancelled: "cancelled",
+}
+_TERMINAL: TypeAdapter[TerminalEvent] = TypeAdapter(
+    Annotated[TerminalEvent, Field(discriminator="type")]
+)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the history has it. Times are Unix seconds."""
+
+    run_id: str
+    owner: str
+    workflow: str
+    """The stem of the workflow's file."""
+    workflow_path: str
+    workflow_hash: str
+    title: str
+    inputs: Mapping[str, JsonValue]
+    changes: Mapping[str, JsonValue]
+    seed: int
+    seed_given: bool
+    takes_seed: bool
+    """False where another seed would change nothing."""
+    fresh: bool
+    process: str
+    """Which process asked for it: its id and when it began."""
+    resumable: bool
+    """Whether a later server takes it up again; a command's runs end with the command."""
+    submitted_at: float
+    plan: str | None = field(default=None, repr=False)
+    """The resolved plan as JSON, while the run is unfinished."""
+    state: StoredState = "queued"
+    attempts: int = 0
+    """How often a worker has begun with it and the server then ended without an orderly stop."""
+    started_at: float | None = None
+    ended_at: float | None = None
+    terminal: TerminalEvent | None = None
+    """How it ended."""
+
+
+COLUMNS = (
+    "run_id", "owner", "workflow", "workflow_path", "workflow_hash", "title", "inputs", "changes",
+    "seed", "seed_given", "takes_seed", "fresh", "process", "resumable", "submitted_at", "plan",
+    "state", "attempts", "started_at", "ended_at", "terminal",
+)  # fmt: skip
+"""The columns of a row of `runs` that are fields of StoredRun."""
+FLAGS = ("seed_given", "takes_seed", "fresh", "resumable")
+
+
+def read(row: tuple[Any, ...]) -> StoredRun:
+    """Returns the run of a row of `COLUMNS`."""
+    fields = dict(zip(COLUMNS, row, strict=True))
+    assert fields["state"] in get_args(StoredState)
+    terminal = fields["terminal"]
+    flags = {name: bool(fields[name]) for name in FLAGS}
+    read = {name: json.loads(fields[name]) for name in ("inputs", "changes")}
+    read["terminal"] = terminal and _TERMINAL.validate_json(terminal)
+    return StoredRun(**{**fields, **flags, **read, "seed": int(fields["seed"])})
+
+
+def insert(db: sqlite3.Connection, run: StoredRun, number: int | None = None) -> None:
+    """Inserts the run and its texts; `number` is its place, by default behind all others."""
+    row = {
+        "number": number,
+        **{name: getattr(run, name) for name in COLUMNS},
+        "inputs": json.dumps(dict(run.inputs)),
+        "changes": json.dumps(dict(run.changes)),
+        # SQLite's whole numbers have 64 bits, a seed any number.
+        "seed": str(run.seed),
+        "terminal": run.terminal and run.terminal.model_dump_json(),
+    }
+    names = ", ".join(row)
+    places = ", ".join(f":{name}" for name in row)
+    number = db.execute(f"INSERT INTO runs ({names}) VALUES ({places})", row).lastrowid
+    texts = "\n".join(text for text in run.inputs.values() if isinstance(text, str))
+    db.execute("INSERT INTO prompts (rowid, text) VALUES (?, ?)", (number, texts))
