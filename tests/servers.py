@@ -50,18 +50,20 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def started_server(
-    folder: Path, fill: Callable[[Path], None] = lambda _workflows: None
+    folder: Path,
+    fill: Callable[[Path], None] = lambda _workflows: None,
+    *,
+    port: int | None = None,
 ) -> Iterator[Server]:
     """A server on loopback that writes below `folder`; ended as a person ends it.
 
-    `fill` puts workflows into its further folder before it starts.
+    `fill` puts workflows into its further folder before it starts; without `port` it has a free
+    one.
     """
     workflows, outputs, log = folder / "workflows", folder / "outputs", folder / "server.log"
     workflows.mkdir(exist_ok=True)
     fill(workflows)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or _free_port()
     command = [
         sys.executable, "-m", "app", "serve", "--port", str(port), "--device", "cpu",
         "--output", str(outputs), "--workflows", str(workflows), "--log-level", "DEBUG",
@@ -81,6 +83,12 @@ def started_server(
         if process.poll() != -signal.SIGKILL:
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=15) == 0, log.read_text()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(server: Server) -> None:

@@ -289,6 +289,12 @@ class Engine:
         loop, _ = self._started()
         return loop.status()
 
+    @property
+    def notice(self) -> str:
+        """What everybody should know of the history, for example that it was damaged; empty if
+        nothing."""
+        return self._history.store.notice if self._history else ""
+
     def needed(self) -> Needed:
         """The folders and files that runs need which wait or are at work."""
         loop, _ = self._started()

@@ -33,9 +33,9 @@ from app.workflow.remote import media_files, remote_values
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
-AGAIN = "The server ended while this run was in progress, so it runs again."
-WAITED = "The server was started again; the run kept its place."
-TWICE = "The server ended twice while this run was in progress, so it is not tried again."
+AGAIN = "The server was stopped while this run was in progress. It runs again."
+WAITED = "The server was restarted. The run kept its place in the queue."
+TWICE = "The server was stopped twice while this run was in progress, so it is not run again."
 ABANDONED = "The command that asked for it ended before the run did."
 
 
@@ -164,7 +164,7 @@ class History:
     def _again(self, stored: StoredRun) -> Run:
         was_running = stored.state == "running"
         if was_running and stored.attempts >= MAX_ATTEMPTS:
-            raise RunError(TWICE, hint="Run it once more if it was not the run that ended it.")
+            raise RunError(TWICE, hint="Start it again, unless it is what stopped the server.")
         plan = self._plan_of(stored)
         for path in media_files(plan):
             if not Path(path).is_file():

@@ -33,7 +33,8 @@ class FreeButton:
             self._now = gr.Button("Cancel run and free", size="sm", min_width=0, variant="stop",
                             elem_id="free-now")  # fmt: skip
             self._leave = gr.Button("Keep", size="sm", min_width=0, elem_id="free-leave")
-        self.notice = gr.HTML("", elem_id="notice")
+        # Before anything is freed it has what everybody should know.
+        self.notice = gr.HTML(markup.notice(engine.notice), elem_id="notice")
 
     def wire(self, visit: gr.BrowserState) -> None:
         """Have the buttons act for the person of this visit."""

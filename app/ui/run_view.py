@@ -111,8 +111,11 @@ def advance(view: RunView, event: RunEvent) -> RunView:
     """The view after this event of the run; events come in the order of the run's log."""
     match event:
         case RunQueued():
-            status = " ".join(filter(None, (event.notice, _waiting(event.position))))
-            changes = {"run_id": event.run_id, "status": status}
+            changes = {
+                "run_id": event.run_id,
+                "status": _waiting(event.position),
+                "notice": event.notice or view.notice,
+            }
         case FetchingMedia():
             changes = {"run_id": event.run_id, "status": _fetching(event)}
         case RunStarted():

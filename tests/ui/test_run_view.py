@@ -26,7 +26,7 @@ from app.protocol import (
     StepStarted,
     Timings,
 )
-from app.ui.markup import NO_PREVIEW, stage
+from app.ui.markup import NO_PREVIEW, stage, status
 from app.ui.run_view import RunView, advance, byte_progress, duration
 from app.units import size
 
@@ -75,6 +75,12 @@ def started(steps: tuple[str, ...] = ("draw",), index: int = 0) -> tuple[RunEven
 def test_a_waiting_run_says_how_many_are_before_it():
     assert after(RunQueued(**RUN, position=2)).status == "Waiting · position 3"
     assert after(RunQueued(**RUN, position=0)).status == "Waiting · next in line"
+
+
+def test_notice_of_a_restart_stays_while_the_run_goes_on():
+    view = after(RunQueued(**RUN, position=0, notice="It runs again."), *started())
+    assert view.notice == "It runs again."
+    assert "It runs again." in status(view)
 
 
 def test_loading_names_the_component_and_its_bytes():

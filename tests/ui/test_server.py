@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,14 @@ def test_a_busy_port_is_told_in_a_sentence_before_anything_starts(tmp_path: Path
     assert ended.stderr.startswith(f"Port {port} on 127.0.0.1 cannot be used: ")
     assert ended.stderr.count("\n") == 1
     assert not outputs.exists()
+
+
+def test_page_says_that_its_history_was_damaged(tmp_path: Path) -> None:
+    history = tmp_path / "outputs" / ".history" / "runs.sqlite"
+    history.parent.mkdir(parents=True)
+    history.write_bytes(b"this is no database" * 500)
+    with served(tmp_path) as server, urllib.request.urlopen(server.url, timeout=30) as page:
+        assert "The history was damaged" in page.read().decode()
 
 
 @pytest.mark.parametrize("name", ["GRADIO_SHARE", "GRADIO_VIBE_MODE"])
