@@ -257,15 +257,6 @@ def _login(text: str) -> tuple[str, str]:
     return user, password
 
 
-def find_workflow(name: str, settings: Settings) -> Path:
-    """The file a person means: a path, or a name of the catalog. Raises UnknownWorkflow."""
-    from app.workflow.catalog import Catalog
-
-    if name.endswith(".json") or "/" in name:
-        return Path(name)
-    return Path(Catalog(settings.paths).find(name).path)
-
-
 # --- commands ------------------------------------------------------------------------------------
 
 
@@ -282,8 +273,9 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
     from app.engine import engine
     from app.terminal import outcome, watch
+    from app.workflow.catalog import find_workflow
 
-    workflow = find_workflow(options.file, settings)
+    workflow = find_workflow(options.file, settings.paths)
     engine.start(settings)
     try:
         run_id = engine.submit(
@@ -320,7 +312,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _repl(options: argparse.Namespace, settings: Settings) -> int:
     from app.remote import ServerWorkbench
-    from app.repl import LocalWorkbench, Repl
+    from app.repl import Repl
+    from app.workbench import LocalWorkbench
 
     if options.server:
         login = _login(options.auth) if options.auth else None
@@ -362,12 +355,13 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
 def _lines(error: WorkbenchError, file: str, settings: Settings) -> dict[str, str]:
     """On which line of the file each of its problems is, in words, by its pointer."""
     from app.errors import InvalidWorkflow
+    from app.workflow.catalog import find_workflow
     from app.workflow.json_text import line_of, text_of
 
     pointers = [each.pointer for each in error.problems if each.pointer.startswith("/")]
     if not isinstance(error, InvalidWorkflow) or not pointers:
         return {}
-    text = text_of(find_workflow(file, settings).read_bytes())
+    text = text_of(find_workflow(file, settings.paths).read_bytes())
     return {pointer: f" (line {line_of(text, pointer)})" for pointer in pointers}
 
 
@@ -380,12 +374,12 @@ def _validate_one(
     hub: HubHeaders,
 ) -> None:
     """Print what the workflow does and needs. Raises WorkbenchError where it cannot run."""
+    from app.workflow.catalog import find_workflow
     from app.workflow.models import needs
     from app.workflow.planning.planner import make_plan
 
-    plan = make_plan(
-        find_workflow(file, settings), inputs, paths=settings.paths, changes=dict(options.changes)
-    )
+    workflow = find_workflow(file, settings.paths)
+    plan = make_plan(workflow, inputs, paths=settings.paths, changes=dict(options.changes))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for step in plan.steps:

@@ -15,8 +15,8 @@ from typing import Any
 
 from app.errors import BadRequest, ServeError
 from app.network import is_loopback
-from app.repl import Ended
 from app.unfinished import PRIVATE, private_folder
+from app.workbench import Ended
 
 log = logging.getLogger(__name__)
 

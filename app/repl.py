@@ -10,14 +10,12 @@ import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-from rich.console import Console
+from typing import Any
 
 from app.errors import BadRequest, UnknownWorkflow, WorkbenchError, nearest
-from app.settings import Settings
+from app.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -33,102 +31,6 @@ memory                list the loaded components and the memory in use
 clear                 unload everything and free the memory
 help                  show this list
 exit                  leave the prompt"""
-
-
-class Ended(NamedTuple):
-    """A run that is over."""
-
-    seconds: float | None
-    """None when it did not succeed."""
-    files: list[str]
-    sentence: str
-    unchanged: bool = False
-    """Whether nothing had to be run for it."""
-
-
-class Workbench(Protocol):
-    """What the prompt needs of an engine, wherever it is."""
-
-    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        """A workflow's name to run it by, its title, and its variables with their defaults."""
-
-    def workflows(self) -> str:
-        """The list of workflows as text."""
-
-    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        """Run it to its end; a run that is `fresh` is not answered from memory."""
-
-    def status(self) -> str:
-        """What the engine does."""
-
-    def memory(self) -> str:
-        """What the worker holds."""
-
-    def free(self, *, now: bool = False) -> str:
-        """Drop everything; what that gave back."""
-
-    def close(self) -> None:
-        """Leave."""
-
-
-class LocalWorkbench:
-    """An engine and a worker of this process."""
-
-    def __init__(self, settings: Settings) -> None:
-        from app.engine import Engine
-
-        self._settings = settings
-        self._engine = Engine()
-        self._engine.start(settings)
-
-    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        """See Workbench."""
-        from app.cli import find_workflow
-        from app.workflow.declarations import declared_inputs
-        from app.workflow.loader import read_document
-
-        path = find_workflow(name, self._settings).resolve()
-        raw = read_document(path)
-        return str(path), path.stem, {spec.name: spec.default for spec in declared_inputs(raw)}
-
-    def workflows(self) -> str:
-        """See Workbench."""
-        from app.workflow.catalog import Catalog
-
-        entries = Catalog(self._settings.paths).entries()
-        return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
-
-    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        """See Workbench."""
-        from app.terminal import outcome, watch
-
-        run_id = self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
-        view = watch(self._engine, run_id, Console())
-        seconds = view.timings.total_s if view.timings else None
-        files = [result.path for result in view.results]
-        return Ended(seconds, files, outcome(view), view.unchanged)
-
-    def status(self) -> str:
-        """See Workbench."""
-        from app.terminal import status
-
-        return status(self._engine.status())
-
-    def memory(self) -> str:
-        """See Workbench."""
-        from app.terminal import memory
-
-        return memory(self._engine.status())
-
-    def free(self, *, now: bool = False) -> str:
-        """See Workbench."""
-        from app.ui.run_view import freed
-
-        return freed(self._engine.free("cancel_and_free" if now else "when_idle"))
-
-    def close(self) -> None:
-        """See Workbench."""
-        self._engine.close()
 
 
 class Repl:

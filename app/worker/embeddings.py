@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from app.settings import MIB
 
 log = logging.getLogger(__name__)
 
+ENCODERS = "text_encoder"
+"""How the names of components begin that nothing but `encode_prompt` calls."""
+Recalled = Callable[[Any, Callable[[], Any]], Any]
+"""Returns the result of an encoder's call, given what the call is known by and what computes it."""
 MAX_FILE_BYTES = 16 * MIB
 """Larger embeddings are not written: an encoder is soon as quick as a disk."""
 

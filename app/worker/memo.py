@@ -2,7 +2,7 @@
 
 Diffusers has dozens of forms of `encode_prompt`, so none of them is known here: the method is
 replaced, on the one pipeline of a step, by one that looks its call up; of a modular pipeline so are
-the blocks that call text encoders (`modular_calls`). A call is known by all that decides what it
+the blocks that call text encoders (`modular_blocks`). A call is known by all that decides what it
 returns, and what a hit hands out is what the encoder returned, to the last bit.
 """
 
@@ -25,7 +25,13 @@ from safetensors import SafetensorError
 
 from app.errors import first_line
 from app.worker.device import Device
-from app.worker.embeddings import Embeddings, EmbeddingsFolder, NotEmbeddingsError
+from app.worker.embeddings import (
+    ENCODERS,
+    Embeddings,
+    EmbeddingsFolder,
+    NotEmbeddingsError,
+    Recalled,
+)
 from app.worker.loading.parts import Parts
 from app.worker.recent import Recent
 from app.worker.tuning.tune import lora_files
@@ -39,14 +45,8 @@ FOLDER = ".embeddings"
 WEIGHTS_UNREAD = (*DENOISERS, "vae")
 """Components of which encoding reads at most the dtype and the configuration."""
 TRIM_EVERY = 1000
-ENCODERS = "text_encoder"
-"""How the names of components begin that nothing but `encode_prompt` calls."""
 CALL_STATE = ("batch_size", "do_classifier_free_guidance")
 """What a call leaves on the pipeline for its `encode_prompt` to read beside the arguments."""
-
-
-Recalled = Callable[[Any, Callable[[], Any]], Any]
-"""Given what a call is known by, and what makes its result: the result, made or remembered."""
 
 
 class UnknownArgumentError(Exception):
@@ -123,7 +123,7 @@ class PromptMemo:
 
         if is_modular:
             # Only now: it imports diffusers' blocks.
-            from app.worker.modular_calls import recalling
+            from app.worker.modular_blocks import recalling
 
             with recalling(pipeline, recalled):
                 yield

@@ -126,6 +126,13 @@ class Catalog:
         return known.entry
 
 
+def find_workflow(name: str, paths: PathSettings) -> Path:
+    """Returns the file a person means: a path, or a name of the catalog. Raises UnknownWorkflow."""
+    if name.endswith(".json") or "/" in name:
+        return Path(name)
+    return Path(Catalog(paths).find(name).path)
+
+
 def _stamp(path: Path) -> object:
     """What tells that the file, or what keeps it from being read, has changed."""
     try:

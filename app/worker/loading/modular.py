@@ -35,7 +35,7 @@ from app.worker.loading.components import (
 from app.worker.loading.downloads import local_folder
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.remote_code import code_folder, load_class
-from app.worker.modular_calls import blocks_in, loops_in
+from app.worker.modular_blocks import blocks_in, loops_in
 from app.workflow.files import read_object
 from app.workflow.installed.blocks import family_of
 from app.workflow.installed.names import MODULAR

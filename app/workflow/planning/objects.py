@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ast
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
-from app.errors import nearest, shortened
+from app.errors import Problem, nearest, shortened
 from app.media.files import CALLED, MediaKind
 from app.mistakes import shown
 from app.workflow.installed.names import unbraced
@@ -19,9 +19,6 @@ from app.workflow.installed.signatures import package_root
 from app.workflow.plan_values import BuiltValue, ListValue, LiteralValue, Value
 from app.workflow.references import Path as Place
 from app.workflow.references import parse
-
-if TYPE_CHECKING:
-    from app.workflow.planning.values import ValueReader
 
 OBJECT_KEYS = ("from_file", "from_previous_result", "from_arguments")
 PLAIN_TYPES = ("content_type", "offload_type", "media_type")
@@ -47,6 +44,20 @@ class DataClass(NamedTuple):
     required: tuple[str, ...]
     kind: MediaKind | None
     """What it is made of by `from_file` and `from_previous_result`; None where by neither."""
+
+
+class Reader(Protocol):
+    """Reads what is in an object; see `values.ValueReader`."""
+
+    problems: list[Problem]
+
+    def is_typed(self, path: Place) -> bool: ...
+    def note(self, path: Place, message: str, hint: str = "") -> None: ...
+    def read(self, value: Any, path: Place, *, handed_down: bool = False) -> Value: ...
+    def result(self, target: str, path: Place, *, handed_down: bool) -> Value: ...
+    def media(
+        self, value: Any, path: Place, kind: MediaKind, *, handed_down: bool = False
+    ) -> Value: ...
 
 
 @functools.cache
@@ -79,9 +90,7 @@ def is_built(value: dict[str, Any]) -> bool:
     return "from_file" in value and bool(_type_keys(value))
 
 
-def built_value(
-    reader: ValueReader, value: dict[str, Any], path: Place, *, handed_down: bool
-) -> Value:
+def built_value(reader: Reader, value: dict[str, Any], path: Place, *, handed_down: bool) -> Value:
     """The object; a problem and None-literal where it is wrong."""
     nothing = LiteralValue(value=None)
     keys = _type_keys(value)
@@ -129,7 +138,7 @@ def _type_keys(value: dict[str, Any]) -> list[str]:
     return [key for key in value if key.endswith("_type") and key not in PLAIN_TYPES]
 
 
-def _class_name(reader: ValueReader, named: Any, at: Place) -> str | None:
+def _class_name(reader: Reader, named: Any, at: Place) -> str | None:
     if reader.is_typed(at):
         reader.note(at, "An input cannot choose a class.")
         return None
@@ -148,7 +157,7 @@ def _class_name(reader: ValueReader, named: Any, at: Place) -> str | None:
 
 
 def _media(
-    reader: ValueReader, way: str, named: Any, at: Place, kind: MediaKind, handed_down: bool
+    reader: Reader, way: str, named: Any, at: Place, kind: MediaKind, handed_down: bool
 ) -> Value:
     if way == "from_previous_result":
         if isinstance(named, str) and not reader.is_typed(at):

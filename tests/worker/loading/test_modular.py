@@ -15,7 +15,7 @@ from diffusers import FluxAutoBlocks
 
 from app.protocol import Event, PhaseChanged, Preview, RunCancelled, RunFailed, StepProgress
 from app.settings import PathSettings
-from app.worker.modular_calls import loops_in
+from app.worker.modular_blocks import loops_in
 from app.workflow.plan import Plan
 from app.workflow.plan_values import LiteralValue
 from app.workflow.planning.planner import make_plan
