@@ -232,8 +232,8 @@ def _stream(job: Any) -> Iterator[dict[str, Any]]:
 
 def _cancelled(last: Mapping[str, Any]) -> str:
     from app.protocol import RunCancelled
+    from app.run_view import RunView, advance
     from app.terminal import outcome
-    from app.ui.run_view import RunView, advance
 
     if last.get("event") != "cancelled":
         return "Cancelled."

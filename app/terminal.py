@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from app.engine import Engine
 from app.engine.status import EngineStatus
 from app.protocol import RunEvent
-from app.ui.run_view import RunView, advance, duration
-from app.units import size
+from app.run_view import RunView, advance
+from app.units import duration, size
 
 
 def watch(engine: Engine, run_id: str, console: Console) -> RunView:

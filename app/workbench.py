@@ -101,7 +101,7 @@ class LocalWorkbench:
 
     def free(self, *, now: bool = False) -> str:
         """See Workbench."""
-        from app.ui.run_view import freed
+        from app.run_view import freed
 
         return freed(self._engine.free("cancel_and_free" if now else "when_idle"))
 

@@ -20,9 +20,9 @@ from app.engine.run import RunInfo
 from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
 from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
+from app.run_view import RunView, advance, freed
 from app.ui.people import People
 from app.ui.readers import Reader, answer_for, while_read
-from app.ui.run_view import RunView, advance, freed
 from app.ui.script_events import done_event, failure_event, script_event
 from app.ui.typed_endpoints import endpoint_name, typed_endpoint
 from app.ui.uploads import inputs_of, undressed

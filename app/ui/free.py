@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import gradio as gr
 
 from app.errors import WorkbenchError
+from app.run_view import freed
 from app.ui import markup
 from app.ui.people import People, asker
-from app.ui.run_view import freed
 
 if TYPE_CHECKING:
     from app.engine import Engine

@@ -20,6 +20,7 @@ import gradio as gr
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError
 from app.media.files import CALLED, MediaKind
 from app.protocol import ResultSaved
+from app.run_view import RunView, advance
 from app.settings import PathSettings
 from app.ui import markup
 from app.ui.fit_line import FitLine
@@ -36,7 +37,6 @@ from app.ui.form import (
 from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
 from app.ui.people import People, asker
 from app.ui.readers import with_beats
-from app.ui.run_view import RunView, advance
 from app.ui.visits import read_visit, typed_only
 from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
 from app.workflow.document import drawn_seed

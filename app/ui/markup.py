@@ -13,7 +13,8 @@ from pydantic import JsonValue
 
 from app.errors import ErrorReport
 from app.protocol import NOT_SHOWN, ResultSaved
-from app.ui.run_view import RunView, duration
+from app.run_view import RunView
+from app.units import duration
 from app.workflow.catalog import CatalogEntry
 from app.workflow.models.hub import is_repository
 

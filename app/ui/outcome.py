@@ -17,8 +17,8 @@ from pydantic import JsonValue
 
 from app.media.files import SUFFIXES, MediaKind
 from app.protocol import ResultSaved
+from app.run_view import RunView, advance
 from app.ui import markup
-from app.ui.run_view import RunView, advance
 
 if TYPE_CHECKING:
     from app.engine import Engine

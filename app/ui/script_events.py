@@ -24,8 +24,8 @@ from app.protocol import (
     StepProgress,
     StepRemembered,
 )
+from app.run_view import RunView
 from app.ui.files import plain
-from app.ui.run_view import RunView
 
 
 def failure_event(error: ErrorReport) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.protocol import PhaseChanged, ResultSaved, RunCancelled, StepProgress
+from app.run_view import RunView, advance
 from app.ui import markup
 from app.ui.outcome import media_kind, record_of
-from app.ui.run_view import RunView, advance
 
 RUN = {"run_id": "20260101-000000-abcdef", "time": 1.0}
 

@@ -26,9 +26,9 @@ from app.protocol import (
     StepStarted,
     Timings,
 )
+from app.run_view import RunView, advance
 from app.ui.markup import NO_PREVIEW, stage, status
-from app.ui.run_view import RunView, advance, byte_progress, duration
-from app.units import size
+from app.units import byte_progress, duration, size
 
 RUN = {"run_id": "20260101-000000-abcdef", "time": 1.0}
 

@@ -1,13 +1,12 @@
-"""What the page shows of one run: a frozen view, and `advance(view, event)`, which takes it on.
+"""What people are shown of one run: a frozen view, and `advance(view, event)`, which takes it on.
 
-Pure: no gradio, no clock, no files. The page renders a view; it decides nothing itself.
+Pure: no clock, no files. The page and the shell render a view; they decide nothing themselves.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import JsonValue
@@ -34,7 +33,7 @@ from app.protocol import (
     StepStarted,
     Timings,
 )
-from app.units import size
+from app.units import byte_progress, duration, size
 
 NAMED_WHEN_FREED = 3
 """So many things are named when memory was freed; the rest is counted."""
@@ -108,103 +107,102 @@ class RunView:
 
 
 def advance(view: RunView, event: RunEvent) -> RunView:
-    """The view after this event of the run; events come in the order of the run's log."""
+    """Returns the view after this event of the run; events come in the order of the run's log."""
     match event:
         case RunQueued():
-            changes = {
-                "run_id": event.run_id,
-                "status": _waiting(event.position),
-                "notice": event.notice or view.notice,
-            }
+            return replace(
+                view,
+                run_id=event.run_id,
+                status=_waiting(event.position),
+                notice=event.notice or view.notice,
+            )
         case FetchingMedia():
-            changes = {"run_id": event.run_id, "status": _fetching(event)}
+            return replace(view, run_id=event.run_id, status=_fetching(event))
         case RunStarted():
-            changes = {
-                "run_id": event.run_id,
-                "status": "Starting",
-                "fraction": 0.0,
-                "steps": max(1, len(event.steps)),
-            }
+            return replace(
+                view,
+                run_id=event.run_id,
+                status="Starting",
+                fraction=0.0,
+                steps=max(1, len(event.steps)),
+            )
         case StepStarted():
-            step = dataclasses.replace(view, step=event.index, steps=max(1, event.count))
-            changes = {
-                "step": event.index,
-                "steps": max(1, event.count),
-                "status": _of_step(step, "Starting"),
-                "fraction": _overall(step, 0.0),
-                "without_preview": False,
-            }
+            view = replace(view, step=event.index, steps=max(1, event.count))
+            return replace(
+                view,
+                status=_of_step(view, "Starting"),
+                fraction=_overall(view, 0.0),
+                without_preview=False,
+            )
         case StepRemembered():
             made = _moment(event.made_at, event.time)
-            changes = {
-                "status": _of_step(view, f"Remembered from {made}"),
-                "remembered": view.remembered + 1,
-            }
+            status = _of_step(view, f"Remembered from {made}")
+            return replace(view, status=status, remembered=view.remembered + 1)
         case Downloading():
             amount = byte_progress(event.done_bytes, event.total_bytes)
-            left = "" if event.seconds_left is None else f" · {duration(event.seconds_left)} left"
-            changes = {"status": _of_step(view, f"Downloading {event.model} · {amount}{left}")}
+            words = f"Downloading {event.model} · {amount}{_left(event.seconds_left)}"
+            return replace(view, status=_of_step(view, words))
         case Loading():
             part = event.loaded_bytes / event.total_bytes if event.total_bytes else 0.0
             amount = byte_progress(event.loaded_bytes, event.total_bytes)
-            changes = {
-                "status": _of_step(view, f"Loading {event.component} · {amount}"),
-                "fraction": _overall(view, 0.15 * min(1.0, part)),
-            }
+            return replace(
+                view,
+                status=_of_step(view, f"Loading {event.component} · {amount}"),
+                fraction=_overall(view, 0.15 * min(1.0, part)),
+            )
         case PhaseChanged():
-            changes = {
-                "status": _of_step(view, PHASE_WORDS[event.phase]),
-                "fraction": _overall(view, _PHASE_FRACTIONS[event.phase]),
-            }
+            return replace(
+                view,
+                status=_of_step(view, PHASE_WORDS[event.phase]),
+                fraction=_overall(view, _PHASE_FRACTIONS[event.phase]),
+            )
         case MemoryRanOut():
-            changes = {
-                "status": _of_step(view, "Memory ran out · once more"),
-                "preview": None,
-                "notice": f"{view.notice} {event.sentence}".strip(),
-            }
+            return replace(
+                view,
+                status=_of_step(view, "Memory ran out · once more"),
+                preview=None,
+                notice=f"{view.notice} {event.sentence}".strip(),
+            )
         case StepProgress():
-            left = "" if event.seconds_left is None else f" · {duration(event.seconds_left)} left"
             done, doing = event.done / max(1, event.total), f"Step {event.done} of {event.total}"
             if event.segment and event.segments:
                 done = (event.segment - 1 + done) / event.segments
                 doing = f"Segment {event.segment} of {event.segments} · {doing}"
-            changes = {
-                "status": _of_step(view, f"{doing}{left}"),
-                "fraction": _overall(view, 0.2 + 0.7 * done),
-                "without_preview": event.without_preview,
-            }
+            return replace(
+                view,
+                status=_of_step(view, f"{doing}{_left(event.seconds_left)}"),
+                fraction=_overall(view, 0.2 + 0.7 * done),
+                without_preview=event.without_preview,
+            )
         case Preview():
-            changes = {} if view.over else {"preview": event.jpeg}
+            return view if view.over else replace(view, preview=event.jpeg)
         case ResultSaved():
-            changes = {"results": (*view.results, event), "seed": event.seed, "preview": None}
+            results = (*view.results, event)
+            return replace(view, results=results, seed=event.seed, preview=None)
         case RunSucceeded():
-            changes = {
-                "outcome": "succeeded",
-                "status": _done(view, event),
-                "unchanged": event.made_at is not None,
-                "fraction": 1.0,
-                "preview": None,
-                "timings": event.timings,
-                "loaded": event.loaded,
-                "outputs": event.outputs,
-            }
+            return replace(
+                view,
+                outcome="succeeded",
+                status=_done(view, event),
+                unchanged=event.made_at is not None,
+                fraction=1.0,
+                preview=None,
+                timings=event.timings,
+                loaded=event.loaded,
+                outputs=event.outputs,
+            )
         case RunFailed():
-            changes = {
-                "outcome": "failed",
-                "status": "Failed",
-                "fraction": None,
-                "preview": None,
-                "error": event.error,
-            }
+            view = replace(view, fraction=None, preview=None)
+            return replace(view, outcome="failed", status="Failed", error=event.error)
         case RunCancelled():
-            changes = {
-                "outcome": "cancelled",
-                "status": f"Cancelled while {_CANCELLED_IN[event.phase]}",
-                "fraction": None,
-                "preview": None,
-                "notice": f"{view.notice} {event.notice}".strip(),
-            }
-    return dataclasses.replace(view, **changes)
+            return replace(
+                view,
+                outcome="cancelled",
+                status=f"Cancelled while {_CANCELLED_IN[event.phase]}",
+                fraction=None,
+                preview=None,
+                notice=f"{view.notice} {event.notice}".strip(),
+            )
 
 
 _CANCELLED_IN: dict[Phase, str] = {
@@ -217,29 +215,6 @@ _CANCELLED_IN: dict[Phase, str] = {
     "computing": "computing",
     "saving": "saving",
 }
-
-
-def duration(seconds: float) -> str:
-    """A duration as a person says it: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 4 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-
-
-def byte_progress(done: int, total: int) -> str:
-    """`12 of 25 MB`: both numbers in the unit of the total."""
-    if total >= 1_000_000_000:
-        return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
-    if total >= 1_000_000:
-        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"
-    return f"{done / 1e3:.0f} of {total / 1e3:.0f} kB"
 
 
 def freed(report: MemoryFreed) -> str:
@@ -293,6 +268,10 @@ def _fetching(event: FetchingMedia) -> str:
     else:
         amount = f" · {size(event.fetched_bytes)}" if event.fetched_bytes else ""
     return f"Fetching {name[:60]}{count}{amount}"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f" · {duration(seconds)} left"
 
 
 def _of_step(view: RunView, words: str) -> str:
