@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -22,6 +23,11 @@ def name_of(file: Path) -> str:
     """`app.workflow.plan` of `app/workflow/plan.py`."""
     parts = file.relative_to(PROJECT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(file: Path) -> str:
+    """`app.workflow` of `app/workflow/plan.py`."""
+    return name_of(file.parent / "__init__.py")
 
 
 LIGHT = [
@@ -86,7 +92,7 @@ class Import(ast.NodeVisitor):
 
 def imports(file: Path, *, at_once_only: bool = False) -> Iterator[str]:
     """Every name this module imports, also inside functions unless `at_once_only`."""
-    read = Import(file.read_text(encoding="utf-8"), name_of(file.parent / "__init__.py"))
+    read = Import(file.read_text(encoding="utf-8"), package_of(file))
     return (name for name, at_once in read.found if at_once or not at_once_only)
 
 
@@ -158,6 +164,43 @@ def test_a_layer_does_not_look_over_the_wall(folder: str, forbidden: tuple[str, 
         if name.startswith(tuple(f"{layer}." for layer in forbidden)) or name in forbidden
     }
     assert not seen
+
+
+def own_imports(source: str, package: str, names: set[str]) -> set[str]:
+    """The modules of these names that a module imports: at once, in functions, or for its types."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for name, _ in Import(ast.unparse(node), package).found:
+                while name and name not in names:
+                    name = name.rpartition(".")[0]
+                found.add(name)
+    # Of a package itself everybody's import is one.
+    return found - {"", "app"}
+
+
+def test_no_imports_form_a_circle():
+    names = set(map(name_of, MODULES))
+    graph = {
+        name: own_imports(file.read_text(encoding="utf-8"), package_of(file), names) - {name}
+        for file, name in zip(MODULES, map(name_of, MODULES), strict=True)
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_circles_are_seen_through_functions_and_types():
+    source = """
+if TYPE_CHECKING:
+    from app.for_types import Only
+def call():
+    from . import beside
+    import app.far.thing as thing, torch
+"""
+    names = {"app", "app.for_types", "app.here.beside", "app.far.thing", "app.unused"}
+    assert own_imports(source, "app.here", names) == names - {"app", "app.unused"}
 
 
 def test_the_reader_of_imports_sees_every_form():
