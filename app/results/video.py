@@ -189,17 +189,12 @@ def frames_of(video: Any) -> Iterator[Frame]:
 
 
 def _options(codec: str) -> dict[str, str]:
-    """Options with which the same frames are the same bytes, always.
-
-    x264's AVX-512 kernels do not give that: on a busy machine 37 of 150 encodings of five frames
-    came out differently, with AVX2 none of 390 (x264 in PyAV 18.1, an EPYC of family 25), at the
-    same bytes otherwise. The others are told a quality instead of a bit rate.
-    """
-    import torch
+    """Returns options with which the same frames are the same bytes, always; for codecs other than
+    x264 a quality instead of a bit rate."""
+    from app.compat.worker.x264 import repeatable_options
 
     if codec == "libvpx-vp9":
         return {"crf": "32", "b": "0", "deadline": "good", "cpu-used": "4"}
     if codec == "mpeg4":
         return quality_options(3)
-    avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return {"x264-params": "asm=avx2"} if avx512 else {}
+    return repeatable_options()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.compat.ui.forms import survive_new_forms
 from app.settings import Settings
 from app.ui.api import ScriptApi
 from app.ui.free import FreeButton
 from app.ui.generate import GenerateTab
 from app.ui.memory import PRIVATE, MemoryPanel
 from app.ui.people import People
-from app.ui.sessions import survive_new_forms
 from app.workflow.catalog import Catalog
 
 TITLE = "Diffusers Workbench"

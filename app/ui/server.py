@@ -126,9 +126,9 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
+    from app.compat.ui.login_page import tell_less
     from app.ui.app import build_ui, launch_options
     from app.ui.crowd import limit_calls, limit_visits
-    from app.ui.disclosure import tell_less
     from app.ui.files import OwnFiles, keep_to
     from app.ui.guard import Guard
     from app.ui.login import Logins

@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 HERE = Path(__file__).resolve().parent
+COMPAT = HERE.parent / "compat" / "ui"
 
 
 def theme() -> gr.Theme:
@@ -37,5 +38,5 @@ def css() -> str:
 
 def head() -> str:
     """The scripts of the page, for the document's head."""
-    scripts = ((HERE / name).read_text(encoding="utf-8") for name in ("streams.js", "page.js"))
-    return "".join(f"<script>{script}</script>" for script in scripts)
+    scripts = (COMPAT / "streams.js", HERE / "page.js")
+    return "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)

@@ -15,8 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.std import TqdmDefaultWriteLock  # type: ignore[import-untyped]
-
+from app.compat.worker import process
 from app.errors import DeviceUnusable
 from app.protocol import (
     CancelRun,
@@ -54,11 +53,7 @@ ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    # Weights are used where they lie in their files, at whatever address a header's length makes of
-    # it. Without STRICT MKL's matrix products have other last bits where an operand is not aligned
-    # to 16 bytes (on AMD). It costs nothing but in products with one or two rows (10 to 50 %);
-    # copies that are aligned would make each load several times as long.
-    "MKL_CBWR": "AUTO,STRICT",
+    **process.ENVIRONMENT,
 }
 """Read by the libraries when they are imported; the person's own value wins where it is tuning."""
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
@@ -68,9 +63,6 @@ EXPANDABLE = "expandable_segments:True"
 QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
 """Loggers that warn, when a quantiser is imported, of what nobody has asked for."""
 ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY", "HF_TOKEN_PATH")
-HUB_KERNELS = "kernels"
-"""A package that fetches compiled code of the hub and runs it. Where it is installed bitsandbytes
-has it do so when it is imported, and diffusers imports bitsandbytes: here it cannot be imported."""
 DEAF = 71
 """The exit code of a worker that was sent what is no command."""
 TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
@@ -92,14 +84,12 @@ def added_to(environment: Mapping[str, str]) -> dict[str, str]:
 def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
     """Serve commands until ShutDown or until the parent is gone."""
     os.environ.update(added_to(os.environ))
-    sys.modules[HUB_KERNELS] = None  # type: ignore[assignment]
+    process.forbid_hub_kernels()
+    process.leave_no_semaphore()
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     # The parent decides what Ctrl-C means; it reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # tqdm's lock between processes is a named semaphore, which whoever outlives this process by
-    # os._exit or SIGKILL would call leaked on stderr. One process draws here: it needs none.
-    TqdmDefaultWriteLock.mp_lock = None
     try:
         worker = Worker(connection, settings, outputs)
     except DeviceUnusable as error:

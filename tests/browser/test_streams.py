@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page
 
 from app.settings import PROJECT
 
-SCRIPT = (PROJECT / "app" / "ui" / "streams.js").read_text()
+SCRIPT = (PROJECT / "app" / "compat" / "ui" / "streams.js").read_text()
 WAIT_S = 20
 READ = """async () => {
   const stream = await fetch("/gradio_api/queue/data?session_hash=one");

@@ -1,6 +1,6 @@
-"""Loads that can be broken off: a library loads a component in one call, which minutes may pass in.
+"""Loads that can be cancelled: a library loads a component in one call, which may take minutes.
 
-No module is called meanwhile, so what is a checkpoint in a run is none here. Functions of torch are
+No module is called meanwhile, so the cancel points of a run are not reached. Functions of torch are
 called, though, for every tensor that is read, converted or quantised.
 """
 
@@ -13,23 +13,17 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from app.compat.worker.default_dtype import default_dtype_kept
+
 Checkpoint = Callable[[], None]
-"""Raises what is to end the load; else nothing happens."""
+"""Raises what ends the load; otherwise does nothing."""
 
 
 @contextlib.contextmanager
 def interruptible(checkpoint: Checkpoint) -> Iterator[None]:
-    """Inside, every function of torch that this thread calls is a checkpoint.
-
-    However a load ends, it leaves torch as it was: diffusers 0.42.1 leaves torch's default dtype
-    that of a model whose construction did not end, and all that is computed later would be of it.
-    """
-    dtype = torch.get_default_dtype()
-    try:
-        with _Checkpoints(checkpoint):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    """Makes every function of torch that this thread calls inside a cancel point."""
+    with default_dtype_kept(), _Checkpoints(checkpoint):
+        yield
 
 
 class _Checkpoints(TorchFunctionMode):

@@ -49,9 +49,9 @@ def load_processor(processor_class: type[Any], folder: Path) -> Any:
     without: Any = type(processor_class.__name__, (_WithoutFilms, processor_class), {})
     processor = without.from_pretrained(folder, local_files_only=True)
     if issubclass(processor_class, transformers.Qwen3VLProcessor):
-        from app.worker.loading.film_processor import Qwen3Films
+        from app.compat.worker.qwen3_videos import Qwen3Videos
 
-        setattr(processor, FILMS, Qwen3Films(folder))
+        setattr(processor, FILMS, Qwen3Videos(folder))
     return processor
 
 

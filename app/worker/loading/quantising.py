@@ -81,7 +81,7 @@ def drawing_the_same(part: Part, device: Device) -> Iterator[None]:
 def settled(component: Any, part: Part, device: Device) -> Any:
     """The component as it has been loaded, ready to be called."""
     if part.quantiser == "bitsandbytes" and device.torch_device.type == "cpu":
-        from app.worker.loading.bitsandbytes_on_cpu import keep_plain_layout
+        from app.compat.worker.bitsandbytes_on_cpu import keep_plain_layout
 
         keep_plain_layout(component)
     if part.sdnq_matmul:
@@ -169,7 +169,7 @@ def _import(kind: QuantiserKind, device: Device) -> None:
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
     importlib.import_module(PACKAGES[kind].module)
     if kind == "bitsandbytes" and device.torch_device.type == "cpu":
-        from app.worker.loading.bitsandbytes_on_cpu import allow_cpu
+        from app.compat.worker.bitsandbytes_on_cpu import allow_cpu
 
         allow_cpu()
 

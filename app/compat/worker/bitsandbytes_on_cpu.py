@@ -1,7 +1,8 @@
 """bitsandbytes on a machine without a GPU.
 
-It computes on CPUs too, and transformers lets it; diffusers 0.42.1 asks for a GPU before it looks.
-These are diffusers' quantisers without that question, in the table where it finds them.
+It computes on CPUs too, and transformers lets it; diffusers requires a GPU before it looks. These
+are diffusers' quantisers without that check, in the table where it finds them.
+Needed with diffusers 0.42.1. Needed with bitsandbytes 0.50.2.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer, BnB8Bit
 
 class _FourBits(BnB4BitDiffusersQuantizer):  # type: ignore[misc]
     def validate_environment(self, *_arguments: Any, **_named: Any) -> None:
-        """Nothing is asked for."""
+        """Requires nothing."""
 
     def update_device_map(self, device_map: Any) -> Any:
-        """Without one weights stay where they are loaded: in the machine's memory."""
+        """Returns the map as it is: weights stay where they are loaded."""
         return device_map
 
 
@@ -28,17 +29,17 @@ class _EightBits(BnB8BitDiffusersQuantizer):  # type: ignore[misc]
 
 
 def allow_cpu() -> None:
-    """Have diffusers quantise with bitsandbytes on a CPU."""
+    """Lets diffusers quantise with bitsandbytes on a CPU."""
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = _FourBits
     AUTO_QUANTIZER_MAPPING["bitsandbytes_8bit"] = _EightBits
 
 
 def keep_plain_layout(module: torch.nn.Module) -> None:
-    """Have 4-bit weights stay as they are loaded.
+    """Keeps 4-bit weights laid out as they are loaded.
 
-    On CPUs with AVX512-BF16 bitsandbytes 0.50.2 lays them out anew at their first call, and back
-    whenever a state dict is asked for, as every LoRA's load does. It leaves the scales as they were
-    laid out then: the next call's are others wherever a row has more than one block of 64.
+    On CPUs with AVX512-BF16 bitsandbytes changes the layout at their first call, and back whenever
+    a state dict is read, as loading a LoRA does. It does not change the scales back: the next call
+    uses wrong ones wherever a row has more than one block of 64.
     """
     for layer in module.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):

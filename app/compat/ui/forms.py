@@ -1,4 +1,9 @@
-"""What Gradio keeps of each visitor, made safe for the threads that change it."""
+"""What Gradio keeps of each visitor, made safe for the threads that change it.
+
+Gradio makes a form on a thread of its own, which adds to the visit's components and events, and
+iterates over these at every yield of an event that runs: on a busy machine "dictionary changed size
+during iteration" ended the event, and a run's page stood still. Needed with gradio 6.31.0.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,9 @@ class Moments(dict[int, Any]):
 
 
 def survive_new_forms(page: gr.Blocks) -> None:
-    """Has the events of a visit go on while a form of the same visit is made.
+    """Lets the events of a visit go on while a form of the same visit is made.
 
-    Gradio (6.31) makes a form on a thread of its own, which adds to the visit's components and
-    events, and goes through these at every yield of an event that runs: on a busy machine
-    "dictionary changed size during iteration" ended the event, and a run's page stood still. Each
-    visit starts with a copy of what the page has, of the same classes.
+    Each visit starts with a copy of what the page has, of the same classes.
     """
     page.default_config.fns = Moments(page.default_config.fns)
     page.default_config.blocks = Moments(page.default_config.blocks)

@@ -1,7 +1,7 @@
-// Gradio (6.31) reads the answers to all calls of a page from one stream. The server closes it when
+// Gradio reads the answers to all calls of a page from one stream. The server closes it when
 // no call is left; a call that is made at that very moment is told nobody to read its answer: its
 // page believes the stream open, then hears that it is closed, and opens no other. The press of a
-// button is lost.
+// button is lost. Needed with gradio 6.31.0.
 //
 // Here a stream is said to be closed only when no call waits for an answer; until then it goes on
 // with a new request.

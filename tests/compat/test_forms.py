@@ -10,7 +10,7 @@ from tests.conftest import PROJECT
 ADDED = """
 import copy
 import gradio as gr
-from app.ui.sessions import survive_new_forms
+from app.compat.ui.forms import survive_new_forms
 
 with gr.Blocks(analytics_enabled=False) as page:
     button, state = gr.Button(), gr.State()

@@ -1,4 +1,8 @@
-"""Gradio's (6.31) page, without what it would tell whoever has not logged in."""
+"""Gradio's page of the login, without what it tells people who have not logged in.
+
+It lists every endpoint with its parameters and defaults. Below a path of a proxy it also looks for
+its manifest and icon at the root. Needed with gradio 6.31.0.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,15 @@ NOTHING = {"named_endpoints": {}, "unnamed_endpoints": {}}
 
 
 def tell_less() -> None:
-    """Has Gradio keep what there is to call out of the page of the login."""
+    """Has Gradio keep the endpoints out of the page of the login."""
     from gradio import routes
 
     routes.templates = _Templates(routes.templates)
 
 
 class _Templates:
-    """Gradio's templates: the page of the login is told of no endpoint, parameter or default, and
-    every page finds all of its parts below the path of a proxy."""
+    """Gradio's templates, with no endpoint on the page of the login, and with addresses below the
+    path of a proxy."""
 
     def __init__(self, templates: Any) -> None:
         self._templates = templates

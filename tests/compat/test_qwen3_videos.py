@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2VLImageProcessorPil, Qwen3VLProcessor
 
+from app.compat.worker.qwen3_videos import CONFIG, Qwen3Videos
 from app.errors import LoadError
-from app.worker.loading.film_processor import CONFIG, Qwen3Films
 from app.worker.loading.processors import load_processor
 from tests.standins.parts import qwen_tokenizer
 
@@ -20,10 +20,10 @@ HEIGHT, WIDTH, PATCH = 64, 96, 16
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
 
 
-def films(folder: Path, **settings: object) -> Qwen3Films:
+def films(folder: Path, **settings: object) -> Qwen3Videos:
     told = {"image_mean": MEAN, "image_std": STD, **settings}
     (folder / CONFIG).write_text(json.dumps(told))
-    return Qwen3Films(folder)
+    return Qwen3Videos(folder)
 
 
 def frames(count: int) -> np.ndarray:

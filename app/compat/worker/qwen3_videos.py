@@ -1,8 +1,8 @@
-"""Films for Qwen3-VL, prepared without torchvision.
+"""Videos for Qwen3-VL, prepared without torchvision.
 
-transformers wants torchvision for them, of which it uses one function: the resizing. Sizes and
+transformers requires torchvision for them, of which it uses one function: the resizing. Sizes and
 patches are computed by transformers' own functions here too, the resizing by the torch function
-that torchvision calls itself.
+that torchvision calls itself. Needed with transformers 5.23.0.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TOGETHER = "processor_config.json"
 """Where newer versions of transformers write what all parts of a processor are told."""
 
 
-class Qwen3Films:
-    """The part for films of a Qwen3-VL processor."""
+class Qwen3Videos:
+    """The part of a Qwen3-VL processor that prepares videos."""
 
     def __init__(self, folder: Path) -> None:
         """As the files in this folder say; what they leave open is as transformers has it."""

@@ -1,0 +1,1 @@
+"""Work-arounds in the worker process."""
