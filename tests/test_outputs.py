@@ -20,7 +20,7 @@ from PIL import Image
 
 from app.errors import ResultError
 from app.outputs import OutputStore, reference_to_sidecar, replacing, sidecar_bytes, sidecar_of
-from app.results import RESULT_KINDS, SUFFIXES
+from app.results import RESULT_KINDS
 from app.results.image import save_jpeg, save_png, save_webp
 from app.results.video import save_video
 from app.workflow.document import ResultBlock
@@ -318,4 +318,4 @@ def test_what_is_no_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact
 
 def test_every_kind_a_document_may_name_can_be_written():
     named = set(ResultBlock.model_json_schema()["properties"]["content_type"]["enum"])
-    assert named == set(RESULT_KINDS) == set(SUFFIXES)
+    assert named == set(RESULT_KINDS)

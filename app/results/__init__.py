@@ -6,9 +6,9 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -26,31 +26,34 @@ from app.workflow.planning.sound_files import SOUND_FILES
 if TYPE_CHECKING:
     from app.worker.context import RunContext
 
-SUFFIXES = {
-    "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif",
-    "image/bmp": ".bmp", "image/tiff": ".tiff",
-    **{content_type: kind.suffix for content_type, kind in video.VIDEO_FILES.items()},
-    **{content_type: kind.suffix for content_type, kind in SOUND_FILES.items()},
-    "text/plain": ".txt", "text/markdown": ".md", "text/html": ".html", "text/csv": ".csv",
-    "application/json": ".json", "text/json": ".json",
-}  # fmt: skip
-RESULT_KINDS = {
-    "image/png": image.save_png,
-    "image/jpeg": image.save_jpeg,
-    "image/webp": image.save_webp,
-    "image/gif": video.save_gif,
-    "image/bmp": image.save_bmp,
-    "image/tiff": image.save_tiff,
-    **dict.fromkeys(video.VIDEO_FILES, video.save_video),
-    **dict.fromkeys(SOUND_FILES, audio.save_sound),
-    "text/plain": text.save_text,
-    "text/markdown": text.save_text,
-    "text/html": text.save_text,
-    "text/csv": text.save_text,
-    "application/json": text.save_json,
-    "text/json": text.save_json,
+Save = Callable[[Any, Path, Record, ResultSpec], "tuple[int, int] | None"]
+"""Writes an artifact to a file; returns width and height in pixels, or None."""
+
+
+class ResultKind(NamedTuple):
+    """How results of one content type are written."""
+
+    suffix: str
+    save: Save
+
+
+RESULT_KINDS: dict[str, ResultKind] = {
+    "image/png": ResultKind(".png", image.save_png),
+    "image/jpeg": ResultKind(".jpg", image.save_jpeg),
+    "image/webp": ResultKind(".webp", image.save_webp),
+    "image/gif": ResultKind(".gif", video.save_gif),
+    "image/bmp": ResultKind(".bmp", image.save_bmp),
+    "image/tiff": ResultKind(".tiff", image.save_tiff),
+    **{name: ResultKind(file.suffix, video.save_video) for name, file in video.VIDEO_FILES.items()},
+    **{name: ResultKind(file.suffix, audio.save_sound) for name, file in SOUND_FILES.items()},
+    "text/plain": ResultKind(".txt", text.save_text),
+    "text/markdown": ResultKind(".md", text.save_text),
+    "text/html": ResultKind(".html", text.save_text),
+    "text/csv": ResultKind(".csv", text.save_text),
+    "application/json": ResultKind(".json", text.save_json),
+    "text/json": ResultKind(".json", text.save_json),
 }
-"""What writes a result of this content type; each returns width and height in pixels, or None."""
+"""By content type. A document may name those of `app.workflow.document.ContentType`."""
 WHOLE = ("text/", "application/json")
 """Content types of which a mapping is one file; of the others every entry is one."""
 SHOWN_CHARACTERS = 10_000
@@ -80,6 +83,7 @@ class ResultWriter:
         plan, run_id = self._context.plan, self._context.run_id
         saving = [other.name for other in plan.steps if other.saves]
         content_type = step.result.content_type
+        kind = RESULT_KINDS[content_type]
         for name, artifact in _files(made, content_type, self._calls[step.name]):
             index = self._files[step.name]
             self._files[step.name] += 1
@@ -88,9 +92,9 @@ class ResultWriter:
             record = record_of(step, index, self._context, self._versions)
             record["remembered_from"] = remembered_from
             with told_of_disk(self._outputs.root):
-                path = self._outputs.new_file(run_id, stem, SUFFIXES[content_type])
+                path = self._outputs.new_file(run_id, stem, kind.suffix)
                 made_at = self._making() / path.name
-                size = RESULT_KINDS[content_type](artifact, made_at, record, step.result)
+                size = kind.save(artifact, made_at, record, step.result)
                 self._outputs.write_sidecar(made_at, record)
                 sidecar = self._outputs.publish(made_at, path)
                 stamps = stamp_of(path), stamp_of(sidecar)
@@ -132,7 +136,9 @@ class ResultWriter:
         samples, rate = sound or (None, None)
         stem = f"{step.file_stem.rpartition('.')[0]}.{iteration}.segment-{number:03}"
         with told_of_disk(self._outputs.root):
-            path = self._outputs.new_file(self._context.run_id, stem, SUFFIXES["video/mp4"])
+            path = self._outputs.new_file(
+                self._context.run_id, stem, RESULT_KINDS["video/mp4"].suffix
+            )
             if not keep:
                 path = self._making() / f"{secrets.token_hex(8)}{path.suffix}"
             with replacing(path) as file:

@@ -24,9 +24,9 @@ from app.media.files import MediaKind
 from app.media.pictures import WrongMediaError
 from app.settings import PathSettings
 from app.ui.painting import Editor, background_of, is_there, mask_editor, mask_of
-from app.workflow.inputs import MAX_EXACT, InputSpec, written
+from app.ui.widgets import WIDGETS, asked, rounds, text_field
+from app.workflow.inputs import MAX_EXACT, InputSpec
 
-PICTURE_HEIGHT = 260
 MAX_EXAMPLES = 6
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,100}")
 
@@ -39,128 +39,6 @@ class Field:
     component: Component
     mask: InputSpec | None = None
     """Set where the component is an editor: the mask that is painted on the picture."""
-
-
-def _text(spec: InputSpec, value: Any) -> Component:
-    return gr.Textbox(
-        value,
-        label=spec.label,
-        info=spec.help or None,
-        lines=spec.lines,
-        max_lines=max(spec.lines, 8),
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-
-
-def _number(spec: InputSpec, value: Any) -> Component:
-    # No limits on the component: the planner names every number out of range, not only the first.
-    return gr.Number(
-        value,
-        label=spec.label,
-        info=" ".join(filter(None, (spec.help, _limits(spec)))) or None,
-        step=spec.step or (1 if spec.whole else 0.1),
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-
-
-def _slider(spec: InputSpec, value: Any) -> Component:
-    if not fits(spec, spec.default):
-        # A default beyond the limits is the document's own word; no slider can stand there.
-        return _number(spec, value)
-    slider = gr.Slider(
-        spec.minimum,
-        spec.maximum,
-        value,
-        step=spec.step or (1 if spec.whole else 0.05),
-        label=spec.label,
-        info=spec.help or None,
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-    slider.preprocess = _as_typed
-    return slider
-
-
-def _checkbox(spec: InputSpec, value: Any) -> Component:
-    return gr.Checkbox(
-        bool(value),
-        label=spec.label,
-        info=spec.help or None,
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-
-
-def _choice(spec: InputSpec, value: Any) -> Component:
-    return gr.Dropdown(
-        list(spec.choices),
-        value=value,
-        label=spec.label,
-        info=spec.help or None,
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-    )
-
-
-def _image(spec: InputSpec, value: Any) -> Component:
-    return _upload(
-        gr.Image, spec, value, type="filepath", image_mode=None, height=PICTURE_HEIGHT,
-        sources=["upload", "clipboard"],
-    )  # fmt: skip
-
-
-def _video(spec: InputSpec, value: Any) -> Component:
-    return _upload(gr.Video, spec, value, height=PICTURE_HEIGHT, sources=["upload"])
-
-
-def _audio(spec: InputSpec, value: Any) -> Component:
-    return _upload(gr.Audio, spec, value, type="filepath", sources=["upload"])
-
-
-def _upload(
-    kind: type[gr.Image | gr.Video | gr.Audio], spec: InputSpec, value: Any, **options: Any
-) -> Component:
-    """A field of this kind for a file, which is taken as it comes."""
-    component = kind(
-        value,
-        label=_asked(spec),
-        buttons=[],
-        interactive=True,
-        elem_id=f"input-{spec.name}",
-        **options,
-    )
-    # Not a subclass: Gradio writes a .pyi beside it.
-    component.preprocess = _as_uploaded
-    return component
-
-
-def _as_typed(number: float | None) -> float | None:
-    """What stands beside a slider while somebody types there: nothing, or what is out of range.
-    Gradio would answer with its own traceback's words; the planner says what is wrong."""
-    return number
-
-
-def _as_uploaded(upload: Any) -> str | None:
-    """The upload's path. Gradio would open or convert the file, and of one that is no media show
-    its own traceback's words; the planner opens it too and says what is wrong."""
-    return None if upload is None else upload.path
-
-
-INPUT_WIDGETS: dict[str, Callable[[InputSpec, Any], Component]] = {
-    "text": _text,
-    "number": _number,
-    "integer": _number,
-    "slider": _slider,
-    "checkbox": _checkbox,
-    "choice": _choice,
-    "image": _image,
-    "mask": _image,
-    "video": _video,
-    "audio": _audio,
-}
-"""How each kind of input is shown. A `seed` has its own place on the page."""
 
 
 def build_form(inputs: Sequence[InputSpec], values: Mapping[str, Any]) -> list[Field]:
@@ -185,12 +63,12 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
     if mask is not None:
         editor = mask_editor(
             kept if is_there(kept) else None,
-            label=f"{_asked(spec)}. Paint over what should change",
+            label=f"{asked(spec)}. Paint over what should change",
             elem_id=f"input-{spec.name}",
         )
         return Field(spec, editor, mask)
     value = kept if fits(spec, kept) else shown(spec)
-    widget = _text if _rounds(spec.default) else INPUT_WIDGETS[spec.kind]
+    widget = text_field if rounds(spec.default) else WIDGETS[spec.kind].make
     field = Field(spec, widget(spec, value))
     if spec.examples and spec.kind == "text":
         _chips(spec, field.component)
@@ -205,7 +83,7 @@ def shown(spec: InputSpec) -> Any:
     default = spec.default
     if spec.media is not None:
         return None
-    if _rounds(default):
+    if rounds(default):
         return str(default)
     if isinstance(default, list) and all(isinstance(item, str) and "," not in item
                                          for item in default):  # fmt: skip
@@ -225,23 +103,9 @@ def _chips(spec: InputSpec, target: Component) -> None:
 
 def fits(spec: InputSpec, value: Any) -> bool:
     """Whether a value kept from an earlier form can stand in this input's component."""
-    if _rounds(spec.default):
+    if rounds(spec.default):
         return isinstance(value, str)
-    match spec.kind:
-        case "choice":
-            return value in spec.choices
-        case "checkbox":
-            return isinstance(value, bool)
-        case "slider":
-            low, high = spec.minimum or 0, spec.maximum or 0
-            return _is_number(value) and low <= value <= high
-        case "number" | "integer":
-            return _is_number(value)
-        case "text":
-            return isinstance(value, str)
-        case _:
-            # A result may have been deleted, an upload is kept for a day.
-            return isinstance(value, str) and Path(value).is_file()
+    return WIDGETS[spec.kind].keeps(spec, value)
 
 
 def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
@@ -279,7 +143,7 @@ def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[s
     if field.mask is None:
         # What stands there unchanged is the default itself; an empty text where it is null, too.
         unchanged = held == shown(field.spec) or (held == "" and field.spec.default is None)
-        if field.spec.whole and _rounds(held):
+        if field.spec.whole and rounds(held):
             raise InvalidInputs(
                 "A number is too large for a browser.",
                 [Problem(place=f"inputs.{field.spec.name}",
@@ -349,29 +213,3 @@ def with_file(inputs: Sequence[InputSpec], kind: MediaKind, path: str) -> dict[s
     painted = any(mask.kind == "mask" and mask.mask_of == spec.name for mask in inputs)
     editor = {"background": path, "layers": [], "composite": path}
     return {spec.name: editor if painted else path}
-
-
-def _rounds(value: Any) -> bool:
-    """Whether a browser cannot be trusted to hold this number."""
-    return _is_number(value) and abs(value) > MAX_EXACT
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _asked(spec: InputSpec) -> str:
-    default = spec.default
-    named = default.get("location") if isinstance(default, dict) else default
-    if isinstance(named, str) and named:
-        return f"{spec.label} (empty: the workflow's own)"
-    return f"{spec.label} (required)" if spec.required else spec.label
-
-
-def _limits(spec: InputSpec) -> str | None:
-    low, high = spec.minimum, spec.maximum
-    if low is not None and high is not None:
-        return f"{written(low)} to {written(high)}."
-    if low is not None:
-        return f"At least {written(low)}."
-    return f"At most {written(high)}." if high is not None else None

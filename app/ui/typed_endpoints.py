@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import gradio as gr
-from gradio.data_classes import FileData
 
+from app.ui.widgets import WIDGETS
 from app.workflow.catalog import CatalogEntry
 from app.workflow.inputs import InputSpec
 from app.workflow.naming import SEED
@@ -63,12 +63,16 @@ def _default(spec: InputSpec) -> Any:
 
 
 def _annotation(spec: InputSpec) -> Any:
-    kinds: dict[str, Any] = {
-        "text": str, "number": float, "integer": int, "checkbox": bool,
-        "slider": int if spec.whole else float, "seed": int, "image": FileData, "mask": FileData,
-        "video": FileData, "audio": FileData,
-    }  # fmt: skip
-    kind = Literal[tuple(spec.choices)] if spec.kind == "choice" else kinds[spec.kind]
-    if spec.kind == "text" and isinstance(spec.default, list):
-        kind = list[str]
+    kind: Any
+    match spec.kind:
+        case "seed":
+            kind = int
+        case "choice":
+            kind = Literal[tuple(spec.choices)]
+        case "slider" if spec.whole:
+            kind = int
+        case "text" if isinstance(spec.default, list):
+            kind = list[str]
+        case _:
+            kind = WIDGETS[spec.kind].sent
     return kind | None if spec.default is None and not spec.required else kind

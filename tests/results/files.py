@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from app.outputs import RECORD_KEY, Record
-from app.results import RESULT_KINDS, SUFFIXES
+from app.results import RESULT_KINDS
 from app.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
 from app.workflow.plan import ResultSpec
 
@@ -42,10 +42,9 @@ def loudest_hz(sound: np.ndarray, rate: int) -> float:
 
 
 def saved(folder: Path, artifact: Any, content_type: str, **spec: Any) -> Path:
-    path = folder / f"made{SUFFIXES[content_type]}"
-    RESULT_KINDS[content_type](
-        artifact, path, RECORD, ResultSpec(content_type=content_type, **spec)
-    )
+    kind = RESULT_KINDS[content_type]
+    path = folder / f"made{kind.suffix}"
+    kind.save(artifact, path, RECORD, ResultSpec(content_type=content_type, **spec))
     return path
 
 

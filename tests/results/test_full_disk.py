@@ -14,7 +14,7 @@ from PIL import Image
 from app.engine.remembered import Remembered, RememberedResults
 from app.errors import ResultError
 from app.outputs import replacing, told_of_disk
-from app.results import RESULT_KINDS, SUFFIXES
+from app.results import RESULT_KINDS
 from app.workflow.plan import ResultSpec
 from tests.full_disk import full_disk
 
@@ -38,9 +38,9 @@ def test_result_on_a_full_disk_leaves_nothing_and_names_the_folder(
 ):
     kind = content_type.partition("/")[0]
     artifact = ARTIFACTS.get(content_type, ARTIFACTS[kind])
-    path = tmp_path / f"a{SUFFIXES[content_type]}"
+    path = tmp_path / f"a{RESULT_KINDS[content_type].suffix}"
     with pytest.raises(ResultError) as caught, told_of_disk(tmp_path), full_disk(max_bytes=5000):
-        RESULT_KINDS[content_type](artifact, path, {}, ResultSpec(content_type=content_type))
+        RESULT_KINDS[content_type].save(artifact, path, {}, ResultSpec(content_type=content_type))
     assert caught.value.message == f"Results cannot be written to '{tmp_path}': the disk is full."
     assert "Make room" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
