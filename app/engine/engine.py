@@ -336,9 +336,17 @@ class Engine:
         live = {info.run_id: info for info in loop.runs(owner)}
         return [live.get(info.run_id, info) for info in found]
 
-    async def info(self, run_id: str) -> RunInfo:
-        """A run of this engine or of the history as lists show it. Raises UnknownRun."""
-        return (await self._find(run_id)).info()
+    def info(self, run_id: str) -> RunInfo:
+        """Returns a run of this engine or of the history as lists show it; reads the disk for a
+        past one. Raises UnknownRun."""
+        loop, _ = self._started()
+        try:
+            return loop.run(run_id).info()
+        except UnknownRun:
+            past = self._history.info(run_id) if self._history else None
+            if past is None:
+                raise
+            return past
 
     async def _find(self, run_id: str) -> Run:
         """A run of this engine, or a past one of the history. Raises UnknownRun."""

@@ -147,6 +147,11 @@ class History:
         run.events = [queued, *started, *self.store.results(run_id), stored.terminal]
         return run
 
+    def info(self, run_id: str) -> RunInfo | None:
+        """Returns the run of this id as lists show it."""
+        stored = self.store.find(run_id)
+        return None if stored is None else _info(stored)
+
     def infos(
         self,
         *,

@@ -135,7 +135,7 @@ class ScriptApi:
         again keeps its id. Dropping this stream does not cancel the run.
         """
         try:
-            workflow = (await self._engine.info(_as_id(job_id))).workflow
+            workflow = (await asyncio.to_thread(self._engine.info, _as_id(job_id))).workflow
             async with contextlib.aclosing(self._events(job_id, workflow, {}, request)) as events:
                 async for event in events:
                     yield event

@@ -377,15 +377,12 @@ class GenerateTab:
         the first, also while that still waits to be shown: a button that the second one is silent
         about would keep what it was before either. Texts are replaced whole, and safe.
         """
-        again = ended and view.unchanged and self._takes_seed(view.run_id)
+        again = ended and view.unchanged and self._engine.info(view.run_id).takes_seed
         usable = {self.generate: ended, self.cancel: not ended, self.outcome.new_seed: again}
         return {
             **{button: gr.update(interactive=usable) for button, usable in usable.items()},
             **self.outcome.buttons(looking),
         }
-
-    def _takes_seed(self, run_id: str) -> bool:
-        return any(info.takes_seed for info in self._engine.runs() if info.run_id == run_id)
 
     def _taking(self, kind: MediaKind, entry: CatalogEntry) -> CatalogEntry | None:
         """This workflow if it takes such a file, else the first that does, ready ones first."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from pydantic import JsonValue
 
+from app.errors import UnknownRun
 from app.media.files import SUFFIXES, MediaKind
 from app.protocol import ResultSaved
 from app.run_view import RunView, advance
@@ -104,10 +105,14 @@ class Outcome:
         result = results[index]
         looking.turn_to(result)
         run = looking.run
-        view = run if run and run.run_id == result.run_id else self._ended(result.run_id)
+        try:
+            view = run if run and run.run_id == result.run_id else self._ended(result.run_id)
+            told = self.told(view, result)
+        except UnknownRun:
+            told = {self.details: markup.details("This run is no longer in the history.")}
         return {
             self.stage: markup.picture(result),
-            **self.told(view, result),
+            **told,
             **self.buttons(looking),
         }
 
@@ -144,9 +149,8 @@ class Outcome:
         return updates
 
     def told(self, view: RunView, result: ResultSaved | None) -> Updates:
-        """What is known of a run that is over and of this result of it."""
-        titles = (info.title for info in self._engine.runs() if info.run_id == view.run_id)
-        summary = markup.summary(next(titles, ""), view)
+        """What is known of a run that is over and of this result of it. Raises UnknownRun."""
+        summary = markup.summary(self._engine.info(view.run_id).title, view)
         record = None if result is None else record_of(result)
         return {self.details: markup.details(summary, record)}
 

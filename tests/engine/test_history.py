@@ -117,6 +117,7 @@ def test_past_run_is_followed_by_its_id_in_a_later_engine(
     with serving(tmp_path, workflow, uploads, heard) as bench:
         after = bench.finish(before.run_id)
         (mine,) = bench.engine.history(owner="me")
+        told = bench.engine.info(before.run_id)
         assert bench.engine.history(owner="you") == []
         assert [info.run_id for info in bench.engine.history(words="noth")] == [before.run_id]
         with pytest.raises(UnknownRun):
@@ -124,6 +125,7 @@ def test_past_run_is_followed_by_its_id_in_a_later_engine(
     assert after.terminal == before.terminal
     assert [type(event) for event in after.events] == [RunQueued, RunStarted, RunSucceeded]
     assert (mine.state, mine.workflow) == ("succeeded", "text-to-image")
+    assert told == mine
 
 
 def test_engine_without_history_keeps_none(tmp_path: Path, workflow: Path, heard: Heard):
