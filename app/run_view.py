@@ -103,7 +103,8 @@ class RunView:
     def shown(self) -> ResultSaved | None:
         """The result that belongs on the stage: the newest final one, else the newest at all."""
         finals = [result for result in self.results if result.final]
-        return (finals or list(self.results) or [None])[-1]
+        shown = finals or self.results
+        return shown[-1] if shown else None
 
 
 def advance(view: RunView, event: RunEvent) -> RunView:

@@ -11,7 +11,7 @@ from typing import Any
 
 AT_THE_ROOT = b'<link rel="manifest" href="/manifest.json" />'
 BELOW_IT = b'<link rel="manifest" href="./manifest.json" /><link rel="icon" href="./favicon.ico" />'
-NOTHING = {"named_endpoints": {}, "unnamed_endpoints": {}}
+NOTHING: dict[str, Any] = {"named_endpoints": {}, "unnamed_endpoints": {}}
 
 
 def tell_less() -> None:
