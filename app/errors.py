@@ -24,7 +24,7 @@
     └── ServeError             the server cannot be started as asked (a busy port, say)
 
     Cancelled(BaseException)   not an error; raised at checkpoints, caught only where a run ends:
-                               worker/runner.py, engine/fetches.py
+                               worker/runner.py, engine/prepare.py, shared_work.py
 
 Exceptions never cross the pipe between the processes; an `ErrorReport` does.
 """

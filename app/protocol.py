@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from app.errors import ErrorReport
 from app.stamps import FileStamp, stamp_of
 from app.workflow.plan import Plan
+from app.workflow.plan_sources import ModelSource
 
 Place = Literal["device", "ram"]
 """Where a held component is. Without an accelerator the machine's memory is the device."""
 Phase = Literal[
-    "queued", "fetching", "loading", "encoding", "denoising", "decoding", "computing", "saving"
-]
+    "queued", "fetching", "preparing", "loading", "encoding", "denoising", "decoding", "computing",
+    "saving",
+]  # fmt: skip
 
 
 class Message(BaseModel):
@@ -48,8 +50,6 @@ class StartRun(Message):
     """Whether every step has to be run, also one whose result is remembered."""
     request_key: str | None = None
     """The plan's key when it was submitted; see `fingerprint.request_key`."""
-    hub_token: str | None = Field(default=None, repr=False)
-    """The hub's access token; None to a worker that may run a repository's code."""
 
 
 class CancelRun(Message):
@@ -325,13 +325,12 @@ class Loading(Message):
 
 
 class Downloading(Message):
-    """A model of the hub is on its way. Bytes are those of its weight files that were not here."""
+    """A model of the hub is being brought for a run that waits. Bytes are those of its weight files
+    that were not here."""
 
     type: Literal["downloading"] = "downloading"
     run_id: str
     time: float
-    step: str
-    """Empty before the first step has begun."""
     model: str
     done_bytes: int
     """Here by now, of an earlier download too."""
@@ -348,6 +347,18 @@ class PhaseChanged(Message):
     time: float
     step: str
     phase: Phase
+
+
+class FilesMissing(Message):
+    """The worker has left the run before its first step: of this model it needs files that are not
+    on this machine. When they are, the run is sent anew."""
+
+    type: Literal["files_missing"] = "files_missing"
+    run_id: str
+    time: float
+    source: ModelSource
+    names: tuple[str, ...] = ()
+    """Those it needs beside the text files, which alone may be missing too."""
 
 
 class MemoryRanOut(Message):
@@ -532,7 +543,14 @@ RunEvent = (
 )
 
 Event = Annotated[
-    WorkerReady | WorkerUnable | MemoryFreed | MemoryReported | Logged | CheckpointGap | RunEvent,
+    WorkerReady
+    | WorkerUnable
+    | MemoryFreed
+    | MemoryReported
+    | Logged
+    | CheckpointGap
+    | FilesMissing
+    | RunEvent,
     Field(discriminator="type"),
 ]
 

@@ -43,6 +43,7 @@ Outcome = Literal["succeeded", "failed", "cancelled"]
 PHASE_WORDS: dict[Phase, str] = {
     "queued": "Waiting",
     "fetching": "Fetching",
+    "preparing": "Preparing",
     "loading": "Loading",
     "encoding": "Reading the prompt",
     "denoising": "Drawing",
@@ -55,6 +56,7 @@ PHASE_WORDS: dict[Phase, str] = {
 _PHASE_FRACTIONS: dict[Phase, float] = {
     "queued": 0.0,
     "fetching": 0.0,
+    "preparing": 0.0,
     "loading": 0.0,
     "encoding": 0.15,
     "denoising": 0.2,
@@ -141,8 +143,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
             return replace(view, status=status, remembered=view.remembered + 1)
         case Downloading():
             amount = byte_progress(event.done_bytes, event.total_bytes)
-            words = f"Downloading {event.model} · {amount}{_left(event.seconds_left)}"
-            return replace(view, status=_of_step(view, words))
+            status = f"Downloading {event.model} · {amount}{_left(event.seconds_left)}"
+            return replace(view, run_id=event.run_id, status=status)
         case Loading():
             part = event.loaded_bytes / event.total_bytes if event.total_bytes else 0.0
             amount = byte_progress(event.loaded_bytes, event.total_bytes)
@@ -151,6 +153,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 status=_of_step(view, f"Loading {event.component} · {amount}"),
                 fraction=_overall(view, 0.15 * min(1.0, part)),
             )
+        case PhaseChanged(phase="preparing"):
+            return replace(view, run_id=event.run_id, status=PHASE_WORDS[event.phase])
         case PhaseChanged():
             return replace(
                 view,
@@ -209,6 +213,7 @@ def advance(view: RunView, event: RunEvent) -> RunView:
 _CANCELLED_IN: dict[Phase, str] = {
     "queued": "it was waiting",
     "fetching": "fetching its media",
+    "preparing": "fetching its models",
     "loading": "loading",
     "encoding": "reading the prompt",
     "denoising": "drawing",

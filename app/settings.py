@@ -150,6 +150,8 @@ class EngineSettings(_Frozen):
     max_queued_runs: int = Field(default=200, ge=1)
     max_queued_runs_per_person: int = Field(default=20, ge=1)
     """Runs of one guest that may wait; an operator's are not counted."""
+    max_preparing_runs: int = Field(default=4, ge=1)
+    """Runs whose media or models are fetched at a time; further ones wait for that."""
     cancel_grace_s: float = Field(default=10.0, gt=0)
     """The least time a worker has to obey a cancel before it is ended."""
     cancel_grace_limit_s: float = Field(default=30.0, gt=0)

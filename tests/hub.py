@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from huggingface_hub import constants
 
 from tests.loopback import Handler, Loopback
 
@@ -33,6 +34,8 @@ class Hub(Loopback):
         self.held = ""
         """After half of the file of this path nothing is sent until `go_on` is set."""
         self.go_on = threading.Event()
+        self.held_breaks_off = False
+        """Whether what is held ends with its first half when it goes on."""
         self.damaged = ""
         """Of the file of this path other bytes are sent than the hub says it has."""
         self.claimed_bytes: dict[str, int] = {}
@@ -55,12 +58,18 @@ class Hub(Loopback):
         super().__init__(_Handler)
 
     def only(self, environment: pytest.MonkeyPatch, home: Path) -> None:
-        """Processes that are started from here on know this hub alone, and what they fetch of it
-        lies in `home`."""
+        """This process and those it starts from here on know this hub alone, and what they fetch of
+        it lies in `home`."""
         environment.setenv("HF_ENDPOINT", self.address)
         environment.setenv("HF_HOME", str(home))
         environment.setenv("HF_HUB_OFFLINE", "0")
         environment.delenv("HF_HUB_CACHE", raising=False)
+        # What the library has read from the environment when it was imported here.
+        address = self.address + "/{repo_id}/resolve/{revision}/{filename}"
+        environment.setattr(constants, "ENDPOINT", self.address)
+        environment.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        environment.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        environment.setattr(constants, "HF_HUB_OFFLINE", False)
 
     @property
     def fetched(self) -> set[str]:
@@ -185,6 +194,8 @@ class _Handler(Handler):
             return
         if path == self.served.held:
             self.served.go_on.wait(timeout=60)
+            if self.served.held_breaks_off:
+                return
         self._send(path, content[max(first, half) : last + 1])
 
     def _send(self, path: str, content: bytes) -> None:

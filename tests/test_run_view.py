@@ -98,15 +98,15 @@ def test_loading_names_the_component_and_its_bytes():
 def test_a_download_names_the_model_its_bytes_and_the_time_left():
     download = Downloading(
         **RUN,
-        step="",
         model="owner/name",
         done_bytes=1_200_000_000,
         total_bytes=6_900_000_000,
         seconds_left=180.2,
     )
-    assert after(*started(), download).status == (
-        "Downloading owner/name · 1.2 of 6.9 GB · 3 min left"
-    )
+    preparing = PhaseChanged(**RUN, step="", phase="preparing")
+    view = after(RunQueued(**RUN, position=0), preparing)
+    assert (view.status, view.fraction) == ("Preparing", None)
+    assert advance(view, download).status == "Downloading owner/name · 1.2 of 6.9 GB · 3 min left"
 
 
 RAN_OUT = MemoryRanOut(**RUN, step="draw", phase="decoding", done=("Run again with VAE tiling.",))

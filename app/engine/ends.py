@@ -7,8 +7,8 @@ import traceback
 
 from app.engine.run import Run
 from app.engine.slots.worker import WorkerExit
-from app.errors import RunError, WorkerDied, first_line
-from app.protocol import RunFailed
+from app.errors import ErrorReport, LoadError, RunError, WorkerDied, first_line
+from app.protocol import FilesMissing, RunFailed
 
 
 def failed_here(run: Run, error: Exception) -> RunFailed:
@@ -29,6 +29,17 @@ def died_with(run: Run, ended: WorkerExit, killed: str) -> RunFailed:
         detail=ended.last_lines,
     )
     return RunFailed(run_id=run.run_id, time=time.time(), error=died.report())
+
+
+def files_gone(missing: FilesMissing) -> ErrorReport:
+    """Says that files of a model are not there although they have been brought."""
+    names = ", ".join(f"'{name}'" for name in missing.names[:3]) or "its configuration"
+    error = LoadError(
+        f"The files of '{missing.source.model}' are not where they were put: the worker does not"
+        f" find {names}.",
+        hint="Run it again when nobody removes files from the hub's cache.",
+    )
+    return error.report()
 
 
 def _doing(run: Run) -> str:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from pydantic import JsonValue
 
 from app.engine.following import Reading, following
+from app.engine.here import is_prepared
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
@@ -130,8 +131,7 @@ class Engine:
         if self._uploads is not None:
             plan = with_kept_inputs(plan, self._uploads, settings.paths.outputs)
         run_id = new_run_id()
-        fetching = bool(remote_values(plan))
-        known = plan.seed_given and not fetching
+        known = plan.seed_given and not remote_values(plan)
         key = request_key(plan, settings.worker.device) if known else None
         run = Run(
             run_id,
@@ -139,7 +139,7 @@ class Engine:
             plan,
             request_key=key,
             fresh=fresh,
-            fetching=fetching,
+            prepared=is_prepared(plan),
             person=person,
             check=check,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
+from app.engine.here import is_prepared
 from app.engine.run import Run, RunInfo
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun
@@ -70,6 +71,7 @@ class History:
                 process=self._process,
                 resumable=self._resumable,
                 submitted_at=run.submitted_at,
+                state=run.state,
             ),
             partial(_written, plan),
         )
@@ -77,6 +79,14 @@ class History:
     def note_started(self, run: Run, started_at: float) -> None:
         """Notes that a worker has begun with the run."""
         self.store.note_started(run.run_id, started_at)
+
+    def note_state(self, run: Run) -> None:
+        """Notes how far a run is that waits."""
+        self.store.note_state(run.run_id, run.state)
+
+    def note_waiting(self, run: Run) -> None:
+        """Notes that a run waits again which a worker could not begin: that was no attempt."""
+        self.store.note_orderly_stop([run.run_id])
 
     def note_ended(self, run: Run, terminal: TerminalEvent) -> None:
         """Notes how the run ended, with its results."""
@@ -174,17 +184,16 @@ class History:
         for path in media_files(plan):
             if not Path(path).is_file():
                 raise RunError(f"'{Path(path).name}', which this run needs, is gone.")
-        fetching = bool(remote_values(plan))
-        known = plan.seed_given and not fetching
+        known = plan.seed_given and not remote_values(plan)
         run = Run(
             stored.run_id,
             stored.owner,
             plan,
             request_key=request_key(plan, self._settings.worker.device) if known else None,
             fresh=stored.fresh,
-            fetching=fetching,
+            prepared=is_prepared(plan),
         )
-        self.store.note_state(run.run_id, "queued")
+        self.note_state(run)
         run.submitted_at = stored.submitted_at
         run.notice = AGAIN if was_running else WAITED
         return run

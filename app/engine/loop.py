@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from app.engine.fetches import MediaFetches
 from app.engine.history import History
 from app.engine.mailbox import Mailbox
+from app.engine.prepare import Preparation
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
 from app.engine.slots.slot import STOPPED, WorkerSlot
@@ -50,7 +50,7 @@ class EngineLoop:
         """`unfinished` are runs that an earlier server left, in their order."""
         self.mailbox = Mailbox()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve(), history)
-        self._fetches = MediaFetches(settings, self._runs, self.post)
+        self._preparation = Preparation(settings, self._runs, self.post)
         self._slots = (WorkerSlot(start_worker, settings, self._runs, self.post, self.status),)
         self._closing = False
         self._serving = True
@@ -113,6 +113,7 @@ class EngineLoop:
         if self._closing:
             self._serving = any(slot.has_worker for slot in self._slots)
             return
+        self._preparation.advance(self._runs.waiting)
         for slot in self._slots:
             slot.advance(time.monotonic())
         self._tell_given_up()
@@ -140,8 +141,6 @@ class EngineLoop:
         return noted
 
     def _begin(self, run: Run) -> None:
-        if run.fetching:
-            self._fetches.begin(run)
         if not run.over and all(slot.given_up for slot in self._slots):
             for slot in self._slots:
                 slot.try_again()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 
-def next_run(waiting: Sequence[str], fetching: Collection[str] = ()) -> str | None:
+def next_run(waiting: Sequence[str], unprepared: Collection[str] = ()) -> str | None:
     """The id of the run to start now, of those that wait in the order they came.
 
-    Those whose media are still being fetched hold up nobody.
+    Those whose media or models are not here yet hold up nobody.
     """
-    return next((run_id for run_id in waiting if run_id not in fetching), None)
+    return next((run_id for run_id in waiting if run_id not in unprepared), None)
 
 
 def positions(waiting: Sequence[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from app.protocol import (
     TERMINAL,
+    Downloading,
     FetchingMedia,
     Message,
     Phase,
@@ -19,15 +20,20 @@ from app.protocol import (
     RunCancelled,
     RunEvent,
     RunFailed,
+    RunQueued,
     RunStarted,
     RunSucceeded,
     StartRun,
 )
 from app.workflow.plan import Plan
+from app.workflow.plan_sources import ModelSource
 
 log = logging.getLogger(__name__)
 
-RunState = Literal["queued", "preparing", "ready", "running", "succeeded", "failed", "cancelled"]
+Stage = Literal["queued", "preparing", "ready"]
+RunState = Stage | Literal["running", "succeeded", "failed", "cancelled"]
+"""It is queued while what it needs is not here and nobody brings it, and ready for a worker when
+all is here."""
 
 
 class RunInfo(Message):
@@ -76,7 +82,7 @@ class Run:
         *,
         request_key: str | None,
         fresh: bool,
-        fetching: bool = False,
+        prepared: bool = True,
         person: str = "",
         check: Callable[[Plan], None] | None = None,
     ) -> None:
@@ -91,8 +97,10 @@ class Run:
         self.request_key = request_key
         """Equal for requests that make the same; None when the seed was drawn."""
         self.fresh = fresh
-        self.fetching = fetching
-        """Whether media by URL are not here yet, so that the worker cannot have it."""
+        self.stage: Stage = "ready" if prepared else "queued"
+        """How far it is while it waits; a worker can have it when it is ready."""
+        self.asked: list[tuple[ModelSource, tuple[str, ...]]] = []
+        """What workers have found missing: models, and which of their files."""
         self.submitted_at = time.time()
         self.events: list[RunEvent] = []
         self.preview: Preview | None = None
@@ -146,10 +154,17 @@ class Run:
     @property
     def phase(self) -> Phase:
         """The phase the running step is in, or what the run waits for."""
-        if self.fetching and self.events and isinstance(self.events[-1], FetchingMedia):
-            return "fetching"
-        changes = (event for event in reversed(self.events) if isinstance(event, PhaseChanged))
-        return next((event.phase for event in changes), "queued")
+        for event in reversed(self.events):
+            match event:
+                case PhaseChanged():
+                    return event.phase
+                case FetchingMedia():
+                    return "fetching"
+                case Downloading():
+                    return "preparing"
+                case RunStarted() | RunQueued():
+                    break
+        return "queued"
 
     @property
     def state(self) -> RunState:
@@ -164,12 +179,15 @@ class Run:
                 return "failed"
             case RunCancelled():
                 return "cancelled"
-        return "running" if self.started_at is not None else "queued"
+        return self.stage if self.started_at is None else "running"
 
     @property
     def started_at(self) -> float | None:
         """When the worker began with it, Unix seconds."""
-        return next((event.time for event in self.events if isinstance(event, RunStarted)), None)
+        # One that waits once more has not begun.
+        moves = (each for each in reversed(self.events) if isinstance(each, RunStarted | RunQueued))
+        last = next(moves, None)
+        return last.time if isinstance(last, RunStarted) else None
 
     @property
     def takes_seed(self) -> bool:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+from app.engine.ends import files_gone
 from app.engine.history import History
 from app.engine.queue import next_run, positions
 from app.engine.remembered import Remembered, RememberedResults
 from app.engine.run import Run, RunInfo
 from app.errors import QueueFull, UnknownRun, shortened
 from app.protocol import (
+    FilesMissing,
+    PhaseChanged,
     ResultSaved,
     RunCancelled,
     RunFailed,
@@ -88,11 +91,19 @@ class Runs:
         else:
             self._waiting = (*self._waiting, run)
 
-    def fetched(self, run: Run, plan: Plan, request_key: str | None) -> None:
-        """The run's media are here: from now on this is its plan, and it waits as others do."""
+    def preparing(self, run: Run) -> None:
+        """What the run needs is being brought here from now on."""
+        run.stage = "preparing"
+        self._history.note_state(run)
+        run.append(PhaseChanged(run_id=run.run_id, time=time.time(), step="", phase="preparing"))
+
+    def prepared(self, run: Run, plan: Plan, request_key: str | None) -> None:
+        """All that the run needs is here: from now on this is its plan, and it waits for a worker
+        alone."""
         if run.over:
             return
-        run.plan, run.request_key, run.fetching = plan, request_key, False
+        run.plan, run.request_key, run.stage = plan, request_key, "ready"
+        self._history.note_state(run)
         made = self._made_before(run)
         if made is not None:
             self.leave_queue(run)
@@ -138,8 +149,8 @@ class Runs:
     def next(self) -> Run | None:
         """The one to start now."""
         waiting = {run.run_id: run for run in self._waiting}
-        fetching = {run.run_id for run in self._waiting if run.fetching}
-        run_id = next_run(tuple(waiting), fetching)
+        unprepared = {run.run_id for run in self._waiting if run.stage != "ready"}
+        run_id = next_run(tuple(waiting), unprepared)
         return None if run_id is None else waiting[run_id]
 
     def leave_queue(self, run: Run) -> bool:
@@ -155,6 +166,19 @@ class Runs:
         self._waiting = (run, *self._waiting)
         run.append(RunQueued(run_id=run.run_id, time=time.time(), position=0))
         self._tell_positions()
+
+    def prepare_again(self, run: Run, missing: FilesMissing) -> None:
+        """Have a run wait again, before all others, that a worker could not begin for want of
+        files; where it has asked for them before, this ends it."""
+        asked = (missing.source, missing.names)
+        if asked in run.asked:
+            # They were brought, and have gone again or cannot be read.
+            self.end(run, RunFailed(run_id=run.run_id, time=time.time(), error=files_gone(missing)))
+            return
+        run.asked.append(asked)
+        run.stage = "queued"
+        self._history.note_waiting(run)
+        self.put_back(run)
 
     def _tell_positions(self) -> None:
         at = positions(tuple(run.run_id for run in self._waiting))

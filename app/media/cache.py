@@ -63,7 +63,7 @@ class MediaFile(BaseModel):
 class MediaCache:
     """Files of URLs below one folder, the least recently used leaving first under a bound.
 
-    What is fetched for a holder (a run, say) is not removed until the holder is released.
+    What is held for a holder (a run, say) is not removed until the holder is released.
     """
 
     def __init__(self, outputs: Path, settings: UrlSettings, limits: MediaLimits) -> None:
@@ -87,7 +87,6 @@ class MediaCache:
         *,
         tell: Tell = lambda _done, _total: None,
         stopped: Callable[[], bool] = lambda: False,
-        holder: str = "",
     ) -> MediaFile:
         """What lies behind the URL now; what lay there last where there is no network.
 
@@ -95,9 +94,7 @@ class MediaCache:
         """
         if not self._settings.allowed:
             raise FetchError(f"{shown(url)} is not fetched: this server fetches no URLs.")
-        with self._removing:
-            known = self.find(url)
-            self._hold(known, holder)
+        known = self.find(url)
         if known is not None and known.fresh_until > time.time():
             return self._of_kind(known, kind)
         asked = {}
@@ -114,7 +111,7 @@ class MediaCache:
                     found = known.model_copy(update={"fresh_until": _fresh_until(answer)})
                     self._note(found)
                 elif answer.status == 200:
-                    found = self._keep(url, kind, answer, tell, holder)
+                    found = self._keep(url, kind, answer, tell)
                 else:
                     raise FetchError(
                         f"{shown(url)} could not be fetched: the server answers {answer.status}."
@@ -131,7 +128,7 @@ class MediaCache:
         server is not asked. Raises FetchError where it is not of that kind."""
         told = {"cache-control": f"max-age={fresh_s}"}
         answer = Answer(200, told, iter([file.read_bytes()]))
-        return self._keep(url, kind, answer, lambda _done, _total: None, "")
+        return self._keep(url, kind, answer, lambda _done, _total: None)
 
     def find(self, url: str) -> MediaFile | None:
         """What lay behind the URL last, if that is still here."""
@@ -141,6 +138,14 @@ class MediaCache:
         except (OSError, ValueError, TypeError):
             return None
         return found if self.path(found).is_file() else None
+
+    def hold(self, file: MediaFile, holder: str) -> bool:
+        """Keeps the file until the holder is released; False where it has been removed."""
+        with self._removing:
+            if not self.path(file).is_file():
+                return False
+            self._held.setdefault(holder, set()).add(file)
+            return True
 
     def release(self, holder: str) -> None:
         """Lets go of what was fetched for this holder; it is removed when room is needed."""
@@ -199,15 +204,9 @@ class MediaCache:
                 found.append((file, file.stat()))
         return found
 
-    def _hold(self, file: MediaFile | None, holder: str) -> None:
-        if file is not None and holder:
-            self._held.setdefault(holder, set()).add(file)
-
     # --- one answer ------------------------------------------------------------------------------
 
-    def _keep(
-        self, url: str, kind: MediaKind, answer: Answer, tell: Tell, holder: str
-    ) -> MediaFile:
+    def _keep(self, url: str, kind: MediaKind, answer: Answer, tell: Tell) -> MediaFile:
         """Write the body down, if it is what was asked for."""
         _check_type(url, kind, answer.headers.get("content-type", ""))
         declared = answer.headers.get("content-length", "")
@@ -242,9 +241,7 @@ class MediaCache:
                 fresh_until=_fresh_until(answer),
             )
             temporary.chmod(0o644)
-            with self._removing:
-                temporary.replace(self.path(found))
-                self._hold(found, holder)
+            temporary.replace(self.path(found))
         self._note(found)
         return found
 

@@ -21,7 +21,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from app.errors import Cancelled
 from app.protocol import (
     CheckpointGap,
-    Downloading,
     Event,
     Loading,
     MemoryRanOut,
@@ -197,22 +196,6 @@ class RunContext:
                 model=model,
                 loaded_bytes=self._loaded_bytes,
                 total_bytes=self.to_load_bytes,
-            )
-        )
-
-    def tell_download(
-        self, model: str, done_bytes: int, total_bytes: int, seconds_left: float | None
-    ) -> None:
-        """Tell how far a model of the hub has arrived."""
-        self.emit(
-            Downloading(
-                run_id=self.run_id,
-                time=time.time(),
-                step=self.step,
-                model=model,
-                done_bytes=done_bytes,
-                total_bytes=total_bytes,
-                seconds_left=seconds_left,
             )
         )
 

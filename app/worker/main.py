@@ -36,7 +36,6 @@ from app.protocol import (
     encode,
 )
 from app.settings import WorkerSettings
-from app.worker.hub_token import use_token
 from app.worker.sending import told
 
 if TYPE_CHECKING:
@@ -47,8 +46,9 @@ log = logging.getLogger(__name__)
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # The token comes with each run.
+    # The parent alone has the hub's token, and fetches.
     "HF_TOKEN_PATH": os.devnull,
+    "HF_HUB_OFFLINE": "1",
     "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -62,7 +62,9 @@ be the only one."""
 EXPANDABLE = "expandable_segments:True"
 QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
 """Loggers that warn, when a quantiser is imported, of what nobody has asked for."""
-ALWAYS = ("DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY", "HF_TOKEN_PATH")
+ALWAYS = (
+    "DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "HF_TOKEN_PATH",
+)  # fmt: skip
 DEAF = 71
 """The exit code of a worker that was sent what is no command."""
 TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
@@ -156,7 +158,6 @@ class Worker:
         while True:
             match self._commands.get():
                 case StartRun() as command:
-                    use_token(command.hub_token)
                     self._runner.run(command)
                     if self._runner.reports.device_is_lost:
                         log.error("The device does not answer any more: the worker starts anew.")

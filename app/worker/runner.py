@@ -1,4 +1,4 @@
-"""Walks a plan. One try, one except, exactly one terminal event."""
+"""Walks a plan. One try, and exactly one event at the end: a terminal one, or FilesMissing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from app.outputs import OutputStore
 from app.protocol import (
     DropComponents,
     Event,
+    FilesMissing,
     FreeMemory,
     MemoryFreed,
     MoveToRam,
@@ -36,8 +37,8 @@ from app.worker.growth import Growth
 from app.worker.guards import dispensable
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
-from app.worker.loading.downloads import told_to
 from app.worker.loading.load import find_parts
+from app.worker.loading.local_files import NotHere
 from app.worker.loading.parts import Part, StepParts, TaskParts
 from app.worker.loading.task_parts import find_task_parts
 from app.worker.loading.weights import Weights
@@ -55,6 +56,14 @@ from app.workflow.fingerprint import library_versions
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
 
 log = logging.getLogger(__name__)
+
+
+class _Unprepared(Exception):
+    """The run cannot begin before certain files are on this machine."""
+
+    def __init__(self, lacks: NotHere) -> None:
+        super().__init__()
+        self.lacks = lacks
 
 
 class Runner:
@@ -125,9 +134,9 @@ class Runner:
         self._emit(
             RunStarted(run_id=run_id, time=time.time(), steps=tuple(s.name for s in plan.steps))
         )
-        ended: TerminalEvent
+        ended: TerminalEvent | FilesMissing
         try:
-            with context.at_end, told_to(context), files.noting():
+            with context.at_end, files.noting():
                 loaded, made_at = self._walk(plan, context, files, fresh=command.fresh)
             ended = RunSucceeded(
                 run_id=run_id,
@@ -143,6 +152,11 @@ class Runner:
                 out_of_memory=tuple(context.out_of_memory),
                 files_changed=not files.answer(command, self._settings.device),
                 made_at=made_at,
+            )
+        except _Unprepared as unprepared:
+            lacks = unprepared.lacks
+            ended = FilesMissing(
+                run_id=run_id, time=time.time(), source=lacks.source, names=lacks.names
             )
         except Cancelled:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
@@ -182,13 +196,11 @@ class Runner:
         context.checkpoint()
         context.enter("loading")
         looking_started = time.monotonic()
-        needed: dict[str, StepParts] = {}
-        for each in plan.steps:
-            if isinstance(each, PipelineStep):
-                needed[each.name] = find_parts(each, needed)
-            elif isinstance(each, TaskStep) and each.components:
-                needed[each.name] = find_task_parts(each, self._device)
-        recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
+        try:
+            needed = self._needed(plan)
+            recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
+        except NotHere as lacks:
+            raise _Unprepared(lacks) from lacks
         running = [
             step
             for step in plan.steps
@@ -250,6 +262,16 @@ class Runner:
                 if step.rounds and step.name in recalled.running:
                     self._remember(step, recalled, context, files)
         return loaded, recalled.made_at
+
+    def _needed(self, plan: Plan) -> dict[str, StepParts]:
+        """What each step is put together from, by the steps' names."""
+        needed: dict[str, StepParts] = {}
+        for each in plan.steps:
+            if isinstance(each, PipelineStep):
+                needed[each.name] = find_parts(each, needed)
+            elif isinstance(each, TaskStep) and each.components:
+                needed[each.name] = find_task_parts(each, self._device)
+        return needed
 
     def _remember(
         self, step: Step, recalled: Recalled, context: RunContext, files: WatchedFiles

@@ -6,13 +6,18 @@ import functools
 import json
 import os
 import re
-from pathlib import Path
+from collections.abc import Container
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app.stamps import FileStamp, stamp_of
 
 MAX_PATH_BYTES = 4000
 MAX_NAME_BYTES = 255
+GGUF_SUFFIX = ".gguf"
+SAFE_SUFFIXES = {".safetensors", GGUF_SUFFIX}
+PICKLE_SUFFIXES = {".ckpt", ".bin", ".pt", ".pth"}
+"""Of files of weights that hold no code, and of those that may."""
 PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
 
 
@@ -29,6 +34,22 @@ def can_be_path(path: str | Path) -> bool:
 def is_plain(name: str) -> bool:
     """Whether this can only name something below a folder: words with `/` between them."""
     return PLAIN_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def safe_name(name: str, files: Container[str], *, allow_pickles: bool = False) -> str | None:
+    """Which of these files is read where this one is named; None where none may be.
+
+    The safetensors file of the same name beside one that may hold code.
+    """
+    path = PurePosixPath(name)
+    if path.suffix.lower() in SAFE_SUFFIXES:
+        return name
+    if path.suffix.lower() not in PICKLE_SUFFIXES:
+        return None
+    beside = str(path.with_suffix(".safetensors"))
+    if beside in files:
+        return beside
+    return name if allow_pickles else None
 
 
 def config_of(folder: Path) -> dict[str, Any]:

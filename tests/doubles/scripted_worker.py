@@ -20,6 +20,7 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     return TEXT                 something the last step returns
     log LEVEL LOGGER TEXT       a line of log, dated to the start of the run
     complain TEXT               a line on stderr
+    miss MODEL FILE             leave the run until this file of a model of the hub is here
     fail TEXT                   end the run with a StepError
     exit CODE                   end the process, without a goodbye
     kill                        the same with SIGKILL
@@ -63,6 +64,7 @@ from app.protocol import (
     Departure,
     DropComponents,
     Event,
+    FilesMissing,
     FreeMemory,
     HeldComponent,
     Logged,
@@ -90,6 +92,7 @@ from app.protocol import (
 )
 from app.settings import WorkerSettings
 from app.stamps import stamp_of
+from app.workflow.plan_sources import ModelSource
 
 COMMANDS = "scripted_worker.commands"
 AT_START = "at-start"
@@ -106,6 +109,10 @@ def scripted_worker(connection: Connection, settings: WorkerSettings, outputs: P
     with (outputs / STARTS).open("a") as starts:
         starts.write(".")
     ScriptedWorker(connection, settings, outputs).serve()
+
+
+class Missing(Exception):
+    """The script says that files of a model are not on this machine."""
 
 
 class ScriptedWorker:
@@ -189,7 +196,7 @@ class ScriptedWorker:
             self._watched.add(command.run_id)
         run = {"run_id": command.run_id, "time": self._began_at}
         self._send(RunStarted(**run, steps=tuple(step.name for step in command.plan.steps)))
-        ended: TerminalEvent
+        ended: TerminalEvent | FilesMissing
         try:
             self._obey(str(command.plan.inputs["prompt"]))
             ended = RunSucceeded(
@@ -200,6 +207,9 @@ class ScriptedWorker:
             )
         except Cancelled:
             ended = RunCancelled(**run, phase=self._phase)
+        except Missing as missing:
+            source, names = missing.args
+            ended = FilesMissing(**run, source=source, names=names)
         except StepError as error:
             ended = RunFailed(**run, error=error.report())
         self._busy = False
@@ -302,6 +312,8 @@ class ScriptedWorker:
                 self._log(self._began_at, number, logger, " ".join(words))
             case ["complain", *words]:
                 print(" ".join(words), file=sys.stderr, flush=True)
+            case ["miss", model, file]:
+                raise Missing(ModelSource(model=model), (file,))
             case ["fail", *words]:
                 raise StepError(" ".join(words))
             case ["exit", code]:

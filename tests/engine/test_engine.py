@@ -137,7 +137,7 @@ def test_runs_that_come_before_the_worker_is_ready_wait_for_it(unstarted: Bench)
     gate = unstarted.gate()
     bench = unstarted.start(f"wait for {gate}")
     runs = [bench.submit(), bench.submit()]
-    assert [run.state for run in bench.engine.runs()] == ["queued", "queued"]
+    assert [run.state for run in bench.engine.runs()] == ["ready", "ready"]
     gate.touch()
     assert all(bench.finish(run_id).success for run_id in runs)
     assert bench.sent == runs

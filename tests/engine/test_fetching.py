@@ -141,7 +141,7 @@ def test_while_one_run_is_fetching_another_that_needs_nothing_runs(seeing: Bench
     )
     seeing.until(waiting, FetchingMedia)
     (info,) = seeing.engine.status().queue
-    assert (info.run_id, info.state, info.phase) == (waiting, "queued", "fetching")
+    assert (info.run_id, info.state, info.phase) == (waiting, "preparing", "fetching")
     assert seeing.run("nothing").success
     assert seeing.engine.cancel(waiting)
     ended = seeing.finish(waiting).terminal

@@ -7,6 +7,7 @@ import pytest
 from app.engine.run import Follower, Run
 from app.errors import ErrorReport
 from app.protocol import (
+    FetchingMedia,
     PhaseChanged,
     Preview,
     RunCancelled,
@@ -51,8 +52,9 @@ def a_run(*events: RunEvent) -> Run:
 @pytest.mark.parametrize(
     ("events", "state"),
     [
-        ((), "queued"),
-        ((QUEUED,), "queued"),
+        ((), "ready"),
+        ((QUEUED,), "ready"),
+        ((QUEUED, STARTED, DENOISING, QUEUED), "ready"),
         ((QUEUED, STARTED), "running"),
         ((QUEUED, STARTED, DENOISING), "running"),
         ((QUEUED, STARTED, SUCCEEDED), "succeeded"),
@@ -71,6 +73,20 @@ def test_a_run_is_over_with_its_terminal_event_and_not_before(terminal: Terminal
     assert not run.over
     run.append(terminal)
     assert run.over
+
+
+def test_run_with_files_missing_is_queued_then_preparing():
+    run = Run(ID, "anna", PLAN, request_key=None, fresh=False, prepared=False)
+    run.append(QUEUED)
+    assert (run.state, run.phase) == ("queued", "queued")
+    run.stage = "preparing"
+    run.append(PhaseChanged(run_id=ID, time=2.0, step="", phase="preparing"))
+    assert (run.state, run.phase) == ("preparing", "preparing")
+    run.append(FetchingMedia(
+        run_id=ID, time=2.0, url="https://a.b/c", number=1, count=1, fetched_bytes=0,
+        total_bytes=None,
+    ))  # fmt: skip
+    assert run.phase == "fetching"
 
 
 def test_the_phase_is_the_last_that_was_told():

@@ -137,7 +137,8 @@ def test_the_least_recently_used_leaves_first(site: Site, tmp_path: Path):
 def test_files_of_one_run_never_push_each_other_out(site: Site, tmp_path: Path):
     found = cache(tmp_path, site, cache_bytes=100)
     urls = [site.put(f"/{n}.png", picture(side=8 + n)) for n in range(2)]
-    files = [found.fetch(url, "image", holder="a run") for url in urls]
+    files = [found.fetch(url, "image") for url in urls]
+    assert all(found.hold(file, "a run") for file in files)
     with pytest.raises(FetchError, match="The media of this run have"):
         found.admit("a run")
     assert all(found.find(file.url) == file for file in files)
@@ -148,8 +149,9 @@ def test_one_of_two_runs_that_come_at_once_is_admitted(site: Site, tmp_path: Pat
         site.put(f"/{name}.png", picture(name) + bytes(1000)) for name in ("red", "blue")
     )
     found = cache(tmp_path, site, cache_bytes=2000)
-    held = found.fetch(waiting, "image", holder="waiting")
-    found.fetch(other, "image", holder="other")
+    held = found.fetch(waiting, "image")
+    assert found.hold(held, "waiting")
+    assert found.hold(found.fetch(other, "image"), "other")
     found.admit("waiting")
     with pytest.raises(FetchError, match=r"and those of the runs before it .*; 2 kB are kept"):
         found.admit("other")
@@ -157,6 +159,7 @@ def test_one_of_two_runs_that_come_at_once_is_admitted(site: Site, tmp_path: Pat
     found.release("waiting")
     found.admit("other")
     assert not found.path(held).is_file()
+    assert not found.hold(held, "waiting")
 
 
 def test_file_that_is_arriving_is_not_removed_and_one_left_over_is(site: Site, tmp_path: Path):

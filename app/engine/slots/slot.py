@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,7 +13,6 @@ from functools import partial
 from app.engine.ends import died_with, failed_here
 from app.engine.run import Run
 from app.engine.runs import Runs
-from app.engine.secrets import find_hub_token
 from app.engine.slots.memory import WorkerMemory
 from app.engine.slots.outstanding import RELOADED, Order, Outstanding
 from app.engine.slots.starts import STARTS_IN_A_ROW, Starts
@@ -28,6 +26,7 @@ from app.protocol import (
     CheckpointGap,
     DropComponents,
     Event,
+    FilesMissing,
     Logged,
     MemoryFreed,
     MemoryReported,
@@ -64,8 +63,6 @@ class WorkerSlot:
         """`post` has a call made on the engine's thread."""
         self._start_worker, self._settings = start_worker, settings
         self._runs, self._post, self._engine_status = runs, post, engine_status
-        may_run_code = bool(settings.paths.trusted_code)
-        self._hub_token = None if may_run_code else find_hub_token(os.environ)
         self._active: Run | None = None
         self._memory = WorkerMemory(settings.engine)
         self._worker: Worker | None = None
@@ -132,7 +129,7 @@ class WorkerSlot:
         run.times_sent += 1
         self._active = run
         try:
-            self._worker.send(run.command().model_copy(update={"hub_token": self._hub_token}))
+            self._worker.send(run.command())
         except Exception as error:
             # Nothing was sent, so the worker is well.
             log.exception("Run %s could not be sent to the worker", run.run_id)
@@ -310,10 +307,18 @@ class WorkerSlot:
         if isinstance(event, TERMINAL):
             if self._close_by is not None and isinstance(event, RunCancelled):
                 event = event.model_copy(update={"notice": self._killed})
-            self._active = None
-            self._outstanding.done(run.run_id, time.monotonic())
-            self._memory.run_ended()
+            self._leave(run)
             self._end(run, event)
+            return
+        if isinstance(event, FilesMissing):
+            self._leave(run)
+            if run.cancel_asked_at is None and self._close_by is None:
+                self._runs.prepare_again(run, event)
+            else:
+                ended = RunCancelled(
+                    run_id=run.run_id, time=time.time(), phase=run.phase, notice=self._killed
+                )
+                self._end(run, ended)
             return
         if isinstance(event, RunStarted):
             self._outstanding.begun(run.run_id)
@@ -321,6 +326,12 @@ class WorkerSlot:
             self._runs.began(run, event)
             return
         run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
+
+    def _leave(self, run: Run) -> None:
+        """Notes that the worker has done with the run."""
+        self._active = None
+        self._outstanding.done(run.run_id, time.monotonic())
+        self._memory.run_ended()
 
     def _end(self, run: Run, event: TerminalEvent) -> None:
         """Ends the run; one that ends only because the engine stops waits for the next server."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterable, Iterator
-from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,7 +14,7 @@ import transformers
 
 from app.errors import LoadError, nearest
 from app.stamps import FileStamp, stamp_of
-from app.worker.loading.downloads import local_folder
+from app.worker.loading.local_files import local_folder
 from app.worker.loading.parts import Part, StepParts
 from app.worker.loading.processors import PROCESSORS
 from app.worker.loading.quantising import check_stored
@@ -23,13 +23,13 @@ from app.workflow.files import config_of, read_object
 from app.workflow.fingerprint import (
     component_key,
     identify,
-    of_variant,
     tensor_places,
     weight_files,
 )
 from app.workflow.installed.names import CLASS_RENAMES
 from app.workflow.models.config_check import wrong_value
 from app.workflow.models.quantised import component_bytes, stored_quantiser
+from app.workflow.models.wanted import IMAGE_ENCODER, block_files, ip_adapter_files
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DType
 from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
@@ -175,10 +175,8 @@ def block_class(block: ComponentBlock) -> type[Any]:
 
 
 def block_folder(block: ComponentBlock) -> Path:
-    """Where the block's files lie; what is not on this machine is fetched."""
-    folders = (block.source.subfolder,) if block.has_weights else ()
-    weights = partial(weights_of, folders, block.source.variant)
-    return local_folder(block.source, weights) / block.source.subfolder
+    """Where the block's files lie; see `local_folder`."""
+    return local_folder(block.source, block_files(block)) / block.source.subfolder
 
 
 def image_encoder_part(adapter: IpAdapterSource, dtype: DType) -> Part:
@@ -186,19 +184,13 @@ def image_encoder_part(adapter: IpAdapterSource, dtype: DType) -> Part:
     if source is None:
         folder = ip_adapter_folder(adapter) / adapter.image_encoder
         return known_part("image_encoder", encoder, folder, dtype, adapter.source)
-    folder = local_folder(source, partial(weights_of, ("",), None))
+    folder = local_folder(source, IMAGE_ENCODER)
     return known_part("image_encoder", encoder, folder, dtype, source)
 
 
 def ip_adapter_folder(adapter: IpAdapterSource) -> Path:
     """Where the adapter lies, with its weights and its image encoder; see `local_folder`."""
-
-    def wanted(files: list[str]) -> list[str]:
-        path = PurePosixPath(adapter.source.subfolder, adapter.weight_name)
-        own = () if adapter.encoder_source else (adapter.image_encoder,)
-        return [str(path), *weights_of(own, None, files)]
-
-    return local_folder(adapter.source, wanted)
+    return local_folder(adapter.source, ip_adapter_files(adapter))
 
 
 def reused_part(
@@ -222,12 +214,3 @@ def reused_part(
             hint=nearest(name, accepted),
         )
     return shared.parts[names.index(name)]
-
-
-def weights_of(folders: Iterable[str], variant: str | None, files: list[str]) -> Iterator[str]:
-    """Of these files the weights a load from these folders reads; "" is the repository's own."""
-    for folder in folders:
-        prefix = f"{folder}/" if folder else ""
-        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-        weights = (name for name in names if "/" not in name and name.endswith(".safetensors"))
-        yield from (prefix + name for name in of_variant(weights, variant))

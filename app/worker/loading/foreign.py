@@ -16,6 +16,7 @@ import torch
 from app.worker.loading.parts import Part
 from app.worker.loading.single_files import local_file
 from app.workflow.fingerprint import ComponentIdentity, component_key, identify_file
+from app.workflow.models.wanted import foreign_files
 from app.workflow.plan_sources import ComponentBlock
 
 DEPTH = 2
@@ -38,13 +39,8 @@ class Foreign(torch.nn.Module):
 
 
 def foreign_part(name: str, block: ComponentBlock) -> Part:
-    """The component of this block, whose files are fetched where they are not on this machine.
-
-    Raises LoadError where one cannot be had.
-    """
-    names = block.files or {"": block.source.file}
-    sources = {key: block.source.model_copy(update={"file": file}) for key, file in names.items()}
-    files = {key: local_file(source) for key, source in sources.items()}
+    """The component of this block. Raises LoadError where a file cannot be had."""
+    files = {key: local_file(source) for key, source in foreign_files(block).items()}
     identity = ComponentIdentity(
         class_name=block.class_name,
         files=tuple(identify_file(file) for file in files.values()),

@@ -27,9 +27,8 @@ from app.worker.loading.components import (
     image_encoder_part,
     known_part,
     reused_part,
-    weights_of,
 )
-from app.worker.loading.downloads import local_folder
+from app.worker.loading.local_files import local_folder
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.quantising import multiplying_quantised
 from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
@@ -41,7 +40,9 @@ from app.worker.loading.single_files import (
     local_file,
 )
 from app.workflow.files import read_object
+from app.workflow.installed.blocks import AUTOMATIC
 from app.workflow.models.model_index import INDEX, is_component
+from app.workflow.models.wanted import weights_of
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.remote_code import refusal
 
@@ -49,12 +50,6 @@ log = logging.getLogger(__name__)
 
 IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
 """Pipelines whose denoiser can look at a picture."""
-AUTOMATIC = {
-    "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
-    "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
-    "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
-}
-"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
 NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
 """Components that diffusers leaves out where a whole pipeline is one file."""
 
@@ -62,7 +57,7 @@ NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
 def find_parts(
     step: PipelineStep, earlier: Mapping[str, StepParts] = MappingProxyType({})
 ) -> Parts:
-    """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
+    """What the step needs, from its model's index.
 
     `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
     sentence.

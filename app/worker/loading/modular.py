@@ -30,24 +30,22 @@ from app.worker.loading.components import (
     component_class,
     known_part,
     reused_part,
-    weights_of,
 )
-from app.worker.loading.downloads import local_folder
+from app.worker.loading.local_files import local_folder
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.remote_code import code_folder, load_class
 from app.worker.modular_blocks import blocks_in, loops_in
 from app.workflow.files import read_object
 from app.workflow.installed.blocks import family_of
 from app.workflow.installed.names import MODULAR
-from app.workflow.models.hub import is_repository
 from app.workflow.models.model_index import (
     INDEXES,
     OWN_BLOCKS,
     IndexedPart,
     ModelIndex,
-    holds,
     read_index,
 )
+from app.workflow.models.wanted import modular_source, weights_of
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_sources import ModelSource, ModularSettings
 from app.workflow.planning.remote_code import refusal
@@ -265,25 +263,18 @@ def _own_part(
 ) -> Part:
     """One of the components that the index names."""
     assert step.modular is not None
-    variant = step.named_source.variant or part.variant
-    here = step.named_source.model if step.named_source.folder is None else None
-    source = step.modular.sources.get(name)
-    if source is None and part.model not in (None, here) and not holds(folder / part.subfolder):
-        if not is_repository(str(part.model)):
-            raise LoadError(
-                f"The {name} of '{step.model}' is said to lie in '{part.model}', which is"
-                " neither its own folder nor 'owner/name' of the hub."
-            )
-        source = ModelSource(
-            model=str(part.model), subfolder=part.subfolder, revision=part.revision
-        )
+    source = modular_source(name, part, step, folder)
     if source is None:
-        source = step.named_source
-        subfolders = tuple(each.subfolder for each in own.values() if each.model == part.model)
-    else:
-        subfolders = (part.subfolder,)
-    source = source.model_copy(update={"variant": variant})
-    place = local_folder(source, partial(weights_of, subfolders, variant)) / part.subfolder
+        raise LoadError(
+            f"The {name} of '{step.model}' is said to lie in '{part.model}', which is"
+            " neither its own folder nor 'owner/name' of the hub."
+        )
+    # What lies beside it is asked for at once.
+    beside = (each.subfolder for each in own.values() if each.model == part.model)
+    is_own = source == step.named_source.model_copy(update={"variant": source.variant})
+    subfolders = (*beside,) if is_own else (part.subfolder,)
+    weights = partial(weights_of, subfolders, source.variant)
+    place = local_folder(source, weights) / part.subfolder
     entry = [part.library, part.class_name] if part.class_name else _named_in(place)
     kind = component_class(entry, name, step)
     quantised = step.modular.quantised.get(name)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import LoadError
-from app.worker.loading.downloads import local_folder
+from app.worker.loading.local_files import local_folder
 from app.workflow.fingerprint import identify_file
+from app.workflow.models.wanted import code_files
 from app.workflow.plan_sources import ModelSource
 
 PIPELINE = "pipeline"
@@ -20,8 +21,8 @@ PIPELINE = "pipeline"
 
 
 def code_folder(code: ModelSource) -> Path:
-    """Where the code lies; of a repository of the hub its modules are fetched."""
-    return local_folder(code, lambda files: [name for name in files if name.endswith(".py")])
+    """Where the code lies."""
+    return local_folder(code, code_files)
 
 
 def load_class(folder: Path, module: str, name: str | None, base: type[Any]) -> type[Any]:

@@ -8,7 +8,7 @@ Only the header of the file is read for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,21 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from app.errors import LoadError, nearest
-from app.worker.loading.downloads import local_folder
+from app.worker.loading.local_files import local_folder
 from app.worker.loading.parts import Part
+from app.workflow.files import PICKLE_SUFFIXES, safe_name
 from app.workflow.fingerprint import (
     ComponentIdentity,
     component_key,
     identify_file,
     tensor_shapes,
 )
+from app.workflow.models import wanted
 from app.workflow.models.hub import find_in_folders
 from app.workflow.models.quantised import single_file_bytes
 from app.workflow.plan_settings import DType
 from app.workflow.plan_sources import ComponentBlock, ModelSource
-from app.workflow.planning.single_files import HOW_TO_ALLOW, PICKLE_SUFFIXES, safe_name
+from app.workflow.planning.single_files import HOW_TO_ALLOW
 from app.workflow.quantisation import Quantisation
 
 GGUF = ".gguf"
@@ -49,15 +51,15 @@ STABLE_DIFFUSION = (
 
 
 def local_file(source: ModelSource) -> Path:
-    """The file itself, which is fetched where it is not on this machine. Raises LoadError."""
+    """The file itself. Raises LoadError."""
     if source.folder is not None:
         return Path(source.folder) / source.file
     listed: list[str] = []
+    choose = wanted.single_file(source.file)
 
-    def chosen(files: list[str]) -> list[str]:
+    def chosen(files: Sequence[str]) -> Iterable[str]:
         listed[:] = files
-        name = safe_name(source.file, files, allow_pickles=True)
-        return [name] if name in files else []
+        return choose(files)
 
     folder = local_folder(source, chosen)
     name = safe_name(source.file, listed, allow_pickles=True) if listed else source.file

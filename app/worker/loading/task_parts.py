@@ -25,7 +25,7 @@ from app.workflow.plan_sources import ComponentBlock
 
 
 def find_task_parts(step: TaskStep, device: Device) -> TaskParts:
-    """What the step computes with; a model of the hub is fetched if it is not here.
+    """What the step computes with.
 
     Raises LoadError with a sentence.
     """

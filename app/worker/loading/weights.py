@@ -35,7 +35,6 @@ from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.changes import change, state_bytes
 from app.worker.loading.components import has_weights
 from app.worker.loading.converted import ConvertedWeights
-from app.worker.loading.downloads import TEXT_FILES
 from app.worker.loading.foreign import Foreign
 from app.worker.loading.interruptible import Checkpoint, interruptible
 from app.worker.loading.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
@@ -46,6 +45,7 @@ from app.worker.loading.single_files import load_component
 from app.worker.recent import Recent
 from app.worker.residency import Entry, Residency
 from app.workflow.fingerprint import weight_files
+from app.workflow.models.hub import TEXT_FILES
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
-from app.worker.loading.downloads import local_folder
+from app.worker.loading.local_files import local_folder
 from app.worker.tuning.attention import attending, cached
 from app.worker.tuning.component_tuning import components_tuned
 from app.worker.tuning.ip_adapters import looking
 from app.worker.tuning.offload import placed
 from app.worker.tuning.teacache import teacached
 from app.worker.tuning.weighting import weighing
+from app.workflow.models import wanted
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_sources import LoraSource
 
@@ -100,22 +100,7 @@ def lora_files(lora: LoraSource) -> list[Path]:
 
 
 def _lora_folder(lora: LoraSource) -> Path:
-    weights = partial(_weights_of, lora)
-    return local_folder(lora.source, weights) / lora.source.subfolder
-
-
-def _weights_of(lora: LoraSource, files: list[str]) -> list[str]:
-    """Of a repository's files the one that is named, else all in the LoRA's folder."""
-    folder = f"{lora.source.subfolder}/" if lora.source.subfolder else ""
-    if lora.weight_name is not None:
-        return [folder + lora.weight_name]
-    return [
-        name
-        for name in files
-        if name.startswith(folder)
-        and "/" not in name.removeprefix(folder)
-        and name.endswith(".safetensors")
-    ]
+    return local_folder(lora.source, wanted.lora_files(lora)) / lora.source.subfolder
 
 
 def _reset_caches(pipeline: Any) -> None:

@@ -47,7 +47,7 @@ CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
-FORMAT = 5
+FORMAT = 6
 """Raise when the stored form changes."""
 
 
@@ -108,7 +108,23 @@ def call_signature(class_name: str) -> CallSignature | None:
     """How a diffusers class's `__call__` is called; None where it defines none itself."""
     if class_name not in public_classes("diffusers"):
         return None
-    return remembered("diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name))
+    return remembered(
+        "diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read(class_name, "__call__")
+    )
+
+
+@functools.cache
+def constructor_names(class_name: str) -> frozenset[str] | None:
+    """The parameters of a diffusers class's constructor: of a pipeline its components and settings.
+
+    None where it defines no constructor itself.
+    """
+    if class_name not in public_classes("diffusers"):
+        return None
+    signature = remembered(
+        "diffusers", f"init-{class_name}", _SIGNATURE, lambda: _read(class_name, "__init__")
+    )
+    return None if signature is None else frozenset(each.name for each in signature.parameters)
 
 
 @functools.cache
@@ -226,10 +242,10 @@ def is_inner_model(name: str) -> bool:
     )
 
 
-def _read_call(class_name: str) -> CallSignature | None:
+def _read(class_name: str, method: str) -> CallSignature | None:
     source = class_source(class_name)
     for node in source.body if source is not None else ():
-        if isinstance(node, ast.FunctionDef) and node.name == "__call__":
+        if isinstance(node, ast.FunctionDef) and node.name == method:
             return _signature_of(node)
     return None
 

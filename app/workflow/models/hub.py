@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
+from app.stamps import FileStamp, stamp_of
+from app.workflow.files import read_object
 from app.workflow.models.model_index import INDEXES
 
+Choose = Callable[[Sequence[str]], Iterable[str]]
+"""Of all files of a repository those that are wanted beside its text files."""
+TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+"""What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
+TREE_FORMAT = 1
+"""Of the lists of files that the hub's library keeps beside what it has fetched."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 DOWNLOAD_BYTES = {
@@ -39,10 +50,24 @@ def is_repository(name: str) -> bool:
     return REPOSITORY.fullmatch(name) is not None and ".." not in name
 
 
+class Place(NamedTuple):
+    """Where models are brought so that a worker can read them."""
+
+    cache: Path
+    """The hub's cache folder, laid out by its library."""
+
+
+def this_machine() -> Place:
+    """The place that workers of this machine read from."""
+    return Place(cache_folder())
+
+
 def cache_folder() -> Path:
     """The hub's cache folder, found as huggingface_hub finds it."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("HF_HOME") or Path(base) / "huggingface"
+    named = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
+    return Path(os.path.expandvars(named)).expanduser()
 
 
 def find_in_folders(repository: str, folders: Iterable[Path]) -> Path | None:
@@ -60,12 +85,63 @@ def find_snapshot(
     `part` is the folder of the component that is wanted, of a repository that may hold nothing
     else ("" for the repository's own); None: the whole pipeline, which has an index.
     """
-    root = cache_folder() / f"models--{repository.replace('/', '--')}"
+    folder = snapshot_folder(this_machine(), repository, revision)
+    wanted = INDEXES if part is None else (part,)
+    if folder is None or not any((folder / each).exists() for each in wanted):
+        return None
+    interrupted = any((folder.parents[1] / "blobs").glob("*.incomplete"))
+    return None if interrupted else folder
+
+
+def snapshot_folder(place: Place, repository: str, revision: str | None) -> Path | None:
+    """Where the files of a revision of the repository lie, as far as they are here; None where
+    nothing is known of it."""
+    root = place.cache / f"models--{repository.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "")
-    folder = root / "snapshots" / commit
-    wanted = INDEXES if part is None else (part,)
-    if not commit or not any((folder / each).exists() for each in wanted):
-        return None
-    interrupted = any((root / "blobs").glob("*.incomplete"))
-    return None if interrupted else folder
+    return root / "snapshots" / commit if commit else None
+
+
+class Held(NamedTuple):
+    """What a place holds of a model that is wanted."""
+
+    folder: Path | None
+    """None where nothing of it is there."""
+    wanted: tuple[str, ...] = ()
+    """The files chosen from the repository's list, its text files apart; empty without a list."""
+    missing: tuple[str, ...] = ()
+    """Those of them that are not there, and text files that are not."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model can be loaded from there."""
+        return self.folder is not None and not self.missing
+
+
+def held(place: Place, repository: str, revision: str | None, choose: Choose) -> Held:
+    """What the place holds of the repository's text files and of those that are chosen.
+
+    What an older library has fetched, which noted no list of files, counts as whole.
+    """
+    folder = snapshot_folder(place, repository, revision)
+    if folder is None:
+        return Held(None)
+    tree = folder.parents[1] / "trees" / f"{folder.name}.json"
+    try:
+        files = _listed(tree, stamp_of(tree))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Held(folder if folder.is_dir() else None)
+    known = set(files)
+    wanted = tuple(dict.fromkeys(name for name in choose(files) if name in known))
+    text = (name for name in files if any(fnmatchcase(name, each) for each in TEXT_FILES))
+    missing = tuple(name for name in (*text, *wanted) if not (folder / name).is_file())
+    return Held(folder, wanted, missing)
+
+
+@lru_cache(maxsize=256)
+def _listed(tree: Path, _stamp: FileStamp) -> tuple[str, ...]:
+    """The names in a repository's list of files; read again when it has changed."""
+    found = read_object(tree)
+    if found.get("format_version") != TREE_FORMAT:
+        raise ValueError(f"'{tree.name}' has another format")
+    return tuple(sorted(found["files"]))

@@ -10,7 +10,7 @@ from app.errors import nearest
 from app.media.urls import is_url
 from app.settings import PathSettings
 from app.workflow.document import ComponentDocument, SchedulerBlock, StepDocument
-from app.workflow.files import can_be_path, is_plain
+from app.workflow.files import GGUF_SUFFIX, can_be_path, is_plain
 from app.workflow.installed import names
 from app.workflow.models.hub import find_in_folders, is_repository
 from app.workflow.models.model_index import INDEX, INDEXES, OWN_BLOCKS
@@ -34,7 +34,6 @@ from app.workflow.planning.quantisers import check_quantisers, read_quantisation
 from app.workflow.planning.remote_code import read_code
 from app.workflow.planning.sharing import Sharing, check_assembled
 from app.workflow.planning.single_files import (
-    GGUF_SUFFIX,
     PAGE_OF_MODEL,
     SingleFiles,
     as_the_file_is,

@@ -8,7 +8,6 @@ then without what it would run.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +18,13 @@ from pydantic import JsonValue
 from app.errors import nearest, shortened
 from app.mistakes import shown
 from app.settings import PathSettings
-from app.workflow.files import can_be_path
+from app.workflow.files import (
+    GGUF_SUFFIX,
+    PICKLE_SUFFIXES,
+    SAFE_SUFFIXES,
+    can_be_path,
+    safe_name,
+)
 from app.workflow.installed.signatures import single_file_classes
 from app.workflow.models.hub import is_repository
 from app.workflow.plan_settings import DType
@@ -35,26 +40,7 @@ ON_THE_HUB = re.compile(
     r"/(?P<model>[^/]+/[^/]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)"
 )
 PAGE_OF_MODEL = re.compile(rf"https?://(?:{'|'.join(map(re.escape, HOSTS))})/([^/\s]+/[^/\s?#]+)")
-GGUF_SUFFIX = ".gguf"
-SAFE_SUFFIXES = {".safetensors", GGUF_SUFFIX}
-PICKLE_SUFFIXES = {".ckpt", ".bin", ".pt", ".pth"}
 HOW_TO_ALLOW = "Put a safetensors file of its name beside it, or start with --allow-pickles."
-
-
-def safe_name(name: str, files: Container[str], *, allow_pickles: bool = False) -> str | None:
-    """Which of these files is read where this one is named; None where none may be.
-
-    The safetensors file of the same name beside one that may hold code.
-    """
-    path = PurePosixPath(name)
-    if path.suffix.lower() in SAFE_SUFFIXES:
-        return name
-    if path.suffix.lower() not in PICKLE_SUFFIXES:
-        return None
-    beside = str(path.with_suffix(".safetensors"))
-    if beside in files:
-        return beside
-    return name if allow_pickles else None
 
 
 def as_the_file_is(

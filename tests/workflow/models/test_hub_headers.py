@@ -33,15 +33,7 @@ def hub(tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     save_file(halved, model / UNET.replace(".safe", ".fp16.safe"), {"format": "pt"})
     save_file(halved, model / "shapes-v1.safetensors")
     served = Hub(tmp_path / "hub")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    # What the library has read from the environment when it was imported.
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "ENDPOINT", served.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE",
-        served.address + "/{repo_id}/resolve/{revision}/{filename}",
-    )  # fmt: skip
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    served.only(monkeypatch, tmp_path / "home")
     yield served
     served.close()
 

@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from app.settings import PathSettings
+from app.workflow.files import safe_name
 from app.workflow.installed.signatures import single_file_classes
 from app.workflow.models.needs import lines
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.planner import make_plan
-from app.workflow.planning.single_files import safe_name
 from app.workflow.quantisation import Quantisation
 from tests.workflow.bench import MODEL, Bench, Document, drawing, step
 

@@ -1,0 +1,20 @@
+"""What of a run's needs is on this machine already."""
+
+from __future__ import annotations
+
+from app.workflow.models.hub import Place, held, this_machine
+from app.workflow.models.wanted import Wanted, wanted
+from app.workflow.plan import Plan
+from app.workflow.remote import remote_values
+
+
+def is_prepared(plan: Plan) -> bool:
+    """Whether all that the plan needs is here, as far as this can be told without a worker."""
+    place = this_machine()
+    return not remote_values(plan) and all(is_here(each, place) for each in wanted(plan, place))
+
+
+def is_here(model: Wanted, place: Place) -> bool:
+    """Whether the wanted files of a model are at the place."""
+    source = model.source
+    return held(place, source.model, source.revision, model.choose).is_whole

@@ -1,0 +1,217 @@
+"""Brings what a run needs to this machine before a worker has it: media by URL, then models.
+
+Runs prepare beside whatever runs, a few at a time, each on a thread of its own; what is on its way
+for one run is waited for by the others that want it. Only when all of a run's media are here is it
+known what would identify it, so whether an identical run has answered it already is looked up then.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from app.engine.here import is_here
+from app.engine.run import Run
+from app.engine.runs import Runs
+from app.errors import Cancelled, FetchError, WorkbenchError
+from app.media.cache import MediaCache, MediaFile
+from app.protocol import Downloading, FetchingMedia, RunEvent, RunFailed
+from app.settings import Settings
+from app.shared_work import Share, SharedWork
+from app.workflow.fingerprint import request_key
+from app.workflow.models.hub import Place, this_machine
+from app.workflow.models.wanted import Wanted, exactly, wanted
+from app.workflow.plan import Plan
+from app.workflow.plan_values import RemoteValue, Value
+from app.workflow.planning.media import FILE_VALUES
+from app.workflow.remote import remote_values, with_files
+
+if TYPE_CHECKING:
+    from app.workflow.models.hub_download import Progress
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.1
+"""How often a run that waits for a file looks whether it was cancelled."""
+
+
+class Preparation:
+    """Prepares waiting runs in their order. Made by the engine's loop and called on its thread."""
+
+    def __init__(
+        self, settings: Settings, runs: Runs, post: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """`post` has a call made on the engine's thread."""
+        paths = settings.paths
+        self._media = MediaCache(paths.outputs.resolve(), paths.urls, paths.limits)
+        self._device = settings.worker.device
+        self._at_a_time = settings.engine.max_preparing_runs
+        self._runs, self._post = runs, post
+        self._shared = SharedWork()
+        self._under_way = 0
+        self._holding: dict[str, Run] = {}
+        """The runs for whom media are held."""
+
+    def advance(self, waiting: Sequence[Run]) -> None:
+        """Begins with runs of these that lack something, as many as may prepare at a time.
+
+        What a run needs is brought, then it waits for a worker alone; it fails otherwise. Nothing
+        further is brought for a run that is ended meanwhile.
+        """
+        for run in waiting:
+            if self._under_way >= self._at_a_time:
+                return
+            if run.stage == "queued":
+                self._under_way += 1
+                self._runs.preparing(run)
+                name = f"prepare {run.run_id}"
+                threading.Thread(target=self._prepare, args=(run,), name=name, daemon=True).start()
+
+    def _has_ended(self) -> None:
+        self._under_way -= 1
+
+    # --- on the run's own thread -----------------------------------------------------------------
+
+    def _prepare(self, run: Run) -> None:
+        try:
+            plan, key = run.plan, run.request_key
+            if remote_values(plan):
+                plan = self._with_media(run)
+                key = request_key(plan, self._device) if plan.seed_given else None
+            self._bring_models(run, plan)
+        except Cancelled:
+            pass
+        except WorkbenchError as error:
+            self._fail(run, error)
+        except Exception as error:
+            # Whatever it is, the run must not wait for ever.
+            log.exception("A run could not be prepared")
+            self._fail(run, FetchError(f"What the run needs could not be fetched: {error}"))
+        else:
+            self._post(partial(self._runs.prepared, run, plan, key))
+        finally:
+            self._post(self._has_ended)
+
+    def _fail(self, run: Run, error: WorkbenchError) -> None:
+        ended = RunFailed(run_id=run.run_id, time=time.time(), error=error.report())
+        self._post(partial(self._runs.end_early, run, ended))
+
+    def _tell(self, run: Run, event: RunEvent) -> None:
+        def append() -> None:
+            if not run.over:
+                run.append(event)
+
+        self._post(append)
+
+    # --- media -----------------------------------------------------------------------------------
+
+    def _with_media(self, run: Run) -> Plan:
+        """The run's plan with a file in the place of each URL."""
+        self._holding[run.run_id] = run
+        urls = {(value.kind, value.url): value for value in remote_values(run.plan)}
+        files: dict[tuple[str, str], Value] = {}
+        sums: dict[str, str] = {}
+        for number, (key, value) in enumerate(urls.items(), start=1):
+            try:
+                file = self._fetched(run, value, number, len(urls))
+            except FetchError as error:
+                raise FetchError(f"{value.place}: {error.message}", hint=error.hint) from error
+            sums[file.url] = file.sha256
+            path = str(self._media.path(file))
+            files[key] = FILE_VALUES[value.kind](path=path, sha256=file.sha256)
+        self._release_ended()
+        self._media.admit(run.run_id)
+
+        def resolve(value: Value) -> Value:
+            return files[value.kind, value.url] if isinstance(value, RemoteValue) else value
+
+        plan = with_files(run.plan, resolve).model_copy(update={"fetched": sums})
+        if run.check is not None:
+            run.check(plan)
+        return plan
+
+    def _fetched(self, run: Run, value: RemoteValue, number: int, count: int) -> MediaFile:
+        """What lies behind the URL, held for the run."""
+
+        def fetch(share: Share[MediaFile]) -> MediaFile:
+            def arrived(done_bytes: int, total_bytes: int | None) -> None:
+                share.done_bytes, share.total_bytes = done_bytes, total_bytes
+
+            stopped = lambda: share.is_unwanted  # noqa: E731
+            return self._media.fetch(value.url, value.kind, tell=arrived, stopped=stopped)
+
+        while True:
+            share = self._shared.join(("media", value.kind, value.url), fetch)
+            try:
+                told = -1
+                while not share.result.done():
+                    if run.over:
+                        raise Cancelled
+                    if share.done_bytes != told:
+                        told = share.done_bytes
+                        self._tell(run, _fetching(run, value, number, count, share))
+                    wait([share.result], LOOK_AGAIN_S)
+                file = share.result.result()
+                self._tell(run, _fetching(run, value, number, count, share))
+            finally:
+                self._shared.leave(share)
+            # Where it has just been removed for others' files it is fetched anew.
+            if self._media.hold(file, run.run_id):
+                return file
+
+    def _release_ended(self) -> None:
+        """Lets go of what ended runs needed; what waiting ones need must stay."""
+        for run_id, run in [*self._holding.items()]:
+            if run.over:
+                self._holding.pop(run_id, None)
+                self._media.release(run_id)
+
+    # --- models ----------------------------------------------------------------------------------
+
+    def _bring_models(self, run: Run, plan: Plan) -> None:
+        place = this_machine()
+        asked = (Wanted(source, exactly(names)) for source, names in run.asked)
+        for model in chain(wanted(plan, place), asked):
+            if not is_here(model, place):
+                self._bring(run, model, place)
+            if run.over:
+                raise Cancelled
+
+    def _bring(self, run: Run, model: Wanted, place: Place) -> None:
+        # Only now: it imports the hub's library.
+        from app.workflow.models.hub_download import download
+
+        def tell(progress: Progress) -> None:
+            self._tell(
+                run,
+                Downloading(
+                    run_id=run.run_id,
+                    time=time.time(),
+                    model=model.source.model,
+                    done_bytes=progress.done_bytes,
+                    total_bytes=progress.total_bytes,
+                    seconds_left=progress.seconds_left,
+                ),
+            )
+
+        download(model, place, self._shared, tell=tell, stopped=lambda: run.over)
+
+
+def _fetching(
+    run: Run, value: RemoteValue, number: int, count: int, share: Share[MediaFile]
+) -> FetchingMedia:
+    return FetchingMedia(
+        run_id=run.run_id,
+        time=time.time(),
+        url=value.url,
+        number=number,
+        count=count,
+        fetched_bytes=share.done_bytes,
+        total_bytes=share.total_bytes,
+    )

@@ -1,0 +1,101 @@
+"""Work that several may wait for: done once, and stopped when the last of them has left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from app.errors import Cancelled
+
+T = TypeVar("T")
+LOOK_AGAIN_S = 0.1
+"""How often a pause looks whether somebody still waits."""
+
+
+class Share(Generic[T]):
+    """One piece of work on its way, with how far it is."""
+
+    def __init__(self, key: Hashable, work: Callable[[Share[T]], T]) -> None:
+        self.key = key
+        self.work = work
+        self.result: Future[T] = Future()
+        self.waiting = 0
+        """How many wait for it. Changed under the lock of `SharedWork`."""
+        self.done_bytes = 0
+        """What is here by now, that of an earlier download too."""
+        self.resumed_bytes = 0
+        """What of that was here before."""
+        self.total_bytes: int | None = None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return not self.waiting
+
+    def check(self) -> None:
+        """Raises Cancelled once nobody waits."""
+        if self.is_unwanted:
+            raise Cancelled
+
+    def pause(self, seconds: float) -> None:
+        """Waits so long. Raises Cancelled once nobody waits."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, LOOK_AGAIN_S))
+        self.check()
+
+
+class SharedWork:
+    """Work by key, each piece on a thread of its own. For any thread.
+
+    Who joins work that is about to stop because all others have left keeps it going.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._going: dict[Hashable, Share[object]] = {}
+
+    def join(self, key: Hashable, work: Callable[[Share[T]], T]) -> Share[T]:
+        """The work of this key, begun where it is not under way; each `join` needs one `leave`.
+
+        It raises what it likes into `result`; Cancelled only where `Share.check` has told it to.
+        """
+        with self._lock:
+            share: Share[T] | None = self._going.get(key)  # type: ignore[assignment]
+            begins = share is None
+            if share is None:
+                share = Share(key, work)
+                self._going[key] = share  # type: ignore[assignment]
+            share.waiting += 1
+        if begins:
+            threading.Thread(target=self._do, args=(share,), name="fetch", daemon=True).start()
+        return share
+
+    def leave(self, share: Share[T]) -> None:
+        """Waits for it no longer."""
+        with self._lock:
+            share.waiting -= 1
+
+    def _do(self, share: Share[T]) -> None:
+        while True:
+            share.done_bytes = share.resumed_bytes = 0
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = share.work(share)
+            except BaseException as raised:  # noqa: BLE001  (whoever waits raises it again)
+                error = raised
+            with self._lock:
+                if isinstance(error, Cancelled) and share.waiting:
+                    # Somebody has joined since: it goes on.
+                    continue
+                del self._going[share.key]
+            break
+        if error is None:
+            share.result.set_result(result)  # type: ignore[arg-type]
+        else:
+            share.result.set_exception(error)

@@ -1,0 +1,270 @@
+"""Models of the hub are brought while their run waits: beside other runs, once for all of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.engine import Engine
+from app.protocol import (
+    Downloading,
+    PhaseChanged,
+    RunCancelled,
+    RunFailed,
+    RunQueued,
+    RunStarted,
+    StartRun,
+)
+from tests.doubles.scripted_worker import scripted_worker
+from tests.engine.bench import PATIENCE_S, Bench, Heard, settings
+from tests.hub import Hub
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+FILE_BYTES = 300_000
+
+
+class Far(NamedTuple):
+    """An engine with a scripted worker, and a hub on which its workflow's model lies."""
+
+    bench: Bench
+    hub: Hub
+    home: Path
+    """Where what is fetched lies."""
+    near: Path
+    """A workflow whose model is on this machine."""
+
+    def weights(self, model: str = "big") -> set[str]:
+        """The weight files of a model of the hub that are here whole."""
+        snapshots = self.home / "hub" / f"models--test--{model}" / "snapshots"
+        found = (path for path in snapshots.rglob("*.safetensors") if path.is_file())
+        return {"/".join(path.parts[-2:]) for path in found}
+
+    def gets(self, path: str) -> int:
+        """How often this file's content was asked for."""
+        asked = (request.split(" ", 1) for request in self.hub.requests)
+        return sum(method == "GET" and address.endswith(path) for method, address in asked)
+
+    def hold(self) -> None:
+        """From here on no more than half of the denoiser comes, until `hub.go_on` is set."""
+        self.hub.held = UNET
+        self.hub.go_on.clear()
+
+    def half_is_here(self, run_id: str) -> Downloading:
+        """Wait until half of the denoiser and all of the rest has come."""
+        for event in self.bench.engine.events(run_id):
+            if (
+                isinstance(event, Downloading)
+                and event.total_bytes - event.done_bytes <= FILE_BYTES // 2
+            ):
+                return event
+        raise AssertionError("The run is over.")
+
+
+def model(folder: Path, shapes: Path) -> Path:
+    """A model whose weights nobody reads."""
+    index = json.loads((shapes / "model_index.json").read_text())
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for name in (UNET, VAE, "text_encoder/model.safetensors", "other.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode().ljust(FILE_BYTES, b"."))
+    return folder
+
+
+@pytest.fixture
+def far(
+    workflow: Path,
+    tmp_path: Path,
+    heard: Heard,
+    shapes_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Far]:
+    hub = Hub(tmp_path / "hub")
+    for name in ("big", "second", "third"):
+        model(tmp_path / "hub" / "test" / name, shapes_model)
+    hub.only(monkeypatch, tmp_path / "home")
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    engine = Engine(scripted_worker)
+    bench = Bench(engine, of_model(workflow, tmp_path, "big"), outputs, tmp_path, heard)
+    engine.start(settings(outputs))
+    try:
+        yield Far(bench, hub, tmp_path / "home", workflow)
+    finally:
+        hub.go_on.set()
+        engine.close()
+        hub.close()
+
+
+def of_model(workflow: Path, folder: Path, name: str) -> Path:
+    """The workflow with a model of the hub."""
+    document = json.loads(workflow.read_text())
+    document["steps"][0]["pipeline"]["from_pretrained_arguments"]["model_name"] = f"test/{name}"
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_model_is_brought_before_a_worker_has_the_run(far: Far):
+    finished = far.bench.run("save a.png", seed=7)
+    assert finished.success
+    kinds = [type(event) for event in finished.events]
+    assert kinds[:2] == [RunQueued, PhaseChanged]
+    assert kinds.index(Downloading) < kinds.index(RunStarted)
+    assert far.weights() == {UNET, VAE, "text_encoder/model.safetensors"}
+    last = [event for event in finished.events if isinstance(event, Downloading)][-1]
+    assert (last.model, last.done_bytes, last.total_bytes) == (
+        "test/big", 3 * FILE_BYTES, 3 * FILE_BYTES,
+    )  # fmt: skip
+    asked = len(far.hub.requests)
+    again = far.bench.run("save a.png", seed=8)
+    assert Downloading not in [type(event) for event in again.events]
+    assert len(far.hub.requests) == asked
+
+
+def test_download_holds_up_no_other_run_and_a_cancel_ends_it_at_once(far: Far):
+    far.hold()
+    waiting = far.bench.submit("nothing")
+    far.half_is_here(waiting)
+    (info,) = far.bench.engine.status().queue
+    assert (info.run_id, info.state, info.phase) == (waiting, "preparing", "preparing")
+    for number in range(10):
+        run_id = far.bench.engine.submit(far.near, {"prompt": "nothing"}, seed=number, fresh=True)
+        assert far.bench.finish(run_id).success
+    assert far.bench.engine.free().dropped == ()
+    assert far.bench.engine.cancel(waiting)
+    # Its file never comes whole: whatever ends the run, the download's end does not.
+    ended = far.bench.finish(waiting).terminal
+    assert isinstance(ended, RunCancelled)
+    assert ended.phase == "preparing"
+    assert waiting not in far.bench.sent
+
+
+def test_two_runs_share_a_download_and_one_that_is_cancelled_leaves_it_to_the_other(far: Far):
+    far.hold()
+    first, second = far.bench.submit("nothing", seed=1), far.bench.submit("nothing", seed=2)
+    far.half_is_here(first)
+    far.half_is_here(second)
+    far.bench.engine.cancel(first)
+    assert isinstance(far.bench.finish(first).terminal, RunCancelled)
+    far.hub.go_on.set()
+    assert far.bench.finish(second).success
+    assert far.gets(UNET) == far.gets(VAE) == 1
+
+
+def test_cancelled_download_goes_on_at_its_last_byte(far: Far):
+    far.hold()
+    first = far.bench.submit("nothing")
+    far.half_is_here(first)
+    far.bench.engine.cancel(first)
+    assert isinstance(far.bench.finish(first).terminal, RunCancelled)
+    # The connection of the first ends where it is.
+    far.hub.held_breaks_off, far.hub.held = True, ""
+    far.hub.go_on.set()
+    assert far.bench.run("nothing").success
+    assert far.hub.asked_from[UNET] == FILE_BYTES // 2
+
+
+def test_next_server_takes_a_download_up_where_the_last_one_left_it(
+    far: Far, heard: Heard, tmp_path: Path
+):
+    engine = Engine(scripted_worker)
+    uploads, outputs = tmp_path / "uploads", tmp_path / "served"
+    uploads.mkdir()
+    far.hold()
+    engine.start(settings(outputs), uploads=uploads)
+    run_id = engine.submit(far.bench.workflow, {"prompt": "nothing"})
+    served = Bench(engine, far.bench.workflow, outputs, tmp_path, heard)
+    far._replace(bench=served).half_is_here(run_id)
+    engine.close()
+    far.hub.held_breaks_off, far.hub.held = True, ""
+    far.hub.go_on.set()
+    again = Engine(scripted_worker)
+    again.start(settings(outputs), uploads=uploads)
+    try:
+        assert Bench(again, served.workflow, outputs, tmp_path, heard).finish(run_id).success
+        assert far.hub.asked_from[UNET] == FILE_BYTES // 2
+    finally:
+        again.close()
+
+
+def test_no_more_runs_prepare_at_a_time_than_the_settings_say(
+    far: Far, heard: Heard, tmp_path: Path
+):
+    engine, outputs = Engine(scripted_worker), tmp_path / "bounded"
+    bench = Bench(engine, far.bench.workflow, outputs, tmp_path, heard)
+    outputs.mkdir()
+    engine.start(settings(outputs, max_preparing_runs=1))
+    try:
+        far.hold()
+        first = bench.submit("nothing", seed=1)
+        far._replace(bench=bench).half_is_here(first)
+        other = of_model(far.near, tmp_path, "second")
+        second = engine.submit(other, {"prompt": "nothing"})
+        here = engine.submit(far.near, {"prompt": "nothing"})
+        assert bench.finish(here).success
+        states = {info.run_id: info.state for info in engine.status().queue}
+        assert states == {first: "preparing", second: "queued"}
+        engine.cancel(first)
+        far.hub.go_on.set()
+        assert bench.finish(second).success
+    finally:
+        engine.close()
+
+
+def test_files_a_worker_misses_are_brought_and_the_run_begins_anew(far: Far, tmp_path: Path):
+    finished = far.bench.run(f"once {tmp_path / 'told'} miss test/third other.safetensors", seed=7)
+    assert finished.success
+    begun = [event for event in finished.events if isinstance(event, RunStarted)]
+    assert len(begun) == 2
+    assert far.bench.sent == [finished.run_id] * 2
+    folder = far.home / "hub" / "models--test--third" / "snapshots"
+    assert [path.name for path in folder.rglob("*.safetensors")] == ["other.safetensors"]
+    assert far.bench.engine.history()[0].state == "succeeded"
+
+
+def test_files_a_worker_misses_again_fail_the_run_in_a_sentence(far: Far):
+    ended = far.bench.run("miss test/third other.safetensors").terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.message == (
+        "The files of 'test/third' are not where they were put: the worker does not find"
+        " 'other.safetensors'."
+    )
+    assert len(far.bench.sent) == 2
+
+
+def test_run_that_is_cancelled_while_files_are_missing_ends(far: Far, tmp_path: Path):
+    gate = far.bench.gate()
+    run_id = far.bench.underway(
+        "ignore cancel", f"wait for {gate}", "miss test/third other.safetensors"
+    )
+    far.bench.engine.cancel(run_id)
+    until = time.monotonic() + PATIENCE_S
+    while "cancel_run" not in far.bench.heard.kinds and time.monotonic() < until:
+        time.sleep(0.01)
+    gate.touch()
+    assert isinstance(far.bench.finish(run_id).terminal, RunCancelled)
+    assert far.bench.sent == [run_id]
+
+
+def test_first_file_that_fails_ends_the_run_while_others_are_on_their_way(far: Far):
+    far.hold()
+    far.hub.gated = "test/big"
+    ended = far.bench.run("nothing").terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.kind == "LoadError"
+    assert "to those only who may use it" in ended.error.message
+    assert far.bench.sent == []
+
+
+def test_worker_is_given_no_token(far: Far, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_operator")
+    assert far.bench.run("nothing").success
+    commands = [each for each in far.bench.heard.commands if isinstance(each, StartRun)]
+    assert "hf_token" not in "".join(each.model_dump_json() for each in commands)
