@@ -86,6 +86,11 @@ class Engine:
         self._housekeeping = Housekeeping(outputs, store, settings.paths.outputs_bytes, self.needed)
         self._hub = HubHeaders()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is something to close."""
+        return self._loop is not None
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Cancel what runs and end the worker within so many seconds. Twice does no harm."""
         loop, self._loop = self._loop, None

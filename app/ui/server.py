@@ -57,8 +57,8 @@ def serve(engine: Engine, settings: Settings) -> None:
         upload_folder() as uploads,
     ):
         settings = with_media(settings, uploads)
-        engine.start(settings, uploads=uploads)
         try:
+            engine.start(settings, uploads=uploads)
             settings.paths.outputs.mkdir(parents=True, exist_ok=True)
             website = make_website(engine, settings, auth=auth)
             website.start(sockets)
@@ -67,15 +67,21 @@ def serve(engine: Engine, settings: Settings) -> None:
             with keeping_within_bounds(engine, settings):
                 stop.wait()
         finally:
-            # Nobody may be left to read it.
-            with contextlib.suppress(OSError):
-                print("Stopping.", flush=True)
-            closing = threading.Thread(target=engine.close, args=(CLOSE_S,), daemon=True)
-            closing.start()
-            # The page stands meanwhile: its streams tell how each run has ended.
-            closing.join(CLOSE_S + 0.5)
-            if website is not None:
-                website.close(STREAMS_END_S)
+            if engine.is_started:
+                end(engine, website)
+
+
+def end(engine: Engine, website: Website | None) -> None:
+    """Closes the engine, then takes the page off its port."""
+    # Nobody may be left to read it.
+    with contextlib.suppress(OSError):
+        print("Stopping.", flush=True)
+    closing = threading.Thread(target=engine.close, args=(CLOSE_S,), daemon=True)
+    closing.start()
+    # The page stands meanwhile: its streams tell how each run has ended.
+    closing.join(CLOSE_S + 0.5)
+    if website is not None:
+        website.close(STREAMS_END_S)
 
 
 def refuse_dangerous_environment() -> None:
