@@ -90,8 +90,8 @@ class ScriptApi:
         request_id: str | None = None,
         fresh: bool = False,
         changes: dict[str, Any] | None = None,
-        request: gr.Request = None,  # type: ignore[assignment]  # Gradio fills it in by its type
-    ) -> AsyncIterator[dict]:
+        request: gr.Request = None,  # (Gradio fills it in by its type)
+    ) -> AsyncIterator[dict[str, Any]]:
         """Runs a workflow of the catalog and streams what happens.
 
         `changes` are values of its document that are others in this run, by JSON pointer.
@@ -127,8 +127,8 @@ class ScriptApi:
     async def follow_job(
         self,
         job_id: str,
-        request: gr.Request = None,  # type: ignore[assignment]
-    ) -> AsyncIterator[dict]:
+        request: gr.Request = None,
+    ) -> AsyncIterator[dict[str, Any]]:
         """Streams what happens to a run from its beginning, as `generate` does.
 
         For a script that lost its stream: a run that was under way when the server was started
@@ -142,11 +142,11 @@ class ScriptApi:
         except WorkbenchError as error:
             raise _told_error(error) from None
 
-    def list_workflows(self) -> list[dict]:
+    def list_workflows(self) -> list[dict[str, Any]]:
         """Every workflow of the catalog: name, title, description, whether it is ready here."""
         return [self._listed(entry) for entry in self._catalog.entries()]
 
-    def describe_workflow(self, name: str) -> dict:
+    def describe_workflow(self, name: str) -> dict[str, Any]:
         """A workflow with everything it asks for: kinds, defaults, limits, choices, and by which
         `parameter` its own endpoint takes each input."""
         try:
@@ -182,7 +182,7 @@ class ScriptApi:
         except WorkbenchError as error:
             raise _told_error(error) from None
 
-    def status(self, request: gr.Request = None) -> dict:  # type: ignore[assignment]
+    def status(self, request: gr.Request = None) -> dict[str, Any]:
         """The worker's state, the queue, what runs, memory, and what is held.
 
         Of runs that are not `mine`, only operators are told the `run_id`.
@@ -196,8 +196,8 @@ class ScriptApi:
     async def free_gpu(
         self,
         mode: FreeMode = "when_idle",
-        request: gr.Request = None,  # type: ignore[assignment]
-    ) -> dict:
+        request: gr.Request = None,
+    ) -> dict[str, Any]:
         """Frees everything that is held, when the run in progress has ended or by cancelling it.
 
         A guest can while no other person's run is in progress or waiting.
@@ -243,7 +243,7 @@ class ScriptApi:
 
     async def _run_to_end(
         self, workflow: str, variables: dict[str, Any], seed: int | None, request: gr.Request
-    ) -> dict:
+    ) -> dict[str, Any]:
         variables = undressed(variables)
         try:
             entry, run_id = await self._submit(workflow, variables, seed, request)

@@ -85,10 +85,10 @@ def shown(spec: InputSpec) -> Any:
         return None
     if rounds(default):
         return str(default)
-    if isinstance(default, list) and all(isinstance(item, str) and "," not in item
-                                         for item in default):  # fmt: skip
-        return ", ".join(default)
-    return json.dumps(default) if isinstance(default, list | dict) else default
+    if isinstance(default, list):
+        words = [item for item in default if isinstance(item, str) and "," not in item]
+        return ", ".join(words) if len(words) == len(default) else json.dumps(default)
+    return json.dumps(default) if isinstance(default, dict) else default
 
 
 def _chips(spec: InputSpec, target: Component) -> None:

@@ -116,8 +116,10 @@ class GenerateTab:
                 self.beat = gr.HTML("", elem_id="beat")
 
     def _form(self) -> None:
-        @gr.render(inputs=[self.chosen, self.forms], triggers=[self.chosen.change],
-                   show_progress="hidden")  # fmt: skip
+        @gr.render(  # type: ignore[untyped-decorator]
+            inputs=[self.chosen, self.forms], triggers=[self.chosen.change],
+            show_progress="hidden",
+        )  # fmt: skip
         def form(chosen: Chosen, forms: dict[str, dict[str, Any]]) -> None:
             if not chosen.workflow:
                 return

@@ -161,13 +161,14 @@ class Guard:
 
     async def _with_checked_call(self, route: Route, path: str, receive: Receive) -> Receive:
         """The request's body, checked. Raises Refused."""
-        body: bytes | None = await _whole(receive, calls.MAX_BYTES)
+        sent = await _whole(receive, calls.MAX_BYTES)
+        body: bytes | None = sent
         call, arguments = calls.Call(), {}
         try:
             if route.body == "arguments":
-                arguments = calls.read(body)
+                arguments = calls.read(sent)
             else:
-                call = calls.checked(body)
+                call = calls.checked(sent)
                 body = calls.written(call)
         except calls.NotTaken as error:
             raise _not_taken(str(error)) from None

@@ -95,7 +95,7 @@ class Tokens(dict[str, str]):
         super().__setitem__(token, name)
         self._used_at[token] = self._clock()
 
-    def get(self, token: str | None, default: Any = None) -> Any:  # type: ignore[override]
+    def get(self, token: str | None, default: Any = None) -> Any:
         """The name this login is for; that of anybody where none is asked for."""
         if token is None or token not in self:
             return self._anybody if default is None else default
@@ -175,11 +175,9 @@ class Logins:
         """Who sent the request; None where nobody has logged in who has to."""
         if not self.exist:
             return ANYBODY
-        return next(
-            (name for token in self._tokens_of(request)
-             if (name := self.tokens.get(token)) is not None),
-            self.tokens.get(None),
-        )  # fmt: skip
+        names = [self.tokens.get(token) for token in (*self._tokens_of(request), None)]
+        found: str | None = next((name for name in names if name is not None), None)
+        return found
 
     def person_of(self, request: Request) -> str:
         """Who is counted where something is limited per person."""

@@ -82,7 +82,8 @@ def mask_editor(value: Editor | None, *, label: str, elem_id: str) -> gr.ImageEd
     editor.accept_blobs = accept_blobs
     editor.preprocess = as_files
     editor.postprocess = _as_it_lies
-    editor.value = value and _as_it_lies(value).model_dump()
+    lying = _as_it_lies(value)
+    editor.value = lying and lying.model_dump()
     return editor
 
 

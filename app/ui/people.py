@@ -39,9 +39,12 @@ class Asked(NamedTuple):
 class Asker(Protocol):
     """What is looked at of a request: `gr.Request`, or Starlette's with a `username`."""
 
-    client: Any
-    headers: Any
-    username: str | None
+    @property
+    def client(self) -> Any: ...
+    @property
+    def headers(self) -> Any: ...
+    @property
+    def username(self) -> str | None: ...
 
 
 def role(request: Asker | None, settings: UiSettings) -> Role:

@@ -28,7 +28,7 @@ def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
 
     def payload(error: BaseException | None, show_error: bool) -> dict[str, Any]:
         if error is None or isinstance(error, gr.Error):
-            return original(error, show_error)
+            return dict(original(error, show_error))
         kind = type(error).__name__
         return {
             "error": f"Something went wrong on the server ({kind}). Its log says more.",

@@ -36,12 +36,12 @@ class Route:
     """Whether it answers with the events of the session in the query."""
 
 
-def _get(path: str, **more: bool) -> Route:
-    return Route(READ, re.compile(path), **more)
+def _get(path: str, *, open: bool = False, event_stream: bool = False) -> Route:
+    return Route(READ, re.compile(path), open=open, event_stream=event_stream)
 
 
-def _post(path: str, body: Body, **more: bool) -> Route:
-    return Route(frozenset({"POST"}), re.compile(path), body=body, **more)
+def _post(path: str, body: Body, *, open: bool = False) -> Route:
+    return Route(frozenset({"POST"}), re.compile(path), open=open, body=body)
 
 
 API = "/gradio_api"

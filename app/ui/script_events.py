@@ -98,9 +98,10 @@ def done_event(workflow: str, variables: Mapping[str, Any], view: RunView) -> di
 
 def _file(result: ResultSaved, *, sidecar: bool = False) -> dict[str, Any]:
     path = Path(result.sidecar if sidecar else result.path)
-    return FileData(
+    file = FileData(
         path=str(path),
         orig_name=path.name,
         size=path.stat().st_size,
         mime_type="application/json" if sidecar else result.content_type,
-    ).model_dump()
+    )
+    return dict(file.model_dump())

@@ -114,8 +114,8 @@ def bound_uploads(uploads: UploadFolder) -> None:
                     self.upload_progress.set_done(self.upload_id)
                 raise
 
-    route_utils.GradioMultiPartParser = BoundedParser  # type: ignore[misc]
-    routes.GradioMultiPartParser = BoundedParser  # type: ignore[misc]
+    route_utils.GradioMultiPartParser = BoundedParser
+    routes.GradioMultiPartParser = BoundedParser
 
 
 def _forget(file: Any) -> None:

@@ -41,8 +41,9 @@ class Website:
             routes=list(routes), openapi_url=None, docs_url=None, redoc_url=None
         )
         gr.mount_gradio_app(outer, page, path="", app_kwargs={"openapi_url": None}, **options)
-        self.gradio: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
-        tell_plainly(page, self.gradio)
+        mounted: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
+        self.gradio = mounted
+        tell_plainly(page, mounted)
         # `launch` sets both; events look for them.
         page.app = page.server_app = self.gradio
         page.server = None
