@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from app.workflow.cache_blocks import CACHE_BLOCKS, CacheBlock, TeaCacheBlock
+from app.workflow.plan_settings import Offload
 from app.workflow.segments import MAX_SEGMENTS
 from app.workflow.setting_blocks import (
     SETTING_BLOCKS,
@@ -96,7 +97,7 @@ class ComponentsManager(Block):
 
 class Configuration(Block):
     component_type: str
-    offload: Literal["model", "sequential"] | None = None
+    offload: Offload | None = None
     no_generator: StrictBool = False
     inversion: StrictBool = False
     generate: StrictBool = False
@@ -154,7 +155,7 @@ class Configuration(Block):
 class ComponentConfiguration(Block):
     component_type: str
     device: str | None = None
-    offload: Literal["model", "sequential"] | None = None
+    offload: Offload | None = None
     group_offload: GroupOffload | None = None
     enable_layerwise_casting: LayerwiseCasting | None = None
     preserve_device_placement: StrictBool = False

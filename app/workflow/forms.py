@@ -22,6 +22,7 @@ from app.workflow.installed import names
 from app.workflow.installed.signatures import call_signature
 from app.workflow.installed.sizes import DEFAULT_DIVISOR, SIDES, size_rules
 from app.workflow.naming import SEED
+from app.workflow.plan_settings import Offload
 from app.workflow.planning.calls import MAX_SIDE_PX, RANGES
 from app.workflow.references import Path, parse
 from app.workflow.setting_blocks import AttentionBackend
@@ -48,7 +49,7 @@ MAIN = {"width", "height", "num_frames", "num_images_per_prompt", "num_videos_pe
 """Arguments of a pipeline that are asked for at once, beside prompts and media; others wait under
 Advanced."""
 CHOICES: dict[str, tuple[str, ...]] = {
-    "offload": ("model", "sequential"),
+    "offload": get_args(Offload),
     "attention_backend": get_args(AttentionBackend),
 }
 """Settings of a pipeline's configuration that are one of a few words."""

@@ -19,6 +19,7 @@ from app.workflow.plan_settings import (
     Casting,
     ComponentChanges,
     DType,
+    Offload,
     SchedulerChange,
     TeaCacheSettings,
     Tuning,
@@ -160,7 +161,7 @@ class PipelineStep(PlannedStep):
     ip_adapter: IpAdapterSource | None = None
     sdnq_matmul: tuple[str, ...] = ()
     """Components quantised by SDNQ that multiply as they are quantised, where a GPU can."""
-    offload: Literal["model", "sequential"] | None = None
+    offload: Offload | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
     cache: CacheSettings | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from accelerate.hooks import remove_hook_from_module
 
 from app.worker.device import Device
 from app.workflow.plan import PipelineStep
+from app.workflow.plan_settings import Offload
 
 WORK_TOGETHER = {"language_model", "rvq_depth_decoder"}
 """Components of MiniMax Music 3 that its blocks call in turns for every frame, and want on the
@@ -28,19 +29,31 @@ def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
                 given_back.enter_context(_taking_turns(pipeline, step, device))
         elif step.offload is not None:
             given_back.callback(pipeline.remove_all_hooks)
-            if step.offload == "model":
-                pipeline.enable_model_cpu_offload(device=device.torch_device)
-            else:
-                # The instance's own list: diffusers' belongs to the class.
-                left = [*pipeline._exclude_from_cpu_offload, *step.never_offloaded]
-                pipeline._exclude_from_cpu_offload = left
-                pipeline.enable_sequential_cpu_offload(device=device.torch_device)
+            WAYS[step.offload](pipeline, step, device)
         if step.offload is None:
             _move(pipeline, device)
         if step.modular is None:
             # diffusers resets stateful caches and hooks only at the end of a normal call.
             given_back.callback(pipeline.maybe_free_model_hooks)
         yield
+
+
+def _one_component(pipeline: Any, _step: PipelineStep, device: Device) -> None:
+    pipeline.enable_model_cpu_offload(device=device.torch_device)
+
+
+def _one_layer(pipeline: Any, step: PipelineStep, device: Device) -> None:
+    # The instance's own list: diffusers' belongs to the class.
+    left = [*pipeline._exclude_from_cpu_offload, *step.never_offloaded]
+    pipeline._exclude_from_cpu_offload = left
+    pipeline.enable_sequential_cpu_offload(device=device.torch_device)
+
+
+WAYS: dict[Offload, Callable[[Any, PipelineStep, Device], None]] = {
+    "model": _one_component,
+    "sequential": _one_layer,
+}
+"""How a pipeline that is not modular is told to offload."""
 
 
 @contextlib.contextmanager

@@ -6,16 +6,14 @@ ask `choose_mode`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from app.errors import TooLarge
 from app.units import size
 from app.workflow.models.activations import DecodeBytes
-from app.workflow.plan_settings import DType
+from app.workflow.plan_settings import DType, Offload
 
-Offload = Literal["model", "sequential"]
 DEVICE_SHARE, RAM_SHARE = 0.9, 0.7
 """Of all memory, what weights may take by default; the rest is for activations and others."""
 CPU_FACTOR = 1.75
@@ -76,6 +74,14 @@ class Need:
     def largest_bytes(self) -> int:
         """The largest component's weights."""
         return max((each.weight_bytes for each in self.weights), default=0)
+
+
+AT_ONCE: dict[Offload | None, Callable[[Need], int]] = {
+    None: lambda need: need.total_bytes,
+    "model": lambda need: need.largest_bytes,
+    "sequential": lambda need: need.never_offloaded_bytes,
+}
+"""How many bytes of weights are on the device at one time, by the way they are offloaded."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +150,7 @@ def _offloads(asked: Mode, need: Need, room: Room) -> tuple[Offload | None, ...]
 
 
 def _weights_fit(offload: Offload | None, need: Need, room: Room) -> bool:
-    at_once = {
-        None: need.total_bytes,
-        "model": need.largest_bytes,
-        "sequential": need.never_offloaded_bytes,
-    }
-    return at_once[offload] <= room.device_bytes
+    return AT_ONCE[offload](need) <= room.device_bytes
 
 
 def _decodings(asked: Mode, offload: Offload | None, need: Need) -> Iterator[Mode]:
@@ -173,12 +174,10 @@ def peak_bytes(mode: Mode, need: Need, room: Room | None) -> int:
     What is unknown counts as nothing.
     """
     working = working_bytes(mode, need, on_cpu=room is not None and not room.is_accelerator)
-    if mode.offload == "sequential":
-        return need.never_offloaded_bytes + working
     if mode.offload == "model":
         denoising = need.denoiser_bytes + (need.denoise_bytes or 0)
         return max(need.largest_bytes, denoising, need.decoder_bytes + _decode_bytes(mode, need))
-    return need.total_bytes + working
+    return AT_ONCE[mode.offload](need) + working
 
 
 def working_bytes(mode: Mode, need: Need, *, on_cpu: bool) -> int:
