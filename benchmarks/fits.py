@@ -31,7 +31,8 @@ from app.workflow.models.fit import (
 )
 from app.workflow.models.hub import is_repository
 from app.workflow.models.hub_headers import HubHeaders
-from app.workflow.models.needs import Find, Unknown, asked_mode, step_model, step_need
+from app.workflow.models.needs import asked_mode, step_need, weighed_specs
+from app.workflow.models.specs import Find, Unknown
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.planner import make_plan
 from benchmarks.options import options_parser
@@ -75,7 +76,7 @@ def needs(workflow: Path, paths: PathSettings, find: Find) -> list[tuple[Mode, N
         step = for_device(planned, accelerator=True)
         if isinstance(step, PipelineStep):
             try:
-                found.append((asked_mode(step), step_need(step, step_model(step, find), {})))
+                found.append((asked_mode(step), step_need(step, weighed_specs(step, find), {})))
             except Unknown as unknown:
                 print(f"{workflow.stem}: {unknown.message}")
     return found

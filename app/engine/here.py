@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from app.workflow.models.hub import Place, held, this_machine
-from app.workflow.models.wanted import Wanted, wanted
+from app.workflow.models.wanted import Wanted, bring_all
 from app.workflow.plan import Plan
 from app.workflow.remote import remote_values
+
+
+class _Lacking(Exception):
+    """A model is not here."""
 
 
 def is_prepared(plan: Plan) -> bool:
     """Whether all that the plan needs is here, as far as this can be told without a worker."""
     place = this_machine()
-    return not remote_values(plan) and all(is_here(each, place) for each in wanted(plan, place))
+
+    def look(model: Wanted) -> None:
+        if not is_here(model, place):
+            raise _Lacking
+
+    try:
+        bring_all(plan, look, place)
+    except _Lacking:
+        return False
+    return not remote_values(plan)
 
 
 def is_here(model: Wanted, place: Place) -> bool:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from app.engine.here import is_here
@@ -26,7 +25,7 @@ from app.settings import Settings
 from app.shared_work import Share, SharedWork
 from app.workflow.fingerprint import request_key
 from app.workflow.models.hub import Place, this_machine
-from app.workflow.models.wanted import Wanted, exactly, wanted
+from app.workflow.models.wanted import Wanted, bring_all, exactly
 from app.workflow.plan import Plan
 from app.workflow.plan_values import RemoteValue, Value
 from app.workflow.planning.media import FILE_VALUES
@@ -176,12 +175,16 @@ class Preparation:
 
     def _bring_models(self, run: Run, plan: Plan) -> None:
         place = this_machine()
-        asked = (Wanted(source, exactly(names)) for source, names in run.asked)
-        for model in chain(wanted(plan, place), asked):
+
+        def bring(model: Wanted) -> None:
             if not is_here(model, place):
                 self._bring(run, model, place)
             if run.over:
                 raise Cancelled
+
+        bring_all(plan, bring, place)
+        for source, names in run.asked:
+            bring(Wanted(source, exactly(names)))
 
     def _bring(self, run: Run, model: Wanted, place: Place) -> None:
         # Only now: it imports the hub's library.

@@ -34,8 +34,9 @@ from app.worker.embeddings import (
 )
 from app.worker.loading.parts import Parts
 from app.worker.recent import Recent
-from app.worker.tuning.tune import lora_files
-from app.workflow.fingerprint import computing_versions, identify_file
+from app.workflow.fingerprint import computing_versions
+from app.workflow.models.resolve import lora_spec
+from app.workflow.models.specs import local_folder
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DENOISERS
 
@@ -195,7 +196,7 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         elif part.name != "scheduler":
             components[part.name] = part.key
     loras = [
-        [lora.scale, [identify_file(file).model_dump() for file in lora_files(lora)]]
+        [lora.scale, [file.model_dump() for file in lora_spec(lora, local_folder).files]]
         for lora in step.loras
     ]
     return [

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from app.errors import TooLarge
 from app.protocol import Budgets, HeldComponent, Place
@@ -32,7 +33,8 @@ from app.workflow.models.fit import (
     choose_mode,
     working_bytes,
 )
-from app.workflow.models.needs import Component, StepModel, asked_mode, step_need
+from app.workflow.models.needs import asked_mode, step_need
+from app.workflow.models.specs import StepSpecs
 from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 log = logging.getLogger(__name__)
@@ -138,11 +140,12 @@ class Placement:
     def _need(self, step: LoadingStep, parts: StepParts) -> Need:
         """What the step needs; what several of its parts share counts once."""
         components = tuple(
-            Component(part.name, part.folder, part.dtype, self._weight_bytes(part))
+            replace(part, weight_bytes=self._weight_bytes(part))
             for part in {part.key: part for part in parts.parts}.values()
         )
         name = parts.pipeline_class.__name__ if isinstance(parts, Parts) else ""
-        return step_need(step, StepModel(name, components), self._sizes)
+        folder = parts.folder if isinstance(parts, Parts) else Path()
+        return step_need(step, StepSpecs(name, folder, components), self._sizes)
 
     def _weight_bytes(self, part: Part) -> int:
         """As measured where it is held; what is cut or cast is known by estimate before."""

@@ -38,7 +38,6 @@ from app.worker.guards import dispensable
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.load import find_parts
-from app.worker.loading.local_files import NotHere
 from app.worker.loading.parts import Part, StepParts, TaskParts
 from app.worker.loading.task_parts import find_task_parts
 from app.worker.loading.weights import Weights
@@ -53,6 +52,7 @@ from app.worker.step_results import Recalled, StepResult, StepResults
 from app.worker.watched_files import WatchedFiles, forget_replaced
 from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions
+from app.workflow.models.specs import NotHere
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.parts import StepParts, TaskParts
 from app.worker.recent import Recent
-from app.worker.tuning.ip_adapters import ip_adapter_identity
-from app.worker.tuning.tune import lora_files
-from app.workflow.fingerprint import computing_versions, identify_file
+from app.workflow.fingerprint import computing_versions
+from app.workflow.models.resolve import ip_adapter_spec, lora_spec
+from app.workflow.models.specs import local_folder
 from app.workflow.plan import LoadingStep, Plan, SubWorkflowStep, TaskStep
 from app.workflow.result_keys import answered, result_key, steps_to_run
 
@@ -125,14 +125,18 @@ def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
         dict(parts.settings),
         [[part.name, part.key] for part in parts.parts],
         [
-            # A file that is missing is told of when the LoRA is loaded.
             [
                 lora.scale,
-                [identify_file(file).model_dump() for file in lora_files(lora) if file.is_file()],
+                [file.model_dump() for file in lora_spec(lora, local_folder).files],
             ]
             for lora in step.loras
         ],
-        None if step.ip_adapter is None else ip_adapter_identity(step.ip_adapter),
+        None
+        if (adapter := step.ip_adapter) is None
+        else [
+            adapter.scale,
+            [file.model_dump() for file in ip_adapter_spec(adapter, local_folder).files],
+        ],
     ]
 
 

@@ -1,8 +1,4 @@
-"""Identity, as hashes: of a workflow's files, and of what is loaded.
-
-A component's key says everything that decides what is loaded and nothing else: not the step, not
-the workflow, not how it is called. Two places that name the same thing get the same key.
-"""
+"""Identity, as hashes: of a workflow's documents, of a request, and of a model's files."""
 
 from __future__ import annotations
 
@@ -24,7 +20,6 @@ from app.workflow.frozen import Frozen
 from app.workflow.plan import Plan
 from app.workflow.plan_settings import ComponentChanges, DType, StorageDType
 from app.workflow.plan_sources import ModelSource
-from app.workflow.quantisation import Quantisation
 
 HEADER_LENGTH_BYTES = 8
 DTYPE_BYTES: dict[StorageDType, int] = {
@@ -44,16 +39,6 @@ class FileIdentity(Frozen):
     name: str
     content: str
     """The blob's hash for a file of the hub's cache; else its path and stamp."""
-
-
-class ComponentIdentity(Frozen):
-    """Everything that decides what is loaded."""
-
-    class_name: str
-    files: tuple[FileIdentity, ...]
-    dtype: DType
-    variant: str | None
-    quantisation: Quantisation | None = None
 
 
 def workflow_hash(documents: Iterable[bytes]) -> str:
@@ -128,35 +113,11 @@ def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
             yield entry
 
 
-def component_key(identity: ComponentIdentity) -> str:
-    """The key under which a component is held: 32 hex digits."""
-    decisive = identity.model_dump_json(exclude_defaults=True)
-    return hashlib.sha256(decisive.encode()).hexdigest()[:32]
-
-
-def with_quantised_matmul(key: str) -> str:
-    """The key of the same component whose weights are laid out to be multiplied as quantised."""
-    return hashlib.sha256(f"{key} quantised matmul".encode()).hexdigest()[:32]
-
-
-def identify(
-    class_name: str,
-    folder: Path,
-    *,
-    dtype: DType,
-    variant: str | None,
-    quantisation: Quantisation | None = None,
-) -> ComponentIdentity:
-    """The identity of the component whose files are in this folder."""
+def identify_files(folder: Path, variant: str | None) -> tuple[FileIdentity, ...]:
+    """The identities of the files in this folder that a load with this variant may read."""
     weights = weight_files(folder, variant)
     others = (path for path in folder.iterdir() if path.suffix != ".safetensors" and path.is_file())
-    return ComponentIdentity(
-        class_name=class_name,
-        files=tuple(identify_file(path) for path in sorted([*weights, *others])),
-        dtype=dtype,
-        variant=variant,
-        quantisation=quantisation,
-    )
+    return tuple(identify_file(path) for path in sorted([*weights, *others]))
 
 
 _note: ContextVar[Callable[[Path], None] | None] = ContextVar("note", default=None)
@@ -201,11 +162,6 @@ def of_variant(names: Iterable[str], variant: str | None) -> list[str]:
         match = VARIANT_IN_NAME.match(name)
         by_variant.setdefault(match["variant"] if match else None, []).append(name)
     return by_variant.get(variant) or by_variant.get(None) or []
-
-
-def changed_key(key: str, changes: ComponentChanges) -> str:
-    """The key of the component of this key after these changes."""
-    return hashlib.sha256(f"{key} {changes.model_dump_json()}".encode()).hexdigest()[:32]
 
 
 def weight_bytes(

@@ -23,6 +23,17 @@ from app.workflow.plan_values import (
     VideoValue,
 )
 
+CALLED_AND_SAVED = {"name", "place", "file_stem", "result", "releases"}
+RESOLVED = {
+    "source", "code", "config", "model_folders", "components", "reused", "loras", "ip_adapter",
+    "dtype_open",
+}  # fmt: skip
+"""Where what a step loads comes from: what that is says `loaded`, by the identity of its files."""
+NOT_DECISIVE = CALLED_AND_SAVED | RESOLVED | {"seed_drawn"}
+"""Fields of a step that cannot change what it makes; every other one is part of its key."""
+DESCRIBED = {"arguments", "chain", "calls", "rounds", "seed"}
+"""Fields that are part of the key in a form in which equal things are equal."""
+
 
 def result_key(
     step: Step,
@@ -34,10 +45,10 @@ def result_key(
     """The key of what the step makes: equal only where another run would make the same again.
 
     `loaded` identifies everything the step loads, LoRAs with their scales too; `machine` the device
-    and the libraries; `earlier` holds the keys of the steps before. The step's name, its place and
-    how its files are written are no part of it. None where it would be another result each time:
-    with a seed that was drawn, without a generator (the pipeline then draws from torch's own), or
-    with a reference to such a step.
+    and the libraries; `earlier` holds the keys of the steps before. Of the step everything counts
+    but NOT_DECISIVE. None where it would be another result each time: with a seed that was drawn,
+    without a generator (the pipeline then draws from torch's own), or with a reference to such a
+    step.
     """
     if None in [earlier[reference.step] for reference in step.references]:
         return None
@@ -45,28 +56,18 @@ def result_key(
         return None
     if isinstance(step, SubWorkflowStep):
         return earlier[step.last]
-    decisive: list[JsonValue] = [loaded, machine, step.seed if step.takes_seed else None]
+    if isinstance(step, PipelineStep) and not step.generator:
+        return None
+    decisive = step.model_dump(mode="json", exclude={*NOT_DECISIVE, *DESCRIBED})
     if isinstance(step, PipelineStep):
-        if not step.generator:
-            return None
-        decisive += [
-            None if step.scheduler is None else step.scheduler.model_dump(),
-            None if step.audio_scheduler is None else step.audio_scheduler.model_dump(),
-            [step.offload, step.vae_tiling, step.vae_slicing],
-            [
-                None if step.cache is None else step.cache.model_dump(),
-                step.attention_backend,
-                {key: tuning.model_dump() for key, tuning in step.tunings.items()},
-                [step.attention_slicing, step.prompt_weighting],
-                None if step.teacache is None else step.teacache.model_dump(),
-            ],
-            _all_described(step.arguments, earlier),
-            None if step.chain is None else _chain_described(step.chain, earlier),
-        ]
+        decisive["arguments"] = _all_described(step.arguments, earlier)
+        decisive["chain"] = None if step.chain is None else _chain_described(step.chain, earlier)
     else:
-        decisive += [step.command, [_all_described(call, earlier) for call in step.calls]]
-    decisive.append([_described(reference, earlier) for reference in step.handed])
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+        decisive["calls"] = [_all_described(call, earlier) for call in step.calls]
+    decisive["handed"] = [_described(reference, earlier) for reference in step.handed]
+    decisive["seed"] = step.seed if step.takes_seed else None
+    text = json.dumps([loaded, machine, decisive])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def steps_to_run(steps: Sequence[Step], known: Collection[str]) -> set[str]:

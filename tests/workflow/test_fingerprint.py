@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.workflow.fingerprint import (
-    component_key,
-    identify,
     identify_file,
     request_key,
     tensor_bytes,
@@ -44,11 +42,6 @@ def component(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     safetensors(folder / "diffusion_pytorch_model.safetensors", a=10, b=6)
     return folder
-
-
-def key(folder: Path, class_name: str = "diffusers.UNet2DConditionModel", **changes: Any) -> str:
-    options = {"dtype": "float32", "variant": None} | changes
-    return component_key(identify(class_name, folder, **options))
 
 
 # --- the hash of a workflow ----------------------------------------------------------------------
@@ -119,33 +112,7 @@ def test_other_weights_in_the_models_folder_are_another_request(bench: Bench):
     assert request_key(bench.plan(drawing(), seed=1)) != before
 
 
-# --- the key of a component ----------------------------------------------------------------------
-
-
-def test_two_workflows_that_load_the_same_share_the_key(component: Path):
-    assert key(component) == key(component)
-    assert len(key(component)) == 32
-
-
-def test_everything_that_decides_what_is_loaded_is_in_the_key(component: Path, tmp_path: Path):
-    keys = [
-        key(component),
-        key(component, dtype="float16"),
-        key(component, variant="fp16"),
-        key(component, class_name="diffusers.AutoencoderKL"),
-    ]
-    safetensors(component / "diffusion_pytorch_model.safetensors", a=11, b=6)
-    keys.append(key(component))
-    (component / "config.json").write_text('{"changed": true}')
-    keys.append(key(component))
-    assert len(set(keys)) == len(keys)
-
-
-def test_weights_that_would_not_be_loaded_are_not_in_the_key(component: Path):
-    before = key(component)
-    safetensors(component / "diffusion_pytorch_model.fp16.safetensors", a=5)
-    assert key(component) == before
-    assert key(component, variant="fp16") != before
+# --- files ---------------------------------------------------------------------------------------
 
 
 def test_a_file_of_the_hub_is_its_blob_wherever_the_cache_lies(tmp_path: Path):

@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from app.workflow.plan import PipelineStep, ResultSpec
-from app.workflow.plan_settings import SchedulerChange
-from app.workflow.plan_sources import ModelSource
+from app.workflow.plan import PipelineStep, ResultSpec, Step, TaskStep
+from app.workflow.plan_settings import (
+    CacheSettings,
+    Casting,
+    ComponentChanges,
+    SchedulerChange,
+    TeaCacheSettings,
+    Tuning,
+)
+from app.workflow.plan_sources import ModelSource, ModularSettings
 from app.workflow.plan_values import (
     ImageValue,
     ListValue,
@@ -18,7 +25,7 @@ from app.workflow.plan_values import (
     ResultValue,
     Value,
 )
-from app.workflow.result_keys import result_key, steps_to_run
+from app.workflow.result_keys import DESCRIBED, NOT_DECISIVE, result_key, steps_to_run
 
 EARLIER = {"before": "k1", "other": "k2", "random": None}
 
@@ -39,7 +46,7 @@ def step(name: str = "draw", *refers_to: str, saves: bool = True, **changes: Any
 
 
 def key(
-    of: PipelineStep,
+    of: Step,
     loaded: str = "a",
     machine: str = "cpu",
     earlier: Mapping[str, str | None] = EARLIER,
@@ -59,17 +66,75 @@ def test_what_a_step_is_called_and_how_its_files_are_written_decide_nothing():
     assert key(step()) == key(renamed)
 
 
+OTHER_VALUES: dict[str, Any] = {
+    "pipeline_class": "diffusers.FluxPipeline",
+    "dtype": "float16",
+    "modular": ModularSettings(workflow="text2image"),
+    "absent": ("vae",),
+    "scheduler": SchedulerChange(),
+    "audio_scheduler": SchedulerChange(shift=3.0),
+    "sdnq_matmul": ("transformer",),
+    "offload": "model",
+    "vae_tiling": True,
+    "vae_slicing": True,
+    "cache": CacheSettings(type="mag", options={}),
+    "teacache": TeaCacheSettings(threshold=0.5),
+    "prompt_weighting": True,
+    "attention_backend": "native",
+    "dtypes": {"vae": "float16"},
+    "casting": Casting(storage="float8_e4m3fn", compute="float16"),
+    "changes": {"vae": ComponentChanges(channels_last=True)},
+    "tunings": {"vae": Tuning(forward_chunking=True)},
+    "attention_slicing": True,
+    "streams": True,
+    "never_offloaded": ("vae",),
+    "generator": False,
+}
+"""Of every field of a pipeline step that is part of its key as it stands."""
+
+
+def test_every_field_of_a_step_changes_its_key_unless_it_is_named_as_not_decisive():
+    fields = set(PipelineStep.model_fields) - NOT_DECISIVE - DESCRIBED - {"kind"}
+    assert set(OTHER_VALUES) == fields
+    keys = [key(step(**{name: value})) for name, value in OTHER_VALUES.items()]
+    assert len({key(step()), *keys}) == len(keys) + 1
+
+
+def test_a_field_that_a_step_gets_is_part_of_its_key():
+    class Grown(PipelineStep):
+        new: str = "a"
+
+    plain = step().model_dump()
+    assert key(Grown(**plain)) != key(Grown(**plain, new="b"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"command": "resize_rescale"},
+        {"random": True},
+        {"on_cpu": True},
+        {"calls": ({"scale": LiteralValue(value=2)},)},
+        {"calls": ({}, {})},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_task_changes_its_key(changed: dict[str, Any]):
+    task: dict[str, Any] = {
+        "name": "cut", "place": "steps[0]", "command": "gather", "calls": ({},), "seed": 7,
+    }  # fmt: skip
+    assert key(TaskStep(**task)) != key(TaskStep(**{**task, **changed}))
+    left_out = NOT_DECISIVE | DESCRIBED | {"kind", "command", "random", "on_cpu"}
+    assert set(TaskStep.model_fields) <= left_out
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         {"seed": 8},
         {"arguments": {"prompt": LiteralValue(value="a red circle ")}},
         {"arguments": {"prompt": LiteralValue(value=["a red circle"])}},
-        {"scheduler": SchedulerChange()},
         {"scheduler": SchedulerChange(shift=3.0)},
-        {"offload": "model"},
-        {"vae_tiling": True},
-        {"vae_slicing": True},
     ],
     ids=str,
 )

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from app.worker.loading.parts import Part
-from app.worker.loading.single_files import local_file
-from app.workflow.fingerprint import ComponentIdentity, component_key, identify_file
-from app.workflow.models.wanted import foreign_files
-from app.workflow.plan_sources import ComponentBlock
+from app.workflow.models.specs import ComponentSpec
 
 DEPTH = 2
 """Detectors keep their networks in attributes, or in attributes of those."""
@@ -38,42 +33,17 @@ class Foreign(torch.nn.Module):
         raise NotImplementedError
 
 
-def foreign_part(name: str, block: ComponentBlock) -> Part:
-    """The component of this block. Raises LoadError where a file cannot be had."""
-    files = {key: local_file(source) for key, source in foreign_files(block).items()}
-    identity = ComponentIdentity(
-        class_name=block.class_name,
-        files=tuple(identify_file(file) for file in files.values()),
-        dtype="float32",
-        variant=None,
-    )
-    first = next(iter(files.values()))
-    return Part(
-        name,
-        _loader(block, files),
-        first.parent,
-        "float32",
-        None,
-        block.source.model,
-        block.source.short_name,
-        component_key(identity),
-        sum(file.stat().st_size for file in files.values()),
-        file=first,
-    )
-
-
-def _loader(block: ComponentBlock, files: dict[str, Path]) -> type[Foreign]:
+def foreign_class(spec: ComponentSpec) -> type[Foreign]:
     """A class of this one component, which is all that its load needs to know."""
-    library, _, class_name = block.class_name.rpartition(".")
+    library, _, class_name = spec.class_name.rpartition(".")
 
     def load() -> Foreign:
+        assert spec.file is not None
         found = getattr(importlib.import_module(library), class_name)
-        if block.source.file:
-            (file,) = files.values()
-            return Foreign(found(device="cpu").load_from_file(file))
-        key, below = next(iter(block.files.items()))
-        folder = files[key].parents[below.count("/")]
-        return Foreign(found.from_pretrained(str(folder), **block.files))
+        if not spec.tool_files:
+            return Foreign(found(device="cpu").load_from_file(spec.file))
+        folder = spec.file.parents[next(iter(spec.tool_files.values())).count("/")]
+        return Foreign(found.from_pretrained(str(folder), **spec.tool_files))
 
     return type(class_name, (Foreign,), {"load": staticmethod(load)})
 

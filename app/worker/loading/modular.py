@@ -8,11 +8,8 @@ keys, and handed to the blocks.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -23,88 +20,58 @@ from diffusers.modular_pipelines.modular_pipeline import (
     ModularPipelineBlocks,
 )
 
-from app.errors import LoadError, first_line, nearest
+from app.errors import LoadError, nearest
 from app.worker.loading.changes import check_settings
-from app.worker.loading.components import (
-    block_part,
-    component_class,
-    known_part,
-    reused_part,
-)
-from app.worker.loading.local_files import local_folder
-from app.worker.loading.parts import Part, Parts, StepParts
+from app.worker.loading.components import part_of
+from app.worker.loading.parts import Part, Parts
 from app.worker.loading.remote_code import code_folder, load_class
+from app.worker.loading.single_files import read_pickle
 from app.worker.modular_blocks import blocks_in, loops_in
 from app.workflow.files import read_object
 from app.workflow.installed.blocks import family_of
 from app.workflow.installed.names import MODULAR
-from app.workflow.models.model_index import (
-    INDEXES,
-    OWN_BLOCKS,
-    IndexedPart,
-    ModelIndex,
-    read_index,
-)
-from app.workflow.models.wanted import modular_source, weights_of
+from app.workflow.models.model_index import OWN_BLOCKS, ModelIndex
+from app.workflow.models.pipeline_shapes import Shape, model_index
+from app.workflow.models.resolve import component_specs
+from app.workflow.models.specs import Selection, local_folder
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_sources import ModelSource, ModularSettings
-from app.workflow.planning.remote_code import refusal
 
 CALL = ("output",)
 """What a call takes beside what the blocks declare."""
 
 
-def find_modular_parts(step: PipelineStep, earlier: Mapping[str, StepParts]) -> Parts:
-    """What the step's blocks need, from the model's index; see `loading.find_parts`."""
-    assert step.modular is not None
-    folder = local_folder(step.named_source)
-    index = _index_in(folder, step)
-    pipeline = _empty(step, index)
+def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part]]) -> Parts:
+    """What the step's blocks need, from the model's index; see `loading.find_parts`.
+
+    Only the blocks say which components they load, so they are made to resolve the step.
+    """
+    folder = local_folder(step.named_source, Selection(whole=True))
+    pipeline = _empty(step, model_index(folder, step))
     _check_call(pipeline, step)
-    expected = list(pipeline.pretrained_component_names)
-    _check_names(step, expected, pipeline.component_names)
-    reused = {
-        name: reused_part(name, step, pipeline.component_names, type(pipeline), earlier[sharing])
-        for name, sharing in step.reused.items()
-    }
-    blocks = {
-        name: block_part(name, block, step.model_folders)
-        for name, block in step.components.items()
-        if name in pipeline.component_names and name not in reused
-    }
-    given = {*reused, *blocks, *step.absent}
-    own = {
-        name: index.parts[name]
-        for name in pipeline.component_names
-        if name in index.parts
-        and name not in given
-        and (step.modular.names is None or name in step.modular.names)
-    }
-    parts = {name: _own_part(name, part, step, folder, own) for name, part in own.items()}
-    loaded = {
-        name: part.with_changes(step.changes_of(name)) for name, part in {**parts, **blocks}.items()
-    }
-    found = {**loaded, **reused}
+    _check_names(step, list(pipeline.pretrained_component_names), pipeline.component_names)
+    shape = Shape(type(pipeline).__name__, dict.fromkeys(pipeline.component_names, True))
+    specs = component_specs(step, local_folder, earlier, shape=shape, read_pickle=read_pickle)
+    parts = tuple(map(part_of, specs.components))
     unset = dict.fromkeys(pipeline.component_names)
-    check_settings(step, {name: part.component_class for name, part in found.items()}, unset)
+    check_settings(step, {part.name: part.component_class for part in parts}, unset)
     if step.ip_adapter is not None and not isinstance(pipeline, IPAdapterMixin):
         raise LoadError(
             f"{type(pipeline).__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
-    ordered = tuple(found[name] for name in pipeline.component_names if name in found)
     # What would be another result of the same components.
     settings = {
-        "workflow": step.modular.workflow,
+        "workflow": None if step.modular is None else step.modular.workflow,
         "configs": _configs(pipeline),
         "blocks": f"{type(pipeline._blocks).__module__}.{type(pipeline._blocks).__qualname__}",
     }
-    return Parts(type(pipeline), folder, ordered, settings)
+    return Parts(type(pipeline), folder, parts, settings)
 
 
 def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
     """The step's pipeline over these components (by name)."""
-    pipeline = _empty(step, _index_in(parts.folder, step))
+    pipeline = _empty(step, model_index(parts.folder, step))
     pipeline.update_components(**components)
     for loop in loops_in(pipeline._blocks):
         loop.set_progress_bar_config(disable=True)
@@ -112,23 +79,6 @@ def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, 
 
 
 # --- the shell -----------------------------------------------------------------------------------
-
-
-def _index_in(folder: Path, step: PipelineStep) -> ModelIndex:
-    brings_blocks = (folder / OWN_BLOCKS).is_file()
-    if brings_blocks and step.code is None:
-        message, hint = refusal(step.model)
-        raise LoadError(message, hint=hint)
-    if brings_blocks and not any((folder / each).is_file() for each in INDEXES):
-        # Blocks without components need no index.
-        return ModelIndex(MODULAR, "", True, {}, frozenset(), {})
-    try:
-        return read_index(folder, modular=True)
-    except (OSError, ValueError) as error:
-        raise LoadError(
-            f"'{step.model}' is not a diffusers model.",
-            hint=f"Its index cannot be read: {first_line(error)}",
-        ) from error
 
 
 def _empty(step: PipelineStep, index: ModelIndex) -> Any:
@@ -249,41 +199,3 @@ def _check_names(step: PipelineStep, expected: list[str], all_names: list[str]) 
             f"The pipeline of {step.place} has no component '{name}'.",
             hint=nearest(name, all_names),
         )
-
-
-# --- components ----------------------------------------------------------------------------------
-
-
-def _own_part(
-    name: str,
-    part: IndexedPart,
-    step: PipelineStep,
-    folder: Path,
-    own: Mapping[str, IndexedPart],
-) -> Part:
-    """One of the components that the index names."""
-    assert step.modular is not None
-    source = modular_source(name, part, step, folder)
-    if source is None:
-        raise LoadError(
-            f"The {name} of '{step.model}' is said to lie in '{part.model}', which is"
-            " neither its own folder nor 'owner/name' of the hub."
-        )
-    # What lies beside it is asked for at once.
-    beside = (each.subfolder for each in own.values() if each.model == part.model)
-    is_own = source == step.named_source.model_copy(update={"variant": source.variant})
-    subfolders = (*beside,) if is_own else (part.subfolder,)
-    weights = partial(weights_of, subfolders, source.variant)
-    place = local_folder(source, weights) / part.subfolder
-    entry = [part.library, part.class_name] if part.class_name else _named_in(place)
-    kind = component_class(entry, name, step)
-    quantised = step.modular.quantised.get(name)
-    return known_part(name, kind, place, step.dtype_of(name), source, quantised)
-
-
-def _named_in(folder: Path) -> list[str]:
-    """The class that the component's own configuration names, as diffusers' models' do."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        config = read_object(folder / "config.json")
-        return ["diffusers", str(config.get("_class_name", ""))]
-    return ["", "class that nothing names"]

@@ -1,60 +1,26 @@
-"""What a step is put together from: its components, known but not necessarily loaded."""
+"""What a step is put together from: its component specs, with the classes they name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.workflow.fingerprint import changed_key
-from app.workflow.models.quantised import component_bytes
-from app.workflow.plan_settings import ComponentChanges, DType
-from app.workflow.quantisation import Quantisation, QuantiserKind
+from app.workflow.models.specs import ComponentSpec
 
 
-class Part(NamedTuple):
-    """One component of a step, known but not necessarily loaded."""
+@dataclass(frozen=True)
+class Part(ComponentSpec):
+    """A component spec with the class that it names; not necessarily loaded."""
 
-    name: str
-    component_class: type[Any]
-    folder: Path
-    dtype: DType
-    variant: str | None
-    model: str
-    short_name: str
-    key: str
-    weight_bytes: int
-    """As it will be held; an estimate where it is quantised while it is loaded."""
-    quantisation: Quantisation | None = None
-    quantiser: QuantiserKind | None = None
-    """What its weights are quantised with: now, or before they were published."""
-    file: Path | None = None
-    """The single file that has its weights; `folder` then has its configuration alone."""
+    component_class: type[Any] = object
 
-    sdnq_matmul: bool = False
-    """Whether it multiplies as SDNQ has quantised it."""
-    changes: ComponentChanges | None = None
-    """What is done to it when it has been loaded."""
-
-    @property
-    def title(self) -> str:
-        """`unet of shapes (float32)`, `transformer of FLUX.1-dev (bfloat16, nf4)`."""
-        how: list[str] = [self.dtype]
-        how += [self.quantisation.label] if self.quantisation else []
-        how += [self.changes.words] if self.changes else []
-        return f"{self.name} of {self.short_name} ({', '.join(how)})"
-
-    def with_changes(self, changes: ComponentChanges | None) -> Part:
-        """The part that is this one, changed so when it has been loaded."""
-        if changes is None:
-            return self
-        size_bytes = self.weight_bytes
-        if self.file is None:
-            size_bytes = component_bytes(
-                self.folder, self.variant, self.dtype, self.quantisation, changes
-            )
-        key = changed_key(self.key, changes)
-        return self._replace(key=key, weight_bytes=size_bytes, changes=changes)
+    @classmethod
+    def of(cls, spec: ComponentSpec, component_class: type[Any]) -> Part:
+        """The spec with its class."""
+        known = {each.name: getattr(spec, each.name) for each in fields(ComponentSpec)}
+        return cls(**known, component_class=component_class)
 
 
 class Parts(NamedTuple):

@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -23,7 +24,6 @@ from app.errors import LoadError, nearest
 from app.packages import Package
 from app.steps.drawing import drawing_from
 from app.worker.device import Device
-from app.workflow.fingerprint import with_quantised_matmul
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.quantisers import QUANTISERS, STORED
 from app.workflow.quantisation import Quantisation, QuantiserKind
@@ -63,8 +63,7 @@ def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
     if device.torch_device.type != "cpu":
         arguments["device_map"] = {"": device.torch_device}
     if part.quantisation is not None:
-        library = part.component_class.__module__.partition(".")[0]
-        arguments["quantization_config"] = configuration(part.quantisation, library)
+        arguments["quantization_config"] = configuration(part.quantisation, part.library)
     return arguments
 
 
@@ -108,7 +107,7 @@ def multiplying_quantised(parts: Sequence[Part], step: PipelineStep) -> tuple[Pa
         log.warning("sdnq_optimize is skipped: it needs a GPU and triton")
         return tuple(parts)
     return tuple(
-        part._replace(sdnq_matmul=True, key=with_quantised_matmul(part.key))
+        replace(part, sdnq_matmul=True)
         if part.name in wanted and part.quantiser == "sdnq"
         else part
         for part in parts

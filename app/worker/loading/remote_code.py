@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import LoadError
-from app.worker.loading.local_files import local_folder
 from app.workflow.fingerprint import identify_file
-from app.workflow.models.wanted import code_files
+from app.workflow.models.specs import Selection, local_folder
 from app.workflow.plan_sources import ModelSource
 
 PIPELINE = "pipeline"
@@ -22,7 +21,7 @@ PIPELINE = "pipeline"
 
 def code_folder(code: ModelSource) -> Path:
     """Where the code lies."""
-    return local_folder(code, code_files)
+    return local_folder(code, Selection(code=True))
 
 
 def load_class(folder: Path, module: str, name: str | None, base: type[Any]) -> type[Any]:

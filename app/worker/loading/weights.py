@@ -18,6 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,7 +169,7 @@ class Weights:
 
     def _constructed(self, part: Part, checkpoint: Checkpoint) -> Shell:
         converted = None if part.quantiser else self._converted.find(part.key)
-        source = part._replace(folder=converted, variant=None, file=None) if converted else part
+        source = replace(part, folder=converted, variant=None, file=None) if converted else part
         component = _from_pretrained(source, self._device, checkpoint)
         if not isinstance(component, torch.nn.Module):
             files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
@@ -207,7 +208,7 @@ class Weights:
                 save_file(tensors, path, {"format": "pt"})
                 _to_disk(path)
             again = _from_pretrained(
-                part._replace(folder=folder, variant=None, file=None), self._device, checkpoint
+                replace(part, folder=folder, variant=None, file=None), self._device, checkpoint
             )
             origin = find_origin(again, weight_files(folder, None))
             if not (origin.is_whole and _are_equal(component, again, checkpoint)):

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from diffusers.loaders import FluxIPAdapterMixin
-from pydantic import JsonValue
 
 from app.errors import LoadError, first_line
 from app.worker.device import is_out_of_memory
-from app.worker.loading.components import ip_adapter_folder
-from app.workflow.fingerprint import identify_file
+from app.workflow.models.resolve import ip_adapter_spec
+from app.workflow.models.specs import local_folder
 from app.workflow.plan_sources import IpAdapterSource
 
 PROJECTION_OF_TEXT = "text_encoder_hid_proj"
@@ -53,7 +52,7 @@ def _load(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> None:
     no_encoder: dict[str, Any] = {name: None}
     try:
         pipeline.load_ip_adapter(
-            str(ip_adapter_folder(adapter)),
+            str(ip_adapter_spec(adapter, local_folder).folder),
             subfolder=adapter.source.subfolder,
             weight_name=adapter.weight_name,
             local_files_only=True,
@@ -67,10 +66,3 @@ def _load(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> None:
             f"The IP-adapter '{adapter.source.model}' could not be applied in step '{step_name}'.",
             hint=f"{type(error).__name__}: {first_line(error)}",
         ) from error
-
-
-def ip_adapter_identity(adapter: IpAdapterSource) -> JsonValue:
-    """What decides what the adapter does; its image encoder is a component of the step."""
-    file = ip_adapter_folder(adapter) / adapter.source.subfolder / adapter.weight_name
-    # A file that is missing is told of when the adapter is loaded.
-    return [adapter.scale, identify_file(file).model_dump() if file.is_file() else None]

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
-from app.worker.loading.local_files import local_folder
 from app.worker.tuning.attention import attending, cached
 from app.worker.tuning.component_tuning import components_tuned
 from app.worker.tuning.ip_adapters import looking
 from app.worker.tuning.offload import placed
 from app.worker.tuning.teacache import teacached
 from app.worker.tuning.weighting import weighing
-from app.workflow.models import wanted
+from app.workflow.models.resolve import lora_spec
+from app.workflow.models.specs import local_folder
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import LoraSource
 
 
 @contextlib.contextmanager
@@ -72,7 +70,7 @@ def _load_adapters(pipeline: Any, step: PipelineStep) -> None:
     for lora in step.loras:
         try:
             pipeline.load_lora_weights(
-                str(_lora_folder(lora)),
+                str(lora_spec(lora, local_folder).folder),
                 weight_name=lora.weight_name,
                 adapter_name=lora.adapter_name,
                 local_files_only=True,
@@ -91,16 +89,6 @@ def _load_adapters(pipeline: Any, step: PipelineStep) -> None:
     pipeline.set_adapters(
         [lora.adapter_name for lora in step.loras], [lora.scale for lora in step.loras]
     )
-
-
-def lora_files(lora: LoraSource) -> list[Path]:
-    """The files of a LoRA of this machine that its load may read."""
-    folder = _lora_folder(lora)
-    return [folder / lora.weight_name] if lora.weight_name else sorted(folder.glob("*.safetensors"))
-
-
-def _lora_folder(lora: LoraSource) -> Path:
-    return local_folder(lora.source, wanted.lora_files(lora)) / lora.source.subfolder
 
 
 def _reset_caches(pipeline: Any) -> None:

@@ -31,12 +31,6 @@ NUMBERS = ("int", "float", "bool")
 WORKFLOW = re.compile(r"^ *- `(\w+)`: requires (.+)$", re.MULTILINE)
 COMPONENT = re.compile(r"(\w+)\s+\(`")
 CONFIG = re.compile(r"(\w+)\s+\(default:")
-AUTOMATIC = {
-    "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
-    "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
-    "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
-}
-"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
 
 
 class Blocks(BaseModel):
@@ -56,7 +50,6 @@ class Blocks(BaseModel):
 
 _BLOCKS: TypeAdapter[Blocks | None] = TypeAdapter(Blocks | None)
 _NAMES: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
-_TABLES: TypeAdapter[dict[str, dict[str, str]]] = TypeAdapter(dict[str, dict[str, str]])
 
 
 @functools.cache
@@ -81,12 +74,6 @@ def family_of(pipeline_class: str) -> str:
     """What diffusers' tables of automatic pipelines call the models of this class; empty where it
     stands in none of them."""
     return _families().get(pipeline_class, "")
-
-
-def automatic_class(name: str, pipeline_class: str) -> str:
-    """The pipeline class that an automatic one (`AutoPipelineForInpainting`) stands for where the
-    model was published for this class; empty where there is none."""
-    return _tables().get(AUTOMATIC[name], {}).get(family_of(pipeline_class), "")
 
 
 def _is_blocks(name: str) -> bool:
@@ -192,31 +179,11 @@ def _read_modular_classes() -> dict[str, str]:
     return found
 
 
-@functools.cache
-def _tables() -> dict[str, dict[str, str]]:
-    return remembered("diffusers", "automatic-classes", _TABLES, _read_tables)
-
-
-def _read_tables() -> dict[str, dict[str, str]]:
-    """Diffusers' tables of automatic pipelines: for each the class of every family."""
-    file = package_root("diffusers") / "pipelines" / "auto_pipeline.py"
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = {
-                str(key): value.id for key, value in _pairs_in(node) if isinstance(value, ast.Name)
-            }
-    return found
-
-
 def _pairs(file: str) -> list[tuple[str, ast.expr]]:
     """The `("key", value)` pairs of all tables in this file of diffusers, in order."""
-    return _pairs_in(ast.parse((package_root("diffusers") / file).read_text(encoding="utf-8")))
-
-
-def _pairs_in(tree: ast.AST) -> list[tuple[str, ast.expr]]:
+    source = (package_root("diffusers") / file).read_text(encoding="utf-8")
     found: list[tuple[int, str, ast.expr]] = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Tuple([ast.Constant(str(key)), value]):
                 found.append((node.lineno, key, value))

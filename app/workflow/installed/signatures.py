@@ -86,7 +86,7 @@ class CallSignature(_Frozen):
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
 SINGLE_FILE_TABLE = "SINGLE_FILE_LOADABLE_CLASSES"
-_NAMES: TypeAdapter[frozenset[str]] = TypeAdapter(frozenset[str])
+_SUBFOLDERS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 _MODULES: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[str, tuple[str, ...]])
 _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None)
 
@@ -108,40 +108,38 @@ def call_signature(class_name: str) -> CallSignature | None:
     """How a diffusers class's `__call__` is called; None where it defines none itself."""
     if class_name not in public_classes("diffusers"):
         return None
-    return remembered(
-        "diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read(class_name, "__call__")
-    )
+    return remembered("diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name))
 
 
 @functools.cache
-def constructor_names(class_name: str) -> frozenset[str] | None:
-    """The parameters of a diffusers class's constructor: of a pipeline its components and settings.
-
-    None where it defines no constructor itself.
-    """
-    if class_name not in public_classes("diffusers"):
-        return None
-    signature = remembered(
-        "diffusers", f"init-{class_name}", _SIGNATURE, lambda: _read(class_name, "__init__")
-    )
-    return None if signature is None else frozenset(each.name for each in signature.parameters)
+def single_file_classes() -> dict[str, str]:
+    """Diffusers' models whose weights it loads from a single file, and in which folder of a model
+    the configuration of one lies; "" where the library does not say."""
+    return remembered("diffusers", "single-file-folders", _SUBFOLDERS, _read_single_file_classes)
 
 
-@functools.cache
-def single_file_classes() -> frozenset[str]:
-    """Diffusers' models whose weights it loads from a single file."""
-    return remembered("diffusers", "single-files", _NAMES, _read_single_file_classes)
-
-
-def _read_single_file_classes() -> frozenset[str]:
-    """The keys of the table in which the library itself looks."""
+def _read_single_file_classes() -> dict[str, str]:
+    """The table in which the library itself looks."""
     source = package_root("diffusers") / "loaders" / "single_file_model.py"
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == SINGLE_FILE_TABLE:
             assert isinstance(node.value, ast.Dict)
-            keys = (key for key in node.value.keys if isinstance(key, ast.Constant))
-            return frozenset(str(key.value) for key in keys)
-    return frozenset()
+            return {
+                str(key.value): _default_subfolder(how)
+                for key, how in zip(node.value.keys, node.value.values, strict=True)
+                if isinstance(key, ast.Constant)
+            }
+    return {}
+
+
+def _default_subfolder(how: ast.expr) -> str:
+    match how:
+        case ast.Dict(keys, values):
+            for key, value in zip(keys, values, strict=True):
+                match key, value:
+                    case ast.Constant("default_subfolder"), ast.Constant(str(folder)):
+                        return folder
+    return ""
 
 
 def remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
@@ -242,10 +240,10 @@ def is_inner_model(name: str) -> bool:
     )
 
 
-def _read(class_name: str, method: str) -> CallSignature | None:
+def _read_call(class_name: str) -> CallSignature | None:
     source = class_source(class_name)
     for node in source.body if source is not None else ():
-        if isinstance(node, ast.FunctionDef) and node.name == method:
+        if isinstance(node, ast.FunctionDef) and node.name == "__call__":
             return _signature_of(node)
     return None
 

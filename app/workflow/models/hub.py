@@ -138,6 +138,18 @@ def held(place: Place, repository: str, revision: str | None, choose: Choose) ->
     return Held(folder, wanted, missing)
 
 
+def listed_files(repository: str, revision: str | None = None) -> tuple[str, ...]:
+    """The files of a repository, as noted when it was last fetched; none where nothing is noted."""
+    folder = snapshot_folder(this_machine(), repository, revision)
+    if folder is None:
+        return ()
+    tree = folder.parents[1] / "trees" / f"{folder.name}.json"
+    try:
+        return _listed(tree, stamp_of(tree))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return ()
+
+
 @lru_cache(maxsize=256)
 def _listed(tree: Path, _stamp: FileStamp) -> tuple[str, ...]:
     """The names in a repository's list of files; read again when it has changed."""

@@ -12,7 +12,6 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from app.errors import WorkbenchError
 from app.unfinished import PRIVATE, private_folder
-from app.workflow.files import read_object
-from app.workflow.fingerprint import HEADER_LENGTH_BYTES, of_variant
+from app.workflow.fingerprint import HEADER_LENGTH_BYTES
 from app.workflow.models.hub_errors import reason
-from app.workflow.models.model_index import INDEX, is_component
-from app.workflow.models.needs import Unknown, local_folder
+from app.workflow.models.model_index import INDEX, INDEXES, OWN_BLOCKS
+from app.workflow.models.specs import TEXTS, Selection, Unknown, known_folder
 from app.workflow.plan_sources import ModelSource
 
 if TYPE_CHECKING:
@@ -34,6 +32,8 @@ TIMEOUT_S = 5.0
 """How long the hub may keep one request waiting."""
 ASK_AGAIN_S = 60.0
 """After so long a model that the hub said nothing of is asked for again."""
+WEIGHTS = ".safetensors"
+CONFIG = "config.json"
 AT_A_TIME = 8
 """Requests that are under way at the same time: a large model has two dozen files."""
 
@@ -67,57 +67,59 @@ class HubHeaders:
         )
         self._one_at_a_time = threading.Lock()
         self._listings: dict[tuple[str, str | None], _Listing] = {}
-        self._answers: dict[tuple[ModelSource, str | None], Path | _Refusal] = {}
+        self._answers: dict[tuple[ModelSource, Selection], Path | _Refusal] = {}
 
     def close(self) -> None:
         """Forget everything."""
         self._open.close()
 
-    def ask(self, source: ModelSource, part: str | None) -> Path:
-        """As `needs.local_folder`; a model that is not on this machine is asked for at the hub.
+    def ask(self, source: ModelSource, wanted: Selection) -> Path:
+        """As `specs.known_folder`; a model that is not on this machine is asked for at the hub.
 
         Raises Unknown with a sentence, whatever the hub says or does not say. Nothing is asked
         with HF_HUB_OFFLINE=1.
         """
         try:
-            return self.known(source, part)
+            return self.known(source, wanted)
         except NotAsked:
             pass
         with self._one_at_a_time:
             try:
                 # Who was first has asked meanwhile.
-                return self.known(source, part)
+                return self.known(source, wanted)
             except NotAsked:
-                return self._fetch(source, part)
+                return self._fetch(source, wanted)
 
-    def known(self, source: ModelSource, part: str | None) -> Path:
+    def known(self, source: ModelSource, wanted: Selection) -> Path:
         """As `ask`, but never with a request: raises NotAsked where it would need one."""
         try:
-            return local_folder(source, part)
+            return known_folder(source, wanted)
         except Unknown:
             if _is_offline():
                 raise
-        answer = self._answers.get((source, part))
+        answer = self._answers.get((source, wanted))
         if isinstance(answer, Path):
             return answer
         if answer is not None and time.monotonic() < answer.until_s:
             raise answer.unknown
         raise NotAsked(f"the hub has not been asked for '{source.model}'.")
 
-    def _fetch(self, source: ModelSource, part: str | None) -> Path:
+    def _fetch(self, source: ModelSource, wanted: Selection) -> Path:
         from huggingface_hub import HfApi
 
         api = HfApi()
         try:
             listing = self._listing(api, source)
-            folder = self._answers[source, part] = _fetch_part(api, listing, source, part)
+            folder = self._answers[source, wanted] = _fetch_wanted(api, listing, source, wanted)
+        except Unknown:
+            raise
         except Exception as error:
             # Refused, unreachable, malformed: the hub's library lets errors of many others through.
             unknown = Unknown(
                 f"memory needs unknown until '{source.model}' has been downloaded:"
                 f" {reason(error, source.revision)}."
             )
-            self._answers[source, part] = _Refusal(unknown, time.monotonic() + ASK_AGAIN_S)
+            self._answers[source, wanted] = _Refusal(unknown, time.monotonic() + ASK_AGAIN_S)
             raise unknown from error
         return folder
 
@@ -140,35 +142,33 @@ def _is_offline() -> bool:
     return is_offline_mode()
 
 
-def _fetch_part(api: HfApi, listing: _Listing, source: ModelSource, part: str | None) -> Path:
-    """Write down what is said of one component's files; None: of the whole pipeline's."""
-    fetch = partial(_fetch_file, api, listing, source.model)
-    parts = [part]
-    if part is None:
-        fetch(INDEX)
-        index = read_object(listing.folder / INDEX)
-        parts = [name for name, entry in index.items() if is_component(entry)]
-    wanted = {file for each in parts for file in _files_of(listing, each or "", source.variant)}
+def _fetch_wanted(api: HfApi, listing: _Listing, source: ModelSource, wanted: Selection) -> Path:
+    """Write down what is said of the files that are wanted."""
+    weights = wanted.of(list(listing.files))
+    if not all(name.endswith(WEIGHTS) for name in (*weights, *wanted.files)):
+        # Other files say at their end, or by their code, what is in them.
+        raise Unknown(f"memory needs unknown until '{source.short_name}' has been downloaded.")
+    indexes = [name for name in (*INDEXES, OWN_BLOCKS) if name in listing.files]
+    names = {*weights, *((indexes or [INDEX]) if wanted.whole else ())}
+    folders = {name.rpartition("/")[0] for name in listing.files}
+    if wanted == TEXTS:
+        names |= {*indexes}
+    else:
+        folders &= {*wanted.folders}
+    for folder in folders:
+        (listing.folder / folder).mkdir(parents=True, exist_ok=True)
+        config = f"{folder}/{CONFIG}".removeprefix("/")
+        names |= {config} & {*listing.files}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        list(pool.map(fetch, sorted(wanted)))
+        list(pool.map(partial(_fetch_file, api, listing, source.model), sorted(names)))
     return listing.folder
-
-
-def _files_of(listing: _Listing, part: str, variant: str | None) -> Iterator[str]:
-    """The configuration of a component and the weight files that a load of it reads."""
-    prefix = f"{part}/" if part else ""
-    below = (file.removeprefix(prefix) for file in listing.files if file.startswith(prefix))
-    names = [name for name in below if "/" not in name]
-    weights = (name for name in names if name.endswith(".safetensors"))
-    yield from (prefix + name for name in names if name == "config.json")
-    yield from (prefix + name for name in of_variant(weights, variant))
 
 
 def _fetch_file(api: HfApi, listing: _Listing, model: str, name: str) -> None:
     path = listing.folder / name
     if path.is_file():
         return
-    content = (_header if name.endswith(".safetensors") else _text)(api, listing, model, name)
+    content = (_header if name.endswith(WEIGHTS) else _text)(api, listing, model, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 

@@ -11,11 +11,10 @@ from typing import Any
 from app.errors import shortened
 from app.mistakes import shown
 from app.workflow.models.hub import is_repository
+from app.workflow.models.pipeline_shapes import OWN_CODE_FLAG
 from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
-
-FLAG = "--trust-remote-code"
 
 
 def read_code(
@@ -44,17 +43,8 @@ def read_code(
         return None
     if repository not in trusted:
         message = f"'{repository}' would run code of its own here, and nobody has allowed that."
-        hint = f"Whoever trusts it starts the workbench with {FLAG} {repository}."
+        hint = f"Whoever trusts it starts the workbench with {OWN_CODE_FLAG} {repository}."
         reader.note((*at, key), message, hint)
         return None
     revision = loading.get("custom_revision" if custom is not None else "revision")
     return source_of({"model_name": repository, "revision": revision}, at)
-
-
-def refusal(model: str) -> tuple[str, str]:
-    """Why code that nobody has allowed is not run, and what to do about it."""
-    return (
-        f"'{model}' brings code of its own, and nobody has allowed to run it.",
-        "Set 'trust_remote_code' in the document, and start the workbench with"
-        f" {FLAG} OWNER/NAME for a repository you trust.",
-    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from app.errors import nearest
+from app.errors import LoadError, nearest
 from app.workflow.document import PipelineBlock, StepDocument, WorkflowDocument
-from app.workflow.models.hub import find_snapshot
-from app.workflow.models.model_index import read_index
+from app.workflow.models.resolve import component_names
+from app.workflow.models.specs import Unknown
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
@@ -98,17 +96,8 @@ def _named(block: PipelineBlock, at: Place, key: str) -> list[tuple[str, Place]]
 def known_components(step: PipelineStep) -> dict[str, bool] | None:
     """The components the step's pipeline has by name, and whether each is there or none in its
     place; None where the model is not here yet."""
-    source = step.source
-    if source is None:
-        return dict.fromkeys([*step.components, *step.reused], True)
-    folder = Path(source.folder) if source.folder else find_snapshot(source.model, source.revision)
-    if folder is None:
-        return None
     try:
-        index = read_index(folder, modular=step.modular is not None)
-        own = {name: name not in step.absent for name in index.parts}
-        own |= dict.fromkeys(index.empty, False)
-    except (OSError, ValueError):
+        return component_names(step)
+    except (LoadError, Unknown):
         # What is wrong with the model is told when it is loaded.
         return None
-    return {**own, **dict.fromkeys([*step.components, *step.reused], True)}

@@ -27,6 +27,7 @@ from app.workflow.files import (
 )
 from app.workflow.installed.signatures import single_file_classes
 from app.workflow.models.hub import is_repository
+from app.workflow.models.single_files import HOW_TO_ALLOW
 from app.workflow.plan_settings import DType
 from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.quantisers import GGUF
@@ -40,7 +41,6 @@ ON_THE_HUB = re.compile(
     r"/(?P<model>[^/]+/[^/]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)"
 )
 PAGE_OF_MODEL = re.compile(rf"https?://(?:{'|'.join(map(re.escape, HOSTS))})/([^/\s]+/[^/\s?#]+)")
-HOW_TO_ALLOW = "Put a safetensors file of its name beside it, or start with --allow-pickles."
 
 
 def as_the_file_is(

@@ -14,7 +14,7 @@ from app.worker.loading.changes import change
 from app.worker.loading.load import find_parts
 from app.worker.loading.parts import Parts
 from app.worker.residency import Entry
-from app.workflow.models.needs import step_model
+from app.workflow.models.needs import weighed_specs
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import Casting, ComponentChanges
 from tests.engines import Finished
@@ -91,7 +91,7 @@ def test_a_cut_encoder_is_held_beside_the_whole_one_and_takes_less(bench: Bench)
 
 def test_what_it_will_take_is_known_before_it_is_loaded(bench: Bench):
     planned, parts = parts_of(bench, configured(components=CUT))
-    said = {each.name: each.weight_bytes for each in step_model(planned).components}
+    said = {each.name: each.weight_bytes for each in weighed_specs(planned).components}
     ran(bench, configured(components=CUT))
     (encoder,) = held(bench, "text_encoder").values()
     assert said["text_encoder"] == encoder.weight_bytes
@@ -202,7 +202,7 @@ def test_a_dtype_of_its_own_is_that_of_the_component_alone(bench: Bench):
     pipeline = bench.assembled(wanted)
     assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.bfloat16, torch.float32)
     planned, parts = parts_of(bench, wanted)
-    said = {each.name: each for each in step_model(planned).components}
+    said = {each.name: each for each in weighed_specs(planned).components}
     plain = {part.name: part for part in parts_of(bench, PLAIN)[1].parts}
     assert said["vae"].weight_bytes == plain["vae"].weight_bytes / 2
     keys = {part.name: part.key for part in parts.parts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from diffusers import FluxTransformer2DModel
 from app.errors import Cancelled, LoadError
 from app.protocol import Event, Loading, RunCancelled, StepProgress
 from app.worker.device import Device
-from app.worker.loading.components import known_part
+from app.worker.loading.components import part_of
 from app.worker.loading.parts import Part
 from app.worker.loading.quantising import _plain_tensors, held_bytes
 from app.worker.loading.weights import _from_pretrained
+from app.workflow.models.component_files import in_a_folder
 from app.workflow.models.quantised import component_bytes
 from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.quantisers import QUANTISERS, quantisation
+from app.workflow.quantisation import Quantisation
 from tests.doubles.accelerator import Accelerator
 from tests.engines import run, started_engine
 from tests.standins import build_flux
@@ -161,14 +164,7 @@ def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: P
     config_type, arguments = QUANTISED[how]
     quantiser = QUANTISERS[config_type.rpartition(".")[2]]
     wanted = quantisation(quantiser, arguments)
-    part = known_part(
-        "transformer",
-        FluxTransformer2DModel,
-        folder,
-        "bfloat16",
-        ModelSource(model="wide", folder=str(folder)),
-        wanted,
-    )
+    part = part_in(folder, ModelSource(model="wide", folder=str(folder)), wanted)
     loaded = _from_pretrained(part, Device("cpu"), lambda: None)
     assert part.weight_bytes == pytest.approx(held_bytes(loaded), rel=0.1)
     assert part.weight_bytes == component_bytes(folder, None, "bfloat16", wanted)
@@ -279,15 +275,19 @@ def test_a_load_may_be_broken_off_anywhere_and_the_next_one_is_whole(how: str | 
             assert torch.equal(again.view(torch.uint8), before.view(torch.uint8))
 
 
+def part_in(folder: Path, source: ModelSource, wanted: Quantisation | None = None) -> Part:
+    """A Flux denoiser in this folder, named after it."""
+    kind = "diffusers.FluxTransformer2DModel"
+    return part_of(in_a_folder(folder.name, kind, folder, "bfloat16", source, wanted))
+
+
 def flux_part(flux: Path, component: str, how: str | None) -> Part:
     wanted = None
     if how is not None:
         config_type, arguments = QUANTISED[how]
         wanted = quantisation(QUANTISERS[config_type.rpartition(".")[2]], arguments)
     source = ModelSource(model="flux", folder=str(flux))
-    return known_part(
-        component, FluxTransformer2DModel, flux / component, "bfloat16", source, wanted
-    )
+    return part_in(flux / component, source, wanted)
 
 
 def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_back(
@@ -352,7 +352,7 @@ def test_weights_quantised_by_something_unknown_are_refused_by_its_name(flux: Pa
     config.write_text(json.dumps(stored))
     source = ModelSource(model="owner/name")
     with pytest.raises(LoadError, match="'svdquant', which is not supported"):
-        known_part("transformer", FluxTransformer2DModel, published, "bfloat16", source)
+        part_in(published, source)
 
 
 def test_sdnq_optimize_is_left_aloud_where_there_is_no_gpu(
@@ -375,10 +375,8 @@ def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux:
     quantiser = QUANTISERS["SDNQConfig"]
     wanted = quantisation(quantiser, QUANTISED["sdnq-uint4"][1])
     source = ModelSource(model="flux", folder=str(flux))
-    part = known_part(
-        "transformer", FluxTransformer2DModel, flux / "transformer", "bfloat16", source, wanted
-    )
-    loaded = _from_pretrained(part._replace(sdnq_matmul=True), Device("cpu"), lambda: None)
+    part = part_in(flux / "transformer", source, wanted)
+    loaded = _from_pretrained(replace(part, sdnq_matmul=True), Device("cpu"), lambda: None)
     layers = [m.sdnq_dequantizer for m in loaded.modules() if hasattr(m, "sdnq_dequantizer")]
     assert layers
     assert all(layer.use_quantized_matmul for layer in layers)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from app.settings import PathSettings
 from app.workflow.models.fit import Room
 from app.workflow.models.hub_headers import HubHeaders, NotAsked
-from app.workflow.models.needs import lines, step_model
+from app.workflow.models.needs import lines, weighed_specs
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
 from tests.hub import Hub
@@ -86,7 +86,7 @@ def test_no_tensor_is_fetched_and_nothing_counts_as_downloaded(
     hub: Hub, headers: HubHeaders, tmp_path: Path
 ):
     plan = planned(tmp_path)
-    found = step_model(plan.steps[0], headers.ask)
+    found = weighed_specs(plan.steps[0], headers.ask)
     assert {each.weight_bytes for each in found.components} >= {16_874_768, 3_778_268, 1_627_392}
     assert {path for path in hub.fetched if path.endswith(".safetensors")} == {
         UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors",

@@ -13,7 +13,8 @@ from PIL import Image
 from app.settings import PathSettings
 from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
 from app.workflow.models.fit import Need, Room
-from app.workflow.models.needs import Unknown, line, lines, step_model, step_need
+from app.workflow.models.needs import line, lines, step_need, weighed_specs
+from app.workflow.models.specs import Unknown
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
 from tests.standins.language import build_language_model
@@ -47,7 +48,7 @@ def planned(folder: Path, *steps: dict[str, Any]) -> Plan:
 
 def needed(plan: Plan) -> list[Need]:
     sizes: dict[str, Size] = {}
-    return [step_need(each, step_model(each), sizes) for each in plan.steps]
+    return [step_need(each, weighed_specs(each), sizes) for each in plan.steps]
 
 
 def config(model: Path, part: str) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def test_a_model_that_is_not_here_is_unknown_in_words(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     plan = planned(tmp_path, step("somebody/something"))
     with pytest.raises(Unknown):
-        step_model(plan.steps[0])
+        weighed_specs(plan.steps[0])
     assert lines(plan, ROOM) == [
         "flow: memory needs unknown until 'somebody/something' has been downloaded."
     ]
@@ -145,7 +146,7 @@ def test_a_model_that_is_not_here_is_unknown_in_words(
 def test_files_that_cannot_be_read_make_it_unknown_in_words(tmp_path: Path, model: Path):
     (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"none")
     (told,) = lines(planned(tmp_path, step(model)), ROOM)
-    assert told.startswith("flow: memory needs unknown: the files of 'model' cannot be ")
+    assert told.startswith("flow: memory needs unknown. The weights of the vae of '")
     assert "is not a safetensors file" in told
 
 

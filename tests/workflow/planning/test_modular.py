@@ -11,9 +11,7 @@ import pytest
 from app.errors import InvalidWorkflow
 from app.settings import PathSettings
 from app.workflow.installed.blocks import blocks_of, modular_class_of
-from app.workflow.models.needs import lines
 from app.workflow.plan import PipelineStep, Plan
-from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.planner import make_plan
 
 H3 = {
@@ -129,17 +127,6 @@ def test_an_ordinary_pipeline_has_none_of_this(tmp_path: Path):
     for place in ("configuration.load_components", "configuration.configs",
                   "from_pretrained_arguments.workflow"):  # fmt: skip
         assert "is for modular pipelines" in wrong[f"steps[0].pipeline.{place}"]
-
-
-def test_what_a_model_needs_that_is_not_here_is_not_asked_of_the_hub(tmp_path: Path):
-    """It would be asked for the index of an ordinary pipeline, and the answer would be wrong."""
-
-    def asked(_source: ModelSource, _part: str | None) -> Path:
-        raise AssertionError
-
-    plan = planned(tmp_path, {}, loading={"model_name": "somebody/modular"})
-    (line,) = lines(plan, None, asked)
-    assert "until 'somebody/modular' has been downloaded" in line
 
 
 def test_blocks_are_no_pipelines(tmp_path: Path):

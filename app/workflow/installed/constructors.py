@@ -1,0 +1,138 @@
+"""What diffusers' pipeline classes are put together from, read from their source.
+
+Nothing is imported: the components a pipeline takes are the parameters of its constructor.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from app.workflow.installed.blocks import family_of
+from app.workflow.installed.signatures import package_root, public_classes, remembered
+
+AUTOMATIC = {
+    "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
+    "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
+}
+"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
+AUTO_PIPELINES = "pipelines/auto_pipeline.py"
+
+
+class Constructor(BaseModel):
+    """What a pipeline's constructor takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: dict[str, bool]
+    """By name in their order: whether one may be left out."""
+    optional: tuple[str, ...] = ()
+    """Components that may be None."""
+
+
+_CONSTRUCTOR: TypeAdapter[Constructor | None] = TypeAdapter(Constructor | None)
+_TABLES: TypeAdapter[dict[str, dict[str, str]]] = TypeAdapter(dict[str, dict[str, str]])
+
+
+@functools.cache
+def constructor(class_name: str) -> Constructor | None:
+    """The constructor of a public pipeline class of diffusers; None where there is no such class.
+
+    What a class does not define itself is that of the first base that does, as Python has it.
+    """
+    found = public_classes("diffusers").get(class_name)
+    if found is None or found.kind != "pipeline":
+        return None
+    return remembered(
+        "diffusers", f"constructor-{class_name}", _CONSTRUCTOR, lambda: _read(class_name)
+    )
+
+
+def automatic_class(automatic: str, model_class: str) -> str:
+    """The pipeline class that an Auto class stands for with a model that was published for this
+    class; empty where the table of that Auto class has none."""
+    tables = _tables()
+    family = family_of(model_class) or next(
+        (each for table in tables.values() for each, name in table.items() if name == model_class),
+        "",
+    )
+    return tables[AUTOMATIC[automatic]].get(family, "")
+
+
+def _read(class_name: str) -> Constructor:
+    parameters: dict[str, bool] | None = None
+    optional: tuple[str, ...] | None = None
+    for node in _with_bases(class_name, "", set()):
+        for inner in node.body:
+            match inner:
+                case ast.FunctionDef(name="__init__") if parameters is None:
+                    parameters = dict(_parameters(inner.args))
+                case ast.Assign([ast.Name("_optional_components")], ast.List(listed)) if (
+                    optional is None
+                ):
+                    optional = tuple(
+                        str(item.value) for item in listed if isinstance(item, ast.Constant)
+                    )
+    return Constructor(parameters=parameters or {}, optional=optional or ())
+
+
+def _with_bases(name: str, file: str, seen: set[str]) -> Iterator[ast.ClassDef]:
+    """The class and what it is derived from, each before its own bases: of this file of diffusers,
+    or a public one. Classes of other files (mixins) construct nothing."""
+    if name in seen:
+        return
+    seen.add(name)
+    found = public_classes("diffusers").get(name)
+    if (node := _classes_in(file).get(name) if file else None) is None:
+        if found is None or found.kind != "pipeline":
+            return
+        file = found.file
+        node = _classes_in(file)[name]
+    yield node
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            yield from _with_bases(base.id, file, seen)
+
+
+@functools.lru_cache(maxsize=4)
+def _classes_in(file: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse((package_root("diffusers") / file).read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _parameters(arguments: ast.arguments) -> Iterator[tuple[str, bool]]:
+    """Those with a name, without self; what is variadic has none."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = len(positional) - len(arguments.defaults)
+    for index, each in enumerate(positional[1:], start=1):
+        yield each.arg, index >= required
+    for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        yield each.arg, default is not None
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, str]]:
+    return remembered("diffusers", "automatic", _TABLES, _read_tables)
+
+
+def _read_tables() -> dict[str, dict[str, str]]:
+    """Class by family, for each of diffusers' tables of automatic pipelines."""
+    tables: dict[str, dict[str, str]] = {name: {} for name in AUTOMATIC.values()}
+    source = (package_root("diffusers") / AUTO_PIPELINES).read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Assign([ast.Name(table)], ast.Call(args=[ast.List(pairs)])) if table in tables:
+                for pair in pairs:
+                    match pair:
+                        case ast.Tuple([ast.Constant(str(family)), ast.Name(name)]):
+                            tables[table][family] = name
+            case ast.Assign(
+                [ast.Subscript(ast.Name(table), ast.Constant(str(family)))], ast.Name(name)
+            ) if table in tables:
+                # For packages that may be missing.
+                tables[table][family] = name
+    return tables

@@ -1,0 +1,538 @@
+"""A planned step → its component specs. The one place where it is worked out what a step loads.
+
+Without torch: classes are names here, and what a pipeline's constructor takes is read from its
+source. Of modular pipelines only their blocks know which components they load: who has them (the
+worker) says so with a `Shape`; without one they are those of the model's index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from app.errors import LoadError, nearest, shortened
+from app.workflow.dtypes import task_dtype
+from app.workflow.files import PICKLE_SUFFIXES, safe_name
+from app.workflow.fingerprint import FileIdentity, identify_file, weight_files
+from app.workflow.models.component_files import (
+    changed,
+    config_folder,
+    has_weights,
+    in_a_file,
+    in_a_folder,
+    is_in_checkpoints,
+    undescribed,
+    unreadable,
+)
+from app.workflow.models.hub import find_in_folders, is_repository, listed_files
+from app.workflow.models.model_index import (
+    INDEX,
+    IndexedPart,
+    holds,
+    is_component,
+)
+from app.workflow.models.pipeline_shapes import (
+    Shape,
+    model_index,
+    modular_shape,
+    named_in,
+    qualified_class,
+    read_pipeline_index,
+    shape_of,
+)
+from app.workflow.models.single_files import (
+    HOW_TO_ALLOW,
+    ReadPickle,
+    Shapes,
+    file_shapes,
+    is_recognised,
+    published_model,
+)
+from app.workflow.models.specs import (
+    TEXTS,
+    AdapterSpec,
+    ComponentSpec,
+    Find,
+    NotHere,
+    Selection,
+    StepSpecs,
+    Unknown,
+    known_folder,
+)
+from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
+from app.workflow.plan_settings import DType
+from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, LoraSource, ModelSource
+
+WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|Guidance$")
+"""In the names of classes whose objects are no modules."""
+IMAGE_ENCODER = "transformers.CLIPVisionModelWithProjection"
+CHECKPOINT = "checkpoint"
+NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
+"""Components that diffusers leaves out where a whole pipeline is one file."""
+
+
+class _Layout(NamedTuple):
+    """What an ordinary pipeline takes, and from where, before its components are looked at."""
+
+    shape: Shape
+    checkpoint: Path | None
+    """The file that has the whole pipeline."""
+    folder: Path | None
+    """Of its model's index."""
+    own: dict[str, str]
+    """The model's own components, with their classes."""
+    settings: dict[str, Any]
+    """Plain values, and None in the place of components."""
+    unfit: tuple[LoadError, ...] = ()
+    """Why the pipeline cannot be put together."""
+
+
+def component_names(step: PipelineStep, find: Find = known_folder) -> dict[str, bool]:
+    """The components the step's pipeline takes, and whether each is there or none in its place.
+
+    Only its model's index is read. Raises as `component_specs` does.
+    """
+    given = dict.fromkeys([*step.components, *step.reused], True)
+    resolver = _Resolver(find, _not_read)
+    if step.modular is not None:
+        index = model_index(find(step.named_source, Selection(whole=True)), step)
+        own = {name: name not in step.absent for name in index.parts}
+        return {**own, **dict.fromkeys(index.empty, False), **given}
+    layout = resolver.layout(step, None)
+    absent = (name for name, value in layout.settings.items() if value is None)
+    return {**dict.fromkeys(layout.own, True), **dict.fromkeys(absent, False), **given}
+
+
+def component_specs(
+    step: LoadingStep,
+    find: Find = known_folder,
+    earlier: Mapping[str, Collection[ComponentSpec]] = MappingProxyType({}),
+    *,
+    accelerator: bool = False,
+    shape: Shape | None = None,
+    read_pickle: ReadPickle | None = None,
+) -> StepSpecs:
+    """What the step loads, each component with its files' identities and its bytes.
+
+    `find` says where models lie. `earlier` has the components of the steps before, for what is
+    reused of them; of a step that it lacks nothing is counted. `shape` is the pipeline's where its
+    class has been loaded, and `read_pickle` reads files that may hold code. Raises LoadError where
+    the step cannot be loaded, Unknown where it cannot be said what it loads, and what `find`
+    raises.
+    """
+    resolver = _Resolver(find, read_pickle or _not_read)
+    if isinstance(step, TaskStep):
+        found = resolver.task(step, task_dtype(step, accelerator=accelerator))
+    elif step.modular is not None:
+        found = resolver.modular(step, shape, earlier)
+    else:
+        found = resolver.pipeline(step, shape, earlier)
+    return replace(found, wanted=tuple(dict.fromkeys(resolver.wanted)))
+
+
+def lora_spec(lora: LoraSource, find: Find = known_folder) -> AdapterSpec:
+    """Where the LoRA's weights lie. Raises what `find` raises."""
+    folder_name = lora.source.subfolder
+    if lora.weight_name is not None:
+        wanted = Selection(files=(str(PurePosixPath(folder_name, lora.weight_name)),))
+    else:
+        wanted = Selection(adapters=(folder_name,))
+    folder = find(lora.source, wanted) / folder_name
+    files = [folder / lora.weight_name] if lora.weight_name else folder.glob("*.safetensors")
+    return AdapterSpec(lora.source, folder, _identities(files))
+
+
+def ip_adapter_spec(adapter: IpAdapterSource, find: Find = known_folder) -> AdapterSpec:
+    """Where the adapter lies, with its image encoder. Raises what `find` raises."""
+    folder = find(adapter.source, _of_ip_adapter(adapter))
+    file = folder / adapter.source.subfolder / adapter.weight_name
+    return AdapterSpec(adapter.source, folder, _identities([file]))
+
+
+class _Resolver:
+    """Resolves one step; notes which files it asks for."""
+
+    def __init__(self, find: Find, read_pickle: ReadPickle) -> None:
+        self._find_model = find
+        self._read_pickle = read_pickle
+        self.wanted: list[tuple[ModelSource, Selection]] = []
+
+    def _find(self, source: ModelSource, wanted: Selection) -> Path:
+        self.wanted.append((source, wanted))
+        return self._find_model(source, wanted)
+
+    # --- kinds of steps --------------------------------------------------------------------------
+
+    def layout(self, step: PipelineStep, shape: Shape | None) -> _Layout:
+        """What an ordinary pipeline takes, and from where; only its model's index is read."""
+        checkpoint, folder = self._described_in(step)
+        if checkpoint is not None and folder is None:
+            named = step.pipeline_class.rpartition(".")[2]
+            return _Layout(Shape(named, {}), checkpoint, None, {}, {})
+        index = {} if folder is None else read_pipeline_index(folder, step)
+        shape = shape or shape_of(step, index)
+        given = {*step.reused, *step.components}
+        own: dict[str, str] = {}
+        settings: dict[str, Any] = {}
+        unfit: list[LoadError] = []
+        for name, may_be_left_out in shape.parameters.items():
+            if name in given:
+                continue
+            if name in step.absent or (checkpoint and name in NOT_IN_CHECKPOINTS):
+                settings[name] = None
+            elif is_component(entry := index.get(name)):
+                if entry == [None, None]:
+                    settings[name] = None
+                else:
+                    own[name] = qualified_class(entry, name, step)
+            elif name in index:
+                settings[name] = index[name]
+                if not may_be_left_out:
+                    unfit.append(_unnamed(name, step, shape, index))
+            elif may_be_left_out:
+                continue
+            elif name in shape.optional:
+                settings[name] = None
+            else:
+                unfit.append(_lacking(name, step, shape, index))
+        if "safety_checker" in settings and "requires_safety_checker" in shape.parameters:
+            settings["requires_safety_checker"] = False
+        if "add_watermarker" in shape.parameters:
+            # Otherwise SDXL's pictures are other ones as soon as a certain package is installed.
+            settings["add_watermarker"] = False
+        return _Layout(shape, checkpoint, folder, own, settings, tuple(unfit))
+
+    def pipeline(
+        self,
+        step: PipelineStep,
+        shape: Shape | None,
+        earlier: Mapping[str, Collection[ComponentSpec]],
+    ) -> StepSpecs:
+        """What an ordinary pipeline loads."""
+        shape, checkpoint, folder, own, settings, unfit = self.layout(step, shape)
+        for error in unfit:
+            raise error
+        if checkpoint is not None and folder is None:
+            return undescribed(checkpoint, step)
+        reused = _reused(step, shape, earlier)
+        loaded = self._own(own, step, checkpoint, folder)
+        loaded |= {
+            name: self._block(name, block, step.model_folders, folder and folder / name)
+            for name, block in step.components.items()
+            if name in shape.parameters and name not in step.reused
+        }
+        found = {name: changed(spec, step) for name, spec in loaded.items()} | reused
+        if step.ip_adapter is not None and "image_encoder" in shape.parameters:
+            # As diffusers has it: the adapter's own encoder looks at the picture, where the model
+            # has none.
+            settings.pop("image_encoder", None)
+            if "image_encoder" not in found:
+                found["image_encoder"] = self._image_encoder(step.ip_adapter, step.dtype)
+        components = tuple(found[name] for name in shape.parameters if name in found)
+        # A pipeline without a model lies where its first component does.
+        first = components[0].folder.parent if components else Path()
+        return StepSpecs(shape.class_name, folder or first, components, settings)
+
+    def modular(
+        self,
+        step: PipelineStep,
+        shape: Shape | None,
+        earlier: Mapping[str, Collection[ComponentSpec]],
+    ) -> StepSpecs:
+        """What a modular pipeline loads."""
+        assert step.modular is not None
+        folder = self._find(step.named_source, Selection(whole=True))
+        index = model_index(folder, step)
+        shape = shape or modular_shape(step, index)
+        reused = _reused(step, shape, earlier)
+        loaded = {
+            name: self._block(name, block, step.model_folders, None)
+            for name, block in step.components.items()
+            if name in shape.parameters and name not in step.reused
+        }
+        given = {*step.reused, *loaded, *step.absent}
+        own = {
+            name: index.parts[name]
+            for name in shape.parameters
+            if name in index.parts
+            and name not in given
+            and (step.modular.names is None or name in step.modular.names)
+        }
+        loaded |= {
+            name: self._modular_own(name, part, step, folder, own) for name, part in own.items()
+        }
+        found = {name: changed(spec, step) for name, spec in loaded.items()} | reused
+        components = tuple(found[name] for name in shape.parameters if name in found)
+        return StepSpecs(shape.class_name, folder, components)
+
+    def task(self, step: TaskStep, dtype: DType) -> StepSpecs:
+        """What a task computes with."""
+        components = tuple(
+            self._foreign(name, block) if block.is_foreign else self._of_task(name, block, dtype)
+            for name, block in step.components.items()
+        )
+        return StepSpecs("", Path(), components)
+
+    # --- where components lie --------------------------------------------------------------------
+
+    def _described_in(self, step: PipelineStep) -> tuple[Path | None, Path | None]:
+        """The file that has the whole pipeline, where it is in one, and the folder of its index; no
+        folder where the step names no model, or where a file's configuration is not known yet."""
+        if step.source is None:
+            return None, None
+        if not step.source.file:
+            return None, self._find(step.source, Selection(whole=True))
+        checkpoint = self._file(step.source)
+        try:
+            return checkpoint, self._described_by(checkpoint, step.config, step.model_folders)
+        except Unknown:
+            return checkpoint, None
+
+    def _own(
+        self,
+        own: Mapping[str, str],
+        step: PipelineStep,
+        checkpoint: Path | None,
+        index: Path | None,
+    ) -> dict[str, ComponentSpec]:
+        """The components that the step's model has of its own, by their classes."""
+        source = step.source
+        if source is None or index is None:
+            return {}
+        if checkpoint is None and own:
+            index = self._find(source, Selection(folders=tuple(own), variant=source.variant))
+        return {
+            name: in_a_file(name, kind, checkpoint, index / name, step.dtype_of(name), source)
+            if checkpoint and is_in_checkpoints(kind)
+            else in_a_folder(name, kind, index / name, step.dtype_of(name), source)
+            for name, kind in own.items()
+        }
+
+    def _modular_own(
+        self,
+        name: str,
+        part: IndexedPart,
+        step: PipelineStep,
+        folder: Path,
+        own: Mapping[str, IndexedPart],
+    ) -> ComponentSpec:
+        """One of the components that a modular pipeline's index names."""
+        assert step.modular is not None
+        variant = step.named_source.variant or part.variant
+        here = step.named_source.model if step.named_source.folder is None else None
+        source = step.modular.sources.get(name)
+        if source is None and part.model not in (None, here) and not holds(folder / part.subfolder):
+            if not is_repository(str(part.model)):
+                raise LoadError(
+                    f"The {name} of '{step.model}' is said to lie in '{part.model}', which is"
+                    " neither its own folder nor 'owner/name' of the hub."
+                )
+            source = ModelSource(
+                model=str(part.model), subfolder=part.subfolder, revision=part.revision
+            )
+        subfolders: tuple[str, ...] = (part.subfolder,)
+        if source is None:
+            source = step.named_source
+            subfolders = tuple(each.subfolder for each in own.values() if each.model == part.model)
+        source = source.model_copy(update={"variant": variant})
+        place = self._find(source, Selection(folders=subfolders, variant=variant)) / part.subfolder
+        entry = [part.library, part.class_name] if part.class_name else named_in(place)
+        kind = qualified_class(entry, name, step)
+        quantised = step.modular.quantised.get(name)
+        return in_a_folder(name, kind, place, step.dtype_of(name), source, quantised)
+
+    def _block(
+        self, name: str, block: ComponentBlock, models: tuple[str, ...], own: Path | None
+    ) -> ComponentSpec:
+        """The component of a block of the document.
+
+        `own` is the folder that the pipeline's own model has for such a component, if it has.
+        """
+        if block.source.file:
+            file = self._file(block.source)
+            is_there = own is not None and (own / "config.json").is_file()
+            described = self._described_by(file, block.config, models, own if is_there else None)
+            folder = config_folder(described, block.class_name, name, file)
+            return in_a_file(
+                name, block.class_name, file, folder, block.dtype, block.source, block.quantisation
+            )
+        folder = self._block_folder(block)
+        return in_a_folder(
+            name, block.class_name, folder, block.dtype, block.source, block.quantisation
+        )
+
+    def _block_folder(self, block: ComponentBlock) -> Path:
+        folders = (block.source.subfolder,) if has_weights(block.class_name) else ()
+        wanted = Selection(folders=folders, variant=block.source.variant)
+        return self._find(block.source, wanted) / block.source.subfolder
+
+    def _image_encoder(self, adapter: IpAdapterSource, dtype: DType) -> ComponentSpec:
+        source = adapter.encoder_source
+        if source is None:
+            folder = self._find(adapter.source, _of_ip_adapter(adapter)) / adapter.image_encoder
+            return in_a_folder("image_encoder", IMAGE_ENCODER, folder, dtype, adapter.source)
+        folder = self._find(source, Selection(folders=("",)))
+        return in_a_folder("image_encoder", IMAGE_ENCODER, folder, dtype, source)
+
+    def _of_task(self, name: str, block: ComponentBlock, dtype: DType) -> ComponentSpec:
+        folder = self._block_folder(block)
+        if not has_weights(block.class_name):
+            # In whatever a model computes, its tokenizer is the same.
+            return in_a_folder(name, block.class_name, folder, "float32", block.source)
+        if not weight_files(folder, block.source.variant):
+            raise LoadError(
+                f"'{block.source.model}' has no safetensors weights, and others are not loaded.",
+                hint="Take a model that has, or convert this one.",
+            )
+        return in_a_folder(name, block.class_name, folder, dtype, block.source)
+
+    def _foreign(self, name: str, block: ComponentBlock) -> ComponentSpec:
+        """What its own library loads takes about what its files do."""
+        source, names = block.source, block.files or {"": block.source.file}
+        files = [self._file(source.model_copy(update={"file": file})) for file in names.values()]
+        try:
+            size_bytes = sum(file.stat().st_size for file in files)
+        except OSError as error:
+            raise unreadable(files[0].name, error) from error
+        return ComponentSpec(
+            name,
+            block.class_name,
+            source,
+            files[0].parent,
+            tuple(identify_file(file) for file in files),
+            "float32",
+            None,
+            size_bytes,
+            file=files[0],
+            tool_files=block.files,
+        )
+
+    # --- single files ----------------------------------------------------------------------------
+
+    def _file(self, source: ModelSource) -> Path:
+        """The single file itself. Raises LoadError where its model has none of this name."""
+        if source.folder is not None:
+            return Path(source.folder) / source.file
+        folder = self._find(source, Selection(files=(source.file,)))
+        beside = str(PurePosixPath(source.file).with_suffix(".safetensors"))
+        there = [beside] if (folder / beside).is_file() else []
+        path = folder / (safe_name(source.file, there, allow_pickles=True) or source.file)
+        if not path.is_file():
+            listed = listed_files(source.model, source.revision)
+            stem = Path(source.file).stem
+            pickles = [f for f in listed if Path(f).stem == stem]
+            pickles = [f for f in pickles if Path(f).suffix in PICKLE_SUFFIXES]
+            raise LoadError(
+                f"'{source.model}' has no file '{source.file}'"
+                + (f", only '{pickles[0]}', which may hold code." if pickles else "."),
+                hint=HOW_TO_ALLOW if pickles else nearest(source.file, listed),
+            )
+        return path
+
+    def _described_by(
+        self,
+        file: Path,
+        config: ModelSource | None,
+        models: tuple[str, ...],
+        own: Path | None = None,
+    ) -> Path:
+        """The folder with the configuration of the component, or of the pipeline, in this file.
+
+        `models` are folders that are looked in before the hub's cache. `own` is taken where the
+        tensors are named as in diffusers, from which diffusers tells nothing. Raises LoadError.
+        """
+        if config is not None:
+            return self._find(config, TEXTS) / config.subfolder
+        shapes = self._shapes(file)
+        if own is not None and not is_recognised(shapes):
+            return own
+        published = published_model(shapes)
+        found = find_in_folders(published.model, [Path(folder) for folder in models])
+        source = ModelSource(model=published.model, folder=str(found) if found else None)
+        try:
+            return self._find(source, TEXTS) / published.subfolder
+        except NotHere:
+            raise
+        except LoadError as error:
+            raise LoadError(
+                f"'{file.name}' has no configuration of its own; by its tensors it is a"
+                f" '{published.model}'. {error.message}",
+                hint="Name another model, or a folder with its configuration, as 'config' beside"
+                " 'from_single_file'.",
+                detail=error.detail,
+            ) from error
+
+    def _shapes(self, file: Path) -> Shapes:
+        try:
+            return file_shapes(file, self._read_pickle)
+        except (ValueError, OSError) as error:
+            raise unreadable(file.name, error) from error
+
+
+def _unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
+    """The refusal of a model that has something else in the place of a component."""
+    return LoadError(
+        f"'{step.model}' names no class for its {name}, which {shape.class_name} needs.",
+        hint=f"Its {INDEX} says {shortened(repr(index[name]))}.",
+    )
+
+
+def _lacking(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
+    """The refusal of a pipeline that takes a component which there is not."""
+    if step.source is None:
+        return LoadError(
+            f"{shape.class_name} needs a {name}, and {step.place} names no model that it could be"
+            " taken from.",
+            hint=f"Give {step.place}.pipeline a block '{name}', or reuse an earlier step's.",
+        )
+    return LoadError(
+        f"'{step.model}' has no {name}, which {shape.class_name} needs.",
+        hint=f"It is a model for {index.get('_class_name')}.",
+    )
+
+
+def _reused(
+    step: PipelineStep, shape: Shape, earlier: Mapping[str, Collection[ComponentSpec]]
+) -> dict[str, ComponentSpec]:
+    """The very components of the steps that share them: under the same keys, so each is held once.
+
+    Raises LoadError where the other step has no such one, or this pipeline takes none.
+    """
+    where = f"{step.place}.pipeline"
+    found = {}
+    for name, sharing in step.reused.items():
+        if sharing not in earlier:
+            continue
+        shared = {each.name: each for each in earlier[sharing]}
+        if name not in shared:
+            raise LoadError(
+                f"The step whose '{name}' is reused in {where} has no such component.",
+                hint=nearest(name, shared),
+            )
+        if name not in shape.parameters:
+            raise LoadError(
+                f"{shape.class_name} takes no '{name}', which {where} reuses.",
+                hint=nearest(name, shape.parameters),
+            )
+        found[name] = replace(shared[name], shared_by=sharing)
+    return found
+
+
+def _of_ip_adapter(adapter: IpAdapterSource) -> Selection:
+    """Its weights, and its image encoder's where that lies beside them."""
+    return Selection(
+        folders=() if adapter.encoder_source else (adapter.image_encoder,),
+        files=(str(PurePosixPath(adapter.source.subfolder, adapter.weight_name)),),
+    )
+
+
+def _identities(files: Any) -> tuple[FileIdentity, ...]:
+    return tuple(identify_file(file) for file in sorted(files) if file.is_file())
+
+
+def _not_read(file: Path) -> Shapes:
+    raise Unknown(f"memory needs unknown until it runs: '{file.name}' may hold code.")

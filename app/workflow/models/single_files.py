@@ -1,0 +1,97 @@
+"""Weights in a single file: which file is read, and which published model's configuration it has.
+
+Such a file has tensors and no configuration. diffusers tells by names and shapes of the tensors
+which published model it is of. Its own function is asked, taken out of its source: importing it
+would import torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.stamps import FileStamp, stamp_of
+from app.workflow.files import GGUF_SUFFIX, SAFE_SUFFIXES
+from app.workflow.fingerprint import tensor_shapes
+from app.workflow.installed.signatures import package_root
+
+HOW_TO_ALLOW = "Put a safetensors file of its name beside it, or start with --allow-pickles."
+STABLE_DIFFUSION = (
+    "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "encoder.down.",
+)  # fmt: skip
+"""How the tensors of Stable Diffusion's checkpoints begin."""
+TOLD_BY = ("CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS", "infer_diffusers_model_type")
+"""What of diffusers' source tells the published model."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of each tensor of a file, by name."""
+ReadPickle = Callable[[Path], Shapes]
+"""Reads the shapes of a file that may hold code, which only torch can."""
+
+
+class Published(NamedTuple):
+    """A published model whose configuration a single file has."""
+
+    model: str
+    subfolder: str
+
+
+class _Tensor(NamedTuple):
+    """Stands for a tensor whose shape alone is asked for."""
+
+    shape: tuple[int, ...]
+
+
+def file_shapes(file: Path, read_pickle: ReadPickle) -> Shapes:
+    """The shapes of all tensors of the file. Raises ValueError or OSError where it cannot be read,
+    and what `read_pickle` raises."""
+    if file.suffix in SAFE_SUFFIXES:
+        return _safe_shapes(file, stamp_of(file))
+    return read_pickle(file)
+
+
+@functools.lru_cache(maxsize=32)
+def _safe_shapes(file: Path, _stamp: FileStamp) -> Shapes:
+    if file.suffix == GGUF_SUFFIX:
+        from gguf import GGUFReader
+
+        return {tensor.name: tuple(tensor.data.shape) for tensor in GGUFReader(file).tensors}
+    return {name: shape for name, (_, shape) in tensor_shapes(file).items()}
+
+
+def published_model(shapes: Shapes) -> Published:
+    """The published model that diffusers takes a file with these tensors to be of."""
+    source = _source()
+    kind = source["infer_diffusers_model_type"](_as_tensors(shapes))
+    found = source["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][kind]
+    return Published(str(found["pretrained_model_name_or_path"]), str(found.get("subfolder") or ""))
+
+
+def is_recognised(shapes: Shapes) -> bool:
+    """Whether diffusers tells by the tensors what they are; what it does not know it takes for a
+    Stable Diffusion 1."""
+    return _source()["infer_diffusers_model_type"](_as_tensors(shapes)) != "v1" or any(
+        name.startswith(STABLE_DIFFUSION) for name in shapes
+    )
+
+
+def _as_tensors(shapes: Shapes) -> dict[str, _Tensor]:
+    return {name: _Tensor(shape) for name, shape in shapes.items()}
+
+
+@functools.cache
+def _source() -> dict[str, Any]:
+    """The names of TOLD_BY, as the installed diffusers defines them."""
+    file = package_root("diffusers") / "loaders" / "single_file_utils.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    body: list[ast.stmt] = []
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.Assign([ast.Name(name)]) if name in TOLD_BY:
+                body.append(node)
+    defined: dict[str, Any] = {}
+    exec(compile(ast.Module(body, []), str(file), "exec"), defined)
+    return defined
