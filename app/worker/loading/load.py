@@ -77,11 +77,9 @@ def _pipeline_class(step: PipelineStep, name: str) -> type[Any]:
 def _own_class(step: PipelineStep) -> type[Any] | None:
     """The pipeline's class where the repository whose code may run defines it."""
     assert step.code is not None
-    index = (
-        {}
-        if step.source is None
-        else read_pipeline_index(local_folder(step.source, Selection(whole=True)), step)
-    )
+    index: dict[str, Any] = {}
+    if step.source is not None:
+        index = read_pipeline_index(local_folder(step.source, Selection(whole=True)), step)
     own = index.get("_class_name")
     module, name = own if isinstance(own, list) and len(own) == 2 else (PIPELINE, None)
     folder = code_folder(step.code)

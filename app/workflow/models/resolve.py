@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from app.errors import LoadError, nearest, shortened
 from app.workflow.dtypes import task_dtype
-from app.workflow.files import PICKLE_SUFFIXES, safe_name
+from app.workflow.files import PICKLE_SUFFIXES, config_of, safe_name
 from app.workflow.fingerprint import FileIdentity, identify_file, weight_files
+from app.workflow.installed.auto_models import model_class
 from app.workflow.models.component_files import (
     changed,
     config_folder,
@@ -388,7 +389,12 @@ class _Resolver:
                 f"'{block.source.model}' has no safetensors weights, and others are not loaded.",
                 hint="Take a model that has, or convert this one.",
             )
-        return in_a_folder(name, block.class_name, folder, dtype, block.source)
+        library, _, automatic = block.class_name.rpartition(".")
+        class_name = block.class_name
+        if automatic.startswith("AutoModel"):
+            # What stands behind it, so that a pipeline and a task hold one.
+            class_name = f"{library}.{model_class(automatic, config_of(folder)) or automatic}"
+        return in_a_folder(name, class_name, folder, dtype, block.source)
 
     def _foreign(self, name: str, block: ComponentBlock) -> ComponentSpec:
         """What its own library loads takes about what its files do."""
@@ -447,10 +453,13 @@ class _Resolver:
         """
         if config is not None:
             return self._find(config, TEXTS) / config.subfolder
-        shapes = self._shapes(file)
-        if own is not None and not is_recognised(shapes):
-            return own
-        published = published_model(shapes)
+        try:
+            shapes = file_shapes(file, self._read_pickle)
+            if own is not None and not is_recognised(shapes):
+                return own
+            published = published_model(shapes)
+        except (ValueError, OSError) as error:
+            raise unreadable(file.name, error) from error
         found = find_in_folders(published.model, [Path(folder) for folder in models])
         source = ModelSource(model=published.model, folder=str(found) if found else None)
         try:
@@ -465,12 +474,6 @@ class _Resolver:
                 " 'from_single_file'.",
                 detail=error.detail,
             ) from error
-
-    def _shapes(self, file: Path) -> Shapes:
-        try:
-            return file_shapes(file, self._read_pickle)
-        except (ValueError, OSError) as error:
-            raise unreadable(file.name, error) from error
 
 
 def _unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:

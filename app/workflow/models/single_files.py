@@ -63,23 +63,26 @@ def _safe_shapes(file: Path, _stamp: FileStamp) -> Shapes:
 
 
 def published_model(shapes: Shapes) -> Published:
-    """The published model that diffusers takes a file with these tensors to be of."""
-    source = _source()
-    kind = source["infer_diffusers_model_type"](_as_tensors(shapes))
-    found = source["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][kind]
+    """The published model that diffusers takes a file with these tensors to be of. Raises
+    ValueError where it cannot tell."""
+    found = _source()["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][_kind(shapes)]
     return Published(str(found["pretrained_model_name_or_path"]), str(found.get("subfolder") or ""))
 
 
 def is_recognised(shapes: Shapes) -> bool:
     """Whether diffusers tells by the tensors what they are; what it does not know it takes for a
-    Stable Diffusion 1."""
-    return _source()["infer_diffusers_model_type"](_as_tensors(shapes)) != "v1" or any(
-        name.startswith(STABLE_DIFFUSION) for name in shapes
-    )
+    Stable Diffusion 1. Raises ValueError where it cannot tell."""
+    return _kind(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
 
 
-def _as_tensors(shapes: Shapes) -> dict[str, _Tensor]:
-    return {name: _Tensor(shape) for name, shape in shapes.items()}
+def _kind(shapes: Shapes) -> str:
+    tensors = {name: _Tensor(shape) for name, shape in shapes.items()}
+    try:
+        return str(_source()["infer_diffusers_model_type"](tensors))
+    except LookupError as error:
+        raise ValueError(
+            f"its tensors are those of no published model: {error} is amiss"
+        ) from error
 
 
 @functools.cache
