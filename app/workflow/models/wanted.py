@@ -87,11 +87,16 @@ def _resolve(step: LoadingStep, find: Find, earlier: dict[str, Iterable[Componen
 
 def _is_local(step: PipelineStep | TaskStep) -> bool:
     """Whether nothing of the step can lie anywhere but in folders of this machine."""
-    configs = [block.config for block in step.components.values()]
+    described = [(block.source, block.config) for block in step.components.values()]
     if isinstance(step, PipelineStep):
         if step.modular is not None:
             # Its index may name other repositories.
             return False
-        configs.append(step.config)
-    sources = (*step.sources, *configs)
-    return all(source is None or source.folder is not None for source in sources)
+        if step.source is not None:
+            described.append((step.source, step.config))
+    for source, config in described:
+        # Without a configuration a file has that of a published model.
+        needs_one = config is None and source.file and not isinstance(step, TaskStep)
+        if needs_one or (config is not None and config.folder is None):
+            return False
+    return all(source.folder is not None for source in step.sources)

@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.errors import LoadError
 from app.settings import PathSettings
 from app.worker.loading.quantising import held_bytes
+from app.workflow.models.hub import this_machine
+from app.workflow.models.wanted import Wanted, bring_all
 from app.workflow.planning.planner import make_plan
 from tests.standins import build_flux
 from tests.standins.checkpoint import build_checkpoint
@@ -197,10 +200,16 @@ def test_whose_file_it_is_is_told_by_its_tensors(checkpoint: Path, tiny: Path, b
     assert same(bench.run(plan), bench.run(named))
 
 
-def test_without_its_configuration_the_sentence_says_whose_it_needs(
-    checkpoint: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    error = bench.refused(from_checkpoint(checkpoint))
-    assert "by its tensors it is a 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in error.message
-    assert "as 'config' beside 'from_single_file'" in error.hint
+def test_without_its_configuration_the_sentence_says_whose_it_needs(checkpoint: Path, bench: Bench):
+    asked: list[str] = []
+
+    def bring(model: Wanted) -> None:
+        asked.append(model.source.model)
+        raise LoadError("The model could not be downloaded.")
+
+    plan = bench.plan(bench.write(from_checkpoint(checkpoint)))
+    with pytest.raises(LoadError) as raised:
+        bring_all(plan, bring, this_machine())
+    assert asked == ["stable-diffusion-v1-5/stable-diffusion-v1-5"]
+    assert f"by its tensors it is a '{asked[0]}'. The model could not" in raised.value.message
+    assert "as 'config' beside 'from_single_file'" in raised.value.hint
