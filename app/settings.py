@@ -152,6 +152,9 @@ class EngineSettings(_Frozen):
     """Runs of one guest that may wait; an operator's are not counted."""
     max_preparing_runs: int = Field(default=4, ge=1)
     """Runs whose media or models are fetched at a time; further ones wait for that."""
+    passed_over_limit_s: float = Field(default=30.0, ge=0)
+    """How long later runs whose models are loaded already may start before a waiting one; 0: runs
+    start in the order they came."""
     cancel_grace_s: float = Field(default=10.0, gt=0)
     """The least time a worker has to obey a cancel before it is ended."""
     cancel_grace_limit_s: float = Field(default=30.0, gt=0)

@@ -216,7 +216,7 @@ import os.path
 from app.ui import markup
 from . import here
 from .. import above
-from ..engine.queue import positions
+from ..engine.assign import assign
 if TYPE_CHECKING:
     import only_types
 try:
@@ -229,7 +229,7 @@ class Lazy:
         from torch import nn
 """
     at_once = ["os.path", "app.ui.markup", "app.ui.here", "app.above",
-               "app.engine.queue.positions", "tried", "of_a_class"]  # fmt: skip
+               "app.engine.assign.assign", "tried", "of_a_class"]  # fmt: skip
     assert Import(source, "app.ui").found == [
         *((name, True) for name in at_once),
         ("torch.nn", False),

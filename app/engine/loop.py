@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from app.engine.assign import ReadyRun, assign, missing_bytes
 from app.engine.history import History
 from app.engine.mailbox import Mailbox
 from app.engine.prepare import Preparation
@@ -52,6 +53,9 @@ class EngineLoop:
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve(), history)
         self._preparation = Preparation(settings, self._runs, self.post)
         self._slots = (WorkerSlot(start_worker, settings, self._runs, self.post, self.status),)
+        self._passed_over: dict[str, float] = {}
+        """Since when runs have been passed over, in monotonic seconds."""
+        self._passed_over_limit_s = settings.engine.passed_over_limit_s
         self._closing = False
         self._serving = True
         self._pause_until = 0.0
@@ -117,10 +121,32 @@ class EngineLoop:
         for slot in self._slots:
             slot.advance(time.monotonic())
         self._tell_given_up()
-        for slot in self._slots:
-            # (A run that cannot be sent leaves its slot free for the next.)
-            while slot.is_free and (run := self._runs.next) is not None:
+        # (A run that cannot be sent leaves its slot free for the next.)
+        while starts := self._next_starts():
+            for run, slot in starts:
                 slot.start(run)
+
+    def _next_starts(self) -> list[tuple[Run, WorkerSlot]]:
+        """Which runs to start now, and where."""
+        runs = {run.run_id: run for run in self._runs.ready}
+        free = [number for number, slot in enumerate(self._slots) if slot.is_free]
+        if not runs or not free:
+            return []
+        # Where nothing is held of what a run needs, it takes the slot that holds least.
+        free.sort(key=lambda number: self._slots[number].held_bytes)
+        now = time.monotonic()
+        since = {run_id: at for run_id, at in self._passed_over.items() if run_id in runs}
+        ready = [
+            ReadyRun(run.run_id, self._missing(run, free), since.get(run.run_id))
+            for run in runs.values()
+        ]
+        starts, passed_over = assign(ready, free, now, self._passed_over_limit_s)
+        self._passed_over = {**dict.fromkeys(passed_over, now), **since}
+        return [(runs[run_id], self._slots[number]) for run_id, number in starts]
+
+    def _missing(self, run: Run, slots: Sequence[int]) -> dict[int, int]:
+        found = {number: missing_bytes(run, self._slots[number].held) for number in slots}
+        return {number: missing for number, missing in found.items() if missing is not None}
 
     def _tell_given_up(self) -> None:
         """End what waits where no worker comes up in any slot."""

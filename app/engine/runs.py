@@ -13,7 +13,6 @@ from pathlib import Path
 
 from app.engine.ends import files_gone
 from app.engine.history import History
-from app.engine.queue import next_run, positions
 from app.engine.remembered import Remembered, RememberedResults
 from app.engine.run import Run, RunInfo
 from app.errors import QueueFull, UnknownRun, shortened
@@ -142,16 +141,13 @@ class Runs:
 
     @property
     def waiting(self) -> tuple[Run, ...]:
-        """Those that wait, the next first."""
+        """Those that wait, in the order they came."""
         return self._waiting
 
     @property
-    def next(self) -> Run | None:
-        """The one to start now."""
-        waiting = {run.run_id: run for run in self._waiting}
-        unprepared = {run.run_id for run in self._waiting if run.stage != "ready"}
-        run_id = next_run(tuple(waiting), unprepared)
-        return None if run_id is None else waiting[run_id]
+    def ready(self) -> tuple[Run, ...]:
+        """Those that could start now, in the order they came."""
+        return tuple(run for run in self._waiting if run.stage == "ready")
 
     def leave_queue(self, run: Run) -> bool:
         """Have the run wait no longer, and tell the others their places; False where it did not."""
@@ -181,9 +177,8 @@ class Runs:
         self.put_back(run)
 
     def _tell_positions(self) -> None:
-        at = positions(tuple(run.run_id for run in self._waiting))
-        for run in self._waiting:
-            last, position = run.events[-1], at[run.run_id]
+        for position, run in enumerate(self._waiting):
+            last = run.events[-1]
             if isinstance(last, RunQueued) and last.position != position:
                 run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 

@@ -27,6 +27,7 @@ from app.protocol import (
     DropComponents,
     Event,
     FilesMissing,
+    HeldComponent,
     Logged,
     MemoryFreed,
     MemoryReported,
@@ -96,6 +97,16 @@ class WorkerSlot:
         """Whether a run can start here now."""
         is_up = self._worker is not None and self._ready is not None
         return is_up and not (self._occupied or self._killed)
+
+    @property
+    def held(self) -> tuple[HeldComponent, ...]:
+        """What the worker holds, as it last told."""
+        return self._memory.held
+
+    @property
+    def held_bytes(self) -> int:
+        """The weights of what it holds."""
+        return sum(item.weight_bytes for item in self.held)
 
     @property
     def given_up(self) -> ErrorReport | None:
