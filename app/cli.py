@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="allow images, videos and audio by URL"
         " (default: only if no other machine can reach the page)",
     )  # fmt: skip
+    serve.add_argument(
+        "--devices", metavar="DEVICE,DEVICE",
+        help="instead of --device, one worker for each of these: cuda:0,cuda:1",
+    )  # fmt: skip
     _add_no_history(serve)
     _add_common(serve, "INFO")
 
@@ -222,7 +226,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         if options.command is not _serve:
             paths["media"] = ANYWHERE
         engine = {"keep_history": False} if getattr(options, "no_history", False) else {}
-        worker: dict[str, Any] = {"device": options.device} if options.device else {}
+        worker = _devices(options, given)
         level_is_set = "log_level" in given.worker.model_fields_set
         if options.log_level or not level_is_set:
             worker["log_level"] = options.log_level or options.default_log_level
@@ -236,6 +240,24 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
     except ValidationError as error:
         raise BadRequest("A setting does not fit.", _wrong_settings(error)) from None
+
+
+def _devices(options: argparse.Namespace, given: Settings) -> dict[str, Any]:
+    """What the command line says of the devices, instead of what the environment says."""
+    devices = getattr(options, "devices", None)
+    if options.device and devices:
+        raise BadRequest(
+            "--device and --devices cannot be given together.",
+            hint="Use --device for one worker, --devices for several.",
+        )
+    if options.device:
+        return {"device": options.device, "devices": ()}
+    if devices:
+        return {"device": "auto", "devices": devices}
+    if options.command in (_run, _repl) and given.worker.devices:
+        # One run at a time needs one worker.
+        return {"device": given.worker.devices[0], "devices": ()}
+    return {}
 
 
 def _wrong_settings(error: ValidationError) -> list[Problem]:
@@ -393,13 +415,16 @@ def _room(settings: Settings) -> Room | None:
     from app.machine import has_accelerator, ram_free_and_total_bytes
     from app.workflow.models.fit import DEVICE_SHARE, RAM_SHARE, Room
 
-    wanted, budget = settings.worker.device, settings.worker.device_budget
+    worker = settings.worker.split()[0]
+    budget = worker.device_budget
     _, ram_bytes = ram_free_and_total_bytes()
-    if wanted == "cpu" or (wanted == "auto" and not has_accelerator()):
-        return Room(budget or int(DEVICE_SHARE * ram_bytes), 0, ram_bytes)
+    if worker.device == "cpu" or (worker.device == "auto" and not has_accelerator()):
+        share = int(DEVICE_SHARE * ram_bytes) // worker.workers_on_device
+        return Room(budget or share, 0, ram_bytes)
     if budget is None:
         return None
-    return Room(budget, settings.worker.ram_budget or int(RAM_SHARE * ram_bytes), budget)
+    ram_share = int(RAM_SHARE * ram_bytes) // worker.workers
+    return Room(budget, worker.ram_budget or ram_share, budget)
 
 
 def _workflows(options: argparse.Namespace, settings: Settings) -> int:

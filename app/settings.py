@@ -18,6 +18,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -42,6 +43,11 @@ def _words(given: Any) -> Any:
     return tuple(given.split()) if isinstance(given, str) else given
 
 
+def _listed(given: Any) -> Any:
+    """Splits the text of a variable at its commas."""
+    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else given
+
+
 def _folders(first: Path) -> BeforeValidator:
     """Splits the text of a variable into folders, which come after `first`."""
 
@@ -57,6 +63,9 @@ Word = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_words)]
 Repositories = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...], BeforeValidator(_words)
+]
+Devices = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")], ...], BeforeValidator(_listed)
 ]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -182,14 +191,24 @@ class EngineSettings(_Frozen):
 
 
 class WorkerSettings(_Frozen):
-    """What the worker process may use."""
+    """What a worker process may use."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    devices: Devices = ()
+    """Instead of `device`, one worker for each of these, which may be the same."""
+    workers: Annotated[int, Variable(None)] = 1
+    """Workers of this engine on this machine, which share its RAM and its cores; see `split`."""
+    workers_on_device: Annotated[int, Variable(None)] = 1
+    """Workers of this engine on this worker's device."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads a worker computes with on the CPU; None: torch's choice, divided by the workers."""
     device_budget: ByteSize | None = None
-    """Weights that may be held on the device; None: nine tenths of its memory. `20GB`, `16GiB`."""
+    """Weights that one worker may hold on its device; None: nine tenths of the device's memory,
+    divided by the workers on it. `20GB`, `16GiB`."""
     ram_budget: ByteSize | None = None
-    """Beside an accelerator, weights that may be held in RAM; None: seven tenths of it."""
+    """Beside an accelerator, weights that one worker may hold in RAM; None: seven tenths of the
+    RAM, divided by the workers."""
     growth_warning_bytes: ByteSize = Field(default=ByteSize(500_000_000), ge=0)
     """Growth between two runs of one workflow that is worth a warning."""
     preview_interval_s: float = Field(default=0.2, gt=0)
@@ -206,6 +225,33 @@ class WorkerSettings(_Frozen):
     default one model of 14 billion parameters in half precision (28 GB), or several smaller ones;
     and it is never written what would leave less free on the disk than it takes."""
     log_level: LogLevel = "INFO"
+
+    @field_validator("devices")
+    @classmethod
+    def _are_instead_of_one(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if given and info.data.get("device", "auto") != "auto":
+            raise ValueError("either one device or several are given, not both")
+        return given
+
+    @property
+    def device_names(self) -> str:
+        """The devices as they are named: runs with others are not identical."""
+        return ",".join(dict.fromkeys(self.devices)) or self.device
+
+    def split(self) -> tuple[WorkerSettings, ...]:
+        """Returns the settings of each worker: one for each of the devices."""
+        devices = ["cuda:0" if name == "cuda" else name for name in self.devices] or [self.device]
+        return tuple(
+            self.model_copy(
+                update={
+                    "device": device,
+                    "devices": (),
+                    "workers": len(devices),
+                    "workers_on_device": devices.count(device),
+                }
+            )
+            for device in devices
+        )
 
 
 class UrlSettings(_Frozen):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from app.engine import Engine
-from app.engine.status import EngineStatus
+from app.engine.status import EngineStatus, SlotStatus
 from app.protocol import RunEvent
 from app.run_view import RunView, advance
 from app.units import duration, size
@@ -65,19 +65,32 @@ def unchanged(status: str) -> str:
 
 def status(found: EngineStatus) -> str:
     """What the engine does now, a fact a line."""
+    lines = [line for slot in found.slots or (found,) for line in _slot(slot)]
+    return "\n".join([*lines, f"waiting  {len(found.queue)}"])
+
+
+def _slot(found: SlotStatus) -> list[str]:
     running = found.running
-    lines = [
+    return [
         f"worker   {found.worker}" + (f" (pid {found.pid})" if found.pid else ""),
         f"device   {found.device or 'not known yet'} {found.device_name}".rstrip(),
         f"running  {f'{running.title}: {running.phase}' if running else 'nothing'}",
-        f"waiting  {len(found.queue)}",
         f"held     {len(found.held)} components",
     ]
-    return "\n".join(lines)
 
 
 def memory(found: EngineStatus) -> str:
-    """What the worker holds, biggest first, and what memory that leaves."""
+    """What each worker holds, biggest first, and what memory that leaves."""
+    slots = found.slots or (found,)
+    if len(slots) == 1:
+        return _memory(slots[0])
+    return "\n\n".join(
+        f"worker {number} on {slot.device or 'a device not known yet'}\n{_memory(slot)}"
+        for number, slot in enumerate(slots, start=1)
+    )
+
+
+def _memory(found: SlotStatus) -> str:
     used = found.memory
     if used is None:
         return "The worker has not started yet."

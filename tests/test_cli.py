@@ -140,6 +140,8 @@ def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made
         ([], {"DW_AUTH": "me:"}, "DW_AUTH: A login has the form name:password"),
         ([], {"DW_PUBLIC": "maybe"}, "DW_PUBLIC: True or false is needed, not 'maybe'."),
         ([], {"DW_DEVICE_BUDGET": "20 cats"}, "DW_DEVICE_BUDGET: A size such as 500MB"),
+        ([], {"DW_DEVICES": "gpu"}, "DW_DEVICES: 'gpu' does not have the form"),
+        ([], {"DW_DEVICE": "cpu", "DW_DEVICES": "cpu,cpu"}, "DW_DEVICES: Either one device or"),
         ([], {"DW_CANCEL_GRACE_S": "inf"}, "DW_CANCEL_GRACE_S: A finite number is needed"),
     ],
 )
@@ -153,6 +155,12 @@ def test_a_setting_that_cannot_be_meant_is_a_sentence(
     assert ended.returncode == 1
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_device_and_devices_together_are_refused() -> None:
+    ran = workbench("serve", "--device", "cpu", "--devices", "cpu,cpu")
+    assert (ran.exit_code, ran.stdout.removesuffix("Stopping.\n")) == (1, "")
+    assert ran.stderr.startswith("--device and --devices cannot be given together. Use ")
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["run", "text-to-image"], ["repl"]])

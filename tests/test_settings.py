@@ -9,21 +9,22 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ByteSize, ValidationError
 
-from app.settings import PROJECT, SHIPPED_WORKFLOWS, Settings, variables
+from app.settings import PROJECT, SHIPPED_WORKFLOWS, Settings, WorkerSettings, variables
 
 SPECIAL = {
     "DW_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_OPERATOR_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_ROOT_PATH": ("/draw", "/draw"),
     "DW_DEVICE": ("cuda:1", "cuda:1"),
+    "DW_DEVICES": ("cuda:0, cuda:1", ("cuda:0", "cuda:1")),
     "DW_LOG_LEVEL": ("DEBUG", "DEBUG"),
     "DW_WORKFLOWS": (f"a{os.pathsep}b", (SHIPPED_WORKFLOWS, Path("a"), Path("b"))),
     "DW_MODELS": (f"a{os.pathsep}b", (PROJECT / "models", Path("a"), Path("b"))),
     "DW_TRUST_REMOTE_CODE": ("a/b c/d", ("a/b", "c/d")),
 }
 """Variables whose text has a form of its own, and what is read from it."""
-DECIDED = {("paths", "media")}
-"""Fields that each command sets by itself."""
+DECIDED = {("paths", "media"), ("worker", "workers"), ("worker", "workers_on_device")}
+"""Fields that nobody gives: each command or the engine sets them by itself."""
 
 
 def fields(model: type[BaseModel] = Settings, path: tuple[str, ...] = ()) -> dict[Any, Any]:
@@ -86,8 +87,25 @@ def test_variables_of_two_fields_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("variable", "text"),
     [("DW_PUBLIC", "maybe"), ("DW_CANCEL_GRACE_S", "inf"), ("DW_CANCEL_GRACE_S", "nan"),
-     ("DW_MAX_UPLOAD_BYTES", "0"), ("DW_TRUST_REMOTE_CODE", "no-owner")],
+     ("DW_MAX_UPLOAD_BYTES", "0"), ("DW_DEVICES", "auto"), ("DW_DEVICES", "cpu cpu"),
+     ("DW_TRUST_REMOTE_CODE", "no-owner")],
 )  # fmt: skip
 def test_value_that_cannot_be_meant_is_refused(variable: str, text: str) -> None:
     with pytest.raises(ValidationError):
         Settings.from_environment({variable: text})
+
+
+def test_devices_are_split_into_one_worker_each() -> None:
+    given = WorkerSettings(devices="cuda, cuda:1 ,cuda:0", ram_budget="7MiB")  # type: ignore[arg-type]
+    workers = given.split()
+    assert [each.device for each in workers] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [each.workers_on_device for each in workers] == [2, 1, 2]
+    assert {(each.workers, each.devices, each.ram_budget) for each in workers} == {
+        (3, (), 7 * 1024 * 1024)
+    }
+    assert WorkerSettings(device="mps").split() == (WorkerSettings(device="mps"),)
+
+
+def test_device_and_devices_together_are_refused() -> None:
+    with pytest.raises(ValidationError, match="either one device or several"):
+        Settings.from_environment({"DW_DEVICE": "cpu", "DW_DEVICES": "cpu,cpu"})

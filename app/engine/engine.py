@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs workflows one at a time in a worker process that keeps their models warm."""
+    """Runs workflows, one at a time in each of its workers, which keep their models loaded."""
 
     def __init__(self, worker_target: WorkerTarget = run_worker) -> None:
         """`worker_target` is what the child process runs; tests of the engine give their own."""
@@ -137,7 +137,7 @@ class Engine:
             plan = with_kept_inputs(plan, self._uploads, settings.paths.outputs)
         run_id = new_run_id()
         known = plan.seed_given and not remote_values(plan)
-        key = request_key(plan, settings.worker.device) if known else None
+        key = request_key(plan, settings.worker.device_names) if known else None
         run = Run(
             run_id,
             owner,
@@ -270,23 +270,28 @@ class Engine:
         loop.mailbox.answer(answer, partial(loop.free, mode, answer))
         return answer
 
-    def pin(self, key: str, pinned: bool = True) -> Future[EngineStatus]:
+    def pin(
+        self, key: str, pinned: bool = True, *, slot: int | None = None
+    ) -> Future[EngineStatus]:
         """Keep a held component whatever room is needed, until unpinned or freed.
 
-        While a run is active this happens after it. The future has the status from then on.
+        In the slot of this number, or wherever it is held. While a run is active there this happens
+        after it. The future has the status from then on.
         """
-        return self._change_held(PinComponent(key=key, pinned=pinned))
+        return self._change_held(PinComponent(key=key, pinned=pinned), slot)
 
-    def drop(self, key: str) -> Future[EngineStatus]:
+    def drop(self, key: str, *, slot: int | None = None) -> Future[EngineStatus]:
         """Drop a held component, pinned or not; see `pin`."""
-        return self._change_held(DropComponents(keys=(key,), reason="somebody asked for it"))
+        return self._change_held(DropComponents(keys=(key,), reason="somebody asked for it"), slot)
 
-    def _change_held(self, command: PinComponent | DropComponents) -> Future[EngineStatus]:
+    def _change_held(
+        self, command: PinComponent | DropComponents, slot: int | None
+    ) -> Future[EngineStatus]:
         loop, _ = self._started()
         answer: Future[EngineStatus] = Future()
         # From here on nobody can take the question back, or the engine could not answer it.
         answer.set_running_or_notify_cancel()
-        loop.mailbox.answer(answer, partial(loop.change_held, command, answer))
+        loop.mailbox.answer(answer, partial(loop.change_held, command, slot, answer))
         return answer
 
     def status(self) -> EngineStatus:

@@ -189,7 +189,7 @@ class History:
             stored.run_id,
             stored.owner,
             plan,
-            request_key=request_key(plan, self._settings.worker.device) if known else None,
+            request_key=request_key(plan, self._settings.worker.device_names) if known else None,
             fresh=stored.fresh,
             prepared=is_prepared(plan),
         )

@@ -21,6 +21,7 @@ from app.engine.prepare import Preparation
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
 from app.engine.slots.slot import STOPPED, WorkerSlot
+from app.engine.slots.together import freed_of_all, gather
 from app.engine.slots.worker import StartWorker
 from app.engine.status import EngineStatus, status_of
 from app.errors import EngineClosed
@@ -52,7 +53,16 @@ class EngineLoop:
         self.mailbox = Mailbox()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve(), history)
         self._preparation = Preparation(settings, self._runs, self.post)
-        self._slots = (WorkerSlot(start_worker, settings, self._runs, self.post, self.status),)
+        self._slots = tuple(
+            WorkerSlot(
+                start_worker,
+                settings.model_copy(update={"worker": worker}),
+                self._runs,
+                self.post,
+                self.status,
+            )
+            for worker in settings.worker.split()
+        )
         self._passed_over: dict[str, float] = {}
         """Since when runs have been passed over, in monotonic seconds."""
         self._passed_over_limit_s = settings.engine.passed_over_limit_s
@@ -185,21 +195,37 @@ class EngineLoop:
         return next((slot for slot in self._slots if slot.active is run), None)
 
     def free(self, mode: FreeMode, answer: Future[MemoryFreed]) -> None:
-        """Have everything freed before the next run; the answer comes into the future.
+        """Have everything freed in every slot before its next run; the answer comes into the
+        future.
 
-        `cancel_and_free` gives what the worker is at no longer than a cancel, whatever it is.
+        `cancel_and_free` gives what the workers are at no longer than a cancel, whatever it is. A
+        slot that has given up tries once more to start its worker.
         """
         self._refuse_when_closing()
+        slots = [slot for slot in self._slots if slot.given_up is None] or self._slots
         for slot in self._slots:
-            slot.free(answer, cancel=mode == "cancel_and_free")
+            slot.try_again()
+        parts = [(slot, Future[MemoryFreed]()) for slot in slots]
+        gather([part for _, part in parts], answer, lambda: freed_of_all(parts))
+        for slot, part in parts:
+            slot.free(part, cancel=mode == "cancel_and_free")
 
     def change_held(
-        self, command: PinComponent | DropComponents, answer: Future[EngineStatus]
+        self,
+        command: PinComponent | DropComponents,
+        number: int | None,
+        answer: Future[EngineStatus],
     ) -> None:
-        """Have the worker keep or drop something: now, or after the run in progress."""
+        """Have the worker of this slot, or all that hold it, keep or drop something: now, or after
+        the run in progress."""
         self._refuse_when_closing()
-        for slot in self._slots:
-            slot.change_held(command, answer)
+        keys = [command.key] if isinstance(command, PinComponent) else command.keys
+        holding = [slot for slot in self._slots if any(item.key in keys for item in slot.held)]
+        slots = holding if number is None else self._slots[number : number + 1]
+        parts = [(slot, Future[EngineStatus]()) for slot in slots or self._slots[:1]]
+        gather([part for _, part in parts], answer, self.status)
+        for slot, part in parts:
+            slot.change_held(command, part)
 
     def add_follower(self, run: Run, follower: Follower) -> None:
         """Wake this follower whenever the run's log grows, and once now."""

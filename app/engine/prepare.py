@@ -49,7 +49,7 @@ class Preparation:
         """`post` has a call made on the engine's thread."""
         paths = settings.paths
         self._media = MediaCache(paths.outputs.resolve(), paths.urls, paths.limits)
-        self._device = settings.worker.device
+        self._device = settings.worker.device_names
         self._at_a_time = settings.engine.max_preparing_runs
         self._runs, self._post = runs, post
         self._shared = SharedWork()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from app.engine.run import RunInfo
@@ -10,6 +9,8 @@ from app.protocol import BoundedMemory, Budgets, Departure, HeldComponent, Memor
 from app.workflow.models.fit import Room
 
 WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
+STATES: tuple[WorkerState, ...] = ("ready", "busy", "starting", "restarting", "dead")
+"""The one a person would rather see first."""
 
 
 class SlotStatus(Message):
@@ -30,12 +31,6 @@ class SlotStatus(Message):
     last_departure: Departure | None
     """What left memory last, and why."""
 
-
-class EngineStatus(SlotStatus):
-    """What the engine is doing now."""
-
-    queue: tuple[RunInfo, ...]
-
     @property
     def room(self) -> Room | None:
         """What a run may use; None until the worker has told."""
@@ -45,9 +40,31 @@ class EngineStatus(SlotStatus):
         return Room(budgets.device_bytes, budgets.ram_bytes, self.memory.device_total_bytes)
 
 
-def status_of(slots: Sequence[SlotStatus], queue: tuple[RunInfo, ...]) -> EngineStatus:
+class EngineStatus(SlotStatus):
+    """What the engine is doing now.
+
+    The fields of a slot are those of the first slot that has a run; where none has one, of the
+    first that is ready.
+    """
+
+    queue: tuple[RunInfo, ...]
+    slots: tuple[SlotStatus, ...] = ()
+    """All slots, in the order of the devices."""
+
+    @property
+    def room(self) -> Room | None:
+        """What a run may use in whichever slot it comes to; None until a worker has told."""
+        rooms = [slot.room for slot in self.slots]
+        known = [room for room in rooms if room is not None]
+        return min(known, key=lambda room: room.device_bytes, default=None)
+
+
+def status_of(slots: tuple[SlotStatus, ...], queue: tuple[RunInfo, ...]) -> EngineStatus:
     """Returns the status of an engine with these slots and waiting runs."""
-    (slot,) = slots
-    return EngineStatus(
-        queue=queue, **{name: getattr(slot, name) for name in SlotStatus.model_fields}
-    )
+    shown = min(slots, key=_rank)
+    fields = {name: getattr(shown, name) for name in SlotStatus.model_fields}
+    return EngineStatus(**fields, queue=queue, slots=slots)
+
+
+def _rank(slot: SlotStatus) -> tuple[bool, int]:
+    return slot.running is None, STATES.index(slot.worker)

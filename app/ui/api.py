@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -189,9 +190,14 @@ class ScriptApi:
         """
         mine = {info.run_id for info in self._engine.runs(_owner(request))}
         told = self._engine.status()
-        running, *queue = (self._shown(info, mine, request) for info in (told.running, *told.queue))
-        shown = told.model_copy(update={"running": running, "queue": tuple(queue)})
-        return shown.model_dump(mode="json")
+        show = partial(self._shown, mine=mine, request=request)
+        slots = (slot.model_copy(update={"running": show(slot.running)}) for slot in told.slots)
+        shown = {
+            "running": show(told.running),
+            "queue": tuple(map(show, told.queue)),
+            "slots": tuple(slots),
+        }
+        return told.model_copy(update=shown).model_dump(mode="json")
 
     async def free_gpu(
         self,

@@ -46,17 +46,23 @@ class MemoryPanel:
     async def _change(self, event: gr.EventData) -> AsyncIterator[Updates]:
         """Pins, unpins or drops what the pressed button is for, and shows what is held then."""
         sent = event._data if isinstance(event._data, dict) else {}
-        action, key = sent.get("action"), sent.get("key")
-        if not isinstance(key, str) or action not in memory_markup.ACTIONS:
+        action, slot, key = sent.get("action"), sent.get("slot"), sent.get("key")
+        slots = self._engine.status().slots
+        if (
+            action not in memory_markup.ACTIONS
+            or not isinstance(key, str)
+            or not isinstance(slot, int)
+            or slot not in range(len(slots))
+        ):
             yield gr.skip(), gr.skip()
             return
         try:
             self._people.check_held(asker())
             if action == "drop":
-                answer = self._engine.drop(key)
+                answer = self._engine.drop(key, slot=slot)
             else:
-                answer = self._engine.pin(key, action == "pin")
-            if self._engine.status().running is not None:
+                answer = self._engine.pin(key, action == "pin", slot=slot)
+            if slots[slot].running is not None:
                 yield gr.skip(), notice("This is done as soon as the run ends.")
             yield memory_markup.panel(await asyncio.wrap_future(answer)), ""
         except WorkbenchError as error:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from html import escape
 
-from app.engine.status import EngineStatus
+from app.engine.status import EngineStatus, SlotStatus
 from app.protocol import HeldComponent, Place
 from app.units import size
 
@@ -14,7 +14,9 @@ ACTIONS = ("pin", "unpin", "drop")
 TELL_WHAT_IS_PRESSED = """
 const what = (event) => {
   const button = event.target.closest("button[data-action]");
-  return button && JSON.stringify({ action: button.dataset.action, key: button.dataset.key });
+  if (!button) return null;
+  const { action, slot, key } = button.dataset;
+  return JSON.stringify({ action, slot: Number(slot), key });
 };
 let pressed = null;
 element.addEventListener("pointerdown", (event) => { pressed = what(event); });
@@ -29,18 +31,38 @@ element.addEventListener("click", (event) => {
 may become the button of another component, which must not be dropped then."""
 
 
+NOT_UP = {"starting": "The worker is starting.", "dead": "The worker does not start."}
+
+
 def panel(status: EngineStatus) -> str:
-    """All of the panel."""
-    heavy = [item for item in status.held if item.weight_bytes]
-    light = (item for item in status.held if not item.weight_bytes)
-    rows = (held(item, status) for item in sorted(heavy, key=lambda item: -item.weight_bytes))
-    return f"{bars(status)}{''.join(rows)}{weightless(light)}{departure(status)}"
+    """All of the panel: the memory of each slot, below its device's name where there are more."""
+    several = len(status.slots) > 1
+    parts = []
+    for number, slot in enumerate(status.slots):
+        title = f"<h4>{escape(slot_title(number, slot))}</h4>" if several else ""
+        parts.append(f"{title}{_slot(number, slot)}")
+    return "".join(parts)
 
 
-def bars(status: EngineStatus) -> str:
+def slot_title(number: int, slot: SlotStatus) -> str:
+    """A slot among others: its device, and what its worker does where that is not plain work."""
+    known = [f"Worker {number + 1}", slot.device, slot.device_name]
+    words = {"starting": "starting", "restarting": "starting again", "dead": "not running"}
+    said = words.get(slot.worker, slot.running.title if slot.running else "")
+    return " · ".join(part for part in (*known, said) if part)
+
+
+def _slot(number: int, slot: SlotStatus) -> str:
+    heavy = [item for item in slot.held if item.weight_bytes]
+    light = (item for item in slot.held if not item.weight_bytes)
+    rows = (held(item, number, slot) for item in sorted(heavy, key=lambda item: -item.weight_bytes))
+    return f"{bars(slot)}{''.join(rows)}{weightless(light)}{departure(slot)}"
+
+
+def bars(status: SlotStatus) -> str:
     """The budgets, how full they are, and what the worker takes of the machine."""
     if status.memory is None or status.budgets is None:
-        return "<p class='note'>The worker is starting.</p>"
+        return f"<p class='note'>{NOT_UP.get(status.worker, NOT_UP['starting'])}</p>"
     used, budgets = status.memory, status.budgets
     ram = _bar("Machine's RAM", used.ram_total_bytes - used.ram_free_bytes, used.ram_total_bytes)
     if not budgets.ram_bytes:
@@ -60,8 +82,9 @@ def bars(status: EngineStatus) -> str:
     return f"<div class='budgets'>{''.join(rows)}<p class='note'>{escape(worker)}</p></div>"
 
 
-def held(item: HeldComponent, status: EngineStatus) -> str:
-    """One held component: what, how large, where, for whom, since when; and what can be done."""
+def held(item: HeldComponent, number: int, status: SlotStatus) -> str:
+    """One component held in the slot of this number: what, how large, where, for whom, since when;
+    and what can be done."""
     facts = [f"last used {_clock(item.last_used)}"]
     if item.used_by:
         facts[0] += f" by {', '.join(item.used_by)}"
@@ -73,7 +96,8 @@ def held(item: HeldComponent, status: EngineStatus) -> str:
         facts.append("pinned")
     pin = ("unpin", "Unpin") if item.pinned else ("pin", "Pin")
     buttons = "".join(
-        f"<button data-action='{action}' data-key='{escape(item.key, quote=True)}'"
+        f"<button data-action='{action}' data-slot='{number}'"
+        f" data-key='{escape(item.key, quote=True)}'"
         f" aria-label='{escape(f'{word} {item.title}', quote=True)}'>{word}</button>"
         for action, word in (pin, ("drop", "Drop"))
     )
@@ -90,7 +114,7 @@ def weightless(items: Iterable[HeldComponent]) -> str:
     return f"<p class='note'>{escape(f'Without weights: {names}')}</p>" if names else ""
 
 
-def departure(status: EngineStatus) -> str:
+def departure(status: SlotStatus) -> str:
     """What left last, and why; where nothing is held, that."""
     empty = "" if status.held else "<p class='note'>Nothing is held.</p>"
     last = status.last_departure
@@ -107,7 +131,7 @@ def _clock(unix_s: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(unix_s))
 
 
-def _held_bytes(status: EngineStatus, place: Place) -> int:
+def _held_bytes(status: SlotStatus, place: Place) -> int:
     return sum(item.weight_bytes for item in status.held if item.place == place)
 
 

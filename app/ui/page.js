@@ -52,15 +52,26 @@
 
   const bytes = (count) => count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB` : `${Math.round(count / 1e6)} MB`;
 
+  const memoryOf = (slot) => {
+    const memory = slot.memory;
+    if (memory?.device_total_bytes && slot.device !== "cpu") {
+      return `${bytes(memory.device_total_bytes - memory.device_free_bytes)} of ${bytes(memory.device_total_bytes)}`;
+    }
+    return memory ? bytes(memory.resident_bytes) : "";
+  };
+
   const words = (status) => {
+    const slots = status.slots ?? [status];
+    const busy = slots.filter((slot) => slot.worker === "busy").length;
     const parts = [{ starting: "starting", ready: "ready", busy: "running", restarting: "starting again",
                      dead: "worker ended" }[status.worker] ?? status.worker];
+    if (slots.length > 1 && busy) parts[0] = `${busy} of ${slots.length} running`;
+    const ended = slots.filter((slot) => slot.worker === "dead").length;
+    if (ended && ended < slots.length) parts.push(`${ended} ended`);
     if (status.queue?.length) parts.push(`queue ${status.queue.length}`);
-    if (status.device) parts.push(status.device);
-    const memory = status.memory;
-    if (memory?.device_total_bytes && status.device !== "cpu") {
-      parts.push(`${bytes(memory.device_total_bytes - memory.device_free_bytes)} of ${bytes(memory.device_total_bytes)}`);
-    } else if (memory) parts.push(bytes(memory.resident_bytes));
+    for (const slot of slots) {
+      if (slot.device) parts.push([slot.device, memoryOf(slot)].filter(Boolean).join(slots.length > 1 ? " " : " · "));
+    }
     return parts.join(" · ");
   };
 

@@ -14,6 +14,7 @@ import torch
 from app.errors import DeviceUnusable, first_line
 from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
+from app.settings import WorkerSettings
 from app.worker.loading.origins import Origin, fill
 
 MACHINE_OUT_OF_MEMORY = re.compile(
@@ -44,7 +45,7 @@ class Device:
             why = first_line(error).rstrip(".")
             raise DeviceUnusable(
                 f"The device '{self}' cannot be used: {why}.",
-                hint="Choose another one with --device or DW_DEVICE, or 'auto'.",
+                hint="Choose another one with --device or --devices (DW_DEVICE, DW_DEVICES).",
             ) from error
 
     @property
@@ -133,6 +134,14 @@ class Device:
             torch.cuda.empty_cache()
         elif self.torch_device.type == "mps":
             torch.mps.empty_cache()
+
+
+def use_threads(settings: WorkerSettings) -> None:
+    """Has torch compute with the threads that are set, else with this worker's share of them."""
+    usual = torch.get_num_threads()
+    threads = settings.threads or max(1, usual // settings.workers)
+    if threads != usual:
+        torch.set_num_threads(threads)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

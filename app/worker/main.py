@@ -123,7 +123,7 @@ class Worker:
         import transformers.utils.logging
 
         from app.outputs import OutputStore
-        from app.worker.device import Device
+        from app.worker.device import Device, use_threads
         from app.worker.no_numbers import refuse_no_numbers
         from app.worker.runner import Runner
         from app.workflow.fingerprint import library_versions
@@ -132,6 +132,7 @@ class Worker:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
         refuse_no_numbers()
+        use_threads(settings)
         self._device = Device(settings.device)
         self._device.check()
         self._runner = Runner(settings, OutputStore(outputs), self._device, self.send)

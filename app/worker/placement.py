@@ -41,11 +41,12 @@ log = logging.getLogger(__name__)
 
 
 def budgets_of(settings: WorkerSettings, device: Device) -> Budgets:
-    """The budgets that are set, else shares of what the device and the machine have."""
+    """Returns the budgets that are set, else shares of what the device and the machine have."""
     memory = device.memory()
-    ram_bytes = settings.ram_budget or int(memory.ram_total_bytes * RAM_SHARE)
+    device_bytes = int(memory.device_total_bytes * DEVICE_SHARE) // settings.workers_on_device
+    ram_bytes = settings.ram_budget or int(memory.ram_total_bytes * RAM_SHARE) // settings.workers
     return Budgets(
-        device_bytes=settings.device_budget or int(memory.device_total_bytes * DEVICE_SHARE),
+        device_bytes=settings.device_budget or device_bytes,
         ram_bytes=ram_bytes if device.is_accelerator else 0,
     )
 

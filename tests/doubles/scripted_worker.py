@@ -26,6 +26,7 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     kill                        the same with SIGKILL
     stop                        stand still in all threads (SIGSTOP)
     fork until FILE             leave a process behind that holds the pipe, until such a file
+    on DEVICE INSTRUCTION       so, where that is the worker's device
     once FILE INSTRUCTION       so, where there is no such file, which is made
     babble                      bytes on the pipe that are no event
     when ready INSTRUCTION      so, when the worker has said that it is ready
@@ -123,7 +124,7 @@ class ScriptedWorker:
         self._sending = threading.Lock()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._busy = False
-        self._run_id = ""
+        self._run_id = self._workflow_id = ""
         self._cancelled: set[str] = set()
         self._watched: set[str] = set()
         self._held: list[HeldComponent] = []
@@ -192,6 +193,7 @@ class ScriptedWorker:
 
     def _run(self, command: StartRun) -> None:
         self._begin(command.run_id)
+        self._workflow_id = command.plan.workflow_id
         if command.previews:
             self._watched.add(command.run_id)
         run = {"run_id": command.run_id, "time": self._began_at}
@@ -327,6 +329,9 @@ class ScriptedWorker:
                     while not Path(file).exists():
                         time.sleep(LOOK_AGAIN_S)
                     os._exit(0)
+            case ["on", device, *words]:
+                if device == self._settings.device:
+                    self._do(" ".join(words))
             case ["once", file, *words]:
                 with contextlib.suppress(FileExistsError):
                     Path(file).touch(exist_ok=False)
@@ -358,7 +363,7 @@ class ScriptedWorker:
             file_backed_bytes=0,
             load_s=0.0,
             last_used=time.time(),
-            used_by=(),
+            used_by=(self._workflow_id,),
             pinned=False,
         )
         self._held.append(part)

@@ -51,11 +51,16 @@ class Heard(logging.Handler):
             assert self._grown.wait_for(true, PATIENCE_S), self.kinds
 
 
-def settings(outputs: Path, paths: PathSettings | None = None, **engine: Any) -> Settings:
-    """Settings with these of the engine's; no cleanup comes unless a test asks for it."""
+def settings(
+    outputs: Path, devices: tuple[str, ...] = (), paths: PathSettings | None = None, **engine: Any
+) -> Settings:
+    """Settings with these of the engine's; no cleanup comes unless a test asks for it.
+
+    Without `devices` there is one worker on the CPU.
+    """
     return Settings(
         engine=EngineSettings(**{"idle_cleanup_s": 3600.0, "restart_delay_s": 0.01, **engine}),
-        worker=WorkerSettings(device="cpu"),
+        worker=WorkerSettings(devices=devices) if devices else WorkerSettings(device="cpu"),
         paths=paths or PathSettings(outputs=outputs),
     )
 
@@ -69,10 +74,12 @@ class Bench:
         self.engine, self.workflow, self.outputs, self.heard = engine, workflow, outputs, heard
         self._gates = gates
 
-    def start(self, at_start: str = "nothing", **engine: Any) -> Bench:
+    def start(
+        self, at_start: str = "nothing", devices: tuple[str, ...] = (), **engine: Any
+    ) -> Bench:
         """Start the engine with these of its settings and this script for every worker's start."""
         self.at_start(at_start)
-        self.engine.start(settings(self.outputs, **engine))
+        self.engine.start(settings(self.outputs, devices, **engine))
         return self
 
     def at_start(self, script: str) -> None:
@@ -88,10 +95,16 @@ class Bench:
         return self._gates / name
 
     def submit(
-        self, *script: str, seed: int | None = None, fresh: bool = False, owner: str = ""
+        self,
+        *script: str,
+        seed: int | None = None,
+        fresh: bool = False,
+        owner: str = "",
+        workflow: Path | None = None,
     ) -> str:
         inputs = {"prompt": "; ".join(script) or "nothing"}
-        return self.engine.submit(self.workflow, inputs, seed=seed, fresh=fresh, owner=owner)
+        workflow = workflow or self.workflow
+        return self.engine.submit(workflow, inputs, seed=seed, fresh=fresh, owner=owner)
 
     def run(self, *script: str, **how: Any) -> Finished:
         """Submit and follow to the end."""

@@ -99,6 +99,11 @@ class WorkerSlot:
         return is_up and not (self._occupied or self._killed)
 
     @property
+    def device(self) -> str:
+        """The device of its workers, as the settings name it."""
+        return self._settings.worker.device
+
+    @property
     def held(self) -> tuple[HeldComponent, ...]:
         """What the worker holds, as it last told."""
         return self._memory.held

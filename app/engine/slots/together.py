@@ -1,0 +1,72 @@
+"""Answers of several slots as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from app.engine.slots.slot import WorkerSlot
+from app.protocol import MemoryFreed, MemoryUse
+
+Whole = TypeVar("Whole")
+
+
+def gather(
+    parts: Sequence[Future[Any]], answer: Future[Whole], combine: Callable[[], Whole]
+) -> None:
+    """Answers with what `combine` returns when all parts are done.
+
+    Where all of them failed the first one's error is the answer.
+    """
+    left = len(parts)
+
+    def one_is_done(_part: Future[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if left or answer.done():
+            return
+        errors = [part.exception() for part in parts]
+        try:
+            if errors[0] is not None and None not in errors:
+                raise errors[0]
+            answer.set_result(combine())
+        except BaseException as error:  # noqa: BLE001  (it is the asker's, whatever it is)
+            answer.set_exception(error)
+
+    for part in parts:
+        part.add_done_callback(one_is_done)
+
+
+def freed_of_all(parts: Sequence[tuple[WorkerSlot, Future[MemoryFreed]]]) -> MemoryFreed:
+    """Returns as one report what these slots have freed, of which one at least has not failed."""
+    freed = [(slot.device, part.result()) for slot, part in parts if part.exception() is None]
+    if len(freed) == 1:
+        return freed[0][1]
+    return MemoryFreed(
+        request_id="",
+        before=memory_of_all([(device, each.before) for device, each in freed]),
+        after=memory_of_all([(device, each.after) for device, each in freed]),
+        seconds=max(each.seconds for _, each in freed),
+        dropped=tuple(item for _, each in freed for item in each.dropped),
+    )
+
+
+def memory_of_all(uses: Sequence[tuple[str, MemoryUse]]) -> MemoryUse:
+    """Returns the memory several workers use together; each comes with its device.
+
+    What is a device's or the machine's own counts once, as measured last.
+    """
+    devices = dict(uses).values()
+    last = uses[-1][1]
+    return MemoryUse(
+        device_bytes=sum(use.device_bytes for _, use in uses),
+        device_reserved_bytes=sum(use.device_reserved_bytes for _, use in uses),
+        device_driver_bytes=sum(use.device_driver_bytes for use in devices),
+        device_free_bytes=sum(use.device_free_bytes for use in devices),
+        device_total_bytes=sum(use.device_total_bytes for use in devices),
+        resident_bytes=sum(use.resident_bytes for _, use in uses),
+        anonymous_bytes=sum(use.anonymous_bytes for _, use in uses),
+        ram_free_bytes=last.ram_free_bytes,
+        ram_total_bytes=last.ram_total_bytes,
+    )
