@@ -20,6 +20,7 @@ ROWS = {
     "out_of_memory": ["ran out of memory and recovered", "next ordinary run right"],
     "overhead": ["overhead of a warm run", "first denoiser forward", "first run"],
     "peak": ["shapes, 1 of 256 px", "decoder of SD and SDXL, 512x512"],
+    "slots": ["two workers' time of one's", "equal images"],
     "soak": ["pictures other than their workflow's first", "the same after Free"],
     "startup": ["import gradio", "first page", "first picture"],
 }

@@ -107,6 +107,7 @@ def test_status_tells_no_secret_and_a_guest_no_ids_of_other_people_s_runs(
         status = client.predict(api_name="/status")
         assert anna.session_hash not in json.dumps(status)
         assert "owner" not in status["running"]
+        assert status["slots"][0]["running"] == status["running"]
         return status["running"]["run_id"], status["running"]["mine"]
 
     assert running(anna) == (run_id, True)

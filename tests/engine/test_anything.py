@@ -82,10 +82,10 @@ class Anything:
         assert len(status.queue) <= len(self.runs)
 
     def stop_worker(self) -> None:
-        status = self._engine.status()
-        if self._deadly and status.pid is not None and status.worker in ("ready", "busy"):
+        slot = self._random.choice(self._engine.status().slots)
+        if self._deadly and slot.pid is not None and slot.worker in ("ready", "busy"):
             self._deadly -= 1
-            os.kill(status.pid, self._random.choice([signal.SIGSTOP, signal.SIGKILL]))
+            os.kill(slot.pid, self._random.choice([signal.SIGSTOP, signal.SIGKILL]))
 
     async def all_answered(self) -> None:
         """Cancel what is left, and wait for everything."""
@@ -102,9 +102,12 @@ class Anything:
         assert sum(isinstance(event, TERMINAL) for event in events) == 1
 
 
-@pytest.mark.parametrize("seed", range(2))
-async def test_everything_is_answered_whatever_comes_in_whatever_order(unstarted: Bench, seed: int):
+@pytest.mark.parametrize(("seed", "devices"), [(0, ("cpu",)), (1, ("cpu",)), (2, ("cpu", "cpu"))])
+async def test_everything_is_answered_whatever_comes_in_whatever_order(
+    unstarted: Bench, seed: int, devices: tuple[str, ...]
+):
     bench = unstarted.start(
+        devices=devices,
         cancel_grace_s=0.2, cancel_grace_limit_s=0.4, command_limit_s=0.5, cleanup_limit_s=0.5,
         idle_cleanup_s=0.05, idle_drop_s=0.2,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def other(workflow: Path) -> Path:
     return path
 
 
-def all_are(state: str):
+def all_are(state: str) -> Callable[[EngineStatus], bool]:
+    """Whether the workers of all slots are in this state."""
     return lambda status: {slot.worker for slot in status.slots} == {state}
 
 
@@ -145,7 +147,7 @@ def test_free_waits_for_the_run_of_each_slot_and_frees_both(two: Bench):
     assert [part.title for part in report.dropped] == ["unet", "unet"]
     assert report.before.device_bytes == 2 * report.dropped[0].weight_bytes
     assert report.after.device_bytes == 0
-    assert held(two.engine.status()) == [{}, {}]
+    two.status_when(lambda status: held(status) == [{}, {}])
 
 
 def test_cancel_and_free_cancels_the_runs_of_both_slots(two: Bench):
@@ -188,13 +190,17 @@ def test_killed_worker_fails_its_own_run_only(two: Bench):
     status = two.engine.status()
     lost, kept = running(status)
     assert {lost, kept} == set(runs)
-    os.kill(status.slots[0].pid, signal.SIGKILL)
+    pid = status.slots[0].pid
+    assert pid is not None
+    assert lost is not None
+    assert kept is not None
+    os.kill(pid, signal.SIGKILL)
     assert isinstance(two.finish(lost).terminal, RunFailed)
     assert running(two.engine.status())[1] == kept
     two.gate().touch()
     assert two.finish(kept).success
     after = two.status_when(all_are("ready"))
-    assert after.slots[0].pid != status.slots[0].pid
+    assert after.slots[0].pid != pid
     assert after.slots[1].pid == status.slots[1].pid
 
 
@@ -231,7 +237,8 @@ def test_run_that_was_not_begun_goes_to_another_slot(unstarted: Bench):
 
 def test_close_ends_all_workers(two: Bench):
     runs = in_both(two)
-    pids = [slot.pid for slot in two.engine.status().slots]
+    pids = [slot.pid or 0 for slot in two.engine.status().slots]
+    assert all(pids)
     events = [two.engine.events(run_id) for run_id in runs]
     for each in events:
         next(each)
