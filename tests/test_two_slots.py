@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from psutil import virtual_memory
 
 from app.engine import Engine
@@ -35,8 +36,9 @@ def drawn_at_once(engine: Engine, workflow: Path) -> list[Finished]:
 
 
 def images(runs: list[Finished]) -> list[bytes]:
+    """The pixels of all images."""
     assert all(run.success for run in runs)
-    return [Path(result.path).read_bytes() for run in runs for result in run.results]
+    return [Image.open(result.path).tobytes() for run in runs for result in run.results]
 
 
 def test_two_workers_compute_at_the_same_time_what_one_would(
