@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.settings import PROJECT
 from app.workflow.fingerprint import FileIdentity
 from app.workflow.models.component_files import in_a_folder
 from app.workflow.models.specs import NOT_DECISIVE, ComponentSpec, Selection
@@ -142,3 +144,29 @@ NAMES = [
 )
 def test_wanted_files_are_chosen_from_a_repository(wanted: Selection, chosen: list[str]):
     assert wanted.of(NAMES) == chosen
+
+
+RESOLVING = {
+    "identify_files": {"component_files"},
+    "component_bytes": {"component_files"},
+    "single_file_bytes": {"component_files"},
+    "stored_quantiser": {"component_files", "components", "quantisers"},
+    "constructor": {"pipeline_shapes"},
+    "automatic_class": {"pipeline_shapes"},
+    "model_class": {"resolve"},
+    "published_model": {"resolve"},
+    "read_pipeline_index": {"resolve", "load"},
+}
+"""Functions that tell what a step loads, and the modules that may call them. Beside the resolver
+the worker asks what a repository's own code and its blocks need, and refuses quantisers."""
+
+
+@pytest.mark.parametrize("name", RESOLVING)
+def test_only_the_resolver_works_out_what_a_step_loads(name: str):
+    called = re.compile(rf"(?<!def )\b{name}\(")
+    files = (PROJECT / "app").rglob("*.py")
+    calling = {file.stem for file in files if called.search(file.read_text())}
+    defining = {
+        file.stem for file in (PROJECT / "app").rglob("*.py") if f"def {name}(" in file.read_text()
+    }
+    assert calling - defining == RESOLVING[name]
