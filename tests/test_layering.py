@@ -152,12 +152,14 @@ def test_only_the_page_imports_gradio(file: Path):
     ("folder", "forbidden"),
     [
         ("worker", ("app.ui", "app.engine")),
-        ("steps", ("app.ui", "app.engine")),
-        ("ui", ("app.worker", "app.steps", "app.compat.worker")),
+        ("ui", ("app.worker", "app.compat.worker")),
         ("worker", ("app.compat.ui",)),
         ("compat/worker", ("app.compat.ui",)),
         ("compat/ui", ("app.compat.worker",)),
-        ("workflow", ("app.ui", "app.engine", "app.worker", "app.steps", "app.results")),
+        (
+            "workflow",
+            ("app.ui", "app.engine", "app.worker", "app.worker.steps", "app.worker.results"),
+        ),
         ("workflow/installed", ("app.workflow.models", "app.workflow.planning")),
         ("workflow/models", ("app.workflow.planning",)),
         ("worker/loading", ("app.worker.tuning", "app.worker.runner")),

@@ -20,12 +20,12 @@ from PIL import Image
 
 from app.errors import ResultError
 from app.outputs import OutputStore, reference_to_sidecar, replacing, sidecar_bytes, sidecar_of
-from app.results import RESULT_KINDS
-from app.results.image import save_jpeg, save_png, save_webp
-from app.results.video import save_video
+from app.worker.results import RESULT_KINDS
+from app.worker.results.image import save_jpeg, save_png, save_webp
+from app.worker.results.video import save_video
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
-from tests.results.files import read_record
+from tests.worker.results.files import read_record
 
 RUN = "20260101-000000-abcdef"
 OLDER = "20251231-235959-000000"

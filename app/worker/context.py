@@ -29,8 +29,8 @@ from app.protocol import (
     Preview,
     StepProgress,
 )
-from app.steps.made import Made
 from app.worker.device import Device
+from app.worker.steps.made import Made
 from app.workflow.models.needs import DECODERS
 from app.workflow.plan import Plan
 from app.workflow.plan_settings import DENOISERS

@@ -9,10 +9,10 @@ from typing import Any
 
 from diffusers.modular_pipelines.modular_pipeline import PipelineState
 
-from app.steps.made import Output
 from app.worker.context import RunContext
 from app.worker.modular_blocks import loops_in
 from app.worker.preview_maps import Sight
+from app.worker.steps.made import Output
 
 
 def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., Any]:

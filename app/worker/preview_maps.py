@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from app.settings import MIB
-from app.steps.made import artifacts_of
 from app.tasks.media import AudioVideo
 from app.worker.guards import dispensable
 from app.worker.previews import LatentPreview, find_preview, grid_of
 from app.worker.recent import Recent
+from app.worker.steps.made import artifacts_of
 
 if TYPE_CHECKING:
     from app.worker.loading.parts import Parts

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from app.steps.arguments import rounds_of
-from app.steps.made import Made
 from app.worker.context import RunContext
+from app.worker.steps.arguments import rounds_of
+from app.worker.steps.made import Made
 from app.workflow.plan import Rounds, Step
 
 

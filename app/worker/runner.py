@@ -26,9 +26,7 @@ from app.protocol import (
     TerminalEvent,
     Timings,
 )
-from app.results import ResultWriter, unsaved_data
 from app.settings import WorkerSettings
-from app.steps import STEP_KINDS
 from app.worker import preview_maps
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
@@ -46,9 +44,11 @@ from app.worker.memory_reports import MemoryReports
 from app.worker.placement import Placement
 from app.worker.preview_maps import PreviewMaps
 from app.worker.residency import Residency, WorkflowUses
+from app.worker.results import ResultWriter, unsaved_data
 from app.worker.retry import Retry
 from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import Recalled, StepResult, StepResults
+from app.worker.steps import STEP_KINDS
 from app.worker.watched_files import WatchedFiles, forget_replaced
 from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions

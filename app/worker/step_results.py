@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
-from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.parts import StepParts, TaskParts
 from app.worker.recent import Recent
+from app.worker.steps.made import Made, Output
 from app.workflow.fingerprint import computing_versions
 from app.workflow.models.resolve import ip_adapter_spec, lora_spec
 from app.workflow.models.specs import local_folder

@@ -19,8 +19,8 @@ from app.settings import SHIPPED_WORKFLOWS, MediaLimits, UrlSettings
 from tests.corpus.own import MASK, PICTURE, SIDE_PX, Document, Own, Saved
 from tests.corpus.real import Runs
 from tests.engines import Finished, run, started_engine
-from tests.results.files import read_record
 from tests.standins import StandIns, texts
+from tests.worker.results.files import read_record
 
 WEIGHTS = (".gguf", ".safetensors")
 

@@ -14,7 +14,7 @@ import pytest
 from app.errors import Cancelled, StepError
 from app.media.files import SUFFIXES, MediaKind, WrongMediaError, suffix_of
 from app.settings import MediaLimits
-from app.steps.media import MediaReader
+from app.worker.steps.media import MediaReader
 from tests.media.films import COLOURS, RATE, film, tone
 
 LIMITS = MediaLimits()

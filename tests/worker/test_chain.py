@@ -15,9 +15,9 @@ from app.janitor import clean_run
 from app.protocol import Event, ResultSaved, RunCancelled, RunFailed, StepProgress
 from app.unfinished import PART
 from tests.engines import Finished
-from tests.results.files import Film, seen
 from tests.standins.ltx2 import SOUND_RATE, build_ltx2
 from tests.worker.bench import Bench, Document, document
+from tests.worker.results.files import Film, seen
 
 FPS = 24.0
 pytestmark = [

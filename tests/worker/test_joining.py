@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from app.errors import StepError
-from app.steps.chain import _carried, _Film, _handed_on, _planned, _with_slice
 from app.tasks.media import AudioVideo
 from app.tasks.sound import samples_of
+from app.worker.steps.chain import _carried, _Film, _handed_on, _planned, _with_slice
 from app.workflow.plan import Chain, FrameGrid, PipelineStep
 from app.workflow.plan_sources import ModelSource
 

@@ -17,12 +17,12 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from PIL import Image
 
 from app.errors import StepError
-from app.steps.arguments import combinations
-from app.steps.made import Made
-from app.steps.sounds import heard_at
 from app.tasks.media import AudioVideo
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
+from app.worker.steps.arguments import combinations
+from app.worker.steps.made import Made
+from app.worker.steps.sounds import heard_at
 from tests.media.films import RATE, film, tone
 from tests.worker.bench import Bench, document, step
 

@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from app.protocol import Preview, StepProgress
-from app.steps.made import Output
 from app.worker.preview_maps import PreviewMaps, Sight
+from app.worker.steps.made import Output
 from models.shapes.scenes import draw, random_scene
 from tests.standins import StandIns
 from tests.worker.bench import SHAPES, Bench, document

@@ -16,10 +16,10 @@ from app import __version__
 from app.media.urls import without_query
 from app.outputs import RECORD_KEY
 from app.protocol import ResultSaved
-from app.results.record import without_places
+from app.worker.results.record import without_places
 from tests.engines import Finished
-from tests.results.files import read_record
 from tests.worker.bench import SHAPES, Bench, document, pixels, step
+from tests.worker.results.files import read_record
 
 KINDS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 PROMPT = "ein roter Kreis – 赤い円 🔴"

@@ -25,11 +25,11 @@ from app.protocol import (
     StepRemembered,
     StepStarted,
 )
-from app.steps.made import Made, Output
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.step_results import OBJECT_BYTES, Recalled, StepResults
+from app.worker.steps.made import Made, Output
 from app.workflow.plan import Plan
 from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step

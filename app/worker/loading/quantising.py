@@ -22,8 +22,8 @@ import transformers
 
 from app.errors import LoadError, nearest
 from app.packages import Package
-from app.steps.drawing import drawing_from
 from app.worker.device import Device
+from app.worker.steps.drawing import drawing_from
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.quantisers import QUANTISERS, STORED
 from app.workflow.quantisation import Quantisation, QuantiserKind

@@ -9,9 +9,9 @@ import pytest
 
 from app.errors import InvalidWorkflow
 from app.protocol import RunFailed
-from tests.results.files import seen
 from tests.standins.ltx2 import SOUND_RATE, build_ltx2
 from tests.worker.bench import Bench, Document, document, step
+from tests.worker.results.files import seen
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),

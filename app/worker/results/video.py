@@ -9,11 +9,12 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.compat.worker.x264 import repeatable_options
 from app.errors import ResultError
 from app.outputs import Record, replacing
-from app.results.audio import encoded, layout_of, quality_options
 from app.tasks.films import FilmFiles
 from app.tasks.media import AudioVideo, as_array, as_bytes, as_sound
+from app.worker.results.audio import encoded, layout_of, quality_options
 from app.workflow.planning.sound_files import OPUS_RATES
 
 if TYPE_CHECKING:
@@ -191,8 +192,6 @@ def frames_of(video: Any) -> Iterator[Frame]:
 def _options(codec: str) -> dict[str, str]:
     """Returns options with which the same frames are the same bytes, always; for codecs other than
     x264 a quality instead of a bit rate."""
-    from app.compat.worker.x264 import repeatable_options
-
     if codec == "libvpx-vp9":
         return {"crf": "32", "b": "0", "deadline": "good", "cpu-used": "4"}
     if codec == "mpeg4":

@@ -15,11 +15,11 @@ from pydantic import JsonValue
 from app import __version__
 from app.outputs import OutputStore, Record, replacing, told_of_disk
 from app.protocol import ResultSaved
-from app.results import audio, image, text, video
-from app.results.record import record_of
 from app.stamps import stamp_of
-from app.steps.made import Made, Rest
 from app.unfinished import private_folder
+from app.worker.results import audio, image, text, video
+from app.worker.results.record import record_of
+from app.worker.steps.made import Made, Rest
 from app.workflow.plan import ResultSpec, Step
 from app.workflow.planning.sound_files import SOUND_FILES
 

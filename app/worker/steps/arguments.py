@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from app.errors import StepError, nearest
-from app.steps.build import build
-from app.steps.media import MediaReader
 from app.tasks.media import AudioVideo, as_frames, as_picture
+from app.worker.steps.build import build
+from app.worker.steps.media import MediaReader
 from app.workflow.inputs import media_kind
 from app.workflow.plan import Rounds
 from app.workflow.plan_values import (

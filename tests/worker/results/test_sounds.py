@@ -12,7 +12,7 @@ import pytest
 from app.errors import ResultError
 from app.tasks.media import AudioVideo
 from app.workflow.planning.sound_files import SOUND_FILES
-from tests.results.files import RECORD, heard, loudest_hz, saved, tone
+from tests.worker.results.files import RECORD, heard, loudest_hz, saved, tone
 
 
 @pytest.mark.parametrize("content_type", ["audio/wav", "audio/x-wav", "audio/flac", "audio/x-flac"])

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from app.steps.arguments import combinations
-from app.steps.chain import chained
-from app.steps.drawing import drawing_from
-from app.steps.made import Made, Output
-from app.steps.sounds import heard_at
+from app.worker.steps.arguments import combinations
+from app.worker.steps.chain import chained
+from app.worker.steps.drawing import drawing_from
+from app.worker.steps.made import Made, Output
+from app.worker.steps.sounds import heard_at
 from app.workflow.plan import PipelineStep
 
 if TYPE_CHECKING:
-    from app.results import ResultWriter
     from app.worker.context import RunContext
     from app.worker.loading.parts import Parts
     from app.worker.preview_maps import Sight
+    from app.worker.results import ResultWriter
 
 
 def run(

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from app.outputs import RECORD_KEY, Record
-from app.results import RESULT_KINDS
-from app.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
+from app.worker.results import RESULT_KINDS
+from app.worker.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
 from app.workflow.plan import ResultSpec
 
 RECORD = {"seed": 7, "prompt": "ü"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from app.steps.made import Made, Output, Rest, artifacts_of
 from app.tasks.media import AudioVideo
+from app.worker.steps.made import Made, Output, Rest, artifacts_of
 
 PICTURES = [Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4))]
 FILMS = np.zeros((2, 5, 8, 8, 3), np.float32)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.errors import StepError
-from app.steps.arguments import one_value
-from app.steps.made import artifacts_of
 from app.tasks.films import FilmFiles
 from app.tasks.media import AudioVideo, as_frames, as_sound
 from app.tasks.sound import join, padded, samples_of
+from app.worker.steps.arguments import one_value
+from app.worker.steps.made import artifacts_of
 from app.workflow.plan import Chain, PipelineStep
 from app.workflow.segments import (
     Segment,
@@ -28,9 +28,9 @@ from app.workflow.segments import (
 )
 
 if TYPE_CHECKING:
-    from app.results import ResultWriter
     from app.tasks.media import Array
     from app.worker.context import RunContext
+    from app.worker.results import ResultWriter
 
 Call = Callable[[Mapping[str, Any]], list[Any]]
 """Calls the pipeline; what it returned, as steps hand it on."""

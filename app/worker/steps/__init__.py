@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from app.steps import pipeline, sub_workflow, task
+from app.worker.steps import pipeline, sub_workflow, task
 
 STEP_KINDS: dict[str, Callable[..., None]] = {
     "pipeline": pipeline.run,

@@ -14,7 +14,7 @@ from PIL import Image
 from app.engine.remembered import Remembered, RememberedResults
 from app.errors import ResultError
 from app.outputs import replacing, told_of_disk
-from app.results import RESULT_KINDS
+from app.worker.results import RESULT_KINDS
 from app.workflow.plan import ResultSpec
 from tests.full_disk import full_disk
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from app.errors import StepError
-from app.steps.arguments import combinations
-from app.steps.drawing import drawing_from
-from app.steps.made import Made
 from app.tasks import TASKS
 from app.tasks.task import Arguments, Loaded, Task, mistakes
+from app.worker.steps.arguments import combinations
+from app.worker.steps.drawing import drawing_from
+from app.worker.steps.made import Made
 from app.workflow.plan import TaskStep
 
 if TYPE_CHECKING:
-    from app.results import ResultWriter
     from app.worker.context import RunContext
     from app.worker.loading.parts import TaskParts
+    from app.worker.results import ResultWriter
 
 
 def run(

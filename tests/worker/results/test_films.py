@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from app.errors import ResultError
-from app.results.video import VIDEO_FILES
 from app.tasks.media import AudioVideo
-from tests.results.files import loudest_hz, saved, seen, tone
+from app.worker.results.video import VIDEO_FILES
+from tests.worker.results.files import loudest_hz, saved, seen, tone
 
 
 def film(count: int = 12) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from app.workflow.plan import SubWorkflowStep
 
 if TYPE_CHECKING:
-    from app.results import ResultWriter
     from app.worker.context import RunContext
+    from app.worker.results import ResultWriter
 
 
 def run(step: SubWorkflowStep, context: RunContext, writer: ResultWriter) -> None:
