@@ -18,6 +18,7 @@ from app.engine.assign import ReadyRun, assign, missing_bytes
 from app.engine.history import History
 from app.engine.mailbox import Mailbox
 from app.engine.prepare import Preparation
+from app.engine.read_ahead import ReadAhead
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
 from app.engine.slots.slot import STOPPED, WorkerSlot
@@ -66,6 +67,7 @@ class EngineLoop:
         self._passed_over: dict[str, float] = {}
         """Since when runs have been passed over, in monotonic seconds."""
         self._passed_over_limit_s = settings.engine.passed_over_limit_s
+        self._read_ahead = ReadAhead()
         self._closing = False
         self._serving = True
         self._pause_until = 0.0
@@ -135,6 +137,8 @@ class EngineLoop:
         while starts := self._next_starts():
             for run, slot in starts:
                 slot.start(run)
+        if any(slot.active is not None for slot in self._slots):
+            self._read_ahead.advance(self._runs.ready, [slot.held for slot in self._slots])
 
     def _next_starts(self) -> list[tuple[Run, WorkerSlot]]:
         """Which runs to start now, and where."""

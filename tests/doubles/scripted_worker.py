@@ -18,6 +18,7 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     accelerator                 say from here on that there is RAM beside the device
     save NAME                   save a file as a result
     return TEXT                 something the last step returns
+    read FILE                   read such a file, and return how many bytes came from the disk
     log LEVEL LOGGER TEXT       a line of log, dated to the start of the run
     complain TEXT               a line on stderr
     miss MODEL FILE             leave the run until this file of a model of the hub is here
@@ -114,6 +115,12 @@ def scripted_worker(connection: Connection, settings: WorkerSettings, outputs: P
 
 class Missing(Exception):
     """The script says that files of a model are not on this machine."""
+
+
+def _read_from_disk_bytes() -> int:
+    """What this process has had read from disks since it began."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("read_bytes:")).split()[1])
 
 
 class ScriptedWorker:
@@ -309,6 +316,10 @@ class ScriptedWorker:
                 self._save(name)
             case ["return", *words]:
                 self._returned.append(" ".join(words))
+            case ["read", file]:
+                before = _read_from_disk_bytes()
+                Path(file).read_bytes()
+                self._returned.append(str(_read_from_disk_bytes() - before))
             case ["log", level, logger, *words]:
                 number = logging.getLevelNamesMapping()[level]
                 self._log(self._began_at, number, logger, " ".join(words))

@@ -1,0 +1,76 @@
+"""Has the kernel read the next run's weights from the disk while the run before it computes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from app.engine.assign import missing_bytes
+from app.engine.run import Run
+from app.errors import WorkbenchError
+from app.machine import ram_free_and_total_bytes
+from app.protocol import HeldComponent
+from app.workflow.fingerprint import weight_files
+from app.workflow.models.resolve import component_specs
+from app.workflow.models.specs import ComponentSpec, local_folder
+from app.workflow.plan import Plan, SubWorkflowStep
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.5
+"""How much of the free memory may be filled: what runs now must not lose its own files."""
+IS_POSSIBLE = hasattr(os, "posix_fadvise")
+
+
+class ReadAhead:
+    """Reads ahead for one run after the other; called on the engine's thread."""
+
+    def __init__(self) -> None:
+        self._run_id = ""
+        """The run that was looked at last."""
+
+    def advance(self, ready: Sequence[Run], held: Iterable[Sequence[HeldComponent]]) -> None:
+        """Begins to read for the first of the ready runs, once, while others are in the slots.
+
+        `held` is what each slot holds; nothing is read for a run of which a slot holds something.
+        """
+        if not IS_POSSIBLE or not ready or ready[0].run_id == self._run_id:
+            return
+        run = ready[0]
+        self._run_id = run.run_id
+        if all(missing_bytes(run, each) is None for each in held):
+            threading.Thread(target=_read, args=(run.plan,), name="read ahead", daemon=True).start()
+
+
+def _read(plan: Plan) -> None:
+    try:
+        files = {file: file.stat().st_size for file in _files(plan)}
+        free_bytes, _ = ram_free_and_total_bytes()
+        if not has_room(sum(files.values()), free_bytes):
+            return
+        for file in files:
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    except (WorkbenchError, OSError) as error:
+        # What is wrong with a model is told by its load.
+        log.debug("Nothing is read ahead: %s", error)
+
+
+def has_room(size_bytes: int, free_bytes: int) -> bool:
+    """Whether so much may be read ahead with so much memory free."""
+    return size_bytes <= SHARE * free_bytes
+
+
+def _files(plan: Plan) -> Iterator[Path]:
+    """The files with the weights of all that the plan's steps load."""
+    earlier: dict[str, Sequence[ComponentSpec]] = {}
+    for step in plan.steps:
+        if isinstance(step, SubWorkflowStep):
+            continue
+        earlier[step.name] = component_specs(step, local_folder, earlier).components
+        for spec in earlier[step.name]:
+            found = [spec.file] if spec.file else weight_files(spec.folder, spec.variant)
+            yield from (file.resolve() for file in found)

@@ -1,0 +1,78 @@
+"""While a run computes the weights of the next one are read from the disk into the page cache."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.engine.read_ahead import has_room
+from tests.engine.bench import PATIENCE_S, Bench
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is in its cache")
+
+
+def is_cached(file: Path) -> bool:
+    """Whether the whole file can be read without its disk."""
+    size = file.stat().st_size
+    opened = os.open(file, os.O_RDONLY)
+    try:
+        read, buffer = 0, bytearray(1 << 20)
+        while read < size:
+            read += os.preadv(opened, [buffer], read, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            pytest.skip("the file system cannot be asked what is cached")
+        if error.errno != errno.EAGAIN:
+            raise
+        return False
+    finally:
+        os.close(opened)
+    return True
+
+
+def forget(file: Path) -> None:
+    """Have the file on its disk alone."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if is_cached(file):
+        pytest.skip("the file system keeps its files in memory")
+
+
+@pytest.fixture
+def large(workflow: Path, shapes_model: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A workflow and the weights of its model, which are on the disk alone."""
+    document = json.loads(workflow.read_text())
+    shutil.copytree(shapes_model, tmp_path / "large")
+    document["steps"][0]["pipeline"]["from_pretrained_arguments"]["model_name"] = "./large"
+    file = tmp_path / "large.json"
+    file.write_text(json.dumps(document))
+    weights = tmp_path / "large" / "unet" / "diffusion_pytorch_model.safetensors"
+    forget(weights)
+    return file, weights
+
+
+def test_load_of_the_next_run_reads_nothing_from_the_disk(bench: Bench, large: tuple[Path, Path]):
+    file, weights = large
+    gate = bench.gate()
+    first = bench.underway(f"wait for {gate}")
+    following = bench.engine.submit(file, {"prompt": f"read {weights}"})
+    until = time.monotonic() + PATIENCE_S
+    while not is_cached(weights):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    gate.touch()
+    assert bench.finish(first).success
+    assert bench.finish(following).success.outputs == ("0",)
+
+
+def test_weights_that_memory_has_no_room_for_are_not_read_ahead():
+    assert has_room(10, 20)
+    assert not has_room(11, 20)
