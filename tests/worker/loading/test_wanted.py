@@ -1,4 +1,4 @@
-"""Files are chosen without torch before a run is ready: exactly those that the worker reads."""
+"""Of every kind of model a run has those files brought that it loads, and no others."""
 
 from __future__ import annotations
 
@@ -12,28 +12,17 @@ import pytest
 from PIL import Image
 
 from app.settings import PathSettings
-from app.worker.device import Device
-from app.worker.loading.components import ip_adapter_folder
-from app.worker.loading.load import find_parts
-from app.worker.loading.local_files import NotHere
-from app.worker.loading.parts import StepParts
-from app.worker.loading.task_parts import find_task_parts
-from app.worker.tuning.tune import lora_files
 from app.workflow.models.hub import TEXT_FILES, Place, held
-from app.workflow.models.wanted import exactly, wanted
-from app.workflow.plan import PipelineStep, Plan, TaskStep
-from app.workflow.plan_sources import ModelSource
+from app.workflow.models.wanted import Wanted, bring_all
+from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
 from tests.hub import COMMIT
 from tests.standins import build_flux
-from tests.standins.checkpoint import build_checkpoint
 from tests.standins.ip_adapter import build_ip_adapter
 from tests.standins.language import build_language_model
 from tests.standins.stable_diffusion import build_controlnet
 from tests.worker.bench import Document, document, step
 
-Names = set[tuple[str, str]]
-"""Repositories and files of theirs."""
 HUB = "https://huggingface.co/test/{}/blob/main/{}"
 
 
@@ -43,9 +32,11 @@ class Cache:
     def __init__(self, repositories: Path, folder: Path) -> None:
         self._repositories = repositories
         self.place = Place(folder)
-        self.brought: Names = set()
+        self.brought: set[str] = set()
+        """Repositories' names and files, text files apart."""
 
-    def bring(self, source: ModelSource, choose: Any) -> None:
+    def bring(self, model: Wanted) -> None:
+        source, choose = model
         repository = self._repositories / source.model
         root = self.place.cache / f"models--{source.model.replace('/', '--')}"
         names = [
@@ -68,7 +59,8 @@ class Cache:
             target = root / "snapshots" / COMMIT / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(repository / name, target)
-        self.brought |= {(source.model, name) for name in chosen}
+        self.brought |= {f"{source.model.removeprefix('test/')}/{name}" for name in chosen}
+        assert held(self.place, source.model, source.revision, choose).is_whole
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +80,6 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
         shutil.copy(model / "vae" / "diffusion_pytorch_model.safetensors", test / "loras" / name)
     build_ip_adapter(model, test / "adapter" / "models", "eye.safetensors")
     (test / "files").mkdir()
-    build_checkpoint(model, test / "files" / "whole.safetensors")
     shutil.copy(model / "unet" / "diffusion_pytorch_model.safetensors", test / "files")
     return folder
 
@@ -98,40 +89,6 @@ def plan_of(written: Document, folder: Path) -> Plan:
     path.write_text(json.dumps(written))
     Image.new("RGB", (8, 8)).save(folder / "eye.png")
     return make_plan(path, {}, paths=PathSettings(models=(), allow_pickles=True), seed=7)
-
-
-def chosen_before(plan: Plan, cache: Cache) -> Names:
-    """What is brought before the run is ready."""
-    for model in wanted(plan, cache.place):
-        cache.bring(*model)
-        source = model.source
-        assert held(cache.place, source.model, source.revision, model.choose).is_whole
-    return cache.brought
-
-
-def read_by_the_worker(plan: Plan, cache: Cache) -> Names:
-    """What the worker finds missing, one model after the other."""
-    for _ in range(30):
-        try:
-            _look(plan)
-        except NotHere as missing:
-            cache.bring(missing.source, exactly(missing.names))
-        else:
-            return cache.brought
-    raise AssertionError("The worker still misses files.")
-
-
-def _look(plan: Plan) -> None:
-    needed: dict[str, StepParts] = {}
-    for each in plan.steps:
-        if isinstance(each, TaskStep):
-            needed[each.name] = find_task_parts(each, Device("cpu"))
-        if isinstance(each, PipelineStep):
-            needed[each.name] = find_parts(each, needed)
-            for lora in each.loras:
-                lora_files(lora)
-            if each.ip_adapter is not None:
-                ip_adapter_folder(each.ip_adapter)
 
 
 def block(kind: str, **loading: Any) -> Document:
@@ -150,7 +107,14 @@ MODULAR: Document = {
     },
     "result": {"content_type": "image/png"},
 }
-CASES: dict[str, tuple[Document, ...]] = {
+CHECKER, TEXT, UNET, AUTO = (
+    "tiny/safety_checker/model.safetensors",
+    "tiny/text_encoder/model.safetensors",
+    "tiny/unet/diffusion_pytorch_model.safetensors",
+    "tiny/vae/diffusion_pytorch_model.safetensors",
+)
+OWN = {CHECKER, TEXT, UNET, AUTO}
+STEPS: dict[str, tuple[Document, ...]] = {
     "a pipeline": (step(model=TINY),),
     "a variant": (step(model=TINY, loading={"variant": "fp16"}),),
     "a component left out": (step(model=TINY, loading={"safety_checker": None}),),
@@ -216,17 +180,41 @@ CASES: dict[str, tuple[Document, ...]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("steps", CASES.values(), ids=CASES)
-def test_files_chosen_before_the_run_are_those_the_worker_reads(
-    steps: tuple[Document, ...],
-    repositories: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+FILES = {
+    "a pipeline": OWN,
+    "a variant": {name.replace(".safetensors", ".fp16.safetensors") for name in OWN},
+    "a component left out": OWN - {CHECKER},
+    "the model's own pipeline": OWN,
+    "the family's pipeline": OWN,
+    "a component of its own": OWN,
+    "components reused": OWN | {
+        "other/safety_checker/model.safetensors",
+        "other/unet/diffusion_pytorch_model.safetensors",
+    },
+    "a controlnet": OWN | {"controlnet/diffusion_pytorch_model.safetensors"},
+    "a named LoRA": OWN | {"loras/two.safetensors"},
+    "all LoRAs of a folder": OWN | {"loras/one.safetensors", "loras/two.safetensors"},
+    "an IP adapter": OWN | {
+        "adapter/models/eye.safetensors", "adapter/models/image_encoder/model.safetensors",
+    },
+    "a component in a file": OWN - {UNET} | {"files/diffusion_pytorch_model.safetensors"},
+    "a component in a file with a configuration": (
+        OWN - {UNET} | {"files/diffusion_pytorch_model.safetensors"}
+    ),
+    "a modular pipeline": {
+        "flux/text_encoder/model.safetensors",
+        "flux/text_encoder_2/model.safetensors",
+        "flux/transformer/diffusion_pytorch_model.safetensors",
+        "flux/vae/diffusion_pytorch_model.safetensors",
+    },
+    "a task's model": {"writer/model.safetensors"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_files_are_brought_that_are_loaded_and_no_others(
+    case: str, repositories: Path, tmp_path: Path
 ):
-    plan = plan_of(document(*steps), tmp_path)
-    before, worker = (Cache(repositories, tmp_path / name) for name in ("before", "worker"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "worker"))
-    assert chosen_before(plan, before) == read_by_the_worker(plan, worker)
-    assert worker.brought
-    assert not [name for _, name in worker.brought if name.endswith(".bin")]
+    cache = Cache(repositories, tmp_path / "cache")
+    bring_all(plan_of(document(*STEPS[case]), tmp_path), cache.bring, cache.place)
+    assert cache.brought == FILES[case]
