@@ -28,6 +28,7 @@ DTYPE_BYTES: dict[StorageDType, int] = {
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Of safetensors' types those that a load converts, with their bytes per number."""
 METADATA = "__metadata__"
+WEIGHTS = ".safetensors"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
 QUANTISERS = ("bitsandbytes", "torchao", "gguf", "sdnq", "optimum-quanto")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
@@ -91,11 +92,8 @@ def _identity_of_source(source: ModelSource) -> str:
     if source.file:
         return identify_file(Path(source.folder) / source.file).model_dump_json()
     # Resolved once: to resolve the path of each file would take most of a request's key.
-    found = []
-    for file in _files_below(os.path.realpath(source.folder)):
-        path = Path(file)
-        found.append(_identity(path, path.resolve() if file.is_symlink() else path))
-    return "".join(identity.model_dump_json() for identity in found)
+    files = _files_below(os.path.realpath(source.folder))
+    return "".join(_identity_of(file).model_dump_json() for file in files)
 
 
 def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -115,9 +113,14 @@ def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
 
 def identify_files(folder: Path, variant: str | None) -> tuple[FileIdentity, ...]:
     """The identities of the files in this folder that a load with this variant may read."""
-    weights = weight_files(folder, variant)
-    others = (path for path in folder.iterdir() if path.suffix != ".safetensors" and path.is_file())
-    return tuple(identify_file(path) for path in sorted([*weights, *others]))
+    with os.scandir(os.path.realpath(folder)) as entries:
+        files = {entry.name: entry for entry in entries if entry.is_file()}
+    read = {*of_variant((name for name in files if name.endswith(WEIGHTS)), variant)}
+    return tuple(
+        _identity_of(files[name])
+        for name in sorted(files)
+        if name in read or not name.endswith(WEIGHTS)
+    )
 
 
 _note: ContextVar[Callable[[Path], None] | None] = ContextVar("note", default=None)
@@ -136,6 +139,12 @@ def noting_files(note: Callable[[Path], None]) -> Iterator[None]:
 def identify_file(path: Path) -> FileIdentity:
     """The identity of one file, without reading it."""
     return _identity(path, path.resolve())
+
+
+def _identity_of(file: os.DirEntry[str]) -> FileIdentity:
+    """The identity of a file in a folder whose own path is resolved."""
+    path = Path(file.path)
+    return _identity(path, path.resolve() if file.is_symlink() else path)
 
 
 def _identity(path: Path, real: Path) -> FileIdentity:
