@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from app.workflow.models.hub import Place, held, this_machine
 from app.workflow.models.wanted import Wanted, bring_all
 from app.workflow.plan import Plan
 from app.workflow.remote import remote_values
+
+log = logging.getLogger(__name__)
 
 
 class _Lacking(Exception):
@@ -23,6 +27,11 @@ def is_prepared(plan: Plan) -> bool:
     try:
         bring_all(plan, look, place)
     except _Lacking:
+        return False
+    except Exception:
+        # A model's files may be anything: what they raise fails the run when it is prepared, where
+        # it is told in a sentence, and not the call that asks for the run.
+        log.debug("What the plan needs cannot be told yet", exc_info=True)
         return False
     return not remote_values(plan)
 

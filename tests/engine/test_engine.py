@@ -99,7 +99,7 @@ def test_bad_input_is_refused_and_no_run_comes_of_it(
 def test_a_workflow_that_is_not_there_is_refused_and_no_run_comes_of_it(bench: Bench):
     before = bench.engine.runs()
     with pytest.raises(UnknownWorkflow) as caught:
-        bench.engine.submit(bench.workflow.with_name("other.json"), {})
+        bench.engine.submit(bench.workflow.with_name("not-there.json"), {})
     assert isinstance(caught.value, BadRequest)
     assert bench.engine.runs() == before
 

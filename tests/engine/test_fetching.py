@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -150,6 +150,30 @@ def test_while_one_run_is_fetching_another_that_needs_nothing_runs(seeing: Bench
     hold.set()
     assert seeing.sent != []
     assert waiting not in seeing.sent
+
+
+def test_two_runs_share_what_is_fetched_and_one_that_is_cancelled_leaves_it_to_the_other(
+    seeing: Bench, site: Site
+):
+    go_on = threading.Event()
+
+    def slowly(send: Callable[[bytes], None]) -> None:
+        content = picture("red")
+        send(content[:20])
+        go_on.wait(10)
+        send(content[20:])
+
+    site.put("/slow.png", write=slowly)
+    given = {"prompt": "nothing", "image": site.url("/slow.png")}
+    first, second = (seeing.engine.submit(seeing.workflow, given, seed=n) for n in (1, 2))
+    for run_id in (first, second):
+        seeing.until(run_id, FetchingMedia)
+    assert seeing.engine.cancel(first)
+    assert isinstance(seeing.finish(first).terminal, RunCancelled)
+    go_on.set()
+    assert seeing.finish(second).success
+    assert len(site.asked) == 1
+    assert seen(seeing) == [picture("red")]
 
 
 def test_what_cannot_be_fetched_fails_the_run_in_a_sentence_that_names_the_place(

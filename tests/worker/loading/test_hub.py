@@ -11,9 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from app.engine import Engine
-from app.protocol import Downloading, RunCancelled, RunFailed
+from app.protocol import Downloading, RunCancelled, RunFailed, RunStarted
 from tests.engines import Finished, run, started_engine
 from tests.hub import Hub
+from tests.standins.flux import build_flux
 from tests.standins.language import build_language_model
 from tests.worker.bench import SHAPES, Bench, document, same, step
 
@@ -37,6 +38,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
     for name in ("interrupted", "cancelled", "damaged", "gated", "huge", "never-asked-for",
                  "signed", "busy", "parts", "failing"):  # fmt: skip
         shutil.copytree(tiny, folder / "test" / name)
+    build_flux(folder / "test" / "flux")
     build_language_model(folder / "test" / "writer")
     (folder / "test" / "writer" / "pytorch_model.bin").write_bytes(b"a pickle")
     loras = folder / "test" / "loras"
@@ -177,6 +179,32 @@ def test_a_component_of_its_own_is_fetched_alone(
     assert run(engine, bench.write(document(wanted))).success
     weights = {path for path in hub.fetched if path.endswith(".safetensors")}
     assert weights == {"vae/diffusion_pytorch_model.safetensors"}
+
+
+def test_components_that_only_the_worker_can_name_are_brought_when_it_asks(
+    engine: Engine, hub: Hub, bench: Bench
+):
+    """Which of them the workflow of a modular pipeline loads its blocks alone say."""
+    hub.requests.clear()
+    drawing = {
+        "name": "draw",
+        "pipeline": {
+            "configuration": {"component_type": "ModularPipeline"},
+            "from_pretrained_arguments": {"model_name": "test/flux", "workflow": "text2image"},
+            "arguments": {"prompt": "a fox", "num_inference_steps": 1, "width": 64, "height": 64},
+        },
+        "result": {"content_type": "image/png"},
+    }
+    drawn = run(engine, bench.write(document(drawing)))
+    assert drawn.success.loaded
+    assert {path for path in hub.fetched if path.endswith(".safetensors")} == {
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    begun = [event for event in drawn.events if isinstance(event, RunStarted)]
+    assert len(begun) == 2
 
 
 def test_a_repository_that_does_not_exist_is_a_sentence(
