@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from PIL import Image
 from psutil import virtual_memory
 
 from app.engine import Engine
+from app.engine.assign import missing_bytes
+from app.engine.loads import loads_of
+from app.engine.status import SlotStatus
 from app.protocol import RunStarted
-from app.settings import WorkerSettings
+from app.settings import PathSettings, WorkerSettings
 from app.workflow.models.fit import DEVICE_SHARE
+from app.workflow.planning.planner import make_plan
 from tests.engines import Finished, started_engine
 
 SEEDS = (3, 4)
@@ -21,16 +26,18 @@ START_S = 60.0
 """How long two workers may take to import their libraries on a busy machine."""
 
 
-def wait_until_ready(engine: Engine) -> None:
+def slots_when(engine: Engine, true: Callable[[SlotStatus], Any]) -> tuple[SlotStatus, ...]:
+    """All slots as soon as this is true of each."""
     until = time.monotonic() + START_S
-    while any(slot.worker != "ready" for slot in engine.status().slots):
-        assert time.monotonic() < until, engine.status()
+    while not all(map(true, slots := engine.status().slots)):
+        assert time.monotonic() < until, slots
         time.sleep(0.05)
+    return slots
 
 
 def drawn_at_once(engine: Engine, workflow: Path) -> list[Finished]:
     """Both runs, submitted together when all workers are ready."""
-    wait_until_ready(engine)
+    slots_when(engine, lambda slot: slot.worker == "ready")
     run_ids = [engine.submit(workflow, DRAWN, seed=seed, fresh=True) for seed in SEEDS]
     return [Finished(run_id, tuple(engine.events(run_id))) for run_id in run_ids]
 
@@ -51,11 +58,13 @@ def test_two_workers_compute_at_the_same_time_what_one_would(
         expected = images(drawn_at_once(engine, workflow))
     with started_engine(tmp_path / "two", two) as engine:
         runs = drawn_at_once(engine, workflow)
-        first, second = (slot.budgets for slot in engine.status().slots)
+        slots = slots_when(engine, lambda slot: slot.held)
     assert images(runs) == expected
     assert len(set(expected)) == len(SEEDS)
     starts = [event.time for run in runs for event in run.events if isinstance(event, RunStarted)]
     assert max(starts) < min(run.terminal.time for run in runs)
-    assert first is not None
-    assert first == second
-    assert first.device_bytes <= DEVICE_SHARE * virtual_memory().total / 2
+    loads = loads_of(make_plan(workflow, DRAWN, paths=PathSettings()), two)
+    for slot in slots:
+        assert slot.budgets is not None
+        assert slot.budgets.device_bytes <= DEVICE_SHARE * virtual_memory().total / 2
+        assert missing_bytes(loads, {item.key for item in slot.held}) == 0

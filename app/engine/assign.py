@@ -6,9 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.engine.run import Run
-from app.protocol import HeldComponent
-
 
 @dataclass(frozen=True)
 class ReadyRun:
@@ -36,7 +33,7 @@ def assign(
     """Returns which of the ready runs, in the order they came, start in the free slots.
 
     First come, first served, except that a run goes before earlier ones where a free slot holds
-    something of what it needs: the one that misses the fewest bytes first. A run that has been
+    something of what it loads: the one that misses the fewest bytes first. A run that has been
     passed over for `limit_s` goes before all later ones. Of slots that are equal for a run it takes
     the first.
     """
@@ -57,14 +54,17 @@ def assign(
     return Assignment(tuple(starts), _passed_over([run.run_id for run in ready], started))
 
 
-def missing_bytes(run: Run, held: Sequence[HeldComponent]) -> int | None:
-    """Returns the bytes that a slot with these components would load for the run; None where it
-    holds nothing of what the run needs.
+def missing_bytes(loads: Mapping[str, int] | None, held: Collection[str]) -> int | None:
+    """Returns the bytes that a slot which holds these components would load for a run; None where
+    it holds nothing of what the run loads, or that is not known.
 
-    What a workflow has used counts as all that its runs need.
+    `loads` are the bytes of all components that the run loads, by their keys.
     """
-    uses = [item for item in held if run.plan.workflow_id in item.used_by and item.weight_bytes]
-    return 0 if uses else None
+    if loads is None:
+        return None
+    missing = {key: size for key, size in loads.items() if key not in held}
+    here = sum(loads.values()) - sum(missing.values())
+    return sum(missing.values()) if here or not any(loads.values()) else None
 
 
 def _missing(run: ReadyRun, slot: int) -> tuple[bool, int]:

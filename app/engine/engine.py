@@ -19,6 +19,7 @@ from app.engine.here import is_prepared
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
+from app.engine.loads import loads_of
 from app.engine.loop import EngineLoop, FreeMode
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import new_run_id
@@ -148,6 +149,8 @@ class Engine:
             person=person,
             check=check,
         )
+        if run.stage == "ready" and loop.has_choice:
+            run.loads = loads_of(plan, settings.worker)
         _check_command(run.command())
         noted = loop.mailbox.ask(partial(loop.submit, run))
         try:

@@ -146,21 +146,19 @@ class EngineLoop:
         free = [number for number, slot in enumerate(self._slots) if slot.is_free]
         if not runs or not free:
             return []
-        # Where nothing is held of what a run needs, it takes the slot that holds least.
-        free.sort(key=lambda number: self._slots[number].held_bytes)
+        held = {number: self._slots[number].held for number in free}
+        # Where nothing is held of what a run loads, it takes the slot that holds least.
+        free.sort(key=lambda number: sum(held[number].values()))
         now = time.monotonic()
         since = {run_id: at for run_id, at in self._passed_over.items() if run_id in runs}
-        ready = [
-            ReadyRun(run.run_id, self._missing(run, free), since.get(run.run_id))
-            for run in runs.values()
-        ]
+        ready = []
+        for run in runs.values():
+            missing = {number: missing_bytes(run.loads, keys) for number, keys in held.items()}
+            known = {number: size for number, size in missing.items() if size is not None}
+            ready.append(ReadyRun(run.run_id, known, since.get(run.run_id)))
         starts, passed_over = assign(ready, free, now, self._passed_over_limit_s)
         self._passed_over = {**dict.fromkeys(passed_over, now), **since}
         return [(runs[run_id], self._slots[number]) for run_id, number in starts]
-
-    def _missing(self, run: Run, slots: Sequence[int]) -> dict[int, int]:
-        found = {number: missing_bytes(run, self._slots[number].held) for number in slots}
-        return {number: missing for number, missing in found.items() if missing is not None}
 
     def _tell_given_up(self) -> None:
         """End what waits where no worker comes up in any slot."""
@@ -170,6 +168,13 @@ class EngineLoop:
         self._runs.end_waiting(
             lambda run_id: RunFailed(run_id=run_id, time=time.time(), error=report)
         )
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether a run that comes now may wait beside others, or go to several slots. For any
+        thread."""
+        busy = any(slot.active for slot in self._slots)
+        return len(self._slots) > 1 or busy or bool(self._runs.waiting)
 
     # --- what the engine's methods ask -----------------------------------------------------------
 
@@ -224,7 +229,7 @@ class EngineLoop:
         the run in progress."""
         self._refuse_when_closing()
         keys = [command.key] if isinstance(command, PinComponent) else command.keys
-        holding = [slot for slot in self._slots if any(item.key in keys for item in slot.held)]
+        holding = [slot for slot in self._slots if not slot.held.keys().isdisjoint(keys)]
         slots = holding if number is None else self._slots[number : number + 1]
         parts = [(slot, Future[EngineStatus]()) for slot in slots or self._slots[:1]]
         gather([part for _, part in parts], answer, self.status)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from app.engine.here import is_here
+from app.engine.loads import loads_of
 from app.engine.run import Run
 from app.engine.runs import Runs
 from app.errors import Cancelled, FetchError, WorkbenchError
@@ -49,7 +50,7 @@ class Preparation:
         """`post` has a call made on the engine's thread."""
         paths = settings.paths
         self._media = MediaCache(paths.outputs.resolve(), paths.urls, paths.limits)
-        self._device = settings.worker.device_names
+        self._worker = settings.worker
         self._at_a_time = settings.engine.max_preparing_runs
         self._runs, self._post = runs, post
         self._shared = SharedWork()
@@ -82,8 +83,9 @@ class Preparation:
             plan, key = run.plan, run.request_key
             if remote_values(plan):
                 plan = self._with_media(run)
-                key = request_key(plan, self._device) if plan.seed_given else None
+                key = request_key(plan, self._worker.device_names) if plan.seed_given else None
             self._bring_models(run, plan)
+            loads = loads_of(plan, self._worker)
         except Cancelled:
             pass
         except WorkbenchError as error:
@@ -93,7 +95,7 @@ class Preparation:
             log.exception("A run could not be prepared")
             self._fail(run, FetchError(f"What the run needs could not be fetched: {error}"))
         else:
-            self._post(partial(self._runs.prepared, run, plan, key))
+            self._post(partial(self._runs.prepared, run, plan, key, loads))
         finally:
             self._post(self._has_ended)
 

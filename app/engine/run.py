@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,6 +99,8 @@ class Run:
         self.fresh = fresh
         self.stage: Stage = "ready" if prepared else "queued"
         """How far it is while it waits; a worker can have it when it is ready."""
+        self.loads: Mapping[str, int] | None = None
+        """The bytes of the components it loads, by their keys; None where that is not known."""
         self.asked: list[tuple[ModelSource, tuple[str, ...]]] = []
         """What workers have found missing: models, and which of their files."""
         self.submitted_at = time.time()

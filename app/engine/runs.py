@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -96,12 +96,14 @@ class Runs:
         self._history.note_state(run)
         run.append(PhaseChanged(run_id=run.run_id, time=time.time(), step="", phase="preparing"))
 
-    def prepared(self, run: Run, plan: Plan, request_key: str | None) -> None:
+    def prepared(
+        self, run: Run, plan: Plan, request_key: str | None, loads: Mapping[str, int] | None
+    ) -> None:
         """All that the run needs is here: from now on this is its plan, and it waits for a worker
         alone."""
         if run.over:
             return
-        run.plan, run.request_key, run.stage = plan, request_key, "ready"
+        run.plan, run.request_key, run.loads, run.stage = plan, request_key, loads, "ready"
         self._history.note_state(run)
         made = self._made_before(run)
         if made is not None:

@@ -131,7 +131,7 @@ class ScriptedWorker:
         self._sending = threading.Lock()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._busy = False
-        self._run_id = self._workflow_id = ""
+        self._run_id = ""
         self._cancelled: set[str] = set()
         self._watched: set[str] = set()
         self._held: list[HeldComponent] = []
@@ -200,7 +200,6 @@ class ScriptedWorker:
 
     def _run(self, command: StartRun) -> None:
         self._begin(command.run_id)
-        self._workflow_id = command.plan.workflow_id
         if command.previews:
             self._watched.add(command.run_id)
         run = {"run_id": command.run_id, "time": self._began_at}
@@ -374,7 +373,7 @@ class ScriptedWorker:
             file_backed_bytes=0,
             load_s=0.0,
             last_used=time.time(),
-            used_by=(self._workflow_id,),
+            used_by=(),
             pinned=False,
         )
         self._held.append(part)

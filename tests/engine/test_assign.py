@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.assign import ReadyRun, assign
+from app.engine.assign import ReadyRun, assign, missing_bytes
 
 LIMIT_S = 30.0
 SLOTS = st.lists(st.integers(0, 3), unique=True)
@@ -48,6 +48,18 @@ def test_assign_puts_an_overdue_run_before_all_later_ones():
     queue = [overdue, ReadyRun("warm", {0: 0})]
     assert assign(queue, [0], 39.9, LIMIT_S).starts == (("warm", 0),)
     assert assign(queue, [0], 40.0, LIMIT_S) == ((("cold", 0),), frozenset())
+
+
+def test_missing_bytes_are_those_of_components_that_are_not_held():
+    loads = {"unet": 100, "vae": 10, "scheduler": 0}
+    assert missing_bytes(loads, {"unet", "text encoder"}) == 10
+    assert missing_bytes(loads, {"unet", "vae"}) == 0
+    assert missing_bytes({}, set()) == 0
+
+
+def test_missing_bytes_are_unknown_without_weights_in_common():
+    assert missing_bytes({"unet": 100, "scheduler": 0}, {"scheduler"}) is None
+    assert missing_bytes(None, {"unet"}) is None
 
 
 @given(queues(), SLOTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
@@ -12,9 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.engine.loads import loads_of
 from app.engine.status import EngineStatus
 from app.errors import WorkerDied
 from app.protocol import RunCancelled, RunFailed, RunSucceeded
+from app.settings import PathSettings, WorkerSettings
+from app.workflow.planning.planner import make_plan
 from tests.engine.bench import PATIENCE_S, Bench
 
 TWO = ("cpu", "cpu")
@@ -31,10 +35,28 @@ def two(unstarted: Bench) -> Bench:
 
 
 @pytest.fixture
-def other(workflow: Path) -> Path:
-    """Another workflow than the bench's own, which shares no component with it."""
-    path = workflow.with_name("other.json")
-    path.write_text(workflow.read_text().replace('"id": "text-to-image"', '"id": "other"'))
+def drawing(shipped_workflows: Path) -> Path:
+    """A workflow whose model is here, so that it is known what its runs load."""
+    return shipped_workflows / "text-to-image.json"
+
+
+@pytest.fixture
+def unet(drawing: Path) -> str:
+    """The key of the largest component that its runs load."""
+    plan = make_plan(drawing, {"prompt": "nothing"}, paths=PathSettings())
+    loads = loads_of(plan, WorkerSettings(device="cpu"))
+    assert loads is not None
+    return max(loads, key=loads.__getitem__)
+
+
+@pytest.fixture
+def other(drawing: Path, shapes_model: Path, tmp_path: Path) -> Path:
+    """Another workflow, which loads nothing that the first one does."""
+    document = json.loads(drawing.read_text())
+    arguments = {"model_name": str(shapes_model), "torch_dtype": "torch.float16"}
+    document["steps"][0]["pipeline"]["from_pretrained_arguments"] = arguments
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(document))
     return path
 
 
@@ -88,36 +110,43 @@ def test_status_of_several_slots_shows_the_first_that_has_a_run(two: Bench):
     assert (status.pid, status.running.run_id) == (status.slots[number].pid, run_id)
 
 
-def test_run_goes_to_the_slot_that_holds_its_model(two: Bench, other: Path):
-    two.run("hold unet")
-    for _ in range(3):
-        run_id = two.underway(f"wait for {two.gate()}")
+def test_run_goes_to_the_slot_that_holds_its_model(
+    two: Bench, drawing: Path, other: Path, unet: str
+):
+    two.run(f"hold {unet}")
+    holding = {unet: False}
+
+    def went_to_the_holding_slot(workflow: Path) -> bool:
+        run_id = two.underway(f"wait for {two.gate()}", workflow=workflow)
         status = two.engine.status()
-        assert running(status).index(run_id) == held(status).index({"unet": False})
         two.gate().touch()
-        two.finish(run_id)
+        assert two.finish(run_id).success
         two.gate().unlink()
-    run_id = two.underway(f"wait for {two.gate()}", workflow=other)
-    status = two.engine.status()
-    assert running(status).index(run_id) != held(status).index({"unet": False})
+        return running(status).index(run_id) == held(status).index(holding)
+
+    assert all(went_to_the_holding_slot(drawing) for _ in range(3))
+    assert not went_to_the_holding_slot(other)
 
 
-def order_of(bench: Bench, other: Path) -> list[str]:
-    """The ids of three runs as they were begun: in the worker, of another workflow, of the same."""
-    first = bench.underway("hold unet", f"wait for {bench.gate()}")
-    cold, warm = bench.submit(workflow=other), bench.submit()
+def order_of(bench: Bench, drawing: Path, other: Path, unet: str) -> list[str]:
+    """Which of three runs the worker began first: one that loads a model, then one of another
+    model and one of the same that were submitted meanwhile."""
+    first = bench.underway(f"hold {unet}", f"wait for {bench.gate()}")
+    names = {first: "first"}
+    names |= {bench.submit(workflow=other): "cold", bench.submit(workflow=drawing): "warm"}
     bench.gate().touch()
-    for run_id in (first, cold, warm):
+    for run_id in names:
         assert bench.finish(run_id).success
-    return [{first: "first", cold: "cold", warm: "warm"}[run_id] for run_id in bench.sent]
+    return [names[run_id] for run_id in bench.sent]
 
 
-def test_run_whose_model_is_loaded_goes_first(own: Bench, other: Path):
-    assert order_of(own, other) == ["first", "warm", "cold"]
+def test_run_whose_model_is_loaded_goes_first(own: Bench, drawing: Path, other: Path, unet: str):
+    assert order_of(own, drawing, other, unet) == ["first", "warm", "cold"]
 
 
-def test_limit_of_zero_keeps_the_order(unstarted: Bench, other: Path):
-    assert order_of(unstarted.start(passed_over_limit_s=0.0), other) == ["first", "cold", "warm"]
+def test_limit_of_zero_keeps_the_order(unstarted: Bench, drawing: Path, other: Path, unet: str):
+    bench = unstarted.start(passed_over_limit_s=0.0)
+    assert order_of(bench, drawing, other, unet) == ["first", "cold", "warm"]
 
 
 # --- cancelling, freeing, pinning ----------------------------------------------------------------

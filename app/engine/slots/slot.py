@@ -27,7 +27,6 @@ from app.protocol import (
     DropComponents,
     Event,
     FilesMissing,
-    HeldComponent,
     Logged,
     MemoryFreed,
     MemoryReported,
@@ -104,14 +103,9 @@ class WorkerSlot:
         return self._settings.worker.device
 
     @property
-    def held(self) -> tuple[HeldComponent, ...]:
-        """What the worker holds, as it last told."""
-        return self._memory.held
-
-    @property
-    def held_bytes(self) -> int:
-        """The weights of what it holds."""
-        return sum(item.weight_bytes for item in self.held)
+    def held(self) -> dict[str, int]:
+        """The weights of what the worker holds, by key, as it last told."""
+        return {item.key: item.weight_bytes for item in self._memory.held}
 
     @property
     def given_up(self) -> ErrorReport | None:
