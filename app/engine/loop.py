@@ -137,14 +137,14 @@ class EngineLoop:
         while starts := self._next_starts():
             for run, slot in starts:
                 slot.start(run)
-        if any(slot.active is not None for slot in self._slots):
-            self._read_ahead.advance(self._runs.ready, [slot.held for slot in self._slots])
+        if (ready := self._runs.ready) and any(slot.active for slot in self._slots):
+            self._read_ahead.advance(ready, [slot.held for slot in self._slots])
 
     def _next_starts(self) -> list[tuple[Run, WorkerSlot]]:
         """Which runs to start now, and where."""
-        runs = {run.run_id: run for run in self._runs.ready}
         free = [number for number, slot in enumerate(self._slots) if slot.is_free]
-        if not runs or not free:
+        runs = {run.run_id: run for run in self._runs.ready} if free else {}
+        if not runs:
             return []
         held = {number: self._slots[number].held for number in free}
         # Where nothing is held of what a run loads, it takes the slot that holds least.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from app.engine.assign import missing_bytes
 from app.engine.run import Run
 from app.errors import WorkbenchError
 from app.machine import ram_free_and_total_bytes
-from app.protocol import HeldComponent
 from app.workflow.fingerprint import weight_files
 from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import ComponentSpec, local_folder
@@ -32,16 +31,17 @@ class ReadAhead:
         self._run_id = ""
         """The run that was looked at last."""
 
-    def advance(self, ready: Sequence[Run], held: Iterable[Sequence[HeldComponent]]) -> None:
+    def advance(self, ready: Sequence[Run], held: Iterable[Collection[str]]) -> None:
         """Begins to read for the first of the ready runs, once, while others are in the slots.
 
-        `held` is what each slot holds; nothing is read for a run of which a slot holds something.
+        `held` has the keys of what each slot holds; nothing is read for a run where a slot holds
+        something of what it loads.
         """
         if not IS_POSSIBLE or not ready or ready[0].run_id == self._run_id:
             return
         run = ready[0]
         self._run_id = run.run_id
-        if all(missing_bytes(run, each) is None for each in held):
+        if all(missing_bytes(run.loads, each) is None for each in held):
             threading.Thread(target=_read, args=(run.plan,), name="read ahead", daemon=True).start()
 
 
