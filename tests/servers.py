@@ -54,6 +54,7 @@ def started_server(
     fill: Callable[[Path], None] = lambda _workflows: None,
     *,
     port: int | None = None,
+    devices: str = "cpu",
 ) -> Iterator[Server]:
     """A server on loopback that writes below `folder`; ended as a person ends it.
 
@@ -65,7 +66,7 @@ def started_server(
     fill(workflows)
     port = port or _free_port()
     command = [
-        sys.executable, "-m", "app", "serve", "--port", str(port), "--device", "cpu",
+        sys.executable, "-m", "app", "serve", "--port", str(port), "--devices", devices,
         "--output", str(outputs), "--workflows", str(workflows), "--log-level", "DEBUG",
     ]  # fmt: skip
     # CI is not passed on: Gradio must behave as it does at a person's desk.
