@@ -53,6 +53,11 @@ class Asking:
         """What the streams have told, in order."""
         self.grown = threading.Condition()
 
+    @property
+    def told(self) -> str:
+        """All of it as one text."""
+        return "".join(self.lines)
+
     def ask(self, workflow: str, variables: dict[str, object]) -> None:
         """Submits one run; returns when the server has told its place in the queue."""
         began = len(self.lines)
