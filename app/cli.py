@@ -13,270 +13,40 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from app import __version__
-from app.errors import BadRequest, Problem, WorkbenchError
+from app.command_line import pair, parser, read_login, settings_of
+from app.errors import BadRequest, WorkbenchError
 from app.log_lines import SetIn
-from app.mistakes import in_words
 from app.network import prepare_proxies
-from app.settings import Settings, variables
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.workflow.models.fit import Room
     from app.workflow.models.hub_headers import HubHeaders
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-OF_THE_PAGE = ("host", "port", "share", "media_urls")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 INPUT = re.compile(r"[a-zA-Z_][\w-]*=")
 """How a word begins that gives a variable its value; any other is a file."""
-ANYWHERE = (Path("/"),)
-"""Who has a shell on this machine may name any picture the shell may read."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         prepare_proxies()
-        settings = _settings(options)
+        settings = settings_of(options)
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(SetIn(LOG_FORMAT))
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
         logging.getLogger("app").setLevel(settings.worker.log_level)
-        return int(options.command(options, settings))
+        return COMMANDS[options.name](options, settings)
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app", description="Diffusers Workbench")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    serve = commands.add_parser("serve", help="start the web page and its API")
-    serve.set_defaults(command=_serve)
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    serve.add_argument(
-        "--port", type=int, help="port to listen on (default 7860; 0 chooses a free one)"
-    )
-    serve.add_argument("--share", action="store_true", default=None, help="create a public link")
-    serve.add_argument("--auth", metavar="USER:PASSWORD", help="require this login")
-    serve.add_argument(
-        "--media-urls", action=argparse.BooleanOptionalAction, default=None,
-        help="allow images, videos and audio by URL"
-        " (default: only if no other machine can reach the page)",
-    )  # fmt: skip
-    serve.add_argument(
-        "--devices", metavar="DEVICE,DEVICE",
-        help="instead of --device, one worker for each of these: cuda:0,cuda:1",
-    )  # fmt: skip
-    _add_no_history(serve)
-    _add_common(serve, "INFO")
-
-    run = commands.add_parser("run", help="run a workflow and print the paths of its results")
-    run.set_defaults(command=_run)
-    run.add_argument("file", help="a workflow's JSON file, or a name listed by `workflows`")
-    run.add_argument(
-        "inputs", nargs="*", metavar="name=value", type=_pair, help="values for its variables"
-    )
-    _add_set(run)
-    run.add_argument("--seed", type=int, help="seed (default: the document's, else random)")
-    run.add_argument(
-        "--fresh", action="store_true", help="run again instead of using cached results"
-    )
-    run.add_argument("--json", action="store_true", help="print one JSON object instead of paths")
-    _add_no_history(run)
-    _add_common(run, "WARNING")
-
-    repl = commands.add_parser("repl", help="open the dw> prompt")
-    repl.set_defaults(command=_repl)
-    repl.add_argument("file", nargs="?", help="a workflow to load at the start")
-    _add_server(repl, "use this running server instead of starting a worker", None)
-    _add_no_history(repl)
-    _add_common(repl, "INFO")
-
-    validate = commands.add_parser("validate", help="check workflows without running them")
-    validate.set_defaults(command=_validate)
-    validate.add_argument(
-        "words", nargs="+", metavar="FILE | name=value",
-        help="workflows to check, and values for their variables",
-    )  # fmt: skip
-    _add_set(validate)
-    _add_common(validate, "WARNING")
-
-    workflows = commands.add_parser("workflows", help="list workflows and what each still needs")
-    workflows.set_defaults(command=_workflows)
-    workflows.add_argument("--json", action="store_true", help="print a JSON list")
-    _add_common(workflows, "WARNING")
-
-    runs = commands.add_parser("runs", help="list past and current runs, newest first")
-    runs.set_defaults(command=_runs)
-    runs.add_argument("words", nargs="*", help="list only runs whose text contains all these words")
-    runs.add_argument(
-        "--limit", type=int, default=20, help="number of runs to list (default 20; -1 lists all)"
-    )
-    runs.add_argument("--json", action="store_true", help="print a JSON list")
-    _add_common(runs, "WARNING")
-
-    free = commands.add_parser("free", help="free the memory of a running server")
-    free.set_defaults(command=_free)
-    free.add_argument(
-        "--now", action="store_true", help="cancel the current run instead of waiting for it"
-    )
-    _add_server(
-        free, "address of the server (default http://127.0.0.1:7860)", "http://127.0.0.1:7860"
-    )
-    _add_common(free, "WARNING")
-
-    weights = commands.add_parser(
-        "weights", help="list stored weights that were converted to another dtype"
-    )
-    weights.set_defaults(command=_weights)
-    weights.add_argument("--clear", action="store_true", help="delete all of them")
-    _add_common(weights, "WARNING")
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
-    parser.add_argument(
-        "--workflows", action="append", type=Path, metavar="FOLDER", default=[],
-        help="an additional folder of workflows; repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--models", action="append", type=Path, metavar="FOLDER", default=[],
-        help="an additional folder of models, as OWNER/NAME below it; repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--allow-pickles", action="store_true",
-        help="read weight files that may contain code (.ckpt, .bin); the code is never run",
-    )  # fmt: skip
-    parser.add_argument(
-        "--trust-remote-code", action="append", metavar="OWNER/NAME", default=[],
-        help="allow code from this model repository if a document asks for it; repeatable",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
-    parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"log level (default {log_level})")
-    parser.set_defaults(default_log_level=log_level)
-
-
-def _add_no_history(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-history", action="store_true", help="keep no history of the runs on disk"
-    )
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", action="append", type=_change, metavar="POINTER=VALUE", default=[], dest="changes",
-        help="change one value of the document for this run, by its JSON pointer, for example"
-        " /steps/0/pipeline/arguments/width=256; repeatable",
-    )  # fmt: skip
-
-
-def _add_server(parser: argparse.ArgumentParser, text: str, default: str | None) -> None:
-    parser.add_argument("--server", metavar="URL", default=default, help=text)
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="login of the server")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=value")
-    return name, value
-
-
-def _change(text: str) -> tuple[str, Any]:
-    """`/steps/0/seed=7`: the value as JSON, or as text where it is none."""
-    pointer, value = _pair(text)
-    try:
-        return pointer, json.loads(value)
-    except ValueError:
-        return pointer, value
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    """The environment's settings with what the command line says on top."""
-    try:
-        given = Settings.from_environment()
-        ui = {name: getattr(options, name, None) for name in OF_THE_PAGE}
-        ui = {name: value for name, value in ui.items() if value is not None}
-        if options.command is _serve and options.auth:
-            ui["auth"] = _login(options.auth)
-        paths: dict[str, Any] = {}
-        for name in ("workflows", "models"):
-            folders = getattr(options, name)
-            missing = [str(folder) for folder in folders if not folder.is_dir()]
-            if missing:
-                raise BadRequest(f"There is no folder '{missing[0]}' for --{name}.")
-            paths[name] = (*getattr(given.paths, name), *folders)
-        paths["allow_pickles"] = given.paths.allow_pickles or options.allow_pickles
-        paths["trusted_code"] = (*given.paths.trusted_code, *options.trust_remote_code)
-        if options.output:
-            paths["outputs"] = options.output
-        if options.command is not _serve:
-            paths["media"] = ANYWHERE
-        engine = {"keep_history": False} if getattr(options, "no_history", False) else {}
-        worker = _devices(options, given)
-        level_is_set = "log_level" in given.worker.model_fields_set
-        if options.log_level or not level_is_set:
-            worker["log_level"] = options.log_level or options.default_log_level
-        return Settings.model_validate(
-            {
-                "ui": {**given.ui.model_dump(), **ui},
-                "engine": given.engine.model_dump() | engine,
-                "worker": {**given.worker.model_dump(), **worker},
-                "paths": {**given.paths.model_dump(), **paths},
-            }
-        )
-    except ValidationError as error:
-        raise BadRequest("A setting does not fit.", _wrong_settings(error)) from None
-
-
-def _devices(options: argparse.Namespace, given: Settings) -> dict[str, Any]:
-    """What the command line says of the devices, instead of what the environment says."""
-    devices = getattr(options, "devices", None)
-    if options.device and devices:
-        raise BadRequest(
-            "--device and --devices cannot be given together.",
-            hint="Use --device for one worker, --devices for several.",
-        )
-    if options.device:
-        return {"device": options.device, "devices": ()}
-    if devices:
-        return {"device": "auto", "devices": devices}
-    if options.command in (_run, _repl) and given.worker.devices:
-        # One run at a time needs one worker.
-        return {"device": given.worker.devices[0], "devices": ()}
-    return {}
-
-
-def _wrong_settings(error: ValidationError) -> list[Problem]:
-    """What is wrong with the settings, by the variable that gives each of them."""
-    names = dict(variables())
-    found = []
-    for each in error.errors():
-        path = tuple(str(part) for part in each["loc"])
-        variable = next((names[path[:end]] for end in (3, 2) if path[:end] in names), path[-1])
-        message, hint = in_words(each)
-        found.append(Problem(place=variable, message=message, hint=hint))
-    return found
-
-
-def _login(text: str) -> tuple[str, str]:
-    user, colon, password = text.partition(":")
-    if not colon or not user or not password:
-        raise BadRequest("--auth takes USER:PASSWORD.")
-    return user, password
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -338,7 +108,7 @@ def _repl(options: argparse.Namespace, settings: Settings) -> int:
     from app.workbench import LocalWorkbench
 
     if options.server:
-        login = _login(options.auth) if options.auth else None
+        login = read_login(options.auth) if options.auth else None
         return Repl(ServerWorkbench(options.server, login, settings.paths.outputs)).loop(
             options.file
         )
@@ -357,7 +127,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
     with contextlib.closing(HubHeaders()) as hub:
         for file in files:
             try:
-                _validate_one(file, dict(map(_pair, pairs)), options, settings, room, hub)
+                _validate_one(file, dict(map(pair, pairs)), options, settings, room, hub)
             except WorkbenchError as error:
                 wrong += 1
                 print(f"{error.message} {error.hint}".rstrip(), file=sys.stderr)
@@ -458,7 +228,7 @@ def _runs(options: argparse.Namespace, settings: Settings) -> int:
 def _free(options: argparse.Namespace, settings: Settings) -> int:
     from app.remote import ServerWorkbench
 
-    login = _login(options.auth) if options.auth else None
+    login = read_login(options.auth) if options.auth else None
     with contextlib.closing(
         ServerWorkbench(options.server, login, settings.paths.outputs)
     ) as workbench:
@@ -488,3 +258,15 @@ def _weights(options: argparse.Namespace, settings: Settings) -> int:
     total_bytes = sum(each.size_bytes for each in kept)
     print(f"{total_bytes / 1e6:9.0f} MB in all in {folder}", file=sys.stderr)
     return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
+    "serve": _serve,
+    "run": _run,
+    "repl": _repl,
+    "validate": _validate,
+    "workflows": _workflows,
+    "runs": _runs,
+    "free": _free,
+    "weights": _weights,
+}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import _parser
+from app.command_line import parser
 from app.settings import PROJECT, variables
 from app.tasks import REFUSED
 from app.workflow.planning.pipelines import REFUSED_LOADING_ARGUMENTS
@@ -34,7 +34,7 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path):
 def test_every_command_is_one_that_the_shell_takes(page: Path):
     for language, block in FENCED.findall(page.read_text()):
         for words in COMMAND.findall(block) if language == "sh" else ():
-            _parser().parse_args(shlex.split(words.partition(" < ")[0]))
+            parser().parse_args(shlex.split(words.partition(" < ")[0]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
