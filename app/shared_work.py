@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -79,6 +79,13 @@ class SharedWork:
         """Waits for it no longer."""
         with self._lock:
             share.waiting -= 1
+
+    def left_bytes(self, but: Collection[Hashable] = ()) -> int:
+        """What is still to come of all work under way that says how much it brings, `but` that of
+        these keys."""
+        with self._lock:
+            going = [share for key, share in self._going.items() if key not in but]
+        return sum((share.total_bytes or share.done_bytes) - share.done_bytes for share in going)
 
     def _do(self, share: Share[T]) -> None:
         while True:

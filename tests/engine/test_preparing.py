@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -261,6 +262,18 @@ def test_first_file_that_fails_ends_the_run_while_others_are_on_their_way(far: F
     assert ended.error.kind == "LoadError"
     assert "to those only who may use it" in ended.error.message
     assert far.bench.sent == []
+
+
+def test_room_on_the_disk_counts_what_other_downloads_still_need(far: Far, tmp_path: Path):
+    far.hold()
+    far.hub.claimed_bytes[UNET] = shutil.disk_usage(tmp_path).free * 6 // 10
+    first = far.bench.submit("nothing")
+    far.bench.until(first, Downloading)
+    second = far.bench.engine.submit(of_model(far.near, tmp_path, "second"), {"prompt": "nothing"})
+    ended = far.bench.finish(second).terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.message.endswith("free beside the downloads under way.")
+    assert far.bench.engine.cancel(first)
 
 
 def test_worker_is_given_no_token(far: Far, monkeypatch: pytest.MonkeyPatch):

@@ -180,28 +180,29 @@ class _Download:
             }
         )
         self._total_bytes = sum({f.etag or f.path: f.size_bytes for f in found}.values())
-        self._check_room(blobs, found)
-        self._started = time.monotonic()
         # What has no name there cannot be kept: the library will fetch it in its own way.
-        self._all(
-            {
-                ("blob", blobs, file.etag): partial(
-                    _fetch_blob, self._source.model, commit, cache, blobs, file
-                )
-                for file in found
-                if file.etag is not None
-            },
-            tells=True,
-        )
+        works: dict[Hashable, Callable[[Share[None]], None]] = {
+            ("blob", blobs, file.etag): partial(
+                _fetch_blob, self._source.model, commit, cache, blobs, file
+            )
+            for file in found
+            if file.etag is not None
+        }
+        self._check_room(blobs, found, self._shared.left_bytes(but=works))
+        self._started = time.monotonic()
+        self._all(works, tells=True)
 
-    def _check_room(self, blobs: Path, missing: Collection[_File]) -> None:
+    def _check_room(self, blobs: Path, missing: Collection[_File], promised_bytes: int) -> None:
+        """Raises _NoRoom where the disk cannot hold all of it beside the downloads under way."""
         parts = (_unfinished(blobs, file.etag) for file in missing if file.etag is not None)
         here = sum(part.stat().st_size for part in parts if part.is_file())
-        needed, free = self._total_bytes - here, shutil.disk_usage(blobs).free
+        needed, free = self._total_bytes - here, shutil.disk_usage(blobs).free - promised_bytes
         if needed > free:
             raise _NoRoom(
                 f"it needs {size(needed)} more on the disk of the hub's cache, which has"
-                f" {size(free)} free"
+                f" {size(max(0, free))} free"
+                + " beside the downloads under way"
+                * bool(promised_bytes)
             )
 
     def _one(self, key: Hashable, work: Callable[[Share[T]], T]) -> T:
@@ -290,6 +291,7 @@ def _fetch_blob(
     # Who fetches the same file in another process waits here, the hub's library too.
     lock = cache / ".locks" / blobs.parent.name / f"{etag}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    share.total_bytes = file.size_bytes
     with WeakFileLock(str(lock)):
         share.check()
         blob = blobs / etag
