@@ -8,7 +8,7 @@ import traceback
 from app.engine.run import Run
 from app.engine.slots.worker import WorkerExit
 from app.errors import ErrorReport, LoadError, RunError, WorkerDied, first_line
-from app.protocol import FilesMissing, RunFailed
+from app.protocol import FilesMissing, RunCancelled, RunFailed
 
 
 def failed_here(run: Run, error: Exception) -> RunFailed:
@@ -21,8 +21,12 @@ def failed_here(run: Run, error: Exception) -> RunFailed:
     return RunFailed(run_id=run.run_id, time=time.time(), error=failed.report())
 
 
-def died_with(run: Run, ended: WorkerExit, killed: str) -> RunFailed:
-    """The run failed because its worker ended, or was `killed` for a reason that is a sentence."""
+def died_with(
+    run: Run, ended: WorkerExit, killed: str, *, closing: bool
+) -> RunCancelled | RunFailed:
+    """The run ended because its worker did, or was `killed` for a reason that is a sentence."""
+    if killed and (closing or run.cancel_asked_at is not None):
+        return RunCancelled(run_id=run.run_id, time=time.time(), phase=run.phase, notice=killed)
     died = WorkerDied(
         f"{killed or ended.sentence} The run was {_doing(run)}.",
         hint="" if killed else ended.hint,

@@ -32,7 +32,6 @@ from app.protocol import (
     MemoryReported,
     PinComponent,
     RunCancelled,
-    RunFailed,
     RunStarted,
     ShutDown,
     TerminalEvent,
@@ -375,7 +374,8 @@ class WorkerSlot:
             if self._can_go_again(run):
                 self._runs.put_back(run)
             else:
-                self._end(run, self._death_of(run, ended))
+                closing = self._close_by is not None
+                self._end(run, died_with(run, ended, self._killed, closing=closing))
         self._memory.gone(self._killed or ended.sentence, self._engine_status)
         if self._starts.given_up:
             self._give_up(self._killed or ended.sentence, ended.last_lines)
@@ -386,13 +386,6 @@ class WorkerSlot:
         # Where no worker comes up it is told so with all who wait.
         again = run.times_sent < STARTS_IN_A_ROW or self._starts.given_up
         return waited and again and self._close_by is None
-
-    def _death_of(self, run: Run, ended: WorkerExit) -> RunCancelled | RunFailed:
-        if self._killed and (run.cancel_asked_at is not None or self._close_by is not None):
-            return RunCancelled(
-                run_id=run.run_id, time=time.time(), phase=run.phase, notice=self._killed
-            )
-        return died_with(run, ended, self._killed)
 
     def _give_up(self, why: str, last_lines: str = "") -> None:
         """Notes that the worker does not come up, and tells those who wait for its memory."""
