@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 INPUT = re.compile(r"[a-zA-Z_][\w-]*=")
-"""How a word begins that gives a variable its value; any other is a file."""
+"""The start of a word that sets a variable; any other word is a file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; the exit code."""
+    """Runs the command; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
         prepare_proxies()
@@ -145,7 +145,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _lines(error: WorkbenchError, file: str, settings: Settings) -> dict[str, str]:
-    """On which line of the file each of its problems is, in words, by its pointer."""
+    """Returns the line of each problem, as ` (line 12)`, by the problem's pointer."""
     from app.errors import InvalidWorkflow
     from app.workflow.catalog import find_workflow
     from app.workflow.json_text import line_of, text_of
@@ -165,7 +165,7 @@ def _validate_one(
     room: Room | None,
     hub: HubHeaders,
 ) -> None:
-    """Print what the workflow does and needs. Raises WorkbenchError where it cannot run."""
+    """Prints what the workflow does and needs. Raises WorkbenchError if it cannot run."""
     from app.workflow.catalog import find_workflow
     from app.workflow.models import needs
     from app.workflow.planning.planner import make_plan
@@ -181,7 +181,7 @@ def _validate_one(
 
 
 def _room(settings: Settings) -> Room | None:
-    """What there is to run in, as far as it can be told without a worker that asks the device."""
+    """Returns the memory there is, if it is known without a worker that asks the device."""
     from app.machine import has_accelerator, ram_free_and_total_bytes
     from app.workflow.models.fit import DEVICE_SHARE, RAM_SHARE, Room
 

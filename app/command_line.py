@@ -1,4 +1,4 @@
-"""What may be on the command line, and the settings it gives."""
+"""Parses the command line, and makes the settings from it and the environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.settings import Settings, variables
 OF_THE_PAGE = ("host", "port", "share", "media_urls")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 ANYWHERE = (Path("/"),)
-"""Who has a shell on this machine may name any picture the shell may read."""
+"""People with a shell on this machine may name any file that the shell can read."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,7 +153,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def _change(text: str) -> tuple[str, Any]:
-    """`/steps/0/seed=7`: the value as JSON, or as text where it is none."""
+    """Parses `/steps/0/seed=7`: the value is JSON, or else text."""
     pointer, value = pair(text)
     try:
         return pointer, json.loads(value)
@@ -162,7 +162,7 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The environment's settings with what the command line says on top."""
+    """Returns the settings; the command line overrides the environment."""
     try:
         given = Settings.from_environment()
         ui = {name: getattr(options, name, None) for name in OF_THE_PAGE}
@@ -200,7 +200,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def _devices(options: argparse.Namespace, given: Settings) -> dict[str, Any]:
-    """What the command line says of the devices, instead of what the environment says."""
+    """Returns the devices of the command line, which override the environment's."""
     devices = getattr(options, "devices", None)
     if options.device and devices:
         raise BadRequest(
@@ -218,7 +218,7 @@ def _devices(options: argparse.Namespace, given: Settings) -> dict[str, Any]:
 
 
 def _wrong_settings(error: ValidationError) -> list[Problem]:
-    """What is wrong with the settings, by the variable that gives each of them."""
+    """Returns what is wrong with the settings, each with its variable's name."""
     names = dict(variables())
     found = []
     for each in error.errors():

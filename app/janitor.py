@@ -26,7 +26,7 @@ JUST_MADE_S = 60.0
 """A folder may stay empty so long before its run writes into it."""
 TRIM_EVERY_S = 300.0
 MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
-"""Folders beside the results in which other parts of the application keep what they know."""
+"""Caches and other folders beside the results in which files are written."""
 
 
 @contextlib.contextmanager
@@ -128,7 +128,7 @@ def clean_run(folder: Path) -> list[Path]:
 
 
 def _is_record(file: Path) -> bool:
-    """Whether this is the record of a result of its run, and not a result that is JSON itself."""
+    """Returns whether this is the record of a result, not a result that is JSON itself."""
     try:
         record = json.loads(file.read_bytes())
     except (OSError, ValueError):

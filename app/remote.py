@@ -21,7 +21,7 @@ from app.workbench import Ended
 log = logging.getLogger(__name__)
 
 SILENCE_S = 30.0
-"""How long a server may say nothing before the connection to it counts as lost."""
+"""How long a server may be silent before the connection counts as lost."""
 
 
 class ServerWorkbench:
@@ -38,7 +38,7 @@ class ServerWorkbench:
 
         self._outputs = outputs
         self._media: dict[str, str] = {}
-        """The variables of the described workflow that take a file, and what it is called."""
+        """The variables of the described workflow that take a file, and what kind of file."""
         self._open = contextlib.ExitStack()
         self._fetched = self._open.enter_context(
             private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}prompt-")
@@ -137,7 +137,7 @@ class ServerWorkbench:
         self._open.close()
 
     def _broken_off(self, run_id: str | None) -> str:
-        """What became of a run whose stream ended before it did, in a sentence."""
+        """Returns what became of a run whose stream ended early, as a sentence."""
         lost = (
             "The connection to the server broke off during the run. A proxy in between may end"
             " long answers; let it wait as long as runs take."
@@ -160,7 +160,7 @@ class ServerWorkbench:
             raise BadRequest(_said(error)) from error
 
     def _with_uploads(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs with every file's path as an upload: a server takes no paths.
+        """Returns the inputs with every file as an upload: a server takes no paths.
 
         Whether it fetches a URL is the server's to say.
         """
@@ -178,7 +178,7 @@ class ServerWorkbench:
         return ready
 
     def _keep(self, run_id: str, fetched: list[str]) -> list[str]:
-        """Where these files lie for good."""
+        """Moves these files into the run's folder; returns where they are."""
         folder = self._outputs.resolve() / run_id
         folder.mkdir(parents=True, exist_ok=True)
         kept = [folder / Path(file).name for file in fetched]
@@ -189,7 +189,7 @@ class ServerWorkbench:
 
 
 class _Loads:
-    """Logs what a server's run loads, in the words of a worker of one's own."""
+    """Logs what a server's run loads, in the words of a local worker."""
 
     def __init__(self) -> None:
         self._pipelines: set[str] = set()
@@ -197,7 +197,7 @@ class _Loads:
         self._looked = False
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Note an event of the run; what it is the first to say is logged."""
+        """Logs what this event of the run is the first to tell."""
         match event["event"]:
             case "loading":
                 component, model = event["component"], event["model"]
@@ -244,7 +244,7 @@ def _cancelled(last: Mapping[str, Any]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """What a server, or the way to it, has against a request."""
+    """Returns why a request failed, as a sentence."""
     from gradio_client.exceptions import AppError
 
     if isinstance(error, concurrent.futures.CancelledError):

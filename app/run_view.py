@@ -36,7 +36,7 @@ from app.protocol import (
 from app.units import byte_progress, duration, size
 
 NAMED_WHEN_FREED = 3
-"""So many things are named when memory was freed; the rest is counted."""
+"""How many components are named when memory was freed; the others are counted."""
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
@@ -74,36 +74,36 @@ class RunView:
     status: str = "Waiting"
     """One line: the phase, with its numbers."""
     fraction: float | None = None
-    """How far the whole run is, 0 to 1; None while nothing can be said."""
+    """Progress of the whole run, 0 to 1; None while unknown."""
     preview: bytes | None = None
-    """The newest preview as JPEG; None once a result of the run is there to be seen."""
+    """The newest preview as JPEG; None once the run has a result."""
     without_preview: bool = False
-    """Whether what is being drawn cannot be shown before it is done."""
+    """Whether the current step has no preview."""
     results: tuple[ResultSaved, ...] = ()
     seed: int | None = None
     timings: Timings | None = None
     loaded: tuple[str, ...] = ()
     outputs: tuple[JsonValue, ...] = ()
     outcome: Outcome | None = None
-    """None while the run is not over."""
+    """None until the run has ended."""
     notice: str = ""
     """What the person should know beside the outcome."""
     error: ErrorReport | None = None
     step: int = 0
     steps: int = 1
     remembered: int = 0
-    """How many steps were answered instead of being run."""
+    """How many steps reused an earlier result."""
     unchanged: bool = False
-    """Whether nothing had to be run: everything was there from an earlier run."""
+    """Whether all of it was reused from an earlier run."""
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended, however it did."""
+        """Whether the run has ended."""
         return self.outcome is not None
 
     @property
     def shown(self) -> ResultSaved | None:
-        """The result that belongs on the stage: the newest final one, else the newest at all."""
+        """The result for the stage: the newest final one, else the newest of all."""
         finals = [result for result in self.results if result.final]
         shown = finals or self.results
         return shown[-1] if shown else None
@@ -224,7 +224,7 @@ _CANCELLED_IN: dict[Phase, str] = {
 
 
 def freed(report: MemoryFreed) -> str:
-    """What Free GPU gave back, as a sentence."""
+    """Returns what Free GPU gave back, as a sentence."""
     if not report.dropped:
         return "Nothing was held; there was nothing to free."
     weights = sum(item.weight_bytes for item in report.dropped)
@@ -256,7 +256,7 @@ def _done(view: RunView, event: RunSucceeded) -> str:
 
 
 def _moment(then: float, now: float) -> str:
-    """A time of today as `14:02`, any other as `12 Nov 14:02`; both in Unix seconds."""
+    """Formats a time of today as `14:02`, any other as `12 Nov 14:02`; both in Unix seconds."""
     at, today = time.localtime(then), time.localtime(now)
     same_day = (at.tm_year, at.tm_yday) == (today.tm_year, today.tm_yday)
     return time.strftime("%H:%M" if same_day else "%d %b %H:%M", at)
@@ -281,7 +281,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _of_step(view: RunView, words: str) -> str:
-    """The words, with the step's number in front where the workflow has more than one."""
+    """Puts the step's number before the words if the workflow has several steps."""
     return f"Part {view.step + 1} of {view.steps} · {words}" if view.steps > 1 else words
 
 

@@ -16,7 +16,7 @@ from app.units import duration, size
 
 
 def watch(engine: Engine, run_id: str, console: Console) -> RunView:
-    """Show the run until it has ended; on a terminal with a bar. Ctrl-C cancels it.
+    """Shows the run until it has ended, on a terminal with a bar. Ctrl-C cancels it.
 
     A second Ctrl-C leaves by KeyboardInterrupt.
     """
@@ -47,7 +47,7 @@ def _cancelled_by_ctrl_c(engine: Engine, run_id: str) -> Iterator[RunEvent]:
 
 
 def outcome(view: RunView) -> str:
-    """How a run ended, in a sentence."""
+    """Returns how a run ended, as a sentence."""
     if view.error is not None:
         return view.error.sentence()
     if view.outcome == "cancelled":
@@ -59,12 +59,12 @@ def outcome(view: RunView) -> str:
 
 
 def unchanged(status: str) -> str:
-    """What was answered from memory, and how to have it run all the same."""
+    """Returns what was reused, and how to run it all the same."""
     return f"{status}. `--seed N` makes another, `--fresh` the same again."
 
 
 def status(found: EngineStatus) -> str:
-    """What the engine does now, a fact a line."""
+    """Returns what the engine is doing, one fact a line."""
     lines = [line for slot in found.slots or (found,) for line in _slot(slot)]
     return "\n".join([*lines, f"waiting  {len(found.queue)}"])
 
@@ -80,7 +80,7 @@ def _slot(found: SlotStatus) -> list[str]:
 
 
 def memory(found: EngineStatus) -> str:
-    """What each worker holds, biggest first, and what memory that leaves."""
+    """Returns what each worker holds, largest first, and the memory in use."""
     slots = found.slots or (found,)
     if len(slots) == 1:
         return _memory(slots[0])

@@ -1,4 +1,4 @@
-"""Which files leave a folder that is bounded: decided here, done by `app.janitor`."""
+"""Chooses which files leave a folder of bounded size; `app.janitor` removes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Item(NamedTuple):
 
 
 class Needed(NamedTuple):
-    """What runs need that wait or are at work."""
+    """What runs that have not ended need."""
 
     run_ids: frozenset[str] = frozenset()
     files: frozenset[Path] = frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def size(count: int) -> str:
-    """A number of bytes in the decimal units of download pages: `25 MB`, `6.9 GB`."""
+    """Formats bytes in the decimal units of download pages: `25 MB`, `6.9 GB`."""
     if count >= 1_000_000_000:
         return f"{count / 1e9:.1f} GB"
     if count >= 1_000_000:
@@ -13,7 +13,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration as a person says it: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 4 min`."""
+    """Formats a duration: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 4 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 
 def byte_progress(done: int, total: int) -> str:
-    """`12 of 25 MB`: both numbers in the unit of the total."""
+    """Formats progress as `12 of 25 MB`, both numbers in the unit of the total."""
     if total >= 1_000_000_000:
         return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
     if total >= 1_000_000:

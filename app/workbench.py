@@ -15,39 +15,39 @@ from app.settings import Settings
 
 
 class Ended(NamedTuple):
-    """A run that is over."""
+    """A run that has ended."""
 
     seconds: float | None
-    """None when it did not succeed."""
+    """None if it did not succeed."""
     files: list[str]
     sentence: str
     unchanged: bool = False
-    """Whether nothing had to be run for it."""
+    """Whether an earlier result was reused."""
 
 
 class Workbench(Protocol):
     """What the prompt needs of an engine, wherever it is."""
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        """A workflow's name to run it by, its title, and its variables with their defaults."""
+        """Returns the name to run a workflow by, its title, and its variables with defaults."""
 
     def workflows(self) -> str:
-        """The list of workflows as text."""
+        """Returns the list of workflows as text."""
 
     def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        """Run it to its end; a run that is `fresh` is not answered from memory."""
+        """Runs a workflow to its end; a `fresh` run reuses no earlier result."""
 
     def status(self) -> str:
-        """What the engine does."""
+        """Returns what the engine is doing, as text."""
 
     def memory(self) -> str:
-        """What the worker holds."""
+        """Returns what the worker holds, as text."""
 
     def free(self, *, now: bool = False) -> str:
-        """Drop everything; what that gave back."""
+        """Frees the memory; returns what that gave back, as a sentence."""
 
     def close(self) -> None:
-        """Leave."""
+        """Closes the connection or the engine."""
 
 
 class LocalWorkbench:

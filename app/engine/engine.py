@@ -21,23 +21,19 @@ from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
 from app.engine.loads import loads_of
 from app.engine.loop import EngineLoop, FreeMode
-from app.engine.run import Follower, Run, RunInfo
+from app.engine.run import Follower, Run, RunInfo, check_command
 from app.engine.runs import new_run_id
 from app.engine.slots.local import WorkerTarget, run_worker, starting
 from app.engine.status import EngineStatus
 from app.engine.store import Store
 from app.engine.store_file import StoreError
-from app.errors import EngineError, EngineNotStarted, InvalidInputs, UnknownRun, first_line
+from app.errors import EngineError, EngineNotStarted, UnknownRun
 from app.outputs import OutputStore
 from app.protocol import (
-    MAX_COMMAND_BYTES,
     DropComponents,
     MemoryFreed,
     PinComponent,
     RunEvent,
-    StartRun,
-    decode_command,
-    encode,
 )
 from app.settings import Settings
 from app.trimming import Needed
@@ -151,7 +147,7 @@ class Engine:
         )
         if run.stage == "ready" and loop.has_choice:
             run.loads = loads_of(plan, settings.worker)
-        _check_command(run.command())
+        check_command(run.command())
         noted = loop.mailbox.ask(partial(loop.submit, run))
         try:
             noted.result()
@@ -385,22 +381,3 @@ class Engine:
                 "The engine has not been started.", hint="Call engine.start(settings) first."
             )
         return self._loop, self._settings
-
-
-def _check_command(command: StartRun) -> None:
-    """Raises InvalidInputs where the worker could not read this, however it came to be so."""
-    try:
-        data = encode(command)
-        decode_command(data)
-    except ValueError as error:
-        log.warning("A request is refused: %s", first_line(error))
-        raise InvalidInputs(
-            "The worker could not be given this request: something in it is nested too deeply, or"
-            " is no JSON."
-        ) from error
-    if len(data) > MAX_COMMAND_BYTES:
-        raise InvalidInputs(
-            f"What is to be run is written in {len(data):,} bytes; at most {MAX_COMMAND_BYTES:,}"
-            " are taken.",
-            hint="Use fewer steps or rounds, or shorter values.",
-        )

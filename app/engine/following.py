@@ -12,7 +12,7 @@ from app.protocol import RunEvent
 
 
 class Reading:
-    """How far one reader is in a run's log."""
+    """The position of one reader in a run's log."""
 
     def __init__(self, run: Run, start: int, previews: bool) -> None:
         self._run, self._next, self._previews = run, start, previews
@@ -20,7 +20,7 @@ class Reading:
         self.over = False
 
     def new(self) -> Iterator[RunEvent]:
-        """What has come since the last call; of previews only the newest."""
+        """Yields the events since the last call; of previews only the newest."""
         while self._next < len(self._run.events):
             event = self._run.events[self._next]
             self._next += 1

@@ -105,7 +105,7 @@ class History:
     # --- what the history has --------------------------------------------------------------------
 
     def take_up(self) -> list[Run]:
-        """The runs that an earlier server left unfinished, in their order, to be run again.
+        """Returns the runs that an earlier server left unfinished, in their order, to be run again.
 
         Those that cannot be run again are noted as failed. Call once, before the engine serves.
         """
@@ -126,7 +126,7 @@ class History:
         return runs
 
     def past_run(self, run_id: str) -> Run | None:
-        """A run that is over, with a log made of what the history has of it."""
+        """Returns a run that has ended, with a log of events made from its row."""
         stored = self.store.find(run_id)
         if stored is None or stored.terminal is None:
             return None
@@ -220,7 +220,7 @@ class History:
 
 
 def _written(plan: Plan) -> str | None:
-    """The plan as JSON; None where it cannot be written so, which fails the run later."""
+    """Returns the plan as JSON; None if JSON has no form for it, which fails the run later."""
     try:
         return plan.model_dump_json()
     except ValueError:
@@ -232,7 +232,7 @@ def _named(process: psutil.Process) -> str:
 
 
 def _is_alive(process: str) -> bool:
-    """Whether the process of this name still is; ids are used again, so its start counts too."""
+    """Returns whether this process lives; ids are reused, so its start time is part of the name."""
     pid, _, _ = process.partition(" ")
     try:
         return _named(psutil.Process(int(pid))) == process

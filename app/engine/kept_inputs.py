@@ -1,4 +1,4 @@
-"""Uploaded files that a run needs: kept by content beside the results, for a later server too."""
+"""Keeps uploads that a run needs beside the results, by content, for a later server too."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def names_in(text: str) -> set[str]:
 
 
 def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
-    """The plan with every file of the folder of uploads kept as `inputs/<sha256>.<suffix>` below
-    `outputs`, and named so. Raises ResultError where that cannot be written."""
+    """Returns the plan with every upload kept as `inputs/<sha256>.<suffix>` below `outputs`.
+
+    Raises ResultError if that cannot be written.
+    """
     folder = outputs.resolve() / FOLDER
     moved: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Results that were made before there was a history: taken into it from their records."""
+"""Adds results that are older than the history to it, from the records beside them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def take_in(outputs: OutputStore, store: Store, closing: threading.Event) -> lis
 
 
 def _past(folder: Path) -> tuple[StoredRun, list[ResultSaved]] | None:
-    """The run of this folder by the records in it; None where there are none."""
+    """Returns the run of this folder, from its records; None if it has none."""
     records = list(_records(folder))
     if not records:
         return None
@@ -87,7 +87,7 @@ def _past(folder: Path) -> tuple[StoredRun, list[ResultSaved]] | None:
 
 
 def _records(folder: Path) -> Iterator[tuple[Path, Record]]:
-    """The results of this run with their records, in the order they were made."""
+    """Yields the results in this folder with their records, in the order they were made."""
     read: list[tuple[Path, Record]] = []
     for sidecar in sorted(folder.glob("*.json")):
         result = sidecar.with_suffix("")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.errors import InvalidInputs, first_line
 from app.protocol import (
+    MAX_COMMAND_BYTES,
     TERMINAL,
     Downloading,
     FetchingMedia,
@@ -24,6 +26,8 @@ from app.protocol import (
     RunStarted,
     RunSucceeded,
     StartRun,
+    decode_command,
+    encode,
 )
 from app.workflow.plan import Plan
 from app.workflow.plan_sources import ModelSource
@@ -211,4 +215,23 @@ class Run:
             submitted_at=self.submitted_at,
             started_at=self.started_at,
             ended_at=last.time if isinstance(last, TERMINAL) else None,
+        )
+
+
+def check_command(command: StartRun) -> None:
+    """Raises InvalidInputs if the worker could not read this command."""
+    try:
+        data = encode(command)
+        decode_command(data)
+    except ValueError as error:
+        log.warning("A request is refused: %s", first_line(error))
+        raise InvalidInputs(
+            "The worker could not be given this request: something in it is nested too deeply, or"
+            " is no JSON."
+        ) from error
+    if len(data) > MAX_COMMAND_BYTES:
+        raise InvalidInputs(
+            f"What is to be run is written in {len(data):,} bytes; at most {MAX_COMMAND_BYTES:,}"
+            " are taken.",
+            hint="Use fewer steps or rounds, or shorter values.",
         )

@@ -90,7 +90,7 @@ class Store:
         return self._write(write)
 
     def run_ids(self) -> set[str]:
-        """The ids of all runs."""
+        """Returns the ids of all runs."""
         return {run_id for (run_id,) in self._rows("SELECT run_id FROM runs", ())}
 
     def note_state(self, run_id: str, state: StoredState) -> None:
@@ -148,7 +148,7 @@ class Store:
         self._write(lambda db: None).result()
 
     def close(self) -> None:
-        """Commits what is left and lets go of the folder."""
+        """Commits what is left and releases the lock."""
         self._writes.put(None)
         self._thread.join()
         if self._reader is not None:
@@ -159,11 +159,11 @@ class Store:
     # --- reading ---------------------------------------------------------------------------------
 
     def unfinished(self) -> list[StoredRun]:
-        """The runs that waited or ran, in the order they were asked for."""
+        """Returns the runs that have not ended, in the order they were submitted."""
         return self._runs(f"WHERE state IN {UNFINISHED} ORDER BY number", ())
 
     def find(self, run_id: str) -> StoredRun | None:
-        """The run of this id."""
+        """Returns the run of this id, or None."""
         return next(iter(self._runs("WHERE run_id = ?", (run_id,))), None)
 
     def runs(
@@ -174,7 +174,7 @@ class Store:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[StoredRun]:
-        """The runs, newest first: one owner's, or those whose texts have all of these words.
+        """Returns runs, newest first: those of one owner, or those whose texts have these words.
 
         `before` is the id of the last run of the page before.
         """
@@ -191,7 +191,7 @@ class Store:
         return self._runs(where + last, (*wheres.values(), -1 if limit is None else limit))
 
     def results(self, run_id: str) -> list[ResultSaved]:
-        """What the run made, in order."""
+        """Returns the run's results, in order."""
         rows = self._rows("SELECT saved FROM results WHERE run_id = ? ORDER BY place", (run_id,))
         return [self._result(saved) for (saved,) in rows]
 
@@ -234,7 +234,7 @@ class Store:
         return True
 
     def _opened(self, file: Path) -> sqlite3.Connection:
-        """The database; a new one where it was damaged and no server has it open."""
+        """Opens the database; a new one if it was damaged and no server has it open."""
         try:
             return opened(file)
         except sqlite3.DatabaseError as error:

@@ -10,7 +10,7 @@ from app.errors import EngineError
 
 VERSION = 1
 BUSY_S = 10.0
-"""How long a write waits for another process's, a `run` beside a server for example."""
+"""How long a write waits for that of another process, for example a `run` beside a server."""
 UNFINISHED = ("queued", "preparing", "ready", "running")
 SCHEMA = f"""
 CREATE TABLE runs (
@@ -62,7 +62,7 @@ def connect(file: str) -> sqlite3.Connection:
 
 
 def opened(file: Path) -> sqlite3.Connection:
-    """The database of this file with today's schema. Raises sqlite3.DatabaseError."""
+    """Opens the database of this file, with today's schema. Raises sqlite3.DatabaseError."""
     db = connect(str(file))
     try:
         db.execute("PRAGMA journal_mode = WAL")

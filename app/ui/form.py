@@ -1,4 +1,4 @@
-"""A workflow's inputs as components, and what the components hold as inputs.
+"""Makes components from a workflow's inputs, and inputs from what the components hold.
 
 A picture and the mask painted on it are one component: the picture is uploaded into an editor and
 what is painted there becomes a mask file, white where the picture shall change.
@@ -42,7 +42,7 @@ class Field:
 
 
 def build_form(inputs: Sequence[InputSpec], values: Mapping[str, Any]) -> list[Field]:
-    """The components of a form, made in the layout that is open; advanced inputs in an accordion.
+    """Makes the components in the layout that is open; advanced inputs in an accordion.
 
     `values` are what `remember` kept of this form, by input; what no longer fits its input is
     replaced by the default.
@@ -76,7 +76,7 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
 
 
 def shown(spec: InputSpec) -> Any:
-    """What stands in the component when nobody has changed it.
+    """Returns what the component holds until somebody changes it.
 
     A file's place stays empty; the label says that the document names one itself.
     """
@@ -102,20 +102,22 @@ def _chips(spec: InputSpec, target: Component) -> None:
 
 
 def fits(spec: InputSpec, value: Any) -> bool:
-    """Whether a value kept from an earlier form can stand in this input's component."""
+    """Returns whether a value kept from an earlier form can be in this input's component."""
     if rounds(spec.default):
         return isinstance(value, str)
     return WIDGETS[spec.kind].keeps(spec, value)
 
 
 def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
-    """What the components hold, by input, as `build_form` takes it back."""
+    """Returns what the components hold, by input, for `build_form`."""
     return {field.spec.name: value for field, value in zip(fields, values, strict=True)}
 
 
 def keep_typed(workflow: str, names: Sequence[str]) -> str:
-    """JavaScript that puts what these fields of the form hold into what a browser keeps of a visit;
-    it is called with the visit and the fields' values. Files are not kept."""
+    """Returns JavaScript that puts the values of these fields into the visit that a browser keeps.
+
+    It is called with the visit and the values. Files are not kept.
+    """
     return (
         "(visit, ...values) => ({...visit, forms: {...visit.forms,"
         f" [{json.dumps(workflow)}]: Object.fromEntries({json.dumps(list(names))}"
@@ -126,7 +128,7 @@ def keep_typed(workflow: str, names: Sequence[str]) -> str:
 def read_form(
     fields: Sequence[Field], values: Sequence[Any], paths: PathSettings
 ) -> dict[str, JsonValue]:
-    """The inputs of a run. An empty number or picture is left out, so that its default stands.
+    """Returns the inputs of a run. An empty number or picture is left out, so the default counts.
 
     A painted mask is written as a PNG beside the uploads. Raises InvalidInputs where the browser
     may have rounded a number, and for a picture in an editor that cannot be read.
@@ -183,7 +185,7 @@ def _painted(
 
 
 def read_seed(text: str | None) -> int | None:
-    """The seed in this text; None where it is empty, which means: another one each time.
+    """Returns the seed in this text; None if it is empty: a random one each time.
 
     A text and not a number, because a browser rounds whole numbers beyond 2^53.
     Raises InvalidInputs where it is not a whole number.
@@ -201,12 +203,12 @@ def read_seed(text: str | None) -> int | None:
 
 
 def file_input(inputs: Sequence[InputSpec], kind: MediaKind) -> InputSpec | None:
-    """The first input that takes such a file, if there is one."""
+    """Returns the first input that takes such a file, or None."""
     return next((spec for spec in inputs if spec.kind == kind), None)
 
 
 def with_file(inputs: Sequence[InputSpec], kind: MediaKind, path: str) -> dict[str, Any]:
-    """The remembered value that puts this file into the form's first input for it."""
+    """Returns the remembered value that puts this file into the form's first input for it."""
     spec = file_input(inputs, kind)
     if spec is None:
         return {}

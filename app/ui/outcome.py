@@ -1,4 +1,4 @@
-"""What comes out: the status, the stage, the strip of this visit's results, what is known of them.
+"""The right half of the page: status, stage, strip of results, and details.
 
 Every component is told texts or plain properties: on a busy machine objects may never be seen (see
 `GenerateTab._buttons`), so the strip is no gr.Gallery and the record no gr.JSON.
@@ -39,22 +39,22 @@ class Looking:
 
     result: ResultSaved | None = None
     away: bool = False
-    """Whether the person looks at something else than the run that is at work."""
+    """Whether something else than the current run is on the stage."""
     run: RunView | None = None
-    """The run that the page follows, as it is now."""
+    """The run that the page follows."""
 
     def follow(self, run: RunView) -> None:
-        """The run is so far; what it has made since is on the stage."""
+        """Takes the run's new state; a new result comes onto the stage."""
         last, self.run = self.run, run
         if last is None or (last.run_id, last.results) != (run.run_id, run.results):
             self.turn_back()
 
     def turn_to(self, result: ResultSaved) -> None:
-        """The person looks at this."""
+        """Puts this result on the stage."""
         self.result, self.away = result, self.run is not None and not self.run.over
 
     def turn_back(self) -> None:
-        """The person looks at the run again."""
+        """Puts the run on the stage again."""
         self.result, self.away = None if self.run is None else self.run.shown, False
 
 
@@ -122,7 +122,7 @@ class Outcome:
         return {self.stage: markup.stage(looking.run or RunView()), **self.buttons(looking)}
 
     def buttons(self, looking: Looking) -> Updates:
-        """How the buttons under the stage stand."""
+        """Returns which buttons under the stage can be pressed."""
         result = looking.result
         usable = {
             self.back: looking.away,
@@ -136,7 +136,7 @@ class Outcome:
     def changes(
         self, before: RunView, view: RunView, older: Sequence[ResultSaved], looking: Looking
     ) -> Updates:
-        """The components that show something else after this event, and nothing more."""
+        """Returns the components that change with this event, and no others."""
         updates: Updates = {}
         if markup.status(view) != markup.status(before):
             updates[self.status] = markup.status(view)
@@ -149,13 +149,13 @@ class Outcome:
         return updates
 
     def told(self, view: RunView, result: ResultSaved | None) -> Updates:
-        """What is known of a run that is over and of this result of it. Raises UnknownRun."""
+        """Returns the details of a run that has ended and of this result. Raises UnknownRun."""
         summary = markup.summary(self._engine.info(view.run_id).title, view)
         record = None if result is None else record_of(result)
         return {self.details: markup.details(summary, record)}
 
     def results_of(self, run_id: str) -> list[ResultSaved]:
-        """What a run made and is still there, newest first."""
+        """Returns the run's results whose files are still there, newest first."""
         events = self._engine.events(run_id)
         saved = [event for event in events if isinstance(event, ResultSaved)]
         return [result for result in reversed(saved) if result.is_there]
@@ -168,7 +168,7 @@ class Outcome:
 
 
 def newest(results: Iterable[ResultSaved]) -> list[ResultSaved]:
-    """Those that the strip shows: each file once, for a run that was answered made none."""
+    """Returns the results for the strip: each file once, also if several runs reused it."""
     files: dict[str, ResultSaved] = {}
     for result in results:
         files.setdefault(result.path, result)
@@ -176,7 +176,7 @@ def newest(results: Iterable[ResultSaved]) -> list[ResultSaved]:
 
 
 def record_of(result: ResultSaved) -> JsonValue:
-    """The record beside the result; None where somebody has removed it."""
+    """Returns the record beside the result; None if it was removed."""
     try:
         record: JsonValue = json.loads(Path(result.sidecar).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -185,6 +185,6 @@ def record_of(result: ResultSaved) -> JsonValue:
 
 
 def media_kind(result: ResultSaved) -> MediaKind | None:
-    """What kind of input this file can be; None where it can be none."""
+    """Returns what kind of input this file can be, or None."""
     suffix = Path(result.path).suffix
     return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)

@@ -1,4 +1,4 @@
-"""Whether anybody still reads what a call says.
+"""Finds out whether anybody still reads the answer to a call.
 
 Gradio tells a handler that its reader has gone when the handler yields, and never a plain function.
 A call whose stream is never opened is answered to nobody either. Whoever waits here asks.
@@ -16,13 +16,13 @@ import gradio as gr
 from gradio.context import LocalContext
 
 BEAT_S = 1.0
-"""How often a call that waits looks after its reader, and streams say that they live."""
+"""How often a waiting call checks its reader, and streams send a heartbeat."""
 
 Item = TypeVar("Item")
 
 
 class Reader:
-    """The reader of the call that makes it. `unread_s` is how long its answers may lie unread."""
+    """The reader of the current call, whose answers may stay unread for `unread_s`."""
 
     def __init__(self, request: gr.Request | None, unread_s: float) -> None:
         blocks = LocalContext.blocks.get(None)
@@ -33,7 +33,7 @@ class Reader:
         self._read_at = time.monotonic()
 
     async def gone(self) -> bool:
-        """Whether nobody reads any more, or nobody has begun to."""
+        """Returns whether nobody reads any more, or nobody has begun to."""
         if self._request is None or self._queue is None:
             return False
         if self._event_id is None:
@@ -49,7 +49,7 @@ class Reader:
 
 
 async def with_beats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, None]:
-    """The items as they come, and None whenever none has come for a beat."""
+    """Yields the items as they come, and None for each beat without one."""
     coming: asyncio.Future[Item] | None = None
     try:
         while True:
@@ -76,7 +76,7 @@ async def with_beats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, 
 async def while_read(
     items: AsyncIterator[Item], reader: Reader
 ) -> AsyncGenerator[Item | None, None]:
-    """The items with beats between them; ends early when nobody reads."""
+    """Yields the items with beats between them; ends early when nobody reads."""
     async with contextlib.aclosing(with_beats(items)) as beating:
         async for item in beating:
             if item is None and await reader.gone():
@@ -85,7 +85,7 @@ async def while_read(
 
 
 async def answer_for(reader: Reader, answer: Awaitable[Item]) -> Item | None:
-    """The answer, or None as soon as nobody waits for it; what was asked happens all the same."""
+    """Returns the answer, or None once nobody waits for it; the request is carried out anyway."""
     coming = asyncio.ensure_future(answer)
     while not coming.done():
         await asyncio.wait({coming}, timeout=BEAT_S)

@@ -29,13 +29,13 @@ from app.ui.files import plain
 
 
 def failure_event(error: ErrorReport) -> dict[str, Any]:
-    """What went wrong, as the last event of a stream."""
+    """Returns the last event of a stream that failed."""
     told = error.model_dump(mode="json", exclude={"detail"})
     return {"event": "error", "message": error.sentence(), "error": told}
 
 
 def script_event(event: RunEvent) -> dict[str, Any] | None:
-    """The event as scripts see it; None for what they have no use for."""
+    """Returns the event for scripts; None if it is of no use to them."""
     match event:
         case RunQueued():
             return {"event": "queued", "position": event.position, "notice": event.notice}
@@ -78,7 +78,7 @@ def script_event(event: RunEvent) -> dict[str, Any] | None:
 
 
 def done_event(workflow: str, variables: Mapping[str, Any], view: RunView) -> dict[str, Any]:
-    """What a run that succeeded made, as the last event of its stream."""
+    """Returns the last event of a stream that succeeded, with the results."""
     finals = [result for result in view.results if result.final] or list(view.results)
     return {
         "event": "done",

@@ -96,7 +96,7 @@ def _audio(spec: InputSpec, value: Any) -> Component:
 def _upload(
     kind: type[gr.Image | gr.Video | gr.Audio], spec: InputSpec, value: Any, **options: Any
 ) -> Component:
-    """A field of this kind for a file, which is taken as it comes."""
+    """Makes a field for a file, which is taken as it is."""
     component = kind(
         value,
         label=asked(spec),
@@ -111,14 +111,19 @@ def _upload(
 
 
 def _as_typed(number: float | None) -> float | None:
-    """What stands beside a slider while somebody types there: nothing, or what is out of range.
-    Gradio would answer with its own traceback's words; the planner says what is wrong."""
+    """Returns the number typed beside a slider, which may be out of range or missing.
+
+    Gradio would answer with the words of its traceback; the planner says what is wrong.
+    """
     return number
 
 
 def _as_uploaded(upload: Any) -> str | None:
-    """The upload's path. Gradio would open or convert the file, and of one that is no media show
-    its own traceback's words; the planner opens it too and says what is wrong."""
+    """Returns the upload's path.
+
+    Gradio would open or convert the file, and show its traceback for one that is not media; the
+    planner opens it too and says what is wrong.
+    """
     return None if upload is None else upload.path
 
 
@@ -158,7 +163,7 @@ WIDGETS: dict[str, Widget] = {
 
 
 def rounds(value: Any) -> bool:
-    """Whether a browser cannot be trusted to hold this number."""
+    """Returns whether a browser would round this number."""
     return _is_number(value) and abs(value) > MAX_EXACT
 
 

@@ -8,7 +8,7 @@ from app.errors import ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.worker.context import RunContext
 from app.worker.device import is_out_of_memory
 from app.worker.guards import dispensable
-from app.worker.no_numbers import is_of_no_numbers, no_numbers_in
+from app.worker.nan import is_nan_error, nan_in
 
 
 def report_of(error: Exception, context: RunContext) -> ErrorReport:
@@ -34,6 +34,6 @@ def _as_ours(error: Exception, context: RunContext) -> WorkbenchError:
         )
     if isinstance(error, WorkbenchError):
         return error
-    if is_of_no_numbers(error):
-        return no_numbers_in(context.step)
+    if is_nan_error(error):
+        return nan_in(context.step)
     return StepError(f"{type(error).__name__} in step '{context.step}': {error}")

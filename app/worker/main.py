@@ -124,14 +124,14 @@ class Worker:
 
         from app.outputs import OutputStore
         from app.worker.device import Device, use_threads
-        from app.worker.no_numbers import refuse_no_numbers
+        from app.worker.nan import refuse_nan
         from app.worker.runner import Runner
         from app.workflow.fingerprint import library_versions
 
         # Progress goes to the page as events; bars on stderr would only fill the log.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
-        refuse_no_numbers()
+        refuse_nan()
         use_threads(settings)
         self._device = Device(settings.device)
         self._device.check()

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from app.protocol import TERMINAL, ResultSaved, RunFailed
-from app.worker.no_numbers import refuse_no_numbers
+from app.worker.nan import refuse_nan
 from app.workflow.plan import Plan
 from app.workflow.plan_values import LiteralValue
 from tests.worker.bench import Bench, Document, document, same, step
@@ -48,11 +48,11 @@ def test_a_picture_of_numbers_that_are_none_is_told_and_not_saved_black(bench: B
     save_file(tensors, weights, {"format": "pt"})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refuse_no_numbers()
+        refuse_nan()
         finished = bench.run(document(step(model=model)))
     assert isinstance(finished.terminal, RunFailed)
     assert finished.terminal.error.message == (
-        "What step 'draw' made is not a picture: some of its numbers are none (NaN)."
+        "What step 'draw' made is not a picture: some of its numbers are NaN."
     )
     assert "bfloat16 or float32" in finished.terminal.error.hint
     assert finished.results == ()

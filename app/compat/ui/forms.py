@@ -13,10 +13,10 @@ import gradio as gr
 
 
 class Moments(dict[int, Any]):
-    """A dictionary whose values are those of one moment, whatever is added meanwhile."""
+    """A dictionary whose `values()` is a copy, so that additions do not disturb an iteration."""
 
     def values(self) -> list[Any]:  # type: ignore[override]
-        """All of them as they are now. `list` of a dictionary's values is one step for Python."""
+        """Returns a copy; making it is one step for Python."""
         return list(super().values())
 
 
