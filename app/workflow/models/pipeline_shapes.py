@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.errors import LoadError, first_line
+from app.errors import LoadError, first_line, nearest, shortened
 from app.workflow.files import read_object
 from app.workflow.installed.blocks import blocks_of, modular_class_of
 from app.workflow.installed.constructors import AUTOMATIC, automatic_class, constructor
@@ -20,7 +21,7 @@ from app.workflow.models.model_index import (
     is_component,
     read_index,
 )
-from app.workflow.models.specs import Unknown
+from app.workflow.models.specs import ComponentSpec, Unknown
 from app.workflow.plan import PipelineStep
 
 OWN_CODE_FLAG = "--trust-remote-code"
@@ -150,3 +151,52 @@ def named_in(folder: Path) -> list[str]:
         return ["diffusers", str(read_object(folder / "config.json").get("_class_name", ""))]
     except (OSError, ValueError):
         return ["", "class that nothing names"]
+
+
+def unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
+    """The refusal of a model that has something else in the place of a component."""
+    return LoadError(
+        f"'{step.model}' names no class for its {name}, which {shape.class_name} needs.",
+        hint=f"Its {INDEX} says {shortened(repr(index[name]))}.",
+    )
+
+
+def lacking(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
+    """The refusal of a pipeline that takes a component which there is not."""
+    if step.source is None:
+        return LoadError(
+            f"{shape.class_name} needs a {name}, and {step.place} names no model that it could be"
+            " taken from.",
+            hint=f"Give {step.place}.pipeline a block '{name}', or reuse an earlier step's.",
+        )
+    return LoadError(
+        f"'{step.model}' has no {name}, which {shape.class_name} needs.",
+        hint=f"It is a model for {index.get('_class_name')}.",
+    )
+
+
+def reused_components(
+    step: PipelineStep, shape: Shape, earlier: Mapping[str, Collection[ComponentSpec]]
+) -> dict[str, ComponentSpec]:
+    """The very components of the steps that share them: under the same keys, so each is held once.
+
+    Raises LoadError where the other step has no such one, or this pipeline takes none.
+    """
+    where = f"{step.place}.pipeline"
+    found = {}
+    for name, sharing in step.reused.items():
+        if sharing not in earlier:
+            continue
+        shared = {each.name: each for each in earlier[sharing]}
+        if name not in shared:
+            raise LoadError(
+                f"The step whose '{name}' is reused in {where} has no such component.",
+                hint=nearest(name, shared),
+            )
+        if name not in shape.parameters:
+            raise LoadError(
+                f"{shape.class_name} takes no '{name}', which {where} reuses.",
+                hint=nearest(name, shape.parameters),
+            )
+        found[name] = replace(shared[name], shared_by=sharing)
+    return found

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from app.errors import LoadError, nearest, shortened
+from app.errors import LoadError
 from app.workflow.dtypes import task_dtype
-from app.workflow.files import PICKLE_SUFFIXES, config_of, safe_name
+from app.workflow.files import config_of
 from app.workflow.fingerprint import FileIdentity, identify_file, weight_files
 from app.workflow.installed.auto_models import model_class
 from app.workflow.models.component_files import (
@@ -29,36 +29,33 @@ from app.workflow.models.component_files import (
     undescribed,
     unreadable,
 )
-from app.workflow.models.hub import find_in_folders, is_repository, listed_files
+from app.workflow.models.file_places import described_by, single_file
+from app.workflow.models.hub import is_repository
 from app.workflow.models.model_index import (
-    INDEX,
     IndexedPart,
     holds,
     is_component,
 )
 from app.workflow.models.pipeline_shapes import (
     Shape,
+    lacking,
     model_index,
     modular_shape,
     named_in,
     qualified_class,
     read_pipeline_index,
+    reused_components,
     shape_of,
+    unnamed,
 )
 from app.workflow.models.single_files import (
-    HOW_TO_ALLOW,
     ReadPickle,
     Shapes,
-    file_shapes,
-    is_recognised,
-    published_model,
 )
 from app.workflow.models.specs import (
-    TEXTS,
     AdapterSpec,
     ComponentSpec,
     Find,
-    NotHere,
     Selection,
     StepSpecs,
     Unknown,
@@ -127,12 +124,10 @@ def component_specs(
     """
     resolver = _Resolver(find, read_pickle or _not_read)
     if isinstance(step, TaskStep):
-        found = resolver.task(step, task_dtype(step, accelerator=accelerator))
-    elif step.modular is not None:
-        found = resolver.modular(step, shape, earlier)
-    else:
-        found = resolver.pipeline(step, shape, earlier)
-    return replace(found, wanted=tuple(dict.fromkeys(resolver.wanted)))
+        return resolver.task(step, task_dtype(step, accelerator=accelerator))
+    if step.modular is not None:
+        return resolver.modular(step, shape, earlier)
+    return resolver.pipeline(step, shape, earlier)
 
 
 def lora_spec(lora: LoraSource, find: Find = known_folder) -> AdapterSpec:
@@ -155,16 +150,11 @@ def ip_adapter_spec(adapter: IpAdapterSource, find: Find = known_folder) -> Adap
 
 
 class _Resolver:
-    """Resolves one step; notes which files it asks for."""
+    """Resolves one step."""
 
     def __init__(self, find: Find, read_pickle: ReadPickle) -> None:
-        self._find_model = find
-        self._read_pickle = read_pickle
-        self.wanted: list[tuple[ModelSource, Selection]] = []
-
-    def _find(self, source: ModelSource, wanted: Selection) -> Path:
-        self.wanted.append((source, wanted))
-        return self._find_model(source, wanted)
+        self._find = find
+        self._described_by = partial(described_by, find, read_pickle)
 
     # --- kinds of steps --------------------------------------------------------------------------
 
@@ -193,13 +183,13 @@ class _Resolver:
             elif name in index:
                 settings[name] = index[name]
                 if not may_be_left_out:
-                    unfit.append(_unnamed(name, step, shape, index))
+                    unfit.append(unnamed(name, step, shape, index))
             elif may_be_left_out:
                 continue
             elif name in shape.optional:
                 settings[name] = None
             else:
-                unfit.append(_lacking(name, step, shape, index))
+                unfit.append(lacking(name, step, shape, index))
         if "safety_checker" in settings and "requires_safety_checker" in shape.parameters:
             settings["requires_safety_checker"] = False
         if "add_watermarker" in shape.parameters:
@@ -219,7 +209,7 @@ class _Resolver:
             raise error
         if checkpoint is not None and folder is None:
             return undescribed(checkpoint, step)
-        reused = _reused(step, shape, earlier)
+        reused = reused_components(step, shape, earlier)
         loaded = self._own(own, step, checkpoint, folder)
         loaded |= {
             name: self._block(name, block, step.model_folders, folder and folder / name)
@@ -249,7 +239,7 @@ class _Resolver:
         folder = self._find(step.named_source, Selection(whole=True))
         index = model_index(folder, step)
         shape = shape or modular_shape(step, index)
-        reused = _reused(step, shape, earlier)
+        reused = reused_components(step, shape, earlier)
         loaded = {
             name: self._block(name, block, step.model_folders, None)
             for name, block in step.components.items()
@@ -287,7 +277,7 @@ class _Resolver:
             return None, None
         if not step.source.file:
             return None, self._find(step.source, Selection(whole=True))
-        checkpoint = self._file(step.source)
+        checkpoint = single_file(step.source, self._find)
         try:
             return checkpoint, self._described_by(checkpoint, step.config, step.model_folders)
         except Unknown:
@@ -354,7 +344,7 @@ class _Resolver:
         `own` is the folder that the pipeline's own model has for such a component, if it has.
         """
         if block.source.file:
-            file = self._file(block.source)
+            file = single_file(block.source, self._find)
             is_there = own is not None and (own / "config.json").is_file()
             described = self._described_by(file, block.config, models, own if is_there else None)
             folder = config_folder(described, block.class_name, name, file)
@@ -399,7 +389,8 @@ class _Resolver:
     def _foreign(self, name: str, block: ComponentBlock) -> ComponentSpec:
         """What its own library loads takes about what its files do."""
         source, names = block.source, block.files or {"": block.source.file}
-        files = [self._file(source.model_copy(update={"file": file})) for file in names.values()]
+        sources = (source.model_copy(update={"file": file}) for file in names.values())
+        files = [single_file(each, self._find) for each in sources]
         try:
             size_bytes = sum(file.stat().st_size for file in files)
         except OSError as error:
@@ -416,113 +407,6 @@ class _Resolver:
             file=files[0],
             tool_files=block.files,
         )
-
-    # --- single files ----------------------------------------------------------------------------
-
-    def _file(self, source: ModelSource) -> Path:
-        """The single file itself. Raises LoadError where its model has none of this name."""
-        if source.folder is not None:
-            return Path(source.folder) / source.file
-        folder = self._find(source, Selection(files=(source.file,)))
-        beside = str(PurePosixPath(source.file).with_suffix(".safetensors"))
-        there = [beside] if (folder / beside).is_file() else []
-        path = folder / (safe_name(source.file, there, allow_pickles=True) or source.file)
-        if not path.is_file():
-            listed = listed_files(source.model, source.revision)
-            stem = Path(source.file).stem
-            pickles = [f for f in listed if Path(f).stem == stem]
-            pickles = [f for f in pickles if Path(f).suffix in PICKLE_SUFFIXES]
-            raise LoadError(
-                f"'{source.model}' has no file '{source.file}'"
-                + (f", only '{pickles[0]}', which may hold code." if pickles else "."),
-                hint=HOW_TO_ALLOW if pickles else nearest(source.file, listed),
-            )
-        return path
-
-    def _described_by(
-        self,
-        file: Path,
-        config: ModelSource | None,
-        models: tuple[str, ...],
-        own: Path | None = None,
-    ) -> Path:
-        """The folder with the configuration of the component, or of the pipeline, in this file.
-
-        `models` are folders that are looked in before the hub's cache. `own` is taken where the
-        tensors are named as in diffusers, from which diffusers tells nothing. Raises LoadError.
-        """
-        if config is not None:
-            return self._find(config, TEXTS) / config.subfolder
-        try:
-            shapes = file_shapes(file, self._read_pickle)
-            if own is not None and not is_recognised(shapes):
-                return own
-            published = published_model(shapes)
-        except (ValueError, OSError) as error:
-            raise unreadable(file.name, error) from error
-        found = find_in_folders(published.model, [Path(folder) for folder in models])
-        source = ModelSource(model=published.model, folder=str(found) if found else None)
-        try:
-            return self._find(source, TEXTS) / published.subfolder
-        except NotHere:
-            raise
-        except LoadError as error:
-            raise LoadError(
-                f"'{file.name}' has no configuration of its own; by its tensors it is a"
-                f" '{published.model}'. {error.message}",
-                hint="Name another model, or a folder with its configuration, as 'config' beside"
-                " 'from_single_file'.",
-                detail=error.detail,
-            ) from error
-
-
-def _unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
-    """The refusal of a model that has something else in the place of a component."""
-    return LoadError(
-        f"'{step.model}' names no class for its {name}, which {shape.class_name} needs.",
-        hint=f"Its {INDEX} says {shortened(repr(index[name]))}.",
-    )
-
-
-def _lacking(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
-    """The refusal of a pipeline that takes a component which there is not."""
-    if step.source is None:
-        return LoadError(
-            f"{shape.class_name} needs a {name}, and {step.place} names no model that it could be"
-            " taken from.",
-            hint=f"Give {step.place}.pipeline a block '{name}', or reuse an earlier step's.",
-        )
-    return LoadError(
-        f"'{step.model}' has no {name}, which {shape.class_name} needs.",
-        hint=f"It is a model for {index.get('_class_name')}.",
-    )
-
-
-def _reused(
-    step: PipelineStep, shape: Shape, earlier: Mapping[str, Collection[ComponentSpec]]
-) -> dict[str, ComponentSpec]:
-    """The very components of the steps that share them: under the same keys, so each is held once.
-
-    Raises LoadError where the other step has no such one, or this pipeline takes none.
-    """
-    where = f"{step.place}.pipeline"
-    found = {}
-    for name, sharing in step.reused.items():
-        if sharing not in earlier:
-            continue
-        shared = {each.name: each for each in earlier[sharing]}
-        if name not in shared:
-            raise LoadError(
-                f"The step whose '{name}' is reused in {where} has no such component.",
-                hint=nearest(name, shared),
-            )
-        if name not in shape.parameters:
-            raise LoadError(
-                f"{shape.class_name} takes no '{name}', which {where} reuses.",
-                hint=nearest(name, shape.parameters),
-            )
-        found[name] = replace(shared[name], shared_by=sharing)
-    return found
 
 
 def _of_ip_adapter(adapter: IpAdapterSource) -> Selection:

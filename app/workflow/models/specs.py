@@ -211,8 +211,6 @@ class StepSpecs:
     components: tuple[ComponentSpec, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the pipeline's constructor: absent components, plain values."""
-    wanted: tuple[tuple[ModelSource, Selection], ...] = ()
-    """The files of models that were asked for to resolve it, which its load reads too."""
 
     @property
     def weight_bytes(self) -> int:

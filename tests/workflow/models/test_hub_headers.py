@@ -82,6 +82,24 @@ def test_the_hub_says_the_same_as_the_files_after_a_download(
     assert told == lines(plan, ROOM)
 
 
+def test_modular_pipeline_is_told_from_its_headers_too(
+    hub: Hub, headers: HubHeaders, tmp_path: Path
+):
+    path = tmp_path / "flow.json"
+    pipeline = {
+        "configuration": {"component_type": "StableDiffusionXLModularPipeline"},
+        "from_pretrained_arguments": {"model_name": "test/shapes"},
+        "arguments": {"prompt": "a star"},
+    }
+    step = {"name": "draw", "pipeline": pipeline, "result": {"content_type": "image/png"}}
+    path.write_text(json.dumps({"id": "flow", "steps": [step]}))
+    plan = make_plan(path, {}, paths=PathSettings(models=()))
+    told = lines(plan, ROOM, headers.ask)
+    assert " of weights (unet " in told[0]
+    huggingface_hub.snapshot_download("test/shapes")
+    assert told == lines(plan, ROOM)
+
+
 def test_no_tensor_is_fetched_and_nothing_counts_as_downloaded(
     hub: Hub, headers: HubHeaders, tmp_path: Path
 ):

@@ -154,7 +154,7 @@ RESOLVING = {
     "constructor": {"pipeline_shapes"},
     "automatic_class": {"pipeline_shapes"},
     "model_class": {"resolve"},
-    "published_model": {"resolve"},
+    "published_model": {"file_places"},
     "read_pipeline_index": {"resolve", "load"},
 }
 """Functions that tell what a step loads, and the modules that may call them. Beside the resolver
