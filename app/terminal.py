@@ -66,7 +66,9 @@ def unchanged(status: str) -> str:
 def status(found: EngineStatus) -> str:
     """Returns what the engine is doing, one fact a line."""
     lines = [line for slot in found.slots or (found,) for line in _slot(slot)]
-    return "\n".join([*lines, f"waiting  {len(found.queue)}"])
+    preparing = sum(run.state == "preparing" for run in found.queue)
+    how = f" ({preparing} preparing)" if preparing else ""
+    return "\n".join([*lines, f"waiting  {len(found.queue)}{how}"])
 
 
 def _slot(found: SlotStatus) -> list[str]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app import terminal
 from app.engine import Engine
 from app.protocol import (
     Downloading,
@@ -135,6 +136,7 @@ def test_download_holds_up_no_other_run_and_a_cancel_ends_it_at_once(far: Far):
     far.half_is_here(waiting)
     (info,) = far.bench.engine.status().queue
     assert (info.run_id, info.state, info.phase) == (waiting, "preparing", "preparing")
+    assert terminal.status(far.bench.engine.status()).endswith("waiting  1 (1 preparing)")
     for number in range(10):
         run_id = far.bench.engine.submit(far.near, {"prompt": "nothing"}, seed=number, fresh=True)
         assert far.bench.finish(run_id).success
