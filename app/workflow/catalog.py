@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import re
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from app.errors import (
     ErrorReport,
     InvalidWorkflow,
+    LoadError,
     UnknownWorkflow,
     WorkbenchError,
     nearest,
@@ -26,8 +28,17 @@ from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
 from app.workflow.inputs import InputSpec, printable
 from app.workflow.loader import read_document
-from app.workflow.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot, is_repository
+from app.workflow.models.hub import (
+    DOWNLOAD_BYTES,
+    find_in_folders,
+    find_snapshot,
+    held,
+    is_repository,
+    this_machine,
+)
+from app.workflow.models.wanted import Wanted, bring_all
 from app.workflow.naming import one_line, slug, workflow_names
+from app.workflow.planning.planner import make_plan
 from app.workflow.planning.task_models import models_named
 from app.workflow.references import parse
 
@@ -67,8 +78,7 @@ class Catalog:
     """The workflows in these folders; files are read again when they have changed."""
 
     def __init__(self, paths: PathSettings) -> None:
-        self._folders = paths.workflows
-        self._models = paths.models
+        self._paths = paths
         self._read: dict[Path, _Read] = {}
         self._names: dict[Path, str] = {}
         self._naming = threading.Lock()
@@ -81,7 +91,7 @@ class Catalog:
         with self._naming:
             self._names = names = workflow_names(files, self._names)
         found = [self._entry(file).model_copy(update={"name": names[file]}) for file in files]
-        found = [entry.model_copy(update=_availability(entry, self._models)) for entry in found]
+        found = [entry.model_copy(update=_availability(entry, self._paths)) for entry in found]
         shipped = SHIPPED_WORKFLOWS.resolve()
 
         def order(entry: CatalogEntry) -> tuple[bool, bool, bool, int]:
@@ -109,7 +119,7 @@ class Catalog:
     def _files(self) -> list[Path]:
         """Everything that is called like a workflow, in the order of the folders."""
         found: dict[Path, None] = {}
-        for folder in self._folders:
+        for folder in self._paths.workflows:
             try:
                 here = sorted(folder.resolve().glob("*.json"))
             except OSError as error:
@@ -226,12 +236,14 @@ def _inside_its_folder(path: Path) -> Path:
     return file
 
 
-def _availability(entry: CatalogEntry, models: tuple[Path, ...]) -> dict[str, Any]:
+def _availability(entry: CatalogEntry, paths: PathSettings) -> dict[str, Any]:
     """Readiness is looked up each time: a model may have been downloaded meanwhile."""
     if entry.problem is not None:
         return {"ready": False, "availability": "has a mistake in its file"}
     folder = Path(entry.path).parent
-    absent = [model for model in entry.models if not _is_here(model, folder, models)]
+    absent = [model for model in entry.models if not _is_here(model, folder, paths.models)]
+    if not absent and any(_is_of_the_hub(model, folder, paths.models) for model in entry.models):
+        absent = _lacking(entry, paths)
     if not absent:
         return {"ready": True, "availability": "ready"}
     if not all(is_repository(model) for model in absent):
@@ -248,6 +260,29 @@ def _availability(entry: CatalogEntry, models: tuple[Path, ...]) -> dict[str, An
         if gigabytes < 10
         else f"downloads about {gigabytes:.0f} GB first",
     }
+
+
+def _is_of_the_hub(model: str, folder: Path, models: tuple[Path, ...]) -> bool:
+    """Whether the model lies in the hub's cache and in no folder of models."""
+    in_a_folder = find_in_folders(model, models) is not None or (folder / model).exists()
+    return is_repository(model) and not in_a_folder
+
+
+def _lacking(entry: CatalogEntry, paths: PathSettings) -> list[str]:
+    """The first model of the hub that lacks a file which a run with the defaults loads; none for a
+    workflow that does not run without inputs: what it loads is known when it has them."""
+    lacking: list[str] = []
+
+    def look(model: Wanted) -> None:
+        source = model.source
+        if not held(place, source.model, source.revision, model.choose).is_whole:
+            lacking.append(source.model)
+            raise LoadError("It is not here.")
+
+    place = this_machine()
+    with contextlib.suppress(WorkbenchError):
+        bring_all(make_plan(Path(entry.path), {}, paths=paths, seed=0), look, place)
+    return lacking
 
 
 def _is_here(model: str, folder: Path, models: tuple[Path, ...]) -> bool:

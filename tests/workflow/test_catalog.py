@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from app.errors import UnknownWorkflow
-from app.settings import SHIPPED_WORKFLOWS, PathSettings
+from app.settings import PROJECT, SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.catalog import Catalog, CatalogEntry
 from tests.workflow.bench import MODEL, Bench, drawing, step
 
+SHAPES = PROJECT / "models" / "shapes"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
@@ -149,6 +150,25 @@ def test_a_model_that_was_downloaded_meanwhile_is_ready(
     assert only(catalog).ready
     (repository / "blobs" / "123.incomplete").touch()
     assert not only(catalog).ready
+
+
+def test_a_model_that_lacks_weights_is_not_ready(catalog: Catalog, bench: Bench, tmp_path: Path):
+    """Its text files are here; what else a run loads is known from its index."""
+    bench.write(loading("owner/name"))
+    snapshot = shutil.copytree(
+        SHAPES, tmp_path / "hub" / "models--owner--name" / "snapshots" / "abc"
+    )
+    repository = snapshot.parents[1]
+    files = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.*")]
+    for folder, name, text in (
+        ("refs", "main", "abc"),
+        ("trees", "abc.json", json.dumps({"format_version": 1, "files": dict.fromkeys(files)})),
+    ):
+        (repository / folder).mkdir()
+        (repository / folder / name).write_text(text)
+    assert only(catalog).ready
+    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert only(catalog).availability == "downloads its model first"
 
 
 @pytest.mark.parametrize(
