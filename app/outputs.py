@@ -65,7 +65,7 @@ class OutputStore:
         return path
 
     def write_sidecar(self, path: Path, record: Record) -> Path:
-        """Write the record beside a result; the path of the JSON file."""
+        """Writes the record beside a result; the path of the JSON file."""
         sidecar = sidecar_of(path)
         with replacing(sidecar) as file:
             file.write(sidecar_bytes(record))
@@ -94,7 +94,7 @@ class OutputStore:
         return sorted((name for name in names if RUN_ID.fullmatch(name)), reverse=True)
 
     def delete(self, run_id: str) -> None:
-        """Remove a run's folder with everything in it."""
+        """Removes a run's folder with everything in it."""
         folder = self.run_folder(run_id)
         if folder.is_dir():
             shutil.rmtree(folder)

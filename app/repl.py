@@ -66,7 +66,7 @@ class Repl:
         return int(failed and not sys.stdin.isatty())
 
     def _do(self, line: str) -> bool:
-        """Whether the line could be done; what could not is told in a sentence."""
+        """Returns whether the line could be done; what could not is told in a sentence."""
         try:
             words = _words(line)
             if not words:

@@ -62,7 +62,7 @@ class Engine:
         self._housekeeping: Housekeeping | None = None
 
     def start(self, settings: Settings, *, uploads: Path | None = None) -> None:
-        """Start the worker; returns at once, runs that come before it is ready wait for it.
+        """Starts the worker; returns at once, runs that come before it is ready wait for it.
 
         With `uploads`, a server's folder of uploaded files, the engine is a server's: it takes up
         what an earlier server left unfinished, and keeps the uploads that its runs name.
@@ -85,11 +85,11 @@ class Engine:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is something to close."""
+        """Returns whether there is something to close."""
         return self._loop is not None
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Cancel what runs and end the worker within so many seconds. Twice does no harm."""
+        """Cancels what runs and ends the worker within so many seconds. May be called twice."""
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.post(partial(loop.begin_close, max(0.1, timeout_s - 0.5)))
@@ -116,7 +116,7 @@ class Engine:
         fresh: bool = False,
         check: Callable[[Plan], None] | None = None,
     ) -> str:
-        """Check everything, queue the run, and return its id.
+        """Checks everything, queues the run, and returns its id.
 
         `changes` are values of the document that are others in this run, by JSON pointer.
         An identical request (same models, arguments and seed) is answered from the files of the
@@ -189,7 +189,7 @@ class Engine:
         owner: str = "",
         person: str = "",
     ) -> str:
-        """Queue what this run was asked for once more, with this seed; the new run's id.
+        """Queues the request of this run once more, with this seed; returns the new run's id.
 
         The workflow's file counts as it is now. Raises UnknownRun, and what `submit` raises.
         """
@@ -238,7 +238,7 @@ class Engine:
                     changed.wait()
 
     def cancel(self, run_id: str) -> bool:
-        """Have the run end as soon as it can; False when it is over. Raises UnknownRun.
+        """Has the run end as soon as it can; False when it is over. Raises UnknownRun.
 
         Waits for nothing, as all methods but `submit`, `fit`, `free`, `events` and `close`.
         """
@@ -250,7 +250,7 @@ class Engine:
         return True
 
     def free(self, mode: FreeMode = "when_idle") -> MemoryFreed:
-        """Drop everything that is held, and say what that gave back.
+        """Frees everything that is held; returns what that gave back.
 
         It happens before the next run: after the one in progress, or `cancel_and_free` it. Raises
         WorkerDied when the worker ended instead, which gives everything back too.
@@ -272,7 +272,7 @@ class Engine:
     def pin(
         self, key: str, pinned: bool = True, *, slot: int | None = None
     ) -> Future[EngineStatus]:
-        """Keep a held component whatever room is needed, until unpinned or freed.
+        """Keeps a held component whatever room is needed, until unpinned or freed.
 
         In the slot of this number, or wherever it is held. While a run is active there this happens
         after it. The future has the status from then on.
@@ -280,7 +280,7 @@ class Engine:
         return self._change_held(PinComponent(key=key, pinned=pinned), slot)
 
     def drop(self, key: str, *, slot: int | None = None) -> Future[EngineStatus]:
-        """Drop a held component, pinned or not; see `pin`."""
+        """Drops a held component, pinned or not; see `pin`."""
         return self._change_held(DropComponents(keys=(key,), reason="somebody asked for it"), slot)
 
     def _change_held(
@@ -322,7 +322,7 @@ class Engine:
         return loop.runs(owner)
 
     def is_busy_for_others(self, owner: str) -> bool:
-        """Whether a run of anybody but this owner is in progress or waiting."""
+        """Returns whether a run of anybody but this owner is in progress or waiting."""
         own = {info.run_id for info in self.runs(owner)}
         return any(info.ended_at is None and info.run_id not in own for info in self.runs())
 

@@ -335,7 +335,7 @@ def _owner(request: gr.Request | None) -> str:
 
 
 def _is_short(request_id: Any) -> bool:
-    """Whether it can be sent back with every event."""
+    """Returns whether it can be sent back with every event."""
     kind = str | int | float | None
     return isinstance(request_id, kind) and len(str(request_id)) <= MAX_ID_LENGTH
 

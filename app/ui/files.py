@@ -35,11 +35,11 @@ class OwnFiles:
     """Both absolute, without links."""
 
     def has(self, path: str | Path) -> bool:
-        """Whether this is an upload or a result, there or not."""
+        """Returns whether this is an upload or a result, there or not."""
         return self._resolved(path) is not None
 
     def is_result(self, path: str | Path) -> bool:
-        """Whether this is a result or its record, there or not."""
+        """Returns whether this is a result or its record, there or not."""
         found = self._resolved(path)
         return found is not None and found.is_relative_to(self.outputs)
 

@@ -49,7 +49,7 @@ class FitLine:
     def show(
         self, entry: CatalogEntry, kept: Mapping[str, Any], line: gr.HTML, fields: Sequence[Field]
     ) -> None:
-        """Have `line` follow the form. What is painted does not count, and is not sent for it."""
+        """Has `line` follow the form. What is painted does not count, and is not sent for it."""
         asked = [field for field in fields if field.mask is None]
         components = [field.component for field in asked]
 

@@ -37,7 +37,7 @@ class FreeButton:
         self.notice = gr.HTML(markup.notice(engine.notice), elem_id="notice")
 
     def wire(self, visit: gr.BrowserState) -> None:
-        """Have the buttons act for the person of this visit."""
+        """Has the buttons act for the person of this visit."""
         outputs = [self.choice, self.notice]
         common: dict[str, Any] = {
             "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",

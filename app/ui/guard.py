@@ -56,7 +56,7 @@ def refusal(host: str, origin: str | None, names: Names) -> tuple[int, str] | No
 
 
 def from_another_site(path: str, headers: Mapping[bytes, str]) -> bool:
-    """Whether a browser says that a page of another site is behind this request.
+    """Returns whether a browser says that a page of another site is behind this request.
 
     Following a link to the page or to a file is fine.
     """
@@ -199,19 +199,19 @@ class Page(Protocol):
     """What the guard has to know of the page behind it."""
 
     def has_endpoint(self, name: str) -> bool:
-        """Whether scripts may call this."""
+        """Returns whether scripts may call this."""
 
     def mismatch(self, endpoint: str, arguments: Mapping[str, Any]) -> str:
         """What is wrong with these arguments by their names; "" where nothing is."""
 
     def has_function(self, session: str | None, index: int) -> bool:
-        """Whether the page, as this session has it, has such an event."""
+        """Returns whether the page, as this session has it, has such an event."""
 
     def has_session(self, session: str) -> bool:
-        """Whether a stream of events waits for this session."""
+        """Returns whether a stream of events waits for this session."""
 
     def has_event(self, event: str) -> bool:
-        """Whether this call waits for somebody to read its answer."""
+        """Returns whether this call waits for somebody to read its answer."""
 
 
 class Refused(Exception):

@@ -130,7 +130,7 @@ class Logins:
 
     @property
     def exist(self) -> bool:
-        """Whether anybody can log in at all."""
+        """Returns whether anybody can log in at all."""
         return bool(self._accounts)
 
     def attach(self, gradio: Any) -> None:
@@ -235,7 +235,7 @@ class LoginRoutes:
 
 
 def _is_form(request: Request) -> bool:
-    """Whether this is our form, sent by a browser that will show what comes back."""
+    """Returns whether this is our form, sent by a browser that will show what comes back."""
     sent = request.method == "POST" and request.scope["path"].rstrip("/") == "/login"
     return sent and "text/html" in request.headers.get("accept", "")
 

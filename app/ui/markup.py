@@ -90,7 +90,7 @@ def refused(error: ErrorReport) -> str:
 
 
 def is_refusal(status: str) -> bool:
-    """Whether this is what `refused` said."""
+    """Returns whether this is what `refused` said."""
     return status.startswith(NOT_STARTED)
 
 

@@ -29,7 +29,7 @@ class Names:
         return name.lower() in self.given or name.lower().endswith(self.suffixes or ("\0",))
 
     def accept(self, host: str) -> bool:
-        """Whether a Host header with this name (without port) is for this page."""
+        """Returns whether a Host header with this name (without port) is for this page."""
         name = host.lower().strip("[]")
         if name in self.exact or name.endswith(self.suffixes or ("\0",)):
             return True

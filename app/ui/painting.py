@@ -128,7 +128,7 @@ def _as_it_lies(value: Editor | None) -> EditorData | None:
 
 
 def is_there(editor: Editor | None) -> bool:
-    """Whether every file of what was painted, and on what, still exists."""
+    """Returns whether every file of what was painted, and on what, still exists."""
     held = editor or {}
     files = [held.get("background"), held.get("composite"), *(held.get("layers") or [])]
     return all(Path(file).is_file() for file in files if file is not None)

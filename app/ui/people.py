@@ -48,7 +48,7 @@ class Asker(Protocol):
 
 
 def role(request: Asker | None, settings: UiSettings) -> Role:
-    """Whether this request is an operator's.
+    """Returns whether this request is an operator's.
 
     Operators (1) log in with DW_OPERATOR_AUTH, or (2) come from this machine, under its own name
     and without a proxy's headers, to a page that asks for no password and is meant for nobody
@@ -114,7 +114,7 @@ class People:
         self._catalog = catalog
 
     def is_operator(self, request: Asker | None) -> bool:
-        """Whether this request is an operator's."""
+        """Returns whether this request is an operator's."""
         return role(request, self._settings) == "operator"
 
     def person(self, request: Asker | None) -> str:

@@ -17,7 +17,7 @@ EXAMPLES = {"image": "picture.png", "video": "film.mp4", "audio": "sound.wav"}
 
 
 def leave_urls_alone() -> None:
-    """Have Gradio hand on the URL of a file that a script sends instead of fetching it.
+    """Has Gradio hand on the URL of a file that a script sends instead of fetching it.
 
     Whether and how a URL is fetched is the engine's to decide.
     """

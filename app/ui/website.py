@@ -111,7 +111,7 @@ class Facts:
         self._endpoints = frozenset(fn.api_name for fn in public)
 
     def has_endpoint(self, name: str) -> bool:
-        """Whether scripts may call this."""
+        """Returns whether scripts may call this."""
         return name in self._endpoints
 
     def mismatch(self, endpoint: str, arguments: Mapping[str, Any]) -> str:
@@ -126,17 +126,17 @@ class Facts:
         return ""
 
     def has_function(self, session: str | None, index: int) -> bool:
-        """Whether the page, as this session has it, has such an event for the server."""
+        """Returns whether the page, as this session has it, has such an event for the server."""
         visit = self._app.state_holder.session_data.get(session)
         functions = self._page.fns if visit is None else visit.blocks_config.fns
         return index in functions and functions[index].fn is not None
 
     def has_session(self, session: str) -> bool:
-        """Whether a stream of events waits for this session."""
+        """Returns whether a stream of events waits for this session."""
         return session in self._page._queue.pending_messages_per_session
 
     def has_event(self, event: str) -> bool:
-        """Whether this call waits for somebody to read its answer."""
+        """Returns whether this call waits for somebody to read its answer."""
         queue = self._page._queue
         return event in queue.event_ids_to_events or any(
             event in waiting for waiting in queue.pending_event_ids_session.values()

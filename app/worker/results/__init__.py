@@ -73,7 +73,7 @@ class ResultWriter:
         self._versions = {"diffusers-workbench": __version__, **versions}
 
     def save(self, step: Step, made: Made, remembered_from: Record | None = None) -> None:
-        """Write everything the step made as its result block says.
+        """Writes everything the step made as its result block says.
 
         `remembered_from` tells which run made it, where this one did not. Files have the names that
         the dialect gives them: `id-step.number_of_the_step-call.artifact`.
@@ -129,7 +129,7 @@ class ResultWriter:
         *,
         keep: bool,
     ) -> Path:
-        """Write a segment of a film, hardly compressed; it leaves the folder with the run, unless
+        """Writes a segment of a film, hardly compressed; it leaves the folder with the run, unless
         it is to be kept. `sound` is samples and their rate."""
         started = time.monotonic()
         spec = ResultSpec(content_type="video/mp4", fps=fps)

@@ -28,7 +28,7 @@ QUALITY_UNIT = 118
 
 
 def save_sound(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> None:
-    """Write the sound as its content type and options say, the record in the comment.
+    """Writes the sound as its content type and options say, the record in the comment.
 
     Its rate is the one the result block names, else its own.
     """

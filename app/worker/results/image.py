@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 
 def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Write a PNG, the record in a text chunk; its width and height in pixels.
+    """Writes a PNG, the record in a text chunk; its width and height in pixels.
 
     Measures of one channel (a depth, say) keep 65536 levels.
     """
@@ -39,7 +39,7 @@ def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Si
 
 
 def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Write a JPEG, the record in EXIF's UserComment; its width and height in pixels."""
+    """Writes a JPEG, the record in EXIF's UserComment; its width and height in pixels."""
     picture = _picture(artifact).convert("RGB")
     with replacing(path) as file:
         picture.save(file, "JPEG", quality=95, exif=_exif(record, path))
@@ -47,7 +47,7 @@ def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
 
 
 def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Write a WebP, the record in EXIF's UserComment; its width and height in pixels."""
+    """Writes a WebP, the record in EXIF's UserComment; its width and height in pixels."""
     picture = _picture(artifact)
     with replacing(path) as file:
         picture.save(file, "WEBP", quality=95, exif=_exif(record, path))
@@ -55,7 +55,7 @@ def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
 
 
 def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
-    """Write a BMP, which has no room for the record; its width and height in pixels."""
+    """Writes a BMP, which has no room for the record; its width and height in pixels."""
     picture = _picture(artifact).convert("RGB")
     with replacing(path) as file:
         picture.save(file, "BMP")

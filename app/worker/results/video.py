@@ -58,7 +58,7 @@ VIDEO_FILES = {
 
 
 def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> Size:
-    """Write the frames, with their sound where they have one; width and height in pixels, cut to
+    """Writes the frames, with their sound where they have one; width and height in pixels, cut to
     even numbers.
 
     `artifact` is a list of pictures, an array (frames, height, width, 3) of 0..1 or 0..255, or an
@@ -84,7 +84,7 @@ def write_video(
     *,
     fine: bool = False,
 ) -> Size:
-    """Write one frame (height, width, 3) of 0..255 after the other; the size as written.
+    """Writes one frame (height, width, 3) of 0..255 after the other; the size as written.
 
     `fine` is for a film that will be compressed once more: it is hardly compressed now. `sound` is
     (samples, channels) of -1..1, `rate` its samples per second. Raises ResultError.
@@ -130,7 +130,7 @@ def write_video(
 
 
 def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Size:
-    """Write a moving picture that goes on for ever, or a still one; width and height in pixels.
+    """Writes a moving picture that goes on for ever, or a still one; width and height in pixels.
 
     A GIF counts hundredths of a second: frames last a little longer or shorter by turns, and all
     together as long as `fps` says. What all frames share of 256 colours is chosen frame by frame.

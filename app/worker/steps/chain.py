@@ -225,7 +225,7 @@ class _Film:
         self._sound: Sound | None = None
 
     def add(self, segment: AudioVideo) -> None:
-        """Join a segment to it."""
+        """Joins a segment to it."""
         trim = self._chain.trim_frames if self._size is not None else 0
         frames = segment.frames
         if len(frames) <= trim:
@@ -250,7 +250,7 @@ class _Film:
         self._length += len(kept)
 
     def _join_sound(self, segment: AudioVideo, trim: int) -> Sound | None:
-        """Join its sound, which ends with its frames; what is heard of it alone."""
+        """Joins its sound, which ends with its frames; what is heard of it alone."""
         if segment.audio is None or segment.sample_rate is None:
             if self._sound is not None:
                 raise StepError(f"A segment of step '{self._step.name}' has no sound.")

@@ -29,7 +29,7 @@ def run(
     context: RunContext,
     writer: ResultWriter,
 ) -> None:
-    """Call the pipeline and save what it made; that is the step's result.
+    """Calls the pipeline and saves what it made; returns the step's result.
 
     The random generator is always the CPU's, so a seed gives one picture on every device, and it is
     new in every run; all calls of the step share it, as the dialect has it. Pipelines that draw

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(step: SubWorkflowStep, context: RunContext, writer: ResultWriter) -> None:
-    """Take what the last step made, in all rounds; the files of both steps are kept."""
+    """Takes what the last step made, in all rounds; the files of both steps are kept."""
     context.results[step.name] = context.results[step.last]
     if step.saves:
         context.enter("saving")

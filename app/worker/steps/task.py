@@ -30,7 +30,7 @@ def run(
     context: RunContext,
     writer: ResultWriter,
 ) -> None:
-    """Call the task and save what it gave; that is the step's result.
+    """Calls the task and saves what it gave; returns the step's result.
 
     A task that draws at random draws on with every call, from the step's seed.
     """
