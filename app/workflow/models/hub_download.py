@@ -1,9 +1,8 @@
 """Models of the hub → a place: only what is wanted of them, told in bytes, resumed, verified.
 
 huggingface_hub knows repositories and lays out its cache. It throws half a file away, though, and
-cannot be told to stop; so the weights are streamed here, into the cache's own `blobs`, under the
-name that their content has there. A file that is cut off stays as `….incomplete` and goes on at its
-last byte, for this run or for another; one whose hash is wrong is not kept.
+cannot be told to stop; so the weights are streamed here (`hub_file`), into the cache's own `blobs`,
+under the name that their content has there.
 
 Every request is made by shared work (`SharedWork`): two runs that want the same file wait for one
 download, and who is cancelled leaves at once, whatever the network does.
@@ -11,9 +10,7 @@ download, and who is cancelled leaves at once, whatever the network does.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -21,24 +18,13 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import NamedTuple, TypeVar
 
-import httpx2
 from huggingface_hub import (
-    HfFileMetadata,
-    constants,
     get_cached_repo_tree,
-    get_hf_file_metadata,
-    get_session,
-    hf_hub_url,
-    hf_raise_for_status,
     snapshot_download,
 )
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    WeakFileLock,
-    build_hf_headers,
     disable_progress_bars,
 )
 
@@ -47,6 +33,7 @@ from app.shared_work import Share, SharedWork
 from app.units import size
 from app.workflow.models.hub import TEXT_FILES, Place, held
 from app.workflow.models.hub_errors import GOES_ON, advice, reason
+from app.workflow.models.hub_file import Damaged, HubFile, fetch_blob, look_up, unfinished_file
 from app.workflow.models.wanted import Wanted
 from app.workflow.plan_sources import ModelSource
 
@@ -55,17 +42,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 """How often a run that waits for a download looks whether it was cancelled."""
 TELL_EVERY_S = 0.5
-TIMEOUT_S = 20.0
-"""How long a connection may be silent before it counts as broken."""
-PAUSES_S = (1.0, 2.0, 4.0)
-"""Before a broken connection is made anew, as long as nothing arrives; then it is given up."""
-PASSING = frozenset({408, 425, 429})
-"""What a server that is busy answers, besides what begins with 5."""
-T = TypeVar("T")
 FILES_AT_A_TIME = 4
-SHA256 = re.compile(r"[0-9a-f]{64}")
-GIT_BLOB = re.compile(r"[0-9a-f]{40}")
-"""What the hub calls a file's content: large ones by their SHA-256, others as git does."""
+T = TypeVar("T")
 
 # Progress goes to the page as events; bars would only fill the log.
 disable_progress_bars()
@@ -88,19 +66,6 @@ class _NoRoom(Exception):
     """The disk has too little room for what is still to come."""
 
 
-class _Damaged(Exception):
-    """What arrived is not what the hub says it has."""
-
-
-class _File(NamedTuple):
-    """One file that is not there."""
-
-    path: str
-    size_bytes: int
-    etag: str | None
-    """What its content is called there; None where it has no name that a file could have."""
-
-
 def download(
     wanted: Wanted, place: Place, shared: SharedWork, *, tell: Tell, stopped: Callable[[], bool]
 ) -> None:
@@ -113,7 +78,7 @@ def download(
     under_way = _Download(wanted, place, shared, tell, stopped)
     try:
         under_way.run()
-    except (_NoRoom, _Damaged) as error:
+    except (_NoRoom, Damaged) as error:
         raise LoadError(
             f"The model '{source.model}' could not be downloaded: {error}.",
             hint=f"Make room, or set HF_HOME to a folder of another disk. {GOES_ON}"
@@ -174,7 +139,7 @@ class _Download:
         found = self._all(
             {
                 ("file", blobs, commit, path): partial(
-                    _looked_up, self._source.model, commit, path, sizes[path]
+                    look_up, self._source.model, commit, path, sizes[path]
                 )
                 for path in missing
             }
@@ -183,7 +148,7 @@ class _Download:
         # What has no name there cannot be kept: the library will fetch it in its own way.
         works: dict[Hashable, Callable[[Share[None]], None]] = {
             ("blob", blobs, file.etag): partial(
-                _fetch_blob, self._source.model, commit, cache, blobs, file
+                fetch_blob, self._source.model, commit, cache, blobs, file
             )
             for file in found
             if file.etag is not None
@@ -192,9 +157,9 @@ class _Download:
         self._started = time.monotonic()
         self._all(works, tells=True)
 
-    def _check_room(self, blobs: Path, missing: Collection[_File], promised_bytes: int) -> None:
+    def _check_room(self, blobs: Path, missing: Collection[HubFile], promised_bytes: int) -> None:
         """Raises _NoRoom where the disk cannot hold all of it beside the downloads under way."""
-        parts = (_unfinished(blobs, file.etag) for file in missing if file.etag is not None)
+        parts = (unfinished_file(blobs, file.etag) for file in missing if file.etag is not None)
         here = sum(part.stat().st_size for part in parts if part.is_file())
         needed, free = self._total_bytes - here, shutil.disk_usage(blobs).free - promised_bytes
         if needed > free:
@@ -264,144 +229,3 @@ def _snapshot(
         cache_dir=place.cache,
         allow_patterns=list(patterns),
     )
-
-
-def _looked_up(model: str, commit: str, path: str, size_bytes: int, share: Share[_File]) -> _File:
-    etag = _metadata(model, commit, path, share).etag
-    named = etag is not None and re.fullmatch(r"[\w-]+", etag) is not None
-    return _File(path, size_bytes, etag if named else None)
-
-
-def _metadata(model: str, commit: str, path: str, share: Share[Any]) -> HfFileMetadata:
-    url = hf_hub_url(model, path, revision=commit)
-    return _retried(lambda: get_hf_file_metadata(url, timeout=TIMEOUT_S), share)
-
-
-def _fetch_blob(
-    model: str, commit: str, cache: Path, blobs: Path, file: _File, share: Share[None]
-) -> None:
-    etag = file.etag
-    assert etag is not None
-
-    def address() -> tuple[str, dict[str, Any]]:
-        """Where the file is now: signed addresses are good for a while only."""
-        location = _metadata(model, commit, file.path, share).location
-        return location, build_hf_headers() if _at_hub(location) else {}
-
-    # Who fetches the same file in another process waits here, the hub's library too.
-    lock = cache / ".locks" / blobs.parent.name / f"{etag}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    share.total_bytes = file.size_bytes
-    with WeakFileLock(str(lock)):
-        share.check()
-        blob = blobs / etag
-        if blob.exists():
-            share.done_bytes = share.resumed_bytes = file.size_bytes
-        else:
-            unfinished = _unfinished(blobs, etag)
-            _Stream(unfinished, file.size_bytes, etag, share).run(address)
-            unfinished.replace(blob)
-
-
-class _Stream:
-    """One file on its way."""
-
-    def __init__(self, file: Path, size_bytes: int, etag: str, share: Share[None]) -> None:
-        self._file = file
-        self._size_bytes = size_bytes
-        self._etag = etag
-        self._share = share
-        self._digest = self._new_digest()
-
-    def run(self, address: Callable[[], tuple[str, dict[str, Any]]]) -> None:
-        """Fetch what the file lacks, with as many connections as it takes; `address` is asked
-        before each of them, for the URL and the headers to send there."""
-        self._file.touch()
-        with self._file.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                self._share.check()
-                self._note(chunk)
-        self._share.done_bytes = self._share.resumed_bytes = self._here
-
-        def connect() -> None:
-            self._connect(*address())
-            if self._here < self._size_bytes:
-                raise httpx2.RemoteProtocolError("the answer ends before the file does")
-
-        if self._here < self._size_bytes:
-            _retried(connect, self._share, lambda: self._here)
-        if self._here != self._size_bytes or (self._digest and not self._is_whole()):
-            self._file.unlink()
-            raise _Damaged("a file of it arrived damaged")
-
-    @property
-    def _here(self) -> int:
-        return self._file.stat().st_size
-
-    def _connect(self, url: str, headers: dict[str, Any]) -> None:
-        here = self._here
-        asked = {**headers, "Accept-Encoding": "identity", "Range": f"bytes={here}-"}
-        with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT_S) as answer:
-            hf_raise_for_status(answer)
-            whole = answer.status_code == httpx2.codes.OK
-            if whole and here:
-                # The server knows no ranges: from the start.
-                self._digest = self._new_digest()
-                self._share.done_bytes = self._share.resumed_bytes = 0
-            with self._file.open("wb" if whole else "ab") as file:
-                for chunk in answer.iter_bytes():
-                    self._share.check()
-                    file.write(chunk)
-                    self._note(chunk)
-                    self._share.done_bytes += len(chunk)
-
-    def _new_digest(self) -> Any:
-        if SHA256.fullmatch(self._etag):
-            return hashlib.sha256()
-        if GIT_BLOB.fullmatch(self._etag):
-            return hashlib.sha1(b"blob %d\0" % self._size_bytes, usedforsecurity=False)
-        return None
-
-    def _note(self, chunk: bytes) -> None:
-        if self._digest is not None:
-            self._digest.update(chunk)
-
-    def _is_whole(self) -> bool:
-        return bool(self._digest.hexdigest() == self._etag)
-
-
-def _retried(attempt: Callable[[], T], share: Share[Any], here: Callable[[], int] = lambda: 0) -> T:
-    """What the attempt returns. It is made again where another may go well, after longer and longer
-    pauses; those begin anew whenever more is `here` than before."""
-    pauses = iter(PAUSES_S)
-    while True:
-        share.check()
-        before = here()
-        try:
-            return attempt()
-        except (httpx2.TransportError, HfHubHTTPError) as error:
-            if here() > before:
-                pauses = iter(PAUSES_S)
-            pause_s = next(pauses, None) if _may_pass(error) else None
-            if pause_s is None:
-                raise
-            # Not the address: that of a content network carries its own signature.
-            log.warning("A download broke off (%s) and goes on", type(error).__name__)
-        share.pause(pause_s)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the next attempt may go well: with a new connection or a new address, or later."""
-    if not isinstance(error, HfHubHTTPError):
-        return True
-    status = error.response.status_code
-    return status in PASSING or status >= 500 or not _at_hub(str(error.response.url))
-
-
-def _unfinished(blobs: Path, etag: str) -> Path:
-    return blobs / f"{etag}.incomplete"
-
-
-def _at_hub(url: str) -> bool:
-    """Whether the person's token may be sent there."""
-    return urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc
