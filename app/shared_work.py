@@ -66,14 +66,15 @@ class SharedWork:
         """
         with self._lock:
             share: Share[T] | None = self._going.get(key)  # type: ignore[assignment]
-            begins = share is None
-            if share is None:
-                share = Share(key, work)
-                self._going[key] = share  # type: ignore[assignment]
-            share.waiting += 1
-        if begins:
+            if share is not None:
+                share.waiting += 1
+                return share
+            share = Share(key, work)
+            # (It cannot end, nor find nobody waiting, before the lock is free.)
+            share.waiting = 1
             threading.Thread(target=self._do, args=(share,), name="fetch", daemon=True).start()
-        return share
+            self._going[key] = share  # type: ignore[assignment]
+            return share
 
     def leave(self, share: Share[T]) -> None:
         """Waits for it no longer."""

@@ -68,10 +68,11 @@ class Preparation:
             if self._under_way >= self._at_a_time:
                 return
             if run.stage == "queued":
-                self._under_way += 1
-                self._runs.preparing(run)
                 name = f"prepare {run.run_id}"
                 threading.Thread(target=self._prepare, args=(run,), name=name, daemon=True).start()
+                # (What the thread posts is handled after this.)
+                self._under_way += 1
+                self._runs.preparing(run)
 
     def _has_ended(self) -> None:
         self._under_way -= 1

@@ -1,0 +1,87 @@
+"""Work that several wait for is done once, and stopped when the last of them has left."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import wait
+
+import pytest
+
+from app.errors import Cancelled
+from app.shared_work import Share, SharedWork
+
+PATIENCE_S = 10.0
+
+
+def test_work_is_done_once_for_all_that_join_it():
+    shared, go_on, done = SharedWork(), threading.Event(), []
+
+    def work(share: Share[str]) -> str:
+        go_on.wait(PATIENCE_S)
+        done.append(share.key)
+        return "done"
+
+    first, second = shared.join("a", work), shared.join("a", work)
+    go_on.set()
+    assert first.result.result(PATIENCE_S) == second.result.result(PATIENCE_S) == "done"
+    assert done == ["a"]
+    assert shared.join("a", work).result.result(PATIENCE_S) == "done"
+    assert done == ["a", "a"]
+
+
+def test_work_goes_on_while_one_waits_and_stops_when_nobody_does():
+    shared, looked = SharedWork(), threading.Event()
+
+    def work(share: Share[None]) -> None:
+        while True:
+            looked.set()
+            share.pause(0.01)
+
+    first, second = shared.join("a", work), shared.join("a", work)
+    shared.leave(first)
+    looked.clear()
+    assert looked.wait(PATIENCE_S)
+    assert not second.result.done()
+    shared.leave(second)
+    with pytest.raises(Cancelled):
+        second.result.result(PATIENCE_S)
+
+
+def test_who_joins_work_that_is_stopping_has_it_done_all_the_same():
+    shared, unwanted, joined = SharedWork(), threading.Event(), threading.Event()
+
+    def work(share: Share[str]) -> str:
+        if not joined.is_set():
+            while not share.is_unwanted:
+                share_waits.wait(0.01)
+            unwanted.set()
+            joined.wait(PATIENCE_S)
+            raise Cancelled
+        return "done"
+
+    share_waits = threading.Event()
+    shared.leave(shared.join("a", work))
+    assert unwanted.wait(PATIENCE_S)
+    later = shared.join("a", work)
+    joined.set()
+    assert later.result.result(PATIENCE_S) == "done"
+
+
+def test_what_work_raises_is_raised_for_all_and_bytes_to_come_are_counted():
+    shared, go_on = SharedWork(), threading.Event()
+
+    def work(share: Share[None]) -> None:
+        share.total_bytes, share.done_bytes = 10, 4
+        told.set()
+        go_on.wait(PATIENCE_S)
+        raise OSError("the disk is full")
+
+    told = threading.Event()
+    shares = [shared.join("a", work) for _ in range(2)]
+    assert told.wait(PATIENCE_S)
+    assert (shared.left_bytes(), shared.left_bytes(but=["a"])) == (6, 0)
+    go_on.set()
+    wait([share.result for share in shares], PATIENCE_S)
+    for share in shares:
+        with pytest.raises(OSError, match="full"):
+            share.result.result()
