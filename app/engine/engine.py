@@ -90,13 +90,14 @@ class Engine:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Cancels what runs and ends the worker within so many seconds. May be called twice."""
+        # First, for it asks the loop what the runs need.
+        housekeeping, self._housekeeping = self._housekeeping, None
+        if housekeeping is not None:
+            housekeeping.close()
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.post(partial(loop.begin_close, max(0.1, timeout_s - 0.5)))
             loop.join()
-        housekeeping, self._housekeeping = self._housekeeping, None
-        if housekeeping is not None:
-            housekeeping.close()
         history, self._history = self._history, None
         if history is not None:
             history.store.close()
