@@ -96,7 +96,7 @@ def test_whatever_a_document_says_it_is_planned_or_refused_and_touches_nothing(
 ):
     file = bench.workflows / "flow.json"
     file.write_text(json.dumps(document))
-    started = time.monotonic()
+    started = time.process_time()
     watch.found.clear()
     watch.on = True
     try:
@@ -106,5 +106,5 @@ def test_whatever_a_document_says_it_is_planned_or_refused_and_touches_nothing(
             assert Plan.model_validate_json(plan.model_dump_json()) == plan
     finally:
         watch.on = False
-    assert time.monotonic() - started < LIMIT_S
+    assert time.process_time() - started < LIMIT_S
     assert not watch.found, watch.found

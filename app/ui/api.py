@@ -28,6 +28,7 @@ from app.ui.script_events import done_event, failure_event, script_event
 from app.ui.typed_endpoints import endpoint_name, typed_endpoint
 from app.ui.uploads import inputs_of, undressed
 from app.workflow.catalog import Catalog, CatalogEntry
+from app.workflow.inputs import unfit
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -336,8 +337,8 @@ def _owner(request: gr.Request | None) -> str:
 
 def _is_short(request_id: Any) -> bool:
     """Returns whether it can be sent back with every event."""
-    kind = str | int | float | None
-    return isinstance(request_id, kind) and len(str(request_id)) <= MAX_ID_LENGTH
+    plain = isinstance(request_id, str | int | float | None) and not unfit(request_id)
+    return plain and len(str(request_id)) <= MAX_ID_LENGTH
 
 
 def _as_id(job_id: Any) -> str:

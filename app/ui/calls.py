@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import shortened
 from app.ui.plain_errors import unreadable
-from app.workflow.inputs import MAX_WHOLE, MIN_WHOLE
 
 MAX_BYTES = 8_000_000
 MAX_DEPTH = 100
@@ -37,10 +36,9 @@ IGNORED = ("oauth_token", "batched", "batch_trigger_ids", "request", "simple_for
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The JSON object in this body: finite, not deep, every text encodable, every whole number of
-    64 bits. Raises NotTaken."""
+    """The JSON object in this body: finite, not deep, every text encodable. Raises NotTaken."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_whole)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except NotTaken:
         raise
     except (ValueError, RecursionError):
@@ -77,15 +75,6 @@ def written(call: Call) -> bytes:
 
 def _refuse_constant(name: str) -> Any:
     raise NotTaken(f"{name} is no number of JSON.")
-
-
-def _whole(digits: str) -> int:
-    """What is echoed must fit into the answer, whose whole numbers have 64 bits."""
-    if len(digits) > len(str(MIN_WHOLE)) or not MIN_WHOLE <= int(digits) <= MAX_WHOLE:
-        raise NotTaken(
-            f"The whole number {shortened(digits)} is outside {MIN_WHOLE} to {MAX_WHOLE}."
-        )
-    return int(digits)
 
 
 def _depth(value: Any) -> int:

@@ -197,7 +197,7 @@ def busy(client: Client, server: Server) -> Iterator[str]:
     wait_until_idle(server)
 
 
-@pytest.mark.parametrize("request_id", ["x" * 201, [1], {"a": 1}])
+@pytest.mark.parametrize("request_id", ["x" * 201, 2**64, [1], {"a": 1}])
 def test_request_id_that_is_no_short_text_is_refused(server: Server, request_id: Any) -> None:
     raw = Raw(server)
     data = [*GENERATE[:3], request_id, False, None]

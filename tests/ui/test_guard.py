@@ -163,7 +163,6 @@ BODIES = {
     "too deep": '{"data": ' + DEEP + "}",
     "Infinity": '{"data": [Infinity]}',
     "a number beyond a double": '{"data": [1e999]}',
-    "a whole number beyond 64 bits": '{"data": [18446744073709551616]}',
     "a whole number of many digits": '{"data": [' + "9" * 10_000 + "]}",
     "half a surrogate pair": '{"data": ["\\ud800"]}',
     "a text as the function": '{"data": [], "fn_index": "x", "session_hash": "a"}',

@@ -14,6 +14,7 @@ from app.workflow.references import MAX_NODES
 from tests.workflow.bench import Bench, drawing, step, sub
 
 LIMIT_S = 10
+"""Of the processor's time, since other work may delay a test."""
 
 
 def gathering(name: str, count: int) -> dict[str, Any]:
@@ -40,10 +41,10 @@ def test_sub_workflows_that_multiply_are_refused_in_time(bench: Bench):
         steps = [sub(f"{depth + 1}.json", f"s{index}") for index in range(12)]
         bench.write(drawing(steps=steps), f"{depth}.json")
     bench.write(drawing(), "8.json")
-    started = time.monotonic()
+    started = time.process_time()
     error = bench.refused(drawing(steps=[sub("0.json")]))
     assert isinstance(error, InvalidWorkflow)
-    assert time.monotonic() - started < LIMIT_S
+    assert time.process_time() - started < LIMIT_S
 
 
 def test_combinations_of_results_are_counted_before_anything_is_built(bench: Bench):
@@ -69,10 +70,10 @@ def test_a_picture_that_is_named_again_and_again_is_read_once(bench: Bench):
     noise = Image.effect_noise((2000, 2000), 90)
     noise.save(bench.workflows / "large.png")
     pictures = {"command": "gather_inputs", "inputs": [{"image": "large.png"}] * 2000}
-    started = time.monotonic()
+    started = time.process_time()
     (step_,) = bench.plan(drawing(steps=[{"name": "a", "task": pictures}])).steps
     assert len(step_.calls) == 2000
-    assert time.monotonic() - started < LIMIT_S
+    assert time.process_time() - started < LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,6 @@ def test_a_picture_that_is_named_again_and_again_is_read_once(bench: Bench):
     ids=["arguments", "variables", "keys", "steps", "many steps", "dots"],
 )  # fmt: skip
 def test_a_document_that_is_wrong_everywhere_is_refused_in_time(bench: Bench, document: Any):
-    started = time.monotonic()
+    started = time.process_time()
     assert 1 <= len(bench.refused(document).problems) <= 200
-    assert time.monotonic() - started < LIMIT_S
+    assert time.process_time() - started < LIMIT_S
