@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from app.workbench import Workbench
 log = logging.getLogger(__name__)
 
 PROMPT = "dw> "
+LOOK_AGAIN_S = 0.2
+"""The longest that a signal goes unnoticed while a script's next line is awaited."""
 HISTORY = Path.home() / ".dw_history"
 HELP = """\
 load FILE             select a workflow: a JSON file, or a name listed by `workflows`
@@ -151,9 +155,25 @@ class Repl:
 
     def _piped(self) -> Iterator[str]:
         """The lines of a script, shown as if somebody had typed them."""
-        for line in sys.stdin:
+        for line in _lines(sys.stdin.fileno()):
             print(f"{PROMPT}{line.rstrip()}", flush=True)
             yield line
+
+
+def _lines(file: int) -> Iterator[str]:
+    """Yields the lines of an open file as they come.
+
+    A signal that arrives just before a read is handled after it, so nothing waits for long.
+    """
+    rest, chunk = b"", b"unread"
+    while chunk:
+        while not select.select([file], [], [], LOOK_AGAIN_S)[0]:
+            pass
+        chunk = os.read(file, 1 << 16)
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 @contextlib.contextmanager

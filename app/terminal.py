@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from itertools import islice
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from app.engine import Engine
 from app.engine.status import EngineStatus, SlotStatus
-from app.protocol import RunEvent
 from app.run_view import RunView, advance
 from app.units import duration, size
 
@@ -20,30 +19,24 @@ def watch(engine: Engine, run_id: str, console: Console) -> RunView:
 
     A second Ctrl-C leaves by KeyboardInterrupt.
     """
-    view = RunView(run_id=run_id)
+    view, seen, is_cancelled = RunView(run_id=run_id), 0, False
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         bar = progress.add_task("Waiting", total=1.0)
-        for event in _cancelled_by_ctrl_c(engine, run_id):
-            view = advance(view, event)
-            progress.update(bar, completed=view.fraction or 0.0, description=view.status)
+        while not view.over:
+            # Ctrl-C may come at any place in here: the events that were seen are not seen again.
+            try:
+                for event in islice(engine.events(run_id), seen, None):
+                    view, seen = advance(view, event), seen + 1
+                    progress.update(bar, completed=view.fraction or 0.0, description=view.status)
+            except KeyboardInterrupt:
+                if is_cancelled:
+                    raise
+                is_cancelled = True
+                engine.cancel(run_id)
     return view
-
-
-def _cancelled_by_ctrl_c(engine: Engine, run_id: str) -> Iterator[RunEvent]:
-    events = engine.events(run_id)
-    seen = 0
-    try:
-        for event in events:
-            seen += 1
-            yield event
-    except KeyboardInterrupt:
-        engine.cancel(run_id)
-        for number, event in enumerate(engine.events(run_id)):
-            if number >= seen:
-                yield event
 
 
 def outcome(view: RunView) -> str:
