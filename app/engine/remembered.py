@@ -47,7 +47,8 @@ class RememberedResults:
         A full disk is only logged.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._folder.is_dir():
+                self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._file(key)) as file:
                 file.write(made.model_dump_json().encode())
             if self._noted % TRIM_EVERY == 0:

@@ -202,11 +202,12 @@ class Runs:
 
     def end(self, run: Run, event: TerminalEvent) -> None:
         """Write the run's last event; what it made answers an identical request from now on."""
-        self._history.note_ended(run, event)
         if isinstance(event, RunFailed):
             error = event.error
             log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)
+        # Its followers first: what else is to be written down takes its time.
         run.append(event)
+        self._history.note_ended(run, event)
         # What a leaner mode made is no answer to the next request: it may differ a little.
         if (
             isinstance(event, RunSucceeded)
