@@ -17,7 +17,7 @@ from app.engine.run import Follower, Run
 from app.engine.runs import new_run_id
 from app.engine.slots.local import starting
 from app.engine.store import Store
-from app.protocol import RunFailed, RunSucceeded
+from app.protocol import RunCancelled, RunFailed, RunSucceeded
 from app.settings import EngineSettings, PathSettings
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
@@ -33,10 +33,10 @@ def start(tmp_path: Path, heard: Heard) -> Iterator[Start]:
     loops: list[EngineLoop] = []
     stores: list[Store] = []
 
-    def started(**wrong: Any) -> EngineLoop:
+    def started(kind: type[History] = History, **wrong: Any) -> EngineLoop:
         given = settings(tmp_path)
         engine = EngineSettings.model_construct(**{**given.engine.model_dump(), **wrong})
-        history = History(Store(tmp_path), given, resumable=False)
+        history = kind(Store(tmp_path), given, resumable=False)
         changed = given.model_copy(update={"engine": engine})
         start_worker = starting(scripted_worker, tmp_path)
         loops.append(EngineLoop(changed, start_worker, history))
@@ -99,6 +99,54 @@ def test_deadline_that_raises_stops_nobody(start: Start, plan: Plan):
     loop = start(idle_cleanup_s="soon")
     for _ in range(2):
         assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
+
+
+class Unsayable(float):
+    """Seconds that no sentence can name."""
+
+    def __format__(self, _spec: str) -> str:
+        raise ValueError("unsayable")
+
+
+def test_deadline_that_cannot_be_met_stops_nobody(
+    start: Start, plan: Plan, caplog: pytest.LogCaptureFixture
+):
+    loop = start(idle_drop_s=Unsayable(0.01))
+    assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
+    until = time.monotonic() + PATIENCE_S
+    while not any("unsayable" in str(record.exc_info) for record in caplog.records):
+        assert time.monotonic() < until, "the deadline did not come"
+        time.sleep(LOOK_AGAIN_S)
+    assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
+
+
+def test_queue_that_cannot_go_on_is_still_answered(start: Start, plan: Plan):
+    loop = start(max_preparing_runs="two")
+    run = submitted(loop, plan)
+    loop.mailbox.ask(partial(loop.cancel, run))
+    assert isinstance(ended(run), RunCancelled)
+    assert loop.mailbox.ask(lambda: loop.status().queue) == ()
+
+
+class LosingHistory(History):
+    """A history that has no room for the start of the first run."""
+
+    lost = False
+
+    def note_started(self, run: Run, started_at: float) -> None:
+        if not self.lost:
+            self.lost = True
+            raise OSError("there is no room")
+        super().note_started(run, started_at)
+
+
+def test_event_that_cannot_be_taken_fails_its_run_alone(start: Start, plan: Plan):
+    loop = start(LosingHistory)
+    bad, good = submitted(loop, plan), submitted(loop, plan)
+    failed = ended(bad)
+    assert isinstance(failed, RunFailed)
+    assert failed.error.message == "The engine could not carry the run on: there is no room"
+    assert isinstance(ended(good), RunSucceeded)
 
 
 def test_result_that_cannot_be_noted_harms_neither_run_nor_worker(start: Start, plan: Plan):

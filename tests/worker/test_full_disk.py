@@ -12,6 +12,7 @@ import pytest
 
 from app.engine import Engine
 from app.protocol import RunFailed, StepRemembered
+from app.worker.device import Device
 from tests.engines import run, started_engine
 from tests.full_disk import full_disk
 from tests.worker.bench import Bench, document, step
@@ -114,11 +115,42 @@ def test_converted_weights_on_a_full_disk_are_only_logged(
     bench: Bench, model: Path, caplog: pytest.LogCaptureFixture
 ):
     assert bench.run(half(model)).success
+    # Room for the texts beside the weights: it is the weights' own library that meets the limit.
     with caplog.at_level(logging.WARNING), full_disk(max_bytes=4096):
         bench.runner.clean_up()
-    assert "could not be kept" in caplog.text
+    told = [text for text in caplog.messages if "could not be kept" in text]
+    assert len(told) == 4, "each for itself: unet, vae, text encoder and safety checker"
+    assert all(text.startswith("The converted ") for text in told)
     assert not list((bench.folder / "outputs" / ".weights").rglob("*.safetensors"))
     assert bench.run(half(model)).success.loaded == ()
+
+
+class Stuck(Device):
+    """A device of which nothing comes back, as after an error of CUDA."""
+
+    def tidy(self) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_cleanup_that_fails_halfway_costs_nothing_that_is_warm(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+):
+    bench = Bench(tmp_path, Stuck("cpu"))
+    assert bench.run(half(model)).success
+    with caplog.at_level(logging.WARNING):
+        bench.runner.clean_up()
+    assert "Memory could not be given back: RuntimeError: an illegal memory access" in caplog.text
+    assert list((tmp_path / "outputs" / ".weights").rglob("*.safetensors")), "the rest is done"
+    assert bench.run(half(model)).success.loaded == ()
+
+
+def test_embeddings_on_a_full_disk_are_only_logged_when_the_worker_ends(
+    bench: Bench, model: Path, caplog: pytest.LogCaptureFixture
+):
+    assert bench.run(half(model)).success
+    with caplog.at_level(logging.WARNING), full_disk():
+        bench.runner.prompts.write_down()
+    assert "Prompt embeddings could not be written" in caplog.text
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
