@@ -18,6 +18,7 @@ from app.protocol import Preview, StepProgress
 from app.worker.preview_maps import PreviewMaps, Sight
 from app.worker.steps.made import Output
 from models.shapes.scenes import draw, random_scene
+from tests.full_disk import full_disk
 from tests.standins import StandIns
 from tests.worker.bench import SHAPES, Bench, document
 
@@ -142,6 +143,18 @@ def test_a_map_that_cannot_be_written_is_used_all_the_same(
         teach(maps, drawn[:4], FORMS["a picture"])
     assert sight_of(maps).knows(drawn[0][1])
     assert "could not be kept" in caplog.text
+
+
+def test_a_map_on_a_full_disk_is_used_all_the_same(
+    drawn: list[tuple[Image.Image, torch.Tensor]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    maps = PreviewMaps(tmp_path / "maps")
+    with caplog.at_level("WARNING"), full_disk(max_bytes=10):
+        teach(maps, drawn[:4], FORMS["a picture"])
+    assert sight_of(maps).knows(drawn[0][1])
+    assert "A map for previews could not be kept" in caplog.text
 
 
 def test_a_map_that_was_cut_off_on_disk_is_learnt_anew(
