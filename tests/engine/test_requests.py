@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from app.errors import InvalidInputs, WorkbenchError
 from app.settings import PathSettings
 from app.workflow.planning.planner import make_plan
 from app.workflow.request import MAX_NAMES, MAX_REQUEST_BYTES
+from tests.conftest import PROJECT
 from tests.engine.bench import Bench
 
 PROMPT = "/steps/0/pipeline/arguments/prompt"
@@ -98,3 +101,18 @@ def test_the_deepest_value_that_is_taken_reaches_the_worker(bench: Bench):
         bench.workflow, {"prompt": "nothing"}, changes={PROMPT: nested(35, "a")}
     )
     assert bench.finish(run_id).success
+
+
+def test_a_run_too_large_to_be_sent_is_refused_at_once(bench: Bench, tmp_path: Path):
+    tree = json.loads(bench.workflow.read_text())
+    step = tree["steps"][0]
+    model = PROJECT / "models" / "shapes"
+    step["pipeline"]["from_pretrained_arguments"]["model_name"] = str(model)
+    step["pipeline"]["arguments"]["prompt"] = "variable:words"
+    tree["variables"]["words"] = ["a" * 1000] * 900
+    tree["steps"] = [{**step, "name": f"draw{number}"} for number in range(40)]
+    workflow = tmp_path / "large.json"
+    workflow.write_text(json.dumps(tree))
+    with pytest.raises(InvalidInputs, match="at most 32,000,000 are taken"):
+        bench.engine.submit(workflow, {"prompt": "nothing"})
+    assert bench.run().success
