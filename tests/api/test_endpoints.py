@@ -256,6 +256,19 @@ def test_memory_is_freed_and_loaded_again(client: Client) -> None:
         client.predict(mode="at_once", api_name="/free_gpu")
 
 
+def test_status_shows_how_much_each_cache_holds_and_may_hold(client: Client) -> None:
+    # What a drawn seed makes is not remembered.
+    client.predict(**FEW, seed=20_261, api_name="/run_text_to_image")
+    status = client.predict(api_name="/status")
+    caches = {each["name"]: each for each in status["bounded"]}
+    assert caches.keys() == {
+        "prompts", "step results", "components without weights", "maps for previews",
+    }  # fmt: skip
+    assert caches["step results"]["held_bytes"] > 0
+    assert all(each["held_bytes"] <= each["max_bytes"] for each in caches.values())
+    assert status["slots"][0]["bounded"] == status["bounded"]
+
+
 def test_a_job_nobody_knows_cannot_be_cancelled(client: Client) -> None:
     with pytest.raises(AppError, match="There is no run 'none'"):
         client.predict(job_id="none", api_name="/cancel_job")

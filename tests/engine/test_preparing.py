@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -264,6 +265,20 @@ def test_first_file_that_fails_ends_the_run_while_others_are_on_their_way(far: F
     assert ended.error.kind == "LoadError"
     assert "to those only who may use it" in ended.error.message
     assert far.bench.sent == []
+
+
+def test_file_that_arrives_damaged_ends_the_run_while_another_is_on_its_way(far: Far):
+    far.hold()
+    far.hub.damaged = VAE
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(far.bench.run, "nothing")
+        try:
+            ended = going.result(PATIENCE_S).terminal
+        finally:
+            far.hub.go_on.set()
+    assert isinstance(ended, RunFailed)
+    assert ended.error.message.endswith("a file of it arrived damaged.")
+    assert far.gets(UNET) == 1
 
 
 def test_room_on_the_disk_counts_what_other_downloads_still_need(far: Far, tmp_path: Path):

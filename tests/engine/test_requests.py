@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidInputs, WorkbenchError
+from app.protocol import MAX_COMMAND_BYTES
 from app.settings import PathSettings
 from app.workflow.planning.planner import make_plan
 from app.workflow.request import MAX_NAMES, MAX_REQUEST_BYTES
@@ -85,6 +86,21 @@ def test_the_size_of_inputs_and_changes_together_is_limited(bench: Bench):
             paths=PathSettings(),
             changes={PROMPT: half},
         )
+
+
+def test_the_size_of_what_a_worker_would_be_given_is_limited(bench: Bench):
+    """A value within the limits that many steps take."""
+    document = json.loads(bench.workflow.read_text())
+    (drawing,) = document["steps"]
+    document["variables"]["texts"] = ["a" * 1000] * 400
+    drawing["pipeline"]["arguments"]["prompt"] = "variable:texts"
+    count = MAX_COMMAND_BYTES // 400_000 + 1
+    document["steps"] = [{**drawing, "name": f"draw {number}"} for number in range(count)]
+    many = bench.workflow.with_name("many-steps.json")
+    many.write_text(json.dumps(document))
+    with pytest.raises(InvalidInputs, match=f"at most {MAX_COMMAND_BYTES:,} are taken"):
+        bench.engine.submit(many, {"prompt": "nothing"})
+    assert bench.run().success
 
 
 @pytest.mark.parametrize("place", ["changes", "inputs"])

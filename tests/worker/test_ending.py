@@ -11,10 +11,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.protocol import Event, MemoryReported, MemoryUse, PhaseChanged, Preview, RunFailed
+from app.protocol import (
+    Event,
+    MemoryReported,
+    MemoryUse,
+    PhaseChanged,
+    Place,
+    Preview,
+    RunFailed,
+    StepStarted,
+)
 from app.worker.device import Device
+from app.worker.loading.origins import Origin
 from app.worker.preview_maps import FOLDER, Sight
 from app.worker.previews import LatentPreview
+from tests.doubles.accelerator import Accelerator
 from tests.worker.bench import SHAPES, Bench, document, step
 
 
@@ -82,6 +93,48 @@ def test_out_of_memory_is_told_when_memory_cannot_be_measured(tmp_path: Path):
     assert isinstance(ended, RunFailed)
     assert ended.error.kind == "OutOfMemory"
     assert ended.error.message.startswith("Memory ran out in step 'draw'")
+
+
+def test_out_of_memory_between_steps_is_told_when_memory_cannot_be_measured(tmp_path: Path):
+    device = LostDevice("cpu")
+    bench = Bench(tmp_path, device)
+
+    def run_out(event: Event) -> None:
+        if isinstance(event, StepStarted):
+            device.is_lost = True
+            raise MemoryError
+
+    bench.when = run_out
+    ended = bench.run(document()).terminal
+    assert isinstance(ended, RunFailed)
+    assert ended.error.kind == "OutOfMemory"
+    assert ended.error.message.endswith("(loading).")
+
+
+def test_run_error_is_told_when_what_took_turns_cannot_be_put_back(tmp_path: Path):
+    class Unmoving(Accelerator):
+        is_lost = False
+
+        def move(self, component: Any, place: Place, origin: Origin | None = None) -> None:
+            super().move(component, place, origin)
+            if self.is_lost:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device = Unmoving()
+    # Less than the model's weights: its components take turns.
+    bench = Bench(tmp_path, device, device_budget=20_000_000)
+
+    def fail(event: Event) -> None:
+        if isinstance(event, PhaseChanged) and event.phase == "denoising":
+            device.is_lost = True
+            device.moves.clear()
+            raise ValueError("what really went wrong")
+
+    bench.when = fail
+    ended = bench.run(document()).terminal
+    assert device.moves
+    assert isinstance(ended, RunFailed)
+    assert "what really went wrong" in ended.error.message
 
 
 def test_failure_is_told_before_the_device_is_asked_for_anything(tmp_path: Path):

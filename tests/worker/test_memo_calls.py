@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from app.settings import MIB
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.loading.parts import Parts
-from app.worker.memo import FOLDER, PromptMemo
+from app.worker.memo import FOLDER, TRIM_EVERY, PromptMemo
 from tests.worker.bench import Bench, document, step
 from tests.worker.encoding import counting
 
@@ -112,6 +113,24 @@ class Describer(DiffusionPipeline):
 @pytest.fixture
 def describer(call: Call) -> Call:
     return Call(Describer(), call.step, Parts(Describer, Path(), (), {}))
+
+
+def test_keys_of_what_has_left_memory_do_not_pile_up(describer: Call, tmp_path: Path):
+    """As where one run follows the other, and nothing is ever written down."""
+    memo = PromptMemo(1000, tmp_path / FOLDER, MIB)
+    memory_bytes = []
+    with describer.remembered_by(memo):
+        tracemalloc.start()
+        try:
+            for number in range(1, 5 * TRIM_EVERY):
+                memo.begin()
+                describer.pipeline.encode_prompt(f"a fox, number {number}")
+                if number in (TRIM_EVERY // 2, 5 * TRIM_EVERY - 1):
+                    memory_bytes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+    half_full, last = memory_bytes
+    assert last - half_full < 300 * TRIM_EVERY
 
 
 def picture(colour: str, size: tuple[int, int] = (4, 2), mode: str = "RGB") -> Image.Image:

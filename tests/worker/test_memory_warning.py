@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.protocol import MemoryReported
+from app.protocol import MemoryReported, MemoryUse
+from app.settings import PathSettings
+from app.worker.growth import MAX_WORKFLOWS, Growth
+from app.workflow.planning.planner import make_plan
 from tests.worker.bench import SHAPES, Bench, document, step
 
 MB = 1_000_000
@@ -78,6 +81,25 @@ def test_a_model_that_another_workflow_loaded_in_between_is_no_growth(
     bench.run(one)
     assert warnings(caplog) == []
     del block
+
+
+def test_of_too_many_workflows_the_one_run_longest_ago_has_nothing_to_grow_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    bench, growth = Bench(tmp_path), Growth(100 * MB)
+    plan = make_plan(bench.write(document(step())), {}, paths=PathSettings())
+    before = bench.runner.reports.last
+    after = before.model_copy(update={"resident_bytes": before.resident_bytes + 200 * MB})
+
+    def note(number: int, memory: MemoryUse) -> None:
+        growth.note(plan.model_copy(update={"workflow_path": f"{number}.json"}), memory, ())
+
+    for number in range(MAX_WORKFLOWS + 1):
+        note(number, before)
+    note(0, after)
+    assert warnings(caplog) == []
+    note(MAX_WORKFLOWS, after)
+    assert len(warnings(caplog)) == 1
 
 
 def test_after_every_run_what_is_held_and_used_is_reported(bench: Bench):

@@ -132,6 +132,18 @@ def test_latents_that_are_no_numbers_spoil_nothing(
     assert sight_of(maps).knows(latents)
 
 
+def test_picture_that_nothing_can_be_learnt_from_fails_no_call(
+    drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
+):
+    maps = PreviewMaps(tmp_path)
+    sight = sight_of(maps)
+    sight.knows(drawn[0][1])
+    maps.note(sight, [Output({"images": [np.full((8, 8, 3), "no number")]})])
+    maps.learn()
+    assert sight.latents is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_map_that_cannot_be_written_is_used_all_the_same(
     drawn: list[tuple[Image.Image, torch.Tensor]],
     tmp_path: Path,
