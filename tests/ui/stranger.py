@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -91,3 +91,12 @@ class Stranger:
         opened = self.call(self.function("open_page")["id"], [given])
         rendered = self.function("apply")
         return opened, self.call(rendered["id"], [None for _ in rendered["inputs"]])
+
+
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object that stands anywhere in this JSON value."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from objects_in(each)

@@ -1,15 +1,19 @@
-"""One guest cannot take what there is for all: at a small page of its own, over the socket."""
+"""One guest cannot take what there is for all: at a small page, and at the server people start."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.api.test_streams import MANY
 from tests.conftest import PROJECT
+from tests.ui.serving import served
+from tests.ui.stranger import Answer, Stranger, objects_in
 
 MOST_CALLS, MOST_VISITS = 3, 5
 
@@ -71,3 +75,60 @@ def test_calls_of_a_guest_that_wait_are_limited_and_leave_places_to_others(url: 
         body = {"session_hash": event, "fn_index": 1, "event_id": event}
         assert crowd.post("/cancel", json=body).status_code == 200
         assert crowd.post("/call/wait", json={"data": []}).status_code == 200
+
+
+# --- the server that people start ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with limits that a test can reach."""
+    limits = {"DW_GUEST_CALLS": "2", "DW_GUEST_VISITS": "2"}
+    with served(tmp_path_factory.mktemp("crowd"), **limits) as server:
+        yield server.url
+
+
+class Guest(Stranger):
+    """Somebody behind a proxy."""
+
+    def __init__(self, url: str, address: str) -> None:
+        super().__init__(url)
+        self._address = address
+
+    def ask(
+        self, path: str, method: str = "GET", *, headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Answer:  # fmt: skip
+        shown = {"X-Forwarded-For": self._address, **(headers or {})}
+        return super().ask(path, method, headers=shown, **more)
+
+
+def event_of_a_form(guest: Guest) -> int:
+    """Opens the page; the id of an event that only this visit's form has."""
+    page = {each["id"] for each in guest.ask("/config").json["dependencies"]}
+    _, rendered = guest.form("text-to-image", {})
+    events = [each["id"] for each in objects_in(rendered) if each.get("backend_fn")]
+    return next(event for event in reversed(events) if event not in page)
+
+
+def is_known(guest: Guest, event: int) -> bool:
+    body = {"data": [], "fn_index": event, "session_hash": guest.session}
+    answer = guest.post("/gradio_api/queue/join", body)
+    assert answer.status == 200 or "not known any more" in answer.text
+    return answer.status == 200
+
+
+def test_server_forgets_a_guest_s_oldest_visit_and_nobody_else_s(page_url: str) -> None:
+    other, *own = [Guest(page_url, f"203.0.113.{number}") for number in (6, 5, 5, 5)]
+    events = [event_of_a_form(each) for each in (other, *own)]
+    known = [is_known(*each) for each in zip((other, *own), events, strict=True)]
+    assert known == [True, False, True, True]
+
+
+def test_server_takes_a_few_waiting_calls_of_each_guest(page_url: str) -> None:
+    crowd, other = Guest(page_url, "203.0.113.7"), Guest(page_url, "203.0.113.8")
+    call = {"data": ["text-to-image", MANY, None, None, False, None]}
+    answers = [crowd.post("/gradio_api/call/generate", call) for _ in range(4)]
+    assert [each.status for each in answers] == [200, 200, 503, 503]
+    assert "2 of your calls are waiting already" in answers[-1].text
+    assert other.post("/gradio_api/call/generate", call).status == 200
