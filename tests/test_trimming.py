@@ -110,6 +110,12 @@ def test_uploads_leave_when_they_are_old_or_too_many_but_not_from_under_a_run(tm
     assert uploads.trim() == []
 
 
+def test_stale_upload_leaves_where_there_is_room_too(tmp_path: Path):
+    stale, old = upload(tmp_path, "stale", 1, STALE_S + 60), upload(tmp_path, "old", 1, 2 * FRESH_S)
+    assert UploadFolder(tmp_path, 1_000_000, set).trim() == [stale]
+    assert old.is_file()
+
+
 def test_bytes_are_counted_as_they_come_until_there_is_no_room(tmp_path: Path):
     uploads = UploadFolder(tmp_path, 100, set)
     assert [uploads.take(40) for _ in range(3)] == [True, True, False]

@@ -196,3 +196,12 @@ def test_record_names_a_picture_by_its_content(bench: Bench):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert record["inputs"] == {"image": {"file": "cat.png", "sha256": digest}}
     assert str(bench.folder) not in Path(finished.results[0].sidecar).read_text()
+
+
+def test_record_names_no_place_of_changes_and_fetched_files(bench: Bench):
+    image = "/steps/0/pipeline/arguments/image"
+    given = {"changes": {image: "/home/ada/cat.png"}, "fetched": {SIGNED: "ab"}}
+    finished = bench.run(bench.plan(document()).model_copy(update=given))
+    record = record_of(finished.results[0])
+    assert record["changes"] == {image: "cat.png"}
+    assert record["fetched"] == {"https://cdn.example.org:8443/a/cat.png": "ab"}
