@@ -130,6 +130,18 @@ def test_operator_s_login_may_change_what_a_guest_s_may_not(server: Served) -> N
     assert change(OPERATOR) == "done"
 
 
+def test_login_at_a_server_ends_after_it_was_idle(tmp_path: Path) -> None:
+    """As long as the setting says: here any request comes too late."""
+    login = ("--auth", ":".join(GUEST))
+    with (
+        served(tmp_path, *login, DW_LOGIN_IDLE_S="0.000001") as server,
+        browser(server, "203.0.113.8") as person,
+    ):
+        assert log_in(person) == 200
+        assert person.cookies
+        assert person.get("/config").status_code == 401
+
+
 # --- the parts -----------------------------------------------------------------------------------
 
 
