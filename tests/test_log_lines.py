@@ -1,0 +1,32 @@
+"""What a request brings along never begins a line of the log."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.conftest import PROJECT
+
+FORGED = "2026-01-01 00:00:00,000 ERROR all is lost"
+SCRIPT = f"""
+import logging
+from app.cli import main
+main(["workflows"])
+logging.getLogger("app").warning("There is no %s", "/\\n{FORGED}\\r\\x1b[2J")
+try:
+    raise ValueError("/\\n{FORGED}")
+except ValueError:
+    logging.getLogger("app").exception("It failed")
+"""
+
+
+def test_log_sets_in_every_further_line_and_writes_control_characters_out() -> None:
+    """Of messages and of tracebacks."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^\S+ \S+ WARNING There is no /$", done.stderr, re.MULTILINE)
+    assert f"\n  {FORGED}\\x0d\\x1b[2J\n" in done.stderr
+    assert done.stderr.count(FORGED) == 2
+    assert not re.search(f"^{FORGED}", done.stderr, re.MULTILINE)
