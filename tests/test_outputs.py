@@ -179,6 +179,20 @@ def test_the_record_lies_beside_the_result(store: OutputStore):
     assert json.loads(sidecar.read_bytes()) == RECORD
 
 
+def test_result_appears_only_with_its_record(store: OutputStore):
+    """A folder in the place of one of the two stops it there, as a kill in between would."""
+    for blocked in (sidecar_of, Path):
+        made = store.new_file(OLDER, "making", ".png")
+        made.write_bytes(b"a picture")
+        store.write_sidecar(made, RECORD)
+        path = store.new_file(RUN, "a", ".png")
+        blocked(path).mkdir()
+        with pytest.raises(IsADirectoryError):
+            store.publish(made, path)
+        assert [each.name for each in path.parent.iterdir() if each.is_file()] == []
+        blocked(path).rmdir()
+
+
 @pytest.mark.parametrize("suffix", PICTURES)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_a_picture_carries_its_whole_record(tmp_path: Path, suffix: str, mode: str):

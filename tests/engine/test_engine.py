@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.engine import Engine
+from app.engine.slots.worker_log import log_again
 from app.errors import (
     BadRequest,
     EngineError,
@@ -22,7 +23,7 @@ from app.errors import (
     UnknownRun,
     UnknownWorkflow,
 )
-from app.protocol import PhaseChanged, RunQueued, RunStarted, RunSucceeded
+from app.protocol import Logged, PhaseChanged, RunQueued, RunStarted, RunSucceeded
 from tests.conftest import PROJECT
 from tests.engine.bench import Bench
 
@@ -281,6 +282,17 @@ def test_the_workers_log_is_logged_again_under_its_own_loggers_and_times(
     assert [line.created for line in lines] == [started.time] * 2
     # A formatter writes the second of the one and the thousandths of the other.
     assert [line.msecs for line in lines] == pytest.approx([started.time % 1 * 1000] * 2, abs=1)
+
+
+def test_lines_of_the_workers_log_show_their_own_thousandths_of_a_second(
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level(logging.INFO, logger="app.worker.runner")
+    for time, text in ((1000.75, "started"), (1001.25, "ended")):
+        log_again(Logged(time=time, level=logging.INFO, logger="app.worker.runner", text=text))
+    formatter = logging.Formatter("%(asctime)s %(message)s")
+    shown = [formatter.format(line).partition(",")[2] for line in caplog.records]
+    assert shown == ["750 started", "250 ended"]
 
 
 def test_what_the_worker_writes_to_stderr_reaches_the_servers(

@@ -11,9 +11,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client
 
+from app.network import prepare_proxies
 from tests.conftest import PROJECT
 from tests.loopback import Handler, Loopback
 from tests.ui.reverse_proxy import Forward
@@ -79,6 +81,24 @@ class Recording(Handler):
         self.end_headers()
 
     do_GET = do_HEAD
+
+
+@pytest.mark.parametrize("exempt", ["", "intranet.example"])
+def test_nothing_on_loopback_is_asked_through_a_proxy_by_any_client(
+    monkeypatch: pytest.MonkeyPatch, exempt: str
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, DEAD_PROXY)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, exempt)
+    prepare_proxies()
+    here = Loopback(Recording)
+    here.asked = []
+    try:
+        assert httpx.get(f"{here.address}/page", timeout=10).status_code == 404
+    finally:
+        here.close()
+    assert here.asked == ["/page"]
 
 
 def test_the_hub_is_still_asked_through_the_proxy(tmp_path: Path) -> None:
