@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import Cancelled, StepError
 from app.media.files import SUFFIXES, MediaKind, WrongMediaError, suffix_of
@@ -108,9 +109,20 @@ def refused(file: Path, kind: MediaKind, **limits: int) -> tuple[str, str]:
     """What is said of the file when it is looked at, and when it is read."""
     with pytest.raises(WrongMediaError) as looked:
         suffix_of(file, kind, MediaLimits(**limits))
+    read_as = {"image": "picture", "video": "video", "audio": "sound"}[kind]
     with pytest.raises(StepError) as read:
-        getattr(reader(**limits), "video" if kind == "video" else "sound")(str(file))
+        getattr(reader(**limits), read_as)(str(file))
     return str(looked.value), read.value.message
+
+
+def test_picture_of_more_pixels_than_the_setting_is_refused_by_server_and_worker(tmp_path: Path):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (64, 32)).save(file)
+    enough = MediaLimits(max_picture_pixels=64 * 32)
+    assert suffix_of(file, "image", enough) == ".png"
+    assert MediaReader(enough, lambda: None).picture(str(file)).size == (64, 32)
+    for said in refused(file, "image", max_picture_pixels=64 * 32 - 1):
+        assert "'a.png' has 64x32 pixels; " in said
 
 
 def test_video_whose_frames_are_too_large_is_refused_before_it_is_decoded(tmp_path: Path):

@@ -118,6 +118,25 @@ print(json.dumps([grown / (1 if sys.platform == "darwin" else 1024), *told]))
     assert grown_mib < 30, "9900x9800 pixels are 277 MiB"
 
 
+def test_setting_says_how_many_pixels_a_picture_in_the_editor_may_have(uploads: Path):
+    Image.new("RGB", (8, 8)).save(uploads / "small.png")
+    Image.new("RGB", (9, 8)).save(uploads / "large.png")
+    found = said(
+        uploads,
+        """
+from app.settings import MediaLimits
+paths = PathSettings(media=(uploads,), limits=MediaLimits(max_picture_pixels=64))
+print(json.dumps([inputs(sent("small.png")), inputs(sent("large.png")),
+                  inputs(sent("small.png", "large.png"))]))
+""",
+    )
+    taken, *refused = found
+    assert taken == {"image": str(uploads / "small.png")}
+    assert [each[1].partition(" pixels")[0] for each in refused] == [
+        "inputs.image: 'large.png' has 9x8", "inputs.mask: 'large.png' has 9x8",
+    ]  # fmt: skip
+
+
 def test_what_is_painted_becomes_a_mask_and_what_is_clear_becomes_white(uploads: Path):
     picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     picture.save(uploads / "clear.png")
