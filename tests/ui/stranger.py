@@ -27,11 +27,12 @@ class Answer(NamedTuple):
 
 
 class Stranger:
-    """One visitor, with a session of their own."""
+    """One visitor, with a session of their own; these headers go with every request."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **headers: str) -> None:
         self.url = url
         self.host = urlsplit(url).netloc
+        self.headers = headers
         self.session = secrets.token_hex(8)
 
     def ask(
@@ -47,7 +48,7 @@ class Stranger:
         connection = http.client.HTTPConnection(self.host, timeout=timeout_s)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            sent = {"Host": self.host, **(headers or {})}
+            sent = {"Host": self.host, **self.headers, **(headers or {})}
             data = body.encode() if isinstance(body, str) else body
             if data is not None and "Content-Length" not in sent:
                 sent["Content-Length"] = str(len(data))

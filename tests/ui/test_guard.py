@@ -332,6 +332,26 @@ def test_every_answer_says_what_a_browser_may_do_with_it(stranger: Stranger, pat
     assert headers["referrer-policy"] == "same-origin"
 
 
+LISTED = {
+    "allow", "cache-control", "content-disposition", "content-encoding", "content-length",
+    "content-range", "content-security-policy", "content-type", "cross-origin-resource-policy",
+    "date", "etag", "accept-ranges", "last-modified", "location", "referrer-policy", "retry-after",
+    "set-cookie", "transfer-encoding", "vary", "www-authenticate", "x-content-type-options",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/config", "/theme.css", "/manifest.json", "/healthz", "/gradio_api/info",
+             "/gradio_api/app_id", "/gradio_api/file=nothing", "/nothing"],
+)  # fmt: skip
+def test_no_answer_carries_a_header_that_is_in_no_list(stranger: Stranger, path: str) -> None:
+    origin = f"http://{stranger.host}"
+    sent = {"Origin": origin, "Cookie": "a=secret", "Range": "bytes=0-3", "X-Mine": "secret"}
+    headers = stranger.ask(path, headers=sent).headers
+    assert headers.keys() <= LISTED
+    assert "secret" not in json.dumps(dict(headers))
+
+
 def test_on_a_space_the_hub_may_show_the_page_in_its_frame(tmp_path: Path) -> None:
     with served(tmp_path, "--host", "0.0.0.0", DW_PUBLIC="1") as server:
         space = Stranger(server.url.replace("localhost", "127.0.0.1"))

@@ -1,0 +1,67 @@
+"""The form of the page obeys what a guest may ask for; by the socket, as a browser sends it."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.servers import Server
+from tests.ui.stranger import Stranger
+
+FOREIGN = "No workflow here names the model 'stranger/model'"
+
+
+@pytest.fixture
+def chosen(server: Server) -> Iterator[str]:
+    """A workflow whose form asks for a model."""
+    document = {
+        "id": "chosen",
+        "variables": {"model": "example/named"},
+        "steps": [
+            {
+                "name": "draw",
+                "pipeline": {
+                    "configuration": {"component_type": "StableDiffusionPipeline"},
+                    "from_pretrained_arguments": {"model_name": "variable:model"},
+                    "arguments": {"prompt": "a star"},
+                },
+                "result": {"content_type": "image/png"},
+            }
+        ],
+    }
+    file = server.workflows / "chosen.json"
+    file.write_text(json.dumps(document))
+    yield file.stem
+    file.unlink()
+
+
+def generate(visitor: Stranger, workflow: str, value: Any) -> str:
+    """Opens the page with this workflow and presses Generate with this value in every field; what
+    the page is told."""
+    _, rendered = visitor.form(workflow, {})
+    events = next(
+        message["output"]["render_config"]["dependencies"]
+        for message in rendered
+        if (message.get("output") or {}).get("render_config")
+    )
+    parts = visitor.ask("/config").json["components"]
+    button = next(part["id"] for part in parts if part["props"].get("elem_id") == "generate")
+    (pressed,) = (event for event in events if [button, "click"] in event["targets"])
+    fields = [value for _ in pressed["inputs"][2:]]
+    return html.unescape(json.dumps(visitor.call(pressed["id"], ["5", None, *fields])))
+
+
+def test_form_of_a_guest_takes_no_model_that_only_the_guest_names(
+    server: Server, chosen: str
+) -> None:
+    guest = Stranger(server.url, **{"X-Forwarded-For": "203.0.113.9"})
+    assert FOREIGN in generate(guest, chosen, "stranger/model")
+    # An operator may, and the catalog's own model is a guest's too: the hub cannot be asked here.
+    for visitor, model in ((Stranger(server.url), "stranger/model"), (guest, "example/named")):
+        told = generate(visitor, chosen, model)
+        assert "No workflow here names the model" not in told
+        assert '"success": true' in told
