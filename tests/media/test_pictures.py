@@ -152,8 +152,7 @@ def test_first_frame_of_an_animated_picture_is_taken(tmp_path: Path, kind: str):
     file = tmp_path / "a.bin"
     lossless = {"lossless": True} if kind == "WEBP" else {}
     file.write_bytes(encoded(kind, frames[0], save_all=True, append_images=frames[1:], **lossless))
-    assert read(file, MILLION).getpixel((1, 1)) == (255, 0, 0) if kind != "WEBP" else True
-    assert read(file, MILLION).getcolors() == [(24 * 16, read(file, MILLION).getpixel((0, 0)))]
+    assert read(file, MILLION).getcolors() == [(24 * 16, (255, 0, 0))]
 
 
 def test_sixteen_bits_become_eight_and_keep_their_shade(tmp_path: Path):
