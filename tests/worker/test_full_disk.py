@@ -95,6 +95,8 @@ def test_folder_of_results_that_vanished_ends_no_worker(
     workflow, inputs = shipped_workflows / "text-to-image.json", {"prompt": "a red circle"}
     assert run(engine, workflow, inputs, seed=3).success
     pid = pid_of(engine)
+    # Answered when the engine has written down what that run made.
+    engine.needed()
     shutil.rmtree(outputs)
     if as_file:
         outputs.write_text("")
