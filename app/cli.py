@@ -182,13 +182,13 @@ def _validate_one(
 
 def _room(settings: Settings) -> Room | None:
     """Returns the memory there is, if it is known without a worker that asks the device."""
-    from app.machine import has_accelerator, ram_free_and_total_bytes
+    from app.machine import expects_accelerator, ram_free_and_total_bytes
     from app.workflow.models.fit import DEVICE_SHARE, RAM_SHARE, Room
 
     worker = settings.worker.split()[0]
     budget = worker.device_budget
     _, ram_bytes = ram_free_and_total_bytes()
-    if worker.device == "cpu" or (worker.device == "auto" and not has_accelerator()):
+    if not expects_accelerator(worker.device):
         share = int(DEVICE_SHARE * ram_bytes) // worker.workers_on_device
         return Room(budget or share, 0, ram_bytes)
     if budget is None:

@@ -85,6 +85,11 @@ def has_accelerator() -> bool:
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
 
 
+def expects_accelerator(device: str) -> bool:
+    """Whether a worker with this setting of its device is to find an accelerator."""
+    return device != "cpu" and (device != "auto" or has_accelerator())
+
+
 def resident_and_anonymous_bytes() -> tuple[int, int]:
     """This process's resident set, and of it what is no page of a file.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from app.engine.kept_inputs import FOLDER, names_in
@@ -62,14 +62,16 @@ class Housekeeping:
         """
         with self._trimming:
             needed = self._needed()
+            named = self._last_named()
             inputs_bytes: dict[str, int] = {}
-            for name, run_id in self._last_named().items():
+            for name, run_id in named.items():
                 inputs_bytes[run_id] = inputs_bytes.get(run_id, 0) + _size(self._inputs / name)
             removed = trim(self._outputs.root, self._max_bytes, needed, inputs_bytes)
             if removed:
                 self._store.forget([folder.name for folder in removed]).result()
+                named = self._last_named()
             if self._store.is_keeper:
-                removed += self._remove_unnamed(needed)
+                removed += self._remove_unnamed(named, needed)
             return removed
 
     def close(self) -> None:
@@ -86,11 +88,10 @@ class Housekeeping:
         mentions = self._store.mentions(f"{FOLDER}/")
         return {name: run_id for run_id, text in mentions for name in names_in(text)}
 
-    def _remove_unnamed(self, needed: Needed) -> list[Path]:
+    def _remove_unnamed(self, named: Collection[str], needed: Needed) -> list[Path]:
         if not self._inputs.is_dir():
             return []
         files = [file for file in self._inputs.iterdir() if names_in(f"{FOLDER}/{file.name}")]
-        named = self._last_named()
         old = time.time() - FRESH_S
         removed = [
             file

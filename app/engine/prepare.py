@@ -145,8 +145,9 @@ class Preparation:
             def arrived(done_bytes: int, total_bytes: int | None) -> None:
                 share.done_bytes, share.total_bytes = done_bytes, total_bytes
 
-            stopped = lambda: share.is_unwanted  # noqa: E731
-            return self._media.fetch(value.url, value.kind, tell=arrived, stopped=stopped)
+            return self._media.fetch(
+                value.url, value.kind, tell=arrived, stopped=lambda: share.is_unwanted
+            )
 
         while True:
             share = self._shared.join(("media", value.kind, value.url), fetch)

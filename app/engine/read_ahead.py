@@ -9,13 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from app.engine.assign import missing_bytes
+from app.engine.loads import specs_of
 from app.engine.run import Run
 from app.errors import WorkbenchError
 from app.machine import ram_free_and_total_bytes
 from app.workflow.fingerprint import weight_files
-from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import ComponentSpec, local_folder
-from app.workflow.plan import Plan, SubWorkflowStep
+from app.workflow.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +65,6 @@ def has_room(size_bytes: int, free_bytes: int) -> bool:
 
 def _files(plan: Plan) -> Iterator[Path]:
     """The files with the weights of all that the plan's steps load."""
-    earlier: dict[str, Sequence[ComponentSpec]] = {}
-    for step in plan.steps:
-        if isinstance(step, SubWorkflowStep):
-            continue
-        earlier[step.name] = component_specs(step, local_folder, earlier).components
-        for spec in earlier[step.name]:
-            found = [spec.file] if spec.file else weight_files(spec.folder, spec.variant)
-            yield from (file.resolve() for file in found)
+    for spec in specs_of(plan):
+        found = [spec.file] if spec.file else weight_files(spec.folder, spec.variant)
+        yield from (file.resolve() for file in found)

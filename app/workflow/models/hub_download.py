@@ -166,8 +166,7 @@ class _Download:
             raise _NoRoom(
                 f"it needs {size(needed)} more on the disk of the hub's cache, which has"
                 f" {size(max(0, free))} free"
-                + " beside the downloads under way"
-                * bool(promised_bytes)
+                + (" beside the downloads under way" if promised_bytes else "")
             )
 
     def _one(self, key: Hashable, work: Callable[[Share[T]], T]) -> T:
