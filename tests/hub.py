@@ -34,10 +34,13 @@ class Hub(Loopback):
         self.held = ""
         """After half of the file of this path nothing is sent until `go_on` is set."""
         self.go_on = threading.Event()
+        self.is_holding = threading.Event()
+        """Set once that half was sent."""
         self.held_breaks_off = False
         """Whether what is held ends with its first half when it goes on."""
         self.damaged = ""
-        """Of the file of this path other bytes are sent than the hub says it has."""
+        """Of the file of this path other bytes are sent than the hub says it has; where another
+        file is held, once that one is on its way."""
         self.claimed_bytes: dict[str, int] = {}
         """Sizes the hub tells of files, by their path in their repository, that are not theirs."""
         self.gated = ""
@@ -189,10 +192,13 @@ class _Handler(Handler):
         self.served.asked_from[path] = first
         if path == self.served.damaged:
             content = bytes(byte ^ 1 for byte in content)
+            if self.served.held:
+                self.served.is_holding.wait(timeout=60)
         self._send(path, content[first : min(half, last + 1)])
         if path == self.served.cut_off:
             return
         if path == self.served.held:
+            self.served.is_holding.set()
             self.served.go_on.wait(timeout=60)
             if self.served.held_breaks_off:
                 return
