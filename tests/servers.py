@@ -23,6 +23,24 @@ RUN_LINE = re.compile(r"Run (\S+) (started|ended: \w+)$", re.MULTILINE)
 START_S = 120
 
 
+CHOSEN_MODEL: dict[str, Any] = {
+    "id": "chosen",
+    "variables": {"model": "example/named"},
+    "steps": [
+        {
+            "name": "draw",
+            "pipeline": {
+                "configuration": {"component_type": "StableDiffusionPipeline"},
+                "from_pretrained_arguments": {"model_name": "variable:model"},
+                "arguments": {"prompt": "a star"},
+            },
+            "result": {"content_type": "image/png"},
+        }
+    ],
+}
+"""A document whose form asks for its model, which by default is `example/named`."""
+
+
 class Server(NamedTuple):
     """A server that answers and whose worker is ready."""
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
+from app.engine.availability import is_prepared
 from app.engine.following import Reading, following
-from app.engine.here import is_prepared
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs

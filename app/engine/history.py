@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from app.engine.here import is_prepared
+from app.engine.availability import is_prepared
 from app.engine.run import Run, RunInfo
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun

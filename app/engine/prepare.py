@@ -15,7 +15,7 @@ from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app.engine.here import is_here
+from app.engine.availability import is_here
 from app.engine.loads import loads_of
 from app.engine.run import Run
 from app.engine.runs import Runs

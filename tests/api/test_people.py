@@ -15,7 +15,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from tests.api.test_streams import MANY, events_until, wait_until_idle
-from tests.servers import Server
+from tests.servers import CHOSEN_MODEL, Server
 
 FEW = {"prompt": "a red circle on a white background", "steps": 2}
 AT = "/steps/0/pipeline/arguments"
@@ -66,22 +66,7 @@ def test_guest_s_changes_are_limited_and_an_operator_s_are_not(connect: Connect)
 def test_guest_s_model_has_to_be_one_that_the_catalog_names(
     connect: Connect, server: Server
 ) -> None:
-    document = {
-        "id": "chosen",
-        "variables": {"model": "example/named"},
-        "steps": [
-            {
-                "name": "draw",
-                "pipeline": {
-                    "configuration": {"component_type": "StableDiffusionPipeline"},
-                    "from_pretrained_arguments": {"model_name": "variable:model"},
-                    "arguments": {"prompt": "a star"},
-                },
-                "result": {"content_type": "image/png"},
-            }
-        ],
-    }
-    (server.workflows / "chosen.json").write_text(json.dumps(document))
+    (server.workflows / "chosen.json").write_text(json.dumps(CHOSEN_MODEL))
 
     def load(client: Client, model: str) -> None:
         client.predict(workflow="chosen", variables={"model": model}, api_name="/generate")

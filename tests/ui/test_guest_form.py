@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Server
+from tests.servers import CHOSEN_MODEL, Server
 from tests.ui.stranger import Stranger
 
 FOREIGN = "No workflow here names the model 'stranger/model'"
@@ -18,23 +18,8 @@ FOREIGN = "No workflow here names the model 'stranger/model'"
 @pytest.fixture
 def chosen(server: Server) -> Iterator[str]:
     """A workflow whose form asks for a model."""
-    document = {
-        "id": "chosen",
-        "variables": {"model": "example/named"},
-        "steps": [
-            {
-                "name": "draw",
-                "pipeline": {
-                    "configuration": {"component_type": "StableDiffusionPipeline"},
-                    "from_pretrained_arguments": {"model_name": "variable:model"},
-                    "arguments": {"prompt": "a star"},
-                },
-                "result": {"content_type": "image/png"},
-            }
-        ],
-    }
     file = server.workflows / "chosen.json"
-    file.write_text(json.dumps(document))
+    file.write_text(json.dumps(CHOSEN_MODEL))
     yield file.stem
     file.unlink()
 

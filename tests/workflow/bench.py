@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ class Bench:
     def problems(self, document: object, **inputs: Any) -> dict[str, str]:
         """What is said to be wrong with this, by its place."""
         return told(self.refused(document, **inputs))
+
+
+def safetensors(file: Path, **sizes: int) -> Path:
+    """A safetensors file with byte tensors of these sizes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, size in sizes.items():
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    return file
 
 
 def told(error: BadRequest) -> dict[str, str]:

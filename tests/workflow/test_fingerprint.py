@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,29 +18,7 @@ from app.workflow.fingerprint import (
     weight_files,
     workflow_hash,
 )
-from tests.workflow.bench import Bench, drawing, step, sub
-
-
-def safetensors(file: Path, **sizes: int) -> Path:
-    """A safetensors file with byte tensors of these sizes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, size in sizes.items():
-        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
-    return file
-
-
-@pytest.fixture
-def component(tmp_path: Path) -> Path:
-    folder = tmp_path / "unet"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    safetensors(folder / "diffusion_pytorch_model.safetensors", a=10, b=6)
-    return folder
-
+from tests.workflow.bench import Bench, drawing, safetensors, step, sub
 
 # --- the hash of a workflow ----------------------------------------------------------------------
 

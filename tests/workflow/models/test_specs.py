@@ -16,7 +16,7 @@ from app.workflow.models.specs import NOT_DECISIVE, ComponentSpec, Selection
 from app.workflow.plan_settings import ComponentChanges
 from app.workflow.plan_sources import ModelSource
 from app.workflow.quantisation import Quantisation
-from tests.workflow.test_fingerprint import safetensors
+from tests.workflow.bench import safetensors
 
 SPEC = ComponentSpec(
     "unet",
@@ -40,15 +40,6 @@ OTHER_VALUES: dict[str, Any] = {
     "changes": ComponentChanges(channels_last=True),
     "sdnq_matmul": True,
 }
-
-
-@pytest.fixture
-def component(tmp_path: Path) -> Path:
-    folder = tmp_path / "unet"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    safetensors(folder / "diffusion_pytorch_model.safetensors", a=10, b=6)
-    return folder
 
 
 def key(folder: Path, class_name: str = "diffusers.UNet2DConditionModel", **changes: Any) -> str:
