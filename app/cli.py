@@ -64,20 +64,23 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
 
     from app.engine import engine
-    from app.terminal import outcome, watch
+    from app.terminal import outcome, run_to_its_end
     from app.workflow.catalog import find_workflow
 
     workflow = find_workflow(options.file, settings.paths)
-    engine.start(settings)
-    try:
-        run_id = engine.submit(
+
+    def submit() -> str:
+        return engine.submit(
             workflow,
             dict(options.inputs),
             seed=options.seed,
             changes=dict(options.changes),
             fresh=options.fresh,
         )
-        view = watch(engine, run_id, Console(stderr=True))
+
+    engine.start(settings)
+    try:
+        view = run_to_its_end(engine, submit, Console(stderr=True))
     finally:
         engine.close()
     files = [result.path for result in view.results]

@@ -15,6 +15,7 @@ from typing import Any
 
 from app.errors import BadRequest, ServeError
 from app.network import is_loopback
+from app.signals import CtrlC, first_ctrl_c
 from app.unfinished import PRIVATE, private_folder
 from app.workbench import Ended
 
@@ -80,25 +81,15 @@ class ServerWorkbench:
         """See Workbench."""
         from app.terminal import unchanged
 
-        job = self._client.submit(
-            workflow=name,
-            variables=self._with_uploads(inputs),
-            seed=seed,
-            fresh=fresh,
-            api_name="/generate",
-        )
-        loads = _Loads()
-        last: dict[str, Any] = {}
-        try:
-            for last in _stream(job):
-                loads.tell(last)
-        except KeyboardInterrupt:
-            if "job_id" in last:
-                self._ask("/cancel_job", last["job_id"])
-            else:
-                job.cancel()
-            for last in _stream(job):  # noqa: B007  (the last event is what counts)
-                pass
+        with first_ctrl_c() as ctrl_c:
+            job = self._client.submit(
+                workflow=name,
+                variables=self._with_uploads(inputs),
+                seed=seed,
+                fresh=fresh,
+                api_name="/generate",
+            )
+            last = self._follow(job, ctrl_c)
         try:
             job.result(timeout=0)
         except (concurrent.futures.CancelledError, TimeoutError):
@@ -135,6 +126,18 @@ class ServerWorkbench:
         """See Workbench."""
         self._client.close()
         self._open.close()
+
+    def _follow(self, job: Any, ctrl_c: CtrlC) -> dict[str, Any]:
+        """Follows a run to its end; returns the last event. Ctrl-C cancels the run."""
+        loads, is_cancelled = _Loads(), False
+        last: dict[str, Any] = {}
+        for events in _stream(job):
+            for last in events:
+                loads.tell(last)
+            if ctrl_c.came and not is_cancelled and "job_id" in last:
+                is_cancelled = True
+                self._ask("/cancel_job", last["job_id"])
+        return last
 
     def _broken_off(self, run_id: str | None) -> str:
         """Returns what became of a run whose stream ended early, as a sentence."""
@@ -214,14 +217,15 @@ class _Loads:
                 self._looked = False
 
 
-def _stream(job: Any) -> Iterator[dict[str, Any]]:
-    """The events of a `gradio_client` job to its end, which its own iterator never reaches when the
-    server is gone; or until nothing has come for long: a stream that lives says so every second."""
+def _stream(job: Any) -> Iterator[list[dict[str, Any]]]:
+    """The new events of a `gradio_client` job, looked for again and again, to its end, which its
+    own iterator never reaches when the server is gone; or until nothing has come for long: a stream
+    that lives says so every second."""
     told, heard_at = 0, time.monotonic()
     while True:
         over = job.done()
-        events = job.outputs()
-        yield from events[told:]
+        events = [*job.outputs()]  # its own list grows meanwhile
+        yield events[told:]
         if len(events) > told:
             heard_at = time.monotonic()
         told = len(events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -11,31 +11,30 @@ from rich.progress import BarColumn, Progress, TextColumn
 from app.engine import Engine
 from app.engine.status import EngineStatus, SlotStatus
 from app.run_view import RunView, advance
+from app.signals import first_ctrl_c
 from app.units import duration, size
 
 
-def watch(engine: Engine, run_id: str, console: Console) -> RunView:
-    """Shows the run until it has ended, on a terminal with a bar. Ctrl-C cancels it.
+def run_to_its_end(engine: Engine, submit: Callable[[], str], console: Console) -> RunView:
+    """Submits a run and shows it until it has ended, on a terminal with a bar.
 
-    A second Ctrl-C leaves by KeyboardInterrupt.
+    Ctrl-C cancels it, also where it comes before `submit` has returned the run's id. A second
+    Ctrl-C leaves by KeyboardInterrupt.
     """
-    view, seen, is_cancelled = RunView(run_id=run_id), 0, False
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with (
+        first_ctrl_c() as ctrl_c,
+        Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as progress,
+    ):
+        run_id = submit()
+        ctrl_c.calls(lambda: engine.cancel(run_id))
+        view = RunView(run_id=run_id)
         bar = progress.add_task("Waiting", total=1.0)
-        while not view.over:
-            # Ctrl-C may come at any place in here: the events that were seen are not seen again.
-            try:
-                for event in islice(engine.events(run_id), seen, None):
-                    view, seen = advance(view, event), seen + 1
-                    progress.update(bar, completed=view.fraction or 0.0, description=view.status)
-            except KeyboardInterrupt:
-                if is_cancelled:
-                    raise
-                is_cancelled = True
-                engine.cancel(run_id)
+        for event in engine.events(run_id):
+            view = advance(view, event)
+            progress.update(bar, completed=view.fraction or 0.0, description=view.status)
     return view
 
 

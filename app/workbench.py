@@ -79,10 +79,12 @@ class LocalWorkbench:
 
     def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
         """See Workbench."""
-        from app.terminal import outcome, watch
+        from app.terminal import outcome, run_to_its_end
 
-        run_id = self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
-        view = watch(self._engine, run_id, Console())
+        def submit() -> str:
+            return self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
+
+        view = run_to_its_end(self._engine, submit, Console())
         seconds = view.timings.total_s if view.timings else None
         files = [result.path for result in view.results]
         return Ended(seconds, files, outcome(view), view.unchanged)

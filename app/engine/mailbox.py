@@ -19,7 +19,8 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self._putting = threading.Lock()
+        # Taken again by a signal's handler that posts while the same thread is posting.
+        self._putting = threading.RLock()
         self._closed = False
 
     def post(self, call: Call) -> bool:
