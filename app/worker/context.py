@@ -1,8 +1,8 @@
-"""What a step is given: results of the steps before, leases, progress, checkpoints.
+"""The context of one run: earlier results, progress events, cancel points.
 
-A checkpoint is a place where a cancelled run ends. There is one between components, between steps,
-and, by a hook, before every call of every torch module: so a cancel is obeyed within one module
-call, in the text encoder as in the autoencoder.
+A cancel point is a place where a cancelled run ends. There is one between components, between
+steps, and, by a hook, before every call of every torch module: a cancel takes effect within one
+module call, in the text encoder as in the autoencoder.
 """
 
 from __future__ import annotations
@@ -44,34 +44,34 @@ log = logging.getLogger(__name__)
 GAP_WORTH_TELLING_S = 1.0
 
 _watching: Callable[[torch.nn.Module], None] | None = None
-"""What is told of every call of a torch module: the main thread's run, while there is one."""
+"""Called before every call of a torch module; set while the main thread runs a run."""
 
 
 @functools.cache
 def _watch_modules() -> None:
-    """Once and for good: a compiled module is compiled anew whenever torch's hooks are others."""
+    """Installs the hook once, for good: changing torch's hooks recompiles compiled modules."""
     register_module_forward_pre_hook(_before_any_call)
 
 
 def _before_any_call(module: torch.nn.Module, _arguments: Any) -> None:
-    # Modules inside a compiled one are compiled with it: only the call of it all is a checkpoint.
+    # Modules inside a compiled one are compiled with it: only the outer call is a cancel point.
     if not torch.compiler.is_compiling() and _watching is not None:
         _watching(module)
 
 
 @dataclass
 class Signals:
-    """What other threads tell the main thread; each field is only ever replaced or added to."""
+    """Requests from other threads to the main thread."""
 
     cancelled: set[str] = field(default_factory=set)
-    """Ids of runs to end. A late cancel stays here and meets nobody: ids are never used again."""
+    """Ids of runs to cancel. A late cancel has no effect: run ids are never reused."""
     watched: set[str] = field(default_factory=set)
-    """Ids of runs somebody wants previews of."""
+    """Ids of runs whose previews somebody watches."""
 
 
 @dataclass
 class Spent:
-    """Seconds, by what they went into."""
+    """Seconds spent, by activity."""
 
     load_s: float = 0.0
     compute_s: float = 0.0
@@ -97,22 +97,20 @@ class RunContext:
         self.device = device
         self.emit = emit
         self.prompts = prompts
-        """What text encoders returned, in this run and before."""
         self.preview_maps = preview_maps
         self.results: dict[str, Made] = {}
-        """What the steps that have run made, by step name; in a round of a sub-workflow, what its
-        steps made in that round."""
+        """Results by step name; in a round of a sub-workflow, its steps' results of that round."""
         self.handed: dict[str, Any] = {}
-        """What the sub-workflows are handed in their rounds, by the places it is handed in at."""
+        """Values passed to sub-workflows in their current rounds, by `handed_at`."""
         self.segment: tuple[int, int] | None = None
-        """Which segment of how many is being made, from 1, where a film is made in segments."""
+        """Number (from 1) and count of the video segment being made."""
         self.at_end = contextlib.ExitStack()
-        """What is to be done when the run is over, however it ends."""
+        """Clean-up for the end of the run, however it ends."""
         self.spent = Spent()
         self.out_of_memory: list[str] = []
-        """What was done where memory ran out, a sentence a time."""
+        """One sentence for each time memory ran out."""
         self.to_load_bytes = 0
-        """Weights of this run that were not held when it began."""
+        """Bytes of weights that were not held when the run began."""
         self._loaded_bytes = 0
         self.step = ""
         self.phase: Phase = "queued"
@@ -123,10 +121,10 @@ class RunContext:
         self._longest_gap_s = 0.0
         self._phases: dict[int, Phase] = {}
 
-    # --- checkpoints -----------------------------------------------------------------------------
+    # --- cancel points ---------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        """Raise Cancelled when the run has been cancelled."""
+        """Raises Cancelled when the run has been cancelled."""
         now = time.monotonic()
         gap_s, self._last_checkpoint = now - self._last_checkpoint, now
         if gap_s > GAP_WORTH_TELLING_S and gap_s > 1.2 * self._longest_gap_s:
@@ -137,8 +135,7 @@ class RunContext:
 
     @contextlib.contextmanager
     def watching_modules(self) -> Iterator[None]:
-        """Inside, every call of a torch module is a checkpoint and tells the phase."""
-
+        """Makes every call of a torch module inside a cancel point that updates the phase."""
         _watch_modules()
         global _watching
         _watching = self._before_call
@@ -155,18 +152,18 @@ class RunContext:
             self.enter(phase)
 
     def tell_phases(self, components: Mapping[str, Any]) -> None:
-        """Say which module's call means which phase, by the names pipelines give components."""
-        # Modules of the steps before may be gone, and others have their ids.
+        """Maps each component's modules to the phase in which they are called."""
+        # Ids of modules from earlier steps may have been reused.
         self._phases.clear()
         for name, component in components.items():
             if not isinstance(component, torch.nn.Module):
                 continue
-            # A pipeline of two models names those of the other so.
+            # Combined pipelines prefix the first model's components.
             name = name.removeprefix("prior_")
             if name in DENOISERS:
                 self._phases[id(component)] = "denoising"
             elif name.startswith(("text_encoder", "image_encoder")):
-                # Of a large one some pipelines call the parts alone that they need.
+                # Some pipelines call only parts of a large encoder.
                 parts = list(component.children())
                 for module in (component, *parts, *(m for part in parts for m in part.children())):
                     self._phases[id(module)] = "encoding"
@@ -175,17 +172,17 @@ class RunContext:
                     if (inner := getattr(component, part, None)) is not None:
                         self._phases[id(inner)] = phase  # type: ignore[assignment]
 
-    # --- telling ---------------------------------------------------------------------------------
+    # --- events ----------------------------------------------------------------------------------
 
     def enter(self, phase: Phase) -> None:
-        """Tell that the running step is in another phase."""
+        """Sets the phase of the running step and reports it."""
         self.phase = phase
         self.emit(PhaseChanged(run_id=self.run_id, time=time.time(), step=self.step, phase=phase))
 
     def tell_loading(self, component: str, model: str, loaded_bytes: int) -> None:
-        """Tell that a component is being loaded, and that so many bytes more have been."""
+        """Reports that a component is being loaded, after `loaded_bytes` more."""
         self._loaded_bytes += loaded_bytes
-        # What had to leave for another step is loaded again.
+        # Components evicted for another step are loaded twice.
         self.to_load_bytes = max(self.to_load_bytes, self._loaded_bytes)
         self.emit(
             Loading(
@@ -200,7 +197,7 @@ class RunContext:
         )
 
     def tell_memory_ran_out(self, done: Sequence[str]) -> None:
-        """Tell that memory ran out in the running step, and what was done, in sentences."""
+        """Reports that memory ran out in the running step, and the remedies, in sentences."""
         event = MemoryRanOut(
             run_id=self.run_id,
             time=time.time(),
@@ -215,8 +212,8 @@ class RunContext:
     def progress(
         self, done: int, total: int, clock_started: float, *, without_preview: bool = False
     ) -> None:
-        """Tell that the denoiser has done so many steps (a task, so many calls), the first by
-        `clock_started` (monotonic seconds)."""
+        """Reports denoising steps done (for a task: calls); `clock_started` is the end of the
+        first, in monotonic seconds."""
         seconds_left = None
         if done > 1:
             seconds_left = (time.monotonic() - clock_started) / (done - 1) * (total - done)
@@ -242,7 +239,7 @@ class RunContext:
         latents: torch.Tensor | None,
         sight: Sight,
     ) -> None:
-        """Tell that so many steps are done, show the latents if this can be, and check."""
+        """Reports a finished denoising step, with a preview if possible. A cancel point."""
         known = sight if sight.knows(latents) else None
         self.progress(done, total, clock_started, without_preview=known is None)
         if latents is not None:
@@ -250,7 +247,7 @@ class RunContext:
         self.checkpoint()
 
     def _show(self, latents: torch.Tensor, sight: Sight | None) -> None:
-        """Show latents that are known when somebody looks and the last picture is old enough."""
+        """Sends a preview if somebody watches and the last one is old enough."""
         now = time.monotonic()
         if (
             sight is None

@@ -1,4 +1,4 @@
-"""The device: which one, how much memory it has, and giving memory back."""
+"""The device of a worker: choice, memory measurement, freeing memory, out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from app.settings import WorkerSettings
 from app.worker.loading.origins import Origin, fill
 
 MACHINE_OUT_OF_MEMORY = re.compile(
-    # The last is oneDNN's, of a convolution whose workspace was refused; with further words
-    # ("… descriptor") it is about something else.
+    # The last is oneDNN's when a convolution's workspace cannot be allocated; with further words
+    # ("… descriptor") it means something else.
     r"can't allocate memory|Cannot allocate memory|could not create a primitive$"
 )
 DEVICE_OUT_OF_MEMORY = re.compile(r"out of memory|ALLOC_FAILED")
-"""How a GPU's driver and CUDA's libraries say it where torch has no class for it."""
+"""Messages of GPU drivers and CUDA libraries for which torch has no class."""
 ASKED_FOR = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
-"""How torch's allocators for CPU, CUDA and MPS tell the amount they could not give."""
+"""The refused amount in messages of torch's allocators for CPU, CUDA and MPS."""
 
 
 class Device:
@@ -38,7 +38,7 @@ class Device:
         return str(self.torch_device)
 
     def check(self) -> None:
-        """Raises DeviceUnusable where nothing can be computed on it."""
+        """Raises DeviceUnusable if nothing can be computed on it."""
         try:
             torch.zeros(1, device=self.torch_device)
         except (RuntimeError, AssertionError) as error:
@@ -50,18 +50,18 @@ class Device:
 
     @property
     def is_accelerator(self) -> bool:
-        """Whether models move to it from the machine's own memory."""
+        """True if models move to it from RAM."""
         return self.torch_device.type != "cpu"
 
     @property
     def name(self) -> str:
-        """As the maker calls it."""
+        """The maker's name."""
         if self.torch_device.type == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return "Apple GPU" if self.torch_device.type == "mps" else "CPU"
 
     def memory(self) -> MemoryUse:
-        """What is used now, measured."""
+        """Measures the memory in use."""
         ram_free_bytes, ram_total_bytes = free_bytes, total_bytes = ram_free_and_total_bytes()
         if self.is_accelerator:
             free_bytes, total_bytes = self.free_and_total_bytes()
@@ -88,10 +88,10 @@ class Device:
         )
 
     def free_and_total_bytes(self) -> tuple[int, int]:
-        """Free and all memory for models: the card's, or the machine's within its cgroup."""
+        """Returns free and total memory for models: the card's, or RAM within the cgroup."""
         if self.torch_device.type == "cuda":
             free_bytes, total_bytes = torch.cuda.mem_get_info(self.torch_device)
-            # What the allocator keeps for reuse is free to us.
+            # Memory cached by the allocator counts as free.
             cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(
                 self.torch_device
             )
@@ -99,14 +99,14 @@ class Device:
         return ram_free_and_total_bytes()
 
     def place_that_ran_out(self, error: BaseException) -> Place:
-        """Whose memory this error, which is one of running out, is about."""
+        """Returns the place whose memory this out-of-memory error is about."""
         machine = any(_is_machines(each) for each in _chain(error))
         return "ram" if machine and self.is_accelerator else "device"
 
     def move(self, component: Any, place: Place, origin: Origin | None = None) -> None:
-        """Bring a component's weights onto the device, or into RAM.
+        """Moves a component's weights to the device or to RAM.
 
-        Into RAM nothing is copied of what has its origin in files: their pages are taken instead.
+        In RAM, weights with an origin in files become mapped pages instead of copies.
         """
         if place == "ram" and origin is not None:
             fill(component, origin)
@@ -114,19 +114,19 @@ class Device:
             component.to(self.torch_device if place == "device" else "cpu")
 
     def tidy(self) -> None:
-        """The light cleanup between runs."""
+        """Does the light cleanup between runs."""
         gc.collect()
         self._empty_cache()
 
     def release(self) -> None:
-        """Give back all memory that nothing refers to any more, to the card and to the machine."""
+        """Returns all unreferenced memory to the card and the machine."""
         gc.collect()
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
             torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
         self._empty_cache()
         if sys.platform == "linux":
-            # glibc keeps freed memory otherwise: gigabytes after a large model.
+            # Otherwise glibc keeps freed memory: gigabytes after a large model.
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
     def _empty_cache(self) -> None:
@@ -137,7 +137,7 @@ class Device:
 
 
 def use_threads(settings: WorkerSettings) -> None:
-    """Has torch compute with the threads that are set, else with this worker's share of them."""
+    """Sets torch's thread count from the settings, else to this worker's share."""
     usual = torch.get_num_threads()
     threads = settings.threads or max(1, usual // settings.workers)
     if threads != usual:
@@ -145,7 +145,7 @@ def use_threads(settings: WorkerSettings) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device or the machine saying that memory is out, or what came of that."""
+    """Returns whether this error, or one it was raised from, is about memory running out."""
     return any(
         _is_machines(each)
         or isinstance(each, torch.OutOfMemoryError)
@@ -161,7 +161,7 @@ def _is_machines(error: BaseException) -> bool:
 
 
 def amount_asked_for(error: BaseException) -> str:
-    """What the allocator could not give: `151 MB`, `20.00 GiB`; empty where it does not say."""
+    """Returns the refused amount: `151 MB`, `20.00 GiB`; empty if unknown."""
     for each in _chain(error):
         if (found := ASKED_FOR.search(str(each))) is not None:
             number, unit = found.groups()
@@ -170,7 +170,7 @@ def amount_asked_for(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on: libraries tell one of their own instead."""
+    """Yields the error and its causes: libraries wrap out-of-memory errors in their own."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -182,6 +182,6 @@ def _choose(wanted: str) -> torch.device:
         there = torch.backends.mps.is_available()
         wanted = "cuda" if torch.cuda.is_available() else "mps" if there else "cpu"
     chosen = torch.device(wanted)
-    # An accelerator's tensors say which one they are on: without its number each would seem to be
-    # elsewhere, and would be moved there before every call.
+    # Tensors report a device with an index. Without one, each would seem to be on another device
+    # and be moved before every call.
     return chosen if chosen.type == "cpu" else torch.device(chosen.type, chosen.index or 0)

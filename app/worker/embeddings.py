@@ -1,4 +1,4 @@
-"""Prompt embeddings as they are kept: in memory, and in small files across restarts."""
+"""Stored prompt embeddings: in memory, and in small files across restarts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from app.settings import MIB
 log = logging.getLogger(__name__)
 
 ENCODERS = "text_encoder"
-"""How the names of components begin that nothing but `encode_prompt` calls."""
+"""Prefix of components that only `encode_prompt` calls."""
 Recalled = Callable[[Any, Callable[[], Any]], Any]
-"""Returns the result of an encoder's call, given what the call is known by and what computes it."""
+"""Returns an encoder's result, given the key material and a function that computes the result."""
 MAX_FILE_BYTES = 16 * MIB
-"""Larger embeddings are not written: an encoder is soon as quick as a disk."""
+"""Larger embeddings are not written: computing them is about as fast as reading them."""
 
 
 class NotEmbeddingsError(Exception):
-    """A result that holds something other than tensors, None, lists and tuples."""
+    """Raised for a result that holds something other than tensors, None, lists and tuples."""
 
 
 class Embeddings(NamedTuple):
-    """What an encoder returned, as tensors on the CPU that nobody else holds."""
+    """An encoder's result, as private tensors on the CPU."""
 
     structure: str
     """JSON: null, {"tensor": index, "device": where it was}, {"list": […]} or {"tuple": […]}."""
@@ -41,7 +41,7 @@ class Embeddings(NamedTuple):
 
     @classmethod
     def of(cls, result: Any) -> Embeddings:
-        """A copy of this result. Raises NotEmbeddingsError where it is something else."""
+        """Returns a copy of this result. Raises NotEmbeddingsError."""
         tensors: list[torch.Tensor] = []
 
         def describe(value: Any) -> Any:
@@ -58,7 +58,7 @@ class Embeddings(NamedTuple):
         return cls(json.dumps(describe(result)), tuple(tensors))
 
     def result(self) -> Any:
-        """The result anew, on the devices it came from; the caller may write into it."""
+        """Returns a new copy of the result, on the devices it came from."""
 
         def rebuild(node: Any) -> Any:
             match node:
@@ -89,14 +89,14 @@ class Embeddings(NamedTuple):
 
 
 class EmbeddingsFolder:
-    """One safetensors file for each key; together within a bound of bytes."""
+    """One safetensors file per key, bounded in bytes."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
 
     def find(self, key: str) -> Embeddings | None:
-        """What was written under the key. A file that cannot be trusted is removed."""
+        """Returns the embeddings under the key; removes a damaged file."""
         path = self._file(key)
         try:
             found = _read(path)
@@ -108,12 +108,12 @@ class EmbeddingsFolder:
                 path.unlink()
             return None
         with contextlib.suppress(OSError):
-            # In a folder that may only be read nothing is written either.
+            # The folder may be read-only.
             os.utime(path)
         return found
 
     def write(self, key: str, embeddings: Embeddings) -> None:
-        """Write this, if it is small; of too much the longest unused leaves. Raises OSError."""
+        """Writes small embeddings and removes the least recently used files. Raises OSError."""
         if embeddings.size_bytes > min(MAX_FILE_BYTES, self._max_bytes):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class EmbeddingsFolder:
         self._trim()
 
     def _trim(self) -> None:
-        # Every file counts, so what a killed process left half written ages out too.
+        # Counts every file, so that half-written ones of a killed process age out too.
         status = {path: path.stat() for path in self._folder.iterdir()}
         held_bytes = sum(each.st_size for each in status.values())
         for path in sorted(status, key=lambda path: status[path].st_mtime_ns):
@@ -144,7 +144,7 @@ def _read(path: Path) -> Embeddings:
         # Copies: the file is mapped into memory, and may be removed while they are in use.
         tensors = tuple(file.get_tensor(name).clone() for name in names)
     found = Embeddings(metadata["structure"], tensors)
-    # The format checks its header only; a wrong number would silently change pictures.
+    # The format checks its header only; a flipped bit would silently change images.
     if found.digest != metadata["sha256"]:
         raise ValueError(f"'{path.name}' is damaged")
     return found

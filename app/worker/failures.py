@@ -1,4 +1,4 @@
-"""What is told of a run that failed: whatever went wrong, as a report in plain text."""
+"""Error reports of failed runs, as plain text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.worker.nan import is_nan_error, nan_in
 
 
 def report_of(error: Exception, context: RunContext) -> ErrorReport:
-    """The report of the error with which the run in this context ends.
+    """Returns the report of the error that ended the run; clears the error's traceback.
 
-    Nothing in it keeps the error's frames, which hold tensors, alive; the error lets go of its own.
+    Neither keeps the error's frames alive, which hold tensors.
     """
     detail = "".join(traceback.format_exception(error))
     found = _as_ours(error, context)

@@ -1,4 +1,4 @@
-"""Memory that grows from run to run of one workflow is told: something is not let go of."""
+"""Warns when memory grows between runs of one workflow: a leak."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 
 
 class Growth:
-    """What memory was used after the last run of each workflow, and what was held then."""
+    """Memory use and held keys after the last run of each workflow."""
 
     def __init__(self, warning_bytes: int) -> None:
         self._warning_bytes = warning_bytes
         self._last: dict[str, tuple[MemoryUse, frozenset[str]]] = {}
 
     def note(self, plan: Plan, memory: MemoryUse, keys: Iterable[str]) -> None:
-        """Note what a run has left, with the keys of what is held, and warn where it grew.
+        """Records memory and held keys after a run, and warns of growth.
 
-        What was loaded or dropped in between is no leak: the next run is compared again.
+        Runs between which components were loaded or dropped are not compared.
         """
         held = frozenset(keys)
         last, held_then = self._last.pop(plan.workflow_path, (None, held))
@@ -45,5 +45,5 @@ class Growth:
                 )
 
     def forget(self) -> None:
-        """Begin anew, after all was freed."""
+        """Clears the records, after memory was freed."""
         self._last.clear()

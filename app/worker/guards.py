@@ -1,4 +1,4 @@
-"""Guards what a run or the worker can do without: measures, previews, work in idle moments."""
+"""A guard for optional work: measurements, previews, idle-time work."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def dispensable(what: str) -> Iterator[None]:
-    """Logs whatever error ends the block, and goes on behind it; `what` begins the log's line.
+    """Logs and suppresses any Exception in the block; `what` begins the log line.
 
-    Only for what nobody waits for: an error here must not take the place of a run's own, nor end a
-    worker that holds models. A cancel is no error and passes.
+    Only for optional work: its error must not replace a run's own, nor end a worker that holds
+    models. `Cancelled` passes.
     """
     try:
         yield
     except Exception as error:
         log.warning("%s: %s: %s", what, type(error).__name__, first_line(error))
         log.debug("In full:", exc_info=True)
-        # Its frames hold tensors.
+        # The traceback's frames hold tensors.
         error.__traceback__ = None

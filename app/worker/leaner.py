@@ -1,13 +1,11 @@
-"""The next leaner mode of a step: the same picture from less memory, slower.
+"""The next leaner mode of a step: the same image from less memory, slower.
 
-On an accelerator the weights wait in RAM and take turns there (model offload), where the document
-leaves that open. Everywhere the autoencoder works on one picture at a time (slicing) and on one
-part of it at a time (tiling): with all of a large picture at once it needs most of what a step
-needs beside its weights. Slicing changes nothing but rounding; tiling blends the parts where they
-overlap, so the picture differs a little, and is the whole picture to the last bit where it is no
-larger than one tile.
+On an accelerator: model offload, where the document leaves it open. Everywhere: VAE slicing (one
+image at a time) and tiling (one part of an image at a time), since decoding a large image at once
+needs most of a step's memory beside its weights. Slicing changes only rounding. Tiling blends
+overlapping tiles, so the image differs slightly; an image no larger than one tile is identical.
 
-Attention slicing is none of these: diffusers computes attention with torch's
+Attention slicing is not used: diffusers computes attention with torch's
 `scaled_dot_product_attention`, which takes memory in proportion to the tokens, while slices write
 out scores for every pair of them. Measured on a CPU, one call of the bundled denoiser at 768 pixels
 takes 56 MiB, and with slices 89 ("max") or 110 ("auto").
@@ -20,16 +18,16 @@ from collections.abc import Collection
 from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 SWITCHES = ("tiling", "slicing")
-"""What an autoencoder that has an attribute `use_<name>` can be told to do."""
+"""An autoencoder with an attribute `use_<name>` supports this mode."""
 
 
 def leaner(
     step: PipelineStep, *, may_offload: bool, switches: Collection[str]
 ) -> PipelineStep | None:
-    """The step in its next leaner mode; None when there is none.
+    """Returns the step in its next leaner mode; None when there is none.
 
-    `switches` are those of SWITCHES that its autoencoder has. `may_offload` says that there is an
-    accelerator whose memory ran out and that the document leaves the offload open.
+    `switches` are the SWITCHES that its autoencoder supports. `may_offload`: an accelerator ran out
+    of memory and the document leaves the offload open.
     """
     changes: dict[str, object] = {}
     if may_offload and step.offload is None:
@@ -41,7 +39,7 @@ def leaner(
 
 
 def difference(lean: LoadingStep, step: LoadingStep) -> str:
-    """What the lean mode has and the step had not: `model offload and VAE tiling`."""
+    """Returns what the lean mode adds to the step: `model offload and VAE tiling`."""
     if isinstance(lean, TaskStep) or isinstance(step, TaskStep):
         return ""
     names = [] if lean.offload == step.offload else [f"{lean.offload} offload"]

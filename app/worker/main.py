@@ -1,4 +1,4 @@
-"""The worker process's entry: environment first, then the rest; reader thread; command loop."""
+"""Entry point of the worker process: environment, reader thread, command loop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # The parent alone has the hub's token, and fetches.
+    # Only the parent has the hub's token and downloads.
     "HF_TOKEN_PATH": os.devnull,
     "HF_HUB_OFFLINE": "1",
     "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
@@ -55,24 +55,23 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     **process.ENVIRONMENT,
 }
-"""Read by the libraries when they are imported; the person's own value wins where it is tuning."""
+"""Read by libraries at import. The user's own value wins, except for the names in ALWAYS."""
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""Names of one setting, which torch reads in an order of its own: whichever a person has set has to
-be the only one."""
+"""Names of one setting: the default is added only if the user has set none of them."""
 EXPANDABLE = "expandable_segments:True"
 QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
-"""Loggers that warn, when a quantiser is imported, of what nobody has asked for."""
+"""Loggers that print irrelevant warnings when a quantiser is imported."""
 ALWAYS = (
     "DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "HF_TOKEN_PATH",
 )  # fmt: skip
 DEAF = 71
-"""The exit code of a worker that was sent what is no command."""
+"""Exit code of a worker that received an invalid command."""
 TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
-"""Quantisers that warn of how they compute, at every call of every layer."""
+"""Quantisers that print a warning at every call of every layer."""
 
 
 def added_to(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the libraries are to find beside a person's own environment, or instead of it."""
+    """Returns the variables to add to the user's environment, or to replace in it."""
     added = {
         name: value
         for name, value in ENVIRONMENT.items()
@@ -84,13 +83,13 @@ def added_to(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
-    """Serve commands until ShutDown or until the parent is gone."""
+    """Serves commands until ShutDown or until the parent is gone."""
     os.environ.update(added_to(os.environ))
     process.forbid_hub_kernels()
     process.leave_no_semaphore()
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # The parent decides what Ctrl-C means; it reaches the whole process group.
+    # Ctrl-C reaches the whole process group; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = Worker(connection, settings, outputs)
@@ -98,13 +97,13 @@ def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) 
         connection.send_bytes(encode(WorkerUnable(error=error.report())))
     else:
         worker.serve()
-    # Nothing is left to be written, and taking torch apart would cost the person a second or two.
+    # Nothing is left to write, and torch's teardown would take a second or two.
     sys.stderr.flush()
     os._exit(0)
 
 
 class Worker:
-    """Reads commands, sends events; the main thread alone touches the device."""
+    """Reads commands and sends events; only the main thread uses the device."""
 
     def __init__(self, connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
         self._connection = connection
@@ -128,7 +127,7 @@ class Worker:
         from app.worker.runner import Runner
         from app.workflow.fingerprint import library_versions
 
-        # Progress goes to the page as events; bars on stderr would only fill the log.
+        # Progress is reported as events; bars on stderr would fill the log.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
         refuse_nan()
@@ -139,7 +138,7 @@ class Worker:
         self._versions = library_versions()
 
     def serve(self) -> None:
-        """Say that the worker is ready, then do as told."""
+        """Reports that the worker is ready, then handles commands."""
         self.send(
             WorkerReady(
                 pid=os.getpid(),
@@ -179,7 +178,7 @@ class Worker:
                     return
 
     def send(self, event: Event) -> None:
-        """Send one event; log lines come from other threads too."""
+        """Sends one event; thread-safe, since log lines come from other threads too."""
         data = told(event)
         with self._sending:
             self._connection.send_bytes(data)
@@ -188,10 +187,10 @@ class Worker:
 def read_commands(
     connection: Connection, commands: queue.SimpleQueue[Command], signals: Signals
 ) -> None:
-    """Queue what the main thread has to do, and do at once what cannot wait for it.
+    """Reads commands: queues those for the main thread, applies cancels and watches at once.
 
-    Ends the process with the pipe, for then the parent is gone, and with `DEAF` where it cannot go
-    on reading: a worker that hears nothing would keep its run for ever.
+    Exits the process when the pipe closes, since the parent is gone, and with `DEAF` on any other
+    error: a worker that reads no commands could not be cancelled.
     """
     while True:
         try:
@@ -214,7 +213,7 @@ def read_commands(
 
 
 class _Forwarder(logging.Handler):
-    """Sends log lines to the parent, which alone writes the log."""
+    """Sends log lines to the parent, which writes the log."""
 
     def __init__(self, send: Callable[[Event], None]) -> None:
         super().__init__()
@@ -223,8 +222,8 @@ class _Forwarder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001  (a library's line that cannot be put together)
-            # It is said on stderr, as every handler does: no call fails for what it had to say.
+        except Exception:  # noqa: BLE001  (a library's log call with wrong arguments)
+            # Printed to stderr, as every handler does: logging never fails a call.
             self.handleError(record)
             return
         self._send(Logged(time=time.time(), level=record.levelno, logger=record.name, text=text))

@@ -1,9 +1,9 @@
-"""Prompt embeddings are remembered: the same text through the same encoders is encoded once.
+"""Memo of prompt embeddings: the same text is encoded once by the same encoders.
 
-Diffusers has dozens of forms of `encode_prompt`, so none of them is known here: the method is
-replaced, on the one pipeline of a step, by one that looks its call up; of a modular pipeline so are
-the blocks that call text encoders (`modular_blocks`). A call is known by all that decides what it
-returns, and what a hit hands out is what the encoder returned, to the last bit.
+Diffusers has dozens of forms of `encode_prompt`, so the memo depends on none of them: it wraps the
+method on a step's pipeline, and in a modular pipeline the blocks that call text encoders
+(`modular_blocks`). The key is made of everything that decides the result, and a hit equals the
+encoder's result to the last bit.
 """
 
 from __future__ import annotations
@@ -44,34 +44,34 @@ log = logging.getLogger(__name__)
 
 FOLDER = ".embeddings"
 WEIGHTS_UNREAD = (*DENOISERS, "vae")
-"""Components of which encoding reads at most the dtype and the configuration."""
+"""Components whose weights `encode_prompt` does not read, only their dtype and configuration."""
 TRIM_EVERY = 1000
 CALL_STATE = ("batch_size", "do_classifier_free_guidance")
-"""What a call leaves on the pipeline for its `encode_prompt` to read beside the arguments."""
+"""Attributes that a call sets on the pipeline and `encode_prompt` reads."""
 
 
 class UnknownArgumentError(Exception):
-    """An argument that cannot be part of a key."""
+    """Raised for an argument that cannot be part of a key."""
 
 
 class PromptMemo:
-    """What encoders returned, in memory and in a folder; both bounded."""
+    """Prompt embeddings in memory and in a folder, both bounded."""
 
     def __init__(self, max_bytes: int, folder: Path, max_folder_bytes: int) -> None:
         self.recent: Recent[Embeddings] = Recent(max_bytes)
         self._folder = EmbeddingsFolder(folder, max_folder_bytes)
         self._unwritten: set[str] = set()
         self._new: set[str] = set()
-        """Keys of what was encoded since `begin`."""
+        """Keys added since `begin`."""
         self.spared: set[str] = set()
-        """Keys of the encoders that would not be called for their last prompt again."""
+        """Keys of encoders whose last prompt is memoised."""
 
     def begin(self) -> None:
-        """A run begins."""
+        """Marks the beginning of a run, for `forget_new`."""
         self._new.clear()
 
     def forget_new(self) -> None:
-        """Forget what was encoded since `begin`: what it was made with was not what it seemed."""
+        """Removes what was added since `begin`, because the encoders' files were replaced."""
         for key in self._new:
             self.recent.take(key)
         self._unwritten -= self._new
@@ -81,10 +81,10 @@ class PromptMemo:
     def remembering(
         self, pipeline: Any, step: PipelineStep, parts: Parts, device: Device
     ) -> Iterator[None]:
-        """Inside, the pipeline's `encode_prompt` computes only what is not remembered.
+        """Memoises the pipeline's `encode_prompt` inside.
 
-        To be entered when the step's LoRAs are in place. A call with tensors, a generator or
-        anything else of unknown kind is passed through, and one that draws at random.
+        Enter after the step's LoRAs are loaded. Calls with tensors, a generator or other unknown
+        arguments are not memoised, nor calls that draw random numbers.
         """
         is_modular = step.modular is not None
         if not (is_modular or hasattr(pipeline, "encode_prompt")):
@@ -109,21 +109,21 @@ class PromptMemo:
                 except NotEmbeddingsError:
                     return result
                 if not all(map(torch.equal, before, _random_states(device))):
-                    # What is drawn after it would be drawn otherwise without it.
+                    # A hit would change the random numbers that are drawn after it.
                     return result
                 self.recent.keep(key, found, found.size_bytes)
-                # Where there is no idle moment, what has left memory meanwhile is not written.
+                # Bounds the set while the worker is never idle to write.
                 self._unwritten.add(key)
                 if len(self._unwritten) % TRIM_EVERY == 0:
                     self._unwritten = {each for each in self._unwritten if each in self.recent}
                 self._new.add(key)
             if key in self.recent:
                 self.spared |= keys
-            # After a miss too: a hit must not differ even in how its tensors lie in memory.
+            # After a miss too: hit and miss must agree even in the tensors' memory layout.
             return found.result()
 
         if is_modular:
-            # Only now: it imports diffusers' blocks.
+            # Imported late: it imports diffusers' blocks.
             from app.worker.modular_blocks import recalling
 
             with recalling(pipeline, recalled):
@@ -133,7 +133,7 @@ class PromptMemo:
                 yield
 
     def write_down(self) -> None:
-        """Write what is new and still held into the folder. A full disk is only logged."""
+        """Writes new embeddings that are still in memory to the folder; logs a full disk."""
         try:
             for key, embeddings in self.recent.items():
                 if key in self._unwritten:
@@ -143,7 +143,7 @@ class PromptMemo:
         self._unwritten.clear()
 
     def clear(self) -> None:
-        """Let go of what is in memory; the folder stays."""
+        """Clears the memory; the folder stays."""
         self.recent.clear()
         self.spared.clear()
 
@@ -158,7 +158,7 @@ class PromptMemo:
 
 @contextlib.contextmanager
 def _recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
-    """Inside, calls of the pipeline's `encode_prompt` are looked up."""
+    """Wraps the pipeline's `encode_prompt` inside."""
     encode = pipeline.encode_prompt
     signature = inspect.signature(encode)
 
@@ -177,7 +177,7 @@ def _recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
 
 
 def _random_states(device: Device) -> list[torch.Tensor]:
-    """Where torch's own generators are, of the CPU and of the device."""
+    """Returns the states of torch's own generators, of the CPU and of the device."""
     states = [torch.random.get_rng_state()]
     if device.torch_device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device.torch_device))
@@ -185,12 +185,12 @@ def _random_states(device: Device) -> list[torch.Tensor]:
 
 
 def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> list[Any]:
-    """Everything but the call itself that decides what the pipeline's encoders return."""
+    """Returns everything but the call itself that decides what the encoders return."""
     components: dict[str, Any] = {}
     for part in parts.parts:
         component = getattr(pipeline, part.name)
         if part.name in WEIGHTS_UNREAD and isinstance(component, ConfigMixin):
-            # So another denoiser between the same encoders does not make them encode again.
+            # The key stays the same with another denoiser.
             config = {k: v for k, v in component.config.items() if not k.startswith("_")}
             components[part.name] = [part.dtype, json.dumps(config, sort_keys=True, default=str)]
         elif part.name != "scheduler":
@@ -205,14 +205,14 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         components,
         loras,
         computing_versions(),
-        # Other hardware rounds otherwise.
+        # Rounding depends on the hardware.
         [str(device), device.name],
         *(["weighed"] if step.prompt_weighting else []),
     ]
 
 
 def _described(value: Any) -> Any:
-    """The argument as JSON; equal only for equal arguments. Raises UnknownArgumentError."""
+    """Returns the argument as JSON, equal only for equal arguments. Raises UnknownArgumentError."""
     match value:
         case None | bool() | int() | float() | str():
             return value

@@ -1,4 +1,4 @@
-"""Tells the engine what is held and what that takes of the device and the machine."""
+"""Reports to the engine what is held, and its memory use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.worker.residency import Residency
 
 
 class MemoryReports:
-    """Measures memory, and reports it with everything that is kept from run to run."""
+    """Measures memory, and reports it with everything that is held between runs."""
 
     def __init__(
         self,
@@ -29,14 +29,14 @@ class MemoryReports:
         self._placement = placement
         self._residency = residency
         self._caches = caches
-        """Everything that is kept beside the held components, by name."""
+        """Caches beside the held components, by name."""
         self.last = device.memory()
         self.device_is_lost = False
-        """Whether the accelerator has ceased to answer. CUDA never answers this process again, so
-        everything it holds is lost."""
+        """True if the accelerator no longer answers. CUDA never recovers within a process, so
+        everything held is lost."""
 
     def measure(self) -> None:
-        """Take the memory in use now for the next report; the last measure stays if that fails."""
+        """Measures memory for the next report; keeps the last measurement if that fails."""
         is_measured = False
         with dispensable("Memory could not be measured"):
             self.last = self._device.memory()
@@ -44,7 +44,7 @@ class MemoryReports:
         self.device_is_lost = self._device.is_accelerator and not is_measured
 
     def report(self, request_id: str = "") -> None:
-        """Tell what is held now and under which budgets, with the last measure."""
+        """Reports what is held, the budgets, and the last measurement."""
         self._emit(
             MemoryReported(
                 request_id=request_id,

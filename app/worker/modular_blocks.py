@@ -1,4 +1,4 @@
-"""The blocks of modular pipelines: finds them, and looks up what their text encoders return."""
+"""Blocks of modular pipelines: traversal, and the memo of their text encoders."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from app.worker.embeddings import ENCODERS, Recalled
 
 @contextlib.contextmanager
 def recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
-    """Inside, what the pipeline's blocks for text encoders make is looked up.
+    """Memoises the pipeline's text-encoder blocks inside.
 
-    A block is given its declared inputs, its components and their guider, and gives its declared
-    outputs: one that changes anything else is never remembered.
+    The key is made of the block's declared inputs, its components and their guider; the value is
+    its declared outputs. A call that changes anything else is not memoised.
     """
     with contextlib.ExitStack() as given_back:
         for block in blocks_in(pipeline._blocks):
             calls_encoder = any(name.startswith(ENCODERS) for name in block.component_names)
             if calls_encoder and not block.sub_blocks:
                 given_back.callback(setattr, block, "__class__", type(block))
-                # A call is looked up on the class.
+                # Python looks `__call__` up on the class.
                 block.__class__ = _recalling_class(type(block), recalled)
         yield
 
@@ -62,7 +62,8 @@ def _recalling_class(block_class: Any, recalled: Recalled) -> Any:
 
 
 def _guiders(components: Any) -> list[Any]:
-    """What the pipeline's guiders say to a text encoder: whether there is a negative prompt."""
+    """Returns the guiders' settings that a text encoder reads: whether to encode a negative
+    prompt."""
     return [
         [name, type(each).__qualname__, str(dict(each.config)), each._enabled, each.num_conditions]
         for name, each in components.components.items()
@@ -71,12 +72,12 @@ def _guiders(components: Any) -> list[Any]:
 
 
 def loops_in(blocks: Any) -> Iterator[Any]:
-    """All denoising loops of these blocks."""
+    """Returns all denoising loops of these blocks."""
     return (block for block in blocks_in(blocks) if isinstance(block, LoopSequentialPipelineBlocks))
 
 
 def blocks_in(blocks: Any) -> Iterator[Any]:
-    """These blocks and all that are in them."""
+    """Yields these blocks and all blocks inside them."""
     yield blocks
     for block in blocks.sub_blocks.values():
         yield from blocks_in(block)

@@ -1,4 +1,4 @@
-"""The calls of modular pipelines: how far their loops are, and what they return."""
+"""Calls of modular pipelines: progress of their denoising loops, and their results."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from app.worker.steps.made import Output
 
 
 def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., Any]:
-    """The pipeline's call: its denoising loops tell their progress and show what they have drawn.
+    """Returns the pipeline's call, with progress and previews from its denoising loops.
 
-    Where it names no output it gives what its blocks call their outputs, by name.
+    Without an `output` argument the call returns the declared outputs of its blocks, by name.
     """
     for loop in loops_in(pipeline._blocks):
         _Loop(loop, context, sight)
 
     def call(**arguments: Any) -> Any:
         if "generator" not in pipeline._blocks.input_names:
-            # No block draws.
+            # No block draws random numbers.
             arguments.pop("generator", None)
         returned = pipeline(**arguments)
         if isinstance(returned, PipelineState):
@@ -38,7 +38,7 @@ def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., A
 
 
 class _Loop:
-    """One loop's progress bar, and what is behind it."""
+    """Reports the progress of one loop, in place of its progress bar."""
 
     def __init__(self, loop: Any, context: RunContext, sight: Sight) -> None:
         self._context = context
@@ -46,7 +46,7 @@ class _Loop:
         self._step = loop.loop_step
         self._latents: Any = None
         self._done, self._total, self._started = 0, 1, 0.0
-        # On the blocks of this one pipeline; the loops of all families call these two.
+        # Set on this pipeline's own blocks; the loops of all families call these two.
         loop.loop_step = self._taken
         loop.progress_bar = self._bar
 
@@ -64,9 +64,9 @@ class _Loop:
             self._latents = None
 
     def update(self, steps: int = 1) -> None:
-        """As a progress bar has it: so many steps more are done."""
+        """Reports that `steps` more steps are done, as tqdm's `update`."""
         if self._done == 0:
-            # The first step's end starts the clock: what came before was not the denoiser.
+            # The clock starts at the end of the first step, to exclude the time before the loop.
             self._started = time.monotonic()
         self._done += steps
         total = max(self._total, self._done)

@@ -1,9 +1,9 @@
-"""Brings what a step needs to where it is computed with, under the budgets.
+"""Places the components of a step, under the memory budgets.
 
-Weights are held in at most two places: on the device, and beside an accelerator in RAM. Each has a
-budget in bytes. What a step needs is loaded, room is made for it, and it is brought to the device,
-one component after the other; what has to go for it goes from the device to RAM, and from RAM for
-good. Who goes is decided by `choose_evictions`.
+Weights are held in at most two places, each with a budget in bytes: on the device and, beside an
+accelerator, in RAM. The components of a step are loaded and moved to the device one after the
+other; what `choose_evictions` chooses to make room goes from the device to RAM, and from RAM for
+good.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def budgets_of(settings: WorkerSettings, device: Device) -> Budgets:
-    """Returns the budgets that are set, else shares of what the device and the machine have."""
+    """Returns the budgets from the settings, else shares of the device's and machine's memory."""
     memory = device.memory()
     device_bytes = int(memory.device_total_bytes * DEVICE_SHARE) // settings.workers_on_device
     ram_bytes = settings.ram_budget or int(memory.ram_total_bytes * RAM_SHARE) // settings.workers
@@ -52,7 +52,7 @@ def budgets_of(settings: WorkerSettings, device: Device) -> Budgets:
 
 
 class Placement:
-    """What is held where, for one runner."""
+    """Decides and changes where components are held, for one runner."""
 
     def __init__(
         self, settings: WorkerSettings, device: Device, residency: Residency, weights: Weights
@@ -63,16 +63,16 @@ class Placement:
         self._weights = weights
         self._total_bytes = device.free_and_total_bytes()[1]
         self._sizes: dict[str, Size] = {}
-        """What the steps of the run in progress draw, by their names."""
+        """Image sizes of the active run's steps, by step name."""
 
     def check(self, steps: Iterable[tuple[LoadingStep, StepParts]]) -> None:
-        """Raise TooLarge before anything is loaded or has to leave, where a step cannot fit."""
+        """Raises TooLarge if a step cannot fit, before anything is loaded or evicted."""
         self._sizes.clear()
         for step, parts in steps:
             self._mode(step, self._need(step, parts))
 
     def placed(self, step: LoadingStep, parts: StepParts) -> LoadingStep:
-        """The step in the mode in which it will run, which is logged. Raises TooLarge."""
+        """Returns the step in the mode in which it will run; logs the mode. Raises TooLarge."""
         mode = self._mode(step, self._need(step, parts))
         if isinstance(step, PipelineStep):
             _tell(step, mode)
@@ -81,10 +81,10 @@ class Placement:
     def bring(
         self, step: LoadingStep, parts: StepParts, later: Sequence[str], context: RunContext
     ) -> LoadingStep:
-        """Have all parts of the step where it needs them.
+        """Loads and moves all parts of the step to where it needs them.
 
-        `later` are the keys that later steps of the run need, the next first. Returns the step with
-        the mode it runs in. A cancel in between keeps the parts that have been loaded.
+        `later` are the keys that later steps of the run need, the next first. Returns the step in
+        the mode it runs in. A cancel keeps the parts that have been loaded.
         """
         need = self._need(step, parts)
         mode = self._mode(step, need)
@@ -107,10 +107,10 @@ class Placement:
         return _in_mode(step, mode)
 
     def put_back(self, step: LoadingStep, parts: StepParts) -> None:
-        """After the step: have what took turns on the device lie in its files' pages again.
+        """Restores file-backed weights after a step with offload.
 
-        Model offload brings each component back as a copy in RAM of its own; sequential offload
-        leaves on the device what it is told to.
+        Model offload leaves each component as a private copy in RAM; sequential offload leaves
+        `never_offloaded` components on the device.
         """
         if isinstance(step, TaskStep) or not self._device.is_accelerator:
             return
@@ -123,7 +123,7 @@ class Placement:
     def evict_idle(
         self, place: Place, keep: Collection[str], later: Sequence[str], reason: str
     ) -> list[HeldComponent]:
-        """Have everything leave this place but what is kept or pinned; what has left it."""
+        """Evicts everything from this place except `keep` and pinned entries; returns it."""
         others = [entry for entry in self._residency.entries if entry.key not in keep]
         chosen = choose_evictions(
             others, self._residency.bytes_in(place), place, time.time(), later
@@ -133,13 +133,13 @@ class Placement:
         return gone
 
     def leave_device(self, keys: Iterable[str], reason: str) -> None:
-        """Have these leave the device, for RAM where there is room."""
+        """Moves these off the device, to RAM where there is room."""
         entries = [self._residency[key] for key in keys if key in self._residency]
         there = [entry.key for entry in entries if entry.bytes_in("device")]
         self._send_away(there, "device", reason)
 
     def _need(self, step: LoadingStep, parts: StepParts) -> Need:
-        """What the step needs; what several of its parts share counts once."""
+        """Returns the memory needs of the step; shared components count once."""
         components = tuple(
             replace(part, weight_bytes=self._weight_bytes(part))
             for part in {part.key: part for part in parts.parts}.values()
@@ -149,7 +149,7 @@ class Placement:
         return step_need(step, StepSpecs(name, folder, components), self._sizes)
 
     def _weight_bytes(self, part: Part) -> int:
-        """As measured where it is held; what is cut or cast is known by estimate before."""
+        """Returns the measured bytes if the part is held, else the estimate."""
         held = part.key in self._residency
         return self._residency[part.key].weight_bytes if held else part.weight_bytes
 
@@ -157,9 +157,9 @@ class Placement:
         return isinstance(step, TaskStep) and step.on_cpu and self._device.is_accelerator
 
     def _mode(self, step: LoadingStep, need: Need) -> Mode:
-        """The document's own where it has one, else what fits; see `choose_mode`."""
+        """Returns the document's own mode, else one that fits; see `choose_mode`."""
         if self._stays_in_ram(step):
-            # What does not fit there is told when room is made for it.
+            # `_make_room` raises if it does not fit.
             return Mode()
         room = Room(self.budgets.device_bytes, self.budgets.ram_bytes, self._total_bytes)
         return choose_mode(asked_mode(step), need, room)
@@ -172,7 +172,7 @@ class Placement:
         later: Sequence[str],
         context: RunContext,
     ) -> None:
-        """Move a held part to its place."""
+        """Moves a held part to its place."""
         entry = self._residency[part.key]
         if entry.place == place or not entry.weight_bytes:
             return
@@ -190,7 +190,7 @@ class Placement:
         later: Sequence[str],
         context: RunContext,
     ) -> None:
-        """Have what is idle leave this place until `need_bytes` more fit into its budget."""
+        """Evicts idle entries until `need_bytes` more fit into the budget of this place."""
         memory = self._device.memory()
         budget_bytes = self.budgets.device_bytes if place == "device" else self.budgets.ram_bytes
         free_bytes = memory.device_free_bytes if place == "device" else memory.ram_free_bytes
@@ -214,10 +214,7 @@ class Placement:
     def _make_room_to_work(
         self, need_bytes: int, keep: Collection[str], later: Sequence[str], context: RunContext
     ) -> None:
-        """Have what is idle leave the device for what is about to be computed.
-
-        How much that is is an estimate: it refuses nothing.
-        """
+        """Evicts idle entries from the device for activations; an estimate, so never raises."""
         free_bytes = self._device.free_and_total_bytes()[0]
         if need_bytes <= free_bytes:
             return
@@ -232,9 +229,9 @@ class Placement:
         )
 
     def _send_away(self, chosen: Sequence[str], place: Place, reason: str) -> None:
-        """From the device to RAM where there is room; else, and from RAM, for good.
+        """Moves entries from the device to RAM where there is room; drops the others.
 
-        There is always room for what needs none: weights that are taken from their files' pages.
+        Weights that are mapped from files need no room in RAM.
         """
         for key in chosen:
             entry = self._residency[key]
@@ -251,7 +248,7 @@ class Placement:
 
 
 def _checked_origin(entry: Entry) -> Origin | None:
-    """Where in files its weights are; from files that are gone, or others, nothing comes back."""
+    """Returns the entry's origin; clears it if its files are gone or were replaced."""
     if entry.origin is not None and not entry.origin.is_there:
         log.warning("The files of %s are gone or others: its weights are copied", entry.title)
         entry.origin = None
@@ -263,14 +260,14 @@ def _in_mode(step: LoadingStep, mode: Mode) -> LoadingStep:
 
 
 def _has_moved(step: PipelineStep, part: Part) -> bool:
-    """Whether the step's offload leaves this part elsewhere than it found it."""
+    """Returns whether the step's offload leaves this part in another place."""
     if step.offload == "sequential":
         return part.name in step.never_offloaded
     return step.offload == "model"
 
 
 def _tell(step: PipelineStep, mode: Mode) -> None:
-    """Log where the step does not run as its document says, or where that was left open."""
+    """Logs the step's mode where the document asks for another or leaves it open."""
     asked = asked_mode(step)
     if asked.offload and not mode.offload:
         log.warning("offload '%s' has no effect: there is no accelerator", asked.offload)

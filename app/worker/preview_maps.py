@@ -1,9 +1,9 @@
-"""Maps of latents to colours, learnt from what a model decodes.
+"""Learns maps from latents to colours for previews.
 
-For a few families such a map is published; for every other one it is fitted here by least squares,
-to the latents after a call's last step and the picture that came of them. The sums over all such
-pictures are kept, so the map gets better with each, and it is used once it explains enough: until
-then, and where latents have a form of their own, the page says that there is no preview.
+For a few families such a map is published; for the others it is fitted by least squares to the
+latents after a call's last step and the decoded image. The sums over all images are stored, so the
+map improves with each. It is used once it explains enough of the variance; until then, and for
+latents of unknown layout, the page says that there is no preview.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ Answer = TypeVar("Answer")
 
 FOLDER = ".previews"
 SAMPLES_PER_CHANNEL = 4
-"""So many places of the latents there have to be, for each of their channels."""
+"""Minimum number of latent positions per channel."""
 EXPLAINED = 0.5
-"""Of the variance of the colours (R squared), before a map is used: with less one sees noise."""
+"""Minimum R squared of a map; with less a preview looks like noise."""
 MAP_BYTES, MAPS_BYTES = 2 * 1024, MIB
-"""What a map takes of memory at most (of 128 channels), and all of them together."""
+"""Maximum size of a map (of 128 channels), and of all maps in memory."""
 DECODERS = ("vae", "movq")
-"""What pipelines call the autoencoder whose latents they draw."""
+"""Component names of the autoencoder whose latents a pipeline draws."""
 
 
 class Sight:
-    """What can be seen of the latents of one pipeline's calls."""
+    """Previews of one pipeline's latents, and the material to learn a map."""
 
     def __init__(
         self, preview: LatentPreview | None, decoder: str = "", film_channels: int | None = None
     ) -> None:
         self.decoder = decoder
-        """The key of the autoencoder that a map is learnt of; empty where none has to be."""
+        """Key of the autoencoder whose map is learnt; empty if none is."""
         self.film_channels = film_channels
-        """Of a film's latents, which have two axes that could be the one of the channels."""
+        """Channels of a video's latents, whose channel axis is ambiguous."""
         self.latents: torch.Tensor | None = None
-        """The last ones of the call, where a map is learnt."""
+        """The call's last latents, while a map is learnt."""
         self._preview = preview
         self._picture_px: tuple[int, int] | None = None
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
-        """Another call begins, with these arguments."""
+        """Marks the beginning of a call with these arguments."""
         sides = arguments.get("width"), arguments.get("height")
         self.latents = None
         self._picture_px = None
@@ -69,15 +69,15 @@ class Sight:
             self._picture_px = cast("tuple[int, int]", sides)
 
     def knows(self, latents: Any) -> bool:
-        """Whether these latents can be shown."""
+        """Returns whether these latents can be shown."""
         if self.decoder and isinstance(latents, torch.Tensor):
             self.latents = latents
         return bool(self._asked(lambda map_: map_.knows(latents, self._picture_px)))
 
     def render(self, latents: torch.Tensor) -> tuple[bytes, int, int] | None:
-        """JPEG, width and height in pixels of latents that are known.
+        """Returns JPEG, width and height in pixels of known latents.
 
-        None where that fails: then there are no more previews, and the run goes on.
+        Returns None on an error, which ends previews but not the run.
         """
         return self._asked(lambda map_: map_.render(latents, self._picture_px))
 
@@ -93,7 +93,7 @@ class Sight:
 
 
 class _Pair(NamedTuple):
-    """What a map is learnt from."""
+    """Latents and the image decoded from them."""
 
     sight: Sight
     latents: torch.Tensor
@@ -102,16 +102,16 @@ class _Pair(NamedTuple):
 
 
 class PreviewMaps:
-    """The maps that were learnt, in memory and on disk; they hold for an autoencoder's files."""
+    """Learnt maps, in memory and on disk, by the key of the autoencoder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.recent: Recent[LatentPreview | None] = Recent(MAPS_BYTES)
-        """By the autoencoder; None where there is no good one yet."""
+        """By decoder key; None where no map is good enough yet."""
         self._to_learn: _Pair | None = None
 
     def sight(self, pipeline: Any, parts: Parts) -> Sight:
-        """What can be seen of the latents of a pipeline of these parts; no run fails for it."""
+        """Returns the previews for a pipeline of these parts; never raises an Exception."""
         with dispensable("There are no previews of this run"):
             return self._sight(pipeline, parts)
         return Sight(None)
@@ -126,7 +126,7 @@ class PreviewMaps:
         return Sight(self.learnt(decoder.key), decoder.key, channels)
 
     def learnt(self, decoder: str) -> LatentPreview | None:
-        """The map for the latents of this autoencoder, if there is a good one yet."""
+        """Returns the map for this autoencoder, if one is good enough."""
         if decoder not in self.recent:
             self._keep(decoder, self._sums(decoder))
         return self.recent.get(decoder)
@@ -135,7 +135,7 @@ class PreviewMaps:
         self.recent.keep(decoder, _map_of(sums), MAP_BYTES)
 
     def note(self, sight: Sight, returned: Sequence[Any]) -> None:
-        """Keep what a call has drawn and returned, until there is time to learn from it."""
+        """Stores a call's last latents and image until `learn` is called."""
         if not sight.decoder or sight.latents is None or not returned:
             return
         with dispensable("Nothing is learnt for previews of this call"):
@@ -146,16 +146,13 @@ class PreviewMaps:
         sight.latents = None
 
     def learn(self) -> None:
-        """Learn from the newest picture. Called when nothing else is to be done.
-
-        A full disk is only logged.
-        """
+        """Updates the map from the newest image, while the worker is idle; logs a full disk."""
         pair, self._to_learn = self._to_learn, None
         if pair is None:
             return
         found = _as_grid(pair)
         if found is None or not found.isfinite().all():
-            # What is no number would be in the sums for ever.
+            # NaN would stay in the sums for ever.
             return
         rows, columns, channels = found.shape
         small = pair.picture.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
@@ -181,20 +178,20 @@ class PreviewMaps:
         return self._folder / f"{hashlib.sha256(decoder.encode()).hexdigest()[:24]}.safetensors"
 
     def _sums(self, decoder: str) -> dict[str, torch.Tensor]:
-        """Over all pictures so far; empty where there are none."""
+        """Returns the stored sums over all images; empty if there are none."""
         try:
             sums = load_file(self._file(decoder))
         except FileNotFoundError:
             return {}
         except (OSError, SafetensorError) as error:
-            # Cut off while it was written: it is learnt anew.
+            # A truncated file: the map is learnt again.
             log.warning("A map for previews cannot be read: %s", error)
             return {}
         return sums if _are_sums(sums) else {}
 
 
 def _are_sums(sums: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a file holds what is written here; anybody may have put another one in its place."""
+    """Returns whether an untrusted file holds valid sums."""
     if sums.keys() != {"samples", "products", "squares"}:
         return False
     shapes = {name: tuple(tensor.shape) for name, tensor in sums.items()}
@@ -205,7 +202,7 @@ def _are_sums(sums: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _map_of(sums: Mapping[str, torch.Tensor]) -> LatentPreview | None:
-    """The map with the least squared error over all samples, where it explains enough of them."""
+    """Returns the least-squares map, if it explains enough of the variance."""
     if not sums:
         return None
     samples, products, squares = (sums[name] for name in ("samples", "products", "squares"))
@@ -222,7 +219,7 @@ def _map_of(sums: Mapping[str, torch.Tensor]) -> LatentPreview | None:
 
 
 def _as_grid(pair: _Pair) -> torch.Tensor | None:
-    """The latents of the picture, or of the film's first frame."""
+    """Returns the latents of the image, or of the video's first frame."""
     latents = pair.latents
     channels = {3: latents.shape[-1], 4: latents.shape[1], 5: pair.sight.film_channels}
     if (found := channels.get(latents.ndim)) is None:
@@ -231,7 +228,7 @@ def _as_grid(pair: _Pair) -> torch.Tensor | None:
 
 
 def _first_picture(artifacts: Sequence[Any]) -> Image.Image | None:
-    """The first picture, or the first frame of the first film."""
+    """Returns the first image, or the first frame of the first video."""
     if not artifacts:
         return None
     first = artifacts[0].frames if isinstance(artifacts[0], AudioVideo) else artifacts[0]

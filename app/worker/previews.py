@@ -1,6 +1,6 @@
-"""Latents → a small JPEG, by a linear map: a fraction of a millisecond, no autoencoder.
+"""Renders latents as a small JPEG by a linear map: a fraction of a millisecond, no autoencoder.
 
-Where nobody publishes the map of a family, `preview_maps` learns it.
+`preview_maps` learns the map of families for which none is published.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MAX_EDGE_PX = 256
 JPEG_QUALITY = 80
 MAX_STORED_BYTES = 1_000_000
-"""A larger file is no map of latents to three colours."""
+"""Limit for `preview.json`."""
 
 # Least-squares fits of RGB to latents that ComfyUI publishes as `latent_rgb_factors`
 # (comfy/latent_formats.py, classes SD15 and SDXL).
@@ -42,7 +42,7 @@ SDXL_BIAS = (0.1084, -0.0175, -0.0011)
 
 
 class LatentPreview:
-    """The linear map of one model's latents to RGB of -1 to 1."""
+    """A linear map from one model's latents to RGB of -1 to 1."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class LatentPreview:
         self._bias = torch.as_tensor(bias, dtype=torch.float32)
 
     def knows(self, latents: object, picture_px: tuple[int, int] | None = None) -> bool:
-        """Whether the map is for these latents, of a picture of this width and height."""
+        """Returns whether the map fits these latents, of an image of this width and height."""
         return grid_of(latents, len(self._factors), picture_px) is not None
 
     @torch.no_grad()
     def render(
         self, latents: torch.Tensor, picture_px: tuple[int, int] | None = None
     ) -> tuple[bytes, int, int]:
-        """JPEG, width and height in pixels of the first of the latents, which the map knows."""
+        """Returns JPEG, width and height in pixels of the first of the latents."""
         found = grid_of(latents, len(self._factors), picture_px)
         assert found is not None
         grid = found.detach().to("cpu", torch.float32)
@@ -82,15 +82,14 @@ def grid_of(
     *,
     first_frame: bool = False,
 ) -> torch.Tensor | None:
-    """The first of the latents as (rows, columns, channels), where they lie.
+    """Returns the first of the latents as (rows, columns, channels), a view on their device.
 
-    Asked after every step, so nothing is copied from the device: a copy would wait for all that the
-    device has still to compute.
+    Called after every denoising step, so nothing is copied from the device: a copy would wait for
+    all pending computation.
 
-    Of a picture (n, channels, rows, columns); of a film (n, channels, frames, …) or (n, frames,
-    channels, …) its middle frame, or the first; of a picture that is packed, (n, rows x columns,
-    channels), when its shape is that of a picture of this width and height, or square where none
-    is given. None for latents of any other form.
+    Accepts images (n, channels, rows, columns); videos (n, channels, frames, …) or (n, frames,
+    channels, …), of which it takes the middle or first frame; and packed images (n, rows x columns,
+    channels) whose token count fits `picture_px` (square by default). Returns None otherwise.
     """
     if not isinstance(latents, torch.Tensor):
         return None
@@ -115,7 +114,7 @@ def grid_of(
 
 
 def _rows(tokens: int, picture_px: tuple[int, int]) -> int | None:
-    """Into how many rows so many tokens of such a picture fall; None where they do not."""
+    """Returns the row count of a packed image; None if the tokens do not fit its aspect ratio."""
     width, height = picture_px
     rows = round(math.sqrt(tokens * height / width))
     fits = rows > 0 and tokens % rows == 0 and math.isclose(tokens / rows / rows, width / height,
@@ -127,16 +126,16 @@ _Colour = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 class _StoredMap(BaseModel):
-    """`preview.json` of a model's folder, which anybody may have written."""
+    """`preview.json` in a model's folder; untrusted."""
 
     latent_rgb_factors: list[_Colour] = Field(min_length=1, max_length=1024)
     latent_rgb_bias: _Colour = (0.0, 0.0, 0.0)
 
 
 def find_preview(folder: Path, pipeline_class: str) -> LatentPreview | None:
-    """The map for this model: the one stored beside it, else that of its family, else None.
+    """Returns the map stored with this model, else that of its family, else None.
 
-    A stored one that is no such map is only logged.
+    An invalid stored map is only logged.
     """
     stored = folder / "preview.json"
     try:

@@ -1,4 +1,4 @@
-"""What was used last, within a bound of bytes; free of torch."""
+"""An LRU cache bounded in bytes; free of torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Kept = TypeVar("Kept")
 
 
 class Recent(Generic[Kept]):
-    """Keeps things by key; for room the least recently used leaves first."""
+    """Holds values by key; evicts the least recently used first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -20,27 +20,24 @@ class Recent(Generic[Kept]):
         return key in self._kept
 
     def items(self) -> list[tuple[str, Kept]]:
-        """What is kept with its keys, the least recently used first; this is no use of it."""
+        """Returns keys and values, the least recently used first; does not count as use."""
         return [(key, thing) for key, (thing, _) in self._kept.items()]
 
     def get(self, key: str) -> Kept | None:
-        """What is kept under the key, which counts as a use; None when nothing is."""
+        """Returns the value or None; counts as use."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
     def take(self, key: str) -> Kept | None:
-        """What is kept under the key, and is so no longer; None when nothing is."""
+        """Removes and returns the value, or None."""
         thing, size_bytes = self._kept.pop(key, (None, 0))
         self.held_bytes -= size_bytes
         return thing
 
     def keep(self, key: str, thing: Kept, size_bytes: int) -> None:
-        """Keep this in place of what the key had.
-
-        What alone is larger than the bound is not kept, and nothing leaves for it.
-        """
+        """Stores the value. One larger than the whole cache is ignored and evicts nothing."""
         if size_bytes > self.max_bytes:
             return
         if key in self._kept:
@@ -52,6 +49,5 @@ class Recent(Generic[Kept]):
             self.held_bytes -= gone_bytes
 
     def clear(self) -> None:
-        """Let everything go."""
         self._kept.clear()
         self.held_bytes = 0

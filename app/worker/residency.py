@@ -1,7 +1,7 @@
-"""What is held, by what it is; free of torch.
+"""The table of held components; free of torch.
 
-One table of entries. An entry is taken with `lease()` and cannot leave while leased; it leaves only
-for a reason, which is logged and shown. What has to leave is decided by a pure function.
+A leased entry cannot be evicted. Each eviction has a reason, which is logged and shown. A pure
+function chooses what to evict.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_WORKFLOWS = 1000
-"""Of so many it is known what they used."""
+"""Workflows whose component keys are remembered."""
 LEAST_RELOAD_S = 0.001
-"""Nothing comes back faster: what took no time at all must not look infinitely cheap."""
+"""Floor for reload time; keeps the eviction cost finite."""
 
 
 @dataclass
@@ -36,33 +36,30 @@ class Entry:
     weight_bytes: int
     place: Place = "device"
     origin: Origin | None = None
-    """Where in files its weights are; None: it has none, or they are in no file."""
+    """Where its weights are in files; None if it has none there."""
     file_backed_bytes: int = 0
-    """Of its weights, those that are pages of their file: the machine takes them back at will."""
+    """Weights that are mapped file pages, which the operating system reclaims when needed."""
     shell_bytes: int = 0
-    """What is left of it without its weights."""
+    """Size without its weights."""
     load_s: float = 0.0
-    """What it cost to load it, so what it will cost to bring it back."""
+    """Seconds its load took; the estimate for a reload."""
     last_used: float = 0.0
     """Unix seconds."""
     used_by: set[str] = field(default_factory=set)
     leases: int = 0
     pinned: bool = False
     memoised: bool = False
-    """Whether what its last call returned is remembered: a repeat can do without it."""
+    """True if its last result is memoised, so that a repeat does not need it."""
 
     def bytes_in(self, place: Place) -> int:
-        """What it takes of the budget of this place.
-
-        Pages of a file are not counted as RAM in use, but the device computes with every byte.
-        """
+        """Returns the bytes it takes of this place's budget; file pages do not count as RAM."""
         if place != self.place:
             return 0
         return self.weight_bytes - (self.file_backed_bytes if place == "ram" else 0)
 
     @property
     def private_bytes(self) -> int:
-        """What it takes of the machine's memory when it lies in RAM: its weights in no file."""
+        """Returns the bytes it takes in RAM beside file pages."""
         return self.weight_bytes - (self.origin.size_bytes if self.origin else 0)
 
 
@@ -73,15 +70,14 @@ def choose_evictions(
     now: float,
     needed_later: Sequence[str] = (),
 ) -> list[str]:
-    """Keys of what has to leave this place to give `missing_bytes` back, the first first.
+    """Returns the keys to evict from this place to free `missing_bytes`, in order.
 
-    First the text encoders whose last prompt is remembered: the same prompt needs them no more and
-    another one needs them once. Then the least recently used, weighed by what leaving gives and
-    coming back costs: an entry goes before another when it has been idle for longer per second and
-    byte of its return. What the run in progress needs in a later step goes last, what it needs last
-    first. Never a leased entry or a
-    pinned one, nor one that would give nothing back. When all of them together are not enough they
-    are all chosen.
+    1. Text encoders whose last prompt is memoised: a repeat does not need them.
+    2. The others by idle time x bytes freed / reload time, the highest first.
+    3. What later steps of the active run need, the last needed first.
+
+    Leased and pinned entries are never chosen, nor those that would free nothing. When all the
+    others are not enough, all of them are chosen.
     """
     later = {key: position for position, key in enumerate(needed_later)}
 
@@ -101,21 +97,19 @@ def choose_evictions(
 
 
 class WorkflowUses:
-    """Which keys each workflow used, to tell what a changed workflow leaves behind."""
+    """The component keys each workflow used, to find those a changed workflow no longer uses."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, str] = {}
         self._keys: dict[str, set[str]] = {}
 
     def begin(self, path: str, workflow_hash: str, keys: Collection[str]) -> set[str] | None:
-        """Note a run; None when the workflow is new or unchanged, else the keys to drop.
-
-        A changed workflow drops what neither its new version nor another workflow uses.
-        """
+        """Records a run. Returns the keys that a changed workflow no longer uses and no other
+        workflow does; None when the workflow is new or unchanged."""
         changed = path in self._hashes and self._hashes[path] != workflow_hash
         before = self._keys.pop(path, set())
         self._hashes.pop(path, None)
-        # The workflow that was not run for longest is forgotten: of a new one nothing is stale.
+        # The least recently run workflow is forgotten: a new one has no stale keys.
         while len(self._hashes) >= MAX_WORKFLOWS:
             oldest = next(iter(self._hashes))
             del self._hashes[oldest], self._keys[oldest]
@@ -128,7 +122,7 @@ class WorkflowUses:
     def drop_stale(
         self, residency: Residency, path: str, workflow_hash: str, keys: Collection[str]
     ) -> None:
-        """Note a run, and drop what its workflow has left behind since it was changed."""
+        """Records a run and drops the components that its changed workflow no longer uses."""
         stale = self.begin(path, workflow_hash, keys)
         if stale is None:
             return
@@ -140,14 +134,13 @@ class WorkflowUses:
 
 
 class Residency:
-    """The table of everything held."""
+    """All held components, by key."""
 
     def __init__(self, let_go: Callable[[Entry], None] = lambda _entry: None) -> None:
         self._let_go = let_go
-        """Called with every entry that leaves."""
+        """Called with every dropped entry."""
         self._entries: dict[str, Entry] = {}
         self.last_departure: Departure | None = None
-        """What left last, and why."""
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -157,21 +150,21 @@ class Residency:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All entries, in the order they came."""
+        """All entries, in the order they were added."""
         return tuple(self._entries.values())
 
     def bytes_in(self, place: Place) -> int:
-        """What everything held takes of this place's budget."""
+        """Returns the bytes all entries take of this place's budget."""
         return sum(entry.bytes_in(place) for entry in self.entries)
 
     def hold(self, entry: Entry) -> None:
-        """Take a component that has just been loaded."""
+        """Adds a component that has just been loaded."""
         entry.last_used = time.time()
         self._entries[entry.key] = entry
 
     @contextlib.contextmanager
     def lease(self, keys: Collection[str], workflow_id: str) -> Iterator[dict[str, Any]]:
-        """The components of these keys, by key; they cannot be dropped inside."""
+        """Yields the components of these keys, by key; none can be dropped inside."""
         leased = [self._entries[key] for key in keys]
         for entry in leased:
             entry.leases += 1
@@ -184,17 +177,17 @@ class Residency:
                 entry.last_used = time.time()
 
     def pin(self, key: str, pinned: bool) -> None:
-        """Keep this until somebody says otherwise or memory is freed; of nothing held, nothing."""
+        """Pins or unpins the entry, if it is held."""
         if key in self._entries:
             self._entries[key].pinned = pinned
 
     def note_memoised(self, keys: Collection[str]) -> None:
-        """Of these, and of no others, the last call's result is remembered."""
+        """Marks these entries, and no others, as memoised."""
         for entry in self.entries:
             entry.memoised = entry.key in keys
 
     def drop(self, keys: Collection[str], reason: str) -> tuple[HeldComponent, ...]:
-        """Let these go, and say why. Raises RuntimeError for a leased one."""
+        """Drops these entries, and logs why. Raises RuntimeError for a leased one."""
         gone = [self._entries[key] for key in keys if key in self._entries]
         self._refuse_leased(gone)
         described = tuple(_described(entry) for entry in gone)
@@ -206,7 +199,7 @@ class Residency:
         return described
 
     def move(self, keys: Collection[str], place: Place, reason: str) -> None:
-        """Note that these are elsewhere now. Raises RuntimeError for a leased one."""
+        """Records the new place of these entries. Raises RuntimeError for a leased one."""
         moved = [self._entries[key] for key in keys]
         self._refuse_leased(moved)
         for entry in moved:
@@ -218,7 +211,7 @@ class Residency:
             self._note(moved, "moved to RAM", reason)
 
     def described(self) -> tuple[HeldComponent, ...]:
-        """What is held, for the status page."""
+        """Returns a description of every entry, for the status page."""
         return tuple(_described(entry) for entry in self.entries)
 
     def _note(self, gone: Sequence[Entry], what: str, reason: str) -> None:

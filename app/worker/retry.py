@@ -1,9 +1,9 @@
-"""Out of memory is an event, not an end: a step is tried once more with more room and less need.
+"""Retries a step that ran out of memory once, with idle components evicted and a leaner mode.
 
-First the error is let go: its frames hold the tensors of the failed try, so nothing here keeps an
-exception or a traceback. Then what is idle leaves, and the step is run again from its beginning in
-the next leaner mode. When that runs out too the run fails, with numbers; what the step was given is
-still held, and the next run finds the memory of the calls free.
+No exception or traceback is kept: its frames hold the tensors of the failed try. Idle components
+are evicted and the step runs again from its beginning in the next leaner mode. When memory runs out
+again the run fails, with numbers; the step's components are still held, and the memory of its calls
+is free for the next run.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from app.workflow.plan import LoadingStep, TaskStep
 
 
 class Shortage(NamedTuple):
-    """That memory ran out, in plain text: no frame stays alive through it."""
+    """One out-of-memory error, as plain text, so that it keeps no frame alive."""
 
     phase: Phase
     place: Place
     asked_for: str
-    """The amount that was refused, as the allocator said it; empty where it did not."""
+    """The amount the allocator refused, in its own words; empty if unknown."""
     detail: str
 
     @property
     def in_call(self) -> bool:
-        """Whether it was the step's call that ran out, and not the load of its parts."""
+        """True if the step's call ran out of memory, not the load of its parts."""
         return self.phase != "loading"
 
 
 class Retry:
-    """Runs steps of one runner, and those that run out of memory again."""
+    """Runs steps, and retries those that run out of memory."""
 
     def __init__(self, placement: Placement, residency: Residency, device: Device) -> None:
         self._placement = placement
@@ -55,17 +55,16 @@ class Retry:
         later: Sequence[str],
         context: RunContext,
     ) -> None:
-        """Call `attempt` with the step; where memory runs out, once more with a leaner one.
+        """Calls `attempt` with the step; after running out of memory, again with a leaner one.
 
-        Once when its parts are loaded and once in its call, that is. `later` are the keys that
-        later steps of the run need, the next first. Raises OutOfMemory when memory runs out again,
-        when nothing can be done about it, and when results were being written: they would be
-        written twice.
+        Retries once while parts are loaded and once in the call. `later` are the keys that later
+        steps of the run need, the next first. Raises OutOfMemory when memory runs out again, when
+        no remedy is left, and while results are saved, which would write them twice.
         """
         lean = asked = self._placement.placed(step, parts)
         ran_out: list[Shortage] = []
         while (shortage := self._shortage_of(attempt, lean, context)) is not None:
-            # Here no exception is being handled any more.
+            # No exception is being handled any more, so no frame holds tensors.
             with dispensable("Memory could not be given back"):
                 self._device.release()
             tried = self._tried(lean, asked, ran_out)
@@ -105,12 +104,12 @@ class Retry:
         self, lean: LoadingStep, step: LoadingStep, parts: StepParts, shortage: Shortage
     ) -> LoadingStep | None:
         if isinstance(step, TaskStep) or isinstance(lean, TaskStep):
-            # It computes in one way only.
+            # Tasks have one mode only.
             return None
         if shortage.place == "ram":
-            # The machine's memory beside an accelerator holds weights, and offload wants more.
+            # RAM beside an accelerator holds weights, and offload would need more of it.
             return None
-        # In the call all parts are held.
+        # During the call all parts are held.
         vaes = [
             self._residency[part.key].component
             for part in parts.parts
@@ -126,7 +125,7 @@ class Retry:
 
     @staticmethod
     def _tried(lean: LoadingStep, asked: LoadingStep, ran_out: Sequence[Shortage]) -> str:
-        """What has been tried before, to follow the name of the step."""
+        """Returns what was tried before, as text that follows the step's name."""
         if lean != asked:
             return f", also with {difference(lean, asked)}"
         return ", also after what was idle had left" if ran_out else ""

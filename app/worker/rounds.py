@@ -1,6 +1,6 @@
 """The order in which the steps of a plan run.
 
-One runs after the other; those of a sub-workflow that is handed several results run once for each.
+The steps of a sub-workflow that receives several results run once for each: a round.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from app.workflow.plan import Rounds, Step
 def in_order(
     steps: Sequence[Step], running: Collection[str], context: RunContext, depth: int = 0
 ) -> Iterator[Step]:
-    """Each step when its turn has come.
+    """Yields the steps in the order in which they run.
 
-    Who is given one leaves what it makes in the context before asking for the next. After the last
-    round of a sub-workflow what its steps made in all rounds is there. One of which nothing is
-    among the `running` has no rounds: all that is needed of it is remembered.
+    The caller stores each step's result in the context before it asks for the next. After the last
+    round of a sub-workflow the context has its steps' results of all rounds. A sub-workflow without
+    `running` steps has no rounds: its results are cached.
     """
 
     def rounds_at(step: Step) -> Rounds | None:
@@ -42,13 +42,13 @@ def in_order(
                 if step.name in context.results:
                     returned[step.name] += context.results.pop(step.name).returned
         for reference in rounds.references:
-            # In the next round of what this is part of, it is handed other results.
+            # The next round of an outer sub-workflow passes other results.
             context.handed.pop(reference.handed_at, None)
         context.results |= {name: Made(each) for name, each in returned.items()}
 
 
 def comes_after(other: Step, step: Step, names: Sequence[str]) -> bool:
-    """Whether the other step runs after this one, or again in a later round; `names` are those of
+    """Returns whether the other step runs after this one, or again in a later round; `names` are
     the plan's steps."""
     if other.name == step.name:
         return False

@@ -1,4 +1,4 @@
-"""Walks a plan. One try, and exactly one event at the end: a terminal one, or FilesMissing."""
+"""Runs plans. Each run ends with exactly one event: a terminal one, or FilesMissing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 class _Unprepared(Exception):
-    """The run cannot begin before certain files are on this machine."""
+    """Raised when a run needs files that are not on this machine."""
 
     def __init__(self, lacks: NotHere) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _Unprepared(Exception):
 
 
 class Runner:
-    """Runs plans one after the other and keeps what they loaded."""
+    """Runs plans one after the other and holds the components they loaded."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Runner:
     # --- one run ---------------------------------------------------------------------------------
 
     def run(self, command: StartRun) -> None:
-        """Run the plan; the last event of the run says how it ended."""
+        """Runs the plan; its last event says how it ended."""
         run_id, plan = command.run_id, command.plan
         steps = (for_device(s, accelerator=self._device.is_accelerator) for s in plan.steps)
         plan = plan.model_copy(update={"steps": tuple(steps)})
@@ -160,15 +160,15 @@ class Runner:
             )
         except Cancelled:
             ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
-        except Exception as error:  # noqa: BLE001  (whatever went wrong, the run ends with it)
+        except Exception as error:  # noqa: BLE001  (any error ends the run, not the worker)
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.results.clear()
         with dispensable("Files could not be looked at again"):
             forget_replaced(files, plan, self.residency, self.weights, self.prompts)
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
-        # Before the end is told: who asks what is held when a run is over must hear it right. After
-        # a failure the device may not answer, or never (an error of CUDA stays): its error is told
-        # first, with the last measure.
+        # Memory is reported before the final event, so that a reader of that event sees the new
+        # numbers. After a failure the device may never answer again (CUDA errors are sticky), so
+        # the failure is sent first, with the last measurement.
         has_failed = isinstance(ended, RunFailed)
         if not has_failed:
             self.reports.measure()
@@ -178,16 +178,16 @@ class Runner:
             self.report_memory()
         held = (entry.key for entry in self.residency.entries)
         self._growth.note(plan, self.reports.last, held)
-        # Only now: a cancel that came while the run ended has met nobody.
+        # Cleared last, so that a cancel that arrives while the run ends leaves nothing behind.
         self.signals.cancelled.discard(run_id)
         self.signals.watched.discard(run_id)
 
     def _walk(
         self, plan: Plan, context: RunContext, files: WatchedFiles, *, fresh: bool
     ) -> tuple[list[Part], float | None]:
-        """Run the steps whose results are not remembered.
+        """Runs the steps whose results are not cached.
 
-        The parts that had to be loaded, and when all was made where nothing had to run.
+        Returns the parts that were loaded, and `made_at` (see `Recalled`).
         """
         log.info("Loading workflow from %s", plan.workflow_path)
         if self._device.torch_device.type == "cpu":
@@ -209,7 +209,7 @@ class Runner:
             and step.name in recalled.running
         ]
         self.placement.check((step, needed[step.name]) for step in running)
-        # A step that need not run is part of the workflow: what it would need stays held.
+        # Includes steps that do not run: the components they would need stay held.
         used = {part.key for found in needed.values() for part in found.parts}
         self._uses.drop_stale(self.residency, plan.workflow_path, plan.workflow_hash, used)
         self._log_loading(running, needed)
@@ -250,7 +250,7 @@ class Runner:
                     try:
                         loaded += self._run_step(step, parts, later, context, writer)
                     except ResultError:
-                        # It is made; only the disk did not take it. The next try need not run.
+                        # Only the write failed: the next try reuses the result.
                         if step.name in context.results and not step.rounds:
                             self._remember(step, recalled, context, files)
                         raise
@@ -264,7 +264,7 @@ class Runner:
         return loaded, recalled.made_at
 
     def _needed(self, plan: Plan) -> dict[str, StepParts]:
-        """What each step is put together from, by the steps' names."""
+        """Returns the parts of each step, by step name."""
         needed: dict[str, StepParts] = {}
         for each in plan.steps:
             if isinstance(each, PipelineStep):
@@ -277,8 +277,8 @@ class Runner:
         self, step: Step, recalled: Recalled, context: RunContext, files: WatchedFiles
     ) -> None:
         key = recalled.keys[step.name]
-        # What a leaner mode made, or was made of that, may differ a little; what a sub-workflow
-        # made is remembered as its last step's.
+        # A leaner mode may change results slightly. A sub-workflow's result is cached as that of
+        # its last step.
         if key is None or context.out_of_memory or isinstance(step, SubWorkflowStep):
             return
         if files.are_as_planned:
@@ -287,7 +287,7 @@ class Runner:
     def _answer(
         self, step: Step, remembered: StepResult, context: RunContext, writer: ResultWriter
     ) -> None:
-        """Give what the step would make without running it; its files are written anew."""
+        """Uses the cached result of the step; its files are written again."""
         log.info("Reusing the remembered result of step: %s", step.name)
         self._emit(
             StepRemembered(
@@ -311,7 +311,7 @@ class Runner:
         context: RunContext,
         writer: ResultWriter,
     ) -> list[Part]:
-        """Run one step; the parts that had to be loaded for it."""
+        """Runs one step; returns the parts that had to be loaded for it."""
         distinct = {part.key: part for part in parts.parts}
         missing = [part for key, part in distinct.items() if key not in self.residency]
         if parts.parts and context.phase != "loading":
@@ -325,7 +325,7 @@ class Runner:
                 try:
                     STEP_KINDS[step.kind](placed, parts, components, context, writer)
                 except BaseException:
-                    # Its error counts, not what comes of it.
+                    # An error here must not replace the step's own.
                     with dispensable("What took turns could not be put back"):
                         self.placement.put_back(placed, parts)
                     raise
@@ -335,7 +335,7 @@ class Runner:
         return missing
 
     def _release(self, step: Step, needed: Mapping[str, StepParts], later: Collection[str]) -> None:
-        """Let go of what leaves after the step; what is pinned or needed by `later` steps stays."""
+        """Drops the parts the step releases, unless pinned or needed by `later` steps."""
         had = [needed[name] for name in step.releases if name in needed]
         keys = {part.key for parts in had for part in parts.parts if part.key not in later}
         keys -= {entry.key for entry in self.residency.entries if entry.pinned}
@@ -359,7 +359,7 @@ class Runner:
     # --- memory ----------------------------------------------------------------------------------
 
     def free(self, command: FreeMemory) -> None:
-        """Drop everything held, give the memory back, and say how much that was."""
+        """Drops everything held, frees the memory, and reports the difference."""
         log.info("Performing full cleanup")
         started = time.monotonic()
         before = self._device.memory()
@@ -381,26 +381,26 @@ class Runner:
         )
 
     def pin(self, command: PinComponent) -> None:
-        """Keep a component, or do so no longer."""
+        """Pins or unpins a component."""
         self.residency.pin(command.key, command.pinned)
         self.report_memory(command.request_id)
 
     def drop(self, command: DropComponents) -> None:
-        """Let these go; what is not held is gone already."""
+        """Drops these components; ignores keys that are not held."""
         self.residency.drop(command.keys, command.reason)
         self._device.release()
         self.report_memory(command.request_id)
 
     def move_to_ram(self, command: MoveToRam) -> None:
-        """Have these leave the accelerator; what is not held is gone already."""
+        """Moves these components off the accelerator; ignores keys that are not held."""
         with dispensable("What is idle could not be moved to RAM"):
             self.placement.leave_device(command.keys, command.reason)
         self.report_memory(command.request_id)
 
     def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """The light cleanup, when nothing else is to be done and until there is.
+        """Does the light cleanup while the worker is idle, until `interrupted` returns True.
 
-        Nobody waits for it, so nothing that goes wrong in it ends the worker.
+        No error in it ends the worker.
         """
         with dispensable("Prompt embeddings could not be written"):
             self.prompts.write_down()
@@ -413,6 +413,6 @@ class Runner:
                 self.report_memory()
 
     def report_memory(self, request_id: str = "") -> None:
-        """Tell what is held now, measured."""
+        """Measures and reports memory."""
         self.reports.measure()
         self.reports.report(request_id)

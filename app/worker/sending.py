@@ -1,4 +1,4 @@
-"""Events as bytes that the parent can read, whatever a library, a file or a result has put in."""
+"""Encodes events as bytes that the parent can always decode."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from app.workflow.inputs import printable
 
 
 def told(event: Event) -> bytes:
-    """The event for the pipe.
+    """Returns the event as bytes.
 
-    Half characters (of file names, say) are replaced. A run whose results cannot be told failed.
+    Lone surrogates (of file names, say) are replaced. RunSucceeded with results that JSON cannot
+    carry becomes RunFailed.
     """
     try:
         data = encode(event)

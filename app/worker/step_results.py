@@ -1,7 +1,7 @@
-"""What steps made is remembered: a step that would make the same again is not run.
+"""Cache of step results: a step that would make the same result again is not run.
 
-Artifacts are kept as copies in the machine's memory and handed out as copies, so that no later step
-can change what is remembered.
+Artifacts are stored as copies in RAM and returned as copies, so that no later step can change the
+cached ones.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ from app.workflow.result_keys import answered, result_key, steps_to_run
 
 
 class UnknownArtifactError(Exception):
-    """An artifact of a kind that cannot be copied for certain."""
+    """Raised for an artifact that cannot be copied reliably."""
 
 
 class StepResult(NamedTuple):
-    """What a step made, and when. Use `made`, which is the caller's own."""
+    """A cached result of a step."""
 
     made_by: str
-    """The id of the run."""
+    """Run id."""
     made_at: float
     """Unix seconds."""
     kept: tuple[_Kept, ...]
 
     @property
     def made(self) -> Made:
-        """A new copy of what it made, tensors on the device they were on."""
+        """A new copy of the result, tensors on the device they were on."""
         return Made(map(_restored, self.kept))
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Who made it and when, for the record beside a file."""
+        """Run id and time, for the record beside a file."""
         made = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.made_at))
         return {"run_id": self.made_by, "created": made}
 
 
 class Recalled(NamedTuple):
-    """What is remembered of a plan's steps."""
+    """The cached results for a plan, and the steps that have to run."""
 
     keys: dict[str, str | None]
-    """By step name; None for what must not be remembered."""
+    """By step name; None for results that must not be cached."""
     results: dict[str, StepResult]
     running: set[str]
     """Names of the steps that have to run."""
 
     @property
     def made_at(self) -> float | None:
-        """When the newest result was made, where no step has to run."""
+        """Time of the newest result (Unix seconds) if no step has to run, else None."""
         if self.running:
             return None
         return max((result.made_at for result in self.results.values()), default=None)
 
 
 class StepResults:
-    """Results of steps by key, the least recently used leaving first under a bound of bytes."""
+    """LRU cache of step results, bounded in bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -80,9 +80,9 @@ class StepResults:
     def recall(
         self, plan: Plan, needed: Mapping[str, StepParts], device: Device, *, fresh: bool
     ) -> Recalled:
-        """Which steps are answered and which run; all of them when `fresh`.
+        """Returns the cached results and the steps to run: all of them when `fresh`.
 
-        `needed` are the parts of every step that has any, none of which has to be loaded.
+        `needed` has the parts of every step that has any; they need not be loaded.
         """
         machine: JsonValue = [str(device), device.name, dict(computing_versions())]
         keys: dict[str, str | None] = {}
@@ -100,7 +100,7 @@ class StepResults:
         return Recalled(keys, results, steps_to_run(plan.steps, used))
 
     def keep(self, key: str | None, made: Made, run_id: str) -> None:
-        """Remember what a step made; not what is too large or of an unknown kind."""
+        """Caches a step's result, unless it is too large or of an unknown kind."""
         if key is None:
             return
         try:
@@ -112,12 +112,11 @@ class StepResults:
             return
 
     def clear(self) -> None:
-        """Let go of everything."""
         self.recent.clear()
 
 
 def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
-    """Everything the step loads, and what its pipeline is put together to."""
+    """Returns the identities of everything the step loads, and of its pipeline."""
     if isinstance(step, TaskStep) or isinstance(parts, TaskParts):
         return [[part.name, part.key] for part in parts.parts]
     return [
@@ -140,7 +139,7 @@ def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
     ]
 
 
-# --- what is returned: pictures, arrays, tensors, texts, data, and whatever holds them -----------
+# --- copies of images, arrays, tensors, text, data, and containers of them ------------------------
 
 
 class _KeptTensor(NamedTuple):
@@ -149,13 +148,13 @@ class _KeptTensor(NamedTuple):
 
 
 _Kept = Any
-"""A copy of what was returned, in which `_KeptTensor` stands for every tensor."""
+"""A copy of a returned value, with a `_KeptTensor` for every tensor."""
 SCALARS = (str, int, float, bool, type(None))
 OBJECT_BYTES = 6 * 1024
-"""About what a picture, an array or a tensor takes beside its numbers, with its place in the table:
-measured over a thousand pictures of 128 pixels (`benchmarks/growth.py`)."""
+"""Approximate overhead of an image, array or tensor, with its cache entry: measured over a thousand
+images of 128 pixels (`benchmarks/growth.py`)."""
 SCALAR_BYTES = 64
-"""About what a number or an empty text takes of memory."""
+"""Approximate size of a number or an empty string."""
 
 
 def _size_bytes(returned: Any) -> int:
@@ -177,7 +176,7 @@ def _size_bytes(returned: Any) -> int:
 
 
 def _copied(returned: Any) -> _Kept:
-    """A copy in the machine's memory; what was returned is of a kind whose size is known."""
+    """Returns a copy in RAM of a value that `_size_bytes` accepts."""
     if isinstance(returned, torch.Tensor):
         return _KeptTensor(returned.detach().to("cpu", copy=True), returned.device)
     return _copied_as(returned, _copied)
@@ -190,7 +189,7 @@ def _restored(kept: _Kept) -> Any:
 
 
 def _copied_as(value: Any, copied: Callable[[Any], Any]) -> Any:
-    """A copy of the value, all in it copied by `copied`."""
+    """Returns a copy of the value, with everything inside copied by `copied`."""
     if type(value) in SCALARS:
         return value
     if type(value) in (list, tuple):

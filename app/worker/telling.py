@@ -1,4 +1,4 @@
-"""Has a pipeline's call tell its steps: by its own callback, or else at its scheduler's."""
+"""Reports denoising steps of a pipeline's call, by its callback or else by its scheduler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """Tells the steps of one pipeline's calls, and shows what is drawn so far."""
+    """Reports the denoising steps of one pipeline's calls, with previews."""
 
     def __init__(self, pipeline: Any, context: RunContext, sight: Sight) -> None:
         self._pipeline = pipeline
@@ -23,28 +23,28 @@ class Steps:
         self._clock_started = 0.0
 
     def end(self, done: int, total: int, latents: Any) -> None:
-        """Tell that so many steps of the call are done."""
+        """Reports that so many steps of the call are done."""
         if done == 1:
-            # The first step's end starts the clock: what came before was not the denoiser.
+            # The clock starts at the end of the first step, to exclude the time before the loop.
             self._clock_started = time.monotonic()
         self._context.end_step(done, max(total, done), self._clock_started, latents, self._sight)
 
     def on_step_end(
         self, pipeline: Any, index: int, _time: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        """diffusers' `callback_on_step_end`, called by the pipeline or by one that is in it."""
+        """Implements diffusers' `callback_on_step_end`, for the pipeline or one inside it."""
         self.end(index + 1, _total(pipeline), tensors.get("latents"))
         return {}
 
     def at(self, scheduler: Any) -> None:
-        """Have the scheduler tell each step that it is asked for. It is this run's own."""
+        """Wraps `step` of the scheduler, which belongs to this run."""
         step = scheduler.step
 
-        # Pipelines look at its signature for what they may give it.
+        # Pipelines inspect its signature.
         @functools.wraps(step)
         def told_step(*arguments: Any, **named: Any) -> Any:
             output = step(*arguments, **named)
-            # A second call begins anew.
+            # A second call counts from 1 again.
             total = _total(self._pipeline)
             self._done = self._done % total + 1
             self.end(self._done, total, output[0])
@@ -54,16 +54,15 @@ class Steps:
 
 
 def _total(pipeline: Any) -> int:
-    """How many steps the call makes; what a pipeline does not say its scheduler knows."""
+    """Returns the step count of the call, from the pipeline or else its scheduler."""
     return int(getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps))
 
 
 def tell_steps(pipeline: Any, context: RunContext, sight: Sight) -> dict[str, Any]:
-    """Have every call of the pipeline tell its steps; the arguments that its calls need for that.
+    """Makes every call of the pipeline report its steps; returns the arguments its calls need.
 
-    Of diffusers' pipelines some have no callback (the decoders of Kandinsky 2.2,
-    HunyuanVideo 1.5, Marigold, …); each of their steps asks the scheduler once. What has neither
-    makes no steps.
+    Some diffusers pipelines have no callback (the decoders of Kandinsky 2.2, HunyuanVideo 1.5,
+    Marigold, …); each of their steps calls the scheduler once. Those with neither have no steps.
     """
     steps = Steps(pipeline, context, sight)
     if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:

@@ -1,8 +1,8 @@
-"""Tells whether the files a run reads stayed what they were while it read them.
+"""Detects files that are replaced while a run reads them.
 
-What a run made is remembered under the identity its files had when it began. Files that were
-replaced in mid-run, even for a moment, may have been read half old and half new; what came of that
-must answer no later request, and what was loaded of it must not stay.
+Results are cached under the identity of the files at the run's beginning. A file replaced in
+mid-run, even briefly, may have been read half old and half new: its results must not be cached and
+its components must not stay.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class WatchedFiles:
-    """The files of one run: those that identify what it loads, and the media it is given."""
+    """The files of one run: those that identify its components, and its media."""
 
     def __init__(self, plan: Plan) -> None:
         self._media = {
@@ -43,26 +43,26 @@ class WatchedFiles:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Inside, every file by which something is identified is watched from then on."""
+        """Watches every file that is identified inside."""
         with noting_files(self._note):
             yield
 
     def changed(self) -> Path | None:
-        """A file that is not what it was when it was noted; None where all are. Nothing is read."""
+        """Returns a file whose stamp has changed, or None; reads no contents."""
         return next((p for p, stamp in self._stamps.items() if _stamp(p) != stamp), None)
 
     @property
     def are_as_planned(self) -> bool:
-        """Whether nothing changed, and media have the content that the run was planned with."""
+        """True if no file changed, and media have the content that the run was planned with."""
         return self.changed() is None and self._media_are_as_planned
 
     @functools.cached_property
     def _media_are_as_planned(self) -> bool:
-        # Once: from then on the stamps tell.
+        # Hashed once; later changes show in the stamps.
         return all(_sha256(path) == sha256 for path, sha256 in self._media.items())
 
     def answer(self, command: StartRun, device: str) -> bool:
-        """Whether what was made of them is what the request of this key stands for."""
+        """Returns whether the run's results are valid for its request key."""
         if command.request_key is None:
             return True
         return request_key(command.plan, device) == command.request_key and self.are_as_planned
@@ -75,7 +75,7 @@ class WatchedFiles:
 def forget_replaced(
     files: WatchedFiles, plan: Plan, residency: Residency, weights: Weights, prompts: PromptMemo
 ) -> None:
-    """Let everything go that a run may have read from files while they were replaced."""
+    """Drops everything a run may have read from files while they were replaced."""
     if (changed := files.changed()) is None:
         return
     log.warning("'%s' was replaced while the run used it: nothing of it is kept", changed)

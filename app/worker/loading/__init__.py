@@ -1,1 +1,1 @@
-"""From files to live modules and whole pipelines, and back again."""
+"""Loads components from files, and assembles pipelines."""

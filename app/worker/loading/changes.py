@@ -1,6 +1,6 @@
-"""Changes made to a component when it is loaded: cut, cast, laid out otherwise, compiled.
+"""Changes to a component at load time: layers removed, casting, memory format, compilation.
 
-None of them can be undone, so what they make is another component, held under a key of its own.
+They cannot be undone, so a changed component is held under a key of its own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ log = logging.getLogger(__name__)
 def change(
     component: torch.nn.Module, changes: ComponentChanges, title: str, *, compiles: bool
 ) -> None:
-    """Make these changes to a component that has just been loaded. Raises LoadError.
+    """Applies these changes to a component that has just been loaded. Raises LoadError.
 
-    Layers are cut before anything else; what is compiled is compiled at its first call, where the
-    device `compiles`.
+    Layers are removed first. Compilation happens at the first call, if the device `compiles`.
     """
     for path, count in changes.kept_layers.items():
         _keep_layers(component, path, count, title)
@@ -39,7 +38,7 @@ def change(
     if changes.casting is not None:
         storage = getattr(torch, changes.casting.storage)
         compute = getattr(torch, changes.casting.compute)
-        # Diffusers' own models know which of their layers have to stay precise.
+        # Diffusers' own models know which of their layers must not be cast.
         if isinstance(component, ModelMixin):
             component.enable_layerwise_casting(storage_dtype=storage, compute_dtype=compute)
         else:
@@ -51,13 +50,13 @@ def change(
 
 
 def state_bytes(component: torch.nn.Module) -> int:
-    """Bytes of a component's weights as they lie now; what is tied counts once."""
+    """Returns the bytes of a component's weights; tied weights count once."""
     tensors = component.state_dict().values()
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def submodule(component: torch.nn.Module, path: str, title: str) -> torch.nn.Module:
-    """The module at this dotted path, "" for the component itself. Raises LoadError."""
+    """Returns the module at this dotted path, "" for the component itself. Raises LoadError."""
     try:
         return component.get_submodule(path)
     except AttributeError as error:
@@ -93,7 +92,7 @@ def _compile(module: torch.nn.Module, how: Compiled, title: str) -> None:
             )
         module.compile_repeated_blocks(**how.options)  # type: ignore[operator]
     else:
-        # Not `module.compile`: hooks around the call, as checkpoints, would be compiled with it.
+        # Not `module.compile`, which would compile hooks with it, such as cancel points.
         options: dict[str, Any] = dict(how.options)
         module.forward = torch.compile(module.forward, **options)
 
@@ -101,10 +100,10 @@ def _compile(module: torch.nn.Module, how: Compiled, title: str) -> None:
 def check_settings(
     step: PipelineStep, classes: Mapping[str, type[Any]], absent: Mapping[str, Any]
 ) -> None:
-    """Raise LoadError where the step sets something for a component that it cannot have.
+    """Raises LoadError for a setting that the step's component does not support.
 
-    `classes` are those of the pipeline's components by name; of the names in `absent` there is
-    none. Here it is known what the model is; nothing has been loaded yet.
+    `classes` are those of the pipeline's components, by name; `absent` are components set to
+    None. Called before anything is loaded.
     """
     named = [*step.dtypes, *step.changes, *(key.partition(".")[0] for key in step.tunings)]
     for name in named:

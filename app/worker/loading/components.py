@@ -1,4 +1,4 @@
-"""One component spec → its class, and whether its files are whole, before it is loaded."""
+"""Finds the class of a component spec and checks its files, before it is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from app.workflow.models.specs import ComponentSpec
 
 
 def part_of(spec: ComponentSpec) -> Part:
-    """The component with its class, its files checked. Raises LoadError with a sentence."""
+    """Returns the component with its class, after checking its files. Raises LoadError."""
     if isinstance(spec, Part):
         return spec
     if spec.library not in ("diffusers", "transformers"):
@@ -39,12 +39,12 @@ def part_of(spec: ComponentSpec) -> Part:
 
 
 def class_of(spec: ComponentSpec) -> type[Any]:
-    """The class that the spec names; for an Auto class of models the one behind it. Raises
+    """Returns the class that the spec names; for an Auto class the model's own class. Raises
     LoadError."""
     library, _, name = spec.class_name.rpartition(".")
     if library == "transformers" and name in PROCESSORS:
         return PROCESSORS[name]
-    # What has been resolved names no other modules than these two, and those of diffusers'.
+    # Resolved specs name only modules of these two libraries.
     found = getattr(importlib.import_module(library), name, None)
     if not isinstance(found, type):
         raise not_loaded(spec.name, spec.model, spec.class_name)
@@ -52,21 +52,21 @@ def class_of(spec: ComponentSpec) -> type[Any]:
 
 
 def has_weights(component_class: type[Any]) -> bool:
-    """Whether objects of this class are modules; of an Auto class, what it makes."""
+    """Returns whether objects of this class (for an Auto class: of what it loads) are modules."""
     return component_class.__name__.startswith("AutoModel") or issubclass(
         component_class, torch.nn.Module
     )
 
 
 def _model_class(automatic: type[Any], spec: ComponentSpec) -> type[Any]:
-    """The class that stands behind an Auto class for this model."""
+    """Returns the class an Auto class uses for this model."""
     try:
         config = transformers.AutoConfig.from_pretrained(
             spec.folder, local_files_only=True, trust_remote_code=False
         )
         found: type[Any] = _get_model_class(config, automatic._model_mapping)
     except Exception as error:
-        # An unknown model, code that would come with it, a broken file: all kinds are raised.
+        # An unknown model, remote code, a broken file: transformers raises any kind.
         raise LoadError(
             f"'{spec.model}' is no model that transformers knows for this task"
             f" ({automatic.__name__}).",
@@ -92,7 +92,7 @@ def _check_files(spec: ComponentSpec, component_class: type[Any]) -> None:
 
 
 def _check_whole(folder: Path, files: Collection[Path]) -> None:
-    """Raise ValueError where one of these weight files is cut off, or another one is missing."""
+    """Raises ValueError if a weight file is truncated or missing."""
     for file in files:
         here = stamp_of(file)
         end = _last_tensor_ends(file, here)
@@ -103,20 +103,20 @@ def _check_whole(folder: Path, files: Collection[Path]) -> None:
     names = {file.name for file in files}
     for index in _indexes(folder, stamp_of(folder)):
         listed = _listed_files(index, stamp_of(index))
-        # The index of another variant lists none of them.
+        # The index of another variant lists none of these files.
         if listed & names and (missing := sorted(listed - names)):
             raise ValueError(f"'{missing[0]}', which '{index.name}' lists, is missing")
 
 
 @lru_cache(maxsize=512)
 def _last_tensor_ends(file: Path, _stamp: FileStamp) -> int:
-    """Bytes from the file's start; read again when the file has changed."""
+    """Returns the end of the last tensor, in bytes from the file's start."""
     return max((end for _, end in tensor_places(file).values()), default=0)
 
 
 @lru_cache(maxsize=512)
 def _indexes(folder: Path, _stamp: FileStamp) -> tuple[Path, ...]:
-    """Looked for again when files have come or gone: every run asks for every component."""
+    """Returns the index files; cached per folder stamp, since every run asks."""
     return tuple(folder.glob("*.safetensors.index*.json"))
 
 

@@ -1,9 +1,9 @@
-"""Weights converted to a dtype that their files do not have, kept on disk; free of torch.
+"""A disk cache of weights converted to another dtype than their files have; free of torch.
 
-Each component has a folder beside the results, laid out as its library lays out a published one,
-so what loads the published one loads this. It appears under its key only when it is whole and on
-the disk, and is known by a list of its files: what is damaged, or was written by other versions of
-the libraries, is removed and made anew. Nobody's pictures depend on it: it may be deleted any time.
+Each component has a folder beside the results, with the layout of a published one, so the same code
+loads both. The folder appears under its key only when it is complete and on disk. A list of its
+files detects damage and other library versions; such a folder is removed and written again. The
+cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIST = "component.json"
 
 
 class Kept(NamedTuple):
-    """One component of the folder, for a person."""
+    """One cached component, for display."""
 
     title: str
     size_bytes: int
@@ -37,18 +37,18 @@ class Kept(NamedTuple):
 
 
 class ConvertedWeights:
-    """One folder for each component, by key; together within a bound of bytes."""
+    """One folder per component, by key, bounded in bytes."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
 
     def folder_of(self, key: str) -> Path:
-        """Where this component is, if it is here."""
+        """Returns the path for this component, which may not exist."""
         return self._folder / key
 
     def find(self, key: str) -> Path | None:
-        """The folder of this component. One that cannot be trusted is removed."""
+        """Returns the folder of this component or None; removes a damaged one."""
         folder = self.folder_of(key)
         if not folder.is_dir():
             return None
@@ -57,24 +57,22 @@ class ConvertedWeights:
             shutil.rmtree(folder, ignore_errors=True)
             return None
         with contextlib.suppress(OSError):
-            # In a folder that may only be read nothing is written either.
+            # The folder may be read-only.
             os.utime(folder)
         return folder
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether so many bytes may be written.
-
-        They must be within the bound and leave on the disk at least as much as they take.
-        """
+        """Returns whether so many bytes may be written: within the bound, and no more than half
+        of the free disk space."""
         existing = next(path for path in (self._folder, *self._folder.parents) if path.is_dir())
         free_bytes = shutil.disk_usage(existing).free
         return size_bytes <= self._max_bytes and 2 * size_bytes <= free_bytes
 
     @contextlib.contextmanager
     def writing(self, key: str, title: str) -> Iterator[Path]:
-        """An empty folder to write a component into; it gets its name when all went well.
+        """Yields an empty folder to write a component into; publishes it on success.
 
-        For room the longest unused components leave. Raises OSError.
+        Afterwards evicts the least recently used components over the bound. Raises OSError.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with private_folder(self._folder) as temporary:
@@ -84,12 +82,12 @@ class ConvertedWeights:
             files = {path.name: _digest(path) for path in sorted(written.iterdir())}
             listed = {"title": title, "versions": library_versions(), "files": files}
             (written / LIST).write_text(json.dumps(listed, indent=1))
-            # Never over a folder that is there: its files may be mapped by another process.
+            # Never replaces a folder: its files may be mapped by another process.
             written.rename(self.folder_of(key))
         self._trim()
 
     def kept(self) -> list[Kept]:
-        """What is here, the last used first."""
+        """Returns the cached components, the most recently used first."""
         kept = [
             Kept(_title(folder), _size_bytes(folder), folder.stat().st_mtime)
             for folder in self._folders()
@@ -97,14 +95,14 @@ class ConvertedWeights:
         return sorted(kept, key=lambda each: -each.last_used)
 
     def clear(self) -> int:
-        """Remove everything; how many bytes that was. Raises OSError."""
+        """Removes everything; returns the bytes freed. Raises OSError."""
         size_bytes = sum(_size_bytes(folder) for folder in self._folders())
         if self._folder.is_dir():
             shutil.rmtree(self._folder)
         return size_bytes
 
     def _folders(self) -> list[Path]:
-        """What a killed process left half written is one too, so that it ages out."""
+        """Returns all folders; half-written ones of a killed process too, so that they age out."""
         found = self._folder.iterdir() if self._folder.is_dir() else ()
         return [path for path in found if path.is_dir()]
 
@@ -130,15 +128,15 @@ def _is_sound(folder: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """What tells whether a file is whole: its size, and the SHA-256 of its text or header.
+    """Returns a digest of a file: its size, and the SHA-256 of its text or safetensors header.
 
-    Names, shapes and dtypes of tensors are in the header; their numbers are not read.
+    The header has names, shapes and dtypes of tensors; the tensors' data are not read.
     """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         if path.suffix != ".safetensors":
             return f"{size_bytes} {hashlib.sha256(file.read()).hexdigest()}"
-        tensor_bytes(path)  # says so where it is none
+        tensor_bytes(path)  # raises if it is not a valid safetensors file
         length = file.read(HEADER_LENGTH_BYTES)
         header = file.read(int.from_bytes(length, "little"))
         return f"{size_bytes} {hashlib.sha256(length + header).hexdigest()}"

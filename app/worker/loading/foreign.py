@@ -1,7 +1,7 @@
-"""Models of libraries with files and loaders of their own: controlnet_aux's detectors, spandrel's.
+"""Models of other libraries with their own files and loaders: controlnet_aux, spandrel.
 
-Each is wrapped in a module, so that its weights are counted, moved and let go of like all others.
-Which classes there are is the tasks' business (`app/tasks`); a document cannot name one.
+Each is wrapped in a module, so that its weights are counted, moved and evicted like all others. The
+tasks (`app/tasks`) choose the classes; a document cannot name one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from app.workflow.models.specs import ComponentSpec
 
 DEPTH = 2
-"""Detectors keep their networks in attributes, or in attributes of those."""
+"""Depth of attributes in which detectors keep their networks."""
 
 
 class Foreign(torch.nn.Module):
-    """What another library loaded; its own object is the `tool`."""
+    """A model loaded by another library, whose own object is the `tool`."""
 
     def __init__(self, tool: Any) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class Foreign(torch.nn.Module):
 
     @staticmethod
     def load() -> Foreign:
-        """The component, by its library."""
+        """Loads the component by its library."""
         raise NotImplementedError
 
 
 def foreign_class(spec: ComponentSpec) -> type[Foreign]:
-    """A class of this one component, which is all that its load needs to know."""
+    """Returns a class for this one component, whose `load` needs no arguments."""
     library, _, class_name = spec.class_name.rpartition(".")
 
     def load() -> Foreign:

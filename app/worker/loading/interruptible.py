@@ -1,7 +1,7 @@
-"""Loads that can be cancelled: a library loads a component in one call, which may take minutes.
+"""Cancel points during loads: a library loads a component in one call, which may take minutes.
 
-No module is called meanwhile, so the cancel points of a run are not reached. Functions of torch are
-called, though, for every tensor that is read, converted or quantised.
+No module is called meanwhile, so a run's usual cancel points are not reached; but torch functions
+are called for every tensor that is read, converted or quantised.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.overrides import TorchFunctionMode
 from app.compat.worker.default_dtype import default_dtype_kept
 
 Checkpoint = Callable[[], None]
-"""Raises what ends the load; otherwise does nothing."""
+"""Raises an exception to end the load; otherwise does nothing."""
 
 
 @contextlib.contextmanager
 def interruptible(checkpoint: Checkpoint) -> Iterator[None]:
-    """Makes every function of torch that this thread calls inside a cancel point."""
+    """Makes every torch function that this thread calls inside a cancel point."""
     with default_dtype_kept(), _Checkpoints(checkpoint):
         yield
 
@@ -32,7 +32,7 @@ class _Checkpoints(TorchFunctionMode):
         self._checkpoint = checkpoint
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # A quantiser's own kernel may be compiled meanwhile.
+        # Quantisers may compile kernels during a load.
         if not torch.compiler.is_compiling():
             self._checkpoint()
         return func(*args, **(kwargs or {}))

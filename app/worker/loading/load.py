@@ -1,7 +1,7 @@
-"""Component specs → parts, with their classes → assembled pipeline; `weights` makes parts live.
+"""Finds the parts of a step's pipeline, and assembles it; `weights` loads the parts.
 
-A pipeline is a cheap shell over held components: it is put together anew for every step of every
-run, with a scheduler of its own, so nothing a call leaves on it can reach the next one.
+A pipeline is a cheap shell over held components. It is assembled again for every step of every run,
+with its own scheduler, so that no call can affect the next one.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from app.workflow.models.specs import Selection, local_folder
 from app.workflow.plan import PipelineStep
 
 IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
-"""Pipelines whose denoiser can look at a picture."""
+"""Pipelines that accept an IP-adapter."""
 
 
 def find_parts(
     step: PipelineStep, earlier: Mapping[str, StepParts] = MappingProxyType({})
 ) -> Parts:
-    """What the step needs, from its model's index; a model of the hub is fetched if it is not here.
+    """Returns the parts the step needs, from its model's index.
 
-    `earlier` has the parts of the steps before, for what is reused of them. Raises LoadError with a
-    sentence.
+    `earlier` has the parts of earlier steps, for components reused from them. Raises LoadError, and
+    NotHere for files that are not on this machine.
     """
     before = {name: each.parts for name, each in earlier.items()}
     if step.modular is None:
         found = _find_parts(step, before)
     else:
-        # Only now: it imports the blocks of every family.
+        # Imported late: it imports the blocks of every family.
         from app.worker.loading.modular import find_modular_parts
 
         found = find_modular_parts(step, before)
@@ -75,7 +75,7 @@ def _pipeline_class(step: PipelineStep, name: str) -> type[Any]:
 
 
 def _own_class(step: PipelineStep) -> type[Any] | None:
-    """The pipeline's class where the repository whose code may run defines it."""
+    """Returns the pipeline class that a trusted repository defines, or None."""
     assert step.code is not None
     index: dict[str, Any] = {}
     if step.source is not None:
@@ -89,7 +89,7 @@ def _own_class(step: PipelineStep) -> type[Any] | None:
 
 
 def _shape_of(pipeline_class: type[Any]) -> Shape:
-    """What is put into the pipeline, as its constructor says."""
+    """Returns the pipeline's components, from its constructor's signature."""
     accepted = list(inspect.signature(pipeline_class.__init__).parameters.values())[1:]
     named = [each for each in accepted if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     return Shape(
@@ -100,7 +100,7 @@ def _shape_of(pipeline_class: type[Any]) -> Shape:
 
 
 def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
-    """The step's pipeline over these components (by key), with a scheduler of its own."""
+    """Returns the step's pipeline over these components (by key), with its own scheduler."""
     named = {part.name: _own(components[part.key]) for part in parts.parts}
     for name, change in (
         ("scheduler", step.scheduler),
@@ -118,7 +118,6 @@ def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) ->
 
 
 def _own(held: Any) -> Any:
-    """A scheduler or guider of the step's own, which keeps what a call leaves in it; else what is
-    held itself."""
+    """Returns a copy of a scheduler or guider, which are stateful; other components as they are."""
     stateful = isinstance(held, ConfigMixin) and not isinstance(held, torch.nn.Module)
     return type(held).from_config(held.config) if stateful else held

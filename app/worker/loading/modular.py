@@ -1,9 +1,9 @@
-"""Modular pipelines: diffusers' blocks over held components, put together anew for every step.
+"""Modular pipelines: diffusers' blocks over held components, assembled again for every step.
 
 `from_pretrained` and `load_components` are not used: they import what an index names, follow it to
-other folders and only warn when a component cannot be loaded. Here the blocks say which components
-they need and the index where those lie; they are loaded like those of any pipeline, under the same
-keys, and handed to the blocks.
+other folders and only warn when a component cannot be loaded. Here the blocks declare the
+components they need, and the index has their places; they are loaded like those of any pipeline,
+under the same keys.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from app.workflow.plan import PipelineStep
 from app.workflow.plan_sources import ModelSource, ModularSettings
 
 CALL = ("output",)
-"""What a call takes beside what the blocks declare."""
+"""Arguments of a call beside those the blocks declare."""
 
 
 def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part]]) -> Parts:
-    """What the step's blocks need, from the model's index; see `loading.find_parts`.
+    """Returns the parts the step's blocks need, from the model's index; see `load.find_parts`.
 
-    Only the blocks say which components they load, so they are made to resolve the step.
+    The blocks are constructed first, since only they declare which components they load.
     """
     folder = local_folder(step.named_source, Selection(whole=True))
     pipeline = _empty(step, model_index(folder, step))
@@ -60,7 +60,7 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part
             f"{type(pipeline).__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
-    # What would be another result of the same components.
+    # Settings that change the result with the same components.
     settings = {
         "workflow": None if step.modular is None else step.modular.workflow,
         "configs": _configs(pipeline),
@@ -70,7 +70,7 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part
 
 
 def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
-    """The step's pipeline over these components (by name)."""
+    """Returns the step's pipeline over these components (by name)."""
     pipeline = _empty(step, model_index(parts.folder, step))
     pipeline.update_components(**components)
     for loop in loops_in(pipeline._blocks):
@@ -82,11 +82,11 @@ def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, 
 
 
 def _empty(step: PipelineStep, index: ModelIndex) -> Any:
-    """The pipeline with the step's blocks and configs, without its components."""
+    """Returns the pipeline with the step's blocks and configs, without components."""
     assert step.modular is not None
     pipeline_class = _pipeline_class(step, index)
     blocks = _blocks(step.modular, pipeline_class, index, step)
-    # Of the index the values alone: components it would look for itself.
+    # Only the index's plain values: the pipeline would look for components itself.
     pipeline = pipeline_class(blocks=blocks, modular_config_dict=dict(index.settings))
     known = list(pipeline._config_specs)
     for name in step.modular.configs:
@@ -110,7 +110,7 @@ def _pipeline_class(step: PipelineStep, index: ModelIndex) -> type[Any]:
 
 
 def _modular_class(index: ModelIndex) -> str:
-    """What diffusers takes for a model that was published for an ordinary pipeline."""
+    """Returns the modular class that diffusers uses for an ordinary pipeline's model."""
     choose = MODULAR_PIPELINE_MAPPING.get(family_of(index.class_name))
     return "" if choose is None else str(choose(index.settings))
 
@@ -121,14 +121,14 @@ def _blocks(
     named = _own_blocks(step.code) or getattr(diffusers, index.blocks_class or "", None)
     is_blocks = isinstance(named, type) and issubclass(named, ModularPipelineBlocks)
     if not is_blocks or getattr(named, "block_classes", None) == []:
-        # Blocks that were put together by hand are saved under the name of their base class.
+        # Blocks assembled by hand are saved under the name of their base class.
         named = getattr(diffusers, pipeline_class.default_blocks_name or "", None)
     if named is None:
         raise LoadError(
             f"The blocks of '{step.model}', {index.blocks_class or 'unnamed'}, are not"
             " diffusers' own."
         )
-    # Of many families the inner blocks are objects of the library's modules, and shared by all.
+    # Copied, since many families share inner blocks as module-level objects.
     blocks = deepcopy(named())
     if settings.workflow is None:
         return blocks
@@ -142,7 +142,7 @@ def _blocks(
 
 
 def _own_blocks(code: ModelSource | None) -> type[Any] | None:
-    """The blocks that the repository whose code may run defines itself; None where it has none."""
+    """Returns the blocks that a trusted repository defines, or None."""
     if code is None or not (folder := code_folder(code)).joinpath(OWN_BLOCKS).is_file():
         return None
     try:
@@ -157,11 +157,11 @@ def _configs(pipeline: Any) -> dict[str, Any]:
     return {name: spec.default for name, spec in pipeline._config_specs.items()}
 
 
-# --- what stands in the document, against what the blocks declare --------------------------------
+# --- checks of the document against the blocks ----------------------------------------------------
 
 
 def _check_call(pipeline: Any, step: PipelineStep) -> None:
-    """Refuse arguments that no block takes: diffusers would ignore them."""
+    """Raises LoadError for arguments that no block takes; diffusers would ignore them."""
     blocks = pipeline._blocks
     taken = {each.name or each.kwargs_type for each in blocks.inputs}
     at = f"{step.place}.pipeline.arguments"
@@ -193,7 +193,7 @@ def _check_names(step: PipelineStep, expected: list[str], all_names: list[str]) 
                 f"The pipeline of {step.place} loads no component '{name}'.",
                 hint=nearest(name, expected),
             )
-    # A block for a component the workflow does not need loads nothing, as a name of a dtype.
+    # A block for a component that the workflow does not need is allowed; it loads nothing.
     for name in step.components.keys() - all_names:
         raise LoadError(
             f"The pipeline of {step.place} has no component '{name}'.",

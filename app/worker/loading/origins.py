@@ -1,11 +1,11 @@
-"""Where the tensors of a live module lie in files, and how they come back from there.
+"""Finds the tensors of a live module in its files, and restores them from there.
 
 A library's `from_pretrained` maps weights that have the wanted dtype into memory and makes the
-mapped tensors the module's parameters, under names that it converts as the class's history asks.
-None of these conversions is known here: a tensor that is a page of a file is found by its address.
-From then on the weights can leave the module (`hollow`) and come back (`fill`) without the library:
-no module is constructed, nothing is converted, and nothing is read before it is used. That this is
-as quick as copying the files out of the page cache is measured by benchmarks/loading.py.
+mapped tensors the module's parameters, under names it converts for each class. These conversions
+need not be known here: a mapped tensor is found by its address. Afterwards the weights can leave
+the module (`hollow`) and come back (`fill`) without the library: no module is constructed, nothing
+is converted, and nothing is read before it is used. benchmarks/loading.py measures that this is as
+fast as copying the files from the page cache.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from safetensors import safe_open
 from app.workflow.fingerprint import FileIdentity, identify_file, tensor_places
 
 ORIGINS_ARE_KNOWN = sys.platform == "linux"
-"""Nobody else tells at which addresses a file is mapped; elsewhere each load is the library's."""
+"""Only Linux reports the addresses of mapped files; elsewhere the library does every load."""
 PRIVATE_SHARE = 0.001
-"""Of a module's weights, how much may be in no file; it stays in the shell instead."""
+"""Maximum share of a module's weights that is in no file; it stays in the shell."""
 
 
 class FileTensor(NamedTuple):
-    """One tensor of a safetensors file, in the dtype and shape in which a module uses it."""
+    """One tensor of a safetensors file, with the dtype and shape in which a module uses it."""
 
     path: Path
     name: str
@@ -37,12 +37,12 @@ class FileTensor(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where in files the state of one module is."""
+    """The places in files of one module's state."""
 
     names: frozenset[str]
     """All names of the module's state dict."""
     tensors: Mapping[str, FileTensor]
-    """Those of them that are in files, by name."""
+    """Tensors that are in files, by name in the state dict."""
     files: Mapping[Path, FileIdentity]
     size_bytes: int
     """Bytes in files."""
@@ -51,19 +51,19 @@ class Origin(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the files hold all of the module's weights but a sliver."""
+        """True if the files hold practically all of the module's weights."""
         return self.private_bytes <= PRIVATE_SHARE * (self.size_bytes + self.private_bytes)
 
     @property
     def is_there(self) -> bool:
-        """Whether the files are still those in which the tensors were found."""
+        """True if the files still exist unchanged."""
         try:
             return all(identify_file(path) == it for path, it in self.files.items())
         except OSError:
             return False
 
     def moved_to(self, folder: Path) -> Origin:
-        """The same after its files have been moved into another folder."""
+        """Returns the origin after its files were moved into another folder."""
         return self._replace(
             tensors={
                 name: t._replace(path=folder / t.path.name) for name, t in self.tensors.items()
@@ -73,7 +73,7 @@ class Origin(NamedTuple):
 
 
 def find_origin(module: torch.nn.Module, files: Iterable[Path]) -> Origin:
-    """Where in these safetensors files the module's tensors are, as it has just been loaded."""
+    """Returns where the tensors of a newly loaded module are in these safetensors files."""
     mapped = _mapped(files)
     paths = {path for *_, path in mapped}
     begins = {
@@ -107,10 +107,10 @@ def find_origin(module: torch.nn.Module, files: Iterable[Path]) -> Origin:
 
 
 def hollow(module: torch.nn.Module, origin: Origin) -> None:
-    """Take the weights that are in files out of the module; what is left of it is its shell.
+    """Removes the weights that are in files from the module, which leaves its shell, in RAM.
 
-    The shell lies in the machine's memory: modules, ties between parameters, buffers that are no
-    part of the state (positions, rotary tables), and what of the state is in no file.
+    The shell has the modules, ties between parameters, non-persistent buffers (positions, rotary
+    tables), and the part of the state that is in no file.
     """
 
     def emptied(name: str, held: torch.Tensor) -> torch.Tensor:
@@ -120,9 +120,9 @@ def hollow(module: torch.nn.Module, origin: Origin) -> None:
 
 
 def fill(module: torch.nn.Module, origin: Origin) -> None:
-    """Make the pages of the files the module's weights, in the machine's memory.
+    """Maps the files' pages as the module's weights, in RAM.
 
-    Whatever it held before (nothing, copies, weights on an accelerator) is let go, not copied.
+    Previous weights (none, copies, or on an accelerator) are released, not copied.
     """
     opened: dict[FileTensor, torch.Tensor] = {}
     with contextlib.ExitStack() as open_files:
@@ -143,7 +143,7 @@ def fill(module: torch.nn.Module, origin: Origin) -> None:
 def _replace(
     module: torch.nn.Module, replacement: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> None:
-    """Put other tensors in the place of the module's state; what was tied is tied again."""
+    """Replaces the tensors of the module's state; keeps ties between parameters."""
     owners = dict(module.named_modules(remove_duplicate=False))
     state = module.state_dict(keep_vars=True)
     made: dict[int, torch.Tensor] = {}
@@ -161,7 +161,7 @@ def _replace(
 
 
 def _mapped(files: Iterable[Path]) -> list[tuple[int, int, int, Path]]:
-    """First and last address, position in the file, and path: of each mapping of these files."""
+    """Returns start and end address, file offset, and path of each mapping of these files."""
     if not ORIGINS_ARE_KNOWN:
         return []
     wanted = {str(path.resolve()): path for path in files}

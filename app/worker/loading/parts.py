@@ -1,4 +1,4 @@
-"""What a step is put together from: its component specs, with the classes they name."""
+"""The parts of a step: its component specs, with their classes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from app.workflow.models.specs import ComponentSpec
 
 @dataclass(frozen=True)
 class Part(ComponentSpec):
-    """A component spec with the class that it names; not necessarily loaded."""
+    """A component spec with its class; not necessarily loaded."""
 
     component_class: type[Any] = object
 
     @classmethod
     def of(cls, spec: ComponentSpec, component_class: type[Any]) -> Part:
-        """The spec with its class."""
         known = {each.name: getattr(spec, each.name) for each in fields(ComponentSpec)}
         return cls(**known, component_class=component_class)
 
 
 class Parts(NamedTuple):
-    """Everything a step's pipeline is put together from."""
+    """Everything that makes up a step's pipeline."""
 
     pipeline_class: type[Any]
     folder: Path
@@ -34,18 +33,18 @@ class Parts(NamedTuple):
 
     @property
     def weight_bytes(self) -> int:
-        """Of all of them together."""
+        """Weights of all distinct parts."""
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 
 class TaskParts(NamedTuple):
-    """Everything a task computes with."""
+    """The models of a task."""
 
     parts: tuple[Part, ...]
 
     @property
     def weight_bytes(self) -> int:
-        """Of all of them together."""
+        """Weights of all distinct parts."""
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 

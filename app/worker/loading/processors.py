@@ -1,7 +1,6 @@
-"""Processors, which prepare words, pictures and films for one model together.
+"""Processors, which prepare text, images and videos for one model.
 
-The parts for words and pictures need no further package; the part for films needs torchvision.
-Where that is not installed a processor is put together without it.
+The part for videos needs torchvision; without torchvision a processor is loaded without it.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from app.errors import LoadError
 
 FILMS = "video_processor"
 CONFIGURATIONS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-"""Where a processor's files name its class."""
+"""Files that name a processor's class."""
 PROCESSORS: dict[str, type[Any]] = {
-    # FLUX.2 writes its prompts into a chat and shows its language model no pictures.
+    # FLUX.2 sends its language model chat text only, no images.
     "PixtralProcessor": transformers.AutoTokenizer,
 }
-"""What is loaded where a model's index names one of these classes."""
+"""The class to load instead of one that a model's index names."""
 
 
 class _WithoutFilms(ProcessorMixin):  # type: ignore[misc]
-    """A processor's class with all of its parts but the one for films."""
+    """Removes the part for videos from a processor's class."""
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -40,8 +39,8 @@ class _WithoutFilms(ProcessorMixin):  # type: ignore[misc]
 
 
 def load_processor(processor_class: type[Any], folder: Path) -> Any:
-    """The processor in this folder, with what there is instead of its part for films where
-    torchvision is missing. An AutoProcessor is of the class that its files name."""
+    """Returns the processor in this folder; without torchvision, with a substitute for its part
+    for videos if there is one. For AutoProcessor the files name the class."""
     if processor_class is transformers.AutoProcessor:
         processor_class = _class_in(folder)
     if FILMS not in processor_class.get_attributes() or is_torchvision_available():
@@ -56,7 +55,7 @@ def load_processor(processor_class: type[Any], folder: Path) -> Any:
 
 
 def _class_in(folder: Path) -> type[ProcessorMixin]:
-    """Raises LoadError where no file names one of transformers'."""
+    """Returns the class the files name. Raises LoadError if transformers has none of that name."""
     for file in CONFIGURATIONS:
         if (folder / file).is_file():
             named = json.loads((folder / file).read_bytes()).get("processor_class")

@@ -1,9 +1,9 @@
-"""Quantised components: the library's configuration that loads one, and what it then holds.
+"""Quantised components: the library's configuration to load one, and its size in memory.
 
-A quantised component is always its library's work: its weights are not pages of a file and its
-parameters are of classes of the quantiser's own, so nothing here takes them out and puts others in
-(`origins`), or writes them down (`converted`). When it has left it is loaded again. It is loaded
-onto the device layer by layer: the weights as they were never lie anywhere together.
+Only its library can load a quantised component: its weights are not pages of a file and its
+parameters have the quantiser's own classes, so `origins` and `converted` do not apply; an evicted
+one is loaded again. It is loaded to the device layer by layer; the full-precision weights are never
+in memory together.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PACKAGES = {each.kind: each.package for each in QUANTISERS.values()}
 
 
 def check_stored(stored: str, what: str) -> QuantiserKind:
-    """The quantiser that published weights need, which is installed. Raises LoadError."""
+    """Returns the quantiser of published weights. Raises LoadError if it is not installed."""
     package = STORED.get(stored)
     if package is None:
         raise LoadError(
@@ -54,8 +54,7 @@ def check_stored(stored: str, what: str) -> QuantiserKind:
 
 
 def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
-    """Further arguments of `from_pretrained` for this part; nothing for one that is not
-    quantised."""
+    """Returns arguments of `from_pretrained` for a quantised part; empty for others."""
     if part.quantiser is None:
         return {}
     _import(part.quantiser, device)
@@ -69,7 +68,7 @@ def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def drawing_the_same(part: Part, device: Device) -> Iterator[None]:
-    """Inside, a quantiser that draws at random draws the same for every load."""
+    """Seeds quantisers that draw random numbers, so that every load is the same."""
     if part.quantiser is None:
         yield
         return
@@ -78,7 +77,7 @@ def drawing_the_same(part: Part, device: Device) -> Iterator[None]:
 
 
 def settled(component: Any, part: Part, device: Device) -> Any:
-    """The component as it has been loaded, ready to be called."""
+    """Returns the loaded component, ready to be called."""
     if part.quantiser == "bitsandbytes" and device.torch_device.type == "cpu":
         from app.compat.worker.bitsandbytes_on_cpu import keep_plain_layout
 
@@ -91,10 +90,11 @@ def settled(component: Any, part: Part, device: Device) -> Any:
 
 
 def multiplying_quantised(parts: Sequence[Part], step: PipelineStep) -> tuple[Part, ...]:
-    """The parts, with those that the step's document says multiplying as SDNQ quantised them.
+    """Returns the parts, with SDNQ's quantised matmul enabled as the document says.
 
-    That is another component: its weights lie otherwise. Without a GPU and triton it would be
-    slower, so it is left, aloud. Raises LoadError for a component that the step does not have.
+    Such a part is another component, since its weights have another layout. Without a GPU and
+    triton it would be slower, so the setting is skipped with a warning. Raises LoadError for a
+    component that the step does not have.
     """
     wanted = step.sdnq_matmul
     names = [part.name for part in parts]
@@ -115,7 +115,7 @@ def multiplying_quantised(parts: Sequence[Part], step: PipelineStep) -> tuple[Pa
 
 
 def configuration(quantisation: Quantisation, library: str) -> Any:
-    """The quantiser's configuration as `diffusers` or `transformers` has it."""
+    """Returns the quantiser's configuration object of `diffusers` or `transformers`."""
     home = {"diffusers": diffusers, "transformers": transformers}[library]
     return _CONFIGURATIONS[quantisation.kind](home, quantisation.arguments)
 
@@ -157,14 +157,14 @@ _CONFIGURATIONS: dict[QuantiserKind, Callable[[Any, Mapping[str, JsonValue]], An
 
 
 def _import(kind: QuantiserKind, device: Device) -> None:
-    """Have the quantiser's package imported as it is to be here.
+    """Imports the quantiser's package, with its settings for this device.
 
-    SDNQ makes itself known to both libraries when it is imported; without that transformers loads
-    weights it has quantised as if they were others.
+    SDNQ registers itself with both libraries on import; without it transformers loads its quantised
+    weights wrongly.
     """
     if kind == "sdnq" and device.torch_device.type == "cpu":
-        # It would have a C++ compiler make a kernel for every shape of a weight: 4 to 8 s for the
-        # two blocks of a FLUX stand-in.
+        # SDNQ would compile a C++ kernel for every weight shape: 4 to 8 s for the two blocks of a
+        # FLUX stand-in.
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
     importlib.import_module(PACKAGES[kind].module)
     if kind == "bitsandbytes" and device.torch_device.type == "cpu":
@@ -173,12 +173,12 @@ def _import(kind: QuantiserKind, device: Device) -> None:
         allow_cpu()
 
 
-# --- what is held --------------------------------------------------------------------------------
+# --- sizes ---------------------------------------------------------------------------------------
 
 
 def held_bytes(module: torch.nn.Module) -> int:
-    """What the module's weights take, with the scales and tables that the quantiser keeps beside
-    them; `nbytes` of a quantised tensor tells what it would take as it was."""
+    """Returns the bytes of the module's weights, with the quantiser's scales and tables; `nbytes`
+    of a quantised tensor is its unquantised size."""
     held = [*module.parameters(), *module.buffers()]
     tensors = [
         *(tensor for each in held for tensor in _plain_tensors(each)),
@@ -198,8 +198,8 @@ def _plain_tensors(held: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _beside(holder: Any) -> Iterator[torch.Tensor]:
-    """Tensors that bitsandbytes keeps as attributes of its parameters and layers, and of what hangs
-    there."""
+    """Yields tensors that bitsandbytes keeps in attributes of its parameters and layers,
+    recursively."""
     for value in vars(holder).values():
         if isinstance(value, torch.Tensor):
             yield from _plain_tensors(value)

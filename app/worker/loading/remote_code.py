@@ -1,4 +1,4 @@
-"""Classes out of a repository's own code, where whoever started the workbench has allowed it."""
+"""Classes from a repository's own code, for repositories allowed at the start."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from app.workflow.models.specs import Selection, local_folder
 from app.workflow.plan_sources import ModelSource
 
 PIPELINE = "pipeline"
-"""The module that defines a repository's pipeline, where its index names no other."""
+"""Default module of a repository's pipeline."""
 
 
 def code_folder(code: ModelSource) -> Path:
-    """Where the code lies."""
+    """Returns the folder of the code."""
     return local_folder(code, Selection(code=True))
 
 
 def load_class(folder: Path, module: str, name: str | None, base: type[Any]) -> type[Any]:
-    """The class of this name in a module of the folder; without a name the only one of the base's.
+    """Returns the class of this name in a module of the folder; without a name the only subclass.
 
-    The module is one of a package of its own for every content of the folder: other files are other
-    modules, and what the package's name tells apart tells results apart. Raises LoadError.
+    The module's package is named by the folder's contents, so that changed code gives new modules
+    and other result keys. Raises LoadError.
     """
     try:
         found = importlib.import_module(f"{_package(folder)}.{module}")
     except Exception as error:
-        # It is anybody's code: whatever it raises is what is wrong with it.
+        # Foreign code may raise any kind.
         raise LoadError(
             f"The code '{module}.py' of '{folder.name}' cannot be run.",
             hint=f"{type(error).__name__}: {error}",

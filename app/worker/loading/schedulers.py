@@ -1,4 +1,4 @@
-"""Schedulers as a step wants them."""
+"""Applies a step's changes to its scheduler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.workflow.plan_settings import SchedulerChange
 
 
 def changed(step: PipelineStep, name: str, change: SchedulerChange, held: Any) -> Any:
-    """A scheduler as the step wants it instead of the one that is held. Raises LoadError."""
+    """Returns a new scheduler with the step's changes to the held one. Raises LoadError."""
     where = f"{step.place}.pipeline.{name}"
     if held is None:
         raise LoadError(

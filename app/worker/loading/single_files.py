@@ -1,7 +1,6 @@
-"""Components from one file, loaded as diffusers' `from_single_file` loads them.
+"""Loads components from one file, as diffusers' `from_single_file` does.
 
-Which file that is and whose configuration it has is resolved before
-(`app/workflow/models/single_files.py`).
+`app/workflow/models/single_files.py` resolves the file and its configuration before.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from app.workflow.models.single_files import Shapes
 
 
 def read_pickle(file: Path) -> Shapes:
-    """The shapes of the tensors in a file that may hold code; torch reads the tensors alone.
+    """Returns the shapes of the tensors in a pickle file, whose code torch does not run.
 
-    Raises ValueError or OSError where it cannot be read.
+    Raises ValueError or OSError if it cannot be read.
     """
     return _read_pickle(file, identify_file(file).content)
 
@@ -40,11 +39,11 @@ def _read_pickle(file: Path, _stamp: str) -> Shapes:
 def load_component(
     file: Path, folder: Path, name: str, component_class: type[Any], **arguments: Any
 ) -> Any:
-    """The component of this name from this file, with the configuration in this folder."""
+    """Returns the component of this name from this file, with the configuration in the folder."""
     if issubclass(component_class, FromOriginalModelMixin):
         return component_class.from_single_file(str(file), config=str(folder), **arguments)
-    # Text encoders have no such method of their own: diffusers takes them out of a whole
-    # checkpoint when it loads its pipeline, by the function that is called here.
+    # Text encoders have no such method: diffusers extracts them from a whole checkpoint when it
+    # loads a pipeline, with the function called here.
     try:
         return single_file.load_single_file_sub_model(
             library_name=component_class.__module__.partition(".")[0],

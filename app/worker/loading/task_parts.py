@@ -1,4 +1,4 @@
-"""What a task's step computes with."""
+"""The models of a task's step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from app.workflow.plan import TaskStep
 
 
 def find_task_parts(step: TaskStep, device: Device) -> TaskParts:
-    """What the step computes with.
-
-    Raises LoadError with a sentence.
-    """
+    """Returns the models the task needs. Raises LoadError."""
     specs = component_specs(step, local_folder, accelerator=device.is_accelerator)
     return TaskParts(tuple(map(part_of, specs.components)))

@@ -1,13 +1,13 @@
-"""Files → live components, at the speed at which files can be read.
+"""Loads components from files, at the speed at which files can be read.
 
-A component that is loaded for the first time is constructed by its library. When it leaves, its
-weights are taken out of it, and what remains of it, its shell, is kept: to come back it is filled
-again from the files. Weights whose files have another dtype are converted by the library once; when
-nothing else is to be done they are written down as converted, and come from there ever after.
+The library constructs a component at its first load. On eviction its weights are removed and the
+rest, its shell, is kept; a reload fills the shell from the files. Weights whose files have another
+dtype are converted by the library once, written to disk while the worker is idle, and loaded from
+there afterwards.
 
-All of this is done by the worker's main thread alone. While a library constructs a module it
-patches torch for the whole process, and a module that another thread constructs or calls at that
-time can be left without weights, with no error: there must be one construction at a time.
+Only the worker's main thread does this. While a library constructs a module it patches torch for
+the whole process; a module that another thread constructs or calls at that time can silently lose
+its weights. So only one construction may happen at a time.
 """
 
 from __future__ import annotations
@@ -51,45 +51,45 @@ from app.workflow.models.hub import TEXT_FILES
 log = logging.getLogger(__name__)
 
 SHELLS_BYTES = 64 * MIB
-"""What all shells together may take of the machine's memory, also after everything was freed."""
+"""Bound for all shells in RAM; they stay when memory is freed."""
 MODULE_BYTES = 2 * 1024
-"""What a module takes without its weights: 1.3 MB for the 709 of a Stable Diffusion 1.5 UNet."""
+"""Size of a module without weights: 1.3 MB for the 709 of a Stable Diffusion 1.5 UNet."""
 TOOL_FACTOR = 8
-"""What a component without weights takes, by the bytes of its files: a CLIP tokenizer of 3 MB takes
+"""Size in RAM of a component without weights, relative to its files: a CLIP tokenizer of 3 MB takes
 20 MB, a Qwen2 tokenizer of 10 MB takes 81 MB."""
 SHARD_BYTES = 128 * MIB
-"""Converted weights are written in files of about this size, and between two of them it is looked
-whether something else is to be done: a run waits for a second at most."""
+"""File size of converted weights. Writing can be interrupted between two files, so that a run waits
+for a second at most."""
 
 
 class Shell(NamedTuple):
-    """A component and what is needed to bring its weights back."""
+    """A component without its weights, and where to restore them from."""
 
     component: Any
     origin: Origin | None
-    """Where its weights are; None: it has none, or they are in no file."""
+    """Where its weights are in files; None if it has none there."""
     size_bytes: int
-    """What it takes without them."""
+    """Size without weights."""
     counted_bytes: int | None = None
-    """What its weights take, where that is not known from their files' headers."""
+    """Size of its weights, if the files' headers do not tell."""
 
 
 class InterruptedWriteError(Exception):
-    """Something else is to be done; what was being written is begun again another time."""
+    """Raised to stop writing converted weights; the write starts again later."""
 
 
 class Weights:
-    """Loads components, keeps the shells of those that left, and writes converted weights down."""
+    """Loads components, keeps the shells of evicted ones, and writes converted weights to disk."""
 
     def __init__(self, device: Device, converted: ConvertedWeights) -> None:
         self._device = device
         self._converted = converted
         self.shells: Recent[Shell] = Recent(SHELLS_BYTES)
         self._unwritten: dict[str, Part] = {}
-        """What was converted while it was loaded, by key."""
+        """Parts whose weights were converted during the load, by key."""
 
     def load(self, part: Part, context: RunContext) -> Entry:
-        """The part, loaded into the machine's memory and told of. Raises LoadError."""
+        """Loads the part and reports it. Raises LoadError."""
         context.checkpoint()
         context.tell_loading(part.name, part.model, 0)
         log.info("Loading %s from model: %s", part.name, part.model)
@@ -113,9 +113,9 @@ class Weights:
         return is_module and self._device.is_accelerator and part.quantiser is None
 
     def let_go(self, entry: Entry) -> None:
-        """Take the weights out of a component that leaves, and keep its shell.
+        """Removes the weights of an evicted component, and keeps its shell.
 
-        Tokenizers, schedulers and other components without weights are kept as they are.
+        Tokenizers, schedulers and other components without weights are kept whole.
         """
         component, origin = entry.component, entry.origin
         self._unwritten.pop(entry.key, None)
@@ -126,21 +126,20 @@ class Weights:
         self.shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Let the shells of these go too: their files were not what they seemed."""
+        """Drops the shells of these, whose files were replaced during the load."""
         for key in keys:
             self.shells.take(key)
 
     def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
-        """Write what was converted and is still held into the folder; whether anything was.
+        """Writes converted weights that are still held to disk; returns whether any were.
 
-        To be called when nothing else is to be done: no picture waits for it. It stops as soon as
-        `interrupted` says that there is, and what was not finished is begun again the next time.
-        What has been written is read back, and compared to the last bit; the live component then
-        lies in the pages of the new files. A full disk is only logged.
+        For idle moments: stops when `interrupted` returns True, and starts an unfinished component
+        again the next time. Written files are read back and compared to the last bit; the live
+        component then uses their mapped pages. A full disk is only logged.
         """
         wrote = False
         for key, part in list(self._unwritten.items()):
-            # Whatever is wrong with it is wrong the next time too.
+            # Removed first: a write that fails would fail again.
             del self._unwritten[key]
             entry = residency[key]
             try:
@@ -155,7 +154,7 @@ class Weights:
                 log.warning("The converted %s could not be kept: %s", part.title, error)
         return wrote
 
-    # --- coming back, and coming for the first time ----------------------------------------------
+    # --- loading ---------------------------------------------------------------------------------
 
     def _refilled(self, part: Part) -> Shell | None:
         shell = self.shells.take(part.key)
@@ -216,7 +215,7 @@ class Weights:
         return origin.moved_to(self._converted.folder_of(part.key))
 
     def _rebase(self, entry: Entry, origin: Origin) -> None:
-        """Have the live component lie in the files that were written from it."""
+        """Maps the live component to the files that were written from it."""
         entry.origin = origin
         if entry.place == "ram" or not self._device.is_accelerator:
             fill(entry.component, origin)
@@ -225,19 +224,19 @@ class Weights:
 
 
 def _weight_bytes(part: Part, shell: Shell) -> int:
-    """What the weights take: as their files say, or counted where those do not tell."""
+    """Returns the bytes of the weights, from the files' headers or counted."""
     if shell.counted_bytes is not None:
         return shell.counted_bytes
     return part.weight_bytes if part.changes is None else state_bytes(shell.component)
 
 
 def _from_pretrained(part: Part, device: Device, checkpoint: Checkpoint) -> Any:
-    """The component, by its library. Raises LoadError, and whatever the checkpoint raises."""
+    """Loads the component by its library. Raises LoadError, and what `checkpoint` raises."""
     arguments: dict[str, Any] = {"local_files_only": True}
     if part.component_class.__name__.startswith("Auto"):
         arguments["trust_remote_code"] = False
     if part.component_class is AutoImageProcessor:
-        # The other kind needs torchvision.
+        # The default backend needs torchvision.
         arguments["backend"] = "pil"
     if has_weights(part.component_class):
         arguments |= {"dtype": getattr(torch, part.dtype), "use_safetensors": True}
@@ -263,7 +262,7 @@ def _from_pretrained(part: Part, device: Device, checkpoint: Checkpoint) -> Any:
 
 
 def _read(part: Part, arguments: dict[str, Any]) -> Any:
-    """The component, by its library, from its folder or from its single file."""
+    """Loads the component by its library, from its folder or its single file."""
     if part.file is None:
         return part.component_class.from_pretrained(part.folder, **arguments)
     given = {"local_files_only": True, "torch_dtype": arguments["dtype"]}
@@ -285,7 +284,7 @@ def _has_variant(part: Part) -> bool:
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The module's state; of what is tied only the first name, which is the one in files."""
+    """Returns the module's state; tied tensors under their first name only, as in files."""
     state: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
     for name, tensor in module.state_dict().items():
         state.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
@@ -303,7 +302,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _shards(module: torch.nn.Module, folder: Path) -> dict[Path, dict[str, torch.Tensor]]:
-    """What goes into which file, by the names of the module's library; the index is written."""
+    """Returns the tensors for each file, named as the module's library does; writes the index."""
     stem = "diffusion_pytorch_model" if isinstance(module, ModelMixin) else "model"
     state = _state(module)
     split = split_torch_state_dict_into_shards(
@@ -319,13 +318,13 @@ def _shards(module: torch.nn.Module, folder: Path) -> dict[Path, dict[str, torch
 
 
 def _to_disk(path: Path) -> None:
-    """Have the file on the disk itself, so that not even a power cut leaves half of it."""
+    """Flushes the file to disk, so that a power cut cannot truncate it."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def _are_equal(module: torch.nn.Module, other: torch.nn.Module, checkpoint: Checkpoint) -> bool:
-    """Whether both hold the same to the last bit, buffers too."""
+    """Returns whether both have bit-identical weights and buffers."""
     mine, others = ({**m.state_dict(), **dict(m.named_buffers())} for m in (module, other))
     if mine.keys() != others.keys():
         return False
@@ -339,5 +338,5 @@ def _are_equal(module: torch.nn.Module, other: torch.nn.Module, checkpoint: Chec
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    # Numbers that are none (NaN) are equal to nothing, but their bits are.
+    # NaN is not equal to itself, but its bits are.
     return tensor.to("cpu").reshape(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""How results are written: one file per kind, and the record that goes with every one."""
+"""Writes results to files, each with its record; one module per kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Save = Callable[[Any, Path, Record, ResultSpec], "tuple[int, int] | None"]
 
 
 class ResultKind(NamedTuple):
-    """How results of one content type are written."""
+    """The file suffix and writer of one content type."""
 
     suffix: str
     save: Save
@@ -55,28 +55,27 @@ RESULT_KINDS: dict[str, ResultKind] = {
 }
 """By content type. A document may name those of `app.workflow.document.ContentType`."""
 WHOLE = ("text/", "application/json")
-"""Content types of which a mapping is one file; of the others every entry is one."""
+"""Content types that store a mapping in one file; others use one file per entry."""
 SHOWN_CHARACTERS = 10_000
 
 
 class ResultWriter:
-    """Writes the results of one run, each with its record, and tells of each."""
+    """Writes the results of one run, each with its record, and reports each."""
 
     def __init__(self, outputs: OutputStore, context: RunContext, versions: dict[str, str]) -> None:
         self._outputs = outputs
         self._context = context
         self._calls: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
-        """How many calls of a step, and files, were written: in the rounds of a sub-workflow its
-        steps go on counting."""
+        """Number of written calls and files by step; the rounds of a sub-workflow share a count."""
         self._unfinished: Path | None = None
         self._versions = {"diffusers-workbench": __version__, **versions}
 
     def save(self, step: Step, made: Made, remembered_from: Record | None = None) -> None:
         """Writes everything the step made as its result block says.
 
-        `remembered_from` tells which run made it, where this one did not. Files have the names that
-        the dialect gives them: `id-step.number_of_the_step-call.artifact`.
+        `remembered_from` is the origin of a cached result. The dialect defines the files' names:
+        `id-step.number_of_the_step-call.artifact`.
         """
         assert step.result is not None
         started = time.monotonic()
@@ -129,8 +128,8 @@ class ResultWriter:
         *,
         keep: bool,
     ) -> Path:
-        """Writes a segment of a film, hardly compressed; it leaves the folder with the run, unless
-        it is to be kept. `sound` is samples and their rate."""
+        """Writes a video segment in high quality; deleted with the run unless `keep`. `sound` is
+        samples and their rate."""
         started = time.monotonic()
         spec = ResultSpec(content_type="video/mp4", fps=fps)
         samples, rate = sound or (None, None)
@@ -148,7 +147,7 @@ class ResultWriter:
         return path
 
     def _making(self) -> Path:
-        """Returns the run's folder for what is not finished; it leaves with the run."""
+        """Returns the run's folder for unfinished files, which is deleted with the run."""
         if self._unfinished is None:
             folder = self._outputs.run_folder(self._context.run_id)
             self._unfinished = self._context.at_end.enter_context(private_folder(folder))
@@ -156,18 +155,16 @@ class ResultWriter:
 
 
 def unsaved_data(step: Step, made: Made) -> tuple[JsonValue, ...]:
-    """The texts and data that the step gave and no file holds."""
+    """Returns the text and data of a step whose results are not saved."""
     if step.saves:
         return ()
     return tuple(artifact for artifact in made.artifacts if text.is_data(artifact))
 
 
 def _files(made: Made, content_type: str, first: int) -> Iterator[tuple[str, Any]]:
-    """What is written to files of its own, each with the end of its file's name; calls count from
-    `first`.
+    """Yields the content of each file with the end of its name; calls count from `first`.
 
-    Of JSON that is all that a call returned, together. A step that gave nothing (a key that is not
-    there, say) has no file.
+    JSON has one file per call. A call that returned None (a missing key, say) has no file.
     """
     if content_type.endswith("json"):
         whole = enumerate(made.returned, first)

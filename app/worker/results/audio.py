@@ -1,6 +1,6 @@
-"""Sounds: uncompressed, lossless, or compressed.
+"""Writes audio: uncompressed, lossless, or compressed.
 
-PyAV writes all of them. Its FFmpeg has no libvorbis, and FFmpeg's own Vorbis encoder is called
+PyAV writes all formats. Its FFmpeg has no libvorbis, and FFmpeg's own Vorbis encoder is called
 experimental; at its fifth quality a test tone with noise came back with 25 dB of signal to noise,
 where libmp3lame's 192 kbit/s gave 23 (PyAV 18.1). So no second library is needed for it.
 """
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from app.workflow.plan import ResultSpec
 
 DEFAULT_RATE = 44_100
-"""Samples per second of a sound of which nothing says another."""
+"""Sample rate in Hz where none is given."""
 CHUNK_SAMPLES = 1 << 16
 QUALITY_UNIT = 118
-"""FFmpeg's FF_QP2LAMBDA: `global_quality` counts in so many parts of an encoder's own quality."""
+"""FFmpeg's FF_QP2LAMBDA: `global_quality` per unit of an encoder's own quality."""
 
 
 def save_sound(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> None:
-    """Writes the sound as its content type and options say, the record in the comment.
+    """Writes audio as its content type and options say, the record in the comment.
 
-    Its rate is the one the result block names, else its own.
+    The sample rate is the result block's, else the audio's own.
     """
     import av
     import numpy as np
@@ -68,23 +68,22 @@ BitrateMode = Literal["CONSTANT", "AVERAGE", "VARIABLE"]
 def codec_options(
     encoder: str, rate: int, compression: float | None, mode: BitrateMode | None
 ) -> dict[str, str]:
-    """The encoder's options for a `compression_level` of 0 (best, largest) to 1.
+    """Returns the encoder's options for a `compression_level` of 0 (best, largest) to 1.
 
-    libsndfile's scales are kept, which the dialect's numbers are: of MP3 320 to 32 kbit/s (160 to 8
-    below 32 kHz, 64 to 8 below 16) or LAME's VBR quality 0 to 10, of Opus 256 to 6 kbit/s, of
-    Vorbis its quality, of FLAC its levels 0 to 8.
+    The dialect uses libsndfile's scales: MP3 320 to 32 kbit/s (160 to 8 below 32 kHz, 64 to 8 below
+    16) or LAME's VBR quality 0 to 10, Opus 256 to 6 kbit/s, Vorbis its quality, FLAC levels 0 to 8.
     """
     if encoder.startswith("flac"):
         return {} if compression is None else {"compression_level": str(round(8 * compression))}
     if encoder == "vorbis":
         quality = 5 if compression is None else 10 * (1 - compression)
-        # FFmpeg holds what is experimental behind this.
+        # FFmpeg requires this for experimental encoders.
         return {"strict": "experimental", **quality_options(quality)}
     if encoder == "libmp3lame":
         if mode == "VARIABLE":
             return quality_options(4 if compression is None else min(9.9, 10 * compression))
         best, worst = (320, 32) if rate >= 32_000 else (160, 8) if rate >= 16_000 else (64, 8)
-        # Of an ordinary sound that is 192 kbit/s.
+        # 192 kbit/s at usual sample rates.
         level = 0.45 if compression is None else compression
         bit_rate = round(best - level * (best - worst)) * 1000
         return {"b": str(bit_rate), "abr": "1" if mode == "AVERAGE" else "0"}
@@ -96,12 +95,12 @@ def codec_options(
 
 
 def quality_options(quality: float) -> dict[str, str]:
-    """What has an encoder keep this quality, on its own scale, at whatever bit rate."""
+    """Returns options for constant quality, on the encoder's own scale."""
     return {"flags": "+qscale", "global_quality": str(round(QUALITY_UNIT * quality))}
 
 
 def layout_of(sound: Any) -> str:
-    """How players name so many channels. Raises ResultError for more than two."""
+    """Returns the layout's name: mono or stereo. Raises ResultError for more channels."""
     count = sound.shape[1]
     if count > 2:
         raise ResultError(f"A sound of {count} channels cannot be saved; two are the most.")
@@ -109,7 +108,7 @@ def layout_of(sound: Any) -> str:
 
 
 def encoded(stream: Any, sound: Any, rate: int) -> Iterator[Any]:
-    """The packets of this sound in the stream's codec and rate; `rate` is the sound's own."""
+    """Yields packets of the audio in the stream's codec and rate; `rate` is the audio's own."""
     import av
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Pictures, with the full record inside the file."""
+"""Writes images, with the full record inside the file where its format allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.workflow.plan import ResultSpec
 
 MAX_EXIF_BYTES = 65_000
-"""A JPEG keeps EXIF in one segment of 64 KB, a few bytes of which are its own."""
+"""A JPEG stores EXIF in one segment of 64 KB, header included."""
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 UNICODE_COMMENT = b"UNICODE\x00"
 
@@ -23,9 +23,9 @@ Size = tuple[int, int]
 
 
 def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Writes a PNG, the record in a text chunk; its width and height in pixels.
+    """Writes a PNG, the record in a text chunk; returns width and height in pixels.
 
-    Measures of one channel (a depth, say) keep 65536 levels.
+    One-channel measures (depth, say) have 65536 levels.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -39,7 +39,7 @@ def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Si
 
 
 def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Writes a JPEG, the record in EXIF's UserComment; its width and height in pixels."""
+    """Writes a JPEG, the record in EXIF's UserComment; returns width and height in pixels."""
     picture = _picture(artifact).convert("RGB")
     with replacing(path) as file:
         picture.save(file, "JPEG", quality=95, exif=_exif(record, path))
@@ -47,7 +47,7 @@ def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
 
 
 def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
-    """Writes a WebP, the record in EXIF's UserComment; its width and height in pixels."""
+    """Writes a WebP, the record in EXIF's UserComment; returns width and height in pixels."""
     picture = _picture(artifact)
     with replacing(path) as file:
         picture.save(file, "WEBP", quality=95, exif=_exif(record, path))
@@ -55,7 +55,7 @@ def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
 
 
 def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
-    """Writes a BMP, which has no room for the record; its width and height in pixels."""
+    """Writes a BMP, which cannot hold the record; returns width and height in pixels."""
     picture = _picture(artifact).convert("RGB")
     with replacing(path) as file:
         picture.save(file, "BMP")
@@ -63,7 +63,7 @@ def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> S
 
 
 def save_tiff(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
-    """Write a TIFF without the record, measures as deep as in a PNG; width and height in pixels."""
+    """Writes a TIFF without the record, with a PNG's depth; returns width and height in pixels."""
     picture = _picture(artifact, deep=True)
     with replacing(path) as file:
         picture.save(file, "TIFF", compression="tiff_adobe_deflate")

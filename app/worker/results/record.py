@@ -1,8 +1,7 @@
-"""The record that goes with every result: how it was made, without what is nobody else's business.
+"""The record of each result: how it was made, without private details.
 
-A picture is passed on with its record inside. So a file of this machine is its name (and the
-SHA-256 of its content), never its path; and a URL goes without the query and the password that may
-open it to others.
+Images are shared with their record inside. So it has the name (and SHA-256) of a local file, never
+its path, and URLs without query and password.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 LONGEST_PATH = 4096
 DRIVE = re.compile(r"[a-zA-Z]:[\\/]|\\\\")
-"""How an absolute path of Windows begins."""
+"""Prefix of an absolute Windows path."""
 
 
 def record_of(step: Step, index: int, context: RunContext, versions: Mapping[str, str]) -> Record:
-    """Returns the record of the step's result of this number."""
+    """Returns the record of the step's result number `index`."""
     plan = context.plan
     files = media_files(plan)
     return {
@@ -55,8 +54,8 @@ def record_of(step: Step, index: int, context: RunContext, versions: Mapping[str
 
 
 def without_places(value: Any, files: Mapping[str, str] | None = None) -> Any:
-    """Returns the value with every absolute path as the name at its end, and every URL without its
-    query. One of `files` (path: SHA-256) becomes an object that has the hash too."""
+    """Returns the value with file names instead of absolute paths, and URLs without queries. Paths
+    in `files` (path: SHA-256) become objects with name and hash."""
     if isinstance(value, Mapping):
         return {key: without_places(entry, files) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -71,7 +70,7 @@ def without_places(value: Any, files: Mapping[str, str] | None = None) -> Any:
 
 
 def _is_absolute_path(text: str) -> bool:
-    """Whether a text is a path from the root of a file system, and no words that begin like one."""
+    """Returns whether a text is an absolute path, not prose that begins like one."""
     if len(text) > LONGEST_PATH or "\n" in text or "\0" in text:
         return False
     if DRIVE.match(text):
@@ -88,7 +87,7 @@ def _name(path: str) -> str:
 
 
 def _mode(step: Step) -> Record | None:
-    """How the step computed, where there is a choice."""
+    """Returns the memory mode of a pipeline's step."""
     if not isinstance(step, PipelineStep):
         return None
     return {

@@ -1,4 +1,4 @@
-"""Texts and data, as files that any program opens."""
+"""Writes text and JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def save_text(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> None:
-    """Writes the text; anything else as Python prints it."""
+    """Writes text; other values as `str` formats them."""
     with replacing(path) as file:
         file.write(str(artifact).encode())
 
 
 def save_json(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> None:
-    """Writes the data as JSON. Raises ResultError for what JSON has no form for."""
+    """Writes data as JSON. Raises ResultError for values JSON does not support."""
     if not is_data(artifact):
         raise ResultError(
             f"A {type(artifact).__name__} cannot be saved as JSON.",
@@ -31,7 +31,7 @@ def save_json(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> 
 
 
 def is_data(value: Any) -> bool:
-    """Returns whether JSON has a form for the whole of this."""
+    """Returns whether JSON supports the whole value."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_data(item) for key, item in value.items())
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Videos: h264 in mp4, which plays everywhere, and other files on demand."""
+"""Writes videos: h264 in mp4, which plays everywhere, and other formats on demand."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 DEFAULT_FPS = 8
-"""The dialect's own."""
+"""Defined by the dialect."""
 FINE_CRF = "8"
-"""x264's quality, 0 to 51, at which nobody sees a difference; 23 is usual."""
+"""x264 quality (0 to 51) without visible loss; 23 is usual."""
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-"""Samples per second that AAC has; a sound of another rate becomes 48 kHz."""
+"""Sample rates of AAC in Hz; others become 48 kHz."""
 MP3_RATES = (32_000, 44_100, 48_000)
-"""Those of MP3 that every player takes out of an AVI."""
+"""Sample rates of MP3 that every player supports in AVI."""
 
 
 class VideoFile(NamedTuple):
     """A kind of video file."""
 
     container: str
-    """As FFmpeg names it."""
+    """FFmpeg's name."""
     suffix: str
     codec: str
     sound_codec: str
     rates: tuple[int, ...]
-    """Samples per second its sounds may have; one of another becomes 48 kHz."""
+    """Supported sample rates of its audio in Hz; others become 48 kHz."""
 
 
 VIDEO_FILES = {
@@ -58,10 +58,10 @@ VIDEO_FILES = {
 
 
 def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> Size:
-    """Writes the frames, with their sound where they have one; width and height in pixels, cut to
-    even numbers.
+    """Writes a video with its audio if any; returns width and height in pixels, cropped to even
+    numbers.
 
-    `artifact` is a list of pictures, an array (frames, height, width, 3) of 0..1 or 0..255, or an
+    `artifact` is a list of images, an array (frames, height, width, 3) of 0..1 or 0..255, or an
     AudioVideo.
     """
     sound, rate = None, None
@@ -84,10 +84,10 @@ def write_video(
     *,
     fine: bool = False,
 ) -> Size:
-    """Writes one frame (height, width, 3) of 0..255 after the other; the size as written.
+    """Writes frames (height, width, 3) of 0..255; returns width and height as written.
 
-    `fine` is for a film that will be compressed once more: it is hardly compressed now. `sound` is
-    (samples, channels) of -1..1, `rate` its samples per second. Raises ResultError.
+    `fine`: high quality, for a video that will be compressed again. `sound` is (samples, channels)
+    of -1..1, `rate` its sample rate in Hz. Raises ResultError.
     """
     import av
     import numpy as np
@@ -97,7 +97,7 @@ def write_video(
     first = next(frames, None)
     if first is None:
         raise ResultError("The step made no frames that could be written as a video.")
-    # yuv420p, the one format every player knows, needs even sides.
+    # yuv420p, the only format every player supports, needs even sides.
     height, width = (side - side % 2 for side in first.shape[:2])
     if not height or not width:
         raise ResultError(f"Frames of {first.shape[1]}x{first.shape[0]} pixels make no video.")
@@ -111,7 +111,7 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         heard = None
         if sound is not None and rate:
-            # All streams have to be there before the first packet is.
+            # All streams must be added before the first packet.
             heard = container.add_stream(
                 kind.sound_codec,
                 rate=rate if rate in kind.rates else 48_000,
@@ -130,10 +130,10 @@ def write_video(
 
 
 def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Size:
-    """Writes a moving picture that goes on for ever, or a still one; width and height in pixels.
+    """Writes a looping or still GIF; returns width and height in pixels.
 
-    A GIF counts hundredths of a second: frames last a little longer or shorter by turns, and all
-    together as long as `fps` says. What all frames share of 256 colours is chosen frame by frame.
+    GIF times are hundredths of a second: frame durations vary slightly, so that the total follows
+    `fps`. Each frame has its own palette of 256 colours.
     """
     from PIL import Image
 
@@ -158,17 +158,16 @@ def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Si
 
 
 def _paced(spec: ResultSpec, artifact: Any) -> ResultSpec:
-    """With the pace of the file that the film was read from, where nothing else says one."""
+    """Returns the spec with the source file's frame rate, if it sets none."""
     if spec.fps is None and isinstance(artifact, AudioVideo) and artifact.fps is not None:
         return spec.model_copy(update={"fps": artifact.fps})
     return spec
 
 
 def frames_of(video: Any) -> Iterator[Frame]:
-    """The frames of a video, one by one, as (height, width, 3) of 0..255. Raises ResultError.
+    """Yields the frames of a video as (height, width, 3) of 0..255. Raises ResultError.
 
-    A picture alone is a video of one frame; of a tensor, as pipelines give them on demand, the
-    channels come second.
+    A single image is a video of one frame; in a tensor, channels come second.
     """
     import numpy as np
     from PIL import Image
@@ -190,8 +189,8 @@ def frames_of(video: Any) -> Iterator[Frame]:
 
 
 def _options(codec: str) -> dict[str, str]:
-    """Returns options with which the same frames are the same bytes, always; for codecs other than
-    x264 a quality instead of a bit rate."""
+    """Returns options for byte-identical output of identical frames; codecs other than x264 get a
+    quality instead of a bit rate."""
     if codec == "libvpx-vp9":
         return {"crf": "32", "b": "0", "deadline": "good", "cpu-used": "4"}
     if codec == "mpeg4":

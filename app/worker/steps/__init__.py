@@ -1,4 +1,4 @@
-"""The kinds of steps a plan may hold, and what runs each."""
+"""The kinds of workflow steps, and the function that runs each."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The arguments of a step's calls: one call, or one per combination of the results referred to."""
+"""Arguments of a step's calls: one call per combination of the results it refers to."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 def combinations(
     step: str, arguments: Mapping[str, Value], context: RunContext, *, bare: bool = False
 ) -> list[dict[str, Any]]:
-    """The arguments of every call: the product over all results referred to, the last fastest.
+    """Returns the arguments of every call: the product over all results referred to, the last
+    fastest.
 
-    Raises StepError before anything is called. The calls share what is in their arguments. `bare`
-    is for pipelines: of a film they take the pictures alone, as a list.
+    The calls share argument values. `bare` is for pipelines, which take a video as a list of
+    images. Raises StepError.
     """
     choices = [_choices(found, step, context) for found in references_in(arguments.values())]
     count = math.prod(map(len, choices))
@@ -55,15 +56,15 @@ def combinations(
 
 
 def one_value(value: Value, name: str, step: str, context: RunContext) -> Any:
-    """The value of an argument that makes no combinations: of a result referred to, the first
-    artifact. Raises StepError."""
+    """Returns the value of an argument without combinations: the first artifact of each result
+    referred to. Raises StepError."""
     chosen = (_choices(found, step, context)[0] for found in references_in([value]))
     return _Live(context, bare=True).value(value, name, chosen)
 
 
 def rounds_of(rounds: Rounds, context: RunContext) -> list[dict[str, Any]]:
-    """What a sub-workflow is handed in each of its rounds, by the places it is handed in at; the
-    last reference changes fastest. Raises StepError."""
+    """Returns the values passed to a sub-workflow in each of its rounds, by `handed_at`; the last
+    reference changes fastest. Raises StepError."""
     choices = [
         [_picked(choice, place.rpartition(".")[2]) for choice in found]
         for reference in rounds.references
@@ -109,7 +110,7 @@ def _property(returned: Any, reference: ResultValue, step: str) -> Any:
 
 
 class _Live:
-    """Makes a plan's values what a call takes. A file that several calls share is read once."""
+    """Converts a plan's values to call arguments. Reads files shared by several calls once."""
 
     def __init__(self, context: RunContext, *, bare: bool) -> None:
         self._context = context
@@ -118,8 +119,8 @@ class _Live:
         self._reader = MediaReader(context.plan.limits, context.checkpoint)
 
     def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
-        """The value of the argument (or key) of this name; results come from `chosen` in template
-        order. Of a mapping that has the argument's own name as a key, that entry is meant."""
+        """Returns the value of the argument (or key) of this name; results come from `chosen` in
+        template order. A mapping with a key of that name stands for its entry."""
         match value:
             case LiteralValue():
                 return value.value
@@ -129,7 +130,7 @@ class _Live:
                 return self._given(self._files[value.path])
             case ResultValue():
                 result = next(chosen)
-                # What a sub-workflow was handed has been picked there.
+                # Values passed to a sub-workflow were picked there.
                 taken = result if value.handed_at else _picked(result, name)
                 return self._given(_seen(taken, name))
             case DTypeValue():
@@ -143,7 +144,7 @@ class _Live:
             case ObjectValue():
                 return {key: self.value(entry, key, chosen) for key, entry in value.entries.items()}
             case BuiltValue():
-                # In the order in which `references_in` finds what they refer to.
+                # In the order of `references_in`.
                 media = None if value.media is None else self._whole(value.media, name, chosen)
                 given = {
                     key: self.value(entry, key, chosen) for key, entry in value.arguments.items()
@@ -153,7 +154,7 @@ class _Live:
                 raise StepError(f"{value.place}: '{value.url}' has not been fetched.")
 
     def _whole(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
-        """The value with all that belongs to it, for an object that takes the sound of a film."""
+        """Returns the value as if not `bare`, for objects that take a video's audio too."""
         bare, self._bare = self._bare, False
         try:
             return self.value(value, name, chosen)
@@ -170,7 +171,7 @@ class _Live:
                 return self._reader.sound(value.path)
 
     def _given(self, value: Any) -> Any:
-        """What a call is given: of a film for a pipeline its pictures, of a sound its samples."""
+        """Returns the value for a call; pipelines get a video's images, or audio's samples."""
         if not self._bare or not isinstance(value, AudioVideo):
             return value
         if len(value.frames) == 0:
@@ -183,8 +184,8 @@ def _picked(value: Any, name: str) -> Any:
 
 
 def _seen(value: Any, name: str) -> Any:
-    """What an argument of this name is given; measures of one channel (a depth, say), which
-    pipelines and tasks cannot look at, as a picture of three."""
+    """Returns the value; for an image argument, converts one-channel measures (depth, say) to
+    RGB."""
     shape: tuple[int, ...] = getattr(value, "shape", ())
     if media_kind(name) == "image" and len(shape) == 3 and shape[-1] == 1:
         return as_picture(value).convert("RGB")

@@ -1,4 +1,4 @@
-"""Objects of diffusers' data classes, made of what a plan says."""
+"""Constructs objects of diffusers' data classes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from app.workflow.planning.objects import DATA_CLASSES, data_class
 
 
 def build(class_name: str, media: Any, arguments: Mapping[str, Any]) -> Any:
-    """The object; `media` is a picture, a film or a sound as its class takes one, or None.
+    """Returns the object; `media` is an image, a video or audio, as its class needs, or None.
 
-    What `arguments` says wins over what the media carry: their pace, their sample rate. Raises
-    StepError where the class does not take them.
+    `arguments` override the media's own frame rate and sample rate. Raises StepError.
     """
     module = importlib.import_module(f"diffusers.{DATA_CLASSES[class_name]}")
     known = data_class(class_name)

@@ -1,7 +1,7 @@
-"""A film made in segments: the pipeline is called for each, which goes on from the one before.
+"""Makes a video in segments: one call of the pipeline for each, continuing the one before.
 
-What a segment adds is joined to the film at once, so of the segments themselves only what the next
-is handed stays in memory; with `save_segments` not even their frames do.
+Each segment is joined to the video at once; in memory stays only what the next one continues from,
+and, without `save_segments`, the frames.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from app.worker.results import ResultWriter
 
 Call = Callable[[Mapping[str, Any]], list[Any]]
-"""Calls the pipeline; what it returned, as steps hand it on."""
+"""Calls the pipeline; returns its results."""
 
 
 class Sound(NamedTuple):
@@ -51,7 +51,7 @@ def chained(
     writer: ResultWriter,
     iteration: int,
 ) -> AudioVideo:
-    """The whole film. Raises StepError where a segment is no film, or cannot be joined."""
+    """Returns the whole video. Raises StepError if a segment is no video or cannot be joined."""
     prompts = [one_value(prompt, "prompt", step.name, context) for prompt in chain.prompts]
     plan, given = _planned(chain, arguments)
     film = _Film(chain, step, writer, iteration)
@@ -78,11 +78,11 @@ def chained(
     return film.finished(total, given)
 
 
-# --- how many, and with what ---------------------------------------------------------------------
+# --- planning segments ---------------------------------------------------------------------------
 
 
 def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segment], Sound | None]:
-    """The segments, and the given sound that they last as long as, where they do."""
+    """Returns the segments, and with `match_audio` the audio whose length they cover."""
     if chain.segments is not None:
         return [Segment(0, 0)] * chain.segments, None
     references = [each for each in arguments["references"] if _kind(each) == "audio"]
@@ -107,7 +107,7 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
 def _with_slice(
     references: Sequence[Any], sound: Sound, segment: Segment, chain: Chain
 ) -> list[Any]:
-    """The references with so much of the sound as the segment lasts, silence where it has ended."""
+    """Returns the references with the segment's part of the audio, padded with silence."""
     import torch
 
     assert chain.fps is not None
@@ -121,7 +121,7 @@ def _with_slice(
     return found
 
 
-# --- what goes on from one to the next -----------------------------------------------------------
+# --- from one segment to the next ----------------------------------------------------------------
 
 
 def _only_film(returned: list[Any], step: PipelineStep) -> AudioVideo:
@@ -141,7 +141,7 @@ def _only_film(returned: list[Any], step: PipelineStep) -> AudioVideo:
 
 
 def _carried(film: AudioVideo, chain: Chain) -> AudioVideo:
-    """What the next segment is handed of this one: its end, copied, so that the rest can go."""
+    """Returns the end of this segment for the next one, copied so that the rest can be freed."""
     count = 1 if chain.continuity == "last_frame" else (chain.carry_frames or len(film.frames))
     frames = film.frames[-count:].copy()
     if chain.continuity == "last_frame" or not chain.carry_audio or film.audio is None:
@@ -149,7 +149,7 @@ def _carried(film: AudioVideo, chain: Chain) -> AudioVideo:
     sound = as_sound(film)
     if len(frames) < len(film.frames):
         rate = film.sample_rate or 0
-        # Without a pace the sound is cut in proportion.
+        # Without a frame rate the audio is cut in proportion.
         lasting = (
             samples_of(len(frames), chain.fps, rate)
             if chain.fps
@@ -160,8 +160,8 @@ def _carried(film: AudioVideo, chain: Chain) -> AudioVideo:
 
 
 def _handed_on(before: Any, carry: AudioVideo, chain: Chain) -> Any:
-    """The value of the segment argument: a picture or a list of them; a list of references gets one
-    more of its own family."""
+    """Returns the value of the segment argument: an image, a list of images, or a list of
+    references with one more of its family."""
     from PIL import Image
 
     pictures = [Image.fromarray(frame) for frame in carry.frames]
@@ -184,8 +184,8 @@ def _handed_on(before: Any, carry: AudioVideo, chain: Chain) -> Any:
 
 
 def _relative(references: Sequence[Any], kind: str, chain: Chain) -> Any:
-    """The class of this kind among those of the references' own module; None where they are of no
-    family: pictures, say."""
+    """Returns the class of this kind in the references' own module; None if they are of no family
+    (images, say)."""
     member = next((each for each in references if _kind(each)), None)
     if member is None:
         return None
@@ -200,7 +200,7 @@ def _relative(references: Sequence[Any], kind: str, chain: Chain) -> Any:
 
 
 def _kind(reference: Any) -> str:
-    """`image`, `video` or `audio`, where it is an object of such a family."""
+    """Returns `image`, `video` or `audio` for a reference object, else ""."""
     found = getattr(type(reference), "kind", "")
     return found if isinstance(found, str) else ""
 
@@ -209,7 +209,7 @@ def _kind(reference: Any) -> str:
 
 
 class _Film:
-    """The film so far."""
+    """The video made so far."""
 
     def __init__(
         self, chain: Chain, step: PipelineStep, writer: ResultWriter, iteration: int
@@ -225,7 +225,7 @@ class _Film:
         self._sound: Sound | None = None
 
     def add(self, segment: AudioVideo) -> None:
-        """Joins a segment to it."""
+        """Appends a segment."""
         trim = self._chain.trim_frames if self._size is not None else 0
         frames = segment.frames
         if len(frames) <= trim:
@@ -250,7 +250,7 @@ class _Film:
         self._length += len(kept)
 
     def _join_sound(self, segment: AudioVideo, trim: int) -> Sound | None:
-        """Joins its sound, which ends with its frames; what is heard of it alone."""
+        """Appends the segment's audio, cut to its frames; returns the part added."""
         if segment.audio is None or segment.sample_rate is None:
             if self._sound is not None:
                 raise StepError(f"A segment of step '{self._step.name}' has no sound.")
@@ -280,14 +280,14 @@ class _Film:
         window = crossfade_window(self._chain.crossfade_ms, rate, trimmed, len(before))
         joined = join(before, samples[:trimmed], samples[trimmed:], window, rate)
         if fps is not None:
-            # So that what is rounded a segment adds up to nothing.
+            # Rounding errors of segments must not add up.
             length = samples_of(self._length + len(segment.frames) - trim, fps, rate)
             joined = padded(joined, length)[:length]
         self._sound = Sound(joined, rate)
         return Sound(samples[trimmed:], rate)
 
     def finished(self, length: int | None = None, sound: Sound | None = None) -> AudioVideo:
-        """The whole film, of at most so many frames, with this sound instead of its own."""
+        """Returns the whole video, of at most `length` frames, with `sound` instead of its own."""
         import numpy as np
 
         frames: Any

@@ -1,4 +1,4 @@
-"""What is drawn at random beside the generator that a call is given."""
+"""Seeds torch's global generators."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's own generators draw from this seed; after it they go on as if nothing had
-    been drawn."""
+    """Seeds torch's global generators inside; restores their states afterwards."""
     import torch
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,7 +1,7 @@
-"""What a step made: what its calls returned, and the artifacts in that.
+"""The results of a step: the values its calls returned, and the artifacts in them.
 
-A reference to a property asks what was returned; a bare one, and the files of a step, are made of
-its artifacts. Nothing here knows torch: a tensor is what can be detached.
+A reference to a property reads returned values; a bare reference, and a step's files, are its
+artifacts. Free of torch: a tensor is recognised by its `detach` method.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from app.tasks.media import AudioVideo, as_sound
 
 FIELDS = ("images", "image_embeds", "image_embeddings", "frames", "audios", "prediction")
-"""The first of these that a pipeline returned holds its artifacts, one an entry."""
+"""Fields of a pipeline's output: the first one present holds the artifacts, one per entry."""
 RATES = ("audio_sample_rate", "sampling_rate")
-"""Where what was returned says how many samples a second its sound has."""
+"""Fields with the sample rate of the audio."""
 
 
 class Output(Mapping[str, Any]):
-    """What one call of a pipeline returned, by field; fields of None are left out."""
+    """The result of one pipeline call, by field, without fields that are None."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = {name: value for name, value in fields.items() if value is not None}
@@ -35,31 +35,34 @@ class Output(Mapping[str, Any]):
 
 
 class Rest(dict[str, Any]):
-    """What was returned beside the artifacts: for references, not for files."""
+    """Values returned beside the artifacts: for references, not for files."""
 
 
 class Made:
-    """Everything a step made, in the order of its calls."""
+    """All results of a step, in the order of its calls."""
 
     def __init__(self, returned: Iterable[Any]) -> None:
         self.returned = list(returned)
 
     @cached_property
     def by_return(self) -> list[list[Any]]:
-        """The artifacts, together where they were returned together."""
+        """Artifacts by call."""
         return [artifacts_of(each) for each in self.returned]
 
     @property
     def artifacts(self) -> list[Any]:
-        """All artifacts, one after the other."""
+        """All artifacts, flattened."""
         return [artifact for together in self.by_return for artifact in together]
 
 
 def artifacts_of(returned: Any) -> list[Any]:
-    """The artifacts in what one call returned.
+    """Returns the artifacts in one call's result.
 
-    Of a pipeline's output those in the first of FIELDS that is there; of a mapping with `videos`
-    those, and a Rest; all else is an artifact itself. A film with a sound is an AudioVideo.
+    1. A pipeline's output: the entries of the first of FIELDS that is present.
+    2. A mapping with `videos`: those, and a Rest with the other values.
+    3. Anything else is one artifact.
+
+    A video with audio becomes an AudioVideo.
     """
     if isinstance(returned, Output):
         name = next((field for field in FIELDS if field in returned), None)
@@ -81,10 +84,9 @@ def artifacts_of(returned: Any) -> list[Any]:
 
 
 def _with_sounds(videos: list[Any], sounds: Any, rate: int | None) -> list[Any]:
-    """The videos, each with the sound of its place in the batch.
+    """Returns the videos, each with the audio of its batch index.
 
-    Without a sample rate nobody could play the sound, and latents (of more than two dimensions) are
-    none yet.
+    Audio is ignored without a sample rate, and if it is latents (more than two dimensions).
     """
     if sounds is None or rate is None:
         return videos

@@ -1,4 +1,4 @@
-"""Files of a plan as what a call takes: pictures, videos with their sound, sounds."""
+"""Reads a plan's media files: images, videos with audio, and audio."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from app.tasks.media import Array
 
 Checkpoint = Callable[[], None]
-"""Called between frames; raises where the run was cancelled."""
+"""Called between frames; raises if the run was cancelled."""
 
 
 class MediaReader:
-    """Reads the files of one step; decoded they may all together have so many bytes."""
+    """Reads the files of one step, within a limit of decoded bytes for all of them."""
 
     def __init__(self, limits: MediaLimits, checkpoint: Checkpoint) -> None:
         self._limits = limits
@@ -31,7 +31,7 @@ class MediaReader:
         self._decoded_bytes = 0
 
     def picture(self, path: str) -> Any:
-        """Returns the picture as RGB, turned as its camera says. Raises StepError."""
+        """Returns the image as RGB, rotated by its EXIF orientation. Raises StepError."""
         try:
             found = pictures.read(Path(path), self._limits.max_picture_pixels)
         except WrongMediaError as error:
@@ -40,8 +40,8 @@ class MediaReader:
         return found
 
     def video(self, path: str) -> AudioVideo:
-        """Returns frames of 0..255 (frames, height, width, 3), turned as the camera says, with the
-        sound if there is one. Raises StepError."""
+        """Returns frames of 0..255 (frames, height, width, 3), rotated by the file's metadata,
+        with the audio if any. Raises StepError."""
         import numpy as np
 
         with self._opened(path, "video") as container:
@@ -63,19 +63,18 @@ class MediaReader:
         return AudioVideo(_filled(whole, frames), sound.audio, sound.sample_rate, fps)
 
     def sound(self, path: str) -> AudioVideo:
-        """Returns the sound in this file, or of this video; it has no frames. Raises StepError."""
+        """Returns the audio of an audio or video file, without frames. Raises StepError."""
         import av
         import numpy as np
 
         with self._opened(path, "audio") as container:
             stream = container.streams.audio[0]
-            # The decoder's own format is any of a dozen; one plane of floats a channel is asked
-            # for.
+            # Decoders have a dozen formats; "fltp" is one plane of floats per channel.
             resampler = av.AudioResampler(format="fltp")
             parts: list[Array] = []
             for frame in container.decode(stream):
                 self._checkpoint()
-                # A stream may say of itself what its frames do not keep.
+                # Frames may have more channels than their stream declares.
                 check_channels(frame.layout.nb_channels, Path(path).name)
                 for each in resampler.resample(frame):
                     samples = each.to_ndarray().T
@@ -92,7 +91,7 @@ class MediaReader:
 
     @contextmanager
     def _opened(self, path: str, kind: MediaKind) -> Iterator[Any]:
-        """Opens the file, taken for nothing but the format that its name says."""
+        """Opens the file, only as the format of its suffix."""
         import av
 
         name, container_name = Path(path).name, CONTAINERS[Path(path).suffix.lower()]
@@ -121,11 +120,11 @@ class MediaReader:
 
 
 def _filled(whole: Array, parts: list[Array], *, joined: bool = False) -> Array:
-    """Returns the array with the parts in it; each is let go as soon as it is there, so that they
-    are not in memory twice. `joined`: one after the other instead of one an entry."""
+    """Fills the array with the parts and frees each part at once, so that they are not in memory
+    twice. `joined`: concatenates the parts instead of one per entry."""
     start = 0
     while parts:
-        # From the end the list gives up its entries without moving the others.
+        # Popping from the end of a list does not move the others.
         part = parts.pop()
         start += len(part) if joined else 1
         if joined:

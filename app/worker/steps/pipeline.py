@@ -1,4 +1,4 @@
-"""One call of a diffusers pipeline, or one per combination of the results it refers to."""
+"""Runs a pipeline step: one call per combination of the results it refers to."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def run(
     context: RunContext,
     writer: ResultWriter,
 ) -> None:
-    """Calls the pipeline and saves what it made; returns the step's result.
+    """Calls the pipeline, stores the result in the context and saves it.
 
-    The random generator is always the CPU's, so a seed gives one picture on every device, and it is
-    new in every run; all calls of the step share it, as the dialect has it. Pipelines that draw
-    beside it (Stable Diffusion 3's ControlNet the latents of its control picture) draw from the
-    same seed.
+    The random generator is always the CPU's, so that a seed gives one image on every device. It is
+    new in every run; all calls of the step share it, as the dialect defines. Pipelines that draw
+    from torch's global generators too (Stable Diffusion 3's ControlNet for the latents of its
+    control image) use the same seed.
     """
     import torch
 
@@ -83,21 +83,21 @@ def run(
 def _telling(
     pipeline: Any, step: PipelineStep, context: RunContext, sight: Sight
 ) -> Callable[..., Any]:
-    """The pipeline's call, which tells its steps."""
+    """Returns the pipeline's call, with progress reports."""
     from app.worker.telling import tell_steps
 
     if step.modular is None:
         return partial(pipeline, **tell_steps(pipeline, context, sight))
-    # Only now: it imports diffusers' blocks.
+    # Imported late: it imports diffusers' blocks.
     from app.worker.modular_calls import telling
 
     return telling(pipeline, context, sight)
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:
-    """What a call returned, in the form in which steps hand it on; of a list every item counts.
+    """Returns a call's results as a list; a returned list counts item by item.
 
-    A film's sound is told its sample rate, which is the vocoder's.
+    Adds the vocoder's sample rate to an output with audio.
     """
     from diffusers.utils import BaseOutput
 

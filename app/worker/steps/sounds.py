@@ -1,6 +1,6 @@
-"""Sounds of references in the rate that a pipeline's model hears.
+"""Resamples reference audio to the sample rate of a pipeline's model.
 
-The library would resample them with torchaudio, which nothing else here needs.
+The library would need torchaudio for this, which nothing else here needs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ LAYOUTS = {1: "mono", 2: "stereo"}
 
 
 def heard_at(arguments: Mapping[str, Any], rate: int | None) -> Mapping[str, Any]:
-    """The arguments, with the sounds of all `references` in so many samples a second.
-
-    They stay as they are where the pipeline hears at no rate of its own.
-    """
+    """Returns the arguments with the audio of all `references` at this rate; None: unchanged."""
     references = arguments.get("references")
     if rate is None or not isinstance(references, list):
         return arguments
@@ -40,7 +37,7 @@ def _at_rate(reference: Any, rate: int) -> Any:
 
 
 def resampled(sound: Array, own: int, rate: int) -> Array:
-    """The sound (channels, samples) of `own` samples a second in `rate` a second."""
+    """Returns the audio (channels, samples) resampled from `own` to `rate`, in Hz."""
     import av
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a sub-workflow made, saved once more where the step that runs it has a result block."""
+"""Runs a sub-workflow step: its result is that of its last step, saved if it has a result block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(step: SubWorkflowStep, context: RunContext, writer: ResultWriter) -> None:
-    """Takes what the last step made, in all rounds; the files of both steps are kept."""
+    """Takes the last step's results of all rounds; the files of both steps are kept."""
     context.results[step.name] = context.results[step.last]
     if step.saves:
         context.enter("saving")

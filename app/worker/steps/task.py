@@ -1,4 +1,4 @@
-"""One task, called for every combination of the results it refers to."""
+"""Runs a task step: one call per combination of the results it refers to."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def run(
     context: RunContext,
     writer: ResultWriter,
 ) -> None:
-    """Calls the task and saves what it gave; returns the step's result.
+    """Calls the task, stores the results in the context and saves them.
 
-    A task that draws at random draws on with every call, from the step's seed.
+    All calls of a random task share one generator, with the step's seed.
     """
     import numpy as np
 
@@ -60,7 +60,7 @@ def run(
 
 
 class _Progress:
-    """Tells how far a step is: how many of its calls are made, or how much of its only one is."""
+    """Reports a step's progress: calls done, or the progress within its only call."""
 
     def __init__(self, context: RunContext, calls: int) -> None:
         self._context = context
@@ -89,13 +89,13 @@ def _loaded(
     progress: _Progress,
     given_back: contextlib.ExitStack,
 ) -> Loaded:
-    """What a task that loads something is given beside its arguments."""
+    """Returns the models and folders for a task that loads any."""
     import torch
 
     device = torch.device("cpu") if step.on_cpu else context.device.torch_device
     given_back.enter_context(torch.inference_mode())
     if step.random:
-        # These models draw from torch's own generators.
+        # These models draw from torch's global generators.
         given_back.enter_context(drawing_from(step.seed, device))
     return Loaded(
         components={part.name: components[part.key] for part in parts.parts},
@@ -110,7 +110,7 @@ def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments
     try:
         return task.arguments.model_validate(dict(call))
     except ValidationError:
-        # What an earlier step made has turned out to be of another kind.
+        # A result of an earlier step has the wrong type.
         wrong = "; ".join(
             f"{'.'.join(map(str, found.path))}: {found.message}".removeprefix(": ")
             for found in mistakes(step.command, task, call)
@@ -121,8 +121,7 @@ def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments
 
 
 def _tidied(given: Any) -> Any:
-    """A text without the blanks and the pair of quotation marks that language models put around
-    their answers."""
+    """Returns text without the surrounding spaces and quotation marks that language models add."""
     if not isinstance(given, str):
         return given
     text = given.strip()

@@ -1,1 +1,1 @@
-"""What a step sets for its calls: on before them, off after them."""
+"""Run-time settings of a step: on before its calls, off after them."""

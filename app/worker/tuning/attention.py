@@ -1,4 +1,4 @@
-"""How a denoiser computes its attention in one step, and what it does not compute every time."""
+"""Attention backends and caches of a denoiser, for one step."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ IN_TWO_CALLS = ("QwenImage", "Wan")
 
 @contextlib.contextmanager
 def attending(step: PipelineStep) -> Iterator[None]:
-    """Inside, the step's attention backend. Raises LoadError.
+    """Sets the step's attention backend inside. Raises LoadError.
 
-    The backend is a setting of the whole process, which a component's own method leaves changed, so
-    it is set around the step.
+    The backend is a setting of the whole process, and a component's own method does not reset it.
     """
     with contextlib.ExitStack() as given_back:
         if step.attention_backend is not None:
@@ -47,10 +46,7 @@ def attending(step: PipelineStep) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cached(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
-    """Inside, the denoiser's cache is on; after it, it is gone with all it holds.
-
-    Raises LoadError where the pipeline's denoiser has none.
-    """
+    """Enables the denoiser's cache inside. Raises LoadError if the denoiser supports none."""
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
     if not isinstance(denoiser, CacheMixin):
         raise LoadError(
@@ -71,7 +67,7 @@ def cached(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
 
 
 def _config(cache: CacheSettings, pipeline: Any, denoiser: Any) -> Any:
-    """The options as diffusers takes them."""
+    """Returns the options as diffusers' config object."""
     match cache.type:
         case "first_block":
             return FirstBlockCacheConfig(**cache.options)
@@ -91,8 +87,8 @@ def _config(cache: CacheSettings, pipeline: Any, denoiser: Any) -> Any:
 
 
 def _faster(pipeline: Any, denoiser: Any) -> FasterCacheConfig:
-    """Of its options only what has to fit the denoiser is set: how its output is laid out, and
-    whether it is given both branches of guidance at once."""
+    """Returns a config with only the options that must fit the denoiser: its output layout, and
+    whether one call has both branches of guidance."""
     name = type(denoiser).__name__
     if type(pipeline).__name__.startswith(IN_TWO_CALLS):
         raise ValueError("It computes guidance in two calls, whose caches would mix.")

@@ -1,4 +1,4 @@
-"""How single components are computed with in one step: tiles, slices, chunks, attention."""
+"""Settings of single components for one step: tiling, slicing, chunking, attention."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ PLAIN = (bool, int, float, str, tuple, type(None))
 
 @contextlib.contextmanager
 def components_tuned(pipeline: Any, step: PipelineStep) -> Iterator[None]:
-    """Inside, the pipeline's components compute as the step says; after it, as before.
-
-    Raises LoadError where a component cannot.
-    """
+    """Applies the step's component settings inside. Raises LoadError for an unsupported one."""
     with contextlib.ExitStack() as given_back:
         if step.attention_slicing:
             for component in pipeline.components.values():
@@ -70,7 +67,7 @@ def _require(module: torch.nn.Module, method: str, message: str, where: str) -> 
 
 
 def _processor(named: str) -> Any:
-    """An attention processor; planning has seen that diffusers defines one of this name."""
+    """Returns an attention processor of diffusers; planning has checked the name."""
     module, _, name = named.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)()
@@ -81,7 +78,7 @@ def _processor(named: str) -> Any:
 
 
 def _set_backend(module: torch.nn.Module, backend: str, key: str) -> None:
-    """Set the backend of this module's attention alone; diffusers sets the process's with it."""
+    """Sets the backend of this module only; diffusers would change the process's too."""
     active = _AttentionBackendRegistry._active_backend
     try:
         ModelMixin.set_attention_backend(module, backend)
@@ -95,7 +92,7 @@ def _set_backend(module: torch.nn.Module, backend: str, key: str) -> None:
 
 
 def _attention_of(component: torch.nn.Module) -> Callable[[], None]:
-    """Puts back how the component's attention is computed now."""
+    """Returns a function that restores the component's present attention processors."""
     processors = [
         (module, module.processor, getattr(module.processor, "_attention_backend", None))
         for module in component.modules()
@@ -112,7 +109,8 @@ def _attention_of(component: torch.nn.Module) -> Callable[[], None]:
 
 
 def _plain_attributes_of(module: torch.nn.Module) -> Callable[[], None]:
-    """Puts back what the module says of itself now in plain values: sizes of tiles, switches."""
+    """Returns a function that restores the module's present plain attributes: tile sizes,
+    switches."""
     plain = {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
 
     def put_back() -> None:

@@ -1,4 +1,4 @@
-"""IP-adapters: a denoiser that looks at a picture during one step, and is as before after it."""
+"""IP-adapters: image conditioning of a denoiser, for one step."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from app.workflow.models.specs import local_folder
 from app.workflow.plan_sources import IpAdapterSource
 
 PROJECTION_OF_TEXT = "text_encoder_hid_proj"
-"""Where a denoiser that projects its text keeps that projection while an adapter is there."""
+"""Attribute of a denoiser for its text projection while an adapter is loaded."""
 
 
 @contextlib.contextmanager
 def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator[None]:
-    """Inside, the adapter is in the pipeline's denoiser. Raises LoadError.
+    """Loads the adapter into the pipeline's denoiser inside. Raises LoadError.
 
-    diffusers' own way back leaves processors of another kind than there were and takes the image
-    encoder out of the pipeline, so what the adapter replaces is kept and put back here.
+    diffusers' own unload leaves other processors than before and removes the image encoder, so
+    everything the adapter replaces is restored here.
     """
     is_flux = isinstance(pipeline, FluxIPAdapterMixin)
     denoiser = pipeline.transformer if is_flux else pipeline.unet
     processors = dict(denoiser.attn_processors)
-    # A Flux has neither before its first adapter.
+    # Flux has neither before its first adapter.
     projection = getattr(denoiser, "encoder_hid_proj", None)
     kind = getattr(denoiser.config, "encoder_hid_dim_type", None)
     try:
@@ -36,7 +36,7 @@ def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator
         yield
     finally:
         if getattr(denoiser, "peft_config", None):
-            # Adapters of faces bring a LoRA.
+            # Face adapters include a LoRA.
             pipeline.unload_lora_weights()
         denoiser.set_attn_processor(processors)
         denoiser.encoder_hid_proj = projection
@@ -46,7 +46,7 @@ def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator
 
 
 def _load(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> None:
-    # The encoder is a component of the pipeline already.
+    # The image encoder is already a component of the pipeline.
     is_flux = isinstance(pipeline, FluxIPAdapterMixin)
     name = "image_encoder_pretrained_model_name_or_path" if is_flux else "image_encoder_folder"
     no_encoder: dict[str, Any] = {name: None}

@@ -1,4 +1,4 @@
-"""Components on the device, all of them or one after the other, for the duration of a step."""
+"""Device placement of components for one step, with or without offload."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import Offload
 
 WORK_TOGETHER = {"language_model", "rvq_depth_decoder"}
-"""Components of MiniMax Music 3 that its blocks call in turns for every frame, and want on the
-device together."""
+"""Components of MiniMax Music 3 that its blocks alternate for every frame, so both must be on the
+device."""
 
 
 @contextlib.contextmanager
 def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
-    """Inside, every component computes on the device: it stays there, or is brought there for each
-    of its calls, as the step's offload says."""
+    """Moves all components to the device inside, or installs the step's offload hooks."""
     with contextlib.ExitStack() as given_back:
         if step.modular is not None:
             if step.offload is not None:
@@ -43,7 +42,7 @@ def _one_component(pipeline: Any, _step: PipelineStep, device: Device) -> None:
 
 
 def _one_layer(pipeline: Any, step: PipelineStep, device: Device) -> None:
-    # The instance's own list: diffusers' belongs to the class.
+    # Set on the instance: diffusers' list belongs to the class.
     left = [*pipeline._exclude_from_cpu_offload, *step.never_offloaded]
     pipeline._exclude_from_cpu_offload = left
     pipeline.enable_sequential_cpu_offload(device=device.torch_device)
@@ -53,15 +52,15 @@ WAYS: dict[Offload, Callable[[Any, PipelineStep, Device], None]] = {
     "model": _one_component,
     "sequential": _one_layer,
 }
-"""How a pipeline that is not modular is told to offload."""
+"""Offload of ordinary pipelines."""
 
 
 @contextlib.contextmanager
 def _taking_turns(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
-    """What diffusers has methods for at ordinary pipelines, for a modular one.
+    """Offloads the components of a modular pipeline, for which diffusers has no methods.
 
-    Its blocks call its components in an order nobody declares, so whichever is called has all
-    others leave; after the step all of them are in RAM.
+    Its blocks call components in an undeclared order, so each call offloads all others; after the
+    step all of them are in RAM.
     """
     from diffusers.modular_pipelines.components_manager import custom_offload_with_hook
 
@@ -93,7 +92,7 @@ def _taking_turns(pipeline: Any, step: PipelineStep, device: Device) -> Iterator
 
 
 def _move(pipeline: Any, device: Device) -> None:
-    # `pipeline.to` takes ten milliseconds to find that there is nothing to move.
+    # `pipeline.to` takes ten milliseconds even when nothing has to move.
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             first = next(component.parameters(), None)

@@ -1,10 +1,10 @@
-"""TeaCache: a Flux denoiser that hands on its last change where little would change.
+"""TeaCache: reuses the last residual of a Flux denoiser where its output would hardly change.
 
 From "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model" (Liu et al., CVPR
-2025, https://arxiv.org/abs/2411.19108): what the first block is given, modulated by the timestep,
-tells how much the output will change. Its relative change is mapped by a polynomial and added up;
-while the sum stays below a threshold, the blocks are not computed and what they changed last time
-is added again. The polynomial is the authors' fit for Flux.1 dev
+2025, https://arxiv.org/abs/2411.19108): the first block's input, modulated by the timestep,
+predicts how much the output will change. Its relative change is mapped by a polynomial and summed;
+while the sum stays below a threshold, the blocks are skipped and their last residual is added
+again. The polynomial is the authors' fit for Flux.1 dev
 (https://github.com/ali-vilab/TeaCache, TeaCache4FLUX).
 """
 
@@ -29,9 +29,9 @@ HOOK = "teacache"
 
 @contextlib.contextmanager
 def teacached(pipeline: Any, settings: TeaCacheSettings | None, place: str) -> Iterator[None]:
-    """Inside, the pipeline's denoiser is cached so. Raises LoadError where it is no Flux.
+    """Enables TeaCache inside. Raises LoadError if the denoiser is not Flux's.
 
-    Entered after offload hooks, so that blocks that are not computed are not brought either.
+    Enter after offload hooks, so that skipped blocks are not moved to the device.
     """
     if settings is None:
         yield
@@ -59,7 +59,7 @@ def teacached(pipeline: Any, settings: TeaCacheSettings | None, place: str) -> I
 
 
 class _State(BaseState):  # type: ignore[misc]
-    """What is known of the calls of one branch of guidance."""
+    """State of one branch of guidance."""
 
     def __init__(self) -> None:
         self.reset()
@@ -74,13 +74,13 @@ class _State(BaseState):  # type: ignore[misc]
 
 
 class _Block(ModelHook):  # type: ignore[misc]
-    """Computes its block, or hands on what it is given; the last one adds the last change."""
+    """Computes its block, or passes its input on; the last block adds the last residual."""
 
     _is_stateful = True
 
     def __init__(self, states: StateManager, *, is_last: bool) -> None:
         super().__init__()
-        # diffusers finds it among the hook's attributes and tells it the branch of guidance.
+        # diffusers finds this attribute and sets its branch of guidance.
         self._states = states
         self._is_last = is_last
 
@@ -113,7 +113,7 @@ class _Block(ModelHook):  # type: ignore[misc]
 
 
 class _FirstBlock(_Block):
-    """Decides, for all blocks of the call."""
+    """Decides whether the blocks of this call are computed."""
 
     def __init__(self, states: StateManager, settings: TeaCacheSettings, pipeline: Any) -> None:
         super().__init__(states, is_last=False)
@@ -131,7 +131,7 @@ class _FirstBlock(_Block):
         return super().new_forward(module, *args, **kwargs)
 
     def _computes(self, state: _State, modulated: torch.Tensor) -> bool:
-        # The first step has nothing to add, and the last one makes the picture.
+        # The first step has no residual, and the last one is always computed, for quality.
         is_last = state.call + 1 >= int(self._pipeline.num_timesteps)
         before = state.modulated
         if before is None or is_last or before.shape != modulated.shape:
@@ -146,7 +146,7 @@ class _FirstBlock(_Block):
 
 
 def polynomial(coefficients: Sequence[float], value: float) -> float:
-    """Its value, by Horner's rule."""
+    """Returns the polynomial's value, by Horner's rule."""
     result = 0.0
     for coefficient in coefficients:
         result = result * value + coefficient

@@ -1,7 +1,7 @@
-"""Run-time settings, applied as differences before a step's call and undone after it.
+"""Applies run-time settings before a step's calls and undoes them afterwards.
 
-None of them touches what is held for good: adapters are removed, never fused; tiling is switched
-back; offload hooks come off.
+Held components are not changed for good: adapters are removed, never fused; tiling is reset;
+offload hooks are removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.workflow.plan import PipelineStep
 
 @contextlib.contextmanager
 def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
-    """The pipeline as the step wants it; inside only, whatever happens."""
+    """Applies the step's settings to the pipeline inside, and undoes them whatever happens."""
     with contextlib.ExitStack() as given_back:
         if step.loras:
             if not hasattr(pipeline, "load_lora_weights"):
@@ -44,7 +44,7 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
         if vae is not None:
             given_back.callback(_restore_dtype, vae, vae.dtype)
             if hasattr(vae, "clear_cache"):
-                # Autoencoders of films hold frames of a call that was cancelled, for ever.
+                # Video autoencoders would keep the frames of a cancelled call for ever.
                 given_back.callback(vae.clear_cache)
         for wanted, setting in ((step.vae_tiling, "tiling"), (step.vae_slicing, "slicing")):
             if wanted and vae is not None:
@@ -60,8 +60,8 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
 
 
 def _restore_dtype(vae: Any, dtype: Any) -> None:
-    # SDXL decodes with its float16 autoencoder cast to float32; a call that is cancelled or runs
-    # out of memory there leaves it so, and the next one could not decode at all.
+    # SDXL casts its float16 autoencoder to float32 to decode; a call that is cancelled or runs out
+    # of memory there leaves it cast, and the next one could not decode.
     if vae.dtype != dtype:
         vae.to(dtype=dtype)
 

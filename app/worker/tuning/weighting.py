@@ -1,8 +1,7 @@
-"""Prompts whose words weigh differently: the encoders read the plain text, and what they make of
-each token is multiplied by its weight.
+"""Prompt weighting: encoders read plain text; each token's embedding is multiplied by its weight.
 
-Where all weights are 1 nothing is touched, so `(a cat:1)` is `a cat` to the last bit. What CLIP
-makes keeps its mean, as its denoisers were trained on; what T5 makes is only multiplied.
+Weights of 1 change nothing, so `(a cat:1)` equals `a cat` to the last bit. CLIP embeddings keep
+their mean, as the denoisers were trained; T5 embeddings are only multiplied.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class Region(NamedTuple):
-    """The part of the embeddings that one encoder made of one text."""
+    """The part of the embeddings that comes from one encoder and one text."""
 
     tokenizer: Any
     argument: str
-    """What follows `prompt` in the name of its argument: "", "_2" or "_3"."""
+    """Suffix of its `prompt` argument: "", "_2" or "_3"."""
     tokens: slice
     channels: slice
     keeps_mean: bool
@@ -42,10 +41,10 @@ class Region(NamedTuple):
 
 @contextlib.contextmanager
 def weighing(pipeline: Any, step: PipelineStep) -> Iterator[None]:
-    """Inside, what the pipeline's `encode_prompt` returns is weighed as the prompts say.
+    """Weights the results of the pipeline's `encode_prompt` inside.
 
-    Entered before prompts are remembered, so that what is remembered is weighed already. A pipeline
-    whose prompts cannot be weighed here takes them as they stand.
+    Enter before the prompt memo, so that it stores weighted embeddings. Unsupported pipelines take
+    prompts literally.
     """
     regions = _regions_of(pipeline) if step.prompt_weighting else None
     if regions is None:
@@ -57,12 +56,12 @@ def weighing(pipeline: Any, step: PipelineStep) -> Iterator[None]:
     try:
         yield
     finally:
-        # The memo, which wraps it, has taken it away already.
+        # The memo, which wraps it, may have removed it already.
         vars(pipeline).pop("encode_prompt", None)
 
 
 def _regions_of(pipeline: Any) -> Callable[[torch.Tensor], list[Region]] | None:
-    """How embeddings are put together, by the pipeline's family; None where it is unknown."""
+    """Returns the layout of the family's embeddings; None if unsupported."""
     name = type(pipeline).__name__
     everything = slice(None)
     if name.startswith("Flux") and not name.startswith(NOT_SUPPORTED):
@@ -143,7 +142,7 @@ def _texts(text: str | list[str]) -> list[str]:
 def _read(
     read: dict[str, list[tuple[Chunk, ...]]], prefix: str, argument: str
 ) -> list[tuple[Chunk, ...]] | None:
-    """What an encoder was given: its own prompt, or the first one where it has none."""
+    """Returns the encoder's own prompt, or the first prompt if it has none."""
     return read.get(f"{prefix}prompt{argument}") or read.get(f"{prefix}prompt")
 
 
@@ -155,7 +154,7 @@ def _multiplied(
     if all(weight == 1 for row in rows for weight in row):
         return embeddings
     weights = torch.tensor(rows, dtype=part.dtype, device=part.device)
-    # Each prompt's pictures lie beside one another.
+    # The images of one prompt are adjacent in the batch.
     weights = weights.repeat_interleave(part.shape[0] // len(rows), dim=0).unsqueeze(-1)
     changed = part * weights
     if region.keeps_mean:
@@ -170,7 +169,7 @@ def _multiplied(
 
 
 def _weights(tokenizer: Any, chunks: tuple[Chunk, ...], length: int) -> list[float]:
-    """The weight of each token: that of its first character that is no space."""
+    """Returns the weight of each token: that of its first non-space character."""
     text, weights = plain(chunks), weights_of_characters(chunks)
     spans = tokenizer(
         text,
@@ -187,7 +186,7 @@ def _weights(tokenizer: Any, chunks: tuple[Chunk, ...], length: int) -> list[flo
 
 
 def _pooled(pipeline: Any, prompts: list[tuple[Chunk, ...]], pooled: torch.Tensor) -> torch.Tensor:
-    """What CLIP makes of each whole prompt: the mean over its chunks, where there are several."""
+    """Returns CLIP's pooled embedding of each prompt: the mean over its chunks, if several."""
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     if tokenizer is None or encoder is None:
         return pooled
