@@ -169,7 +169,7 @@ class HeldComponent(Message):
     pinned: bool
 
 
-class Departure(Message):
+class Eviction(Message):
     """Why something is not held any more, or not on the device."""
 
     time: float
@@ -237,7 +237,7 @@ class MemoryReported(Message):
     held: tuple[HeldComponent, ...]
     bounded: tuple[BoundedMemory, ...] = ()
     """What else is kept from run to run, by name."""
-    last_departure: Departure | None = None
+    last_eviction: Eviction | None = None
 
 
 class Logged(Message):
@@ -463,7 +463,7 @@ class ResultSaved(Message):
         return stamps == self.stamps and all(os.access(file, os.R_OK) for file in files)
 
 
-class CheckpointGap(Message):
+class CancelPointGap(Message):
     """The longest time between two checkpoints has grown: what a cancel may have to wait."""
 
     type: Literal["checkpoint_gap"] = "checkpoint_gap"
@@ -548,7 +548,7 @@ Event = Annotated[
     | MemoryFreed
     | MemoryReported
     | Logged
-    | CheckpointGap
+    | CancelPointGap
     | FilesMissing
     | RunEvent,
     Field(discriminator="type"),

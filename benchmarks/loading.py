@@ -108,7 +108,7 @@ class Ours:
         step = plan.steps[0]
         assert isinstance(step, PipelineStep)
         parts = find_parts(step)
-        self.runner.placement.bring(step, parts, (), context)
+        self.runner.placement.place_parts(step, parts, (), context)
         keys = [part.key for part in parts.parts]
         with self.runner.residency.lease(keys, "loading") as components:
             self._copier.copy(weights_of(components.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from app.engine.run import RunInfo
-from app.protocol import BoundedMemory, Budgets, Departure, HeldComponent, MemoryUse, Message
+from app.protocol import BoundedMemory, Budgets, Eviction, HeldComponent, MemoryUse, Message
 from app.workflow.models.fit import Room
 
 WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
@@ -28,7 +28,7 @@ class SlotStatus(Message):
     held: tuple[HeldComponent, ...]
     bounded: tuple[BoundedMemory, ...] = ()
     """The worker's caches beside the components: what each takes and the most it may take."""
-    last_departure: Departure | None
+    last_departure: Eviction | None
     """What left memory last, and why."""
 
     @property

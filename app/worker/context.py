@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from app.errors import Cancelled
 from app.protocol import (
-    CheckpointGap,
+    CancelPointGap,
     Event,
     Loading,
     MemoryRanOut,
@@ -30,14 +30,14 @@ from app.protocol import (
     StepProgress,
 )
 from app.worker.device import Device
-from app.worker.steps.made import Made
+from app.worker.steps.step_output import StepOutput
 from app.workflow.models.needs import DECODERS
 from app.workflow.plan import Plan
 from app.workflow.plan_settings import DENOISERS
 
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo
-    from app.worker.preview_maps import PreviewMaps, Sight
+    from app.worker.preview_maps import PreviewMaps, PreviewSource
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class RunContext:
         self.emit = emit
         self.prompts = prompts
         self.preview_maps = preview_maps
-        self.results: dict[str, Made] = {}
+        self.results: dict[str, StepOutput] = {}
         """Results by step name; in a round of a sub-workflow, its steps' results of that round."""
         self.handed: dict[str, Any] = {}
         """Values passed to sub-workflows in their current rounds, by `handed_at`."""
@@ -117,19 +117,19 @@ class RunContext:
         self._signals = signals
         self._preview_interval_s = preview_interval_s
         self._last_preview = 0.0
-        self._last_checkpoint = time.monotonic()
+        self._last_cancel_point = time.monotonic()
         self._longest_gap_s = 0.0
         self._phases: dict[int, Phase] = {}
 
     # --- cancel points ---------------------------------------------------------------------------
 
-    def checkpoint(self) -> None:
+    def cancel_point(self) -> None:
         """Raises Cancelled when the run has been cancelled."""
         now = time.monotonic()
-        gap_s, self._last_checkpoint = now - self._last_checkpoint, now
+        gap_s, self._last_cancel_point = now - self._last_cancel_point, now
         if gap_s > GAP_WORTH_TELLING_S and gap_s > 1.2 * self._longest_gap_s:
             self._longest_gap_s = gap_s
-            self.emit(CheckpointGap(run_id=self.run_id, seconds=gap_s))
+            self.emit(CancelPointGap(run_id=self.run_id, seconds=gap_s))
         if self.run_id in self._signals.cancelled:
             raise Cancelled
 
@@ -146,12 +146,12 @@ class RunContext:
             self._phases.clear()
 
     def _before_call(self, module: torch.nn.Module) -> None:
-        self.checkpoint()
+        self.cancel_point()
         phase = self._phases.get(id(module))
         if phase is not None and phase != self.phase:
             self.enter(phase)
 
-    def tell_phases(self, components: Mapping[str, Any]) -> None:
+    def map_phases(self, components: Mapping[str, Any]) -> None:
         """Maps each component's modules to the phase in which they are called."""
         # Ids of modules from earlier steps may have been reused.
         self._phases.clear()
@@ -179,7 +179,7 @@ class RunContext:
         self.phase = phase
         self.emit(PhaseChanged(run_id=self.run_id, time=time.time(), step=self.step, phase=phase))
 
-    def tell_loading(self, component: str, model: str, loaded_bytes: int) -> None:
+    def report_loading(self, component: str, model: str, loaded_bytes: int) -> None:
         """Reports that a component is being loaded, after `loaded_bytes` more."""
         self._loaded_bytes += loaded_bytes
         # Components evicted for another step are loaded twice.
@@ -196,7 +196,7 @@ class RunContext:
             )
         )
 
-    def tell_memory_ran_out(self, done: Sequence[str]) -> None:
+    def report_memory_ran_out(self, done: Sequence[str]) -> None:
         """Reports that memory ran out in the running step, and the remedies, in sentences."""
         event = MemoryRanOut(
             run_id=self.run_id,
@@ -237,26 +237,26 @@ class RunContext:
         total: int,
         clock_started: float,
         latents: torch.Tensor | None,
-        sight: Sight,
+        preview_source: PreviewSource,
     ) -> None:
         """Reports a finished denoising step, with a preview if possible. A cancel point."""
-        known = sight if sight.knows(latents) else None
+        known = preview_source if preview_source.knows(latents) else None
         self.progress(done, total, clock_started, without_preview=known is None)
         if latents is not None:
             self._show(latents, known)
-        self.checkpoint()
+        self.cancel_point()
 
-    def _show(self, latents: torch.Tensor, sight: Sight | None) -> None:
+    def _show(self, latents: torch.Tensor, preview_source: PreviewSource | None) -> None:
         """Sends a preview if somebody watches and the last one is old enough."""
         now = time.monotonic()
         if (
-            sight is None
+            preview_source is None
             or self.run_id not in self._signals.watched
             or now - self._last_preview < self._preview_interval_s
         ):
             return
         self._last_preview = now
-        if (rendered := sight.render(latents)) is None:
+        if (rendered := preview_source.render(latents)) is None:
             return
         jpeg, width, height = rendered
         self.emit(

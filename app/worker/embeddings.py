@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ENCODERS = "text_encoder"
 """Prefix of components that only `encode_prompt` calls."""
-Recalled = Callable[[Any, Callable[[], Any]], Any]
+MemoLookup = Callable[[Any, Callable[[], Any]], Any]
 """Returns an encoder's result, given the key material and a function that computes the result."""
 MAX_FILE_BYTES = 16 * MIB
 """Larger embeddings are not written: computing them is about as fast as reading them."""

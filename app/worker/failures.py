@@ -8,7 +8,7 @@ from app.errors import ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.worker.context import RunContext
 from app.worker.device import is_out_of_memory
 from app.worker.guards import dispensable
-from app.worker.nan import is_nan_error, nan_in
+from app.worker.nan import is_nan_error, nan_error
 
 
 def report_of(error: Exception, context: RunContext) -> ErrorReport:
@@ -17,12 +17,12 @@ def report_of(error: Exception, context: RunContext) -> ErrorReport:
     Neither keeps the error's frames alive, which hold tensors.
     """
     detail = "".join(traceback.format_exception(error))
-    found = _as_ours(error, context)
+    found = _workbench_error(error, context)
     error.__traceback__ = None
     return found.report().model_copy(update={"detail": found.detail or detail})
 
 
-def _as_ours(error: Exception, context: RunContext) -> WorkbenchError:
+def _workbench_error(error: Exception, context: RunContext) -> WorkbenchError:
     if is_out_of_memory(error):
         free = ""
         with dispensable("Memory could not be measured"):
@@ -35,5 +35,5 @@ def _as_ours(error: Exception, context: RunContext) -> WorkbenchError:
     if isinstance(error, WorkbenchError):
         return error
     if is_nan_error(error):
-        return nan_in(context.step)
+        return nan_error(context.step)
     return StepError(f"{type(error).__name__} in step '{context.step}': {error}")

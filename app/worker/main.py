@@ -36,7 +36,7 @@ from app.protocol import (
     encode,
 )
 from app.settings import WorkerSettings
-from app.worker.sending import told
+from app.worker.sending import encode_event
 
 if TYPE_CHECKING:
     from app.worker.context import Signals
@@ -64,7 +64,7 @@ QUIETED = ("bitsandbytes", "torchao", "torch.utils._pytree")
 ALWAYS = (
     "DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "HF_TOKEN_PATH",
 )  # fmt: skip
-DEAF = 71
+EXIT_UNREADABLE = 71
 """Exit code of a worker that received an invalid command."""
 TALKATIVE = ("bitsandbytes", "torchao", "sdnq")
 """Quantisers that print a warning at every call of every layer."""
@@ -179,7 +179,7 @@ class Worker:
 
     def send(self, event: Event) -> None:
         """Sends one event; thread-safe, since log lines come from other threads too."""
-        data = told(event)
+        data = encode_event(event)
         with self._sending:
             self._connection.send_bytes(data)
 
@@ -189,8 +189,8 @@ def read_commands(
 ) -> None:
     """Reads commands: queues those for the main thread, applies cancels and watches at once.
 
-    Exits the process when the pipe closes, since the parent is gone, and with `DEAF` on any other
-    error: a worker that reads no commands could not be cancelled.
+    Exits the process when the pipe closes, since the parent is gone, and with EXIT_UNREADABLE on
+    any other error: a worker that reads no commands could not be cancelled.
     """
     while True:
         try:
@@ -200,7 +200,7 @@ def read_commands(
         except BaseException:  # noqa: BLE001
             traceback.print_exc()
             sys.stderr.flush()
-            os._exit(DEAF)
+            os._exit(EXIT_UNREADABLE)
         match command:
             case CancelRun():
                 signals.cancelled.add(command.run_id)

@@ -29,11 +29,11 @@ from app.worker.embeddings import (
     ENCODERS,
     Embeddings,
     EmbeddingsFolder,
+    MemoLookup,
     NotEmbeddingsError,
-    Recalled,
 )
 from app.worker.loading.parts import Parts
-from app.worker.recent import Recent
+from app.worker.lru_cache import LruCache
 from app.workflow.fingerprint import computing_versions
 from app.workflow.models.resolve import lora_spec
 from app.workflow.models.specs import local_folder
@@ -58,7 +58,7 @@ class PromptMemo:
     """Prompt embeddings in memory and in a folder, both bounded."""
 
     def __init__(self, max_bytes: int, folder: Path, max_folder_bytes: int) -> None:
-        self.recent: Recent[Embeddings] = Recent(max_bytes)
+        self.cache: LruCache[Embeddings] = LruCache(max_bytes)
         self._folder = EmbeddingsFolder(folder, max_folder_bytes)
         self._unwritten: set[str] = set()
         self._new: set[str] = set()
@@ -67,18 +67,18 @@ class PromptMemo:
         """Keys of encoders whose last prompt is memoised."""
 
     def begin(self) -> None:
-        """Marks the beginning of a run, for `forget_new`."""
+        """Marks the beginning of a run, for `drop_new`."""
         self._new.clear()
 
-    def forget_new(self) -> None:
+    def drop_new(self) -> None:
         """Removes what was added since `begin`, because the encoders' files were replaced."""
         for key in self._new:
-            self.recent.take(key)
+            self.cache.pop(key)
         self._unwritten -= self._new
         self.spared.clear()
 
     @contextlib.contextmanager
-    def remembering(
+    def memoising(
         self, pipeline: Any, step: PipelineStep, parts: Parts, device: Device
     ) -> Iterator[None]:
         """Memoises the pipeline's `encode_prompt` inside.
@@ -93,7 +93,7 @@ class PromptMemo:
         encoders = _encoders(pipeline, step, parts, device)
         keys = {part.key for part in parts.parts if part.name.startswith(ENCODERS)}
 
-        def recalled(call: Any, encode: Callable[[], Any]) -> Any:
+        def lookup(call: Any, encode: Callable[[], Any]) -> Any:
             self.spared -= keys
             try:
                 described = json.dumps([encoders, _described(call)])
@@ -111,31 +111,31 @@ class PromptMemo:
                 if not all(map(torch.equal, before, _random_states(device))):
                     # A hit would change the random numbers that are drawn after it.
                     return result
-                self.recent.keep(key, found, found.size_bytes)
+                self.cache.put(key, found, found.size_bytes)
                 # Bounds the set while the worker is never idle to write.
                 self._unwritten.add(key)
                 if len(self._unwritten) % TRIM_EVERY == 0:
-                    self._unwritten = {each for each in self._unwritten if each in self.recent}
+                    self._unwritten = {each for each in self._unwritten if each in self.cache}
                 self._new.add(key)
-            if key in self.recent:
+            if key in self.cache:
                 self.spared |= keys
             # After a miss too: hit and miss must agree even in the tensors' memory layout.
             return found.result()
 
         if is_modular:
             # Imported late: it imports diffusers' blocks.
-            from app.worker.modular_blocks import recalling
+            from app.worker.modular_blocks import memoised_blocks
 
-            with recalling(pipeline, recalled):
+            with memoised_blocks(pipeline, lookup):
                 yield
         else:
-            with _recalling(pipeline, recalled):
+            with _memoised(pipeline, lookup):
                 yield
 
     def write_down(self) -> None:
         """Writes new embeddings that are still in memory to the folder; logs a full disk."""
         try:
-            for key, embeddings in self.recent.items():
+            for key, embeddings in self.cache.items():
                 if key in self._unwritten:
                     self._folder.write(key, embeddings)
         except (OSError, SafetensorError) as error:
@@ -144,32 +144,32 @@ class PromptMemo:
 
     def clear(self) -> None:
         """Clears the memory; the folder stays."""
-        self.recent.clear()
+        self.cache.clear()
         self.spared.clear()
 
     def _find(self, key: str) -> Embeddings | None:
-        found = self.recent.get(key)
+        found = self.cache.get(key)
         if found is None and (found := self._folder.find(key)) is not None:
-            self.recent.keep(key, found, found.size_bytes)
+            self.cache.put(key, found, found.size_bytes)
         if found is not None:
             log.debug("Reusing remembered prompt embeddings")
         return found
 
 
 @contextlib.contextmanager
-def _recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
+def _memoised(pipeline: Any, lookup: MemoLookup) -> Iterator[None]:
     """Wraps the pipeline's `encode_prompt` inside."""
     encode = pipeline.encode_prompt
     signature = inspect.signature(encode)
 
     @functools.wraps(encode)
-    def encode_or_remember(*positional: Any, **named: Any) -> Any:
+    def memoised_encode(*positional: Any, **named: Any) -> Any:
         bound = signature.bind(*positional, **named)
         bound.apply_defaults()
         state = {name: getattr(pipeline, name, None) for name in CALL_STATE}
-        return recalled([state, bound.arguments], lambda: encode(*positional, **named))
+        return lookup([state, bound.arguments], lambda: encode(*positional, **named))
 
-    pipeline.encode_prompt = encode_or_remember
+    pipeline.encode_prompt = memoised_encode
     try:
         yield
     finally:

@@ -8,8 +8,8 @@ from typing import Any
 from app.protocol import BoundedMemory, Event, MemoryReported
 from app.worker.device import Device
 from app.worker.guards import dispensable
+from app.worker.lru_cache import LruCache
 from app.worker.placement import Placement
-from app.worker.recent import Recent
 from app.worker.residency import Residency
 
 
@@ -22,7 +22,7 @@ class MemoryReports:
         device: Device,
         placement: Placement,
         residency: Residency,
-        caches: Mapping[str, Recent[Any]],
+        caches: Mapping[str, LruCache[Any]],
     ) -> None:
         self._emit = emit
         self._device = device
@@ -55,6 +55,6 @@ class MemoryReports:
                     BoundedMemory(name=name, held_bytes=cache.held_bytes, max_bytes=cache.max_bytes)
                     for name, cache in self._caches.items()
                 ),
-                last_departure=self._residency.last_departure,
+                last_eviction=self._residency.last_eviction,
             )
         )

@@ -9,11 +9,11 @@ from typing import Any
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline import LoopSequentialPipelineBlocks, PipelineState
 
-from app.worker.embeddings import ENCODERS, Recalled
+from app.worker.embeddings import ENCODERS, MemoLookup
 
 
 @contextlib.contextmanager
-def recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
+def memoised_blocks(pipeline: Any, lookup: MemoLookup) -> Iterator[None]:
     """Memoises the pipeline's text-encoder blocks inside.
 
     The key is made of the block's declared inputs, its components and their guider; the value is
@@ -25,11 +25,11 @@ def recalling(pipeline: Any, recalled: Recalled) -> Iterator[None]:
             if calls_encoder and not block.sub_blocks:
                 given_back.callback(setattr, block, "__class__", type(block))
                 # Python looks `__call__` up on the class.
-                block.__class__ = _recalling_class(type(block), recalled)
+                block.__class__ = _memoised_class(type(block), lookup)
         yield
 
 
-def _recalling_class(block_class: Any, recalled: Recalled) -> Any:
+def _memoised_class(block_class: Any, lookup: MemoLookup) -> Any:
     def call(block: Any, components: Any, state: PipelineState) -> Any:
         given = block.get_block_state(state)
         names = block.intermediate_output_names
@@ -46,7 +46,7 @@ def _recalling_class(block_class: Any, recalled: Recalled) -> Any:
             return tuple(map(state.values.get, names))
 
         known_by = [block_class.__qualname__, _guiders(components), given.as_dict()]
-        made = recalled(known_by, encode)
+        made = lookup(known_by, encode)
         if made is state:
             return components, state
         outputs = dict(zip(names, made, strict=True))

@@ -11,17 +11,19 @@ from diffusers.modular_pipelines.modular_pipeline import PipelineState
 
 from app.worker.context import RunContext
 from app.worker.modular_blocks import loops_in
-from app.worker.preview_maps import Sight
-from app.worker.steps.made import Output
+from app.worker.preview_maps import PreviewSource
+from app.worker.steps.step_output import CallOutput
 
 
-def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., Any]:
+def reporting_call(
+    pipeline: Any, context: RunContext, preview_source: PreviewSource
+) -> Callable[..., Any]:
     """Returns the pipeline's call, with progress and previews from its denoising loops.
 
     Without an `output` argument the call returns the declared outputs of its blocks, by name.
     """
     for loop in loops_in(pipeline._blocks):
-        _Loop(loop, context, sight)
+        _Loop(loop, context, preview_source)
 
     def call(**arguments: Any) -> Any:
         if "generator" not in pipeline._blocks.input_names:
@@ -31,7 +33,7 @@ def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., A
         if isinstance(returned, PipelineState):
             returned = returned.get(pipeline._blocks.output_names)
         if isinstance(returned, dict) and returned.get("videos") is None:
-            return Output(returned)
+            return CallOutput(returned)
         return returned
 
     return call
@@ -40,9 +42,9 @@ def telling(pipeline: Any, context: RunContext, sight: Sight) -> Callable[..., A
 class _Loop:
     """Reports the progress of one loop, in place of its progress bar."""
 
-    def __init__(self, loop: Any, context: RunContext, sight: Sight) -> None:
+    def __init__(self, loop: Any, context: RunContext, preview_source: PreviewSource) -> None:
         self._context = context
-        self._sight = sight
+        self._preview_source = preview_source
         self._step = loop.loop_step
         self._latents: Any = None
         self._done, self._total, self._started = 0, 1, 0.0
@@ -70,4 +72,6 @@ class _Loop:
             self._started = time.monotonic()
         self._done += steps
         total = max(self._total, self._done)
-        self._context.end_step(self._done, total, self._started, self._latents, self._sight)
+        self._context.end_step(
+            self._done, total, self._started, self._latents, self._preview_source
+        )

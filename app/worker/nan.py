@@ -25,7 +25,7 @@ def is_nan_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeWarning) and str(error).startswith(CAST)
 
 
-def nan_in(step: str) -> StepError:
+def nan_error(step: str) -> StepError:
     """Returns the error shown to users."""
     return StepError(
         f"What step '{step}' made is not a picture: some of its numbers are NaN.",

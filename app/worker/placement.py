@@ -71,14 +71,14 @@ class Placement:
         for step, parts in steps:
             self._mode(step, self._need(step, parts))
 
-    def placed(self, step: LoadingStep, parts: StepParts) -> LoadingStep:
+    def in_mode(self, step: LoadingStep, parts: StepParts) -> LoadingStep:
         """Returns the step in the mode in which it will run; logs the mode. Raises TooLarge."""
         mode = self._mode(step, self._need(step, parts))
         if isinstance(step, PipelineStep):
-            _tell(step, mode)
+            _log_mode(step, mode)
         return _in_mode(step, mode)
 
-    def bring(
+    def place_parts(
         self, step: LoadingStep, parts: StepParts, later: Sequence[str], context: RunContext
     ) -> LoadingStep:
         """Loads and moves all parts of the step to where it needs them.
@@ -96,7 +96,7 @@ class Placement:
                 lands_in: Place = "device" if part.quantiser else place
                 self._make_room(lands_in, part.weight_bytes, keys, later, context)
                 self._residency.hold(self._weights.load(part, context))
-            self._settle(part, place, keys, later, context)
+            self._move_held(part, place, keys, later, context)
         if mode.offload == "model":
             self._make_room("device", need.largest_bytes, keys, later, context)
         if mode.offload == "sequential":
@@ -106,7 +106,7 @@ class Placement:
         self._make_room_to_work(work_bytes, keys, later, context)
         return _in_mode(step, mode)
 
-    def put_back(self, step: LoadingStep, parts: StepParts) -> None:
+    def restore(self, step: LoadingStep, parts: StepParts) -> None:
         """Restores file-backed weights after a step with offload.
 
         Model offload leaves each component as a private copy in RAM; sequential offload leaves
@@ -129,14 +129,14 @@ class Placement:
             others, self._residency.bytes_in(place), place, time.time(), later
         )
         gone = [item for item in self._residency.described() if item.key in chosen]
-        self._send_away(chosen, place, reason)
+        self._evict(chosen, place, reason)
         return gone
 
-    def leave_device(self, keys: Iterable[str], reason: str) -> None:
+    def move_off_device(self, keys: Iterable[str], reason: str) -> None:
         """Moves these off the device, to RAM where there is room."""
         entries = [self._residency[key] for key in keys if key in self._residency]
         there = [entry.key for entry in entries if entry.bytes_in("device")]
-        self._send_away(there, "device", reason)
+        self._evict(there, "device", reason)
 
     def _need(self, step: LoadingStep, parts: StepParts) -> Need:
         """Returns the memory needs of the step; shared components count once."""
@@ -164,7 +164,7 @@ class Placement:
         room = Room(self.budgets.device_bytes, self.budgets.ram_bytes, self._total_bytes)
         return choose_mode(asked_mode(step), need, room)
 
-    def _settle(
+    def _move_held(
         self,
         part: Part,
         place: Place,
@@ -209,7 +209,7 @@ class Placement:
                 + (f" beside what is pinned: {', '.join(pinned)}." if pinned else "."),
                 hint="Unpin something, or raise the budget." if pinned else "Raise the budget.",
             )
-        self._send_away(chosen, place, _why(context, need_bytes, budget_bytes, free_bytes))
+        self._evict(chosen, place, _eviction_reason(context, need_bytes, budget_bytes, free_bytes))
 
     def _make_room_to_work(
         self, need_bytes: int, keep: Collection[str], later: Sequence[str], context: RunContext
@@ -221,14 +221,14 @@ class Placement:
         others = (entry for entry in self._residency.entries if entry.key not in keep)
         missing_bytes = need_bytes - free_bytes
         chosen = choose_evictions(others, missing_bytes, "device", time.time(), later)
-        self._send_away(
+        self._evict(
             chosen,
             "device",
             f"'{context.plan.workflow_id}' needs about {need_bytes / 1e6:.0f} MB to compute with"
             f" and {free_bytes / 1e6:.0f} MB are free",
         )
 
-    def _send_away(self, chosen: Sequence[str], place: Place, reason: str) -> None:
+    def _evict(self, chosen: Sequence[str], place: Place, reason: str) -> None:
         """Moves entries from the device to RAM where there is room; drops the others.
 
         Weights that are mapped from files need no room in RAM.
@@ -249,7 +249,7 @@ class Placement:
 
 def _checked_origin(entry: Entry) -> Origin | None:
     """Returns the entry's origin; clears it if its files are gone or were replaced."""
-    if entry.origin is not None and not entry.origin.is_there:
+    if entry.origin is not None and not entry.origin.is_unchanged:
         log.warning("The files of %s are gone or others: its weights are copied", entry.title)
         entry.origin = None
     return entry.origin
@@ -266,7 +266,7 @@ def _has_moved(step: PipelineStep, part: Part) -> bool:
     return step.offload == "model"
 
 
-def _tell(step: PipelineStep, mode: Mode) -> None:
+def _log_mode(step: PipelineStep, mode: Mode) -> None:
     """Logs the step's mode where the document asks for another or leaves it open."""
     asked = asked_mode(step)
     if asked.offload and not mode.offload:
@@ -276,7 +276,9 @@ def _tell(step: PipelineStep, mode: Mode) -> None:
         log.info("Step '%s' runs with what makes it fit: %s", step.name, ", ".join(chosen))
 
 
-def _why(context: RunContext, need_bytes: int, budget_bytes: int, free_bytes: int) -> str:
+def _eviction_reason(
+    context: RunContext, need_bytes: int, budget_bytes: int, free_bytes: int
+) -> str:
     room = (
         f"{free_bytes / 1e6:.0f} MB are free"
         if free_bytes < need_bytes

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from app.settings import MIB
 from app.tasks.media import AudioVideo
 from app.worker.guards import dispensable
+from app.worker.lru_cache import LruCache
 from app.worker.previews import LatentPreview, find_preview, grid_of
-from app.worker.recent import Recent
-from app.worker.steps.made import artifacts_of
+from app.worker.steps.step_output import artifacts_of
 
 if TYPE_CHECKING:
     from app.worker.loading.parts import Parts
@@ -45,15 +45,15 @@ DECODERS = ("vae", "movq")
 """Component names of the autoencoder whose latents a pipeline draws."""
 
 
-class Sight:
+class PreviewSource:
     """Previews of one pipeline's latents, and the material to learn a map."""
 
     def __init__(
-        self, preview: LatentPreview | None, decoder: str = "", film_channels: int | None = None
+        self, preview: LatentPreview | None, decoder: str = "", video_channels: int | None = None
     ) -> None:
         self.decoder = decoder
         """Key of the autoencoder whose map is learnt; empty if none is."""
-        self.film_channels = film_channels
+        self.video_channels = video_channels
         """Channels of a video's latents, whose channel axis is ambiguous."""
         self.latents: torch.Tensor | None = None
         """The call's last latents, while a map is learnt."""
@@ -95,7 +95,7 @@ class Sight:
 class _Pair(NamedTuple):
     """Latents and the image decoded from them."""
 
-    sight: Sight
+    preview_source: PreviewSource
     latents: torch.Tensor
     """The first of the batch, on the CPU."""
     picture: Image.Image
@@ -106,44 +106,44 @@ class PreviewMaps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.recent: Recent[LatentPreview | None] = Recent(MAPS_BYTES)
+        self.cache: LruCache[LatentPreview | None] = LruCache(MAPS_BYTES)
         """By decoder key; None where no map is good enough yet."""
         self._to_learn: _Pair | None = None
 
-    def sight(self, pipeline: Any, parts: Parts) -> Sight:
+    def preview_source(self, pipeline: Any, parts: Parts) -> PreviewSource:
         """Returns the previews for a pipeline of these parts; never raises an Exception."""
         with dispensable("There are no previews of this run"):
-            return self._sight(pipeline, parts)
-        return Sight(None)
+            return self._preview_source(pipeline, parts)
+        return PreviewSource(None)
 
-    def _sight(self, pipeline: Any, parts: Parts) -> Sight:
+    def _preview_source(self, pipeline: Any, parts: Parts) -> PreviewSource:
         known = find_preview(parts.folder, parts.pipeline_class.__name__)
         decoder = next((part for part in parts.parts if part.name in DECODERS), None)
         if known is not None or decoder is None:
-            return Sight(known)
+            return PreviewSource(known)
         config = getattr(pipeline, decoder.name).config
         channels = config.get("latent_channels") or config.get("z_dim")
-        return Sight(self.learnt(decoder.key), decoder.key, channels)
+        return PreviewSource(self.learnt(decoder.key), decoder.key, channels)
 
     def learnt(self, decoder: str) -> LatentPreview | None:
         """Returns the map for this autoencoder, if one is good enough."""
-        if decoder not in self.recent:
+        if decoder not in self.cache:
             self._keep(decoder, self._sums(decoder))
-        return self.recent.get(decoder)
+        return self.cache.get(decoder)
 
     def _keep(self, decoder: str, sums: Mapping[str, torch.Tensor]) -> None:
-        self.recent.keep(decoder, _map_of(sums), MAP_BYTES)
+        self.cache.put(decoder, _map_of(sums), MAP_BYTES)
 
-    def note(self, sight: Sight, returned: Sequence[Any]) -> None:
+    def note(self, preview_source: PreviewSource, returned: Sequence[Any]) -> None:
         """Stores a call's last latents and image until `learn` is called."""
-        if not sight.decoder or sight.latents is None or not returned:
+        if not preview_source.decoder or preview_source.latents is None or not returned:
             return
         with dispensable("Nothing is learnt for previews of this call"):
             picture = _first_picture(artifacts_of(returned[0]))
             if picture is not None:
-                latents = sight.latents[:1].detach().to("cpu", torch.float32, copy=True)
-                self._to_learn = _Pair(sight, latents, picture)
-        sight.latents = None
+                latents = preview_source.latents[:1].detach().to("cpu", torch.float32, copy=True)
+                self._to_learn = _Pair(preview_source, latents, picture)
+        preview_source.latents = None
 
     def learn(self) -> None:
         """Updates the map from the newest image, while the worker is idle; logs a full disk."""
@@ -164,13 +164,13 @@ class PreviewMaps:
             "products": samples.T @ colours,
             "squares": (colours**2).sum(dim=0),
         }
-        before = self._sums(pair.sight.decoder)
+        before = self._sums(pair.preview_source.decoder)
         if before and before["samples"].shape == sums["samples"].shape:
             sums = {name: before[name] + added for name, added in sums.items()}
-        self._keep(pair.sight.decoder, sums)
+        self._keep(pair.preview_source.decoder, sums)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file(sums, self._file(pair.sight.decoder))
+            save_file(sums, self._file(pair.preview_source.decoder))
         except (OSError, SafetensorError) as error:
             log.warning("A map for previews could not be kept: %s", error)
 
@@ -221,7 +221,7 @@ def _map_of(sums: Mapping[str, torch.Tensor]) -> LatentPreview | None:
 def _as_grid(pair: _Pair) -> torch.Tensor | None:
     """Returns the latents of the image, or of the video's first frame."""
     latents = pair.latents
-    channels = {3: latents.shape[-1], 4: latents.shape[1], 5: pair.sight.film_channels}
+    channels = {3: latents.shape[-1], 4: latents.shape[1], 5: pair.preview_source.video_channels}
     if (found := channels.get(latents.ndim)) is None:
         return None
     return grid_of(latents, found, pair.picture.size, first_frame=True)

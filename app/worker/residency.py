@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from app.protocol import Departure, HeldComponent, Place
+from app.protocol import Eviction, HeldComponent, Place
 
 if TYPE_CHECKING:
     from app.worker.loading.origins import Origin
@@ -136,11 +136,11 @@ class WorkflowUses:
 class Residency:
     """All held components, by key."""
 
-    def __init__(self, let_go: Callable[[Entry], None] = lambda _entry: None) -> None:
-        self._let_go = let_go
+    def __init__(self, on_evict: Callable[[Entry], None] = lambda _entry: None) -> None:
+        self._on_evict = on_evict
         """Called with every dropped entry."""
         self._entries: dict[str, Entry] = {}
-        self.last_departure: Departure | None = None
+        self.last_eviction: Eviction | None = None
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -194,7 +194,7 @@ class Residency:
         for entry in gone:
             log.info("Dropping %s: %s", entry.title, reason)
             del self._entries[entry.key]
-            self._let_go(entry)
+            self._on_evict(entry)
         self._note(gone, "dropped", reason)
         return described
 
@@ -217,9 +217,7 @@ class Residency:
     def _note(self, gone: Sequence[Entry], what: str, reason: str) -> None:
         if gone:
             titles = tuple(entry.title for entry in gone)
-            self.last_departure = Departure(
-                time=time.time(), titles=titles, what=what, reason=reason
-            )
+            self.last_eviction = Eviction(time=time.time(), titles=titles, what=what, reason=reason)
 
     @staticmethod
     def _refuse_leased(entries: Iterable[Entry]) -> None:

@@ -61,7 +61,7 @@ class Retry:
         steps of the run need, the next first. Raises OutOfMemory when memory runs out again, when
         no remedy is left, and while results are saved, which would write them twice.
         """
-        lean = asked = self._placement.placed(step, parts)
+        lean = asked = self._placement.in_mode(step, parts)
         ran_out: list[Shortage] = []
         while (shortage := self._shortage_of(attempt, lean, context)) is not None:
             # No exception is being handled any more, so no frame holds tensors.
@@ -80,8 +80,8 @@ class Retry:
                 raise self._failure(shortage, parts, context, tried)
             ran_out.append(shortage)
             lean = leanest or lean
-            context.tell_memory_ran_out(done)
-            context.checkpoint()
+            context.report_memory_ran_out(done)
+            context.cancel_point()
             context.enter("loading")
 
     def _shortage_of(

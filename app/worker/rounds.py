@@ -12,7 +12,7 @@ from typing import Any
 
 from app.worker.context import RunContext
 from app.worker.steps.arguments import rounds_of
-from app.worker.steps.made import Made
+from app.worker.steps.step_output import StepOutput
 from app.workflow.plan import Rounds, Step
 
 
@@ -44,7 +44,7 @@ def in_order(
         for reference in rounds.references:
             # The next round of an outer sub-workflow passes other results.
             context.handed.pop(reference.handed_at, None)
-        context.results |= {name: Made(each) for name, each in returned.items()}
+        context.results |= {name: StepOutput(each) for name, each in returned.items()}
 
 
 def comes_after(other: Step, step: Step, names: Sequence[str]) -> bool:

@@ -47,9 +47,9 @@ from app.worker.residency import Residency, WorkflowUses
 from app.worker.results import ResultWriter, unsaved_data
 from app.worker.retry import Retry
 from app.worker.rounds import comes_after, in_order
-from app.worker.step_results import Recalled, StepResult, StepResults
+from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
-from app.worker.watched_files import WatchedFiles, forget_replaced
+from app.worker.watched_files import WatchedFiles, drop_replaced
 from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions
 from app.workflow.models.specs import NotHere
@@ -80,7 +80,7 @@ class Runner:
             device,
             ConvertedWeights(outputs.root / converted.FOLDER, settings.converted_weights_bytes),
         )
-        self.residency = Residency(self.weights.let_go)
+        self.residency = Residency(self.weights.on_evict)
         self.placement = Placement(settings, device, self.residency, self.weights)
         self._retry = Retry(self.placement, self.residency, device)
         self.signals = Signals()
@@ -101,10 +101,10 @@ class Runner:
             self.placement,
             self.residency,
             {
-                "prompts": self.prompts.recent,
-                "step results": self.step_results.recent,
+                "prompts": self.prompts.cache,
+                "step results": self.step_results.cache,
                 "components without weights": self.weights.shells,
-                "maps for previews": self.preview_maps.recent,
+                "maps for previews": self.preview_maps.cache,
             },
         )
 
@@ -136,7 +136,7 @@ class Runner:
         )
         ended: TerminalEvent | FilesMissing
         try:
-            with context.at_end, files.noting():
+            with context.at_end, files.watching():
                 loaded, made_at = self._walk(plan, context, files, fresh=command.fresh)
             ended = RunSucceeded(
                 run_id=run_id,
@@ -150,7 +150,7 @@ class Runner:
                 loaded=tuple(part.title for part in loaded),
                 outputs=unsaved_data(plan.steps[-1], context.results[plan.steps[-1].name]),
                 out_of_memory=tuple(context.out_of_memory),
-                files_changed=not files.answer(command, self._settings.device),
+                files_changed=not files.matches_request(command, self._settings.device),
                 made_at=made_at,
             )
         except _Unprepared as unprepared:
@@ -164,7 +164,7 @@ class Runner:
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.results.clear()
         with dispensable("Files could not be looked at again"):
-            forget_replaced(files, plan, self.residency, self.weights, self.prompts)
+            drop_replaced(files, plan, self.residency, self.weights, self.prompts)
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
         # Memory is reported before the final event, so that a reader of that event sees the new
         # numbers. After a failure the device may never answer again (CUDA errors are sticky), so
@@ -187,18 +187,18 @@ class Runner:
     ) -> tuple[list[Part], float | None]:
         """Runs the steps whose results are not cached.
 
-        Returns the parts that were loaded, and `made_at` (see `Recalled`).
+        Returns the parts that were loaded, and `made_at` (see `CachedResults`).
         """
         log.info("Loading workflow from %s", plan.workflow_path)
         if self._device.torch_device.type == "cpu":
             for warning in plan.warnings:
                 log.warning("%s", warning)
-        context.checkpoint()
+        context.cancel_point()
         context.enter("loading")
         looking_started = time.monotonic()
         try:
             needed = self._needed(plan)
-            recalled = self.step_results.recall(plan, needed, self._device, fresh=fresh)
+            cached = self.step_results.look_up(plan, needed, self._device, fresh=fresh)
         except NotHere as lacks:
             raise _Unprepared(lacks) from lacks
         running = [
@@ -206,7 +206,7 @@ class Runner:
             for step in plan.steps
             if not isinstance(step, SubWorkflowStep)
             and step.name in needed
-            and step.name in recalled.running
+            and step.name in cached.running
         ]
         self.placement.check((step, needed[step.name]) for step in running)
         # Includes steps that do not run: the components they would need stay held.
@@ -221,14 +221,14 @@ class Runner:
         names = [step.name for step in plan.steps]
         loaded: list[Part] = []
         with context.watching_modules():
-            for step in in_order(plan.steps, recalled.running, context):
-                remembered = recalled.results.get(step.name)
-                if remembered is None and step.name not in recalled.running:
+            for step in in_order(plan.steps, cached.running, context):
+                cached_result = cached.results.get(step.name)
+                if cached_result is None and step.name not in cached.running:
                     log.debug("Nothing needs step: %s", step.name)
                     continue
                 after = [other for other in running if comes_after(other, step, names)]
                 later = [part.key for s in after for part in needed[s.name].parts]
-                context.checkpoint()
+                context.cancel_point()
                 context.step = step.name
                 self._emit(
                     StepStarted(
@@ -239,8 +239,8 @@ class Runner:
                         count=len(names),
                     )
                 )
-                if remembered is not None:
-                    self._answer(step, remembered, context, writer)
+                if cached_result is not None:
+                    self._reuse(step, cached_result, context, writer)
                     self._release(step, needed, later)
                     continue
                 if isinstance(step, SubWorkflowStep):
@@ -252,16 +252,16 @@ class Runner:
                     except ResultError:
                         # Only the write failed: the next try reuses the result.
                         if step.name in context.results and not step.rounds:
-                            self._remember(step, recalled, context, files)
+                            self._cache(step, cached, context, files)
                         raise
                 self._release(step, needed, later)
                 if not step.rounds:
-                    self._remember(step, recalled, context, files)
+                    self._cache(step, cached, context, files)
                 self.residency.note_memoised(self.prompts.spared)
             for step in plan.steps:
-                if step.rounds and step.name in recalled.running:
-                    self._remember(step, recalled, context, files)
-        return loaded, recalled.made_at
+                if step.rounds and step.name in cached.running:
+                    self._cache(step, cached, context, files)
+        return loaded, cached.made_at
 
     def _needed(self, plan: Plan) -> dict[str, StepParts]:
         """Returns the parts of each step, by step name."""
@@ -273,10 +273,10 @@ class Runner:
                 needed[each.name] = find_task_parts(each, self._device)
         return needed
 
-    def _remember(
-        self, step: Step, recalled: Recalled, context: RunContext, files: WatchedFiles
+    def _cache(
+        self, step: Step, cached: CachedResults, context: RunContext, files: WatchedFiles
     ) -> None:
-        key = recalled.keys[step.name]
+        key = cached.keys[step.name]
         # A leaner mode may change results slightly. A sub-workflow's result is cached as that of
         # its last step.
         if key is None or context.out_of_memory or isinstance(step, SubWorkflowStep):
@@ -284,8 +284,8 @@ class Runner:
         if files.are_as_planned:
             self.step_results.keep(key, context.results[step.name], context.run_id)
 
-    def _answer(
-        self, step: Step, remembered: StepResult, context: RunContext, writer: ResultWriter
+    def _reuse(
+        self, step: Step, cached_result: StepResult, context: RunContext, writer: ResultWriter
     ) -> None:
         """Uses the cached result of the step; its files are written again."""
         log.info("Reusing the remembered result of step: %s", step.name)
@@ -294,14 +294,14 @@ class Runner:
                 run_id=context.run_id,
                 time=time.time(),
                 step=step.name,
-                made_by=remembered.made_by,
-                made_at=remembered.made_at,
+                made_by=cached_result.made_by,
+                made_at=cached_result.made_at,
             )
         )
-        context.results[step.name] = made = remembered.made
+        context.results[step.name] = made = cached_result.made
         if step.saves:
             context.enter("saving")
-            writer.save(step, made, remembered.origin)
+            writer.save(step, made, cached_result.origin)
 
     def _run_step(
         self,
@@ -319,7 +319,7 @@ class Runner:
 
         def attempt(wanted: LoadingStep) -> None:
             started = time.monotonic()
-            placed = self.placement.bring(wanted, parts, later, context)
+            placed = self.placement.place_parts(wanted, parts, later, context)
             context.spent.load_s += time.monotonic() - started
             with self.residency.lease(set(distinct), context.plan.workflow_id) as components:
                 try:
@@ -327,9 +327,9 @@ class Runner:
                 except BaseException:
                     # An error here must not replace the step's own.
                     with dispensable("What took turns could not be put back"):
-                        self.placement.put_back(placed, parts)
+                        self.placement.restore(placed, parts)
                     raise
-                self.placement.put_back(placed, parts)
+                self.placement.restore(placed, parts)
 
         self._retry.run(attempt, step, parts, later, context)
         return missing
@@ -394,7 +394,7 @@ class Runner:
     def move_to_ram(self, command: MoveToRam) -> None:
         """Moves these components off the accelerator; ignores keys that are not held."""
         with dispensable("What is idle could not be moved to RAM"):
-            self.placement.leave_device(command.keys, command.reason)
+            self.placement.move_off_device(command.keys, command.reason)
         self.report_memory(command.request_id)
 
     def clean_up(self, interrupted: Callable[[], bool] = lambda: False) -> None:

@@ -9,7 +9,7 @@ from app.protocol import Event, RunFailed, RunSucceeded, decode_event, encode
 from app.workflow.inputs import printable
 
 
-def told(event: Event) -> bytes:
+def encode_event(event: Event) -> bytes:
     """Returns the event as bytes.
 
     Lone surrogates (of file names, say) are replaced. RunSucceeded with results that JSON cannot
@@ -21,12 +21,12 @@ def told(event: Event) -> bytes:
             decode_event(data)
     except ValueError as error:
         if isinstance(event, RunSucceeded):
-            return told(_untold(event, error))
+            return encode_event(_unsendable(event, error))
         return encode(type(event).model_validate(_printable(event.model_dump())))
     return data
 
 
-def _untold(event: RunSucceeded, error: Exception) -> RunFailed:
+def _unsendable(event: RunSucceeded, error: Exception) -> RunFailed:
     failed = ResultError(
         "What the last step returned cannot be carried as JSON.",
         hint="Have the step save it, with a `result` of its own.",

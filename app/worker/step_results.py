@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.parts import StepParts, TaskParts
-from app.worker.recent import Recent
-from app.worker.steps.made import Made, Output
+from app.worker.lru_cache import LruCache
+from app.worker.steps.step_output import CallOutput, StepOutput
 from app.workflow.fingerprint import computing_versions
 from app.workflow.models.resolve import ip_adapter_spec, lora_spec
 from app.workflow.models.specs import local_folder
@@ -39,12 +39,12 @@ class StepResult(NamedTuple):
     """Run id."""
     made_at: float
     """Unix seconds."""
-    kept: tuple[_Kept, ...]
+    kept: tuple[_Copy, ...]
 
     @property
-    def made(self) -> Made:
+    def made(self) -> StepOutput:
         """A new copy of the result, tensors on the device they were on."""
-        return Made(map(_restored, self.kept))
+        return StepOutput(map(_restored, self.kept))
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class StepResult(NamedTuple):
         return {"run_id": self.made_by, "created": made}
 
 
-class Recalled(NamedTuple):
+class CachedResults(NamedTuple):
     """The cached results for a plan, and the steps that have to run."""
 
     keys: dict[str, str | None]
@@ -75,11 +75,11 @@ class StepResults:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self.recent: Recent[StepResult] = Recent(max_bytes)
+        self.cache: LruCache[StepResult] = LruCache(max_bytes)
 
-    def recall(
+    def look_up(
         self, plan: Plan, needed: Mapping[str, StepParts], device: Device, *, fresh: bool
-    ) -> Recalled:
+    ) -> CachedResults:
         """Returns the cached results and the steps to run: all of them when `fresh`.
 
         `needed` has the parts of every step that has any; they need not be loaded.
@@ -93,13 +93,13 @@ class StepResults:
             keys[step.name] = result_key(step, loaded=loaded, machine=machine, earlier=keys)
         results = {}
         for name, key in keys.items():
-            if key is not None and not fresh and (found := self.recent.get(key)) is not None:
+            if key is not None and not fresh and (found := self.cache.get(key)) is not None:
                 results[name] = found
         used = answered(plan.steps, results)
         results = {name: results[name] for name in used}
-        return Recalled(keys, results, steps_to_run(plan.steps, used))
+        return CachedResults(keys, results, steps_to_run(plan.steps, used))
 
-    def keep(self, key: str | None, made: Made, run_id: str) -> None:
+    def keep(self, key: str | None, made: StepOutput, run_id: str) -> None:
         """Caches a step's result, unless it is too large or of an unknown kind."""
         if key is None:
             return
@@ -107,12 +107,12 @@ class StepResults:
             size_bytes = sum(map(_size_bytes, made.returned))
             if size_bytes <= self._max_bytes:
                 kept = tuple(map(_copied, made.returned))
-                self.recent.keep(key, StepResult(run_id, time.time(), kept), size_bytes)
+                self.cache.put(key, StepResult(run_id, time.time(), kept), size_bytes)
         except UnknownArtifactError:
             return
 
     def clear(self) -> None:
-        self.recent.clear()
+        self.cache.clear()
 
 
 def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
@@ -142,13 +142,13 @@ def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
 # --- copies of images, arrays, tensors, text, data, and containers of them ------------------------
 
 
-class _KeptTensor(NamedTuple):
+class _CopiedTensor(NamedTuple):
     tensor: torch.Tensor
     device: torch.device
 
 
-_Kept = Any
-"""A copy of a returned value, with a `_KeptTensor` for every tensor."""
+_Copy = Any
+"""A copy of a returned value, with a `_CopiedTensor` for every tensor."""
 SCALARS = (str, int, float, bool, type(None))
 OBJECT_BYTES = 6 * 1024
 """Approximate overhead of an image, array or tensor, with its cache entry: measured over a thousand
@@ -168,22 +168,22 @@ def _size_bytes(returned: Any) -> int:
         return SCALAR_BYTES + (len(returned) if isinstance(returned, str) else 0)
     if type(returned) in (list, tuple):
         return sum(map(_size_bytes, returned))
-    if type(returned) in (dict, Output):
+    if type(returned) in (dict, CallOutput):
         return sum(map(_size_bytes, returned.values()))
     if type(returned) is AudioVideo:
         return _size_bytes(returned.frames) + _size_bytes(returned.audio)
     raise UnknownArtifactError(type(returned).__name__)
 
 
-def _copied(returned: Any) -> _Kept:
+def _copied(returned: Any) -> _Copy:
     """Returns a copy in RAM of a value that `_size_bytes` accepts."""
     if isinstance(returned, torch.Tensor):
-        return _KeptTensor(returned.detach().to("cpu", copy=True), returned.device)
+        return _CopiedTensor(returned.detach().to("cpu", copy=True), returned.device)
     return _copied_as(returned, _copied)
 
 
-def _restored(kept: _Kept) -> Any:
-    if isinstance(kept, _KeptTensor):
+def _restored(kept: _Copy) -> Any:
+    if isinstance(kept, _CopiedTensor):
         return kept.tensor.to(kept.device, copy=True)
     return _copied_as(kept, _restored)
 
@@ -194,7 +194,7 @@ def _copied_as(value: Any, copied: Callable[[Any], Any]) -> Any:
         return value
     if type(value) in (list, tuple):
         return type(value)(map(copied, value))
-    if type(value) in (dict, Output):
+    if type(value) in (dict, CallOutput):
         return type(value)({key: copied(item) for key, item in value.items()})
     if type(value) is AudioVideo:
         return replace(value, frames=copied(value.frames), audio=copied(value.audio))

@@ -42,7 +42,7 @@ class WatchedFiles:
         self._stamps: dict[Path, FileStamp | None] = {path: _stamp(path) for path in self._media}
 
     @contextlib.contextmanager
-    def noting(self) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Watches every file that is identified inside."""
         with noting_files(self._note):
             yield
@@ -61,7 +61,7 @@ class WatchedFiles:
         # Hashed once; later changes show in the stamps.
         return all(_sha256(path) == sha256 for path, sha256 in self._media.items())
 
-    def answer(self, command: StartRun, device: str) -> bool:
+    def matches_request(self, command: StartRun, device: str) -> bool:
         """Returns whether the run's results are valid for its request key."""
         if command.request_key is None:
             return True
@@ -72,7 +72,7 @@ class WatchedFiles:
             self._stamps[path] = _stamp(path)
 
 
-def forget_replaced(
+def drop_replaced(
     files: WatchedFiles, plan: Plan, residency: Residency, weights: Weights, prompts: PromptMemo
 ) -> None:
     """Drops everything a run may have read from files while they were replaced."""
@@ -81,8 +81,8 @@ def forget_replaced(
     log.warning("'%s' was replaced while the run used it: nothing of it is kept", changed)
     used = {entry.key for entry in residency.entries if plan.workflow_id in entry.used_by}
     residency.drop(used, reason=f"'{changed.name}' was replaced during the run")
-    weights.forget(used)
-    prompts.forget_new()
+    weights.drop_shells(used)
+    prompts.drop_new()
 
 
 def _stamp(path: Path) -> FileStamp | None:

@@ -59,13 +59,13 @@ from pathlib import Path
 from app.errors import Cancelled, StepError
 from app.protocol import (
     Budgets,
+    CancelPointGap,
     CancelRun,
-    CheckpointGap,
     CleanUp,
     Command,
-    Departure,
     DropComponents,
     Event,
+    Eviction,
     FilesMissing,
     FreeMemory,
     HeldComponent,
@@ -136,7 +136,7 @@ class ScriptedWorker:
         self._watched: set[str] = set()
         self._held: list[HeldComponent] = []
         self._ram_bytes = 0
-        self._departure: Departure | None = None
+        self._eviction: Eviction | None = None
         self._when: dict[str, str] = {}
         self._begin("")
 
@@ -252,7 +252,7 @@ class ScriptedWorker:
     def _drop(self, command: DropComponents) -> None:
         gone = tuple(part.title for part in self._held if part.key in command.keys)
         self._held = [part for part in self._held if part.key not in command.keys]
-        self._departure = Departure(
+        self._eviction = Eviction(
             time=time.time(), titles=gone, what="dropped", reason=command.reason
         )
         self._report_memory(command.request_id)
@@ -307,7 +307,7 @@ class ScriptedWorker:
                 while True:
                     self._send(progress)
             case ["gap", seconds]:
-                self._send(CheckpointGap(run_id=self._run_id, seconds=float(seconds)))
+                self._send(CancelPointGap(run_id=self._run_id, seconds=float(seconds)))
             case ["hold", name]:
                 self._hold(name)
                 self._report_memory()
@@ -419,7 +419,7 @@ class ScriptedWorker:
                 memory=self._memory(),
                 budgets=Budgets(device_bytes=0, ram_bytes=self._ram_bytes),
                 held=tuple(self._held),
-                last_departure=self._departure,
+                last_eviction=self._eviction,
             )
         )
 

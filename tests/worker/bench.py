@@ -96,7 +96,7 @@ class Bench:
         )  # fmt: skip
         parts = find_parts(step)
         settings = WorkerSettings(device="cpu")
-        Placement(settings, device, residency, weights).bring(step, parts, (), context)
+        Placement(settings, device, residency, weights).place_parts(step, parts, (), context)
         with residency.lease([part.key for part in parts.parts], plan.workflow_id) as components:
             return assemble(step, parts, components)
 

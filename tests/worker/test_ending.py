@@ -23,7 +23,7 @@ from app.protocol import (
 )
 from app.worker.device import Device
 from app.worker.loading.origins import Origin
-from app.worker.preview_maps import FOLDER, Sight
+from app.worker.preview_maps import FOLDER, PreviewSource
 from app.worker.previews import LatentPreview
 from tests.doubles.accelerator import Accelerator
 from tests.worker.bench import SHAPES, Bench, document, step
@@ -251,22 +251,22 @@ def test_error_in_rendering_a_preview_ends_previews_and_not_the_run(
     caplog: pytest.LogCaptureFixture,
 ):
     latents, failing = torch.zeros(1, 4, 8, 8), FailingMap()
-    sight = Sight(failing)
-    assert sight.knows(latents)
+    preview_source = PreviewSource(failing)
+    assert preview_source.knows(latents)
     with caplog.at_level(logging.WARNING):
-        assert sight.render(latents) is None
-        assert sight.render(latents) is None
+        assert preview_source.render(latents) is None
+        assert preview_source.render(latents) is None
     assert failing.asked == 1
-    assert not sight.knows(latents)
+    assert not preview_source.knows(latents)
     assert "cannot be shown" in caplog.text
 
 
 @pytest.mark.parametrize("width", [0, -8, "512", None, 512.0])
 def test_size_that_is_no_size_fails_no_preview(width: Any):
-    sight = Sight(LatentPreview([(0.0, 0.0, 0.0)] * 4))
-    sight.begin({"width": width, "height": 512})
-    assert sight.knows(torch.zeros(1, 64, 4))
-    assert sight.render(torch.zeros(1, 64, 4)) is not None
+    preview_source = PreviewSource(LatentPreview([(0.0, 0.0, 0.0)] * 4))
+    preview_source.begin({"width": width, "height": 512})
+    assert preview_source.knows(torch.zeros(1, 64, 4))
+    assert preview_source.render(torch.zeros(1, 64, 4)) is not None
 
 
 def test_previews_of_the_bundled_model_are_still_shown(bench: Bench):

@@ -13,7 +13,7 @@ from PIL import Image
 from app.errors import StepError
 from app.tasks.media import AudioVideo
 from app.tasks.sound import samples_of
-from app.worker.steps.chain import _carried, _Film, _handed_on, _planned, _with_slice
+from app.worker.steps.chain import _carried, _continued, _planned, _Video, _with_slice
 from app.workflow.plan import Chain, FrameGrid, PipelineStep
 from app.workflow.plan_sources import ModelSource
 
@@ -57,7 +57,7 @@ def segment(number: int, frames: int = 10, *, sound: bool = True) -> AudioVideo:
 
 
 def joined(chain: Chain, *segments: AudioVideo) -> AudioVideo:
-    film = _Film(chain, STEP, None, 0)  # type: ignore[arg-type]
+    film = _Video(chain, STEP, None, 0)  # type: ignore[arg-type]
     for each in segments:
         film.add(each)
     return film.finished()
@@ -126,14 +126,14 @@ def test_how_long_a_trimmed_frame_is_heard_has_to_be_known():
 
 def test_the_last_frame_is_handed_on_as_a_picture():
     chain = Chain(segments=2)
-    handed = _handed_on(None, _carried(segment(0), chain), chain)
+    handed = _continued(None, _carried(segment(0), chain), chain)
     assert isinstance(handed, Image.Image)
     assert handed.getpixel((0, 0)) == (9, 9, 9)
 
 
 def test_the_end_of_the_last_segment_is_handed_on_as_pictures():
     chain = Chain(segments=2, continuity="last_segment", carry_frames=3)
-    handed = _handed_on(None, _carried(segment(0), chain), chain)
+    handed = _continued(None, _carried(segment(0), chain), chain)
     assert [picture.getpixel((0, 0))[0] for picture in handed] == [7, 8, 9]
 
 
@@ -141,13 +141,13 @@ def test_the_end_of_the_last_segment_is_handed_on_as_pictures():
 def test_a_list_of_references_gets_one_more_of_its_family(carry_audio: bool):
     before = [ImageOf("subject")]
     chain = Chain(segments=2)
-    *same, picture = _handed_on(before, _carried(segment(0), chain), chain)
+    *same, picture = _continued(before, _carried(segment(0), chain), chain)
     assert same == before
     assert isinstance(picture, ImageOf)
     chain = Chain(
         segments=2, continuity="last_segment", carry_frames=3, carry_audio=carry_audio, fps=FPS
     )
-    *_, film = _handed_on(before, _carried(segment(0), chain), chain)
+    *_, film = _continued(before, _carried(segment(0), chain), chain)
     assert isinstance(film, VideoOf)
     assert film.frames.shape == (3, 4, 4, 3)
     assert film.fps == FPS

@@ -30,7 +30,7 @@ class Call(NamedTuple):
     parts: Parts
 
     def remembered_by(self, memo: PromptMemo) -> contextlib.AbstractContextManager[None]:
-        return memo.remembering(self.pipeline, self.step, self.parts, Device("cpu"))
+        return memo.memoising(self.pipeline, self.step, self.parts, Device("cpu"))
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from app.tasks.media import AudioVideo
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
 from app.worker.steps.arguments import combinations
-from app.worker.steps.made import Made
-from app.worker.steps.sounds import heard_at
+from app.worker.steps.resampling import resample_references
+from app.worker.steps.step_output import StepOutput
 from tests.media.films import RATE, film, tone
 from tests.worker.bench import Bench, document, step
 
@@ -35,7 +35,7 @@ def given(bench: Bench, value: Any, **results: list[Any]) -> list[Any]:
         "20260101-000000-000000", plan, Device("cpu"), lambda _: None, Signals(), 1.0,
         bench.runner.prompts, bench.runner.preview_maps,
     )  # fmt: skip
-    context.results.update({name: Made(found) for name, found in results.items()})
+    context.results.update({name: StepOutput(found) for name, found in results.items()})
     calls = combinations("last", plan.steps[-1].arguments, context, bare=True)
     return [call["cross_attention_kwargs"]["x"] for call in calls]
 
@@ -110,12 +110,12 @@ def test_a_reference_is_heard_at_the_rate_of_the_model(channels: int):
     tone = torch.sin(torch.arange(RATE) * 2 * torch.pi * 400 / RATE).expand(channels, -1)
     given = MiniMaxH3AudioReference(audio=tone, sample_rate=RATE)
     untouched = MiniMaxH3ImageReference(image=Image.new("RGB", (8, 8)))
-    heard, other = heard_at({"references": [given, untouched]}, 32_000)["references"]
+    heard, other = resample_references({"references": [given, untouched]}, 32_000)["references"]
     assert (heard.sample_rate, given.sample_rate, other) == (32_000, RATE, untouched)
     assert heard.audio.shape[0] == channels
     assert abs(heard.audio.shape[1] - 32_000) < 100
     spectrum = np.abs(np.fft.rfft(heard.audio[0].numpy()))
     assert abs(np.argmax(spectrum) * 32_000 / heard.audio.shape[1] - 400) < 2
     assert 0.9 < heard.audio.abs().max() < 1.1
-    assert heard_at({"references": [given]}, None)["references"] == [given]
-    assert heard_at({"prompt": "a"}, 32_000) == {"prompt": "a"}
+    assert resample_references({"references": [given]}, None)["references"] == [given]
+    assert resample_references({"prompt": "a"}, 32_000) == {"prompt": "a"}

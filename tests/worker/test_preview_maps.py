@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from app.protocol import Preview, StepProgress
-from app.worker.preview_maps import PreviewMaps, Sight
-from app.worker.steps.made import Output
+from app.worker.preview_maps import PreviewMaps, PreviewSource
+from app.worker.steps.step_output import CallOutput
 from models.shapes.scenes import draw, random_scene
 from tests.full_disk import full_disk
 from tests.standins import StandIns
@@ -55,19 +55,22 @@ def drawn() -> list[tuple[Image.Image, torch.Tensor]]:
     return found
 
 
-def sight_of(maps: PreviewMaps) -> Sight:
+def sight_of(maps: PreviewMaps) -> PreviewSource:
     """As of a pipeline whose family has no published map, at its next call."""
-    sight = Sight(maps.learnt(DECODER), DECODER, film_channels=4)
-    sight.begin({"width": 128, "height": 128})
-    return sight
+    preview_source = PreviewSource(maps.learnt(DECODER), DECODER, video_channels=4)
+    preview_source.begin({"width": 128, "height": 128})
+    return preview_source
 
 
 def teach(maps: PreviewMaps, pairs: list[tuple[Image.Image, torch.Tensor]], form: Form) -> None:
     for picture, latents in pairs:
-        sight = sight_of(maps)
-        sight.knows(form(latents))
+        preview_source = sight_of(maps)
+        preview_source.knows(form(latents))
         film = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-        maps.note(sight, [Output({"frames": [film]} if form is as_film else {"images": [picture]})])
+        maps.note(
+            preview_source,
+            [CallOutput({"frames": [film]} if form is as_film else {"images": [picture]})],
+        )
         maps.learn()
 
 
@@ -80,13 +83,13 @@ def test_after_a_few_pictures_the_next_one_can_be_seen_in_its_latents(
     assert not sight_of(maps).knows(FORMS[form](others[0][1]))
     teach(maps, known, FORMS[form])
     # Another start finds what was learnt.
-    sight = sight_of(PreviewMaps(tmp_path))
+    preview_source = sight_of(PreviewMaps(tmp_path))
     seen, true = [], []
     for picture, latents in others:
         # Of a film the middle is shown.
         shown = as_film(latents)[:, :, [1, 0, 2]] if form == "a film" else FORMS[form](latents)
-        assert sight.knows(shown)
-        jpeg, width, height = sight.render(shown)
+        assert preview_source.knows(shown)
+        jpeg, width, height = preview_source.render(shown)
         preview = Image.open(io.BytesIO(jpeg)).convert("RGB")
         assert (width, height) == preview.size
         seen.append(coarse(preview))
@@ -136,11 +139,11 @@ def test_picture_that_nothing_can_be_learnt_from_fails_no_call(
     drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
 ):
     maps = PreviewMaps(tmp_path)
-    sight = sight_of(maps)
-    sight.knows(drawn[0][1])
-    maps.note(sight, [Output({"images": [np.full((8, 8, 3), "no number")]})])
+    preview_source = sight_of(maps)
+    preview_source.knows(drawn[0][1])
+    maps.note(preview_source, [CallOutput({"images": [np.full((8, 8, 3), "no number")]})])
     maps.learn()
-    assert sight.latents is None
+    assert preview_source.latents is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.protocol import CancelRun, CleanUp, ShutDown, WatchPreviews, encode
-from app.worker.main import DEAF, read_commands
+from app.worker.main import EXIT_UNREADABLE, read_commands
 
 ENDED_S = 30.0
 
@@ -54,4 +54,4 @@ def test_reader_that_cannot_go_on_ends_its_process(data: bytes | None):
         # Whatever else is in the pipe must not keep it.
         ours.send_bytes(encode(ShutDown()))
     process.join(ENDED_S)
-    assert process.exitcode == (0 if data is None else DEAF)
+    assert process.exitcode == (0 if data is None else EXIT_UNREADABLE)

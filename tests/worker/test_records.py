@@ -16,7 +16,7 @@ from app import __version__
 from app.media.urls import without_query
 from app.outputs import RECORD_KEY
 from app.protocol import ResultSaved
-from app.worker.results.record import without_places
+from app.worker.results.record import without_paths
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, pixels, step
 from tests.worker.results.files import read_record
@@ -68,7 +68,7 @@ def test_the_picture_says_how_it_was_made(
 ):
     for index, result in enumerate(results):
         record = record_of(result)
-        assert record["workflow"] == without_places(json.loads(workflow.read_text()))
+        assert record["workflow"] == without_paths(json.loads(workflow.read_text()))
         assert record["inputs"] == {"prompt": PROMPT, "steps": 3}
         assert (record["seed"], record["index"]) == (11, index) == (result.seed, result.index)
         assert (record["step"], record["run_id"]) == (result.step, finished.run_id)
@@ -169,15 +169,15 @@ SIGNED = "https://me:word@cdn.example.org:8443/a/cat.png?X-Amz-Signature=abc#top
     ],
 )  # fmt: skip
 def test_paths_and_secrets_of_urls_are_left_out(given: Any, told: Any):
-    assert without_places(given) == told
+    assert without_paths(given) == told
 
 
 def test_path_with_blanks_is_told_by_whether_it_is_there(tmp_path: Path):
     file = tmp_path / "my cat.png"
-    assert without_places(str(file)) == str(file)
+    assert without_paths(str(file)) == str(file)
     file.touch()
-    assert without_places(str(file)) == "my cat.png"
-    assert without_places(str(file), {str(file): "ab"}) == {"file": "my cat.png", "sha256": "ab"}
+    assert without_paths(str(file)) == "my cat.png"
+    assert without_paths(str(file), {str(file): "ab"}) == {"file": "my cat.png", "sha256": "ab"}
 
 
 def test_url_that_cannot_be_read_tells_nothing():

@@ -92,9 +92,9 @@ def test_everything_loaded_from_a_replaced_file_leaves(bench: Bench, model: Path
     bench.when = replace
     bench.run(document(step(model=model)))
     assert reports[-1].held == ()
-    assert reports[-1].last_departure is not None
-    assert file.name in reports[-1].last_departure.reason
-    assert bench.runner.prompts.recent.held_bytes == 0
+    assert reports[-1].last_eviction is not None
+    assert file.name in reports[-1].last_eviction.reason
+    assert bench.runner.prompts.cache.held_bytes == 0
 
 
 def test_request_whose_model_was_replaced_while_it_waited_is_no_answer(bench: Bench, model: Path):

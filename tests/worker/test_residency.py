@@ -192,15 +192,15 @@ def test_what_is_dropped_is_told_and_logged_with_the_reason(
 
 
 def test_the_status_says_what_left_last_and_why(residency: Residency):
-    assert residency.last_departure is None
+    assert residency.last_eviction is None
     residency.move(["unet"], "ram", reason="room for another")
-    departure = residency.last_departure
-    assert departure is not None
-    assert (departure.titles, departure.what) == (("unet of test",), "moved to RAM")
+    eviction = residency.last_eviction
+    assert eviction is not None
+    assert (eviction.titles, eviction.what) == (("unet of test",), "moved to RAM")
     residency.drop(["vae"], reason="memory was freed")
-    departure = residency.last_departure
-    assert departure is not None
-    assert (departure.titles, departure.reason) == (("vae of test",), "memory was freed")
+    eviction = residency.last_eviction
+    assert eviction is not None
+    assert (eviction.titles, eviction.reason) == (("vae of test",), "memory was freed")
 
 
 def test_budgets_count_what_is_in_each_place(residency: Residency):

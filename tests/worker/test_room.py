@@ -75,9 +75,9 @@ def test_what_is_idle_leaves_for_what_is_loaded_and_the_log_says_why(
     assert held(crowded) == {"b"}
     line = next(line for line in caplog.messages if line.startswith("Dropping unet of a"))
     assert line.endswith("and 22 MB may be held")
-    departure = crowded.runner.residency.last_departure
-    assert departure is not None
-    assert departure.reason.startswith("'b' loads ")
+    eviction = crowded.runner.residency.last_eviction
+    assert eviction is not None
+    assert eviction.reason.startswith("'b' loads ")
 
 
 def test_with_room_for_one_the_other_comes_back_with_the_same_picture(crowded: Bench):
@@ -165,9 +165,9 @@ def test_from_the_device_it_goes_to_ram_and_comes_back_without_a_load(models: Pa
     assert accelerator.moves == [(name, "device") for name in WEIGHTED]
     draw(bench, "b")
     assert set(accelerator.moves) == {(name, place) for name in WEIGHTED for place in PLACES}
-    departure = bench.runner.residency.last_departure
-    assert departure is not None
-    assert departure.what == "moved to RAM"
+    eviction = bench.runner.residency.last_eviction
+    assert eviction is not None
+    assert eviction.what == "moved to RAM"
     again = draw(bench, "a")
     assert again.success.loaded == ()
     assert same(first, again)
@@ -190,9 +190,9 @@ def test_after_a_while_it_is_sent_to_ram_by_name_and_comes_back_without_a_load(m
     bench.runner.move_to_ram(MoveToRam(keys=(*keys, "gone already"), reason="it was idle"))
     assert bench.runner.residency.bytes_in("device") == 0
     assert held(bench) == {"a"}
-    departure = bench.runner.residency.last_departure
-    assert departure is not None
-    assert (departure.what, departure.reason) == ("moved to RAM", "it was idle")
+    eviction = bench.runner.residency.last_eviction
+    assert eviction is not None
+    assert (eviction.what, eviction.reason) == ("moved to RAM", "it was idle")
     again = draw(bench, "a")
     assert again.success.loaded == ()
     assert same(first, again)

@@ -18,7 +18,7 @@ from app.protocol import (
     Timings,
     decode_event,
 )
-from app.worker.sending import told
+from app.worker.sending import encode_event
 
 HALF = "caf\udce9.png"
 SAVED = ResultSaved(
@@ -43,7 +43,7 @@ def succeeded(*outputs: JsonValue) -> RunSucceeded:
     ids=lambda event: event.type,
 )
 def test_half_characters_are_replaced(event: Event):
-    heard = decode_event(told(event))
+    heard = decode_event(encode_event(event))
     assert type(heard) is type(event)
     assert "caf\ufffd.png" in heard.model_dump_json()
 
@@ -52,7 +52,7 @@ def test_what_can_be_told_is_told_unchanged():
     for event in (succeeded("a", {"b": [1, None]}), Preview(
         run_id="a", time=1.0, jpeg=b"\xff\xd8", width=8, height=8
     )):  # fmt: skip
-        assert decode_event(told(event)) == event
+        assert decode_event(encode_event(event)) == event
 
 
 def nested(levels: int) -> Any:
@@ -65,6 +65,6 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize("output", ["\ud800", nested(199), nested(230)])
 def test_results_that_cannot_be_told_fail_the_run(output: JsonValue):
     event = succeeded().model_copy(update={"outputs": (output,)})
-    heard = decode_event(told(event))
+    heard = decode_event(encode_event(event))
     assert isinstance(heard, RunFailed)
     assert heard.error.message == "What the last step returned cannot be carried as JSON."

@@ -28,8 +28,8 @@ from app.protocol import (
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
-from app.worker.step_results import OBJECT_BYTES, Recalled, StepResults
-from app.worker.steps.made import Made, Output
+from app.worker.step_results import OBJECT_BYTES, CachedResults, StepResults
+from app.worker.steps.step_output import CallOutput, StepOutput
 from app.workflow.plan import Plan
 from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step
@@ -340,16 +340,16 @@ class Memory:
         self._parts = {step.name: find_parts(step) for step in self._plan.steps}
         self._results = StepResults(1_000_000)
 
-    def recall(self) -> Recalled:
-        return self._results.recall(self._plan, self._parts, Device("cpu"), fresh=False)
+    def look_up(self) -> CachedResults:
+        return self._results.look_up(self._plan, self._parts, Device("cpu"), fresh=False)
 
     def keep(self, *artifacts: Any) -> None:
-        key = self.recall().keys["draw"]
-        self._results.keep(key, Made(artifacts), "20260101-000000-000000")
+        key = self.look_up().keys["draw"]
+        self._results.keep(key, StepOutput(artifacts), "20260101-000000-000000")
 
     @property
     def artifacts(self) -> list[Any]:
-        return self.recall().results["draw"].made.returned
+        return self.look_up().results["draw"].made.returned
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ class Memory:
         torch.zeros(3, 4, 4),
         [Image.new("L", (4, 4)), Image.new("L", (4, 4))],
         {"mask": Image.new("L", (4, 4)), "size": (4, 4), "name": "all"},
-        Output({"images": [Image.new("L", (4, 4))]}),
+        CallOutput({"images": [Image.new("L", (4, 4))]}),
         AudioVideo(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((8, 1), np.float32), 8000),
     ],
     ids=["picture", "array", "tensor", "frames", "mapping", "output", "film with sound"],
@@ -401,4 +401,4 @@ def paint(artifact: Any) -> None:
 def test_what_is_of_an_unknown_kind_is_not_remembered(bench: Bench):
     memory = Memory(bench)
     memory.keep(Image.new("RGB", (4, 4)), {"a": object()})
-    assert memory.recall().results == {}
+    assert memory.look_up().results == {}

@@ -15,8 +15,8 @@ from app.protocol import (
     BoundedMemory,
     Budgets,
     CleanUp,
-    Departure,
     DropComponents,
+    Eviction,
     FreeMemory,
     HeldComponent,
     MemoryFreed,
@@ -41,7 +41,7 @@ class WorkerMemory:
         self.budgets: Budgets | None = None
         self.held: tuple[HeldComponent, ...] = ()
         self.bounded: tuple[BoundedMemory, ...] = ()
-        self.last_departure: Departure | None = None
+        self.last_eviction: Eviction | None = None
         self._frees: list[Future[MemoryFreed]] = []
         self._freeing: list[Future[MemoryFreed]] = []
         self._asked: dict[str, Future[EngineStatus]] = {}
@@ -62,7 +62,7 @@ class WorkerMemory:
         if self.budgets is None and self._settings.idle_to_ram_s and not event.budgets.ram_bytes:
             log.warning("DW_IDLE_TO_RAM_S has no effect: there is no accelerator.")
         self.use, self.held, self.bounded = event.memory, event.held, event.bounded
-        self.budgets, self.last_departure = event.budgets, event.last_departure
+        self.budgets, self.last_eviction = event.budgets, event.last_eviction
         if (asked := self._asked.pop(event.request_id, None)) is not None:
             _settle(asked, status())
 

@@ -22,8 +22,8 @@ from app.engine.status import EngineStatus, SlotStatus, WorkerState
 from app.errors import ErrorReport, WorkerDied
 from app.protocol import (
     TERMINAL,
+    CancelPointGap,
     CancelRun,
-    CheckpointGap,
     DropComponents,
     Event,
     FilesMissing,
@@ -129,7 +129,7 @@ class WorkerSlot:
             budgets=self._memory.budgets,
             held=self._memory.held,
             bounded=self._memory.bounded,
-            last_departure=self._memory.last_departure,
+            last_departure=self._memory.last_eviction,
         )
 
     def start(self, run: Run) -> None:
@@ -307,7 +307,7 @@ class WorkerSlot:
                 self._outstanding.done(event.request_id, time.monotonic())
                 self._starts.has_worked()
                 self._memory.freed(event)
-            case CheckpointGap():
+            case CancelPointGap():
                 self._outstanding.gap(event.seconds)
             case _ if self._active is not None and event.run_id == self._active.run_id:
                 self._on_run_event(self._active, event)

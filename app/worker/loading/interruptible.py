@@ -15,24 +15,24 @@ from torch.overrides import TorchFunctionMode
 
 from app.compat.worker.default_dtype import default_dtype_kept
 
-Checkpoint = Callable[[], None]
+CancelPoint = Callable[[], None]
 """Raises an exception to end the load; otherwise does nothing."""
 
 
 @contextlib.contextmanager
-def interruptible(checkpoint: Checkpoint) -> Iterator[None]:
+def interruptible(cancel_point: CancelPoint) -> Iterator[None]:
     """Makes every torch function that this thread calls inside a cancel point."""
-    with default_dtype_kept(), _Checkpoints(checkpoint):
+    with default_dtype_kept(), _CancelPoints(cancel_point):
         yield
 
 
-class _Checkpoints(TorchFunctionMode):
-    def __init__(self, checkpoint: Checkpoint) -> None:
+class _CancelPoints(TorchFunctionMode):
+    def __init__(self, cancel_point: CancelPoint) -> None:
         super().__init__()
-        self._checkpoint = checkpoint
+        self._cancel_point = cancel_point
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Quantisers may compile kernels during a load.
         if not torch.compiler.is_compiling():
-            self._checkpoint()
+            self._cancel_point()
         return func(*args, **(kwargs or {}))

@@ -55,7 +55,7 @@ class Origin(NamedTuple):
         return self.private_bytes <= PRIVATE_SHARE * (self.size_bytes + self.private_bytes)
 
     @property
-    def is_there(self) -> bool:
+    def is_unchanged(self) -> bool:
         """True if the files still exist unchanged."""
         try:
             return all(identify_file(path) == it for path, it in self.files.items())

@@ -23,7 +23,7 @@ import transformers
 from app.errors import LoadError, nearest
 from app.packages import Package
 from app.worker.device import Device
-from app.worker.steps.drawing import drawing_from
+from app.worker.steps.seeding import seeded
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.quantisers import QUANTISERS, STORED
 from app.workflow.quantisation import Quantisation, QuantiserKind
@@ -67,12 +67,12 @@ def quantised_loading(part: Part, device: Device) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def drawing_the_same(part: Part, device: Device) -> Iterator[None]:
+def seeded_load(part: Part, device: Device) -> Iterator[None]:
     """Seeds quantisers that draw random numbers, so that every load is the same."""
     if part.quantiser is None:
         yield
         return
-    with drawing_from(0, device.torch_device):
+    with seeded(0, device.torch_device):
         yield
 
 

@@ -37,13 +37,13 @@ from app.worker.loading.changes import change, state_bytes
 from app.worker.loading.components import has_weights
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.foreign import Foreign
-from app.worker.loading.interruptible import Checkpoint, interruptible
+from app.worker.loading.interruptible import CancelPoint, interruptible
 from app.worker.loading.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
 from app.worker.loading.parts import Part
 from app.worker.loading.processors import load_processor
-from app.worker.loading.quantising import drawing_the_same, held_bytes, quantised_loading, settled
+from app.worker.loading.quantising import held_bytes, quantised_loading, seeded_load, settled
 from app.worker.loading.single_files import load_component
-from app.worker.recent import Recent
+from app.worker.lru_cache import LruCache
 from app.worker.residency import Entry, Residency
 from app.workflow.fingerprint import weight_files
 from app.workflow.models.hub import TEXT_FILES
@@ -84,18 +84,18 @@ class Weights:
     def __init__(self, device: Device, converted: ConvertedWeights) -> None:
         self._device = device
         self._converted = converted
-        self.shells: Recent[Shell] = Recent(SHELLS_BYTES)
+        self.shells: LruCache[Shell] = LruCache(SHELLS_BYTES)
         self._unwritten: dict[str, Part] = {}
         """Parts whose weights were converted during the load, by key."""
 
     def load(self, part: Part, context: RunContext) -> Entry:
         """Loads the part and reports it. Raises LoadError."""
-        context.checkpoint()
-        context.tell_loading(part.name, part.model, 0)
+        context.cancel_point()
+        context.report_loading(part.name, part.model, 0)
         log.info("Loading %s from model: %s", part.name, part.model)
         started = time.monotonic()
-        shell = self._refilled(part) or self._constructed(part, context.checkpoint)
-        context.tell_loading(part.name, part.model, part.weight_bytes)
+        shell = self._refilled(part) or self._constructed(part, context.cancel_point)
+        context.report_loading(part.name, part.model, part.weight_bytes)
         return Entry(
             part.key,
             part.title,
@@ -112,7 +112,7 @@ class Weights:
         is_module = isinstance(component, torch.nn.Module)
         return is_module and self._device.is_accelerator and part.quantiser is None
 
-    def let_go(self, entry: Entry) -> None:
+    def on_evict(self, entry: Entry) -> None:
         """Removes the weights of an evicted component, and keeps its shell.
 
         Tokenizers, schedulers and other components without weights are kept whole.
@@ -123,12 +123,12 @@ class Weights:
             if origin is None or set(component.state_dict()) != origin.names:
                 return
             hollow(component, origin)
-        self.shells.keep(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
+        self.shells.put(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
 
-    def forget(self, keys: Iterable[str]) -> None:
+    def drop_shells(self, keys: Iterable[str]) -> None:
         """Drops the shells of these, whose files were replaced during the load."""
         for key in keys:
-            self.shells.take(key)
+            self.shells.pop(key)
 
     def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
         """Writes converted weights that are still held to disk; returns whether any were.
@@ -157,19 +157,19 @@ class Weights:
     # --- loading ---------------------------------------------------------------------------------
 
     def _refilled(self, part: Part) -> Shell | None:
-        shell = self.shells.take(part.key)
+        shell = self.shells.pop(part.key)
         if shell is None:
             return None
         if shell.origin is not None:
-            if not shell.origin.is_there:
+            if not shell.origin.is_unchanged:
                 return None
             fill(shell.component, shell.origin)
         return shell
 
-    def _constructed(self, part: Part, checkpoint: Checkpoint) -> Shell:
+    def _constructed(self, part: Part, cancel_point: CancelPoint) -> Shell:
         converted = None if part.quantiser else self._converted.find(part.key)
         source = replace(part, folder=converted, variant=None, file=None) if converted else part
-        component = _from_pretrained(source, self._device, checkpoint)
+        component = _from_pretrained(source, self._device, cancel_point)
         if not isinstance(component, torch.nn.Module):
             files = (path for pattern in TEXT_FILES for path in part.folder.glob(pattern))
             files_bytes = sum(path.stat().st_size for path in files)
@@ -194,7 +194,7 @@ class Weights:
     def _written(
         self, part: Part, component: torch.nn.Module, interrupted: Callable[[], bool]
     ) -> Origin:
-        def checkpoint() -> None:
+        def cancel_point() -> None:
             if interrupted():
                 raise InterruptedWriteError
 
@@ -203,14 +203,14 @@ class Weights:
                 if not path.name.endswith(".index.json"):
                     shutil.copy(path, folder)
             for path, tensors in _shards(component, folder).items():
-                checkpoint()
+                cancel_point()
                 save_file(tensors, path, {"format": "pt"})
                 _to_disk(path)
             again = _from_pretrained(
-                replace(part, folder=folder, variant=None, file=None), self._device, checkpoint
+                replace(part, folder=folder, variant=None, file=None), self._device, cancel_point
             )
             origin = find_origin(again, weight_files(folder, None))
-            if not (origin.is_whole and _are_equal(component, again, checkpoint)):
+            if not (origin.is_whole and _are_equal(component, again, cancel_point)):
                 raise LoadError("its library reads it otherwise than it was written")
         return origin.moved_to(self._converted.folder_of(part.key))
 
@@ -230,8 +230,8 @@ def _weight_bytes(part: Part, shell: Shell) -> int:
     return part.weight_bytes if part.changes is None else state_bytes(shell.component)
 
 
-def _from_pretrained(part: Part, device: Device, checkpoint: Checkpoint) -> Any:
-    """Loads the component by its library. Raises LoadError, and what `checkpoint` raises."""
+def _from_pretrained(part: Part, device: Device, cancel_point: CancelPoint) -> Any:
+    """Loads the component by its library. Raises LoadError, and what `cancel_point` raises."""
     arguments: dict[str, Any] = {"local_files_only": True}
     if part.component_class.__name__.startswith("Auto"):
         arguments["trust_remote_code"] = False
@@ -247,7 +247,7 @@ def _from_pretrained(part: Part, device: Device, checkpoint: Checkpoint) -> Any:
         if issubclass(part.component_class, Foreign):
             return part.component_class.load().eval()
         arguments |= quantised_loading(part, device)
-        with drawing_the_same(part, device), interruptible(checkpoint):
+        with seeded_load(part, device), interruptible(cancel_point):
             component = _read(part, arguments)
         if isinstance(component, torch.nn.Module):
             component = settled(component.eval(), part, device)
@@ -323,13 +323,13 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _are_equal(module: torch.nn.Module, other: torch.nn.Module, checkpoint: Checkpoint) -> bool:
+def _are_equal(module: torch.nn.Module, other: torch.nn.Module, cancel_point: CancelPoint) -> bool:
     """Returns whether both have bit-identical weights and buffers."""
     mine, others = ({**m.state_dict(), **dict(m.named_buffers())} for m in (module, other))
     if mine.keys() != others.keys():
         return False
     for name, tensor in mine.items():
-        checkpoint()
+        cancel_point()
         if tensor.dtype != others[name].dtype or tensor.shape != others[name].shape:
             return False
         if not torch.equal(_bits(tensor), _bits(others[name])):

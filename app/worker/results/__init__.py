@@ -19,7 +19,7 @@ from app.stamps import stamp_of
 from app.unfinished import private_folder
 from app.worker.results import audio, image, text, video
 from app.worker.results.record import record_of
-from app.worker.steps.made import Made, Rest
+from app.worker.steps.step_output import Extras, StepOutput
 from app.workflow.plan import ResultSpec, Step
 from app.workflow.planning.sound_files import SOUND_FILES
 
@@ -45,7 +45,7 @@ RESULT_KINDS: dict[str, ResultKind] = {
     "image/bmp": ResultKind(".bmp", image.save_bmp),
     "image/tiff": ResultKind(".tiff", image.save_tiff),
     **{name: ResultKind(file.suffix, video.save_video) for name, file in video.VIDEO_FILES.items()},
-    **{name: ResultKind(file.suffix, audio.save_sound) for name, file in SOUND_FILES.items()},
+    **{name: ResultKind(file.suffix, audio.save_audio) for name, file in SOUND_FILES.items()},
     "text/plain": ResultKind(".txt", text.save_text),
     "text/markdown": ResultKind(".md", text.save_text),
     "text/html": ResultKind(".html", text.save_text),
@@ -71,7 +71,7 @@ class ResultWriter:
         self._unfinished: Path | None = None
         self._versions = {"diffusers-workbench": __version__, **versions}
 
-    def save(self, step: Step, made: Made, remembered_from: Record | None = None) -> None:
+    def save(self, step: Step, made: StepOutput, remembered_from: Record | None = None) -> None:
         """Writes everything the step made as its result block says.
 
         `remembered_from` is the origin of a cached result. The dialect defines the files' names:
@@ -86,13 +86,13 @@ class ResultWriter:
         for name, artifact in _files(made, content_type, self._calls[step.name]):
             index = self._files[step.name]
             self._files[step.name] += 1
-            self._context.checkpoint()
+            self._context.cancel_point()
             stem = f"{step.result.file_base_name}{step.file_stem}-{name}"
             record = record_of(step, index, self._context, self._versions)
             record["remembered_from"] = remembered_from
             with told_of_disk(self._outputs.root):
                 path = self._outputs.new_file(run_id, stem, kind.suffix)
-                made_at = self._making() / path.name
+                made_at = self._unfinished_folder() / path.name
                 size = kind.save(artifact, made_at, record, step.result)
                 self._outputs.write_sidecar(made_at, record)
                 sidecar = self._outputs.publish(made_at, path)
@@ -111,7 +111,7 @@ class ResultWriter:
                     index=index,
                     final=step.name == saving[-1],
                     stamps=stamps,
-                    text=_shown(artifact) if content_type.startswith(WHOLE) else "",
+                    text=_excerpt(artifact) if content_type.startswith(WHOLE) else "",
                 )
             )
         self._calls[step.name] += len(made.returned)
@@ -139,14 +139,14 @@ class ResultWriter:
                 self._context.run_id, stem, RESULT_KINDS["video/mp4"].suffix
             )
             if not keep:
-                path = self._making() / f"{secrets.token_hex(8)}{path.suffix}"
+                path = self._unfinished_folder() / f"{secrets.token_hex(8)}{path.suffix}"
             with replacing(path) as file:
                 record = record_of(step, number, self._context, self._versions)
                 video.write_video(file, frames, record, spec, samples, rate, fine=True)
         self._context.spent.save_s += time.monotonic() - started
         return path
 
-    def _making(self) -> Path:
+    def _unfinished_folder(self) -> Path:
         """Returns the run's folder for unfinished files, which is deleted with the run."""
         if self._unfinished is None:
             folder = self._outputs.run_folder(self._context.run_id)
@@ -154,14 +154,14 @@ class ResultWriter:
         return self._unfinished
 
 
-def unsaved_data(step: Step, made: Made) -> tuple[JsonValue, ...]:
+def unsaved_data(step: Step, made: StepOutput) -> tuple[JsonValue, ...]:
     """Returns the text and data of a step whose results are not saved."""
     if step.saves:
         return ()
     return tuple(artifact for artifact in made.artifacts if text.is_data(artifact))
 
 
-def _files(made: Made, content_type: str, first: int) -> Iterator[tuple[str, Any]]:
+def _files(made: StepOutput, content_type: str, first: int) -> Iterator[tuple[str, Any]]:
     """Yields the content of each file with the end of its name; calls count from `first`.
 
     JSON has one file per call. A call that returned None (a missing key, say) has no file.
@@ -170,10 +170,10 @@ def _files(made: Made, content_type: str, first: int) -> Iterator[tuple[str, Any
         whole = enumerate(made.returned, first)
         yield from ((f"{call}", found) for call, found in whole if found is not None)
         return
-    for call, artifacts in enumerate(made.by_return, first):
+    for call, artifacts in enumerate(made.by_call, first):
         for number, artifact in enumerate(artifacts):
             name = f"{call}.{number}"
-            if artifact is None or isinstance(artifact, Rest):
+            if artifact is None or isinstance(artifact, Extras):
                 continue
             if isinstance(artifact, Mapping) and not content_type.startswith(WHOLE):
                 yield from ((f"{name}-{key}", entry) for key, entry in artifact.items())
@@ -183,7 +183,7 @@ def _files(made: Made, content_type: str, first: int) -> Iterator[tuple[str, Any
                 yield name, artifact
 
 
-def _shown(artifact: Any) -> str:
+def _excerpt(artifact: Any) -> str:
     data = text.is_data(artifact) and not isinstance(artifact, str)
     words = json.dumps(artifact, ensure_ascii=False) if data else str(artifact)
     return words[:SHOWN_CHARACTERS]

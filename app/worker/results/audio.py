@@ -27,7 +27,7 @@ QUALITY_UNIT = 118
 """FFmpeg's FF_QP2LAMBDA: `global_quality` per unit of an encoder's own quality."""
 
 
-def save_sound(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> None:
+def save_audio(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> None:
     """Writes audio as its content type and options say, the record in the comment.
 
     The sample rate is the result block's, else the audio's own.

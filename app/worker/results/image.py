@@ -29,7 +29,7 @@ def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Si
     """
     from PIL.PngImagePlugin import PngInfo
 
-    picture = _picture(artifact, deep=True)
+    picture = _image(artifact, deep=True)
     text = PngInfo()
     text.add_itxt(RECORD_KEY, json.dumps(record, ensure_ascii=False))
     with replacing(path) as file:
@@ -40,7 +40,7 @@ def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Si
 
 def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
     """Writes a JPEG, the record in EXIF's UserComment; returns width and height in pixels."""
-    picture = _picture(artifact).convert("RGB")
+    picture = _image(artifact).convert("RGB")
     with replacing(path) as file:
         picture.save(file, "JPEG", quality=95, exif=_exif(record, path))
     return picture.size
@@ -48,7 +48,7 @@ def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
 
 def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
     """Writes a WebP, the record in EXIF's UserComment; returns width and height in pixels."""
-    picture = _picture(artifact)
+    picture = _image(artifact)
     with replacing(path) as file:
         picture.save(file, "WEBP", quality=95, exif=_exif(record, path))
     return picture.size
@@ -56,7 +56,7 @@ def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> S
 
 def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
     """Writes a BMP, which cannot hold the record; returns width and height in pixels."""
-    picture = _picture(artifact).convert("RGB")
+    picture = _image(artifact).convert("RGB")
     with replacing(path) as file:
         picture.save(file, "BMP")
     return picture.size
@@ -64,7 +64,7 @@ def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> S
 
 def save_tiff(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
     """Writes a TIFF without the record, with a PNG's depth; returns width and height in pixels."""
-    picture = _picture(artifact, deep=True)
+    picture = _image(artifact, deep=True)
     with replacing(path) as file:
         picture.save(file, "TIFF", compression="tiff_adobe_deflate")
     return picture.size
@@ -85,7 +85,7 @@ def _comment(record: Record) -> bytes:
     return UNICODE_COMMENT + json.dumps(record, ensure_ascii=False).encode("utf-16-be")
 
 
-def _picture(artifact: Any, *, deep: bool = False) -> Image.Image:
+def _image(artifact: Any, *, deep: bool = False) -> Image.Image:
     from app.tasks.media import as_picture
 
     try:

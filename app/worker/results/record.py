@@ -33,10 +33,10 @@ def record_of(step: Step, index: int, context: RunContext, versions: Mapping[str
     return {
         "run_id": context.run_id,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "workflow": without_places(plan.document),
+        "workflow": without_paths(plan.document),
         "workflow_sha256": plan.workflow_hash,
-        "changes": without_places(plan.changes),
-        "inputs": without_places(plan.inputs, files),
+        "changes": without_paths(plan.changes),
+        "inputs": without_paths(plan.inputs, files),
         "fetched": {without_query(url): digest for url, digest in plan.fetched.items()},
         "step": step.name,
         "seed": step.seed,
@@ -53,13 +53,13 @@ def record_of(step: Step, index: int, context: RunContext, versions: Mapping[str
     }
 
 
-def without_places(value: Any, files: Mapping[str, str] | None = None) -> Any:
+def without_paths(value: Any, files: Mapping[str, str] | None = None) -> Any:
     """Returns the value with file names instead of absolute paths, and URLs without queries. Paths
     in `files` (path: SHA-256) become objects with name and hash."""
     if isinstance(value, Mapping):
-        return {key: without_places(entry, files) for key, entry in value.items()}
+        return {key: without_paths(entry, files) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [without_places(entry, files) for entry in value]
+        return [without_paths(entry, files) for entry in value]
     if not isinstance(value, str):
         return value
     if files is not None and value in files:

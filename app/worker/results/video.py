@@ -109,10 +109,10 @@ def write_video(
             options={**_options(kind.codec), **({"crf": FINE_CRF} if fine else {})},
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        heard = None
+        audio_stream = None
         if sound is not None and rate:
             # All streams must be added before the first packet.
-            heard = container.add_stream(
+            audio_stream = container.add_stream(
                 kind.sound_codec,
                 rate=rate if rate in kind.rates else 48_000,
                 layout=layout_of(sound),
@@ -123,8 +123,8 @@ def write_video(
             )
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-        if heard is not None and rate:
-            for packet in encoded(heard, sound, rate):
+        if audio_stream is not None and rate:
+            for packet in encoded(audio_stream, sound, rate):
                 container.mux(packet)
     return width, height
 

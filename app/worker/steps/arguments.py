@@ -48,7 +48,7 @@ def combinations(
     count = math.prod(map(len, choices))
     if count > MAX_ITERATIONS:
         raise StepError(f"Step '{step}' would run {count} times; {MAX_ITERATIONS} at most.")
-    live = _Live(context, bare=bare)
+    live = _Converter(context, bare=bare)
     return [
         {name: live.value(value, name, chosen) for name, value in arguments.items()}
         for chosen in map(iter, itertools.product(*choices))
@@ -59,7 +59,7 @@ def one_value(value: Value, name: str, step: str, context: RunContext) -> Any:
     """Returns the value of an argument without combinations: the first artifact of each result
     referred to. Raises StepError."""
     chosen = (_choices(found, step, context)[0] for found in references_in([value]))
-    return _Live(context, bare=True).value(value, name, chosen)
+    return _Converter(context, bare=True).value(value, name, chosen)
 
 
 def rounds_of(rounds: Rounds, context: RunContext) -> list[dict[str, Any]]:
@@ -109,14 +109,14 @@ def _property(returned: Any, reference: ResultValue, step: str) -> Any:
     return found
 
 
-class _Live:
+class _Converter:
     """Converts a plan's values to call arguments. Reads files shared by several calls once."""
 
     def __init__(self, context: RunContext, *, bare: bool) -> None:
         self._context = context
         self._bare = bare
         self._files: dict[str, Any] = {}
-        self._reader = MediaReader(context.plan.limits, context.checkpoint)
+        self._reader = MediaReader(context.plan.limits, context.cancel_point)
 
     def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
         """Returns the value of the argument (or key) of this name; results come from `chosen` in
@@ -132,7 +132,7 @@ class _Live:
                 result = next(chosen)
                 # Values passed to a sub-workflow were picked there.
                 taken = result if value.handed_at else _picked(result, name)
-                return self._given(_seen(taken, name))
+                return self._given(_as_input(taken, name))
             case DTypeValue():
                 import torch
 
@@ -183,7 +183,7 @@ def _picked(value: Any, name: str) -> Any:
     return value[name] if isinstance(value, Mapping) and name in value else value
 
 
-def _seen(value: Any, name: str) -> Any:
+def _as_input(value: Any, name: str) -> Any:
     """Returns the value; for an image argument, converts one-channel measures (depth, say) to
     RGB."""
     shape: tuple[int, ...] = getattr(value, "shape", ())

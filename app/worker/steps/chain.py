@@ -17,7 +17,7 @@ from app.tasks.films import FilmFiles
 from app.tasks.media import AudioVideo, as_frames, as_sound
 from app.tasks.sound import join, padded, samples_of
 from app.worker.steps.arguments import one_value
-from app.worker.steps.made import artifacts_of
+from app.worker.steps.step_output import artifacts_of
 from app.workflow.plan import Chain, PipelineStep
 from app.workflow.segments import (
     Segment,
@@ -36,7 +36,7 @@ Call = Callable[[Mapping[str, Any]], list[Any]]
 """Calls the pipeline; returns its results."""
 
 
-class Sound(NamedTuple):
+class Audio(NamedTuple):
     samples: Array
     """(samples, channels), float32."""
     rate: int
@@ -54,10 +54,10 @@ def chained(
     """Returns the whole video. Raises StepError if a segment is no video or cannot be joined."""
     prompts = [one_value(prompt, "prompt", step.name, context) for prompt in chain.prompts]
     plan, given = _planned(chain, arguments)
-    film = _Film(chain, step, writer, iteration)
+    film = _Video(chain, step, writer, iteration)
     carry: AudioVideo | None = None
     for number, segment in enumerate(plan):
-        context.checkpoint()
+        context.cancel_point()
         context.segment = (number + 1, len(plan))
         changes: dict[str, Any] = {}
         if prompts:
@@ -67,8 +67,8 @@ def chained(
             changes["references"] = _with_slice(arguments["references"], given, segment, chain)
         if carry is not None:
             before = {**arguments, **changes}.get(chain.segment_argument)
-            changes[chain.segment_argument] = _handed_on(before, carry, chain)
-        made = _only_film(call({**arguments, **changes}), step)
+            changes[chain.segment_argument] = _continued(before, carry, chain)
+        made = _only_video(call({**arguments, **changes}), step)
         film.add(made)
         carry = _carried(made, chain)
     context.segment = None
@@ -81,7 +81,7 @@ def chained(
 # --- planning segments ---------------------------------------------------------------------------
 
 
-def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segment], Sound | None]:
+def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segment], Audio | None]:
     """Returns the segments, and with `match_audio` the audio whose length they cover."""
     if chain.segments is not None:
         return [Segment(0, 0)] * chain.segments, None
@@ -94,7 +94,7 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
     rate = reference.sample_rate
     if rate is None:
         raise StepError("The sound among the references does not carry its sample rate.")
-    sound = Sound(as_sound(reference.audio), int(rate))
+    sound = Audio(as_sound(reference.audio), int(rate))
     assert chain.fps is not None
     total = frames_lasting(len(sound.samples), sound.rate, chain.fps)
     snap = None if chain.frame_snap is None else Snap(**chain.frame_snap.model_dump())
@@ -105,7 +105,7 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
 
 
 def _with_slice(
-    references: Sequence[Any], sound: Sound, segment: Segment, chain: Chain
+    references: Sequence[Any], sound: Audio, segment: Segment, chain: Chain
 ) -> list[Any]:
     """Returns the references with the segment's part of the audio, padded with silence."""
     import torch
@@ -124,7 +124,7 @@ def _with_slice(
 # --- from one segment to the next ----------------------------------------------------------------
 
 
-def _only_film(returned: list[Any], step: PipelineStep) -> AudioVideo:
+def _only_video(returned: list[Any], step: PipelineStep) -> AudioVideo:
     films = [artifact for each in returned for artifact in artifacts_of(each)]
     if len(films) != 1:
         raise StepError(
@@ -159,7 +159,7 @@ def _carried(film: AudioVideo, chain: Chain) -> AudioVideo:
     return AudioVideo(frames, sound, film.sample_rate)
 
 
-def _handed_on(before: Any, carry: AudioVideo, chain: Chain) -> Any:
+def _continued(before: Any, carry: AudioVideo, chain: Chain) -> Any:
     """Returns the value of the segment argument: an image, a list of images, or a list of
     references with one more of its family."""
     from PIL import Image
@@ -168,7 +168,7 @@ def _handed_on(before: Any, carry: AudioVideo, chain: Chain) -> Any:
     last_frame = chain.continuity == "last_frame"
     if not isinstance(before, list):
         return pictures[-1] if last_frame else pictures
-    relative = _relative(before, "image" if last_frame else "video", chain)
+    relative = _class_of_kind(before, "image" if last_frame else "video", chain)
     if relative is None:
         return [*before, *(pictures[-1:] if last_frame else pictures)]
     if last_frame:
@@ -183,7 +183,7 @@ def _handed_on(before: Any, carry: AudioVideo, chain: Chain) -> Any:
     return [*before, relative(frames=carry.frames, **pace, **sound)]
 
 
-def _relative(references: Sequence[Any], kind: str, chain: Chain) -> Any:
+def _class_of_kind(references: Sequence[Any], kind: str, chain: Chain) -> Any:
     """Returns the class of this kind in the references' own module; None if they are of no family
     (images, say)."""
     member = next((each for each in references if _kind(each)), None)
@@ -208,7 +208,7 @@ def _kind(reference: Any) -> str:
 # --- joining -------------------------------------------------------------------------------------
 
 
-class _Film:
+class _Video:
     """The video made so far."""
 
     def __init__(
@@ -222,7 +222,7 @@ class _Film:
         self._files: list[tuple[Path, int]] = []
         self._length = 0
         self._size: tuple[int, ...] | None = None
-        self._sound: Sound | None = None
+        self._sound: Audio | None = None
 
     def add(self, segment: AudioVideo) -> None:
         """Appends a segment."""
@@ -249,7 +249,7 @@ class _Film:
             self._frames.append(kept)
         self._length += len(kept)
 
-    def _join_sound(self, segment: AudioVideo, trim: int) -> Sound | None:
+    def _join_sound(self, segment: AudioVideo, trim: int) -> Audio | None:
         """Appends the segment's audio, cut to its frames; returns the part added."""
         if segment.audio is None or segment.sample_rate is None:
             if self._sound is not None:
@@ -268,7 +268,7 @@ class _Film:
             length = samples_of(len(segment.frames), fps, rate)
             samples = padded(samples, length)[:length]
         if self._sound is None:
-            self._sound = Sound(samples, rate)
+            self._sound = Audio(samples, rate)
             return self._sound
         if self._sound.rate != rate:
             raise StepError(
@@ -283,10 +283,10 @@ class _Film:
             # Rounding errors of segments must not add up.
             length = samples_of(self._length + len(segment.frames) - trim, fps, rate)
             joined = padded(joined, length)[:length]
-        self._sound = Sound(joined, rate)
-        return Sound(samples[trimmed:], rate)
+        self._sound = Audio(joined, rate)
+        return Audio(samples[trimmed:], rate)
 
-    def finished(self, length: int | None = None, sound: Sound | None = None) -> AudioVideo:
+    def finished(self, length: int | None = None, sound: Audio | None = None) -> AudioVideo:
         """Returns the whole video, of at most `length` frames, with `sound` instead of its own."""
         import numpy as np
 

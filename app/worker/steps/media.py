@@ -18,16 +18,16 @@ from app.units import size
 if TYPE_CHECKING:
     from app.tasks.media import Array
 
-Checkpoint = Callable[[], None]
+CancelPoint = Callable[[], None]
 """Called between frames; raises if the run was cancelled."""
 
 
 class MediaReader:
     """Reads the files of one step, within a limit of decoded bytes for all of them."""
 
-    def __init__(self, limits: MediaLimits, checkpoint: Checkpoint) -> None:
+    def __init__(self, limits: MediaLimits, cancel_point: CancelPoint) -> None:
         self._limits = limits
-        self._checkpoint = checkpoint
+        self._cancel_point = cancel_point
         self._decoded_bytes = 0
 
     def picture(self, path: str) -> Any:
@@ -48,7 +48,7 @@ class MediaReader:
             stream = container.streams.video[0]
             frames: list[Array] = []
             for frame in container.decode(stream):
-                self._checkpoint()
+                self._cancel_point()
                 turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 self._count(path, turned.nbytes)
                 if frames and turned.shape != frames[0].shape:
@@ -73,7 +73,7 @@ class MediaReader:
             resampler = av.AudioResampler(format="fltp")
             parts: list[Array] = []
             for frame in container.decode(stream):
-                self._checkpoint()
+                self._cancel_point()
                 # Frames may have more channels than their stream declares.
                 check_channels(frame.layout.nb_channels, Path(path).name)
                 for each in resampler.resample(frame):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
-from app.worker.steps.drawing import drawing_from
-from app.worker.steps.made import Made, Output
-from app.worker.steps.sounds import heard_at
+from app.worker.steps.resampling import resample_references
+from app.worker.steps.seeding import seeded
+from app.worker.steps.step_output import CallOutput, StepOutput
 from app.workflow.plan import PipelineStep
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext
     from app.worker.loading.parts import Parts
-    from app.worker.preview_maps import Sight
+    from app.worker.preview_maps import PreviewSource
     from app.worker.results import ResultWriter
 
 
@@ -45,53 +45,53 @@ def run(
     pipeline = assemble(step, parts, components)
     rate = getattr(pipeline, "audio_sampling_rate", None)
     made: list[Any] = []
-    drawing = drawing_from(step.seed, context.device.torch_device)
+    drawing = seeded(step.seed, context.device.torch_device)
     with (
         drawing if step.generator else contextlib.nullcontext(),
         tuned(pipeline, step, context.device),
-        context.prompts.remembering(pipeline, step, parts, context.device),
+        context.prompts.memoising(pipeline, step, parts, context.device),
     ):
-        context.tell_phases(pipeline.components)
-        sight = context.preview_maps.sight(pipeline, parts)
-        call = _telling(pipeline, step, context, sight)
+        context.map_phases(pipeline.components)
+        preview_source = context.preview_maps.preview_source(pipeline, parts)
+        call = _reporting_call(pipeline, step, context, preview_source)
         if step.generator:
             call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
 
         def returning(combination: Mapping[str, Any]) -> list[Any]:
-            sight.begin(combination)
+            preview_source.begin(combination)
             entered = time.monotonic()
             with torch.inference_mode():
-                output = call(**heard_at(combination, rate))
+                output = call(**resample_references(combination, rate))
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
-            context.preview_maps.note(sight, given)
+            context.preview_maps.note(preview_source, given)
             return given
 
         for iteration, combination in enumerate(arguments):
-            context.checkpoint()
+            context.cancel_point()
             if step.chain is None:
                 made += returning(combination)
             else:
                 film = chained(step, step.chain, combination, returning, context, writer, iteration)
                 made.append(film)
-    context.results[step.name] = Made(made)
+    context.results[step.name] = StepOutput(made)
     if step.saves:
         context.enter("saving")
         writer.save(step, context.results[step.name])
 
 
-def _telling(
-    pipeline: Any, step: PipelineStep, context: RunContext, sight: Sight
+def _reporting_call(
+    pipeline: Any, step: PipelineStep, context: RunContext, preview_source: PreviewSource
 ) -> Callable[..., Any]:
     """Returns the pipeline's call, with progress reports."""
-    from app.worker.telling import tell_steps
+    from app.worker.progress import report_steps
 
     if step.modular is None:
-        return partial(pipeline, **tell_steps(pipeline, context, sight))
+        return partial(pipeline, **report_steps(pipeline, context, preview_source))
     # Imported late: it imports diffusers' blocks.
-    from app.worker.modular_calls import telling
+    from app.worker.modular_calls import reporting_call
 
-    return telling(pipeline, context, sight)
+    return reporting_call(pipeline, context, preview_source)
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:
@@ -109,4 +109,4 @@ def returned(output: Any, pipeline: Any) -> list[Any]:
     vocoder = getattr(pipeline, "vocoder", None)
     if "audio" in fields and vocoder is not None:
         fields["audio_sample_rate"] = getattr(vocoder.config, "output_sampling_rate", None)
-    return [Output(fields)]
+    return [CallOutput(fields)]

@@ -13,8 +13,8 @@ from app.errors import StepError
 from app.tasks import TASKS
 from app.tasks.task import Arguments, Loaded, Task, mistakes
 from app.worker.steps.arguments import combinations
-from app.worker.steps.drawing import drawing_from
-from app.worker.steps.made import Made
+from app.worker.steps.seeding import seeded
+from app.worker.steps.step_output import StepOutput
 from app.workflow.plan import TaskStep
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def run(
         if parts.parts:
             more = (_loaded(step, parts, components, context, progress, given_back),)
         for number, call in enumerate(calls, start=1):
-            context.checkpoint()
+            context.cancel_point()
             given = task.run(_arguments(step, task, call), *more)
-            made += given if task.many else [_tidied(given)]
+            made += given if task.many else [_unquoted(given)]
             progress.called(number)
     context.spent.compute_s += time.monotonic() - entered
-    context.results[step.name] = Made(made)
+    context.results[step.name] = StepOutput(made)
     if step.saves:
         context.enter("saving")
         writer.save(step, context.results[step.name])
@@ -96,7 +96,7 @@ def _loaded(
     given_back.enter_context(torch.inference_mode())
     if step.random:
         # These models draw from torch's global generators.
-        given_back.enter_context(drawing_from(step.seed, device))
+        given_back.enter_context(seeded(step.seed, device))
     return Loaded(
         components={part.name: components[part.key] for part in parts.parts},
         folders={part.name: part.folder for part in parts.parts},
@@ -120,7 +120,7 @@ def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments
         ) from None
 
 
-def _tidied(given: Any) -> Any:
+def _unquoted(given: Any) -> Any:
     """Returns text without the surrounding spaces and quotation marks that language models add."""
     if not isinstance(given, str):
         return given

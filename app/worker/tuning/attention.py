@@ -27,7 +27,7 @@ IN_TWO_CALLS = ("QwenImage", "Wan")
 
 
 @contextlib.contextmanager
-def attending(step: PipelineStep) -> Iterator[None]:
+def using_attention_backend(step: PipelineStep) -> Iterator[None]:
     """Sets the step's attention backend inside. Raises LoadError.
 
     The backend is a setting of the whole process, and a component's own method does not reset it.
@@ -45,7 +45,7 @@ def attending(step: PipelineStep) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cached(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
+def using_cache(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
     """Enables the denoiser's cache inside. Raises LoadError if the denoiser supports none."""
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
     if not isinstance(denoiser, CacheMixin):

@@ -20,7 +20,7 @@ PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 @contextlib.contextmanager
-def components_tuned(pipeline: Any, step: PipelineStep) -> Iterator[None]:
+def using_component_settings(pipeline: Any, step: PipelineStep) -> Iterator[None]:
     """Applies the step's component settings inside. Raises LoadError for an unsupported one."""
     with contextlib.ExitStack() as given_back:
         if step.attention_slicing:

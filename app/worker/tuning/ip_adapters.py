@@ -19,7 +19,7 @@ PROJECTION_OF_TEXT = "text_encoder_hid_proj"
 
 
 @contextlib.contextmanager
-def looking(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator[None]:
+def using_ip_adapter(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator[None]:
     """Loads the adapter into the pipeline's denoiser inside. Raises LoadError.
 
     diffusers' own unload leaves other processors than before and removes the image encoder, so

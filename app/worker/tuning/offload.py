@@ -20,12 +20,12 @@ device."""
 
 
 @contextlib.contextmanager
-def placed(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
+def on_device(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
     """Moves all components to the device inside, or installs the step's offload hooks."""
     with contextlib.ExitStack() as given_back:
         if step.modular is not None:
             if step.offload is not None:
-                given_back.enter_context(_taking_turns(pipeline, step, device))
+                given_back.enter_context(_offloading_modular(pipeline, step, device))
         elif step.offload is not None:
             given_back.callback(pipeline.remove_all_hooks)
             WAYS[step.offload](pipeline, step, device)
@@ -56,7 +56,7 @@ WAYS: dict[Offload, Callable[[Any, PipelineStep, Device], None]] = {
 
 
 @contextlib.contextmanager
-def _taking_turns(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
+def _offloading_modular(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[None]:
     """Offloads the components of a modular pipeline, for which diffusers has no methods.
 
     Its blocks call components in an undeclared order, so each call offloads all others; after the

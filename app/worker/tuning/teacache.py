@@ -28,7 +28,7 @@ HOOK = "teacache"
 
 
 @contextlib.contextmanager
-def teacached(pipeline: Any, settings: TeaCacheSettings | None, place: str) -> Iterator[None]:
+def using_teacache(pipeline: Any, settings: TeaCacheSettings | None, place: str) -> Iterator[None]:
     """Enables TeaCache inside. Raises LoadError if the denoiser is not Flux's.
 
     Enter after offload hooks, so that skipped blocks are not moved to the device.

@@ -12,12 +12,12 @@ from typing import Any
 
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
-from app.worker.tuning.attention import attending, cached
-from app.worker.tuning.component_tuning import components_tuned
-from app.worker.tuning.ip_adapters import looking
-from app.worker.tuning.offload import placed
-from app.worker.tuning.teacache import teacached
-from app.worker.tuning.weighting import weighing
+from app.worker.tuning.attention import using_attention_backend, using_cache
+from app.worker.tuning.component_tuning import using_component_settings
+from app.worker.tuning.ip_adapters import using_ip_adapter
+from app.worker.tuning.offload import on_device
+from app.worker.tuning.teacache import using_teacache
+from app.worker.tuning.weighting import weighting_prompts
 from app.workflow.models.resolve import lora_spec
 from app.workflow.models.specs import local_folder
 from app.workflow.plan import PipelineStep
@@ -35,11 +35,11 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 )
             given_back.callback(pipeline.unload_lora_weights)
             _load_adapters(pipeline, step)
-        given_back.enter_context(attending(step))
-        given_back.enter_context(components_tuned(pipeline, step))
-        given_back.enter_context(weighing(pipeline, step))
+        given_back.enter_context(using_attention_backend(step))
+        given_back.enter_context(using_component_settings(pipeline, step))
+        given_back.enter_context(weighting_prompts(pipeline, step))
         if step.ip_adapter is not None:
-            given_back.enter_context(looking(pipeline, step.ip_adapter, step.name))
+            given_back.enter_context(using_ip_adapter(pipeline, step.ip_adapter, step.name))
         vae = getattr(pipeline, "vae", None)
         if vae is not None:
             given_back.callback(_restore_dtype, vae, vae.dtype)
@@ -52,10 +52,10 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                 given_back.callback(getattr(vae, f"disable_{setting}"))
         _reset_caches(pipeline)
         if step.cache is not None:
-            given_back.enter_context(cached(pipeline, step.cache, step.place))
+            given_back.enter_context(using_cache(pipeline, step.cache, step.place))
         given_back.callback(_reset_caches, pipeline)
-        given_back.enter_context(placed(pipeline, step, device))
-        given_back.enter_context(teacached(pipeline, step.teacache, step.place))
+        given_back.enter_context(on_device(pipeline, step, device))
+        given_back.enter_context(using_teacache(pipeline, step.teacache, step.place))
         yield pipeline
 
 

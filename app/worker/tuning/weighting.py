@@ -40,7 +40,7 @@ class Region(NamedTuple):
 
 
 @contextlib.contextmanager
-def weighing(pipeline: Any, step: PipelineStep) -> Iterator[None]:
+def weighting_prompts(pipeline: Any, step: PipelineStep) -> Iterator[None]:
     """Weights the results of the pipeline's `encode_prompt` inside.
 
     Enter before the prompt memo, so that it stores weighted embeddings. Unsupported pipelines take

@@ -299,7 +299,7 @@ def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_ba
     entry = held(bench, "transformer")
     assert entry.place == "device"
     assert ("FluxTransformer2DModel", "device") not in device.moves
-    bench.runner.placement.leave_device([entry.key], "for the test")
+    bench.runner.placement.move_off_device([entry.key], "for the test")
     assert (entry.place, entry.bytes_in("ram")) == ("ram", entry.weight_bytes)
     warm = bench.run(document(quantised(flux, "sdnq-uint4")))
     assert warm.success.loaded == ()

@@ -111,9 +111,9 @@ def test_a_released_pipeline_leaves_after_its_step(bench: Bench):
     before = bench.run(PLAIN)
     ran = bench.run(document(step() | {"release_pipeline": True}, id="releasing"))
     assert titles(bench) == set()
-    departure = bench.runner.residency.last_departure
-    assert departure is not None
-    assert departure.reason == "step 'draw' releases it"
+    eviction = bench.runner.residency.last_eviction
+    assert eviction is not None
+    assert eviction.reason == "step 'draw' releases it"
     after = bench.run(PLAIN)
     assert after.success.loaded
     assert same(before, ran)

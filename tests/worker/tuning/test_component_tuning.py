@@ -15,7 +15,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from app.errors import LoadError
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
-from app.worker.tuning.component_tuning import components_tuned
+from app.worker.tuning.component_tuning import using_component_settings
 from app.worker.tuning.tune import tuned
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import Tuning
@@ -133,7 +133,7 @@ def test_chunks_change_nothing_and_are_gone_after_the_step(bench: Bench):
 
     whole = call()
     pipeline = SimpleNamespace(unet=unet)
-    with components_tuned(pipeline, tuned_step(bench, unet=Tuning(forward_chunking=True))):
+    with using_component_settings(pipeline, tuned_step(bench, unet=Tuning(forward_chunking=True))):
         assert {block._chunk_size for block in blocks} == {1}
         torch.testing.assert_close(call(), whole)
     assert [(block._chunk_size, block._chunk_dim) for block in blocks] == own
@@ -150,7 +150,7 @@ def test_the_sizes_of_tiles_are_those_of_the_step(bench: Bench):
     vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
     own = {name: value for name, value in vars(vae).items() if "tile" in name or "tiling" in name}
     tuning = Tuning(tiling={"tile_sample_min_height": 64})
-    with components_tuned(SimpleNamespace(vae=vae), tuned_step(bench, vae=tuning)):
+    with using_component_settings(SimpleNamespace(vae=vae), tuned_step(bench, vae=tuning)):
         assert (vae.use_tiling, vae.tile_sample_min_height) == (True, 64)
     after = {name: value for name, value in vars(vae).items() if name in own}
     assert after == own
@@ -162,7 +162,7 @@ def test_a_module_that_a_component_does_not_have_is_told(bench: Bench):
     pipeline = SimpleNamespace(unet=torch.nn.Sequential(torch.nn.Linear(1, 1)))
     wanted = tuned_step(bench).model_copy(update={"tunings": {"unet.down": tuning}})
     with pytest.raises(LoadError, match=r"The unet has no module 'down'\."):
-        components_tuned(pipeline, wanted).__enter__()
+        using_component_settings(pipeline, wanted).__enter__()
 
 
 def test_a_remembered_result_knows_how_it_was_computed(bench: Bench):

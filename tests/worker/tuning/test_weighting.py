@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.worker.tuning.weighting import weighing
+from app.worker.tuning.weighting import weighting_prompts
 from app.workflow.plan import PipelineStep
 from tests.standins import build_flux, build_sd3, build_sdxl
 from tests.worker.bench import Bench, Document, document, same, step
@@ -49,7 +49,7 @@ def embeddings(
     pipeline = bench.assembled(document(wanted))
     (planned,) = bench.plan(document(wanted)).steps
     assert isinstance(planned, PipelineStep)
-    with weighing(pipeline, planned), torch.inference_mode():
+    with weighting_prompts(pipeline, planned), torch.inference_mode():
         result = pipeline.encode_prompt(
             prompt, **{n: None for n in ("prompt_2", "prompt_3") if name in TAKES[n]}
         )

@@ -18,7 +18,7 @@ RATES = ("audio_sample_rate", "sampling_rate")
 """Fields with the sample rate of the audio."""
 
 
-class Output(Mapping[str, Any]):
+class CallOutput(Mapping[str, Any]):
     """The result of one pipeline call, by field, without fields that are None."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
@@ -34,25 +34,25 @@ class Output(Mapping[str, Any]):
         return len(self._fields)
 
 
-class Rest(dict[str, Any]):
+class Extras(dict[str, Any]):
     """Values returned beside the artifacts: for references, not for files."""
 
 
-class Made:
+class StepOutput:
     """All results of a step, in the order of its calls."""
 
     def __init__(self, returned: Iterable[Any]) -> None:
         self.returned = list(returned)
 
     @cached_property
-    def by_return(self) -> list[list[Any]]:
+    def by_call(self) -> list[list[Any]]:
         """Artifacts by call."""
         return [artifacts_of(each) for each in self.returned]
 
     @property
     def artifacts(self) -> list[Any]:
         """All artifacts, flattened."""
-        return [artifact for together in self.by_return for artifact in together]
+        return [artifact for together in self.by_call for artifact in together]
 
 
 def artifacts_of(returned: Any) -> list[Any]:
@@ -64,7 +64,7 @@ def artifacts_of(returned: Any) -> list[Any]:
 
     A video with audio becomes an AudioVideo.
     """
-    if isinstance(returned, Output):
+    if isinstance(returned, CallOutput):
         name = next((field for field in FIELDS if field in returned), None)
         if name is None:
             return [returned]
@@ -79,7 +79,7 @@ def artifacts_of(returned: Any) -> list[Any]:
             for key, value in returned.items()
             if key not in ("videos", "audio", *RATES) and value is not None
         }
-        return [*videos, Rest(rest)] if rest else videos
+        return [*videos, Extras(rest)] if rest else videos
     return [returned]
 
 

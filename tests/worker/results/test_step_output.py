@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from app.tasks.media import AudioVideo
-from app.worker.steps.made import Made, Output, Rest, artifacts_of
+from app.worker.steps.step_output import CallOutput, Extras, StepOutput, artifacts_of
 
 PICTURES = [Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4))]
 FILMS = np.zeros((2, 5, 8, 8, 3), np.float32)
@@ -18,30 +18,30 @@ SOUNDS = torch.zeros(2, 2, 100)
 
 
 def test_pictures_are_counted_one_by_one():
-    assert artifacts_of(Output({"images": PICTURES, "nsfw_content_detected": None})) == PICTURES
+    assert artifacts_of(CallOutput({"images": PICTURES, "nsfw_content_detected": None})) == PICTURES
 
 
 def test_latents_are_handed_on_one_by_one():
-    found = artifacts_of(Output({"images": torch.zeros(3, 4, 8, 8)}))
+    found = artifacts_of(CallOutput({"images": torch.zeros(3, 4, 8, 8)}))
     assert [latents.shape for latents in found] == [(4, 8, 8)] * 3
 
 
 @pytest.mark.parametrize("field", ["image_embeds", "image_embeddings"])
 def test_embeddings_are_counted_one_by_one(field: str):
-    found = artifacts_of(Output({"negative_image_embeds": torch.ones(2, 8), field: SOUNDS}))
+    found = artifacts_of(CallOutput({"negative_image_embeds": torch.ones(2, 8), field: SOUNDS}))
     assert len(found) == 2
 
 
 def test_of_several_fields_the_first_in_order_has_the_artifacts():
     frames = [["a"], ["b"]]
-    assert artifacts_of(Output({"audios": SOUNDS, "frames": frames})) == frames
-    assert artifacts_of(Output({"frames": frames, "images": PICTURES})) == PICTURES
+    assert artifacts_of(CallOutput({"audios": SOUNDS, "frames": frames})) == frames
+    assert artifacts_of(CallOutput({"frames": frames, "images": PICTURES})) == PICTURES
 
 
 def test_a_film_goes_with_the_sound_of_its_place():
     sounds = SOUNDS + torch.arange(2)[:, None, None]
     fields = {"frames": FILMS, "audio": sounds, "audio_sample_rate": 24_000}
-    found = artifacts_of(Output(fields))
+    found = artifacts_of(CallOutput(fields))
     assert [type(film) for film in found] == [AudioVideo, AudioVideo]
     assert [film.audio.shape for film in found] == [(100, 2), (100, 2)]
     assert [film.audio.max() for film in found] == [0, 1]
@@ -56,16 +56,16 @@ def test_a_film_goes_with_the_sound_of_its_place():
 )
 def test_without_a_sound_that_can_be_heard_a_film_is_its_frames(changes: dict[str, Any]):
     fields = {"frames": FILMS, "audio": SOUNDS, "audio_sample_rate": 24_000, **changes}
-    found = artifacts_of(Output(fields))
+    found = artifacts_of(CallOutput(fields))
     assert [film.shape for film in found] == [(5, 8, 8, 3)] * 2
 
 
 def test_sounds_become_samples_by_channels():
-    assert [sound.shape for sound in artifacts_of(Output({"audios": SOUNDS}))] == [(100, 2)] * 2
+    assert [sound.shape for sound in artifacts_of(CallOutput({"audios": SOUNDS}))] == [(100, 2)] * 2
 
 
 def test_measures_are_artifacts():
-    found = artifacts_of(Output({"prediction": np.zeros((2, 8, 8, 1)), "uncertainty": None}))
+    found = artifacts_of(CallOutput({"prediction": np.zeros((2, 8, 8, 1)), "uncertainty": None}))
     assert [depth.shape for depth in found] == [(8, 8, 1)] * 2
 
 
@@ -75,7 +75,7 @@ def test_a_mapping_with_films_gives_them_and_the_rest(rate: str):
     *films, rest = found
     assert [film.sample_rate for film in films] == [16_000, 16_000]
     assert rest == {"latents": 1}
-    assert isinstance(rest, Rest)
+    assert isinstance(rest, Extras)
     assert len(artifacts_of({"videos": FILMS})) == 2
 
 
@@ -85,11 +85,11 @@ def test_all_else_is_an_artifact_itself(returned: Any):
 
 
 def test_an_output_of_unknown_fields_is_one_artifact():
-    output = Output({"prompt_embeds": SOUNDS})
+    output = CallOutput({"prompt_embeds": SOUNDS})
     assert artifacts_of(output) == [output]
 
 
 def test_the_artifacts_of_all_calls_follow_each_other():
-    made = Made([Output({"images": PICTURES}), Output({"images": PICTURES[:1]})])
-    assert [len(together) for together in made.by_return] == [2, 1]
+    made = StepOutput([CallOutput({"images": PICTURES}), CallOutput({"images": PICTURES[:1]})])
+    assert [len(together) for together in made.by_call] == [2, 1]
     assert made.artifacts == [*PICTURES, PICTURES[0]]

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext
-    from app.worker.preview_maps import Sight
+    from app.worker.preview_maps import PreviewSource
 
 
 class Steps:
     """Reports the denoising steps of one pipeline's calls, with previews."""
 
-    def __init__(self, pipeline: Any, context: RunContext, sight: Sight) -> None:
+    def __init__(self, pipeline: Any, context: RunContext, preview_source: PreviewSource) -> None:
         self._pipeline = pipeline
         self._context = context
-        self._sight = sight
+        self._preview_source = preview_source
         self._done = 0
         self._clock_started = 0.0
 
@@ -27,7 +27,9 @@ class Steps:
         if done == 1:
             # The clock starts at the end of the first step, to exclude the time before the loop.
             self._clock_started = time.monotonic()
-        self._context.end_step(done, max(total, done), self._clock_started, latents, self._sight)
+        self._context.end_step(
+            done, max(total, done), self._clock_started, latents, self._preview_source
+        )
 
     def on_step_end(
         self, pipeline: Any, index: int, _time: Any, tensors: dict[str, Any]
@@ -42,7 +44,7 @@ class Steps:
 
         # Pipelines inspect its signature.
         @functools.wraps(step)
-        def told_step(*arguments: Any, **named: Any) -> Any:
+        def reporting_step(*arguments: Any, **named: Any) -> Any:
             output = step(*arguments, **named)
             # A second call counts from 1 again.
             total = _total(self._pipeline)
@@ -50,7 +52,7 @@ class Steps:
             self.end(self._done, total, output[0])
             return output
 
-        scheduler.step = told_step
+        scheduler.step = reporting_step
 
 
 def _total(pipeline: Any) -> int:
@@ -58,13 +60,15 @@ def _total(pipeline: Any) -> int:
     return int(getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps))
 
 
-def tell_steps(pipeline: Any, context: RunContext, sight: Sight) -> dict[str, Any]:
+def report_steps(
+    pipeline: Any, context: RunContext, preview_source: PreviewSource
+) -> dict[str, Any]:
     """Makes every call of the pipeline report its steps; returns the arguments its calls need.
 
     Some diffusers pipelines have no callback (the decoders of Kandinsky 2.2, HunyuanVideo 1.5,
     Marigold, …); each of their steps calls the scheduler once. Those with neither have no steps.
     """
-    steps = Steps(pipeline, context, sight)
+    steps = Steps(pipeline, context, preview_source)
     if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
         return {"callback_on_step_end": steps.on_step_end}
     if (scheduler := getattr(pipeline, "scheduler", None)) is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LAYOUTS = {1: "mono", 2: "stereo"}
 
 
-def heard_at(arguments: Mapping[str, Any], rate: int | None) -> Mapping[str, Any]:
+def resample_references(arguments: Mapping[str, Any], rate: int | None) -> Mapping[str, Any]:
     """Returns the arguments with the audio of all `references` at this rate; None: unchanged."""
     references = arguments.get("references")
     if rate is None or not isinstance(references, list):

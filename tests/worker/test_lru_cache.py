@@ -5,32 +5,32 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.worker.recent import Recent
+from app.worker.lru_cache import LruCache
 
 
 def test_the_least_recently_used_leaves_first():
-    recent: Recent[str] = Recent(30)
+    cache: LruCache[str] = LruCache(30)
     for key in "abc":
-        recent.keep(key, key.upper(), 10)
-    assert recent.get("a") == "A"
-    recent.keep("d", "D", 10)
-    assert recent.get("b") is None
-    assert [key for key, _ in recent.items()] == ["c", "a", "d"]
+        cache.put(key, key.upper(), 10)
+    assert cache.get("a") == "A"
+    cache.put("d", "D", 10)
+    assert cache.get("b") is None
+    assert [key for key, _ in cache.items()] == ["c", "a", "d"]
 
 
 def test_what_is_larger_than_the_bound_is_not_kept_and_nothing_leaves_for_it():
-    recent: Recent[str] = Recent(30)
-    recent.keep("a", "A", 30)
-    recent.keep("b", "B", 31)
-    assert recent.items() == [("a", "A")]
+    cache: LruCache[str] = LruCache(30)
+    cache.put("a", "A", 30)
+    cache.put("b", "B", 31)
+    assert cache.items() == [("a", "A")]
 
 
 def test_what_is_taken_is_kept_no_longer_and_makes_room():
-    recent: Recent[str] = Recent(10)
-    recent.keep("a", "thing", 10)
-    assert recent.take("a") == "thing"
-    assert recent.take("a") is None
-    assert recent.held_bytes == 0
+    cache: LruCache[str] = LruCache(10)
+    cache.put("a", "thing", 10)
+    assert cache.pop("a") == "thing"
+    assert cache.pop("a") is None
+    assert cache.held_bytes == 0
 
 
 SIZES = st.integers(0, 12)
@@ -41,18 +41,18 @@ def test_the_bound_is_kept_and_what_is_held_are_the_last_used(
     max_bytes: int, uses: list[tuple[str, int | None]]
 ):
     """Against the plainest thing that does it: a list, the last used at its end."""
-    recent: Recent[int] = Recent(max_bytes)
+    cache: LruCache[int] = LruCache(max_bytes)
     model: list[tuple[str, int]] = []
     for key, size_bytes in uses:
         held = dict(model).get(key)
         if size_bytes is None:
-            assert recent.get(key) == held
+            assert cache.get(key) == held
             size_bytes = held
         else:
-            recent.keep(key, size_bytes, size_bytes)
+            cache.put(key, size_bytes, size_bytes)
         if size_bytes is not None and size_bytes <= max_bytes:
             model = [each for each in model if each[0] != key] + [(key, size_bytes)]
         while sum(size for _, size in model) > max_bytes:
             model.pop(0)
-        assert recent.items() == model
-        assert recent.held_bytes == sum(size for _, size in model)
+        assert cache.items() == model
+        assert cache.held_bytes == sum(size for _, size in model)
