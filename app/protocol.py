@@ -1,9 +1,9 @@
-"""Everything the parent and the worker say to each other: all commands, all events, one file.
+"""All messages between the parent and the worker: commands and events.
 
 Commands are imperatives, events state a fact. Every message is frozen plain data and crosses the
 pipe as JSON bytes (`encode`, `decode_command`, `decode_event`): nothing is pickled. Exactly one of
-RunSucceeded, RunFailed and RunCancelled ends a run. Pictures travel as files, previews excepted.
-Times are Unix seconds, durations seconds, sizes bytes.
+RunSucceeded, RunFailed and RunCancelled ends a run. Images travel as files, except previews. Times
+are Unix seconds, durations seconds, sizes bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.workflow.plan import Plan
 from app.workflow.plan_sources import ModelSource
 
 Place = Literal["device", "ram"]
-"""Where a held component is. Without an accelerator the machine's memory is the device."""
+"""Where a held component is. Without an accelerator the device is RAM."""
 Phase = Literal[
     "queued", "fetching", "preparing", "loading", "encoding", "denoising", "decoding", "computing",
     "saving",
@@ -28,7 +28,7 @@ Phase = Literal[
 
 
 class Message(BaseModel):
-    """One typed fact or order; immutable."""
+    """A command or event; immutable."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
@@ -45,22 +45,22 @@ class StartRun(Message):
     run_id: str
     plan: Plan
     previews: bool = False
-    """Whether somebody looks at the run from the start (see WatchPreviews)."""
+    """Whether to make previews from the start (see WatchPreviews)."""
     fresh: bool = False
-    """Whether every step has to be run, also one whose result is remembered."""
+    """Whether to run every step, even if its result is cached."""
     request_key: str | None = None
     """The plan's key when it was submitted; see `fingerprint.request_key`."""
 
 
 class CancelRun(Message):
-    """End this run at its next checkpoint. Ignored when the run is not in the worker (any more)."""
+    """End this run at its next cancel point. Ignored when the run is not in the worker."""
 
     type: Literal["cancel_run"] = "cancel_run"
     run_id: str
 
 
 class WatchPreviews(Message):
-    """Make previews of this run, or stop making them: nobody looks."""
+    """Start or stop making previews of this run."""
 
     type: Literal["watch_previews"] = "watch_previews"
     run_id: str
@@ -68,14 +68,14 @@ class WatchPreviews(Message):
 
 
 class FreeMemory(Message):
-    """Drop everything that is held. Sent only when no run is in the worker."""
+    """Drop all held components. Sent only when no run is in the worker."""
 
     type: Literal["free_memory"] = "free_memory"
     request_id: str
 
 
 class PinComponent(Message):
-    """Keep this component whatever room is needed, or do so no longer."""
+    """Pin or unpin this component; a pinned one is never evicted."""
 
     type: Literal["pin_component"] = "pin_component"
     request_id: str = ""
@@ -84,7 +84,7 @@ class PinComponent(Message):
 
 
 class DropComponents(Message):
-    """Let these go, after the run in progress if there is one."""
+    """Drop these components, after the active run if any."""
 
     type: Literal["drop_components"] = "drop_components"
     request_id: str = ""
@@ -93,7 +93,7 @@ class DropComponents(Message):
 
 
 class MoveToRam(Message):
-    """Have these leave the accelerator for RAM, or for good where that is full."""
+    """Move these components from the accelerator to RAM, or drop them if RAM is full."""
 
     type: Literal["move_to_ram"] = "move_to_ram"
     request_id: str = ""
@@ -102,7 +102,7 @@ class MoveToRam(Message):
 
 
 class CleanUp(Message):
-    """Light cleanup between runs. Sent only after a moment without work."""
+    """Do a light cleanup between runs. Sent only when idle."""
 
     type: Literal["clean_up"] = "clean_up"
     request_id: str = ""
@@ -132,28 +132,28 @@ Command = Annotated[
 
 
 class MemoryUse(Message):
-    """What the worker holds, measured."""
+    """The worker's measured memory use."""
 
     device_bytes: int
     """Allocated on the accelerator by this process; 0 on a CPU."""
     device_reserved_bytes: int
-    """What torch's allocator holds of the accelerator, in use or kept for the next."""
+    """Reserved by torch's allocator on the accelerator, in use or cached."""
     device_driver_bytes: int = 0
-    """In use by the driver's account: on CUDA of the whole card, so with every process's part and
-    with the driver's own; on MPS of this process. 0 on a CPU."""
+    """In use as the driver counts: on CUDA by all processes and the driver itself; on MPS by this
+    process. 0 on a CPU."""
     device_free_bytes: int
     device_total_bytes: int
     resident_bytes: int
     """The worker's resident set (RSS)."""
     anonymous_bytes: int
-    """Of it, what only this process has; the rest is pages of files, which cost nothing to take."""
+    """Private to this process; the rest is file pages, which the system reclaims when needed."""
     ram_free_bytes: int
     ram_total_bytes: int
-    """The machine's, within the limit of the worker's cgroup."""
+    """Limited by the worker's cgroup."""
 
 
 class HeldComponent(Message):
-    """One thing kept warm."""
+    """One held component."""
 
     key: str
     title: str
@@ -161,16 +161,16 @@ class HeldComponent(Message):
     place: Place
     weight_bytes: int
     file_backed_bytes: int
-    """Of the weights, those that are pages of their file."""
+    """Weights that are mapped file pages."""
     load_s: float
     last_used: float
     used_by: tuple[str, ...]
-    """Ids of the workflows that used it since it was loaded."""
+    """Ids of workflows that used it since it was loaded."""
     pinned: bool
 
 
 class Eviction(Message):
-    """Why something is not held any more, or not on the device."""
+    """Components that left memory or the device, and why."""
 
     time: float
     titles: tuple[str, ...]
@@ -180,15 +180,15 @@ class Eviction(Message):
 
 
 class Budgets(Message):
-    """How many bytes of weights may be held."""
+    """Limits for held weights."""
 
     device_bytes: int
     ram_bytes: int
-    """0 without an accelerator: the device's budget is the machine's."""
+    """0 without an accelerator, where the device is RAM."""
 
 
 class BoundedMemory(Message):
-    """One cache of the worker: what it takes of the machine's memory, and the most it may take."""
+    """One cache of the worker in RAM, with its limit."""
 
     name: str
     held_bytes: int
@@ -196,7 +196,7 @@ class BoundedMemory(Message):
 
 
 class WorkerReady(Message):
-    """The worker has imported its libraries and takes commands."""
+    """The worker has imported its libraries and accepts commands."""
 
     type: Literal["worker_ready"] = "worker_ready"
     pid: int
@@ -208,7 +208,7 @@ class WorkerReady(Message):
 
 
 class WorkerUnable(Message):
-    """The worker cannot work with its settings and ends; another one could not either."""
+    """The worker cannot work with its settings and ends; another start would fail too."""
 
     type: Literal["worker_unable"] = "worker_unable"
     error: ErrorReport
@@ -226,17 +226,17 @@ class MemoryFreed(Message):
 
 
 class MemoryReported(Message):
-    """What is held now; sent whenever it has changed, and as the answer to every command with a
-    `request_id` that has no answer of its own."""
+    """The held components; sent when they change, and in answer to every command with a
+    `request_id` that has no other answer."""
 
     type: Literal["memory_reported"] = "memory_reported"
     request_id: str = ""
-    """Of the command that this answers, if it does."""
+    """That of the command it answers, if any."""
     memory: MemoryUse
     budgets: Budgets
     held: tuple[HeldComponent, ...]
     bounded: tuple[BoundedMemory, ...] = ()
-    """What else is kept from run to run, by name."""
+    """The worker's caches."""
     last_eviction: Eviction | None = None
 
 
@@ -255,18 +255,18 @@ class Logged(Message):
 
 
 class RunQueued(Message):
-    """The engine took the run. `position` 0 means it is next."""
+    """The engine has queued the run. `position` 0 is next."""
 
     type: Literal["run_queued"] = "run_queued"
     run_id: str
     time: float
     position: int
     notice: str = ""
-    """What the person should know, for example that the server was started again."""
+    """A note for the user, for example that the server was restarted."""
 
 
 class FetchingMedia(Message):
-    """What the waiting run names by this URL is being fetched: `number` of `count`."""
+    """A media file of the waiting run is being fetched: `number` of `count`."""
 
     type: Literal["fetching_media"] = "fetching_media"
     run_id: str
@@ -276,11 +276,11 @@ class FetchingMedia(Message):
     count: int
     fetched_bytes: int
     total_bytes: int | None
-    """None where the server does not say."""
+    """None if unknown."""
 
 
 class RunStarted(Message):
-    """The worker has begun to walk the plan."""
+    """The worker has started the run."""
 
     type: Literal["run_started"] = "run_started"
     run_id: str
@@ -289,7 +289,7 @@ class RunStarted(Message):
 
 
 class StepStarted(Message):
-    """A step of the plan begins."""
+    """A workflow step begins."""
 
     type: Literal["step_started"] = "step_started"
     run_id: str
@@ -300,19 +300,19 @@ class StepStarted(Message):
 
 
 class StepRemembered(Message):
-    """The step that has begun is not run: what it would make is remembered."""
+    """The step that has begun reuses a cached result."""
 
     type: Literal["step_remembered"] = "step_remembered"
     run_id: str
     time: float
     step: str
     made_by: str
-    """The id of the run that made it."""
+    """Id of the run that made the result."""
     made_at: float
 
 
 class Loading(Message):
-    """A component is being loaded. Bytes are those of the safetensors headers, of the whole run."""
+    """A component is being loaded. Bytes are those of the whole run, from safetensors headers."""
 
     type: Literal["loading"] = "loading"
     run_id: str
@@ -325,18 +325,18 @@ class Loading(Message):
 
 
 class Downloading(Message):
-    """A model of the hub is being brought for a run that waits. Bytes are those of its weight files
-    that were not here."""
+    """A model is being downloaded for a waiting run. Bytes are those of its weight files that were
+    missing."""
 
     type: Literal["downloading"] = "downloading"
     run_id: str
     time: float
     model: str
     done_bytes: int
-    """Here by now, of an earlier download too."""
+    """Includes earlier, interrupted downloads."""
     total_bytes: int
     seconds_left: float | None
-    """From the pace so far."""
+    """Extrapolated."""
 
 
 class PhaseChanged(Message):
@@ -350,37 +350,37 @@ class PhaseChanged(Message):
 
 
 class FilesMissing(Message):
-    """The worker has left the run before its first step: of this model it needs files that are not
-    on this machine. When they are, the run is sent anew."""
+    """The worker could not begin the run: files of this model are not on this machine. The run is
+    sent again when they are."""
 
     type: Literal["files_missing"] = "files_missing"
     run_id: str
     time: float
     source: ModelSource
     names: tuple[str, ...] = ()
-    """Those it needs beside the text files, which alone may be missing too."""
+    """Missing files other than text files."""
 
 
 class MemoryRanOut(Message):
-    """Memory ran out in the running step, which begins anew, once, after what was done."""
+    """Memory ran out in the running step, which starts again, once, after the remedies."""
 
     type: Literal["memory_ran_out"] = "memory_ran_out"
     run_id: str
     time: float
     step: str
     phase: Phase
-    """Where it ran out."""
+    """When it ran out."""
     done: tuple[str, ...]
-    """Sentences: what left, and how the step is run now."""
+    """The remedies, in sentences: what was evicted, and the step's new mode."""
 
     @property
     def sentence(self) -> str:
-        """All of it, for a person and the record."""
+        """Text for users and the record."""
         return " ".join([f"Memory ran out in step '{self.step}' ({self.phase}).", *self.done])
 
 
 class StepProgress(Message):
-    """The denoiser has finished step `done` of `total`; a task, so many of its calls."""
+    """Denoising steps done; for a task, calls done."""
 
     type: Literal["step_progress"] = "step_progress"
     run_id: str
@@ -389,17 +389,16 @@ class StepProgress(Message):
     done: int
     total: int
     seconds_left: float | None
-    """Of this pipeline call or task, from the pace so far."""
+    """For this pipeline call or task, extrapolated."""
     without_preview: bool = False
-    """Whether what is drawn in these steps cannot be shown before it is done."""
+    """Whether previews of these steps are impossible."""
     segment: int | None = None
-    """Which call this is, from 1, where a film is made in several: segment `segment` of `segments`.
-    """
+    """Number of the video segment being made, from 1, of `segments`."""
     segments: int | None = None
 
 
 class Preview(Message):
-    """A small picture of the latents as they are. Only the newest counts."""
+    """A small image of the current latents. Only the newest counts."""
 
     type: Literal["preview"] = "preview"
     run_id: str
@@ -410,7 +409,7 @@ class Preview(Message):
 
 
 NOT_SHOWN = ("image/tiff", "video/x-matroska", "video/x-msvideo", "audio/aiff", "audio/x-aiff")
-"""Content types of files that browsers cannot open; who gets one has a program for it."""
+"""Content types that browsers cannot show."""
 
 
 class ResultSaved(Message):
@@ -429,24 +428,23 @@ class ResultSaved(Message):
     height: int | None = None
     seed: int
     index: int
-    """In the step, from 0."""
+    """Within the step, from 0."""
     text: str = ""
-    """The beginning of a text or of data, to be shown; "" for every other kind."""
+    """The beginning of text or data, to be shown; else ""."""
     final: bool
     """True for results of the plan's last saving step."""
     stamps: tuple[FileStamp, FileStamp] | None = None
-    """Of the file and its record as they were written."""
+    """Stamps of the written file and record."""
 
     @property
     def is_visual(self) -> bool:
-        """Whether it is a picture or a video, and not a sound, a text or data; one that browsers
-        show."""
+        """True for images and videos that browsers show."""
         visual = self.content_type.startswith(("image/", "video/"))
         return visual and self.content_type not in NOT_SHOWN
 
     @property
     def is_there(self) -> bool:
-        """Whether the file still exists."""
+        """True if the file still exists."""
         try:
             return Path(self.path).is_file()
         except OSError:
@@ -454,7 +452,7 @@ class ResultSaved(Message):
 
     @property
     def is_as_written(self) -> bool:
-        """Whether the file and its record can be read and are those that were written."""
+        """True if the file and its record are readable and unchanged."""
         files = Path(self.path), Path(self.sidecar)
         try:
             stamps = tuple(map(stamp_of, files))
@@ -464,15 +462,15 @@ class ResultSaved(Message):
 
 
 class CancelPointGap(Message):
-    """The longest time between two checkpoints has grown: what a cancel may have to wait."""
+    """The longest time between two cancel points has grown."""
 
-    type: Literal["checkpoint_gap"] = "checkpoint_gap"
+    type: Literal["cancel_point_gap"] = "cancel_point_gap"
     run_id: str
     seconds: float
 
 
 class Timings(Message):
-    """Where a run's time went."""
+    """Durations of a run's activities."""
 
     total_s: float
     load_s: float = 0.0
@@ -481,24 +479,23 @@ class Timings(Message):
 
 
 class RunSucceeded(Message):
-    """Terminal: there is everything that every step makes."""
+    """Terminal: all steps are done."""
 
     type: Literal["run_succeeded"] = "run_succeeded"
     run_id: str
     time: float
     timings: Timings
     loaded: tuple[str, ...]
-    """Titles of the components that had to be loaded; empty when all was warm."""
+    """Titles of the components that had to be loaded."""
     outputs: tuple[JsonValue, ...] = ()
-    """What the last step returned and a file does not hold (text, numbers)."""
+    """Text and data of the last step that are not saved to a file."""
     out_of_memory: tuple[str, ...] = ()
-    """What was done where memory ran out, a sentence a time; empty for an ordinary run, and only
-    then are its results those of every other run of the request, to the last bit."""
+    """One sentence for each time memory ran out. Only if empty are the results bit-identical to
+    those of every other run of the request."""
     files_changed: bool = False
-    """Whether a file that it read was replaced meanwhile: then it is no answer to a later request.
-    """
+    """Whether a file it read was replaced during the run: its results must not be reused."""
     made_at: float | None = None
-    """When the newest of these results was made; None when this run had to make any of them."""
+    """Time of the newest result if all were cached; None if any step ran."""
 
 
 class RunFailed(Message):
@@ -511,14 +508,14 @@ class RunFailed(Message):
 
 
 class RunCancelled(Message):
-    """Terminal: somebody cancelled it. `phase` is where it was."""
+    """Terminal: the run was cancelled, in this `phase`."""
 
     type: Literal["run_cancelled"] = "run_cancelled"
     run_id: str
     time: float
     phase: Phase
     notice: str = ""
-    """What the person should know, for example that the worker had to be ended."""
+    """A note for the user, for example that the worker had to be ended."""
 
 
 TerminalEvent = RunSucceeded | RunFailed | RunCancelled
@@ -559,19 +556,19 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 MAX_COMMAND_BYTES = 32_000_000
-"""Of one command: reading it takes the worker many times as much memory."""
+"""Limit for one command, since decoding takes many times as much memory."""
 
 
 def encode(message: Message) -> bytes:
-    """The message as JSON bytes for the pipe. Raises ValueError where JSON cannot hold it."""
+    """Returns the message as JSON bytes. Raises ValueError if JSON cannot represent it."""
     return message.model_dump_json().encode()
 
 
 def decode_command(data: bytes) -> Command:
-    """The command in these bytes. Raises pydantic.ValidationError on anything else."""
+    """Returns the command in these bytes. Raises pydantic.ValidationError."""
     return _COMMANDS.validate_json(data)
 
 
 def decode_event(data: bytes) -> Event:
-    """The event in these bytes. Raises pydantic.ValidationError on anything else."""
+    """Returns the event in these bytes. Raises pydantic.ValidationError."""
     return _EVENTS.validate_json(data)

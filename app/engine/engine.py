@@ -1,4 +1,4 @@
-"""The engine's methods, for any thread: submit, follow, cancel, free, status, runs, close."""
+"""The engine's public methods, callable from any thread."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ class Engine:
     """Runs workflows, one at a time in each of its workers, which keep their models loaded."""
 
     def __init__(self, worker_target: WorkerTarget = run_worker) -> None:
-        """`worker_target` is what the child process runs; tests of the engine give their own."""
+        """`worker_target` runs in the child process; tests of the engine pass their own."""
         self._worker_target = worker_target
         self._settings: Settings | None = None
         self._loop: EngineLoop | None = None
         self._hub: HubHeaders | None = None
         self._history: History | None = None
         self._uploads: Path | None = None
-        """The folder of uploads, whose files are kept with the runs in the history."""
+        """Folder of uploads, whose files are kept with the runs in the history."""
         self._housekeeping: Housekeeping | None = None
 
     def start(self, settings: Settings, *, uploads: Path | None = None) -> None:
-        """Starts the worker; returns at once, runs that come before it is ready wait for it.
+        """Starts the workers and returns at once; runs wait until a worker is ready.
 
-        With `uploads`, a server's folder of uploaded files, the engine is a server's: it takes up
-        what an earlier server left unfinished, and keeps the uploads that its runs name.
-        Raises BadRequest, before anything is started, where results cannot be written.
+        With `uploads`, a server's folder of uploaded files, the engine resumes runs that an earlier
+        server left unfinished, and keeps the uploads of its runs. Raises BadRequest, before
+        anything is started, if results cannot be written.
         """
         if self._loop is not None:
             raise EngineError("The engine is running already.")
@@ -85,12 +85,12 @@ class Engine:
 
     @property
     def is_started(self) -> bool:
-        """Returns whether there is something to close."""
+        """True if there is something to close."""
         return self._loop is not None
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Cancels what runs and ends the worker within so many seconds. May be called twice."""
-        # First, for it asks the loop what the runs need.
+        """Cancels active runs and ends the workers within the timeout. Idempotent."""
+        # Closed first, since it asks the loop what the runs need.
         housekeeping, self._housekeeping = self._housekeeping, None
         if housekeeping is not None:
             housekeeping.close()
@@ -117,15 +117,14 @@ class Engine:
         fresh: bool = False,
         check: Callable[[Plan], None] | None = None,
     ) -> str:
-        """Checks everything, queues the run, and returns its id.
+        """Checks the request, queues the run, and returns its id.
 
-        `changes` are values of the document that are others in this run, by JSON pointer.
+        `changes` replace values of the document in this run, by JSON pointer.
         An identical request (same models, arguments and seed) is answered from the files of the
-        run that made them, unless `fresh`; one whose seed is drawn is never identical.
-        `owner` is the secret by which its runs are listed; `person` is who is counted where runs
-        per person are limited, and `check` raises BadRequest where this person may not run the
-        plan.
-        Raises BadRequest before anything heavy happens, or QueueFull.
+        earlier run, unless `fresh` or the seed is drawn.
+        `owner` is the secret by which runs are listed; `person` is counted where runs per person
+        are limited, and `check` raises BadRequest if this person may not run the plan.
+        Raises BadRequest before any heavy work, or QueueFull.
         """
         loop, settings = self._started()
         plan = make_plan(workflow, inputs, paths=settings.paths, seed=seed, changes=changes)
@@ -153,7 +152,7 @@ class Engine:
         try:
             noted.result()
         except StoreError as error:
-            # It runs all the same: a picture is worth more than its note.
+            # The run goes on without an entry in the history.
             log.warning("%s", error)
         return run.run_id
 
@@ -165,11 +164,10 @@ class Engine:
         ask_hub: bool = True,
         check: Callable[[Plan], None] | None = None,
     ) -> str | None:
-        """What a run with these inputs needs and whether that fits here, in a sentence.
+        """Returns a sentence on the memory a run with these inputs needs, and whether it fits.
 
-        Nothing is loaded. For a model that is not on this machine the hub is asked, which takes
-        seconds; None where it would have to be and `ask_hub` is False.
-        Raises BadRequest as `submit` does.
+        Loads nothing. For a model that is not on this machine it asks the hub, which takes seconds;
+        without `ask_hub` it returns None then. Raises BadRequest as `submit` does.
         """
         loop, settings = self._started()
         assert self._hub is not None
@@ -190,9 +188,9 @@ class Engine:
         owner: str = "",
         person: str = "",
     ) -> str:
-        """Queues the request of this run once more, with this seed; returns the new run's id.
+        """Queues the request of this run again with another seed; returns the new run's id.
 
-        The workflow's file counts as it is now. Raises UnknownRun, and what `submit` raises.
+        Reads the workflow's file again. Raises UnknownRun, and what `submit` raises.
         """
         plan = self._find_here(run_id).plan
         return self.submit(
@@ -203,15 +201,15 @@ class Engine:
     async def follow(
         self, run_id: str, *, start: int = 0, previews: bool = True
     ) -> AsyncIterator[RunEvent]:
-        """The run's events from the one numbered `start`, to its end; previews are not numbered.
+        """Yields the run's events from number `start` to its end; previews are not numbered.
 
-        Leaving the iteration never stops the run. Raises UnknownRun.
+        Leaving the iteration does not stop the run. Raises UnknownRun.
         """
         loop, _ = self._started()
         changed, here = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
-            # A reader whose event loop has been closed has nobody to wake any more.
+            # The reader's event loop may be closed.
             with contextlib.suppress(RuntimeError):
                 here.call_soon_threadsafe(changed.set)
 
@@ -226,7 +224,7 @@ class Engine:
                     await changed.wait()
 
     def events(self, run_id: str, *, previews: bool = False) -> Iterator[RunEvent]:
-        """The run's events to its end, for a caller without an event loop. Raises UnknownRun."""
+        """Yields the run's events to its end, without an event loop. Raises UnknownRun."""
         loop, _ = self._started()
         changed = threading.Event()
         run = self._find_here(run_id)
@@ -239,9 +237,9 @@ class Engine:
                     changed.wait()
 
     def cancel(self, run_id: str) -> bool:
-        """Has the run end as soon as it can; False when it is over. Raises UnknownRun.
+        """Cancels the run; returns False if it is over. Raises UnknownRun.
 
-        Waits for nothing, as all methods but `submit`, `fit`, `free`, `events` and `close`.
+        Does not block, as all methods except `submit`, `fit`, `free`, `events` and `close`.
         """
         loop, _ = self._started()
         run = loop.run(run_id)
@@ -251,10 +249,10 @@ class Engine:
         return True
 
     def free(self, mode: FreeMode = "when_idle") -> MemoryFreed:
-        """Frees everything that is held; returns what that gave back.
+        """Frees all held components; returns the memory freed.
 
-        It happens before the next run: after the one in progress, or `cancel_and_free` it. Raises
-        WorkerDied when the worker ended instead, which gives everything back too.
+        Happens before the next run: after the active one, or after cancelling it with
+        `cancel_and_free`. Raises WorkerDied if the worker ended instead, which frees memory too.
         """
         return self._ask_to_free(mode).result()
 
@@ -265,7 +263,7 @@ class Engine:
     def _ask_to_free(self, mode: FreeMode) -> Future[MemoryFreed]:
         loop, _ = self._started()
         answer: Future[MemoryFreed] = Future()
-        # From here on nobody can take the question back, or the engine could not answer it.
+        # Makes the future uncancellable, or the engine could not set its result.
         answer.set_running_or_notify_cancel()
         loop.mailbox.answer(answer, partial(loop.free, mode, answer))
         return answer
@@ -273,10 +271,10 @@ class Engine:
     def pin(
         self, key: str, pinned: bool = True, *, slot: int | None = None
     ) -> Future[EngineStatus]:
-        """Keeps a held component whatever room is needed, until unpinned or freed.
+        """Pins a held component, so that it is not evicted until unpinned or freed.
 
-        In the slot of this number, or wherever it is held. While a run is active there this happens
-        after it. The future has the status from then on.
+        In the slot of this number, or wherever it is held; after the active run there, if any. The
+        future gets the status afterwards.
         """
         return self._change_held(PinComponent(key=key, pinned=pinned), slot)
 
@@ -289,41 +287,40 @@ class Engine:
     ) -> Future[EngineStatus]:
         loop, _ = self._started()
         answer: Future[EngineStatus] = Future()
-        # From here on nobody can take the question back, or the engine could not answer it.
+        # Makes the future uncancellable, or the engine could not set its result.
         answer.set_running_or_notify_cancel()
         loop.mailbox.answer(answer, partial(loop.change_held, command, slot, answer))
         return answer
 
     def status(self) -> EngineStatus:
-        """What the engine and the worker are doing now."""
+        """Returns what the engine and its workers are doing."""
         loop, _ = self._started()
         return loop.status()
 
     @property
     def notice(self) -> str:
-        """What everybody should know of the history, for example that it was damaged; empty if
-        nothing."""
+        """A note about the history, for example that it was damaged; may be empty."""
         return self._history.store.notice if self._history else ""
 
     def needed(self) -> Needed:
-        """The folders and files that runs need which wait or are at work."""
+        """Returns the folders and files that waiting and active runs need."""
         loop, _ = self._started()
         return loop.mailbox.ask(loop.needed)
 
     def trim(self) -> list[Path]:
-        """Removes the oldest results until the rest is within the bound, and uploads that no run
-        in the history names; returns the files and folders."""
+        """Removes the oldest results over the bound, and uploads that no run in the history
+        uses; returns the removed files and folders."""
         self._started()
         assert self._housekeeping is not None
         return self._housekeeping.trim()
 
     def runs(self, owner: str | None = None) -> list[RunInfo]:
-        """The runs of this engine, or one owner's, newest first."""
+        """Returns the runs of this engine, or one owner's, newest first."""
         loop, _ = self._started()
         return loop.runs(owner)
 
     def is_busy_for_others(self, owner: str) -> bool:
-        """Returns whether a run of anybody but this owner is in progress or waiting."""
+        """Returns whether another owner's run is active or waiting."""
         own = {info.run_id for info in self.runs(owner)}
         return any(info.ended_at is None and info.run_id not in own for info in self.runs())
 
@@ -335,10 +332,10 @@ class Engine:
         limit: int = 100,
         before: str | None = None,
     ) -> list[RunInfo]:
-        """The runs of the history, newest first, those that are under way as they are now.
+        """Returns runs of the history, newest first, active ones in their present state.
 
-        `owner` has one owner's alone, `words` those whose texts have all of them; `before` is the
-        last id of the page before. Reads the disk.
+        `owner` selects one owner's runs, `words` those whose texts have all the words; `before` is
+        the last id of the previous page. Reads the disk.
         """
         loop, _ = self._started()
         assert self._history is not None
@@ -347,8 +344,8 @@ class Engine:
         return [live.get(info.run_id, info) for info in found]
 
     def info(self, run_id: str) -> RunInfo:
-        """Returns a run of this engine or of the history as lists show it; reads the disk for a
-        past one. Raises UnknownRun."""
+        """Returns the summary of a run of this engine or the history; reads the disk for a past
+        one. Raises UnknownRun."""
         loop, _ = self._started()
         try:
             return loop.run(run_id).info()
@@ -359,7 +356,7 @@ class Engine:
             return past
 
     async def _find(self, run_id: str) -> Run:
-        """A run of this engine, or a past one of the history. Raises UnknownRun."""
+        """Returns a run of this engine or the history. Raises UnknownRun."""
         loop, _ = self._started()
         try:
             return loop.run(run_id)

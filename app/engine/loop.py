@@ -1,8 +1,7 @@
-"""The engine's thread: one mailbox, one writer of all its state.
+"""The engine's thread, which owns all state; other threads post calls to its mailbox.
 
-Everything here runs on that thread, except what says that it is for any thread; other threads put
-calls into the mailbox. No call waits for anything, so the mailbox is always answered at once, and
-what a call raises ends the run it is about, never the thread.
+Everything here runs on that thread, unless marked "for any thread". No call blocks, so the mailbox
+is always served at once. An exception in a call ends the run it is about, never the thread.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ log = logging.getLogger(__name__)
 FreeMode = Literal["when_idle", "cancel_and_free"]
 
 LONGEST_WAIT_S = 3600.0
-"""The longest single wait; the timeout of a lock has a maximum."""
+"""Cap for a single wait; lock timeouts have a maximum."""
 PAUSE_S = 1.0
-"""Between two tries at deadlines that raised an error, which should not happen."""
+"""Delay after an unexpected error in `_meet_deadlines`."""
 
 
 class EngineLoop:
@@ -50,7 +49,7 @@ class EngineLoop:
         history: History,
         unfinished: Sequence[Run] = (),
     ) -> None:
-        """`unfinished` are runs that an earlier server left, in their order."""
+        """`unfinished` are runs left by an earlier server, in order."""
         self.mailbox = Mailbox()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve(), history)
         self._preparation = Preparation(settings, self._runs, self.post)
@@ -65,7 +64,7 @@ class EngineLoop:
             for worker in settings.worker.split()
         )
         self._passed_over: dict[str, float] = {}
-        """Since when runs have been passed over, in monotonic seconds."""
+        """When runs were first passed over, in monotonic seconds."""
         self._passed_over_limit_s = settings.engine.passed_over_limit_s
         self._read_ahead = ReadAhead()
         self._closing = False
@@ -80,11 +79,11 @@ class EngineLoop:
     # --- the thread ------------------------------------------------------------------------------
 
     def post(self, call: Callable[[], None]) -> None:
-        """Have this called on the engine's thread, unless it has ended. For any thread."""
+        """Posts a call to the engine's thread; ignored after its end. For any thread."""
         self.mailbox.post(call)
 
     def join(self) -> None:
-        """Wait until the engine's thread has ended. For any thread."""
+        """Waits until the engine's thread has ended. For any thread."""
         self._thread.join()
 
     def _serve(self) -> None:
@@ -103,10 +102,10 @@ class EngineLoop:
                 self._guard(call)
 
     def _guard(self, call: Callable[[], Any], instead: Any = None) -> Any:
-        """Call this; what it raises is logged, and must not stop the queue for everybody."""
+        """Calls this and returns its result; logs an error and returns `instead`."""
         try:
             return call()
-        except BaseException:  # (what Rust raises when it panics is no Exception)
+        except BaseException:  # (a Rust panic is no Exception)
             log.exception("The engine could not handle a message")
             return instead
 
@@ -125,7 +124,7 @@ class EngineLoop:
         self._pause_until = 0.0
 
     def _advance(self) -> None:
-        """Do what can be done next. Called after every message."""
+        """Does everything that can be done now. Called after every message."""
         if self._closing:
             self._serving = any(slot.has_worker for slot in self._slots)
             return
@@ -141,13 +140,13 @@ class EngineLoop:
             self._read_ahead.advance(ready, [slot.held for slot in self._slots])
 
     def _next_starts(self) -> list[tuple[Run, WorkerSlot]]:
-        """Which runs to start now, and where."""
+        """Returns the runs to start now, with their slots."""
         free = [number for number, slot in enumerate(self._slots) if slot.is_free]
         runs = {run.run_id: run for run in self._runs.ready} if free else {}
         if not runs:
             return []
         held = {number: self._slots[number].held for number in free}
-        # Where nothing is held of what a run loads, it takes the slot that holds least.
+        # A run that finds none of its components takes the slot that holds least.
         free.sort(key=lambda number: sum(held[number].values()))
         now = time.monotonic()
         since = {run_id: at for run_id, at in self._passed_over.items() if run_id in runs}
@@ -161,7 +160,7 @@ class EngineLoop:
         return [(runs[run_id], self._slots[number]) for run_id, number in starts]
 
     def _tell_given_up(self) -> None:
-        """End what waits where no worker comes up in any slot."""
+        """Fails waiting runs if no slot can start a worker."""
         reports = [slot.given_up for slot in self._slots]
         if (report := reports[0]) is None or None in reports:
             return
@@ -171,15 +170,14 @@ class EngineLoop:
 
     @property
     def has_choice(self) -> bool:
-        """Whether a run that comes now may wait beside others, or go to several slots. For any
-        thread."""
+        """True if a new run may have to wait, or could go to several slots. For any thread."""
         busy = any(slot.active for slot in self._slots)
         return len(self._slots) > 1 or busy or bool(self._runs.waiting)
 
-    # --- what the engine's methods ask -----------------------------------------------------------
+    # --- requests of the engine's methods --------------------------------------------------------
 
     def submit(self, run: Run) -> Future[None]:
-        """Take the run: answer it from an identical one's files, or queue it; see `Runs.take`."""
+        """Answers the run from an identical one's files, or queues it; see `Runs.take`."""
         self._refuse_when_closing()
         noted = self._runs.take(run)
         self._begin(run)
@@ -191,7 +189,7 @@ class EngineLoop:
                 slot.try_again()
 
     def cancel(self, run: Run) -> None:
-        """End the run, if it is not over: at once in the queue, at its next checkpoint else."""
+        """Ends the run: at once while it waits, else at its next cancel point."""
         if run.over:
             return
         phase = run.phase
@@ -204,11 +202,10 @@ class EngineLoop:
         return next((slot for slot in self._slots if slot.active is run), None)
 
     def free(self, mode: FreeMode, answer: Future[MemoryFreed]) -> None:
-        """Have everything freed in every slot before its next run; the answer comes into the
-        future.
+        """Frees everything in every slot before its next run; sets the future.
 
-        `cancel_and_free` gives what the workers are at no longer than a cancel, whatever it is. A
-        slot that has given up tries once more to start its worker.
+        With `cancel_and_free` the workers' present work gets no longer than a cancel. A slot that
+        has given up tries once more to start its worker.
         """
         self._refuse_when_closing()
         slots = [slot for slot in self._slots if slot.given_up is None] or self._slots
@@ -225,8 +222,8 @@ class EngineLoop:
         number: int | None,
         answer: Future[EngineStatus],
     ) -> None:
-        """Have the worker of this slot, or all that hold it, keep or drop something: now, or after
-        the run in progress."""
+        """Sends the command to this slot, or to all slots that hold the component; it takes
+        effect now or after the active run."""
         self._refuse_when_closing()
         keys = [command.key] if isinstance(command, PinComponent) else command.keys
         holding = [slot for slot in self._slots if not slot.held.keys().isdisjoint(keys)]
@@ -237,12 +234,11 @@ class EngineLoop:
             slot.change_held(command, part)
 
     def add_follower(self, run: Run, follower: Follower) -> None:
-        """Wake this follower whenever the run's log grows, and once now."""
+        """Wakes this follower now and whenever the run's log grows."""
         self._change_followers(run, lambda: run.followers.add(follower))
         run.wake(follower)
 
     def remove_follower(self, run: Run, follower: Follower) -> None:
-        """Stop waking it."""
         self._change_followers(run, lambda: run.followers.discard(follower))
 
     def _change_followers(self, run: Run, change: Callable[[], None]) -> None:
@@ -252,21 +248,21 @@ class EngineLoop:
             slot.watch_active()
 
     def run(self, run_id: str) -> Run:
-        """The run of this id. For any thread. Raises UnknownRun."""
+        """Returns the run of this id. For any thread. Raises UnknownRun."""
         return self._runs.find(run_id)
 
     def needed(self) -> Needed:
-        """What runs need that wait or are at work."""
+        """Returns what waiting and active runs need."""
         return self._runs.needed
 
     def runs(self, owner: str | None) -> list[RunInfo]:
-        """All runs that are kept, or one owner's; newest first. For any thread."""
+        """Returns all runs in memory, or one owner's; newest first. For any thread."""
         return self._runs.infos(owner)
 
     def status(self) -> EngineStatus:
-        """What is going on now. For any thread, and waits for nothing.
+        """Returns the present status. For any thread; does not block.
 
-        What waits is read before what is active: a run that starts meanwhile is in one of them.
+        Waiting runs are read before active ones, so that no run is missed.
         """
         waiting = self._runs.waiting
         slots = tuple(slot.status() for slot in self._slots)
@@ -274,7 +270,7 @@ class EngineLoop:
         return status_of(slots, tuple(run.info() for run in waiting if run.run_id not in active))
 
     def begin_close(self, timeout_s: float) -> None:
-        """Cancel everything and stop the workers; by force when the time is over."""
+        """Cancels everything and stops the workers; kills them after the timeout."""
         self._closing = True
         for slot in self._slots:
             slot.begin_close(time.monotonic() + timeout_s)

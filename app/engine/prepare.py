@@ -1,8 +1,8 @@
-"""Brings what a run needs to this machine before a worker has it: media by URL, then models.
+"""Fetches what a run needs before a worker gets it: media by URL, then models.
 
-Runs prepare beside whatever runs, a few at a time, each on a thread of its own; what is on its way
-for one run is waited for by the others that want it. Only when all of a run's media are here is it
-known what would identify it, so whether an identical run has answered it already is looked up then.
+A few runs prepare at a time, beside active ones, each on its own thread; runs that want the same
+file share its download. A run's request key is known only when its media are here, so results of an
+identical run are looked up then.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.1
-"""How often a run that waits for a file looks whether it was cancelled."""
+"""Interval at which a run that waits for a file checks for its cancel."""
 
 
 class Preparation:
-    """Prepares waiting runs in their order. Made by the engine's loop and called on its thread."""
+    """Prepares waiting runs in order. Called on the engine's thread."""
 
     def __init__(
         self, settings: Settings, runs: Runs, post: Callable[[Callable[[], None]], None]
     ) -> None:
-        """`post` has a call made on the engine's thread."""
+        """`post` schedules a call on the engine's thread."""
         paths = settings.paths
         self._media = MediaCache(paths.outputs.resolve(), paths.urls, paths.limits)
         self._worker = settings.worker
@@ -56,13 +56,12 @@ class Preparation:
         self._shared = SharedWork()
         self._under_way = 0
         self._holding: dict[str, Run] = {}
-        """The runs for whom media are held."""
+        """Runs for which media are held."""
 
     def advance(self, waiting: Sequence[Run]) -> None:
-        """Begins with runs of these that lack something, as many as may prepare at a time.
+        """Starts to prepare queued runs, up to the limit.
 
-        What a run needs is brought, then it waits for a worker alone; it fails otherwise. Nothing
-        further is brought for a run that is ended meanwhile.
+        A run becomes ready when its files are here, or fails. Fetching stops when the run ends.
         """
         for run in waiting:
             if self._under_way >= self._at_a_time:
@@ -70,7 +69,7 @@ class Preparation:
             if run.stage == "queued":
                 name = f"prepare {run.run_id}"
                 threading.Thread(target=self._prepare, args=(run,), name=name, daemon=True).start()
-                # (What the thread posts is handled after this.)
+                # (The thread's posts are handled after this call.)
                 self._under_way += 1
                 self._runs.preparing(run)
 
@@ -92,7 +91,7 @@ class Preparation:
         except WorkbenchError as error:
             self._fail(run, error)
         except Exception as error:
-            # Whatever it is, the run must not wait for ever.
+            # Any error must end the run, which would wait for ever.
             log.exception("A run could not be prepared")
             self._fail(run, FetchError(f"What the run needs could not be fetched: {error}"))
         else:
@@ -114,7 +113,7 @@ class Preparation:
     # --- media -----------------------------------------------------------------------------------
 
     def _with_media(self, run: Run) -> Plan:
-        """The run's plan with a file in the place of each URL."""
+        """Returns the run's plan with a file instead of each URL."""
         self._holding[run.run_id] = run
         urls = {(value.kind, value.url): value for value in remote_values(run.plan)}
         files: dict[tuple[str, str], Value] = {}
@@ -139,7 +138,7 @@ class Preparation:
         return plan
 
     def _fetched(self, run: Run, value: RemoteValue, number: int, count: int) -> MediaFile:
-        """What lies behind the URL, held for the run."""
+        """Fetches the URL and holds its file for the run."""
 
         def fetch(share: Share[MediaFile]) -> MediaFile:
             def arrived(done_bytes: int, total_bytes: int | None) -> None:
@@ -164,12 +163,12 @@ class Preparation:
                 self._tell(run, _fetching(run, value, number, count, share))
             finally:
                 self._shared.leave(share)
-            # Where it has just been removed for others' files it is fetched anew.
+            # Fetched again if it was just removed to make room.
             if self._media.hold(file, run.run_id):
                 return file
 
     def _release_ended(self) -> None:
-        """Lets go of what ended runs needed; what waiting ones need must stay."""
+        """Releases the media of ended runs."""
         for run_id, run in [*self._holding.items()]:
             if run.over:
                 self._holding.pop(run_id, None)
@@ -191,7 +190,7 @@ class Preparation:
             bring(Wanted(source, exactly(names)))
 
     def _bring(self, run: Run, model: Wanted, place: Place) -> None:
-        # Only now: it imports the hub's library.
+        # Imported late: it imports the hub's library.
         from app.workflow.models.hub_download import download
 
         def tell(progress: Progress) -> None:

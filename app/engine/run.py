@@ -1,4 +1,4 @@
-"""One run: its plan, its log of events, and everything else derived from the log."""
+"""One run: its plan, its event log, and state derived from the log."""
 
 from __future__ import annotations
 
@@ -36,28 +36,27 @@ log = logging.getLogger(__name__)
 
 Stage = Literal["queued", "preparing", "ready"]
 RunState = Stage | Literal["running", "succeeded", "failed", "cancelled"]
-"""It is queued while what it needs is not here and nobody brings it, and ready for a worker when
-all is here."""
+"""`queued` until its preparation begins; `ready` for a worker when all its files are here."""
 
 
 class RunInfo(Message):
-    """A run as lists show it. Times are Unix seconds.
+    """Summary of a run, for lists. Times are Unix seconds.
 
-    The owner is not part of it: it is the secret by which a visit or a script finds its runs.
+    Without the owner, which is a secret.
     """
 
     run_id: str
     mine: bool = False
-    """Whether it belongs to whoever asked."""
+    """Whether it belongs to the caller."""
     workflow: str
-    """The stem of the workflow's file."""
+    """Stem of the workflow's file name."""
     title: str
-    """The workflow's id."""
+    """Workflow id."""
     state: RunState
     phase: Phase
     seed: int
     takes_seed: bool
-    """False where every step has a seed of its own, so that another one would change nothing."""
+    """False if every step has its own seed, so that another one would change nothing."""
     submitted_at: float
     started_at: float | None
     ended_at: float | None
@@ -65,17 +64,17 @@ class RunInfo(Message):
 
 @dataclass(frozen=True, eq=False)
 class Follower:
-    """Somebody who wants to know when the log has grown; `wake` is called on the engine's thread
-    and must return at once."""
+    """A reader to wake when the log grows; `wake` is called on the engine's thread and must return
+    at once."""
 
     wake: Callable[[], None]
     previews: bool
 
 
 class Run:
-    """Written by the engine's thread alone; others may read all of it.
+    """A run. Only the engine's thread writes; any thread may read.
 
-    Previews are not part of the log: only the newest counts.
+    Previews are not part of the log; only the newest is kept.
     """
 
     def __init__(
@@ -94,32 +93,32 @@ class Run:
         self.owner = owner
         """The secret by which a visit or a script finds its runs."""
         self.person = person
-        """Whose share of the queue it takes; empty where nobody counts."""
+        """Who submitted it, for limits per person; empty if there are none."""
         self.check = check
-        """What the plan has to pass once more when media by URL are here."""
+        """Checks the plan again when media by URL are here; see `Engine.submit`."""
         self.plan = plan
         self.request_key = request_key
-        """Equal for requests that make the same; None when the seed was drawn."""
+        """Equal for identical requests; None if the seed was drawn."""
         self.fresh = fresh
         self.stage: Stage = "ready" if prepared else "queued"
-        """How far it is while it waits; a worker can have it when it is ready."""
+        """Stage of a waiting run; only a ready one can start."""
         self.loads: Mapping[str, int] | None = None
-        """The bytes of the components it loads, by their keys; None where that is not known."""
+        """Bytes of its components, by key; None if unknown."""
         self.asked: list[tuple[ModelSource, tuple[str, ...]]] = []
-        """What workers have found missing: models, and which of their files."""
+        """Models and files that workers have reported missing."""
         self.submitted_at = time.time()
         self.events: list[RunEvent] = []
         self.preview: Preview | None = None
         self.followers: set[Follower] = set()
         self.cancel_asked_at: float | None = None
-        """Monotonic seconds; None while nobody has cancelled it."""
+        """Monotonic seconds; None if not cancelled."""
         self.notice = ""
-        """What whoever follows should know first, for example that the server was restarted."""
+        """A note for the user, for example that the server was restarted."""
         self.times_sent = 0
-        """How many workers it was given to."""
+        """How often it was sent to a worker."""
 
     def append(self, event: RunEvent) -> None:
-        """Add to the log, or replace the preview, and wake the followers."""
+        """Appends to the log, or replaces the preview, and wakes the followers."""
         if isinstance(event, Preview):
             self.preview = event
         else:
@@ -130,7 +129,7 @@ class Run:
             self.wake(follower)
 
     def wake(self, follower: Follower) -> None:
-        """Wake this follower; one that fails follows no longer, and harms nobody else."""
+        """Wakes this follower; removes it if that fails."""
         try:
             follower.wake()
         except Exception:
@@ -138,7 +137,7 @@ class Run:
             self.followers.discard(follower)
 
     def command(self) -> StartRun:
-        """What the worker is sent to begin it."""
+        """Returns the command that starts it."""
         return StartRun(
             run_id=self.run_id,
             plan=self.plan,
@@ -149,17 +148,17 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether the log has its terminal event."""
+        """True if the log has its terminal event."""
         return bool(self.events) and isinstance(self.events[-1], TERMINAL)
 
     @property
     def watched(self) -> bool:
-        """Whether any follower wants previews."""
+        """True if any follower wants previews."""
         return any(follower.previews for follower in self.followers)
 
     @property
     def phase(self) -> Phase:
-        """The phase the running step is in, or what the run waits for."""
+        """The phase of the running step, or of the preparation."""
         for event in reversed(self.events):
             match event:
                 case PhaseChanged():
@@ -174,7 +173,7 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """What the log says has become of it."""
+        """The state, from the log."""
         return self._state_after(self.events[-1] if self.events else None)
 
     def _state_after(self, last: RunEvent | None) -> RunState:
@@ -189,20 +188,20 @@ class Run:
 
     @property
     def started_at(self) -> float | None:
-        """When the worker began with it, Unix seconds."""
-        # One that waits once more has not begun.
+        """When a worker began it, in Unix seconds."""
+        # A run that waits again has not begun.
         moves = (each for each in reversed(self.events) if isinstance(each, RunStarted | RunQueued))
         last = next(moves, None)
         return last.time if isinstance(last, RunStarted) else None
 
     @property
     def takes_seed(self) -> bool:
-        """False where every step has a seed of its own, so that another would change nothing."""
+        """False if every step has its own seed, so that another one would change nothing."""
         seed = self.plan.seed
         return any(step.takes_seed and step.seed == seed for step in self.plan.steps)
 
     def info(self) -> RunInfo:
-        """The run as lists show it."""
+        """Returns the summary for lists."""
         last = self.events[-1] if self.events else None
         return RunInfo(
             run_id=self.run_id,
@@ -219,7 +218,7 @@ class Run:
 
 
 def check_command(command: StartRun) -> None:
-    """Raises InvalidInputs if the worker could not read this command."""
+    """Raises InvalidInputs if the worker could not decode this command."""
     try:
         data = encode(command)
         decode_command(data)

@@ -1,6 +1,8 @@
-"""All runs of the engine: those that wait in their order, and those that are over while they are
-kept. Changed by the engine's thread alone; what changes is replaced whole, so that other threads
-may read `find`, `infos` and `waiting` without waiting for anything."""
+"""All runs of the engine in memory: the queue, active runs, and recently ended ones.
+
+Only the engine's thread changes them. Collections are replaced, not mutated, so that other threads
+may call `find`, `infos` and `waiting` without a lock.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,13 @@ log = logging.getLogger(__name__)
 
 
 def new_run_id() -> str:
-    """An id that sorts by its second, and that nobody can guess: who knows the id of a run may
-    cancel it, and finds its folder."""
+    """Returns an id that sorts by time and cannot be guessed: it gives access to the run and its
+    folder."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
 
 
 class Runs:
-    """The book of runs."""
+    """The queue and the runs by id."""
 
     def __init__(self, settings: EngineSettings, outputs: Path, history: History) -> None:
         self._settings = settings
@@ -55,8 +57,9 @@ class Runs:
         self._remembered = RememberedResults(outputs)
 
     def take(self, run: Run) -> Future[None]:
-        """Answer the run from an identical one's files, or have it wait. Its id becomes another one
-        where that is taken already. The future is done when it is in the history. Raises QueueFull.
+        """Answers the run from an identical one's files, or queues it; changes its id if taken.
+
+        The future is done when the run is in the history. Raises QueueFull.
         """
         if len(self._waiting) >= self._settings.max_queued_runs:
             raise QueueFull(
@@ -77,7 +80,7 @@ class Runs:
         return noted
 
     def take_up(self, run: Run) -> None:
-        """Have a run wait again that an earlier server left unfinished."""
+        """Queues a run that an earlier server left unfinished."""
         self._add(run, self._made_before(run))
 
     def _add(self, run: Run, made: Remembered | None) -> None:
@@ -91,7 +94,7 @@ class Runs:
             self._waiting = (*self._waiting, run)
 
     def preparing(self, run: Run) -> None:
-        """What the run needs is being brought here from now on."""
+        """Notes that the run's preparation begins."""
         run.stage = "preparing"
         self._history.note_state(run)
         run.append(PhaseChanged(run_id=run.run_id, time=time.time(), step="", phase="preparing"))
@@ -99,8 +102,7 @@ class Runs:
     def prepared(
         self, run: Run, plan: Plan, request_key: str | None, loads: Mapping[str, int] | None
     ) -> None:
-        """All that the run needs is here: from now on this is its plan, and it waits for a worker
-        alone."""
+        """Notes that the run's files are here: sets its final plan, and makes it ready."""
         if run.over:
             return
         run.plan, run.request_key, run.loads, run.stage = plan, request_key, loads, "ready"
@@ -114,7 +116,7 @@ class Runs:
             run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 
     def end_early(self, run: Run, event: TerminalEvent) -> None:
-        """End a run that waits; one that is over stays as it is."""
+        """Ends a waiting run; ignores one that is over."""
         if self.leave_queue(run):
             self.end(run, event)
 
@@ -123,7 +125,7 @@ class Runs:
         return self._remembered.find(key) if key else None
 
     def find(self, run_id: str) -> Run:
-        """The run of this id. Raises UnknownRun."""
+        """Returns the run of this id. Raises UnknownRun."""
         run = self._runs.get(run_id) if isinstance(run_id, str) else None
         if run is None:
             raise UnknownRun(f"There is no run '{shortened(printable(str(run_id)))}'.")
@@ -131,28 +133,28 @@ class Runs:
 
     @property
     def needed(self) -> Needed:
-        """What must not be removed yet: the folders and the media of runs that are not over."""
+        """Folders and media of unfinished runs, which must not be removed."""
         going = [run for run in self._runs.values() if not run.over]
         files = frozenset(Path(path) for run in going for path in media_files(run.plan))
         return Needed(frozenset(run.run_id for run in going), files)
 
     def infos(self, owner: str | None) -> list[RunInfo]:
-        """All runs that are kept, or one owner's; newest first."""
+        """Returns all runs, or one owner's; newest first."""
         runs = reversed(self._runs.values())
         return [run.info() for run in runs if owner is None or run.owner == owner]
 
     @property
     def waiting(self) -> tuple[Run, ...]:
-        """Those that wait, in the order they came."""
+        """Waiting runs, in order."""
         return self._waiting
 
     @property
     def ready(self) -> tuple[Run, ...]:
-        """Those that could start now, in the order they came."""
+        """Runs that could start now, in order."""
         return tuple(run for run in self._waiting if run.stage == "ready")
 
     def leave_queue(self, run: Run) -> bool:
-        """Have the run wait no longer, and tell the others their places; False where it did not."""
+        """Removes the run from the queue and reports new positions; False if it was not in it."""
         if run not in self._waiting:
             return False
         self._waiting = tuple(other for other in self._waiting if other is not run)
@@ -160,17 +162,16 @@ class Runs:
         return True
 
     def put_back(self, run: Run) -> None:
-        """Have a run that was never begun wait again, before all others."""
+        """Puts a run that never began at the head of the queue."""
         self._waiting = (run, *self._waiting)
         run.append(RunQueued(run_id=run.run_id, time=time.time(), position=0))
         self._tell_positions()
 
     def prepare_again(self, run: Run, missing: FilesMissing) -> None:
-        """Have a run wait again, before all others, that a worker could not begin for want of
-        files; where it has asked for them before, this ends it."""
+        """Queues a run again whose worker found files missing; fails it the second time."""
         asked = (missing.source, missing.names)
         if asked in run.asked:
-            # They were brought, and have gone again or cannot be read.
+            # They were fetched, but are gone again or cannot be read.
             self.end(run, RunFailed(run_id=run.run_id, time=time.time(), error=files_gone(missing)))
             return
         run.asked.append(asked)
@@ -185,30 +186,30 @@ class Runs:
                 run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 
     def began(self, run: Run, event: RunStarted) -> None:
-        """Note that a worker has begun with the run."""
+        """Notes that a worker has begun the run."""
         self._history.note_started(run, event.time)
         run.append(event)
 
     def stop(self, run: Run, event: RunCancelled) -> None:
-        """Write the last event of a run that the next server takes up, or that ends with this."""
+        """Appends the last event of a run when the server stops; the next server may resume it."""
         self._history.note_stopped(run, event)
         run.append(event)
 
     def stop_waiting(self, how: Callable[[str], RunCancelled]) -> None:
-        """Stop all that wait; `how` makes the last event of each from its id."""
+        """Stops all waiting runs; `how` makes the last event from a run id."""
         waiting, self._waiting = self._waiting, ()
         for run in waiting:
             self.stop(run, how(run.run_id))
 
     def end(self, run: Run, event: TerminalEvent) -> None:
-        """Write the run's last event; what it made answers an identical request from now on."""
+        """Appends the run's last event, and caches its results for identical requests."""
         if isinstance(event, RunFailed):
             error = event.error
             log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)
-        # Its followers first: what else is to be written down takes its time.
+        # Wakes followers before the slower writes.
         run.append(event)
         self._history.note_ended(run, event)
-        # What a leaner mode made is no answer to the next request: it may differ a little.
+        # Not from a leaner mode, whose results may differ slightly.
         if (
             isinstance(event, RunSucceeded)
             and run.request_key
@@ -221,13 +222,13 @@ class Runs:
             self._remembered.note(run.request_key, made)
 
     def end_waiting(self, how: Callable[[str], TerminalEvent]) -> None:
-        """End all that wait; `how` makes the last event of each from its id."""
+        """Ends all waiting runs; `how` makes the last event from a run id."""
         waiting, self._waiting = self._waiting, ()
         for run in waiting:
             self.end(run, how(run.run_id))
 
     def _without_old(self) -> dict[str, Run]:
-        """The runs without those that are over and one too many to be kept."""
+        """Returns the runs without the oldest ended ones over the limit."""
         over = [run_id for run_id, run in self._runs.items() if run.over]
         old = set(over[: max(0, len(over) - self._settings.kept_runs + 1)])
         return {run_id: run for run_id, run in self._runs.items() if run_id not in old}

@@ -15,7 +15,7 @@ from app.errors import InvalidWorkflow
 from app.protocol import Event, RunCancelled, StepProgress
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
-from app.worker.tuning.attention import cached
+from app.worker.tuning.attention import using_cache
 from app.worker.tuning.tune import tuned
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import CacheSettings
@@ -174,7 +174,7 @@ def test_the_keys_of_a_text_are_computed_once_and_nothing_else_changes():
     whole = call()
     calls.clear()
     pipeline = SimpleNamespace(transformer=denoiser)
-    with cached(pipeline, CacheSettings(type="text_kv", options={}), "steps[0]"):
+    with using_cache(pipeline, CacheSettings(type="text_kv", options={}), "steps[0]"):
         assert torch.equal(call(), whole)
         assert torch.equal(call(), whole)
         assert len(calls) == 1
