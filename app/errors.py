@@ -1,11 +1,11 @@
-"""Every error this project raises on purpose, as sentences: what, where, what to do next.
+"""All errors of this project, as sentences: what, where, what to do next.
 
 ::
 
     WorkbenchError
-    ├── BadRequest             what was asked cannot be done as asked; nothing heavy has happened
+    ├── BadRequest             the request is invalid; raised before any heavy work
     │   ├── InvalidWorkflow    the document is wrong (all problems at once)
-    │   ├── InvalidInputs      the values given for its variables are wrong (all problems at once)
+    │   ├── InvalidInputs      values for its variables are wrong (all problems at once)
     │   └── UnknownWorkflow    no document of that name
     ├── EngineError            the engine cannot take the call
     │   ├── EngineNotStarted
@@ -18,12 +18,12 @@
     │   ├── StepError          a step's own call failed
     │   ├── ResultError        a result could not be written
     │   ├── OutOfMemory
-    │   ├── TooLarge           the weights of a step are more than may be held
-    │   ├── DeviceUnusable     the device that is asked for is not there, or torch cannot use it
+    │   ├── TooLarge           the weights of a step exceed the budget
+    │   ├── DeviceUnusable     the device does not exist, or torch cannot use it
     │   └── WorkerDied         the worker process ended in mid-run
     └── ServeError             the server cannot be started as asked (a busy port, say)
 
-    Cancelled(BaseException)   not an error; raised at checkpoints, caught only where a run ends:
+    Cancelled(BaseException)   not an error; raised at cancel points, caught only where a run ends:
                                worker/runner.py, engine/prepare.py, shared_work.py
 
 Exceptions never cross the pipe between the processes; an `ErrorReport` does.
@@ -40,23 +40,23 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 MAX_NAME_LENGTH = 100
-"""A longer text is no mistyped name, and comparing it takes long."""
+"""Longer names get no hint: they are not typos, and comparing them is slow."""
 MAX_COMPARED = 1000
 MAX_EFFORT = 600_000
-"""Characters times characters that are compared for one hint: a tenth of a second or so."""
+"""Product of the lengths compared for one hint: about a tenth of a second."""
 MAX_TOLD = 100
-"""So many problems of one request are told; nobody reads more, and each has to be sent."""
+"""Maximum number of problems reported for one request."""
 PART = re.compile(r'\[([0-9]+)\]|\[("(?:[^"\\]|\\.)*")\]|(?:^|\.)([^.\[\]"/, ]+)')
-"""One part of a place: an item of a list, a key in quotes, a key."""
+"""One part of a place: a list index, a quoted key, a key."""
 
 
 class Problem(BaseModel):
-    """One thing that is wrong: the place in the document, the sentence, the nearest right thing."""
+    """One mistake: its place in the document, a sentence, and a hint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: str
-    """Where, as a path into the document: `steps[0].pipeline.arguments.guidance_scale`."""
+    """Path into the document: `steps[0].pipeline.arguments.guidance_scale`."""
     message: str
     hint: str = ""
 
@@ -64,7 +64,7 @@ class Problem(BaseModel):
     def pointer(self) -> str:
         """The place as a JSON pointer (RFC 6901): `/steps/0/pipeline/arguments/guidance_scale`.
 
-        A place that is none already (a line of a file, say) is left as it is.
+        Other places (a line of a file, say) are returned unchanged.
         """
         if self.place.startswith("/") or PART.sub("", self.place):
             return self.place
@@ -78,12 +78,12 @@ class Problem(BaseModel):
 
 
 class ErrorReport(BaseModel):
-    """The form in which an error crosses a process border or reaches a person."""
+    """An error as data, for users and other processes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """The error class's name, `LoadError` for example; stable, for scripts."""
+    """The error class's name, for example `LoadError`; stable, for scripts."""
     message: str
     hint: str = ""
     problems: tuple[Problem, ...] = ()
@@ -91,13 +91,13 @@ class ErrorReport(BaseModel):
     """For the operator's log only (traceback, last lines of stderr); never shown on the page."""
 
     def sentence(self) -> str:
-        """The whole report as text for a person, one problem a line."""
+        """Returns the whole report as text, one problem per line."""
         head = f"{self.message} {self.hint}".strip()
         return "\n".join([head, *(f"- {problem}" for problem in self.problems)])
 
 
 class WorkbenchError(Exception):
-    """An error with a sentence for a person and, where there is one, what to do next."""
+    """An error with a sentence for users and, if possible, what to do next."""
 
     def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
         super().__init__(message)
@@ -110,7 +110,7 @@ class WorkbenchError(Exception):
         return self.report().sentence()
 
     def report(self) -> ErrorReport:
-        """This error in the form that may leave the process."""
+        """Returns this error as data."""
         return ErrorReport(
             kind=type(self).__name__,
             message=self.message,
@@ -121,7 +121,7 @@ class WorkbenchError(Exception):
 
 
 class BadRequest(WorkbenchError):
-    """What was asked cannot be done as asked; raised before anything heavy happens."""
+    """The request is invalid; raised before any heavy work."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = (), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -131,11 +131,11 @@ class BadRequest(WorkbenchError):
 
 
 class InvalidWorkflow(BadRequest):
-    """The workflow document is wrong; `problems` lists everything that is, not only the first."""
+    """The workflow document is wrong; `problems` lists all mistakes."""
 
 
 class InvalidInputs(BadRequest):
-    """The values given for a workflow's variables are wrong; `problems` lists them all."""
+    """Values for a workflow's variables are wrong; `problems` lists them all."""
 
 
 class UnknownWorkflow(BadRequest):
@@ -167,7 +167,7 @@ class RunError(WorkbenchError):
 
 
 class FetchError(RunError):
-    """What lies behind a URL could not be fetched, or is not what it should be."""
+    """Media at a URL could not be fetched, or are of the wrong kind."""
 
 
 class LoadError(RunError):
@@ -187,12 +187,12 @@ class OutOfMemory(RunError):
 
 
 class TooLarge(RunError):
-    """The weights of a step are more than the budget lets be held, or what it draws needs far more
-    memory than there is."""
+    """The weights of a step exceed the budget, or its activations need far more memory than there
+    is."""
 
 
 class DeviceUnusable(RunError):
-    """The device that is asked for is not there, or torch cannot compute on it."""
+    """The requested device does not exist, or torch cannot use it."""
 
 
 class WorkerDied(RunError):
@@ -204,11 +204,11 @@ class ServeError(WorkbenchError):
 
 
 class Cancelled(BaseException):
-    """Raised at a checkpoint of a cancelled run; caught only where a run ends (see above)."""
+    """Raised at a cancel point of a cancelled run; caught only where a run ends (see above)."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint naming the known name closest to `name`, or an empty string."""
+    """Returns a hint with the known name closest to `name`, or an empty string."""
     if len(name) > MAX_NAME_LENGTH:
         return ""
     compared, left = [], MAX_EFFORT
@@ -222,10 +222,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shortened(text: str) -> str:
-    """The text, cut where a sentence would drown in it."""
+    """Returns the text, truncated to 60 characters."""
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def first_line(error: BaseException) -> str:
-    """What the error says, in one line; its class's name when it says nothing."""
+    """Returns the first line of the error's message, or its class name if empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

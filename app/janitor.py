@@ -1,4 +1,4 @@
-"""Removes what killed processes left behind, in every folder that the workbench writes to."""
+"""Removes leftovers of killed processes, in every folder that the workbench writes to."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 NOTHING = Needed()
 JUST_MADE_S = 60.0
-"""A folder may stay empty so long before its run writes into it."""
+"""Minimum age of an empty run folder to be removed."""
 TRIM_EVERY_S = 300.0
 MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
-"""Caches and other folders beside the results in which files are written."""
+"""Caches and other folders beside the results."""
 
 
 @contextlib.contextmanager
 def trimming(*tasks: Callable[[], Sized], every_s: float = TRIM_EVERY_S) -> Iterator[None]:
-    """Calls these again and again on a thread of its own while inside; each removes something."""
+    """Calls these removal tasks repeatedly on a thread while inside."""
     ended = threading.Event()
 
     def work() -> None:
@@ -48,7 +48,7 @@ def trimming(*tasks: Callable[[], Sized], every_s: float = TRIM_EVERY_S) -> Iter
 
 
 def attempt(task: Callable[..., Sized], *arguments: Any) -> None:
-    """Calls a task that removes files; what it cannot do is logged."""
+    """Calls a task that removes files, and logs its errors."""
     try:
         removed = task(*arguments)
     except (OSError, EngineError) as error:
@@ -64,11 +64,10 @@ def trim(
     needed: Needed = NOTHING,
     inputs_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Path]:
-    """Removes the oldest runs until what the rest made is within the bound; returns their folders,
-    whether or not they had one.
+    """Removes the oldest runs over the bound; returns their folders, existing or not.
 
-    Never one that is needed, and none that any process is working on. `inputs_bytes` is what will
-    leave beside a run's folder, by the run's id.
+    Keeps needed runs, and those that any process is working on. `inputs_bytes` are further bytes
+    that leave with a run, by run id.
     """
     if max_bytes is None:
         return []
@@ -95,9 +94,9 @@ def trim(
 
 
 def clean(outputs: Path) -> list[Path]:
-    """Removes what no living process holds, for these results and this machine; returns what.
+    """Removes files of dead processes, in these outputs and on this machine; returns them.
 
-    Pictures and other results always stay, with a record or without.
+    Results always stay, with a record or without.
     """
     removed = remove_abandoned(Path(tempfile.gettempdir()), PRIVATE)
     for name in MEMORIES:
@@ -109,11 +108,11 @@ def clean(outputs: Path) -> list[Path]:
 
 
 def clean_run(folder: Path) -> list[Path]:
-    """Removes what a killed worker left in a run's folder: unfinished files, and a record whose
-    result did not come to be."""
+    """Removes leftovers of a killed worker in a run's folder: unfinished files, and records without
+    a result."""
     removed = remove_abandoned(folder)
     if any(is_in_use(part) for part in folder.glob(f"{PART}*")):
-        # The run goes on: a result gets its name a moment after its record.
+        # The run is active: a result gets its name a moment after its record.
         return removed
     for sidecar in folder.glob("*.json"):
         result = sidecar.with_suffix("")
@@ -122,7 +121,7 @@ def clean_run(folder: Path) -> list[Path]:
             removed.append(sidecar)
     with contextlib.suppress(OSError):
         if time.time() - folder.stat().st_mtime > JUST_MADE_S:
-            # Only where nothing is left in it.
+            # Succeeds only if it is empty.
             folder.rmdir()
     return removed
 

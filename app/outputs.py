@@ -1,4 +1,4 @@
-"""The folder of results: one folder a run, unique names, whole files, a record beside each."""
+"""The outputs folder: one folder per run, unique names, atomic writes, a record for each file."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ELSEWHERE = "Choose another folder with --output or DW_OUTPUTS."
 ROOM = f"Make room there and run it again: what is loaded stays loaded. Or: {ELSEWHERE}"
 Answer = TypeVar("Answer")
 MAX_STEM_BYTES = 200
-"""Of the 255 a file's name may have; the rest is for a number, the suffix and `.json`."""
+"""Leaves room in the 255 bytes of a file name for a number, the suffix and `.json`."""
 
 
 class OutputStore:
-    """Writes below one folder and nowhere else."""
+    """Writes below one folder only."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
     def check(self) -> None:
-        """Raises BadRequest where this user cannot write here. Nothing is made."""
+        """Raises BadRequest if this user cannot write here; creates nothing."""
         nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
         if not nearest.is_dir():
             why = f"'{nearest}' is no folder"
@@ -48,13 +48,13 @@ class OutputStore:
         )
 
     def run_folder(self, run_id: str) -> Path:
-        """The run's folder, whether or not it exists. Raises ValueError for any other name."""
+        """Returns the run's folder, which may not exist. Raises ValueError for an invalid id."""
         if not RUN_ID.fullmatch(run_id):
             raise ValueError(f"'{run_id}' is not the id of a run")
         return self.root / run_id
 
     def new_file(self, run_id: str, stem: str, suffix: str) -> Path:
-        """A path in the run's folder that no file has yet."""
+        """Returns a new path in the run's folder, which it creates."""
         folder = self.run_folder(run_id)
         folder.mkdir(parents=True, exist_ok=True)
         cut = re.sub(r"[^\w.-]+", "_", stem).strip("._").encode()[:MAX_STEM_BYTES]
@@ -65,7 +65,7 @@ class OutputStore:
         return path
 
     def write_sidecar(self, path: Path, record: Record) -> Path:
-        """Writes the record beside a result; the path of the JSON file."""
+        """Writes the record beside a result; returns the path of the JSON file."""
         sidecar = sidecar_of(path)
         with replacing(sidecar) as file:
             file.write(sidecar_bytes(record))
@@ -73,10 +73,9 @@ class OutputStore:
 
     @staticmethod
     def publish(made: Path, path: Path) -> Path:
-        """Has a result that lies elsewhere with its record appear with it under this name; the
-        record's path.
+        """Moves a finished result and its record to this name; returns the record's path.
 
-        The record first: what is killed in between leaves no result of which nothing is known.
+        The record goes first, so that a kill in between leaves no result without a record.
         """
         sidecar = sidecar_of(made).replace(sidecar_of(path))
         try:
@@ -87,7 +86,7 @@ class OutputStore:
         return sidecar
 
     def runs(self) -> list[str]:
-        """Ids of the runs that have a folder, newest first."""
+        """Returns the ids of runs that have a folder, newest first."""
         if not self.root.is_dir():
             return []
         names = (folder.name for folder in self.root.iterdir() if folder.is_dir())
@@ -101,27 +100,26 @@ class OutputStore:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the record of this result lies."""
+    """Returns the path of this result's record."""
     return path.with_name(f"{path.name}.json")
 
 
 def sidecar_bytes(record: Record) -> bytes:
-    """The record as the sidecar holds it."""
+    """Returns the record as the sidecar's content."""
     return json.dumps(record, ensure_ascii=False, indent=2).encode()
 
 
 def reference_to_sidecar(path: Path, record: Record) -> Record:
-    """What goes into a file that is too small for its record: the sidecar's name and hash."""
+    """Returns a reference for files without room for the record: the sidecar's name and hash."""
     digest = hashlib.sha256(sidecar_bytes(record)).hexdigest()
     return {"sidecar": sidecar_of(path).name, "sidecar_sha256": digest}
 
 
 class NewFile:
-    """A file that is being written, for encoders.
+    """A file object for encoders that keeps the first write error and ignores later calls.
 
-    Their libraries tell a full disk in words of their own, or drop the error of a write and go on.
-    So the first error is kept here, and what comes after it is dropped. It has no `fileno`, by
-    which they would write past this.
+    Encoders replace write errors by their own, or ignore them. It has no `fileno`, so that they
+    cannot write past it.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -129,19 +127,19 @@ class NewFile:
         self.error: OSError | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """As a file's own. Raises OSError the first time."""
+        """Writes as a file. Raises OSError the first time."""
         return self._attempted(lambda: self._file.write(data), memoryview(data).nbytes)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As a file's own. Raises OSError the first time."""
+        """Seeks as a file. Raises OSError the first time."""
         return self._attempted(lambda: self._file.seek(offset, whence), offset)
 
     def tell(self) -> int:
-        """As a file's own."""
+        """Returns the position as a file."""
         return self._attempted(self._file.tell, 0)
 
     def flush(self) -> None:
-        """As a file's own. Raises OSError the first time."""
+        """Flushes as a file. Raises OSError the first time."""
         self._attempted(self._file.flush, None)
 
     def _attempted(self, call: Callable[[], Answer], dropped: Answer) -> Answer:
@@ -156,9 +154,9 @@ class NewFile:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it has been written whole, else not at all.
+    """Yields a file that appears under `path` only when it was written completely.
 
-    Raises OSError where the disk takes no more, whatever the encoder made of that.
+    Raises the first OSError of a write, whatever the encoder made of it.
     """
     with part_file(path.parent) as (file, part):
         new = NewFile(file)
@@ -171,14 +169,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             raise
         if new.error is not None:
             raise new.error
-        # A new file is its owner's alone; a result is read by whom the folder allows.
+        # Temporary files are private; the folder's permissions protect results.
         part.chmod(0o644)
         part.replace(path)
 
 
 @contextlib.contextmanager
 def told_of_disk(folder: Path) -> Iterator[None]:
-    """Raises ResultError, a sentence, where the system does not let files be written here."""
+    """Raises ResultError, with a sentence, for OSErrors inside."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The engine: the queue and the worker's life. `engine` is the one of this process.
+"""The engine: queue and workers. `engine` is the instance of this process.
 
-Importing it starts nothing and imports no torch; `engine.start(settings)` does.
+Importing it starts nothing and does not import torch; `engine.start(settings)` starts it.
 """
 
 from app.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""Which run goes next, and to which slot. Pure: what is held and the time are passed in."""
+"""Chooses which runs start in which slots. Pure: held components and time are passed in."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ class ReadyRun:
 
     run_id: str
     missing_bytes: Mapping[int, int] = field(default_factory=dict)
-    """By slot, what would have to be loaded there; no entry for a slot that holds nothing of it."""
+    """Bytes to load, by slot; no entry for a slot that holds none of its components."""
     passed_over_since: float | None = None
-    """When a later run was first started before it; None: none was."""
+    """When a later run was first started before it; None if none was."""
 
 
 class Assignment(NamedTuple):
-    """What is to be started now."""
+    """Runs to start now."""
 
     starts: tuple[tuple[str, int], ...]
-    """Runs with their slots."""
+    """Run ids with their slots."""
     passed_over: frozenset[str]
-    """Runs that go on waiting while a later one is started."""
+    """Ids of runs that wait while a later one starts."""
 
 
 def assign(
     ready: Sequence[ReadyRun], free_slots: Sequence[int], now: float, limit_s: float
 ) -> Assignment:
-    """Returns which of the ready runs, in the order they came, start in the free slots.
+    """Returns which of the ready runs (in order) start in the free slots.
 
-    First come, first served, except that a run goes before earlier ones where a free slot holds
-    something of what it loads: the one that misses the fewest bytes first. A run that has been
-    passed over for `limit_s` goes before all later ones. Of slots that are equal for a run it takes
-    the first.
+    1. A run that has been passed over for `limit_s` goes first.
+    2. Then the run and slot with the fewest missing bytes, among slots that hold some component of
+       the run.
+    3. Then first come, first served, in the first free slot.
     """
     waiting, free = list(ready), list(free_slots)
     starts: list[tuple[str, int]] = []
@@ -55,10 +55,10 @@ def assign(
 
 
 def missing_bytes(loads: Mapping[str, int] | None, held: Collection[str]) -> int | None:
-    """Returns the bytes that a slot which holds these components would load for a run; None where
-    it holds nothing of what the run loads, or that is not known.
+    """Returns the bytes a slot with the `held` keys would have to load for a run; None if it holds
+    none of the run's components, or they are unknown.
 
-    `loads` are the bytes of all components that the run loads, by their keys.
+    `loads` are the bytes of the run's components, by key.
     """
     if loads is None:
         return None

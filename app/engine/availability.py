@@ -1,4 +1,4 @@
-"""What of a run's needs is on this machine already."""
+"""Checks whether a run's files are on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 class _Lacking(Exception):
-    """A model is not here."""
+    """Raised when a model is not on this machine."""
 
 
 def is_prepared(plan: Plan) -> bool:
-    """Whether all that the plan needs is here, as far as this can be told without a worker."""
+    """Returns whether all files of the plan are here, as far as is known without a worker."""
     place = this_machine()
 
     def look(model: Wanted) -> None:
@@ -29,14 +29,14 @@ def is_prepared(plan: Plan) -> bool:
     except _Lacking:
         return False
     except Exception:
-        # A model's files may be anything: what they raise fails the run when it is prepared, where
-        # it is told in a sentence, and not the call that asks for the run.
+        # A damaged model may raise anything. The same error will fail the run in its preparation,
+        # with a sentence, rather than this call.
         log.debug("What the plan needs cannot be told yet", exc_info=True)
         return False
     return not remote_values(plan)
 
 
 def is_here(model: Wanted, place: Place) -> bool:
-    """Whether the wanted files of a model are at the place."""
+    """Returns whether the wanted files of a model are at the place."""
     source = model.source
     return held(place, source.model, source.revision, model.choose).is_whole

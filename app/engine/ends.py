@@ -1,4 +1,4 @@
-"""How a run ends that its worker did not end: the events, as sentences for a person."""
+"""Terminal events of runs that their worker did not end, with sentences for users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.protocol import FilesMissing, RunCancelled, RunFailed
 
 
 def failed_here(run: Run, error: Exception) -> RunFailed:
-    """The run failed by an error of this process."""
+    """Returns the failure of a run by an error of this process."""
     failed = RunError(
         f"The engine could not carry the run on: {first_line(error)}",
         hint="The server's log says more.",
@@ -24,7 +24,7 @@ def failed_here(run: Run, error: Exception) -> RunFailed:
 def died_with(
     run: Run, ended: WorkerExit, killed: str, *, closing: bool
 ) -> RunCancelled | RunFailed:
-    """The run ended because its worker did, or was `killed` for a reason that is a sentence."""
+    """Returns the end of a run whose worker ended, or was killed for the reason `killed`."""
     if killed and (closing or run.cancel_asked_at is not None):
         return RunCancelled(run_id=run.run_id, time=time.time(), phase=run.phase, notice=killed)
     died = WorkerDied(
@@ -36,7 +36,7 @@ def died_with(
 
 
 def files_gone(missing: FilesMissing) -> ErrorReport:
-    """Says that files of a model are not there although they have been brought."""
+    """Returns the error for files of a model that are gone after they were fetched."""
     names = ", ".join(f"'{name}'" for name in missing.names[:3]) or "its configuration"
     error = LoadError(
         f"The files of '{missing.source.model}' are not where they were put: the worker does not"

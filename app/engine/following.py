@@ -25,7 +25,7 @@ class Reading:
             event = self._run.events[self._next]
             self._next += 1
             yield event
-        # The terminal event is the last; who starts behind it has nothing to wait for.
+        # The terminal event is the last; a reader that starts behind it is done.
         self.over = self._run.over and self._next >= len(self._run.events)
         preview = self._run.preview if self._previews and not self.over else None
         if preview is not None and preview is not self._shown:
@@ -35,7 +35,7 @@ class Reading:
 
 @contextlib.contextmanager
 def following(loop: EngineLoop, run: Run, follower: Follower) -> Iterator[None]:
-    """Has the follower woken while inside."""
+    """Wakes the follower for new events inside."""
     post: Callable[[Callable[[], None]], None] = loop.post
     post(partial(loop.add_follower, run, follower))
     try:

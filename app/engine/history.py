@@ -1,4 +1,4 @@
-"""Runs and the history: notes what happens to each, and makes runs of what it has."""
+"""Records runs in the history, and restores runs from it."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ ABANDONED = "The command that asked for it ended before the run did."
 
 
 class History:
-    """What the engine notes of its runs. `note_…` methods wait for nothing."""
+    """The engine's access to the store. `note_…` methods do not block."""
 
     def __init__(self, store: Store, settings: Settings, *, resumable: bool) -> None:
-        """`resumable` says whether this process's runs are taken up again by a later server."""
+        """`resumable`: whether a later server resumes this process's runs."""
         self.store = store
         self._settings = settings
         self._resumable = resumable
 
-    # --- what happens to runs --------------------------------------------------------------------
+    # --- recording -------------------------------------------------------------------------------
 
     def note_asked(self, run: Run) -> Future[None]:
-        """Notes a new run; the future is done when it is committed."""
+        """Records a new run; the future is done when it is committed."""
         plan = run.plan
         return self.store.add(
             StoredRun(
@@ -77,37 +77,37 @@ class History:
         )
 
     def note_started(self, run: Run, started_at: float) -> None:
-        """Notes that a worker has begun with the run."""
+        """Records that a worker has begun the run."""
         self.store.note_started(run.run_id, started_at)
 
     def note_state(self, run: Run) -> None:
-        """Notes how far a run is that waits."""
+        """Records the state of a waiting run."""
         self.store.note_state(run.run_id, run.state)
 
     def note_waiting(self, run: Run) -> None:
-        """Notes that a run waits again which a worker could not begin: that was no attempt."""
+        """Records that a run waits again, without counting an attempt."""
         self.store.note_orderly_stop([run.run_id])
 
     def note_ended(self, run: Run, terminal: TerminalEvent) -> None:
-        """Notes how the run ended, with its results."""
+        """Records how the run ended, and its results."""
         results = [event for event in run.events if isinstance(event, ResultSaved)]
         self.store.note_ended(run.run_id, terminal, results)
 
     def note_stopped(self, run: Run, terminal: TerminalEvent) -> bool:
-        """Has an unfinished run wait for the next server, as this one stops; False where no server
-        will take it up, so that this is its end."""
+        """Queues an unfinished run for the next server, as this one stops; if it is not resumable,
+        ends it and returns False."""
         if self._resumable:
             self.store.note_orderly_stop([run.run_id])
         else:
             self.note_ended(run, terminal)
         return self._resumable
 
-    # --- what the history has --------------------------------------------------------------------
+    # --- restoring -------------------------------------------------------------------------------
 
     def take_up(self) -> list[Run]:
-        """Returns the runs that an earlier server left unfinished, in their order, to be run again.
+        """Returns the runs that an earlier server left unfinished, in order, to run again.
 
-        Those that cannot be run again are noted as failed. Call once, before the engine serves.
+        Runs that cannot run again are recorded as failed. Call once, before the engine starts.
         """
         runs = []
         for stored in self.store.unfinished():
@@ -126,7 +126,7 @@ class History:
         return runs
 
     def past_run(self, run_id: str) -> Run | None:
-        """Returns a run that has ended, with a log of events made from its row."""
+        """Returns a past run, with an event log made from its row."""
         stored = self.store.find(run_id)
         if stored is None or stored.terminal is None:
             return None
@@ -158,7 +158,7 @@ class History:
         return run
 
     def info(self, run_id: str) -> RunInfo | None:
-        """Returns the run of this id as lists show it."""
+        """Returns the summary of this run, or None."""
         stored = self.store.find(run_id)
         return None if stored is None else _info(stored)
 
@@ -170,11 +170,11 @@ class History:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[RunInfo]:
-        """Runs as lists show them, newest first; see `Store.runs`."""
+        """Returns summaries of runs, newest first; see `Store.runs`."""
         found = self.store.runs(owner=owner, words=words, limit=limit, before=before)
         return [_info(stored) for stored in found]
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- private ---------------------------------------------------------------------------------
 
     def _again(self, stored: StoredRun) -> Run:
         was_running = stored.state == "running"
@@ -202,7 +202,7 @@ class History:
         try:
             return Plan.model_validate_json(stored.plan or "")
         except ValidationError:
-            # Another version of this program wrote it: made anew from what was asked for.
+            # Written by another version of this program: planned again from the request.
             return make_plan(
                 Path(stored.workflow_path),
                 stored.inputs,
@@ -220,7 +220,7 @@ class History:
 
 
 def _written(plan: Plan) -> str | None:
-    """Returns the plan as JSON; None if JSON has no form for it, which fails the run later."""
+    """Returns the plan as JSON; None if JSON cannot represent it, which fails the run later."""
     try:
         return plan.model_dump_json()
     except ValueError:
@@ -232,7 +232,7 @@ def _named(process: psutil.Process) -> str:
 
 
 def _is_alive(process: str) -> bool:
-    """Returns whether this process lives; ids are reused, so its start time is part of the name."""
+    """Returns whether this process is alive; compares its start time, since ids are reused."""
     pid, _, _ = process.partition(" ")
     try:
         return _named(psutil.Process(int(pid))) == process

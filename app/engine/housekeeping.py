@@ -1,4 +1,4 @@
-"""Keeps the folder of results in order beside the engine, on a thread of its own."""
+"""Cleans up the outputs folder, on its own thread."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from app.trimming import Needed
 log = logging.getLogger(__name__)
 
 FRESH_S = 3600.0
-"""How long an upload is kept that no run names: its run may not be in the history yet."""
+"""Minimum age of an unused upload to be removed: its run may not be in the history yet."""
 JOIN_S = 1.0
 
 
 class Housekeeping:
-    """What is done to one folder of results: when the engine starts, and by `trim` from then on."""
+    """Clean-up of one outputs folder: at the engine's start, and by `trim` later."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Housekeeping:
         max_bytes: int | None,
         needed: Callable[[], Needed],
     ) -> None:
-        """`needed` returns what the runs need that wait or are at work."""
+        """`needed` returns what waiting and active runs need."""
         self._outputs = outputs
         self._store = store
         self._max_bytes = max_bytes
@@ -45,7 +45,7 @@ class Housekeeping:
 
     def _begin(self) -> None:
         if self._store.is_keeper:
-            # First, so that the inputs of these runs are known when unnamed ones are removed.
+            # First, so that the inputs of these runs are known when unused ones are removed.
             try:
                 take_in(self._outputs, self._store, self._closing)
             except (OSError, StoreError) as error:
@@ -55,10 +55,10 @@ class Housekeeping:
                 attempt(task)
 
     def trim(self) -> list[Path]:
-        """Removes the oldest runs until the rest is within the bound, from the history too, and
-        kept uploads that no run names; returns the files and folders.
+        """Removes the oldest runs over the bound, also from the history, and unused uploads;
+        returns the removed files and folders.
 
-        An upload counts as part of the last run that names it, and leaves with it.
+        An upload belongs to the last run that uses it, and is removed with that run.
         """
         with self._trimming:
             needed = self._needed()
@@ -75,7 +75,7 @@ class Housekeeping:
             return removed
 
     def close(self) -> None:
-        """Stops what is under way at its next step; call before the store is closed."""
+        """Stops the present work at its next step; call before the store is closed."""
         self._closing.set()
         self._thread.join(JOIN_S)
 
@@ -84,7 +84,7 @@ class Housekeeping:
         return self._outputs.root / FOLDER
 
     def _last_named(self) -> dict[str, str]:
-        """The id of the last run that names each kept upload, by the upload's file name."""
+        """Returns the last run that uses each upload: run ids by file name."""
         mentions = self._store.mentions(f"{FOLDER}/")
         return {name: run_id for run_id, text in mentions for name in names_in(text)}
 

@@ -1,4 +1,4 @@
-"""Keeps uploads that a run needs beside the results, by content, for a later server too."""
+"""Keeps a run's uploads beside the results, by content, also for a later server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = re.compile(rf"\b{FOLDER}/([0-9a-f]{{64}}(?:\.\w+)?)")
 
 
 def names_in(text: str) -> set[str]:
-    """Returns the names of the kept files that are mentioned in this text."""
+    """Returns the names of kept files in this text."""
     return set(NAME.findall(text))
 
 
@@ -54,11 +54,11 @@ def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
 def _keep(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        # Wanted again: it must not be removed before this run is in the history.
+        # Touched, so that it is not removed before this run is in the history.
         target.touch()
         return
     with contextlib.suppress(OSError):
-        # One copy on the disk where both folders are on it.
+        # A hard link, if both folders are on one disk.
         os.link(path, target)
         target.touch()
         return

@@ -1,4 +1,4 @@
-"""What a run loads, by the key of each component: what a slot misses of it is told by that."""
+"""The components a run loads, by key, to compare with what a slot holds."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def loads_of(plan: Plan, settings: WorkerSettings) -> Mapping[str, int] | None:
-    """Returns the bytes of each component the plan's steps load; None where that is not known here,
-    for example because only the worker knows what a modular pipeline loads.
+    """Returns the bytes of the plan's components, by key; None if unknown here, for example because
+    only the worker knows the components of a modular pipeline.
 
-    Reads files' headers.
+    Reads the files' headers.
     """
     accelerator = expects_accelerator(settings.split()[0].device)
     try:
@@ -28,16 +28,13 @@ def loads_of(plan: Plan, settings: WorkerSettings) -> Mapping[str, int] | None:
     except WorkbenchError:
         return None
     except Exception:
-        # Whatever is wrong with the model's files, the run itself tells it.
+        # The run itself will report what is wrong with the model's files.
         log.warning("What a run loads could not be told", exc_info=True)
         return None
 
 
 def specs_of(plan: Plan, *, accelerator: bool = False) -> Iterator[ComponentSpec]:
-    """Yields what the plan's steps load, in their order; their files are the same on every device.
-
-    Raises what `component_specs` raises.
-    """
+    """Yields the component specs of the plan's steps, in order. Raises what `component_specs` does."""
     earlier: dict[str, Sequence[ComponentSpec]] = {}
     for planned in plan.steps:
         step = for_device(planned, accelerator=accelerator)

@@ -1,4 +1,4 @@
-"""Calls for the engine's thread, in the order they came; every one that was taken is made."""
+"""A queue of calls for the engine's thread, in order; every accepted call is made."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ Call = Callable[[], None]
 
 
 class Mailbox:
-    """Filled from any thread, emptied by one. Putting something in never waits."""
+    """Filled from any thread, emptied by one. Posting never blocks."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        # Taken again by a signal's handler that posts while the same thread is posting.
+        # Reentrant: a signal handler may post while the same thread is posting.
         self._putting = threading.RLock()
         self._closed = False
 
     def post(self, call: Call) -> bool:
-        """Have this called; False where the mailbox is closed and it never will be."""
+        """Queues the call; returns False if the mailbox is closed."""
         with self._putting:
             if not self._closed:
                 self._calls.put(call)
             return not self._closed
 
     def ask(self, function: Callable[[], Answer]) -> Answer:
-        """Call this on the other thread and wait for its answer. Raises what it raises."""
+        """Calls this on the other thread and returns its result. Raises what it raises."""
         answer: Future[Answer] = Future()
         self.answer(answer, lambda: answer.set_result(function()))
         return answer.result()
 
     def answer(self, answer: Future[Answer], call: Call) -> None:
-        """Have this called, which answers now or later; what it raises is the answer too."""
+        """Queues a call that sets the future now or later; an error of it is set too."""
 
         def guarded() -> None:
             try:
                 call()
-            except BaseException as error:  # noqa: BLE001  (it is the asker's, whatever it is)
+            except BaseException as error:  # noqa: BLE001  (passed on to the caller)
                 if not answer.done():
                     answer.set_exception(error)
 
@@ -50,14 +50,14 @@ class Mailbox:
             answer.set_exception(EngineClosed("The engine has been closed."))
 
     def take(self, timeout_s: float | None) -> Call | None:
-        """The next call; None where none came in time."""
+        """Returns the next call, or None after the timeout."""
         try:
             return self._calls.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
     def close(self) -> Iterator[Call]:
-        """Take no more; the calls that are left, so that nobody waits for an answer for ever."""
+        """Closes the mailbox and yields the remaining calls, so that every future is set."""
         with self._putting:
             self._closed = True
         while not self._calls.empty():

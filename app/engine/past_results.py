@@ -1,4 +1,4 @@
-"""Adds results that are older than the history to it, from the records beside them."""
+"""Adds results older than the history to it, from the records beside them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 BATCH = 100
-"""How many runs are added to the history in one transaction."""
+"""Runs per transaction."""
 
 
 def take_in(outputs: OutputStore, store: Store, closing: threading.Event) -> list[str]:
     """Adds every run that has a folder and is not in the history, newest first, until `closing`;
     returns their ids."""
     folders = outputs.runs()
-    # Later than the folders: a run's row is written before its folder is made.
+    # Read after the folders: a run's row is written before its folder is made.
     store.flush()
     known = store.run_ids()
     missing = [run_id for run_id in folders if run_id not in known]
@@ -38,7 +38,7 @@ def take_in(outputs: OutputStore, store: Store, closing: threading.Event) -> lis
         for run_id in missing[start : start + BATCH]:
             if closing.is_set():
                 return taken
-            with contextlib.suppress(OSError):  # (it is removed at this moment)
+            with contextlib.suppress(OSError):  # (removed meanwhile)
                 past = _past(outputs.run_folder(run_id))
                 if past is not None:
                     found.append(past)

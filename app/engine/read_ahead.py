@@ -1,4 +1,4 @@
-"""Has the kernel read the next run's weights from the disk while the run before it computes."""
+"""Reads the next run's weights into the page cache while the run before it computes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from app.workflow.plan import Plan
 log = logging.getLogger(__name__)
 
 SHARE = 0.5
-"""How much of the free memory may be filled: what runs now must not lose its own files."""
+"""Share of free memory to use, so that the active run's own files stay cached."""
 IS_POSSIBLE = hasattr(os, "posix_fadvise")
 
 
 class ReadAhead:
-    """Reads ahead for one run after the other; called on the engine's thread."""
+    """Reads ahead for one run at a time; called on the engine's thread."""
 
     def __init__(self) -> None:
         self._run_id = ""
-        """The run that was looked at last."""
+        """The last run considered."""
 
     def advance(self, ready: Sequence[Run], held: Iterable[Collection[str]]) -> None:
-        """Begins to read for the first of the ready runs, once, while others are in the slots.
+        """Starts reading for the first ready run, once, while others are in the slots.
 
-        `held` has the keys of what each slot holds; nothing is read for a run where a slot holds
-        something of what it loads.
+        `held` has the keys each slot holds; nothing is read if any slot holds a component of the
+        run.
         """
         if not IS_POSSIBLE or not ready or ready[0].run_id == self._run_id:
             return
@@ -54,17 +54,17 @@ def _read(plan: Plan) -> None:
             with file.open("rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
     except (WorkbenchError, OSError) as error:
-        # What is wrong with a model is told by its load.
+        # The load itself will report the error.
         log.debug("Nothing is read ahead: %s", error)
 
 
 def has_room(size_bytes: int, free_bytes: int) -> bool:
-    """Whether so much may be read ahead with so much memory free."""
+    """Returns whether so many bytes may be read ahead."""
     return size_bytes <= SHARE * free_bytes
 
 
 def _files(plan: Plan) -> Iterator[Path]:
-    """The files with the weights of all that the plan's steps load."""
+    """Yields the weight files of the plan's components."""
     for spec in specs_of(plan):
         found = [spec.file] if spec.file else weight_files(spec.folder, spec.variant)
         yield from (file.resolve() for file in found)

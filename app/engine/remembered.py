@@ -1,4 +1,4 @@
-"""What identical requests have made, kept beside the results and across restarts."""
+"""Disk cache of the results of requests, for identical later requests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 FOLDER = ".remembered"
 MAX_REMEMBERED = 2000
 TRIM_EVERY = 100
-"""Listing so many files takes 20 ms, and the next run waits for it: not after every run."""
+"""Listing so many files takes 20 ms, which delays the next run: not after every run."""
 
 
 class Remembered(Message):
-    """What one request made. `made_at` is in Unix seconds."""
+    """The results of one request. `made_at` is in Unix seconds."""
 
     made_at: float
     results: tuple[ResultSaved, ...]
@@ -27,14 +27,14 @@ class Remembered(Message):
 
 
 class RememberedResults:
-    """One small file a request below the folder of results, named by the request's key."""
+    """One small file per request below the outputs folder, named by the request key."""
 
     def __init__(self, outputs: Path) -> None:
         self._folder = outputs / FOLDER
         self._noted = 0
 
     def find(self, key: str) -> Remembered | None:
-        """What this request made, if every file of it and every record still is as written."""
+        """Returns the results of this request, if all files and records are unchanged."""
         try:
             found = Remembered.model_validate_json(self._file(key).read_bytes())
         except (OSError, ValidationError):
@@ -42,10 +42,7 @@ class RememberedResults:
         return found if all(result.is_as_written for result in found.results) else None
 
     def note(self, key: str, made: Remembered) -> None:
-        """Remember this; of too many the oldest are forgotten, some at a time.
-
-        A full disk is only logged.
-        """
+        """Stores the results; evicts the oldest over the limit, in batches. Logs a full disk."""
         try:
             if not self._folder.is_dir():
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -11,14 +11,13 @@ import sys
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OURS = "DW_"
-"""All of this project's variables: what a worker needs of them it is given as settings."""
+"""This project's variables; a worker gets settings instead."""
 
 
 def forget_secrets() -> None:
-    """Take passwords and tokens out of this process's environment.
+    """Removes passwords and tokens from this process's environment.
 
-    Also out of the copy that the system shows of it (`/proc/PID/environ`), which is the memory that
-    the process was started with: it is overwritten.
+    Also overwrites the memory that the process was started with, which `/proc/PID/environ` shows.
     """
     for name in [name for name in os.environ if name in TOKENS or name.startswith(OURS)]:
         if sys.platform in ("linux", "darwin"):

@@ -1,4 +1,4 @@
-"""What the engine tells of itself."""
+"""The status of the engine and its slots."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from app.workflow.models.fit import Room
 
 WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
 STATES: tuple[WorkerState, ...] = ("ready", "busy", "starting", "restarting", "dead")
-"""The one a person would rather see first."""
+"""In order of preference for the engine's status."""
 
 
 class SlotStatus(Message):
-    """What one worker is doing now."""
+    """Status of one worker."""
 
     worker: WorkerState
     pid: int | None
@@ -23,17 +23,16 @@ class SlotStatus(Message):
     versions: dict[str, str]
     running: RunInfo | None
     memory: MemoryUse | None
-    """As last measured by the worker."""
+    """The worker's last measurement."""
     budgets: Budgets | None
     held: tuple[HeldComponent, ...]
     bounded: tuple[BoundedMemory, ...] = ()
-    """The worker's caches beside the components: what each takes and the most it may take."""
+    """The worker's caches beside the components."""
     last_departure: Eviction | None
-    """What left memory last, and why."""
 
     @property
     def room(self) -> Room | None:
-        """What a run may use; None until the worker has told."""
+        """Memory a run may use; None until the worker has reported."""
         if self.budgets is None or self.memory is None:
             return None
         budgets = self.budgets
@@ -41,26 +40,25 @@ class SlotStatus(Message):
 
 
 class EngineStatus(SlotStatus):
-    """What the engine is doing now.
+    """Status of the engine.
 
-    The fields of a slot are those of the first slot that has a run; where none has one, of the
-    first that is ready.
+    The inherited fields are those of the first slot with a run, else of the first ready slot.
     """
 
     queue: tuple[RunInfo, ...]
     slots: tuple[SlotStatus, ...] = ()
-    """All slots, in the order of the devices."""
+    """In the order of the devices."""
 
     @property
     def room(self) -> Room | None:
-        """What a run may use in whichever slot it comes to; None until a worker has told."""
+        """Memory a run may use in any slot; None until a worker has reported."""
         rooms = [slot.room for slot in self.slots]
         known = [room for room in rooms if room is not None]
         return min(known, key=lambda room: room.device_bytes, default=None)
 
 
 def status_of(slots: tuple[SlotStatus, ...], queue: tuple[RunInfo, ...]) -> EngineStatus:
-    """Returns the status of an engine with these slots and waiting runs."""
+    """Returns the engine's status for these slots and waiting runs."""
     shown = min(slots, key=_rank)
     fields = {name: getattr(shown, name) for name in SlotStatus.model_fields}
     return EngineStatus(**fields, queue=queue, slots=slots)

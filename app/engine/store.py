@@ -1,8 +1,8 @@
-"""The history: what was asked for and what came of it, in SQLite below the folder of results.
+"""The history of runs and their results, in SQLite below the outputs folder.
 
 A run is committed before its id is returned, so a killed server loses nothing. One thread writes,
-in transactions of whatever has gathered; the engine's own thread never waits for the disk. WAL lets
-any thread, and any other process, read meanwhile.
+in batches; the engine's own thread never waits for the disk. With WAL, other threads and processes
+can read meanwhile.
 
 Sources: https://sqlite.org/wal.html (a commit with `synchronous=NORMAL` survives a killed process;
 a power cut may lose the newest commits, never the database), https://sqlite.org/fts5.html.
@@ -36,24 +36,24 @@ Write = Callable[[sqlite3.Connection], None]
 
 
 class Store:
-    """The history of one folder of results. Every method may be called from any thread.
+    """The history of one outputs folder; thread-safe.
 
-    Only the process that holds the folder's lock is its `is_keeper`: it alone resumes runs and
+    `is_keeper` is True in the process that holds the folder's lock. Only that one resumes runs and
     cleans up; others add their own runs.
     """
 
     def __init__(self, outputs: Path, *, keep_history: bool = True, as_keeper: bool = True) -> None:
-        """Opens the history, or makes one. Without `keep_history` it is in memory only.
+        """Opens or creates the history; in memory only without `keep_history`.
 
-        `as_keeper` tries the lock: a server does, a command does not. A damaged database is put
-        aside, and `notice` says so. Raises StoreError where the folder cannot be used.
+        `as_keeper` tries the lock (for servers, not for commands). A damaged database is put aside,
+        and `notice` says so. Raises StoreError if the folder cannot be used.
         """
         self._outputs = outputs
         self._folder = outputs / FOLDER
         self._lock_file: IO[bytes] | None = None
         self.is_keeper = False
         self.notice = ""
-        """What people should know about the history itself."""
+        """A note for users about the history itself."""
         self._reading = threading.Lock()
         self._in_memory = not keep_history
         self._writer: sqlite3.Connection | None = None
@@ -73,12 +73,12 @@ class Store:
     def add(self, run: StoredRun, plan: Callable[[], str | None] | None = None) -> Future[None]:
         """Adds a run; the future is done when it is committed, or has a StoreError.
 
-        `plan` returns the run's plan as JSON, which may be long: it is called by the writer.
+        `plan` returns the run's plan as JSON; the writer calls it, since it may be slow.
         """
         return self._write(lambda db: insert(db, replace(run, plan=plan()) if plan else run))
 
     def add_past(self, runs: Sequence[tuple[StoredRun, Sequence[ResultSaved]]]) -> Future[None]:
-        """Adds runs that were over before the history began, oldest first, below all others."""
+        """Adds runs older than the history, oldest first, before all others."""
         rows = [(run, self._saved(run.run_id, results)) for run, results in runs]
 
         def write(db: sqlite3.Connection) -> None:
@@ -94,11 +94,11 @@ class Store:
         return {run_id for (run_id,) in self._rows("SELECT run_id FROM runs", ())}
 
     def note_state(self, run_id: str, state: StoredState) -> None:
-        """Notes where an unfinished run is."""
+        """Records the state of an unfinished run."""
         self._post("UPDATE runs SET state = ? WHERE run_id = ?", (state, run_id))
 
     def note_started(self, run_id: str, started_at: float) -> None:
-        """Notes that a worker has begun with the run, which counts as an attempt."""
+        """Records that a worker has begun the run, which counts as an attempt."""
         self._post(
             "UPDATE runs SET state = 'running', started_at = ?, attempts = attempts + 1"
             " WHERE run_id = ?",
@@ -106,7 +106,7 @@ class Store:
         )
 
     def note_orderly_stop(self, run_ids: Sequence[str]) -> None:
-        """Has these unfinished runs wait for the next start; what ran makes no attempt of it."""
+        """Queues these unfinished runs for the next start, without counting an attempt."""
         for run_id in run_ids:
             self._post(
                 "UPDATE runs SET attempts = max(0, attempts - (state = 'running')),"
@@ -117,7 +117,7 @@ class Store:
     def note_ended(
         self, run_id: str, terminal: TerminalEvent, results: Sequence[ResultSaved] = ()
     ) -> None:
-        """Notes how the run ended and what it made."""
+        """Records how the run ended, and its results."""
         saved = self._saved(run_id, results)
         state = STATES[type(terminal)]
 
@@ -132,7 +132,7 @@ class Store:
         self._write(write)
 
     def forget(self, run_ids: Sequence[str]) -> Future[None]:
-        """Removes runs and their results from the history; their files stay."""
+        """Deletes runs and their results from the history; files stay."""
         rows = [(run_id,) for run_id in run_ids]
 
         def write(db: sqlite3.Connection) -> None:
@@ -144,7 +144,7 @@ class Store:
         return self._write(write)
 
     def flush(self) -> None:
-        """Returns when everything noted so far is committed."""
+        """Waits until everything recorded so far is committed."""
         self._write(lambda db: None).result()
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class Store:
     # --- reading ---------------------------------------------------------------------------------
 
     def unfinished(self) -> list[StoredRun]:
-        """Returns the runs that have not ended, in the order they were submitted."""
+        """Returns unfinished runs, in the order of submission."""
         return self._runs(f"WHERE state IN {UNFINISHED} ORDER BY number", ())
 
     def find(self, run_id: str) -> StoredRun | None:
@@ -174,9 +174,9 @@ class Store:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[StoredRun]:
-        """Returns runs, newest first: those of one owner, or those whose texts have these words.
+        """Returns runs, newest first: those of `owner`, those whose texts have all `words`.
 
-        `before` is the id of the last run of the page before.
+        `before` is the id of the last run of the previous page.
         """
         terms = ['"' + word.replace('"', '""') + '"*' for word in words.split()]
         wheres: dict[str, str] = {}
@@ -196,18 +196,18 @@ class Store:
         return [self._result(saved) for (saved,) in rows]
 
     def mentions(self, text: str) -> list[tuple[str, str]]:
-        """Returns the runs in whose inputs or plan this text occurs, oldest first: the id of each,
-        and its inputs and plan as JSON."""
+        """Returns id, and inputs and plan as JSON, of runs that contain this text there, oldest
+        first."""
         return self._rows(
             "SELECT run_id, inputs || coalesce(plan, '') AS asked FROM runs"
             " WHERE instr(asked, ?) ORDER BY number",
             (text,),
         )
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- private ---------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        """Takes the lock, if no other process has it, and opens the database at once."""
+        """Takes the lock, if no other process has it, and opens the database."""
         file = self._folder / LOCK
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ class Store:
         return True
 
     def _opened(self, file: Path) -> sqlite3.Connection:
-        """Opens the database; a new one if it was damaged and no server has it open."""
+        """Opens the database; replaces a damaged one that no server has open."""
         try:
             return opened(file)
         except sqlite3.DatabaseError as error:
@@ -275,7 +275,7 @@ class Store:
                     write(db)
         except (sqlite3.Error, StoreError, OSError, ValueError) as error:
             if len(batch) > 1:
-                # One that cannot be written takes none of the others with it.
+                # One failing write must not fail the others.
                 for each in batch:
                     self._write_batch([each])
                 return
@@ -291,7 +291,7 @@ class Store:
             done.set_result(None)
 
     def _open_writer(self) -> sqlite3.Connection:
-        # A command that is refused has made nothing: its folder is made for its first run.
+        # Created for the first run, so that a refused command creates nothing.
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = self._opened(self._folder / FILE)
@@ -312,7 +312,7 @@ class Store:
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if self._in_memory:
-            # The only connection is the writer's: what is queued has to be in it first.
+            # The writer's connection is the only one: queued writes come first.
             self.flush()
         try:
             with self._reading:

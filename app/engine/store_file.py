@@ -1,4 +1,4 @@
-"""The history's SQLite file: its schema, opening it, and putting a damaged one aside."""
+"""The history's SQLite file: schema, opening, and putting a damaged one aside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.errors import EngineError
 
 VERSION = 1
 BUSY_S = 10.0
-"""How long a write waits for that of another process, for example a `run` beside a server."""
+"""How long a write waits for another process, for example a `run` beside a server."""
 UNFINISHED = ("queued", "preparing", "ready", "running")
 SCHEMA = f"""
 CREATE TABLE runs (
@@ -51,18 +51,18 @@ CREATE VIRTUAL TABLE prompts USING fts5 (text, tokenize = 'unicode61 remove_diac
 
 
 class StoreError(EngineError):
-    """The history could not be read or written; the message says where and what to do."""
+    """Raised if the history cannot be read or written."""
 
 
 def connect(file: str) -> sqlite3.Connection:
-    # Of the one writing thread, and of readers that take turns.
+    # Used by the writing thread, and by readers in turn.
     db = sqlite3.connect(file, timeout=BUSY_S, check_same_thread=False)
     db.execute("PRAGMA foreign_keys = ON")
     return db
 
 
 def opened(file: Path) -> sqlite3.Connection:
-    """Opens the database of this file, with today's schema. Raises sqlite3.DatabaseError."""
+    """Opens the database with the current schema. Raises sqlite3.DatabaseError."""
     db = connect(str(file))
     try:
         db.execute("PRAGMA journal_mode = WAL")

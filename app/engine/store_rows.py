@@ -1,4 +1,4 @@
-"""A run of the history, and how it is written to a row and read from one."""
+"""A run of the history, and its conversion to and from a database row."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _TERMINAL: TypeAdapter[TerminalEvent] = TypeAdapter(
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as the history has it. Times are Unix seconds."""
+    """A run in the history. Times are Unix seconds."""
 
     run_id: str
     owner: str
     workflow: str
-    """The stem of the workflow's file."""
+    """Stem of the workflow's file name."""
     workflow_path: str
     workflow_hash: str
     title: str
@@ -39,22 +39,21 @@ class StoredRun:
     seed: int
     seed_given: bool
     takes_seed: bool
-    """False where another seed would change nothing."""
+    """False if another seed would change nothing."""
     fresh: bool
     process: str
-    """Which process asked for it: its id and when it began."""
+    """Id and start time of the submitting process."""
     resumable: bool
-    """Whether a later server takes it up again; a command's runs end with the command."""
+    """Whether a later server resumes it; a command's runs end with the command."""
     submitted_at: float
     plan: str | None = field(default=None, repr=False)
     """The resolved plan as JSON, while the run is unfinished."""
     state: StoredState = "queued"
     attempts: int = 0
-    """How often a worker has begun with it and the server then ended without an orderly stop."""
+    """Number of starts, without those that an orderly stop of the server ended."""
     started_at: float | None = None
     ended_at: float | None = None
     terminal: TerminalEvent | None = None
-    """How it ended."""
 
 
 COLUMNS = (
@@ -62,12 +61,12 @@ COLUMNS = (
     "seed", "seed_given", "takes_seed", "fresh", "process", "resumable", "submitted_at", "plan",
     "state", "attempts", "started_at", "ended_at", "terminal",
 )  # fmt: skip
-"""The columns of a row of `runs` that are fields of StoredRun."""
+"""Columns of `runs` that are fields of StoredRun."""
 FLAGS = ("seed_given", "takes_seed", "fresh", "resumable")
 
 
 def read(row: tuple[Any, ...]) -> StoredRun:
-    """Returns the run of a row of `COLUMNS`."""
+    """Returns the run for a row of COLUMNS."""
     fields = dict(zip(COLUMNS, row, strict=True))
     assert fields["state"] in get_args(StoredState)
     terminal = fields["terminal"]
@@ -78,13 +77,13 @@ def read(row: tuple[Any, ...]) -> StoredRun:
 
 
 def insert(db: sqlite3.Connection, run: StoredRun, number: int | None = None) -> None:
-    """Inserts the run and its texts; `number` is its place, by default behind all others."""
+    """Inserts the run and its texts; `number` is its position, by default the last."""
     row = {
         "number": number,
         **{name: getattr(run, name) for name in COLUMNS},
         "inputs": json.dumps(dict(run.inputs)),
         "changes": json.dumps(dict(run.changes)),
-        # SQLite's whole numbers have 64 bits, a seed any number.
+        # SQLite integers have 64 bits; a seed may have more.
         "seed": str(run.seed),
         "terminal": run.terminal and run.terminal.model_dump_json(),
     }

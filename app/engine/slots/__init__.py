@@ -1,1 +1,1 @@
-"""Slots: a worker each, and what the engine knows of it. One run at a time is in a slot."""
+"""Worker slots: one worker each, with the engine's state about it and at most one run."""

@@ -1,4 +1,4 @@
-"""A worker as a process of this machine: spawn, send, read, kill, and say how it ended."""
+"""A worker process on this machine: spawn, send, read, kill, exit report."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ WorkerTarget = Callable[[Connection, WorkerSettings, Path], None]
 
 KEPT_STDERR_LINES = 20
 EXIT_S = 5.0
-"""How long a worker whose pipe has ended may take to be gone."""
+"""How long a worker may take to exit after closing its pipe."""
 LAST_LINES_S = 2.0
-"""How long the last lines of a worker that is gone may take to be read."""
+"""How long reading the last lines of an exited worker may take."""
 LOOK_AGAIN_S = 0.5
-"""How often a worker that says nothing is looked after."""
+"""Interval of checks whether a silent worker is alive."""
 
 
 def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
-    """The real worker: the one place where the engine names the other room."""
+    """Runs the real worker; the engine's only import of `app.worker`."""
     from app.worker.main import run_worker as run
 
     run(connection, settings, outputs)
 
 
 def starting(target: WorkerTarget, outputs: Path) -> StartWorker:
-    """Returns what starts a process that runs `target` and writes results below `outputs`."""
+    """Returns a StartWorker whose processes run `target` and write results below `outputs`."""
     return partial(WorkerProcess, target, outputs)
 
 
 class WorkerProcess:
-    """One child process. `on_event` and `on_exit` are called on a thread of its own, in order.
+    """One child process. `on_event` and `on_exit` are called on a reader thread, in order.
 
-    Commands are written by another, so that nobody waits for a child that does not read.
-    `on_exit` comes exactly once, after the last event: the pipe is read to its end first.
+    Another thread writes commands, so that nobody waits for a child that does not read. `on_exit`
+    is called exactly once, after the last event: the pipe is read to its end first.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class WorkerProcess:
             name="dw-worker",
             daemon=True,
         )
-        # Ctrl-C reaches the whole process group; the child must not hear it before it ignores it.
+        # Ctrl-C reaches the whole process group; blocked until the child ignores it.
         heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-        # Only when the child alone holds its ends does their closing tell of its end.
+        # Closed here, so that the pipes end when the child does.
         childs_end.close()
         childs_stderr.close()
         self._on_event, self._on_exit = on_event, on_exit
@@ -93,12 +93,12 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, command: Command) -> None:
-        """Send a command, and wait for nothing; to a worker that is gone it is lost, and `on_exit`
-        tells so. Raises ValueError where the command cannot be encoded."""
+        """Sends a command without blocking; lost if the worker has ended, as `on_exit` reports.
+        Raises ValueError if the command cannot be encoded."""
         self._to_write.put(encode(command))
 
     def kill(self) -> None:
-        """End the process at once (SIGKILL)."""
+        """Ends the process at once (SIGKILL)."""
         self._process.kill()
 
     def _write(self) -> None:
@@ -114,7 +114,7 @@ class WorkerProcess:
             # A killed child with unread data shows as ConnectionResetError, not as the file's end.
             pass
         except Exception:
-            # What follows cannot be trusted either, and nobody would ever hear of the end.
+            # Later events cannot be trusted either.
             log.exception("The worker process said what is no event, and is ended")
             self._process.kill()
         self._process.join(EXIT_S)
@@ -122,16 +122,16 @@ class WorkerProcess:
             self._process.kill()
             self._process.join()
         self._listening.join(LAST_LINES_S)
-        # Only when nobody writes any more: the number of a closed pipe is soon another file's.
+        # Closed after the writer has ended: the descriptor's number will be reused.
         self._to_write.put(None)
         self._writing.join(EXIT_S)
         self._connection.close()
         self._on_exit(exit_of(self._process.exitcode, "".join(self._last_lines)))
 
     def _has_more(self) -> bool:
-        """Wait for the next event; False where none can come.
+        """Waits for the next event; returns False if none can come.
 
-        A process that the worker has left behind may hold the pipe open, which then has no end.
+        A process started by the worker may outlive it and hold the pipe open.
         """
         while not self._connection.poll(LOOK_AGAIN_S):
             if not self._process.is_alive():
@@ -139,7 +139,7 @@ class WorkerProcess:
         return True
 
     def _listen(self) -> None:
-        """Pass the child's stderr on and keep its end, which says why it ended."""
+        """Passes the child's stderr on and keeps its last lines, for the exit report."""
         with os.fdopen(os.dup(self._stderr.fileno()), errors="replace") as lines:
             self._stderr.close()
             for line in lines:
@@ -148,7 +148,7 @@ class WorkerProcess:
 
 
 def exit_of(exit_code: int | None, last_lines: str) -> WorkerExit:
-    """Says how a process with this exit code ended; a negative one is a signal."""
+    """Returns the report for this exit code; a negative one is a signal."""
     if exit_code is None or exit_code >= 0:
         sentence = f"The worker process ended by itself (exit code {exit_code})."
     else:
@@ -166,7 +166,7 @@ def _enter(
     settings: WorkerSettings,
     outputs: Path,
 ) -> None:
-    """The child's first lines: no secrets, stderr into the pipe, then the worker."""
+    """Entry of the child: removes secrets, redirects stderr, runs the worker."""
     forget_secrets()
     os.dup2(stderr.fileno(), 2)
     stderr.close()

@@ -1,5 +1,7 @@
-"""The worker's memory as the engine knows it: what is held, who waits for it to change, and when
-what is idle has to go. Owned by the engine's thread, as everything of the loop is."""
+"""The engine's view of a worker's memory: held components, pending requests, idle deadlines.
+
+Used on the engine's thread only.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ IdleCommand = CleanUp | DropComponents | MoveToRam
 
 
 class WorkerMemory:
-    """What the worker last told of its memory, and everything that waits on it."""
+    """The worker's last memory report, and the requests that wait for a change."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
@@ -45,20 +47,20 @@ class WorkerMemory:
         self._frees: list[Future[MemoryFreed]] = []
         self._freeing: list[Future[MemoryFreed]] = []
         self._asked: dict[str, Future[EngineStatus]] = {}
-        """Who waits for what is held to be changed, by the request's id."""
+        """Answers to pin and drop requests, by request id."""
         self._idle_since: float | None = None
-        """Monotonic seconds; None while a run is under way and before the first."""
+        """Monotonic seconds; None during a run and before the first."""
         self._due: dict[str, float] = {}
-        """Seconds of idleness after which something is to be done, by its name."""
+        """Seconds of idleness after which an action is due, by its name."""
 
-    # --- what the worker tells -------------------------------------------------------------------
+    # --- events of the worker --------------------------------------------------------------------
 
     def began(self, use: MemoryUse) -> None:
-        """A new worker is ready: nothing is held."""
+        """Handles a new, ready worker: nothing is held."""
         self.use, self.held, self.bounded = use, (), ()
 
     def reported(self, event: MemoryReported, status: Callable[[], EngineStatus]) -> None:
-        """Take what is held now, and answer who asked for it to be so."""
+        """Stores the report, and answers the request it belongs to."""
         if self.budgets is None and self._settings.idle_to_ram_s and not event.budgets.ram_bytes:
             log.warning("DW_IDLE_TO_RAM_S has no effect: there is no accelerator.")
         self.use, self.held, self.bounded = event.memory, event.held, event.bounded
@@ -67,55 +69,55 @@ class WorkerMemory:
             _settle(asked, status())
 
     def freed(self, event: MemoryFreed) -> None:
-        """Answer everybody for whom memory was freed."""
+        """Answers all pending requests to free memory."""
         answers, self._freeing = self._freeing, []
         self.use = event.after
         for answer in answers:
             _settle(answer, event)
 
     def gone(self, why: str, status: Callable[[], EngineStatus]) -> None:
-        """The worker has ended, and everything it held with it."""
+        """Handles the worker's end: nothing is held, pending requests are answered."""
         self.use, self.held, self.bounded = None, (), ()
         asked, self._asked = self._asked, {}
         for answer in asked.values():
             _settle(answer, status())
         _fail(self._freeing, f"{why} Its memory came back with it.")
 
-    # --- what is asked of it ---------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------
 
     @property
     def is_freeing(self) -> bool:
-        """Whether the worker is at it."""
+        """True while the worker frees memory."""
         return bool(self._freeing)
 
     def ask_to_free(self, answer: Future[MemoryFreed]) -> None:
-        """Have everything freed before the next run."""
+        """Requests to free everything before the next run."""
         self._frees.append(answer)
 
     def next_free(self) -> FreeMemory | None:
-        """The command to send now that nothing runs, if anybody has asked for it."""
+        """Returns the command for pending requests, or None; call when nothing runs."""
         if not self._frees:
             return None
         self._freeing, self._frees = self._frees, []
         return FreeMemory(request_id="")
 
     def fail_frees(self, message: str) -> None:
-        """Tell those who wait for a freeing that has not begun that it will not come."""
+        """Fails the requests to free memory that have not begun."""
         _fail(self._frees, message)
 
     def answers(self, request_id: str, answer: Future[EngineStatus]) -> None:
-        """The worker's report with this id will be the answer."""
+        """Registers the answer for the worker's report with this id."""
         self._asked[request_id] = answer
 
-    # --- what idleness does ----------------------------------------------------------------------
+    # --- idle deadlines --------------------------------------------------------------------------
 
     def run_began(self) -> None:
-        """Nothing is idle any more."""
+        """Ends the idle time."""
         self._idle_since = None
         self._due.clear()
 
     def run_ended(self) -> None:
-        """From now on things are idle."""
+        """Begins the idle time."""
         settings = self._settings
         self._idle_since = time.monotonic()
         self._due = {"clean up": settings.idle_cleanup_s}
@@ -126,13 +128,13 @@ class WorkerMemory:
 
     @property
     def next_deadline(self) -> float | None:
-        """Monotonic seconds at which something is to be done, if nothing happens before."""
+        """Time of the next idle action, in monotonic seconds."""
         if self._idle_since is None or not self._due:
             return None
         return self._idle_since + min(self._due.values())
 
     def due(self, now: float) -> list[IdleCommand]:
-        """What is to be done by now; each is told once."""
+        """Returns the commands that are due; each is returned once."""
         over = [name for name, after_s in self._due.items() if self._is_over(after_s, now)]
         commands = []
         for name in over:

@@ -1,5 +1,5 @@
-"""A slot: one worker and all that belongs to it, its run, its memory, its time limits and its
-deaths. Called on the engine's thread alone, except what says that it is for any thread."""
+"""A slot: one worker with its run, memory, time limits and restarts. Called on the engine's thread,
+unless marked "for any thread"."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 STOPPED = "The workbench was stopped."
 KILL_AGAIN_S = 1.0
-"""Time between two kills of a worker that is still there after the engine's time to close."""
+"""Interval of kills while a worker outlives the engine's close timeout."""
 
 
 class WorkerSlot:
@@ -59,14 +59,14 @@ class WorkerSlot:
         post: Callable[[Callable[[], None]], None],
         engine_status: Callable[[], EngineStatus],
     ) -> None:
-        """`post` has a call made on the engine's thread."""
+        """`post` schedules a call on the engine's thread."""
         self._start_worker, self._settings = start_worker, settings
         self._runs, self._post, self._engine_status = runs, post, engine_status
         self._active: Run | None = None
         self._memory = WorkerMemory(settings.engine)
         self._worker: Worker | None = None
         self._worker_number = 0
-        """Of the workers that this slot has had; what an earlier one says is not heard."""
+        """Number of the present worker; events of earlier ones are ignored."""
         self._ready: WorkerReady | None = None
         self._started_before = False
         self._starts = Starts(settings.engine.restart_delay_s)
@@ -76,9 +76,9 @@ class WorkerSlot:
         self._given_up: ErrorReport | None = None
         self._close_by: float | None = None
         self._killed = ""
-        """Why this side ended the worker, for the person whose run was in it."""
+        """Why the slot killed the worker, for the user of its run."""
 
-    # --- what the loop asks ----------------------------------------------------------------------
+    # --- calls of the loop -----------------------------------------------------------------------
 
     @property
     def active(self) -> Run | None:
@@ -87,36 +87,36 @@ class WorkerSlot:
 
     @property
     def has_worker(self) -> bool:
-        """Whether there is a worker, ready or not."""
+        """True if there is a worker, ready or not."""
         return self._worker is not None
 
     @property
     def is_free(self) -> bool:
-        """Whether a run can start here now."""
+        """True if a run can start here now."""
         is_up = self._worker is not None and self._ready is not None
         return is_up and not (self._occupied or self._killed)
 
     @property
     def device(self) -> str:
-        """The device of its workers, as the settings name it."""
+        """The device in the settings."""
         return self._settings.worker.device
 
     @property
     def held(self) -> dict[str, int]:
-        """The weights of what the worker holds, by key, as it last told."""
+        """Weight bytes of held components by key, as last reported."""
         return {item.key: item.weight_bytes for item in self._memory.held}
 
     @property
     def given_up(self) -> ErrorReport | None:
-        """Why no worker comes up here until somebody asks; None where one is or will be tried."""
+        """Why no worker is started until the next request; None unless given up."""
         return self._given_up if self._starts.given_up else None
 
     def try_again(self) -> None:
-        """Has one more start tried where the slot has given up."""
+        """Allows one more start after the slot has given up."""
         self._starts.try_again()
 
     def status(self) -> SlotStatus:
-        """What goes on here now. For any thread, and waits for nothing."""
+        """Returns the slot's status. For any thread; does not block."""
         active, worker, ready = self._active, self._worker, self._ready
         return SlotStatus(
             worker=self._worker_state(),
@@ -133,14 +133,14 @@ class WorkerSlot:
         )
 
     def start(self, run: Run) -> None:
-        """Gives the run to the worker, which is free."""
+        """Sends the run to the worker, which must be free."""
         assert self._worker is not None
         run.times_sent += 1
         self._active = run
         try:
             self._worker.send(run.command())
         except Exception as error:
-            # Nothing was sent, so the worker is well.
+            # Nothing was sent, so the worker can go on.
             log.exception("Run %s could not be sent to the worker", run.run_id)
             self._active = None
             self._runs.end_early(run, failed_here(run, error))
@@ -157,15 +157,15 @@ class WorkerSlot:
             self._worker.send(CancelRun(run_id=run.run_id))
 
     def watch_active(self) -> None:
-        """Has the worker make previews of its run, or none, as its followers want now."""
+        """Turns previews of the active run on or off, as its followers want."""
         if self._active is not None and self._worker is not None:
             run = self._active
             self._worker.send(WatchPreviews(run_id=run.run_id, watched=run.watched))
 
     def free(self, answer: Future[MemoryFreed], *, cancel: bool) -> None:
-        """Has everything freed before the next run; the answer comes into the future.
+        """Frees everything before the next run; sets the future.
 
-        With `cancel` what the worker does is given no longer than a cancel, whatever it is.
+        With `cancel` the worker's present work gets no longer than a cancel.
         """
         if cancel and self._ready is not None:
             self._outstanding.cancelled(time.monotonic())
@@ -176,14 +176,14 @@ class WorkerSlot:
     def change_held(
         self, command: PinComponent | DropComponents, answer: Future[EngineStatus]
     ) -> None:
-        """Has the worker pin or drop something: now, or after the run in progress."""
+        """Pins or drops a component, now or after the active run."""
         if self._worker is None:
             answer.set_result(self._engine_status())
         else:
             self._memory.answers(self._order(command), answer)
 
     def begin_close(self, by: float) -> None:
-        """Cancels what runs and stops the worker; by force at this time (monotonic seconds)."""
+        """Cancels the active run and stops the worker; kills it at `by` (monotonic seconds)."""
         self._close_by, self._killed = by, STOPPED
         self._memory.fail_frees("The workbench was stopped before memory was freed.")
         if self._worker is None:
@@ -192,20 +192,20 @@ class WorkerSlot:
             self._worker.send(CancelRun(run_id=self._active.run_id))
         self._worker.send(ShutDown())
         if self._ready is None:
-            # It reads no command before its libraries are imported.
+            # It cannot read commands before its libraries are imported.
             self._worker.kill()
 
-    # --- time ------------------------------------------------------------------------------------
+    # --- deadlines -------------------------------------------------------------------------------
 
     @property
     def next_deadline(self) -> float | None:
-        """When `meet_deadlines` or `advance` has something to do, in monotonic seconds."""
+        """When `meet_deadlines` or `advance` is due, in monotonic seconds."""
         start_at = self._starts.next_at if self._worker is None else None
         deadlines = [self._memory.next_deadline, self._close_by, self._kill_at(), start_at]
         return min((at for at in deadlines if at is not None), default=None)
 
     def meet_deadlines(self, now: float) -> None:
-        """Sends what is due to an idle worker, and ends one that is late."""
+        """Sends due commands to an idle worker, and kills one that is late."""
         for command in self._memory.due(now):
             if self._ready and not self._occupied:
                 self._order(command)
@@ -217,7 +217,7 @@ class WorkerSlot:
             self._worker.kill()
 
     def advance(self, now: float) -> None:
-        """Starts a worker where one is due, and frees memory where somebody waits for it."""
+        """Starts a worker if due, and sends a pending request to free memory."""
         start_at = self._starts.next_at
         if self._worker is None and start_at is not None and now >= start_at:
             self._spawn()
@@ -241,7 +241,7 @@ class WorkerSlot:
                 on_exit=lambda ended: self._post(partial(self._on_exit, number, ended)),
             )
         except Exception as error:
-            # No memory or no file handle is left, say: as a worker that ends before it is ready.
+            # Out of memory or file handles, say: counts as a worker that ends before it is ready.
             log.exception("The worker process could not be made")
             self._starts.ended(time.monotonic())
             if self._starts.given_up:
@@ -258,7 +258,7 @@ class WorkerSlot:
         return "busy" if self._occupied else "ready"
 
     def _kill_at(self) -> float | None:
-        """When the worker is ended for not being done, if it is not done before."""
+        """Returns when to kill the worker for being late; None for never."""
         if self._killed or self._worker is None:
             return None
         return self._outstanding.kill_at(self._active.cancel_asked_at if self._active else None)
@@ -270,7 +270,7 @@ class WorkerSlot:
         self._worker.kill()
 
     def _order(self, order: Order) -> str:
-        """Sends this; the id that its answer will have."""
+        """Sends this; returns the request id of its answer."""
         assert self._worker is not None
         request_id = str(next(self._request_numbers))
         order = order.model_copy(update={"request_id": request_id})
@@ -337,13 +337,13 @@ class WorkerSlot:
         run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
 
     def _leave(self, run: Run) -> None:
-        """Notes that the worker has done with the run."""
+        """Notes that the worker has finished with the run."""
         self._active = None
         self._outstanding.done(run.run_id, time.monotonic())
         self._memory.run_ended()
 
     def _end(self, run: Run, event: TerminalEvent) -> None:
-        """Ends the run; one that ends only because the engine stops waits for the next server."""
+        """Ends the run; a run that only the engine's stop ended may be resumed later."""
         stopped = self._close_by is not None and run.cancel_asked_at is None
         if stopped and isinstance(event, RunCancelled):
             self._runs.stop(run, event)
@@ -351,7 +351,7 @@ class WorkerSlot:
             self._runs.end(run, event)
 
     def _fail_active(self, error: Exception) -> None:
-        """Fails the run in the worker and ends the worker: nobody knows what it is doing."""
+        """Fails the run in the worker and kills the worker, whose state is unknown."""
         run, self._active = self._active, None
         if run is None:
             return
@@ -359,7 +359,7 @@ class WorkerSlot:
         if self._worker is not None and not self._killed:
             self._kill(f"The engine could not follow the worker, which was ended. {RELOADED}")
 
-    # --- its end ---------------------------------------------------------------------------------
+    # --- the worker's end ------------------------------------------------------------------------
 
     def _on_exit(self, worker_number: int, ended: WorkerExit) -> None:
         if worker_number != self._worker_number:
@@ -381,14 +381,14 @@ class WorkerSlot:
             self._give_up(self._killed or ended.sentence, ended.last_lines)
 
     def _can_go_again(self, run: Run) -> bool:
-        """Whether the run has only waited, so that the worker's end is none of its own."""
+        """Returns whether the run had not begun, so that it cannot have caused the worker's end."""
         waited = run.started_at is None and run.cancel_asked_at is None
-        # Where no worker comes up it is told so with all who wait.
+        # After giving up, it fails with all waiting runs.
         again = run.times_sent < STARTS_IN_A_ROW or self._starts.given_up
         return waited and again and self._close_by is None
 
     def _give_up(self, why: str, last_lines: str = "") -> None:
-        """Notes that the worker does not come up, and tells those who wait for its memory."""
+        """Notes that the worker does not start, and fails requests to free memory."""
         message = f"The worker process does not start: {why}"
         died = WorkerDied(message, hint="The server's log says more.", detail=last_lines)
         self._given_up = self._unable or died.report()

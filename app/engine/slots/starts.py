@@ -1,15 +1,16 @@
-"""When a worker that ended is started again. Pure: the time is passed in, in monotonic seconds."""
+"""Restart policy of a worker. Pure: the time is passed in, in monotonic seconds."""
 
 from __future__ import annotations
 
 STARTS_IN_A_ROW = 3
-"""So often a worker may fail to come up; then nothing is started until somebody asks."""
+"""Failed starts before giving up until the next request."""
 STEADY_S = 60.0
-"""A worker that ends sooner after it was ready, and has done nothing yet, did not come up."""
+"""A worker that ends earlier after becoming ready, without any work done, counts as a failed start.
+"""
 
 
 class Starts:
-    """Counts the starts that failed in a row, and doubles the delay with each."""
+    """Counts consecutive failed starts, and doubles the delay with each."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
@@ -19,24 +20,24 @@ class Starts:
 
     @property
     def given_up(self) -> bool:
-        """Whether nothing is started until somebody asks."""
+        """True if nothing is started until the next request."""
         return self._failed >= STARTS_IN_A_ROW
 
     @property
     def next_at(self) -> float | None:
-        """When the next start may be; None where somebody has to ask for it."""
+        """Earliest time of the next start; None after giving up."""
         return None if self.given_up else self._not_before
 
     def is_ready(self, now: float) -> None:
-        """The worker says that it can work."""
+        """Notes that the worker is ready."""
         self._ready_at = now
 
     def has_worked(self) -> None:
-        """The worker has done something: it came up, and the starts before are forgiven."""
+        """Notes that the worker has done some work, and resets the count."""
         self._failed, self._not_before, self._ready_at = 0, 0.0, float("-inf")
 
     def ended(self, now: float) -> None:
-        """The worker has ended, or could not even be made."""
+        """Notes that the worker has ended, or could not be started."""
         ready_at, self._ready_at = self._ready_at, None
         if ready_at is not None and now >= ready_at + STEADY_S:
             self._failed, self._not_before = 0, now
@@ -45,10 +46,10 @@ class Starts:
             self._not_before = now + self._delay_s * 2 ** (self._failed - 1)
 
     def are_hopeless(self) -> None:
-        """Another start would fail like the last."""
+        """Gives up: another start would fail too."""
         self._failed = STARTS_IN_A_ROW
 
     def try_again(self) -> None:
-        """Somebody asks: after giving up there is one more chance, at once."""
+        """Allows one start at once, after giving up."""
         if self.given_up:
             self._failed, self._not_before = STARTS_IN_A_ROW - 1, 0.0

@@ -1,4 +1,4 @@
-"""Answers of several slots as one."""
+"""Combines the answers of several slots."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ Whole = TypeVar("Whole")
 def gather(
     parts: Sequence[Future[Any]], answer: Future[Whole], combine: Callable[[], Whole]
 ) -> None:
-    """Answers with what `combine` returns when all parts are done.
-
-    Where all of them failed the first one's error is the answer.
-    """
+    """Sets `answer` to the result of `combine` when all parts are done; if all failed, to the first
+    error."""
     left = len(parts)
 
     def one_is_done(_part: Future[Any]) -> None:
@@ -31,7 +29,7 @@ def gather(
             if errors[0] is not None and None not in errors:
                 raise errors[0]
             answer.set_result(combine())
-        except BaseException as error:  # noqa: BLE001  (it is the asker's, whatever it is)
+        except BaseException as error:  # noqa: BLE001  (passed on to the caller)
             answer.set_exception(error)
 
     for part in parts:
@@ -39,7 +37,7 @@ def gather(
 
 
 def freed_of_all(parts: Sequence[tuple[WorkerSlot, Future[MemoryFreed]]]) -> MemoryFreed:
-    """Returns as one report what these slots have freed, of which one at least has not failed."""
+    """Returns one report for all slots that have freed memory; at least one must have."""
     freed = [(slot.device, part.result()) for slot, part in parts if part.exception() is None]
     if len(freed) == 1:
         return freed[0][1]
@@ -53,9 +51,9 @@ def freed_of_all(parts: Sequence[tuple[WorkerSlot, Future[MemoryFreed]]]) -> Mem
 
 
 def memory_of_all(uses: Sequence[tuple[str, MemoryUse]]) -> MemoryUse:
-    """Returns the memory several workers use together; each comes with its device.
+    """Returns the memory use of several workers, given with their devices.
 
-    What is a device's or the machine's own counts once, as measured last.
+    Figures of a device or the machine count once, as measured last.
     """
     devices = dict(uses).values()
     last = uses[-1][1]

@@ -1,6 +1,6 @@
-"""What a slot needs of its worker: start it, send to it, hear from it, kill it.
+"""The interface between a slot and its worker: start, send, events, kill.
 
-`local` implements it by a process of this machine. Nothing else in the engine knows how a worker
+`local` implements it by a process on this machine. Nothing else in the engine knows how a worker
 runs.
 """
 
@@ -16,14 +16,12 @@ from app.settings import WorkerSettings
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How a worker ended, for a person."""
+    """How a worker ended, for users."""
 
     sentence: str
-    """What happened to it."""
     hint: str
-    """What the person can do about it."""
     last_lines: str
-    """The end of what it wrote to stderr."""
+    """The end of its stderr."""
 
 
 class Worker(Protocol):
@@ -31,20 +29,20 @@ class Worker(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its process id on the machine where it runs."""
+        """Process id, on the machine where it runs."""
 
     def send(self, command: Command) -> None:
-        """Sends a command and returns at once; one to a worker that has ended is lost.
+        """Sends a command and returns at once; lost if the worker has ended.
 
-        Raises ValueError where the command cannot be encoded.
+        Raises ValueError if the command cannot be encoded.
         """
 
     def kill(self) -> None:
-        """Ends it at once, whatever it does; `on_exit` follows."""
+        """Ends it at once; `on_exit` follows."""
 
 
 class StartWorker(Protocol):
-    """Starts workers; raises whatever prevents it."""
+    """Starts workers; may raise any error."""
 
     def __call__(
         self,
@@ -52,8 +50,7 @@ class StartWorker(Protocol):
         on_event: Callable[[Event], None],
         on_exit: Callable[[WorkerExit], None],
     ) -> Worker:
-        """Starts one and returns before it is ready.
+        """Starts a worker and returns before it is ready.
 
-        Both callbacks are called on a thread of the worker's own, in order; `on_exit` exactly once
-        and last.
+        Calls both callbacks on a thread of its own, in order; `on_exit` exactly once and last.
         """

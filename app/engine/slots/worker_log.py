@@ -1,4 +1,4 @@
-"""The worker's log, logged again in this process."""
+"""Logs the worker's log lines in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.protocol import Logged
 
 
 def log_again(event: Logged) -> None:
-    """Log the worker's line under its own time and logger."""
+    """Logs the worker's line with its own time and logger."""
     logger = logging.getLogger(event.logger)
     if not logger.isEnabledFor(event.level):
         return
