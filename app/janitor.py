@@ -25,7 +25,7 @@ NOTHING = Needed()
 JUST_MADE_S = 60.0
 """Minimum age of an empty run folder to be removed."""
 TRIM_EVERY_S = 300.0
-MEMORIES = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
+CACHE_FOLDERS = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
 """Caches and other folders beside the results."""
 
 
@@ -99,7 +99,7 @@ def clean(outputs: Path) -> list[Path]:
     Results always stay, with a record or without.
     """
     removed = remove_abandoned(Path(tempfile.gettempdir()), PRIVATE)
-    for name in MEMORIES:
+    for name in CACHE_FOLDERS:
         removed += remove_abandoned(outputs / name)
     store = OutputStore(outputs)
     for run_id in store.runs():

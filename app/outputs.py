@@ -175,7 +175,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def told_of_disk(folder: Path) -> Iterator[None]:
+def naming_disk_errors(folder: Path) -> Iterator[None]:
     """Raises ResultError, with a sentence, for OSErrors inside."""
     try:
         yield

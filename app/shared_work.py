@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from app.errors import Cancelled
 
 T = TypeVar("T")
-LOOK_AGAIN_S = 0.1
+POLL_S = 0.1
 """How often a pause looks whether somebody still waits."""
 
 
@@ -45,7 +45,7 @@ class Share(Generic[T]):
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.check()
-            time.sleep(min(left, LOOK_AGAIN_S))
+            time.sleep(min(left, POLL_S))
         self.check()
 
 

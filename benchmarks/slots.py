@@ -29,7 +29,7 @@ from benchmarks.table import print_table
 NAMES = ("a", "b", "c", "d")
 PROMPT = "a red circle on a white background"
 AIM = 0.60
-LOOK_AGAIN_S = 0.05
+POLL_S = 0.05
 
 
 def workflows_in(folder: Path) -> list[Path]:
@@ -53,7 +53,7 @@ def started(workers: int, outputs: Path) -> Engine:
     )
     engine.start(Settings(paths=PathSettings(outputs=outputs), worker=worker))
     while any(slot.worker != "ready" for slot in engine.status().slots):
-        time.sleep(LOOK_AGAIN_S)
+        time.sleep(POLL_S)
     return engine
 
 

@@ -12,7 +12,7 @@ from app.workflow.remote import remote_values
 log = logging.getLogger(__name__)
 
 
-class _Lacking(Exception):
+class _NotHere(Exception):
     """Raised when a model is not on this machine."""
 
 
@@ -22,11 +22,11 @@ def is_prepared(plan: Plan) -> bool:
 
     def look(model: Wanted) -> None:
         if not is_here(model, place):
-            raise _Lacking
+            raise _NotHere
 
     try:
         bring_all(plan, look, place)
-    except _Lacking:
+    except _NotHere:
         return False
     except Exception:
         # A damaged model may raise anything. The same error will fail the run in its preparation,

@@ -11,7 +11,7 @@ from app.errors import ErrorReport, LoadError, RunError, WorkerDied, first_line
 from app.protocol import FilesMissing, RunCancelled, RunFailed
 
 
-def failed_here(run: Run, error: Exception) -> RunFailed:
+def engine_failure(run: Run, error: Exception) -> RunFailed:
     """Returns the failure of a run by an error of this process."""
     failed = RunError(
         f"The engine could not carry the run on: {first_line(error)}",
@@ -21,7 +21,7 @@ def failed_here(run: Run, error: Exception) -> RunFailed:
     return RunFailed(run_id=run.run_id, time=time.time(), error=failed.report())
 
 
-def died_with(
+def worker_death(
     run: Run, ended: WorkerExit, killed: str, *, closing: bool
 ) -> RunCancelled | RunFailed:
     """Returns the end of a run whose worker ended, or was killed for the reason `killed`."""

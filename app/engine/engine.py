@@ -77,7 +77,7 @@ class Engine:
         self._settings = settings
         self._uploads = uploads if settings.engine.keep_history else None
         self._history = History(store, settings, resumable=serves)
-        unfinished = self._history.take_up() if store.is_keeper else []
+        unfinished = self._history.resume() if store.is_keeper else []
         start_worker = starting(self._worker_target, outputs.root)
         self._loop = EngineLoop(settings, start_worker, self._history, unfinished)
         self._housekeeping = Housekeeping(outputs, store, settings.paths.outputs_bytes, self.needed)

@@ -104,7 +104,7 @@ class History:
 
     # --- restoring -------------------------------------------------------------------------------
 
-    def take_up(self) -> list[Run]:
+    def resume(self) -> list[Run]:
         """Returns the runs that an earlier server left unfinished, in order, to run again.
 
         Runs that cannot run again are recorded as failed. Call once, before the engine starts.

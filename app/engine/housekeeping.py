@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from app.engine.kept_inputs import FOLDER, names_in
-from app.engine.past_results import take_in
+from app.engine.past_results import add_past_runs
 from app.engine.store import Store
 from app.engine.store_file import StoreError
 from app.janitor import attempt, clean, trim
@@ -47,7 +47,7 @@ class Housekeeping:
         if self._store.is_keeper:
             # First, so that the inputs of these runs are known when unused ones are removed.
             try:
-                take_in(self._outputs, self._store, self._closing)
+                add_past_runs(self._outputs, self._store, self._closing)
             except (OSError, StoreError) as error:
                 log.warning("Earlier results could not be taken into the history: %s", error)
         for task in (lambda: clean(self._outputs.root), self.trim):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from app.outputs import replacing, told_of_disk
+from app.outputs import naming_disk_errors, replacing
 from app.workflow.plan import Plan
 from app.workflow.plan_values import AudioValue, ImageValue, Value, VideoValue
 from app.workflow.remote import media_files, with_files
@@ -46,7 +46,7 @@ def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
 
     if not any(Path(path).is_relative_to(uploads) for path in media_files(plan)):
         return plan
-    with told_of_disk(folder):
+    with naming_disk_errors(folder):
         plan = with_files(plan, kept)
     return plan.model_copy(update={"inputs": _renamed(plan.inputs, moved)})
 

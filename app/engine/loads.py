@@ -34,7 +34,7 @@ def loads_of(plan: Plan, settings: WorkerSettings) -> Mapping[str, int] | None:
 
 
 def specs_of(plan: Plan, *, accelerator: bool = False) -> Iterator[ComponentSpec]:
-    """Yields the component specs of the plan's steps, in order. Raises what `component_specs` does."""
+    """Yields the component specs of the plan's steps, in order. Raises as `component_specs`."""
     earlier: dict[str, Sequence[ComponentSpec]] = {}
     for planned in plan.steps:
         step = for_device(planned, accelerator=accelerator)

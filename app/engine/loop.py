@@ -20,8 +20,8 @@ from app.engine.prepare import Preparation
 from app.engine.read_ahead import ReadAhead
 from app.engine.run import Follower, Run, RunInfo
 from app.engine.runs import Runs
+from app.engine.slots.combine import combined_freed, gather
 from app.engine.slots.slot import STOPPED, WorkerSlot
-from app.engine.slots.together import freed_of_all, gather
 from app.engine.slots.worker import StartWorker
 from app.engine.status import EngineStatus, status_of
 from app.errors import EngineClosed
@@ -71,7 +71,7 @@ class EngineLoop:
         self._serving = True
         self._pause_until = 0.0
         for run in unfinished:
-            self._runs.take_up(run)
+            self._runs.resume(run)
             self._begin(run)
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
@@ -131,7 +131,7 @@ class EngineLoop:
         self._preparation.advance(self._runs.waiting)
         for slot in self._slots:
             slot.advance(time.monotonic())
-        self._tell_given_up()
+        self._fail_waiting()
         # (A run that cannot be sent leaves its slot free for the next.)
         while starts := self._next_starts():
             for run, slot in starts:
@@ -159,7 +159,7 @@ class EngineLoop:
         self._passed_over = {**dict.fromkeys(passed_over, now), **since}
         return [(runs[run_id], self._slots[number]) for run_id, number in starts]
 
-    def _tell_given_up(self) -> None:
+    def _fail_waiting(self) -> None:
         """Fails waiting runs if no slot can start a worker."""
         reports = [slot.given_up for slot in self._slots]
         if (report := reports[0]) is None or None in reports:
@@ -212,7 +212,7 @@ class EngineLoop:
         for slot in self._slots:
             slot.try_again()
         parts = [(slot, Future[MemoryFreed]()) for slot in slots]
-        gather([part for _, part in parts], answer, lambda: freed_of_all(parts))
+        gather([part for _, part in parts], answer, lambda: combined_freed(parts))
         for slot, part in parts:
             slot.free(part, cancel=mode == "cancel_and_free")
 

@@ -24,7 +24,7 @@ BATCH = 100
 """Runs per transaction."""
 
 
-def take_in(outputs: OutputStore, store: Store, closing: threading.Event) -> list[str]:
+def add_past_runs(outputs: OutputStore, store: Store, closing: threading.Event) -> list[str]:
     """Adds every run that has a folder and is not in the history, newest first, until `closing`;
     returns their ids."""
     folders = outputs.runs()

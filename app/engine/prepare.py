@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 0.1
+POLL_S = 0.1
 """Interval at which a run that waits for a file checks for its cancel."""
 
 
@@ -158,7 +158,7 @@ class Preparation:
                     if share.done_bytes != told:
                         told = share.done_bytes
                         self._tell(run, _fetching(run, value, number, count, share))
-                    wait([share.result], LOOK_AGAIN_S)
+                    wait([share.result], POLL_S)
                 file = share.result.result()
                 self._tell(run, _fetching(run, value, number, count, share))
             finally:

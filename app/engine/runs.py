@@ -15,7 +15,7 @@ from pathlib import Path
 
 from app.engine.ends import files_gone
 from app.engine.history import History
-from app.engine.remembered import Remembered, RememberedResults
+from app.engine.request_cache import RequestCache, RequestResults
 from app.engine.run import Run, RunInfo
 from app.errors import QueueFull, UnknownRun, shortened
 from app.protocol import (
@@ -54,7 +54,7 @@ class Runs:
         self._runs: dict[str, Run] = {}
         self._waiting: tuple[Run, ...] = ()
         self._outputs = outputs
-        self._remembered = RememberedResults(outputs)
+        self._request_cache = RequestCache(outputs)
 
     def take(self, run: Run) -> Future[None]:
         """Answers the run from an identical one's files, or queues it; changes its id if taken.
@@ -74,16 +74,16 @@ class Runs:
             )
         while run.run_id in self._runs or (self._outputs / run.run_id).exists():
             run.run_id = new_run_id()
-        made = self._made_before(run)
+        made = self._cached_results(run)
         noted = self._history.note_asked(run)
         self._add(run, made)
         return noted
 
-    def take_up(self, run: Run) -> None:
+    def resume(self, run: Run) -> None:
         """Queues a run that an earlier server left unfinished."""
-        self._add(run, self._made_before(run))
+        self._add(run, self._cached_results(run))
 
-    def _add(self, run: Run, made: Remembered | None) -> None:
+    def _add(self, run: Run, made: RequestResults | None) -> None:
         self._runs = {**self._without_old(), run.run_id: run}
         position = 0 if made else len(self._waiting)
         now = time.time()
@@ -107,7 +107,7 @@ class Runs:
             return
         run.plan, run.request_key, run.loads, run.stage = plan, request_key, loads, "ready"
         self._history.note_state(run)
-        made = self._made_before(run)
+        made = self._cached_results(run)
         if made is not None:
             self.leave_queue(run)
             self._answer_from(made, run)
@@ -120,9 +120,9 @@ class Runs:
         if self.leave_queue(run):
             self.end(run, event)
 
-    def _made_before(self, run: Run) -> Remembered | None:
+    def _cached_results(self, run: Run) -> RequestResults | None:
         key = None if run.fresh else run.request_key
-        return self._remembered.find(key) if key else None
+        return self._request_cache.find(key) if key else None
 
     def find(self, run_id: str) -> Run:
         """Returns the run of this id. Raises UnknownRun."""
@@ -158,14 +158,14 @@ class Runs:
         if run not in self._waiting:
             return False
         self._waiting = tuple(other for other in self._waiting if other is not run)
-        self._tell_positions()
+        self._report_positions()
         return True
 
     def put_back(self, run: Run) -> None:
         """Puts a run that never began at the head of the queue."""
         self._waiting = (run, *self._waiting)
         run.append(RunQueued(run_id=run.run_id, time=time.time(), position=0))
-        self._tell_positions()
+        self._report_positions()
 
     def prepare_again(self, run: Run, missing: FilesMissing) -> None:
         """Queues a run again whose worker found files missing; fails it the second time."""
@@ -179,7 +179,7 @@ class Runs:
         self._history.note_waiting(run)
         self.put_back(run)
 
-    def _tell_positions(self) -> None:
+    def _report_positions(self) -> None:
         for position, run in enumerate(self._waiting):
             last = run.events[-1]
             if isinstance(last, RunQueued) and last.position != position:
@@ -216,10 +216,10 @@ class Runs:
             and not (event.out_of_memory or event.files_changed)
         ):
             results = tuple(saved for saved in run.events if isinstance(saved, ResultSaved))
-            made = Remembered(
+            made = RequestResults(
                 made_at=event.made_at or event.time, results=results, outputs=event.outputs
             )
-            self._remembered.note(run.request_key, made)
+            self._request_cache.note(run.request_key, made)
 
     def end_waiting(self, how: Callable[[str], TerminalEvent]) -> None:
         """Ends all waiting runs; `how` makes the last event from a run id."""
@@ -233,7 +233,7 @@ class Runs:
         old = set(over[: max(0, len(over) - self._settings.kept_runs + 1)])
         return {run_id: run for run_id, run in self._runs.items() if run_id not in old}
 
-    def _answer_from(self, made: Remembered, run: Run) -> None:
+    def _answer_from(self, made: RequestResults, run: Run) -> None:
         now = time.time()
         steps = tuple(step.name for step in run.plan.steps)
         run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))

@@ -14,7 +14,7 @@ OURS = "DW_"
 """This project's variables; a worker gets settings instead."""
 
 
-def forget_secrets() -> None:
+def remove_secrets() -> None:
     """Removes passwords and tokens from this process's environment.
 
     Also overwrites the memory that the process was started with, which `/proc/PID/environ` shows.

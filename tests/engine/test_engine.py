@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from app.engine import Engine
-from app.engine.slots.worker_log import log_again
+from app.engine.slots.worker_log import log_worker_line
 from app.errors import (
     BadRequest,
     EngineError,
@@ -289,7 +289,9 @@ def test_lines_of_the_workers_log_show_their_own_thousandths_of_a_second(
 ):
     caplog.set_level(logging.INFO, logger="app.worker.runner")
     for time, text in ((1000.75, "started"), (1001.25, "ended")):
-        log_again(Logged(time=time, level=logging.INFO, logger="app.worker.runner", text=text))
+        log_worker_line(
+            Logged(time=time, level=logging.INFO, logger="app.worker.runner", text=text)
+        )
     formatter = logging.Formatter("%(asctime)s %(message)s")
     shown = [formatter.format(line).partition(",")[2] for line in caplog.records]
     assert shown == ["750 started", "250 ended"]

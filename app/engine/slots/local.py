@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from app.engine.secrets import forget_secrets
+from app.engine.secrets import remove_secrets
 from app.engine.slots.worker import StartWorker, WorkerExit
 from app.protocol import Command, Event, decode_event, encode
 from app.settings import WorkerSettings
@@ -30,7 +30,7 @@ EXIT_S = 5.0
 """How long a worker may take to exit after closing its pipe."""
 LAST_LINES_S = 2.0
 """How long reading the last lines of an exited worker may take."""
-LOOK_AGAIN_S = 0.5
+POLL_S = 0.5
 """Interval of checks whether a silent worker is alive."""
 
 
@@ -133,7 +133,7 @@ class WorkerProcess:
 
         A process started by the worker may outlive it and hold the pipe open.
         """
-        while not self._connection.poll(LOOK_AGAIN_S):
+        while not self._connection.poll(POLL_S):
             if not self._process.is_alive():
                 return self._connection.poll()
         return True
@@ -167,7 +167,7 @@ def _enter(
     outputs: Path,
 ) -> None:
     """Entry of the child: removes secrets, redirects stderr, runs the worker."""
-    forget_secrets()
+    remove_secrets()
     os.dup2(stderr.fileno(), 2)
     stderr.close()
     target(connection, settings, outputs)

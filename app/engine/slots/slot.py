@@ -10,14 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from app.engine.ends import died_with, failed_here
+from app.engine.ends import engine_failure, worker_death
 from app.engine.run import Run
 from app.engine.runs import Runs
 from app.engine.slots.memory import WorkerMemory
 from app.engine.slots.outstanding import RELOADED, Order, Outstanding
 from app.engine.slots.starts import STARTS_IN_A_ROW, Starts
 from app.engine.slots.worker import StartWorker, Worker, WorkerExit
-from app.engine.slots.worker_log import log_again
+from app.engine.slots.worker_log import log_worker_line
 from app.engine.status import EngineStatus, SlotStatus, WorkerState
 from app.errors import ErrorReport, WorkerDied
 from app.protocol import (
@@ -143,7 +143,7 @@ class WorkerSlot:
             # Nothing was sent, so the worker can go on.
             log.exception("Run %s could not be sent to the worker", run.run_id)
             self._active = None
-            self._runs.end_early(run, failed_here(run, error))
+            self._runs.end_early(run, engine_failure(run, error))
             return
         self._outstanding.sent_run(run.run_id, time.monotonic())
         self._memory.run_began()
@@ -290,7 +290,7 @@ class WorkerSlot:
     def _take(self, event: Event) -> None:
         match event:
             case Logged():
-                log_again(event)
+                log_worker_line(event)
             case WorkerReady():
                 self._outstanding.is_ready(time.monotonic())
                 self._memory.began(event.memory)
@@ -299,7 +299,7 @@ class WorkerSlot:
             case WorkerUnable():
                 log.error("%s", event.error.sentence())
                 self._unable = event.error
-                self._starts.are_hopeless()
+                self._starts.give_up()
             case MemoryReported():
                 self._outstanding.done(event.request_id, time.monotonic())
                 self._memory.reported(event, self._engine_status)
@@ -355,7 +355,7 @@ class WorkerSlot:
         run, self._active = self._active, None
         if run is None:
             return
-        self._runs.end(run, failed_here(run, error))
+        self._runs.end(run, engine_failure(run, error))
         if self._worker is not None and not self._killed:
             self._kill(f"The engine could not follow the worker, which was ended. {RELOADED}")
 
@@ -375,7 +375,7 @@ class WorkerSlot:
                 self._runs.put_back(run)
             else:
                 closing = self._close_by is not None
-                self._end(run, died_with(run, ended, self._killed, closing=closing))
+                self._end(run, worker_death(run, ended, self._killed, closing=closing))
         self._memory.gone(self._killed or ended.sentence, self._engine_status)
         if self._starts.given_up:
             self._give_up(self._killed or ended.sentence, ended.last_lines)

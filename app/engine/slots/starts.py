@@ -45,7 +45,7 @@ class Starts:
             self._failed += 1
             self._not_before = now + self._delay_s * 2 ** (self._failed - 1)
 
-    def are_hopeless(self) -> None:
+    def give_up(self) -> None:
         """Gives up: another start would fail too."""
         self._failed = STARTS_IN_A_ROW
 

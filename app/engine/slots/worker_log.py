@@ -7,7 +7,7 @@ import logging
 from app.protocol import Logged
 
 
-def log_again(event: Logged) -> None:
+def log_worker_line(event: Logged) -> None:
     """Logs the worker's line with its own time and logger."""
     logger = logging.getLogger(event.logger)
     if not logger.isEnabledFor(event.level):

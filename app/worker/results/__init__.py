@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import JsonValue
 
 from app import __version__
-from app.outputs import OutputStore, Record, replacing, told_of_disk
+from app.outputs import OutputStore, Record, naming_disk_errors, replacing
 from app.protocol import ResultSaved
 from app.stamps import stamp_of
 from app.unfinished import private_folder
@@ -90,7 +90,7 @@ class ResultWriter:
             stem = f"{step.result.file_base_name}{step.file_stem}-{name}"
             record = record_of(step, index, self._context, self._versions)
             record["remembered_from"] = remembered_from
-            with told_of_disk(self._outputs.root):
+            with naming_disk_errors(self._outputs.root):
                 path = self._outputs.new_file(run_id, stem, kind.suffix)
                 made_at = self._unfinished_folder() / path.name
                 size = kind.save(artifact, made_at, record, step.result)
@@ -134,7 +134,7 @@ class ResultWriter:
         spec = ResultSpec(content_type="video/mp4", fps=fps)
         samples, rate = sound or (None, None)
         stem = f"{step.file_stem.rpartition('.')[0]}.{iteration}.segment-{number:03}"
-        with told_of_disk(self._outputs.root):
+        with naming_disk_errors(self._outputs.root):
             path = self._outputs.new_file(
                 self._context.run_id, stem, RESULT_KINDS["video/mp4"].suffix
             )

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.engine.remembered import Remembered, RememberedResults
+from app.engine.request_cache import RequestCache, RequestResults
 from app.errors import ResultError
-from app.outputs import replacing, told_of_disk
+from app.outputs import naming_disk_errors, replacing
 from app.worker.results import RESULT_KINDS
 from app.workflow.plan import ResultSpec
 from tests.full_disk import full_disk
@@ -39,7 +39,11 @@ def test_result_on_a_full_disk_leaves_nothing_and_names_the_folder(
     kind = content_type.partition("/")[0]
     artifact = ARTIFACTS.get(content_type, ARTIFACTS[kind])
     path = tmp_path / f"a{RESULT_KINDS[content_type].suffix}"
-    with pytest.raises(ResultError) as caught, told_of_disk(tmp_path), full_disk(max_bytes=5000):
+    with (
+        pytest.raises(ResultError) as caught,
+        naming_disk_errors(tmp_path),
+        full_disk(max_bytes=5000),
+    ):
         RESULT_KINDS[content_type].save(artifact, path, {}, ResultSpec(content_type=content_type))
     assert caught.value.message == f"Results cannot be written to '{tmp_path}': the disk is full."
     assert "Make room" in caught.value.hint
@@ -78,7 +82,7 @@ def test_folder_that_is_none_is_told(tmp_path: Path, folder: str):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ResultError, match="has gone, or is no folder"),
-        told_of_disk(tmp_path / folder),
+        naming_disk_errors(tmp_path / folder),
         replacing(tmp_path / folder / "a.png"),
     ):
         pass
@@ -87,8 +91,8 @@ def test_folder_that_is_none_is_told(tmp_path: Path, folder: str):
 def test_answer_that_cannot_be_remembered_is_only_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    remembered = RememberedResults(tmp_path)
-    made = Remembered(made_at=1.0, results=(), outputs=("x" * 10_000,))
+    remembered = RequestCache(tmp_path)
+    made = RequestResults(made_at=1.0, results=(), outputs=("x" * 10_000,))
     with caplog.at_level(logging.WARNING), full_disk():
         remembered.note("key", made)
     assert "could not be remembered" in caplog.text

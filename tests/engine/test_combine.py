@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.engine.slots.together import gather, memory_of_all
+from app.engine.slots.combine import combined_memory, gather
 from app.protocol import MemoryUse
 
 
@@ -52,9 +52,9 @@ def used(**fields: int) -> MemoryUse:
 def test_memory_of_workers_on_one_device_counts_the_device_once():
     one = used(device_bytes=10, device_total_bytes=100, device_free_bytes=60, anonymous_bytes=3)
     two = used(device_bytes=20, device_total_bytes=100, device_free_bytes=50, ram_total_bytes=9)
-    together = memory_of_all([("cuda:0", one), ("cuda:0", two)])
+    together = combined_memory([("cuda:0", one), ("cuda:0", two)])
     assert (together.device_bytes, together.device_total_bytes) == (30, 100)
     assert (together.device_free_bytes, together.anonymous_bytes) == (50, 3)
     assert together.ram_total_bytes == 9
-    apart = memory_of_all([("cuda:0", one), ("cuda:1", two)])
+    apart = combined_memory([("cuda:0", one), ("cuda:1", two)])
     assert (apart.device_total_bytes, apart.device_free_bytes) == (200, 110)

@@ -13,12 +13,12 @@ from app.protocol import Message, ResultSaved
 log = logging.getLogger(__name__)
 
 FOLDER = ".remembered"
-MAX_REMEMBERED = 2000
+MAX_ENTRIES = 2000
 TRIM_EVERY = 100
 """Listing so many files takes 20 ms, which delays the next run: not after every run."""
 
 
-class Remembered(Message):
+class RequestResults(Message):
     """The results of one request. `made_at` is in Unix seconds."""
 
     made_at: float
@@ -26,22 +26,22 @@ class Remembered(Message):
     outputs: tuple[JsonValue, ...]
 
 
-class RememberedResults:
+class RequestCache:
     """One small file per request below the outputs folder, named by the request key."""
 
     def __init__(self, outputs: Path) -> None:
         self._folder = outputs / FOLDER
         self._noted = 0
 
-    def find(self, key: str) -> Remembered | None:
+    def find(self, key: str) -> RequestResults | None:
         """Returns the results of this request, if all files and records are unchanged."""
         try:
-            found = Remembered.model_validate_json(self._file(key).read_bytes())
+            found = RequestResults.model_validate_json(self._file(key).read_bytes())
         except (OSError, ValidationError):
             return None
         return found if all(result.is_as_written for result in found.results) else None
 
-    def note(self, key: str, made: Remembered) -> None:
+    def note(self, key: str, made: RequestResults) -> None:
         """Stores the results; evicts the oldest over the limit, in batches. Logs a full disk."""
         try:
             if not self._folder.is_dir():
@@ -56,7 +56,7 @@ class RememberedResults:
 
     def _trim(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
-        for old in files[:-MAX_REMEMBERED]:
+        for old in files[:-MAX_ENTRIES]:
             old.unlink(missing_ok=True)
 
     def _file(self, key: str) -> Path:

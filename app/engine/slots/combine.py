@@ -36,21 +36,21 @@ def gather(
         part.add_done_callback(one_is_done)
 
 
-def freed_of_all(parts: Sequence[tuple[WorkerSlot, Future[MemoryFreed]]]) -> MemoryFreed:
+def combined_freed(parts: Sequence[tuple[WorkerSlot, Future[MemoryFreed]]]) -> MemoryFreed:
     """Returns one report for all slots that have freed memory; at least one must have."""
     freed = [(slot.device, part.result()) for slot, part in parts if part.exception() is None]
     if len(freed) == 1:
         return freed[0][1]
     return MemoryFreed(
         request_id="",
-        before=memory_of_all([(device, each.before) for device, each in freed]),
-        after=memory_of_all([(device, each.after) for device, each in freed]),
+        before=combined_memory([(device, each.before) for device, each in freed]),
+        after=combined_memory([(device, each.after) for device, each in freed]),
         seconds=max(each.seconds for _, each in freed),
         dropped=tuple(item for _, each in freed for item in each.dropped),
     )
 
 
-def memory_of_all(uses: Sequence[tuple[str, MemoryUse]]) -> MemoryUse:
+def combined_memory(uses: Sequence[tuple[str, MemoryUse]]) -> MemoryUse:
     """Returns the memory use of several workers, given with their devices.
 
     Figures of a device or the machine count once, as measured last.
