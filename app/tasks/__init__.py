@@ -1,4 +1,4 @@
-"""The tasks a document may name, one file per family."""
+"""The tasks of the dialect, one file per family."""
 
 from app.tasks import (
     borders,

@@ -1,4 +1,4 @@
-"""The colours of ADE20K's 150 kinds of things: what segmentation ControlNets were trained on."""
+"""The colours of ADE20K's 150 classes, on which segmentation ControlNets were trained."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COLOURS = (
     "ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff "
     "b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff "
 )
-"""Red, green and blue by the number of the kind (wall, building, sky, …), in hexadecimal; as the
-MIT Scene Parsing Benchmark publishes them."""
+"""RGB in hexadecimal by class index (wall, building, sky, …), as published by the MIT Scene Parsing
+Benchmark."""
 
 
 def palette() -> list[tuple[int, int, int]]:
-    """The 150 colours, of 0..255."""
+    """Returns the 150 colours, of 0..255."""
     return [(*bytes.fromhex(colour),) for colour in COLOURS.split()]

@@ -1,4 +1,4 @@
-"""A black border around a picture and the mask of it, for outpainting."""
+"""Adds a black border and its mask to an image, for outpainting."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from app.tasks.task import Arguments, Picture, Task
 
 SIDE_MULTIPLE = 32
 Share = Annotated[float, Field(ge=0, le=16)]
-"""In multiples of the picture's own width or height."""
+"""In multiples of the image's width or height."""
 Overlap = Annotated[float, Field(ge=0, lt=0.5)]
-"""The share of the picture, from each of its sides, that the mask covers too."""
+"""Share of the image, at each side, that the mask covers too."""
 
 
 class Zoomed(Arguments):
     image: Picture
     zoom_all: Share = 1.0
-    """How many times wider and higher the whole becomes; 1 and less add nothing."""
+    """Scale of the whole width and height; 1 and less add nothing."""
     zoom_left: Share = 0.0
     zoom_right: Share = 0.0
     zoom_up: Share = 0.0
@@ -36,7 +36,7 @@ class Sized(Arguments):
 
 
 def add_border_and_mask(arguments: Zoomed) -> dict[str, Image.Image]:
-    """The picture with black added at each side, both sides to the nearest multiple of 32 px."""
+    """Returns the image with black added at each side, its size rounded to multiples of 32 px."""
     width, height = arguments.image.size
     around = max(0.0, arguments.zoom_all - 1) / 2
     left, right = (
@@ -52,7 +52,7 @@ def add_border_and_mask(arguments: Zoomed) -> dict[str, Image.Image]:
 
 
 def add_border_and_mask_with_size(arguments: Sized) -> dict[str, Image.Image]:
-    """The picture as large as it fits into the asked size, in the middle of black."""
+    """Returns the image scaled to fit the requested size, centred on black."""
     size = width, height = (_whole(arguments.width), _whole(arguments.height))
     own_width, own_height = arguments.image.size
     if own_width * height > own_height * width:
@@ -67,7 +67,7 @@ def add_border_and_mask_with_size(arguments: Sized) -> dict[str, Image.Image]:
 def _bordered(
     picture: Image.Image, corner: tuple[int, int], size: tuple[int, int], overlap: float
 ) -> dict[str, Image.Image]:
-    """The picture pasted at this corner, and its mask: white is to be painted."""
+    """Returns the image pasted at this corner, and its mask: white is to be painted."""
     whole = Image.new("RGB", size)
     whole.paste(picture, corner)
     inset_x, inset_y = int(picture.width * overlap), int(picture.height * overlap)

@@ -1,4 +1,4 @@
-"""How far away what is in a picture is: as pictures and tensors, with models of transformers."""
+"""Depth maps as images and tensors, with models of transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DType = Annotated[
     Literal["float32", "float16", "bfloat16"],
     BeforeValidator(lambda value: str(value).removeprefix("torch.")),
 ]
-"""A name while planning, torch's own when it runs."""
+"""A name while planning, torch's dtype when it runs."""
 
 
 class Depth(OnePicture):
@@ -58,7 +58,7 @@ class ZoeNative(OnePicture):
 
 
 def depth(arguments: Depth, loaded: Loaded) -> Image.Image:
-    """Near is white: in the size that is asked for, stretched over black to white."""
+    """Returns depth (near is white) in the requested size, stretched from black to white."""
     import cv2
 
     size = (arguments.width, arguments.height)
@@ -67,12 +67,12 @@ def depth(arguments: Depth, loaded: Loaded) -> Image.Image:
 
 
 def depth_estimator(arguments: Estimate, loaded: Loaded) -> Image.Image:
-    """Near is white, in the picture's own size."""
+    """Returns depth (near is white) in the image's own size."""
     return _grey(_own_size(arguments.image, loaded))
 
 
 def depth_estimator_tensor(arguments: EstimateTensor, loaded: Loaded) -> Any:
-    """The same as a tensor (1, 3, height, width) of 0..1, the hint of Kandinsky's ControlNet."""
+    """Returns depth as a tensor (1, 3, height, width) of 0..1, for Kandinsky's ControlNet."""
     import numpy as np
     import torch
 
@@ -82,7 +82,7 @@ def depth_estimator_tensor(arguments: EstimateTensor, loaded: Loaded) -> Any:
 
 
 def midas(arguments: Midas, loaded: Loaded) -> Image.Image:
-    """Near is white, found and given at 512 px unless asked otherwise."""
+    """Returns depth (near is white), detected and resized at the requested resolutions."""
     pixels = at_resolution(arguments.image, arguments.detect_resolution)
     found = _grey(_own_size(Image.fromarray(pixels), loaded))
     size = size_at(arguments.image_resolution, pixels.shape)
@@ -90,9 +90,9 @@ def midas(arguments: Midas, loaded: Loaded) -> Image.Image:
 
 
 def zoe(arguments: Zoe, loaded: Loaded) -> Image.Image:
-    """Near is white; the farthest 15 % are black, so that what is near has more greys.
+    """Returns depth (near is white) with the farthest 15 % black, for more greys nearby.
 
-    As controlnet_aux's ZoeDetector has it, with its two percentiles and its gamma.
+    Uses the two percentiles and the gamma of controlnet_aux's ZoeDetector.
     """
     pixels = at_resolution(arguments.image, arguments.detect_resolution)
     near = _nearness(Image.fromarray(pixels), loaded)
@@ -102,12 +102,12 @@ def zoe(arguments: Zoe, loaded: Loaded) -> Image.Image:
 
 
 def zoe_depth(arguments: ZoeNative, loaded: Loaded) -> Image.Image:
-    """The same in the picture's own size."""
+    """Returns Zoe's depth in the image's own size."""
     return _grey(_nearness(arguments.image, loaded))
 
 
 def _own_size(picture: Image.Image, loaded: Loaded) -> Array:
-    """Nearness of 0..1, an array (height, width) in the picture's size."""
+    """Returns nearness of 0..1, an array (height, width) in the image's size."""
     import cv2
 
     found = cv2.resize(_estimated(picture, loaded), picture.size, interpolation=cv2.INTER_CUBIC)
@@ -115,13 +115,13 @@ def _own_size(picture: Image.Image, loaded: Loaded) -> Array:
 
 
 def _nearness(picture: Image.Image, loaded: Loaded) -> Array:
-    """Of metric depth: 1 for the nearest 2 %, 0 for the farthest 15 %."""
+    """Returns nearness from metric depth: 1 for the nearest 2 %, 0 for the farthest 15 %."""
     import cv2
     import numpy as np
 
     far = _estimated(picture, loaded)
-    # Zoe sees the picture with its edges mirrored around it, which makes for a better estimate
-    # there: what is outside is cut off again.
+    # Zoe's processor pads the image with mirrored edges for a better estimate there; the padding is
+    # cropped here.
     padded = loaded.components["image_processor"].do_pad
     pads = [int(np.sqrt(side / 2) * 3) if padded else 0 for side in picture.size]
     width, height = (side + 2 * pad for side, pad in zip(picture.size, pads, strict=True))
@@ -133,7 +133,7 @@ def _nearness(picture: Image.Image, loaded: Loaded) -> Array:
 
 
 def _estimated(picture: Image.Image, loaded: Loaded) -> Array:
-    """What the model says, an array (height, width) of float32 in its own size."""
+    """Returns the model's output, an array (height, width) of float32 in its own size."""
     model = loaded.components["model"]
     seen = loaded.components["image_processor"](picture.convert("RGB"), return_tensors="pt")
     found = model(seen["pixel_values"].to(loaded.device, model.dtype)).predicted_depth
@@ -146,7 +146,7 @@ def _stretched(values: Array) -> Array:
 
 
 def _grey(values: Array) -> Image.Image:
-    """Values of 0..1 as a grey picture of three channels."""
+    """Returns values of 0..1 as a grey RGB image."""
     import numpy as np
 
     return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")

@@ -1,6 +1,6 @@
-"""Outlines, lines, poses and surfaces that ControlNets follow, found by controlnet_aux's detectors.
+"""Control images (outlines, lines, poses, surfaces) from controlnet_aux's detectors.
 
-What each is called with is the dialect's: a detector has further options, and some are fixed.
+The dialect defines the arguments; a detector has further options, and some are fixed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Detected(OnePicture):
 
 class Hed(Detected):
     safe: bool = False
-    """Fewer shades of the edges."""
+    """Quantises the edges to fewer shades."""
 
 
 class Pidi(Detected):
     apply_filter: bool = False
-    """Only the strong edges, in black and white."""
+    """Keeps only strong edges, in black and white."""
 
 
 class StraightLines(Detected):
@@ -44,9 +44,9 @@ class StraightLines(Detected):
 
 class Leres(Detected):
     thr_a: Percent = 0
-    """The nearest is cut off, in percent."""
+    """Threshold to cut off the nearest, in percent."""
     thr_b: Percent = 0
-    """The farthest is."""
+    """Threshold to cut off the farthest, in percent."""
     boost: bool = False
 
 
@@ -59,7 +59,7 @@ class Teed(OnePicture):
 class Anyline(OnePicture):
     detect_resolution: Resolution = 1280
     guassian_sigma: Annotated[float, Field(gt=0, le=100)] = 2.0
-    """Spelt as the dialect's documents have it."""
+    """The dialect's spelling."""
     intensity_threshold: Annotated[float, Field(ge=0, le=255)] = 3
     model_name: Named = MISTO_LINE
 
@@ -69,17 +69,17 @@ class _Detector(NamedTuple):
 
     name: str
     files: Mapping[str, str]
-    """Its weights in the repository, by the arguments of its from_pretrained that name them."""
+    """Its weight files in the repository, by argument of its `from_pretrained`."""
     fixed: Mapping[str, Any] = {}
-    """What it is always called with."""
+    """Fixed arguments of its call."""
 
     def loads(self, values: Mapping[str, Any]) -> tuple[Loads, ...]:
-        """The detector, as one component."""
+        """Returns the detector, as one component."""
         name = f"controlnet_aux.{self.name}"
         return (Loads(self.name, name, values["model_name"], files=self.files),)
 
     def run(self, arguments: OnePicture, loaded: Loaded) -> Image.Image:
-        """What it finds, as a picture."""
+        """Returns the detector's result as an image."""
         given = {name: value for name, value in arguments if name not in ("image", "model_name")}
         detector = loaded.components[self.name].tool
         found = detector(arguments.image.convert("RGB"), **given, **self.fixed, output_type="pil")

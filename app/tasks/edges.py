@@ -1,4 +1,4 @@
-"""Outlines and other guides for control networks that need no model."""
+"""Control images that need no model: edges, line art, shuffles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Threshold = Annotated[float, Field(ge=0, le=10_000)]
 Resolution = Annotated[int, Field(ge=64, le=8192)]
-"""Of the short side, in pixels; both sides become multiples of 64."""
+"""Short side in pixels; both sides become multiples of 64."""
 
 
 class NativeCanny(OnePicture):
@@ -31,7 +31,7 @@ class Canny(NativeCanny):
 
 class Lineart(OnePicture):
     guassian_sigma: Annotated[float, Field(gt=0, le=100)] = 6.0
-    """Spelt as the dialect's documents have it."""
+    """The dialect's spelling."""
     intensity_threshold: Annotated[float, Field(ge=0, le=255)] = 8
     detect_resolution: Resolution = 512
 
@@ -40,20 +40,20 @@ class Shuffle(OnePicture):
     h: Annotated[int, Field(ge=1, le=8192)] | None = None
     w: Annotated[int, Field(ge=1, le=8192)] | None = None
     f: Annotated[int, Field(ge=2, le=2048)] = 256
-    """About how many pixels wide what stays together is."""
+    """Approximate size in pixels of regions that stay together."""
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
 
 
 def canny_cv(arguments: NativeCanny) -> Image.Image:
-    """Canny's edges, white on black, in the picture's own size."""
+    """Returns Canny edges, white on black, in the image's own size."""
     import numpy as np
 
     return Image.fromarray(_canny(np.asarray(arguments.image.convert("RGB")), arguments))
 
 
 def canny(arguments: Canny) -> Image.Image:
-    """Canny's edges, white on black, found and given at 512 px unless asked otherwise."""
+    """Returns Canny edges, white on black, detected and resized at the requested resolutions."""
     import cv2
 
     pixels = at_resolution(arguments.image, arguments.detect_resolution)
@@ -63,7 +63,7 @@ def canny(arguments: Canny) -> Image.Image:
 
 
 def lineart_standard(arguments: Lineart) -> Image.Image:
-    """What is darker than its surroundings, as light lines on black, in the picture's own size.
+    """Returns pixels darker than their surroundings as light lines on black, in the image's size.
 
     The lines are the difference to a blurred copy, scaled so that the median of those above
     `intensity_threshold` becomes half bright (as controlnet_aux's LineartStandardDetector does).
@@ -82,8 +82,8 @@ def lineart_standard(arguments: Lineart) -> Image.Image:
 
 
 def shuffle(arguments: Shuffle, random: np.random.Generator) -> Image.Image:
-    """The picture's contents in a smooth disorder: each pixel comes from a place drawn at random,
-    neighbours from neighbouring places (as controlnet_aux's ContentShuffleDetector does)."""
+    """Returns the image warped by smooth random noise, as controlnet_aux's
+    ContentShuffleDetector does."""
     import cv2
     import numpy as np
 
@@ -106,7 +106,7 @@ def _canny(pixels: Any, arguments: NativeCanny) -> Any:
 
 
 def at_resolution(picture: Image.Image, resolution: int) -> Any:
-    """The picture as an array (height, width, 3) with its short side near `resolution`."""
+    """Returns the image as an array (height, width, 3) with its short side near `resolution`."""
     import cv2
     import numpy as np
 
@@ -117,21 +117,21 @@ def at_resolution(picture: Image.Image, resolution: int) -> Any:
 
 
 def size_at(resolution: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height with the short side near `resolution`, both multiples of 64."""
+    """Returns width and height with the short side near `resolution`, both multiples of 64."""
     height, width = shape[:2]
     scale = resolution / min(height, width) / 64
     return fitting(max(1, round(width * scale)) * 64, max(1, round(height * scale)) * 64)
 
 
 def _smooth_noise(shape: tuple[int, int], grain: int, random: np.random.Generator) -> Any:
-    """Noise of 0..1 that changes over about `grain` pixels, as an array of this shape."""
+    """Returns noise of 0..1 of this shape that varies over about `grain` pixels."""
     import cv2
     import numpy as np
 
     height, width = shape
     coarse = random.random((height // grain + 2, width // grain + 2), dtype=np.float32)
     size = (coarse.shape[1] * grain, coarse.shape[0] * grain)
-    # A grain is cut off at each side: there the noise would be flat.
+    # Crops half a grain at each side, where the noise would be flat.
     start = grain // 2
     noise = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
     cut = noise[start : start + height, start : start + width]

@@ -1,4 +1,4 @@
-"""A film that lies in files: its frames are read when they are asked for, a frame at a time."""
+"""A video in files whose frames are read on demand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class FilmFiles(Sequence["Frame"]):
-    """The frames (height, width, 3) of 0..255 of several video files, one file after the other."""
+    """The frames (height, width, 3) of 0..255 of several video files, concatenated."""
 
     def __init__(self, files: Sequence[tuple[Path, int]], length: int | None = None) -> None:
-        """`files` with the number of frames in each; of all of them the first `length` count."""
+        """`files` are paths with frame counts; only the first `length` frames of all count."""
         self._files = tuple(files)
         there = sum(frames for _, frames in files)
         self._length = there if length is None else min(length, there)

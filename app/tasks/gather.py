@@ -1,4 +1,4 @@
-"""What a workflow begins with: pictures and videos from files, or values it lists itself."""
+"""Gathers the inputs of a workflow: images and videos from files, or values in the document."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from app.tasks.task import Arguments, Picture, Task, Video
 
 
 class Pictures(Arguments):
-    """As planned: the files that `glob` names have been found."""
+    """Planned arguments: the files matched by `glob`."""
 
     images: list[Picture]
 
 
 class Videos(Arguments):
-    """As planned: the files that `glob` names have been found."""
+    """Planned arguments: the files matched by `glob`."""
 
     videos: list[Video]
 
 
 class Inputs(Arguments):
-    """As planned: one item of `inputs`, or all of `arguments`."""
+    """Planned arguments: one item of `inputs`, or all of `arguments`."""
 
     value: Any
 
 
 def gather_images(arguments: Pictures) -> list[Image.Image]:
-    """The pictures, each a result of its own."""
+    """Returns the images, each a result of its own."""
     return arguments.images
 
 
 def gather_videos(arguments: Videos) -> list[Any]:
-    """The videos with their sound, each a result of its own."""
+    """Returns the videos with their audio, each a result of its own."""
     return arguments.videos
 
 
 def gather_inputs(arguments: Inputs) -> Any:
-    """The value, unchanged."""
+    """Returns the value unchanged."""
     return arguments.value
 
 

@@ -1,4 +1,4 @@
-"""Texts that language models write, of a prompt or of what they see in a picture."""
+"""Text generation with language models and vision-language models."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.tasks.task import UNKNOWN, Arguments, Loaded, Loads, Picture, Task
 LANGUAGE_MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
 VISION_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"
 SEEING_REPETITION_PENALTY = 1.15
-"""Small models that describe a picture repeat themselves without it."""
+"""Small vision models repeat themselves without it."""
 Tokens = Annotated[int, Field(ge=1, le=32_768)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(gt=0, le=10)]
 
 
 class Generation(Arguments):
-    """How tokens are chosen; as transformers' GenerationConfig has it."""
+    """Decoding options of transformers' GenerationConfig."""
 
     do_sample: bool | None = None
     temperature: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -38,7 +38,7 @@ class Generation(Arguments):
 
 
 NOT_DRAWING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0}
-"""What says how to draw, as it says nothing: what is left open here is the model's own."""
+"""Neutral values of sampling options for greedy decoding; other options default to the model's."""
 
 
 class TextGeneration(Arguments):
@@ -46,7 +46,7 @@ class TextGeneration(Arguments):
     system_prompt: str | None = None
     image: Picture | None = None
     model_name: str | None = None
-    """None: a small language model, with a picture one that sees."""
+    """None: a small language model, or with an image a small vision model."""
     max_new_tokens: Tokens = 500
     repetition_penalty: Penalty | None = None
     generate_kwargs: Generation | None = None
@@ -61,7 +61,7 @@ class ImageToText(Arguments):
 
 
 def text_generation(arguments: TextGeneration, loaded: Loaded) -> str:
-    """What the model writes; the likeliest token each time, unless it is told to draw."""
+    """Returns the model's text; greedy decoding unless `do_sample`."""
     settings = arguments.generate_kwargs or Generation()
     penalty = arguments.repetition_penalty
     if penalty is None and arguments.image is not None:
@@ -73,12 +73,12 @@ def text_generation(arguments: TextGeneration, loaded: Loaded) -> str:
 
 
 def image_to_text(arguments: ImageToText, loaded: Loaded) -> str:
-    """What the model says of the picture."""
+    """Returns the model's description of the image."""
     return _written(_seen(arguments, loaded), arguments.max_new_tokens, Generation(), loaded)
 
 
 def _read(arguments: TextGeneration, loaded: Loaded) -> Mapping[str, Any]:
-    """The prompt as tokens, in the form of a chat where the model knows one."""
+    """Returns the prompt as tokens, with the model's chat template if it has one."""
     tokenizer = loaded.components["tokenizer"]
     messages = [{"role": "user", "content": arguments.prompt}]
     if arguments.system_prompt:
@@ -94,7 +94,7 @@ def _read(arguments: TextGeneration, loaded: Loaded) -> Mapping[str, Any]:
 
 
 def _seen(arguments: TextGeneration | ImageToText, loaded: Loaded) -> Mapping[str, Any]:
-    """Prompt and picture as the model's own processor puts them together."""
+    """Returns prompt and image as inputs from the model's own processor."""
     if "processor" not in loaded.kept:
         loaded.kept["processor"] = _processor(loaded)
     processor = loaded.kept["processor"]
@@ -119,10 +119,10 @@ def _seen(arguments: TextGeneration | ImageToText, loaded: Loaded) -> Mapping[st
 
 
 def _processor(loaded: Loaded) -> Any:
-    """The model's own, over the tokenizer and image processor that are held.
+    """Returns the model's own processor over the held tokenizer and image processor.
 
-    Transformers would load it in one piece, and that with what makes videos into tokens: it needs
-    torchvision, and no task shows a model a video.
+    Transformers would load it with its video processor, which needs torchvision; no task passes a
+    video.
     """
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -137,7 +137,7 @@ def _processor(loaded: Loaded) -> Any:
             return None
 
     settings, _ = found.get_processor_dict(loaded.folders["tokenizer"], local_files_only=True)
-    # It may add tokens, and what is held is not to change.
+    # Copied, since the processor may add tokens.
     parts = {
         "tokenizer": copy.deepcopy(loaded.components["tokenizer"]),
         "image_processor": loaded.components["image_processor"],
@@ -177,7 +177,7 @@ def _written(
         config.pad_token_id = tokenizer.eos_token_id
 
     class Told(StoppingCriteria):  # type: ignore[misc]
-        """Ends nothing: it is asked after every token, and tells of it."""
+        """Never stops; reports progress after every token."""
 
         def __call__(self, input_ids: Any, scores: Any, **_more: Any) -> Any:
             loaded.progress(input_ids.shape[1] - length, max_new_tokens)

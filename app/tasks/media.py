@@ -1,8 +1,7 @@
-"""Pictures, videos and sounds as tasks take them from steps of every kind, and give them.
+"""Images, videos and audio as they pass between steps.
 
-Between steps a picture is a PIL image. A video is a list of pictures, an array (frames, height,
-width, 3) of 0..1 or 0..255, or an AudioVideo. A sound is an array (samples, channels) of -1..1, or
-an AudioVideo.
+An image is a PIL image. A video is a list of images, an array (frames, height, width, 3) of 0..1 or
+0..255, or an AudioVideo. Audio is an array (samples, channels) of -1..1, or an AudioVideo.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_PIXELS = 128_000_000
-"""Of a picture that a task makes: 400 MB of memory, four times what may be uploaded."""
+"""Limit for images that a task makes: 400 MB of memory, four times the limit of uploads."""
 
 
 @dataclass(frozen=True)
 class AudioVideo:
-    """Frames and the sound that belongs to them."""
+    """A video with its audio."""
 
     frames: Any
-    """As any video without sound."""
+    """Any video without audio."""
     audio: Array | None
     """(samples, channels), float32; None for a silent video."""
     sample_rate: int | None
-    """Samples per second; None for a silent video."""
+    """In Hz; None for a silent video."""
     fps: float | None = None
-    """Frames per second, where a file has said so."""
+    """Frame rate, if read from a file."""
 
 
 def fitting(width: int, height: int) -> tuple[int, int]:
-    """The size of a picture to be made, in pixels. Raises StepError where it is too large."""
+    """Returns the size of an image to make, in pixels. Raises StepError if it is too large."""
     if width * height > MAX_PIXELS:
         raise StepError(
             f"A picture of {width}x{height} pixels would be made;"
@@ -50,11 +49,11 @@ def fitting(width: int, height: int) -> tuple[int, int]:
 
 
 def as_picture(value: Any, *, deep: bool = False) -> Image.Image:
-    """The value as a picture. Raises ValueError for what is none.
+    """Returns the value as an image. Raises ValueError if it is none.
 
-    An array is (height, width, channels), a tensor (channels, height, width), both of one or three
-    channels. Numbers with a fraction are 0..1, or -1..1 where any is below 0, as normals are. With
-    `deep` one channel of them becomes 16 bits instead of 8.
+    Accepts arrays (height, width, channels) and tensors (channels, height, width) of one or three
+    channels. Floats are 0..1, or -1..1 if any is negative, as in normal maps. With `deep`, one
+    channel of floats becomes 16 bits instead of 8.
     """
     import numpy as np
 
@@ -78,7 +77,7 @@ def as_picture(value: Any, *, deep: bool = False) -> Image.Image:
 
 
 def check_video(value: Any) -> None:
-    """Raise ValueError for what is no video, without going through its frames."""
+    """Raises ValueError if this is no video; checks the first frame only."""
     frames = as_array(value.frames if isinstance(value, AudioVideo) else value)
     if _is_array(frames, 4):
         return
@@ -88,7 +87,7 @@ def check_video(value: Any) -> None:
 
 
 def as_frames(value: Any) -> Array:
-    """The video as one array (frames, height, width, 3) of 0..255. Raises ValueError."""
+    """Returns the video as one array (frames, height, width, 3) of 0..255. Raises ValueError."""
     import numpy as np
 
     frames = as_array(value.frames if isinstance(value, AudioVideo) else value)
@@ -102,8 +101,8 @@ def as_frames(value: Any) -> Array:
 
 
 def as_array(value: Any) -> Any:
-    """A torch tensor, whose channels come third from the end, as an array, whose come last; all
-    else as it is."""
+    """Returns a torch tensor (channels third from the end) as an array (channels last); other
+    values unchanged."""
     import numpy as np
 
     if not hasattr(value, "detach"):
@@ -113,9 +112,9 @@ def as_array(value: Any) -> Any:
 
 
 def as_sound(value: Any) -> Array:
-    """The sound as an array (samples, channels) of float32, -1..1. Raises ValueError.
+    """Returns audio as an array (samples, channels) of float32, -1..1. Raises ValueError.
 
-    Of an array the shorter side is taken for the channels; a leading batch of one is dropped.
+    The shorter axis of an array is the channels; a leading batch of one is dropped.
     """
     import numpy as np
 
@@ -139,7 +138,7 @@ def as_sound(value: Any) -> Array:
 
 
 def as_bytes(array: Any) -> Array:
-    """The array of 0..1 or 0..255 as 0..255 in bytes."""
+    """Returns an array of 0..1 or 0..255 as uint8 of 0..255."""
     import numpy as np
 
     if array.dtype == np.uint8:
@@ -148,7 +147,7 @@ def as_bytes(array: Any) -> Array:
 
 
 def _is_array(value: Any, dimensions: int) -> bool:
-    """Whether this is an array of so many dimensions, the last of them red, green and blue."""
+    """Returns whether this is an RGB array of so many dimensions."""
     import numpy as np
 
     return isinstance(value, np.ndarray) and value.ndim == dimensions and value.shape[-1] == 3

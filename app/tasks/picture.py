@@ -1,4 +1,4 @@
-"""What a picture says of itself, and what is written over it."""
+"""Image size, metadata and watermarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.tasks.resize import OnePicture
 from app.tasks.task import Task
 
 AUTOMATIC_FONT_SHARE = 1 / 32
-"""Of the picture's short side, the font's height when none is asked for."""
+"""Default font height as a share of the image's short side."""
 SMALLEST_FONT_PX = 12
 
 
@@ -24,9 +24,9 @@ class Watermark(OnePicture):
     font_size: Annotated[int, Field(ge=0, le=1000)] = 0
     """In pixels; 0 takes a 32nd of the short side."""
     margin: Annotated[int, Field(ge=0, le=1000)] = 10
-    """Pixels between the text and the picture's sides."""
+    """Pixels between the text and the image's edges."""
     color: str | list[int] = "white"
-    """A name, `#rrggbb`, or red, green and blue of 0 to 255."""
+    """A name, `#rrggbb`, or RGB of 0 to 255."""
 
     @field_validator("color")
     @classmethod
@@ -39,12 +39,12 @@ class Watermark(OnePicture):
 
 
 def get_image_size(arguments: OnePicture) -> dict[str, int]:
-    """Width and height in pixels."""
+    """Returns width and height in pixels."""
     return {"width": arguments.image.width, "height": arguments.image.height}
 
 
 def strip_exif(arguments: OnePicture) -> Image.Image:
-    """The pixels alone: neither EXIF nor any other text that came with the file."""
+    """Returns the image without EXIF and other metadata."""
     bare = arguments.image.copy()
     bare.info = {}
     bare.getexif().clear()
@@ -52,7 +52,7 @@ def strip_exif(arguments: OnePicture) -> Image.Image:
 
 
 def add_watermark(arguments: Watermark) -> Image.Image:
-    """The picture with a text drawn over it; one with an alpha channel keeps it."""
+    """Returns the image with text drawn over it; keeps an alpha channel."""
     picture = arguments.image
     pixels = picture.convert("RGBA")
     size = arguments.font_size or max(
@@ -76,7 +76,7 @@ def add_watermark(arguments: Watermark) -> Image.Image:
 def _corner(
     arguments: Watermark, whole: tuple[int, int], text: tuple[float, float]
 ) -> tuple[float, float]:
-    """Where the text's upper left corner goes."""
+    """Returns the position of the text's upper left corner."""
     if arguments.position == "center":
         return (whole[0] - text[0]) // 2, (whole[1] - text[1]) // 2
     far_x, far_y = (whole[axis] - text[axis] - arguments.margin for axis in (0, 1))

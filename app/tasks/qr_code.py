@@ -1,4 +1,4 @@
-"""A QR code, for control networks that draw one into a picture."""
+"""QR codes, as control images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.tasks.resize import ToResolution, resize_resample
 from app.tasks.task import OPENCV, Arguments, Task
 
 QUIET_MODULES = 4
-"""Of white around the code, as ISO/IEC 18004 asks."""
+"""White margin required by ISO/IEC 18004."""
 OWN_QUIET_MODULES = 2
-"""Of them, what OpenCV gives."""
+"""White margin that OpenCV adds."""
 
 
 class Contents(Arguments):
@@ -24,9 +24,9 @@ class Contents(Arguments):
 
 
 def qr_code(arguments: Contents) -> Image.Image:
-    """The code, square, of error correction level H, as large as the longer of the two sides.
+    """Returns a square QR code of error correction level H, as large as the longer side.
 
-    Raises StepError for more text than a code of that level can hold.
+    Raises StepError if the text is too long.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Pictures in other sizes: cropped, stretched, or to a size that models were trained on."""
+"""Resizes images: crop, stretch, or to a size that models were trained on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class ToSize(OnePicture):
 
 class ToResolution(OnePicture):
     resolution: Side = 1024
-    """Of the short side."""
+    """Short side, in pixels."""
 
 
 class ToBucket(OnePicture):
     resolution: Side = 1024
-    """Of the square: every bucket has about as many pixels."""
+    """Side of a square with as many pixels as each bucket has."""
     ratios: Annotated[list[str], Field(min_length=1)] = BUCKETS
     """Width to height, `16:9`."""
     alignment: Annotated[int, Field(ge=1, le=512)] = 64
@@ -47,7 +47,7 @@ class ToBucket(OnePicture):
 
 
 def crop_square(arguments: OnePicture) -> Image.Image:
-    """The square in the middle, as large as the short side."""
+    """Returns the centre square, as large as the short side."""
     width, height = arguments.image.size
     side = min(width, height)
     left, up = (width - side) // 2, (height - side) // 2
@@ -55,18 +55,18 @@ def crop_square(arguments: OnePicture) -> Image.Image:
 
 
 def resize_center_crop(arguments: ToSize) -> Image.Image:
-    """The square in the middle, stretched to the asked size."""
+    """Returns the centre square, stretched to the requested size."""
     square = crop_square(OnePicture(image=arguments.image))
     return square.resize((arguments.width, arguments.height))
 
 
 def resize_rescale(arguments: ToSize) -> Image.Image:
-    """The whole picture, stretched to the asked size."""
+    """Returns the whole image, stretched to the requested size."""
     return arguments.image.convert("RGB").resize((arguments.width, arguments.height))
 
 
 def resize_resample(arguments: ToResolution) -> Image.Image:
-    """The whole picture with its short side near `resolution`, both sides multiples of 64 px."""
+    """Returns the whole image with its short side near `resolution`, both multiples of 64 px."""
     picture = arguments.image.convert("RGB")
     scale = arguments.resolution / min(picture.size)
     width, height = (max(1, round(side * scale / 64)) * 64 for side in picture.size)
@@ -74,9 +74,9 @@ def resize_resample(arguments: ToResolution) -> Image.Image:
 
 
 def resize_bucket(arguments: ToBucket) -> Image.Image:
-    """The picture scaled and cropped, from its middle, to the bucket whose shape is nearest.
+    """Returns the image scaled and centre-cropped to the bucket of the nearest aspect ratio.
 
-    Shapes are compared as the logarithm of width to height, so that wide and high count the same.
+    Aspect ratios are compared as logarithms, so that wide and high count the same.
     """
     picture = arguments.image.convert("RGB")
     own = math.log(picture.width / picture.height)

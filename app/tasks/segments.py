@@ -1,4 +1,4 @@
-"""What is where in a picture: by kinds of things, by a text, and everything apart."""
+"""Segmentation of images: by class, by text, and of everything."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ UPERNET = "openmmlab/upernet-convnext-small"
 GROUNDING_DINO, SAM_2 = "IDEA-Research/grounding-dino-base", "facebook/sam2-hiera-large"
 SAM = "facebook/sam-vit-base"
 TEXT_THRESHOLD = 0.25
-"""From how much likeness on a box counts as named by a word of the text."""
+"""Minimum similarity of a box and a word of the text."""
 POINTS_AT_A_TIME = 64
 OVERLAP = 0.7
-"""Of the boxes around two masks: from there on they are of the same thing."""
+"""Box IoU above which two masks show the same object."""
 Named = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,16 +45,16 @@ class Sam(OnePicture):
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
     points_per_side: Annotated[int, Field(ge=1, le=128)] = 32
-    """SAM is asked about a grid of points."""
+    """Points of the prompt grid along each side."""
     pred_iou_thresh: Share = 0.88
-    """How good SAM itself has to find a mask."""
+    """Minimum of SAM's own score of a mask."""
     stability_score_thresh: Share = 0.95
-    """How much of it has to stay when it is drawn one logit tighter instead of wider."""
+    """Minimum ratio of a mask's areas at thresholds of one logit above and below."""
     model_name: Named = SAM
 
 
 def segmentation(arguments: Segmentation, loaded: Loaded) -> Image.Image:
-    """The colour of its kind for every pixel, in the picture's own size."""
+    """Returns the class colour of every pixel, in the image's own size."""
     import numpy as np
     import torch
 
@@ -70,7 +70,7 @@ def segmentation(arguments: Segmentation, loaded: Loaded) -> Image.Image:
 
 
 def segment(arguments: Segment, loaded: Loaded) -> Image.Image:
-    """White (L) where what the text names is, black elsewhere; all black where nothing is."""
+    """Returns a mask (L): white for objects named by the text, black elsewhere."""
     import numpy as np
 
     picture = arguments.image.convert("RGB")
@@ -82,8 +82,7 @@ def segment(arguments: Segment, loaded: Loaded) -> Image.Image:
 
 
 def sam(arguments: Sam, loaded: Loaded) -> Image.Image:
-    """Everything apart, each in a colour of its own, the small before the large; black where SAM
-    is not sure of anything."""
+    """Returns all objects in different colours, small ones on top; black where SAM finds none."""
     import numpy as np
 
     pixels = at_resolution(arguments.image, arguments.detect_resolution)
@@ -96,11 +95,12 @@ def sam(arguments: Sam, loaded: Loaded) -> Image.Image:
     return Image.fromarray(painted).resize(size, Image.Resampling.NEAREST)
 
 
-# --- by a text -----------------------------------------------------------------------------------
+# --- by text -------------------------------------------------------------------------------------
 
 
 def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
-    """Where what the text names is: (count, 4), left, top, right and bottom in pixels."""
+    """Returns boxes of the objects named by the text: (count, 4), left, top, right, bottom in
+    pixels."""
     from transformers import GroundingDinoProcessor
 
     detector = loaded.components["detector"]
@@ -108,7 +108,7 @@ def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
         image_processor=loaded.components["image_processor"],
         tokenizer=loaded.components["tokenizer"],
     )
-    # The model knows its categories by small letters and the full stop after each.
+    # The model expects lower-case categories, each with a full stop.
     text = arguments.prompt.strip().lower().rstrip(".") + "."
     seen = processor(images=picture, text=text, return_tensors="pt").to(loaded.device)
     seen["pixel_values"] = seen["pixel_values"].to(detector.dtype)
@@ -125,7 +125,7 @@ def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
 
 
 def _outlined(picture: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
-    """What SAM 2 sees in these boxes: (count, height, width) of true and false."""
+    """Returns SAM 2's masks for these boxes: (count, height, width) of bool."""
     import torch
 
     model = loaded.components["segmenter"]
@@ -148,13 +148,13 @@ def _outlined(picture: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
     return found
 
 
-# --- everything apart ----------------------------------------------------------------------------
+# --- everything ----------------------------------------------------------------------------------
 
 
 def _everything(picture: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tensor]:
-    """A mask (height, width) for everything SAM is sure of, none of them twice.
+    """Returns masks (height, width) of all objects, without duplicates.
 
-    So Segment Anything's own automatic masks are made, with its thresholds.
+    Follows Segment Anything's automatic mask generator, with its thresholds.
     """
     import torch
 
@@ -190,13 +190,13 @@ def _everything(picture: Image.Image, arguments: Sam, loaded: Loaded) -> list[Te
 
 
 def _stability(logits: Tensor) -> float:
-    """0 for an empty mask."""
+    """Returns the stability score; 0 for an empty mask."""
     tight, wide = int((logits > 1).sum()), int((logits > -1).sum())
     return tight / wide if tight else 0.0
 
 
 def _apart(masks: list[Tensor], scores: list[float]) -> list[Tensor]:
-    """Of masks whose boxes overlap too much only the one with the best score."""
+    """Returns the masks after non-maximum suppression of their boxes."""
     kept: list[int] = []
     boxes = [_box(mask) for mask in masks]
     for index in sorted(range(len(masks)), key=lambda i: -scores[i]):
@@ -211,7 +211,7 @@ def _box(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """What both boxes share, of what they take together."""
+    """Returns the IoU of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(width, 0) * max(height, 0)
@@ -219,7 +219,7 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
     return shared / (sum(areas) - shared)
 
 
-# --- what is loaded ------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------
 
 
 def _upernet(values: Mapping[str, Any]) -> tuple[Loads, ...]:
@@ -245,8 +245,8 @@ def _detector_and_segmenter(values: Mapping[str, Any]) -> tuple[Loads, ...]:
         Loads("tokenizer", "transformers.AutoTokenizer", detector),
         Loads("image_processor", "transformers.AutoImageProcessor", detector),
         Loads("segmenter", "transformers.Sam2Model", segmenter, "sam_model_name"),
-        # SAM 2's own wants torchvision. It scales, shifts and divides, and so does this one, by the
-        # same keys of the same file.
+        # SAM 2's own needs torchvision. This one rescales and normalises too, with the same keys of
+        # the same file.
         Loads(
             "segmenter_image_processor",
             "transformers.ViTImageProcessorPil",

@@ -1,4 +1,4 @@
-"""Sounds: cut, joined, faded into each other. Arrays (samples, channels) of float32."""
+"""Slices, joins and crossfades audio: arrays (samples, channels) of float32."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from app.tasks.media import Array
 
 DECLICK_MS = 3
-"""Of a seam with nothing to fade across: enough not to be heard as a click."""
+"""Fade at a seam without crossfade, to avoid a click."""
 Rate = Annotated[int, Field(ge=1000, le=768_000)]
-"""Samples per second."""
+"""Sample rate in Hz."""
 Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
 FramesPerSecond = Annotated[float, Field(gt=0, le=1000)]
 BY_TIME = ("start_seconds", "duration_seconds")
@@ -31,7 +31,7 @@ class Slice(Arguments):
     num_frames: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     fps: FramesPerSecond | None = None
     sample_rate: Rate | None = None
-    """Of a sound that does not carry its own."""
+    """For audio that does not carry its own."""
 
     @model_validator(mode="after")
     def _says_what_to_cut(self) -> Slice:
@@ -54,7 +54,7 @@ class Crossfade(Arguments):
 
 
 def slice_audio(arguments: Slice) -> Array:
-    """So much of the sound from that moment on; silence where it has ended."""
+    """Returns a slice of the audio, padded with silence."""
     sound = as_sound(arguments.audio)
     rate = arguments.sample_rate or arguments.audio.sample_rate
     if arguments.start_seconds is not None and arguments.duration_seconds is not None:
@@ -71,8 +71,8 @@ def slice_audio(arguments: Slice) -> Array:
 
 
 def crossfade_audio(arguments: Crossfade) -> Array:
-    """The sounds one after the other; at every seam the end of one and the start of the next are
-    heard at once, at equal power, so the whole is shorter by one window a seam."""
+    """Returns the audios joined with equal-power crossfades, which shorten the whole by one window
+    per seam."""
     joined, *others = (as_sound(audio) for audio in arguments.audios)
     for sound in others:
         window = round(arguments.crossfade_ms / 1000 * arguments.sample_rate)
@@ -82,11 +82,11 @@ def crossfade_audio(arguments: Crossfade) -> Array:
 
 
 def join(before: Array, head: Array, after: Array, window: int, rate: int) -> Array:
-    """`before` and `after` as one sound, with a crossfade over the last `window` samples of
-    `before` into those of `head`; without a window each side is faded for a moment.
+    """Joins `before` and `after`, with a crossfade from the last `window` samples of `before` to
+    those of `head`; without a window, with short fades.
 
-    `head` is what `after` follows on: it lasts as long as the end of `before` and is heard only in
-    the crossfade. The curves are a quarter of a cosine and of a sine, whose squares add up to one.
+    `head` is what precedes `after`, and is heard only in the crossfade. The curves are quarter
+    periods of cosine and sine, whose squares add up to one.
     """
     import numpy as np
 
@@ -103,19 +103,19 @@ def join(before: Array, head: Array, after: Array, window: int, rate: int) -> Ar
 
 
 def samples_of(frames: int, fps: float, rate: int) -> int:
-    """How many samples last as long as so many frames."""
+    """Returns the number of samples that last as long as so many frames."""
     return round(frames / fps * rate)
 
 
 def padded(sound: Array, length: int) -> Array:
-    """The sound with silence after it, `length` samples in all."""
+    """Returns the audio padded with silence to `length` samples."""
     import numpy as np
 
     return np.pad(sound, ((0, max(0, length - len(sound))), (0, 0)))
 
 
 def _ramps(length: int) -> tuple[Any, Any]:
-    """A falling and a rising column of so many samples, of equal power together."""
+    """Returns a falling and a rising column of equal power, of so many samples."""
     import numpy as np
 
     angle = (np.arange(length, dtype=np.float32)[:, None] + 0.5) / max(1, length) * (np.pi / 2)
@@ -123,7 +123,7 @@ def _ramps(length: int) -> tuple[Any, Any]:
 
 
 def _with_same_channels(*sounds: Array) -> list[Array]:
-    """A sound of one channel is heard in all of the others' channels. Raises StepError."""
+    """Returns the audios with mono ones repeated to the others' channels. Raises StepError."""
     import numpy as np
 
     most = max(sound.shape[1] for sound in sounds)

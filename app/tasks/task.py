@@ -1,4 +1,4 @@
-"""What a task is: its arguments, typed and checked while planning, and what runs it."""
+"""The definition of a task: typed arguments, checked while planning, and a function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Gives = Literal["image", "video", "audio", "text", "data", "tensor", "anything"]
 
 
 class _Standing:
-    """Stands for something in a sentence."""
+    """A placeholder with a name for sentences."""
 
     def __init__(self, words: str) -> None:
         self._words = words
@@ -29,12 +29,12 @@ class _Standing:
 
 
 UNKNOWN: Final = _Standing("a result")
-"""What an earlier step will have made, while planning."""
+"""Stands for the result of an earlier step, while planning."""
 _PICTURE = _Standing("a picture")
 
 
 class Arguments(BaseModel):
-    """The arguments of a task; a subclass lists them. Nothing is converted."""
+    """Base class of a task's arguments; values are not converted."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
@@ -65,9 +65,9 @@ def _checked_sound(value: Any) -> Any:
 
 Picture = Annotated[Image.Image, _media("A picture", as_picture)]
 Video = Annotated[Any, _media("A video", _checked_video)]
-"""Kept as it came: a step after this one may want its sound."""
+"""Not converted: a later step may need its audio."""
 Sound = Annotated[Any, _media("A sound", _checked_sound)]
-"""Kept as it came: an AudioVideo knows its sample rate."""
+"""Not converted: an AudioVideo has its sample rate."""
 
 
 OPENCV = Package("cv2", "opencv-python-headless")
@@ -80,53 +80,53 @@ class Loads(NamedTuple):
     """One component that a task loads."""
 
     name: str
-    """What it is to the task; shown where memory is."""
+    """The task's name for it; shown in the Memory panel."""
     class_name: str
     """Qualified: `transformers.AutoTokenizer`."""
     model: Any
     """A folder, or a repository of the hub."""
     argument: str = "model_name"
-    """Which argument names the model."""
+    """The argument that names the model."""
     files: Mapping[str, str] = {}
-    """Of a model that its own library loads: what that calls them → where they are."""
+    """Files for a model's own library: argument names with paths."""
     file: str | None = None
-    """Its weights in a single file of the model; "": the model is the file."""
+    """A single weight file in the model; "" if the model is the file."""
 
 
 class Loaded(NamedTuple):
-    """What a task's models are when it runs."""
+    """The loaded models of a running task."""
 
     components: Mapping[str, Any]
-    """By the names under which the task loads them."""
+    """By the task's names."""
     folders: Mapping[str, Path]
-    """Where each lies, by the same names."""
+    """By the task's names."""
     device: Any
-    """The torch device they lie on."""
+    """Their torch device."""
     progress: Callable[[int, int], None]
-    """To be told that so many of so many pieces of the call are done."""
+    """Reports pieces of the call done, and their total."""
     kept: dict[str, Any]
-    """What a call leaves to the other calls of its step."""
+    """State shared by the calls of a step."""
 
 
 def loads_nothing(_values: Mapping[str, Any]) -> tuple[Loads, ...]:
-    """For tasks without models."""
+    """Returns no models."""
     return ()
 
 
 def draws_nothing(_values: Mapping[str, Any]) -> bool:
-    """For tasks that give the same each time."""
+    """Returns False, for deterministic tasks."""
     return False
 
 
 class Becomes(NamedTuple):
-    """The call of a pipeline that a task is another name for."""
+    """The pipeline call that a task stands for."""
 
     pipeline_class: str
     """Qualified: `diffusers.StableDiffusionUpscalePipeline`."""
     model: Any
     """A folder, or a repository of the hub."""
     arguments: tuple[str, ...]
-    """Those of the task that are the pipeline's, by their common names."""
+    """Arguments passed to the pipeline, under the same names."""
 
 
 class Task(NamedTuple):
@@ -134,25 +134,25 @@ class Task(NamedTuple):
 
     arguments: type[Arguments]
     run: Callable[..., Any] | None
-    """Called with the arguments, and with a numpy Generator where the task is `random`, or with
-    what is `Loaded` where it loads something. None for a task that becomes a pipeline."""
+    """Called with the arguments, and a numpy Generator if `random`, or Loaded if it loads models.
+    None for a task that becomes a pipeline call."""
     gives: Gives
     many: bool = False
-    """Whether every item of the list it returns is a result of its own."""
+    """Whether every item of the returned list is a result of its own."""
     keys: tuple[str, ...] = ()
-    """Of the mapping it returns, where it returns one."""
+    """Keys of the returned mapping, if it returns one."""
     random: bool = False
     packages: tuple[Package, ...] = ()
     loads: Callable[[Mapping[str, Any]], tuple[Loads, ...]] = loads_nothing
-    """What a call with these arguments loads; what is not known yet is UNKNOWN."""
+    """Returns the models for these arguments, of which some may be UNKNOWN."""
     draws: Callable[[Mapping[str, Any]], bool] = draws_nothing
-    """Whether a call with these arguments draws from torch's own generator."""
+    """Returns whether a call with these arguments draws from torch's global generator."""
     becomes: Callable[[Mapping[str, Any]], Becomes] | None = None
-    """The pipeline's call that a call with these arguments is."""
+    """Returns the pipeline call for these arguments."""
 
 
 class Mistake(NamedTuple):
-    """One thing that is wrong with arguments: where below them, the sentence, the hint."""
+    """A mistake in arguments: its path, a sentence, a hint."""
 
     path: tuple[str | int, ...]
     message: str
@@ -160,12 +160,12 @@ class Mistake(NamedTuple):
 
 
 def mistakes(command: str, task: Task, values: Mapping[str, Any]) -> list[Mistake]:
-    """Everything that is wrong with these arguments; what is UNKNOWN passes."""
+    """Returns all mistakes in these arguments; UNKNOWN values pass."""
     return mistakes_in(command, task.arguments, values)
 
 
 def mistakes_in(title: str, arguments: type[Arguments], values: Mapping[str, Any]) -> list[Mistake]:
-    """As `mistakes`, of arguments of anything; `title` is what takes them, in the sentences."""
+    """Returns all mistakes, as `mistakes`; `title` names what takes the arguments."""
     try:
         arguments.model_validate(dict(values))
     except ValidationError as error:

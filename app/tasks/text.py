@@ -1,4 +1,4 @@
-"""Texts and mappings: what goes into a language model and what is taken from its answer."""
+"""Text and mappings: chat messages for a language model, and parts of its answer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Entry(Arguments):
 class Sections(Arguments):
     text: str
     sections: list[str]
-    """Labels to keep, in the order they are to appear."""
+    """Labels to keep, in order of output."""
     keep_preamble: bool = True
-    """Whether what stands before the first label is kept."""
+    """Whether to keep the text before the first label."""
 
 
 def format_chat_message(arguments: ChatMessage) -> dict[str, list[dict[str, str]]]:
-    """The two messages as a chat model takes them."""
+    """Returns the two messages as chat input."""
     return {
         "text_inputs": [
             {"role": "system", "content": arguments.system_prompt},
@@ -39,15 +39,15 @@ def format_chat_message(arguments: ChatMessage) -> dict[str, list[dict[str, str]
 
 
 def get_dict_value(arguments: Entry) -> Any:
-    """What the mapping has under this key, or None."""
+    """Returns the value of this key, or None."""
     return arguments.mapping.get(arguments.key)
 
 
 def extract_sections(arguments: Sections) -> str:
-    """The named paragraphs of the text, each once, in the declared order.
+    """Returns the named paragraphs of the text, each once, in the declared order.
 
-    A section begins with its label and a colon at the start of a line, in capitals or not, and ends
-    with its paragraph; of one label the first counts. A text without any is left as it is.
+    A section begins with its label (case-insensitive) and a colon at the start of a line, and ends
+    with its paragraph; the first of a label counts. Text without sections is returned unchanged.
     """
     text = arguments.text
     names = {name.lower(): name for name in arguments.sections}

@@ -1,4 +1,4 @@
-"""Larger pictures: by networks of their own (spandrel), or drawn anew by diffusers' pipelines."""
+"""Upscales images by networks of spandrel, or by diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ UPSCALERS: dict[str, tuple[str, str]] = {
         "stabilityai/sd-x2-latent-upscaler",
     ),
 }
-"""Pipeline and model by how many times as wide and as high the picture becomes."""
+"""Pipeline and model by scale factor."""
 
 
 class Upscale(OnePicture):
     model_name: Annotated[str, Field(min_length=1)]
-    """A file, or a repository of the hub that has the file `filename`."""
+    """A file, or a repository of the hub with the file `filename`."""
     filename: Annotated[str, Field(min_length=1)] | None = None
     tile_size: Annotated[int, Field(ge=64, le=4096)] = 512
-    """In pixels; a picture that is larger goes through the network in tiles."""
+    """In pixels; larger images are processed in tiles."""
     tile_overlap: Annotated[int, Field(ge=0, le=1024)] = 32
-    """In pixels; there the tiles fade into each other."""
+    """In pixels; tiles are blended there."""
 
     @model_validator(mode="after")
     def _tiles_differ(self) -> Upscale:
@@ -46,15 +46,15 @@ class DiffusionUpscale(OnePicture):
     negative_prompt: str | None = None
     mode: Literal["x4", "x2"] = "x4"
     model_name: Annotated[str, Field(min_length=1)] | None = None
-    """None: the one that is made for the mode."""
+    """None: the model for the mode."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance_scale: Annotated[float, Field(ge=0, le=100)] = 9.0
     noise_level: Annotated[int, Field(ge=0, le=999)] = 20
-    """Of x4: how much of the picture may be drawn otherwise."""
+    """For x4: noise added to the image; more allows more changes."""
 
 
 def upscale(arguments: Upscale, loaded: Loaded) -> Image.Image:
-    """The picture as many times as large as the network makes it."""
+    """Returns the image upscaled by the network's factor."""
     import numpy as np
     import torch
 
@@ -67,7 +67,7 @@ def upscale(arguments: Upscale, loaded: Loaded) -> Image.Image:
 
 
 def _in_tiles(picture: Tensor, network: Any, arguments: Upscale, loaded: Loaded) -> Tensor:
-    """What the network makes of the picture (1, 3, height, width), tile after tile."""
+    """Returns the network's output for the image (1, 3, height, width), computed in tiles."""
     import torch
 
     height, width = picture.shape[-2:]
@@ -98,14 +98,14 @@ def _in_tiles(picture: Tensor, network: Any, arguments: Upscale, loaded: Loaded)
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles begin, so that each but the last is whole and the last ends with the picture."""
+    """Returns the starts of tiles; the last tile ends with the image."""
     if length <= size:
         return [0]
     return [*range(0, length - size, size - overlap), length - size]
 
 
 def _fading(shape: Sequence[int], overlap: int, like: Tensor) -> Tensor:
-    """How much a tile counts, (height, width): less towards its edges, where others overlap it."""
+    """Returns a tile's blending weights (height, width), lower towards its edges."""
     import torch
 
     height, width = (
@@ -116,7 +116,7 @@ def _fading(shape: Sequence[int], overlap: int, like: Tensor) -> Tensor:
 
 
 def _spandrel(values: Mapping[str, Any]) -> tuple[Loads, ...]:
-    # The whole of it is one file where no file of a repository is named.
+    # Without `filename`, the model itself is a file.
     return (
         Loads("model", "spandrel.ModelLoader", values["model_name"], file=values["filename"] or ""),
     )

@@ -1,4 +1,4 @@
-"""Videos: single frames, one after the other, with a sound."""
+"""Frames of videos, concatenation, and pairing with audio."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class OneVideo(Arguments):
 
 class Frame(OneVideo):
     frame_index: int = 0
-    """From 0; below 0 it counts from the end."""
+    """From 0; negative values count from the end."""
 
 
 class Pair(OneVideo):
     audio: Sound
     sample_rate: Rate | None = None
-    """Wins over what the sound says of itself."""
+    """Overrides the audio's own."""
 
 
 class Concat(Arguments):
@@ -36,13 +36,13 @@ class Concat(Arguments):
     trim_frames: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Dropped from the start of every video after the first."""
     crossfade_ms: Milliseconds = 75
-    """Of the sound, at most as long as what is trimmed."""
+    """Crossfade of the audio, at most as long as the trimmed frames."""
     fps: FramesPerSecond | None = None
-    """Says how many samples of the sound a trimmed or silent frame lasts."""
+    """Needed for the audio length of trimmed or silent frames."""
 
 
 def get_frame(arguments: Frame) -> Image.Image:
-    """One frame as a picture. Raises StepError outside the video."""
+    """Returns one frame as an image. Raises StepError outside the video."""
     frames = as_frames(arguments.video)
     if not -len(frames) <= arguments.frame_index < len(frames):
         raise StepError(f"The video has {len(frames)} frames and none at {arguments.frame_index}.")
@@ -50,22 +50,22 @@ def get_frame(arguments: Frame) -> Image.Image:
 
 
 def get_first_frame(arguments: OneVideo) -> Image.Image:
-    """The first frame as a picture."""
+    """Returns the first frame as an image."""
     return get_frame(Frame(video=arguments.video))
 
 
 def get_last_frame(arguments: OneVideo) -> Image.Image:
-    """The last frame as a picture."""
+    """Returns the last frame as an image."""
     return get_frame(Frame(video=arguments.video, frame_index=-1))
 
 
 def video_frames(arguments: OneVideo) -> Array:
-    """All frames as one array (frames, height, width, 3) of 0..255."""
+    """Returns all frames as one array (frames, height, width, 3) of 0..255."""
     return as_frames(arguments.video)
 
 
 def pair_audio(arguments: Pair) -> AudioVideo:
-    """The frames with this sound. Raises StepError where nothing says its sample rate."""
+    """Returns the frames with this audio. Raises StepError if its sample rate is unknown."""
     frames, sound = arguments.video, arguments.audio
     rate = arguments.sample_rate or getattr(sound, "sample_rate", None)
     if rate is None:
@@ -75,10 +75,10 @@ def pair_audio(arguments: Pair) -> AudioVideo:
 
 
 def concat_videos(arguments: Concat) -> AudioVideo:
-    """The videos as one, with their sounds joined at equal power.
+    """Returns the videos joined, with equal-power crossfades of their audio.
 
-    A silent one among others is given silence. Raises StepError where sizes or sample rates
-    differ, and where `fps` would be needed.
+    Silent videos among others get silence. Raises StepError if sizes or sample rates differ, or if
+    `fps` is needed but missing.
     """
     import numpy as np
 
@@ -103,7 +103,7 @@ def concat_videos(arguments: Concat) -> AudioVideo:
 
 
 def _joined(arguments: Concat, lengths: list[int], rate: int) -> Array:
-    """The sounds of all videos as one; `lengths` are in frames."""
+    """Returns the joined audio of all videos; `lengths` are in frames."""
     import numpy as np
 
     joined: Any = None
