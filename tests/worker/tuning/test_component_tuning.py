@@ -195,7 +195,7 @@ def test_what_sequential_offload_left_on_the_device_lies_in_its_files_after_it(t
     assert isinstance(planned, PipelineStep)
     left = planned.model_copy(update={"offload": "sequential", "never_offloaded": ("vae",)})
     device.moves.clear()
-    bench.runner.placement.put_back(left, find_parts(left))
+    bench.runner.placement.restore(left, find_parts(left))
     assert device.moves == [("AutoencoderKL", "ram")]
 
 
