@@ -89,7 +89,7 @@ def held(engine: Engine) -> set[str]:
 
 
 @pytest.mark.parametrize("phase", ["encoding", "denoising", "decoding"])
-def test_a_cancel_in_any_phase_ends_the_run_and_leaves_the_worker_as_it_was(
+def test_cancel_in_any_phase_ends_run_and_keeps_worker_state(
     phase: str, engine: Engine, workflows: Workflows, undisturbed: Finished
 ):
     pid = engine.status().pid
@@ -104,7 +104,7 @@ def test_a_cancel_in_any_phase_ends_the_run_and_leaves_the_worker_as_it_was(
     assert same(after, undisturbed)
 
 
-def test_a_cancel_while_loading_keeps_what_is_loaded_and_the_next_run_loads_the_rest(
+def test_cancel_while_loading_keeps_loaded_components(
     engine: Engine, workflows: Workflows, undisturbed: Finished
 ):
     pid = engine.status().pid
@@ -127,7 +127,7 @@ def test_a_cancel_while_loading_keeps_what_is_loaded_and_the_next_run_loads_the_
     assert same(after, undisturbed)
 
 
-def test_a_cancel_as_soon_as_loading_begins_is_obeyed_too(
+def test_cancel_at_start_of_loading_ends_run(
     engine: Engine, workflows: Workflows, undisturbed: Finished
 ):
     engine.free()
@@ -136,7 +136,7 @@ def test_a_cancel_as_soon_as_loading_begins_is_obeyed_too(
     assert same(run(engine, workflows.short), undisturbed)
 
 
-def test_results_of_the_steps_before_a_cancel_stay(
+def test_cancel_keeps_results_of_earlier_steps(
     engine: Engine, workflows: Workflows, undisturbed: Finished
 ):
     finished = cancelled_when(
@@ -150,7 +150,7 @@ def test_results_of_the_steps_before_a_cancel_stay(
     assert Path(finished.results[0].sidecar).is_file()
 
 
-def test_cancel_after_cancel_the_worker_stays_sound(
+def test_repeated_cancels_leave_worker_usable(
     engine: Engine, workflows: Workflows, undisturbed: Finished
 ):
     pid = engine.status().pid

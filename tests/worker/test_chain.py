@@ -70,7 +70,7 @@ def like(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.8)
 
 
-def test_segments_become_one_film_with_one_sound(bench: Bench, ltx2: Path):
+def test_chain_joins_segments_into_one_video_with_audio(bench: Bench, ltx2: Path):
     chain = {"segments": 3, "trim_frames": 2}
     finished = bench.run(document(filming(ltx2, chain)))
     made = film(finished)
@@ -84,16 +84,14 @@ def test_segments_become_one_film_with_one_sound(bench: Bench, ltx2: Path):
     ]
 
 
-def test_the_first_segment_is_what_the_call_alone_makes_and_one_generator_draws_on(
-    bench: Bench, ltx2: Path
-):
+def test_chain_first_segment_equals_single_call_and_shares_generator(bench: Bench, ltx2: Path):
     alone = film(bench.run(document(filming(ltx2, None))))
     chained = film(bench.run(document(filming(ltx2, {"segments": 2, "trim_frames": 0}))))
     assert like(chained.frames[:9], alone.frames)
     assert not like(chained.frames[9:], alone.frames)
 
 
-def test_warm_is_cold_and_another_chain_is_another_film(bench: Bench, ltx2: Path):
+def test_chain_is_equal_warm_and_cold_and_depends_on_settings(bench: Bench, ltx2: Path):
     chain = {"segments": 2}
     cold = bench.run(document(filming(ltx2, chain)))
     warm = bench.run(document(filming(ltx2, chain)), fresh=False)
@@ -105,7 +103,7 @@ def test_warm_is_cold_and_another_chain_is_another_film(bench: Bench, ltx2: Path
     assert len(film(other).frames) == len(film(cold).frames) - 2
 
 
-def test_each_segment_has_its_prompt_and_the_last_is_for_all_that_follow(bench: Bench, ltx2: Path):
+def test_chain_uses_prompts_by_segment_and_repeats_the_last(bench: Bench, ltx2: Path):
     words = {"name": "words", "task": {"command": "gather_inputs", "inputs": ["a hen", "a cow"]}}
     prompts = ["a fox", "previous_result:words"]
     chain = {"segments": 3, "prompts": prompts}
@@ -120,9 +118,7 @@ def test_each_segment_has_its_prompt_and_the_last_is_for_all_that_follow(bench: 
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_segments_are_written_and_the_film_is_made_of_their_files(
-    bench: Bench, ltx2: Path, keep: bool
-):
+def test_chain_joins_saved_segment_files(bench: Bench, ltx2: Path, keep: bool):
     chain = {"segments": 3, "trim_frames": 2}
     in_memory = film(bench.run(document(filming(ltx2, chain))))
     chain |= {"save_segments": True, "keep_segments": keep}
@@ -149,7 +145,7 @@ def test_segments_are_written_and_the_film_is_made_of_their_files(
         assert files == []
 
 
-def test_chains_are_multiplied_by_what_their_step_refers_to(bench: Bench, ltx2: Path):
+def test_chain_runs_for_every_combination_of_references(bench: Bench, ltx2: Path):
     words = {"name": "words", "task": {"command": "gather_inputs", "inputs": ["a hen", "a cow"]}}
     films = filming(ltx2, {"segments": 2}, prompt="previous_result:words")
     finished = bench.run(document(words, films))
@@ -158,7 +154,7 @@ def test_chains_are_multiplied_by_what_their_step_refers_to(bench: Bench, ltx2: 
     assert (film(finished, 0).frames != film(finished, 1).frames).any()
 
 
-def test_segments_that_cannot_be_removed_fail_neither_run_nor_worker(bench: Bench, ltx2: Path):
+def test_chain_ignores_errors_when_removing_segments(bench: Bench, ltx2: Path):
     def replace(event: Event) -> None:
         if isinstance(event, ResultSaved):
             for unfinished in Path(event.path).parent.glob(f"{PART}*"):
@@ -176,7 +172,7 @@ def test_segments_that_cannot_be_removed_fail_neither_run_nor_worker(bench: Benc
     assert not list(folder.glob(f"{PART}*"))
 
 
-def test_a_chain_is_cancelled_inside_a_segment_and_leaves_no_files(bench: Bench, ltx2: Path):
+def test_chain_cancelled_inside_a_segment_leaves_no_files(bench: Bench, ltx2: Path):
     def cancel(event: Event) -> None:
         if isinstance(event, StepProgress) and event.segment == 2:
             bench.cancel(event.run_id)
@@ -195,7 +191,7 @@ def test_a_chain_is_cancelled_inside_a_segment_and_leaves_no_files(bench: Bench,
     assert len(film(bench.run(document(filming(ltx2, {"segments": 2})))).frames) == 17
 
 
-def test_a_segment_that_makes_two_films_is_refused(bench: Bench, ltx2: Path):
+def test_chain_refuses_segment_with_two_videos(bench: Bench, ltx2: Path):
     finished = bench.run(document(filming(ltx2, {"segments": 2}, num_videos_per_prompt=2)))
     assert isinstance(finished.terminal, RunFailed)
     assert finished.terminal.error.message == (
@@ -203,7 +199,7 @@ def test_a_segment_that_makes_two_films_is_refused(bench: Bench, ltx2: Path):
     )
 
 
-def test_a_reference_calls_the_pipeline_in_segments_of_its_own(bench: Bench, ltx2: Path):
+def test_chain_runs_separately_for_each_reference(bench: Bench, ltx2: Path):
     arguments = filming(ltx2, None)["pipeline"]["arguments"]
     again = {
         "name": "again",
@@ -216,7 +212,7 @@ def test_a_reference_calls_the_pipeline_in_segments_of_its_own(bench: Bench, ltx
     assert [len(film(finished, number).frames) for number in (0, 1)] == [9, 17]
 
 
-def test_the_record_names_the_chain(bench: Bench, ltx2: Path):
+def test_record_contains_chain_settings(bench: Bench, ltx2: Path):
     finished = bench.run(document(filming(ltx2, {"segments": 2})))
     record = json.loads(Path(finished.results[0].sidecar).read_text())
     assert record["workflow"]["steps"][0]["pipeline"]["chain"] == {"segments": 2}

@@ -19,35 +19,35 @@ def cpu() -> Device:
     return Device("cpu")
 
 
-def test_the_cpu_calls_itself_so(cpu: Device):
+def test_device_cpu_has_its_name(cpu: Device):
     assert (str(cpu), cpu.name, cpu.is_accelerator) == ("cpu", "CPU", False)
 
 
-def test_auto_takes_the_accelerator_where_there_is_one():
+def test_device_auto_prefers_accelerator():
     found = Device("auto")
     there_is_one = torch.cuda.is_available() or torch.backends.mps.is_available()
     assert found.is_accelerator == there_is_one
 
 
-def test_a_named_device_is_taken_as_named():
+def test_device_name_is_used_as_given():
     assert str(Device("cuda:1")) == "cuda:1"
     assert Device("cuda:1").is_accelerator
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_an_accelerator_is_named_as_the_tensors_on_it_name_it(kind: str):
+def test_device_accelerator_name_matches_its_tensors(kind: str):
     """Else each of them would be moved there again for every step."""
     assert Device(kind).torch_device == torch.device(kind, 0)
 
 
-def test_memory_on_the_cpu_is_the_machines(cpu: Device):
+def test_device_memory_on_cpu_is_ram(cpu: Device):
     memory = cpu.memory()
     assert memory.device_bytes == memory.device_reserved_bytes == 0
     assert 0 < memory.device_free_bytes < memory.device_total_bytes
     assert memory.device_total_bytes <= psutil.virtual_memory().total
 
 
-def test_the_resident_set_is_this_process_and_grows_with_it(cpu: Device):
+def test_resident_set_grows_with_process(cpu: Device):
     # What other tests left behind must not be given back in between.
     cpu.tidy()
     cpu.release()
@@ -57,7 +57,7 @@ def test_the_resident_set_is_this_process_and_grows_with_it(cpu: Device):
     assert after - before >= 0.9 * len(block)
 
 
-def test_giving_memory_back_gives_large_tensors_back(cpu: Device):
+def test_release_frees_large_tensors(cpu: Device):
     # Many small blocks: malloc keeps those for itself when they are freed.
     blocks = [torch.ones(16 * 1024) for _ in range(2000)]
     full = cpu.memory().resident_bytes
@@ -68,7 +68,7 @@ def test_giving_memory_back_gives_large_tensors_back(cpu: Device):
     assert full - cpu.memory().resident_bytes >= 0.8 * held_bytes
 
 
-def test_the_machine_refusing_an_allocation_is_out_of_memory():
+def test_refused_allocation_is_out_of_memory():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**52)
     assert is_out_of_memory(refused.value)
@@ -87,7 +87,7 @@ def test_the_machine_refusing_an_allocation_is_out_of_memory():
     ],
     ids=lambda error: str(error)[:20],
 )
-def test_every_way_of_saying_so_is_understood(error: Exception):
+def test_out_of_memory_messages_are_recognised(error: Exception):
     assert is_out_of_memory(error)
 
 
@@ -101,7 +101,7 @@ def test_every_way_of_saying_so_is_understood(error: Exception):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_other_errors_are_not_taken_for_it(error: Exception):
+def test_other_errors_are_not_out_of_memory(error: Exception):
     assert not is_out_of_memory(error)
 
 
@@ -117,7 +117,7 @@ def told_otherwise(error: Exception, *, said: bool) -> Exception:
         return other
 
 
-def test_an_error_that_came_of_running_out_is_one():
+def test_error_caused_by_out_of_memory_is_out_of_memory():
     ran_out = RuntimeError("unable to mmap 16 bytes from file <a>: Cannot allocate memory (12)")
     assert is_out_of_memory(told_otherwise(ran_out, said=True))
     assert is_out_of_memory(told_otherwise(ran_out, said=False))
@@ -133,7 +133,7 @@ def test_an_error_that_came_of_running_out_is_one():
         ("CUDA error: out of memory", ""),
     ],
 )
-def test_the_amount_that_was_refused_is_read_from_the_error(said: str, amount: str):
+def test_refused_amount_is_read_from_error(said: str, amount: str):
     assert amount_asked_for(RuntimeError(said)) == amount
 
 
@@ -147,7 +147,7 @@ def test_the_amount_that_was_refused_is_read_from_the_error(said: str, amount: s
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_it_is_known_whose_memory_ran_out(
+def test_out_of_memory_names_device_or_ram(
     cpu: Device, error: Exception, beside_an_accelerator: str
 ):
     assert cpu.place_that_ran_out(error) == "device"

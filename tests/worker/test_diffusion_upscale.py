@@ -40,9 +40,7 @@ def larger(**arguments: Any) -> Document:
 
 
 @pytest.mark.parametrize(("mode", "times"), [("x4", 4), ("x2", 2)])
-def test_a_picture_becomes_larger_warm_as_cold_and_with_its_seed(
-    upscaling: Bench, mode: str, times: int
-):
+def test_diffusion_upscale_is_equal_warm_and_cold(upscaling: Bench, mode: str, times: int):
     wanted = document(larger(mode=mode, prompt="a cat"))
     cold, warm = upscaling.run(wanted), upscaling.run(wanted)
     assert pixels(cold)[0].shape == (64 * times, 64 * times, 3)
@@ -53,7 +51,7 @@ def test_a_picture_becomes_larger_warm_as_cold_and_with_its_seed(
     assert progress == ([1, 2] if mode == "x4" else progress)
 
 
-def test_it_is_held_freed_and_released_like_any_pipeline(upscaling: Bench):
+def test_diffusion_upscale_is_held_freed_and_released(upscaling: Bench):
     upscaling.run(document(larger() | {"release_models": True}))
     assert upscaling.runner.residency.entries == ()
     first = upscaling.run(document(larger()))
@@ -62,7 +60,7 @@ def test_it_is_held_freed_and_released_like_any_pipeline(upscaling: Bench):
     assert same(first, upscaling.run(document(larger())))
 
 
-def test_how_much_may_be_drawn_otherwise_is_for_x4_alone(upscaling: Bench):
+def test_noise_level_applies_to_x4_only(upscaling: Bench):
     little, much = (
         pixels(upscaling.run(document(larger(noise_level=level))))[0] for level in (1, 300)
     )
@@ -76,7 +74,7 @@ def test_how_much_may_be_drawn_otherwise_is_for_x4_alone(upscaling: Bench):
     )
 
 
-def test_on_an_accelerator_it_computes_in_half_the_bytes(upscaling: Bench, tmp_path: Path):
+def test_diffusion_upscale_uses_half_precision_on_accelerator(upscaling: Bench, tmp_path: Path):
     other = Bench(tmp_path / "other", Accelerator())
     other.models, other.folder = upscaling.models, upscaling.folder
     other.run(document(larger()))

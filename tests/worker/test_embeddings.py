@@ -24,14 +24,14 @@ def file_of(bench: Bench) -> Path:
     return file
 
 
-def test_nothing_is_written_before_the_light_cleanup(bench: Bench):
+def test_embeddings_are_written_only_at_clean_up(bench: Bench):
     bench.run(document(step()))
     assert not (bench.folder / "outputs" / FOLDER).exists()
     bench.runner.clean_up()
     assert file_of(bench).suffix == ".safetensors"
 
 
-def test_a_worker_that_is_shut_down_at_once_has_written_them(tmp_path: Path, bench: Bench):
+def test_embeddings_are_written_at_shutdown(tmp_path: Path, bench: Bench):
     """As the command line does: one run, and the process is over."""
     workflow = bench.write(document(step()))
     with started_engine(tmp_path / "outputs") as engine:
@@ -66,7 +66,7 @@ def of_somebody_else(file: Path) -> None:
     ],
     ids=["cut off", "one bit turned", "of somebody else", "empty", "text"],
 )
-def test_a_file_that_cannot_be_trusted_is_removed_and_made_anew(
+def test_damaged_embeddings_file_is_removed_and_computed_again(
     bench: Bench, spoil: Callable[[Path], None]
 ):
     before = encoded(bench, document(step()))
@@ -87,7 +87,7 @@ def test_large_embeddings_are_not_written(tmp_path: Path):
     assert folder.find("large") is None
 
 
-def test_the_folder_keeps_its_bound_and_the_longest_unused_leaves(tmp_path: Path):
+def test_embeddings_folder_evicts_least_recently_used(tmp_path: Path):
     embeddings = Embeddings.of(torch.zeros(1000))
     roomy = EmbeddingsFolder(tmp_path, MIB)
     for age, key in enumerate(["first", "second", "third"]):
@@ -99,7 +99,7 @@ def test_the_folder_keeps_its_bound_and_the_longest_unused_leaves(tmp_path: Path
     assert {file.stem for file in tmp_path.iterdir()} == {"first", "third", "fourth"}
 
 
-def test_a_folder_that_cannot_be_written_is_only_logged(
+def test_unwritable_embeddings_folder_is_only_logged(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ):
     before = encoded(bench, document(step()))

@@ -51,7 +51,7 @@ def read_by(method: str, methods: Methods) -> set[str]:
     return seen
 
 
-def test_no_encode_prompt_reads_anything_of_its_pipeline_that_is_not_in_the_key(
+def test_encode_prompt_reads_only_pipeline_attributes_in_the_key(
     encoding: dict[str, Methods],
 ):
     """A diffusers whose pipelines read more would be answered with the wrong embeddings."""
@@ -68,7 +68,7 @@ def test_no_encode_prompt_reads_anything_of_its_pipeline_that_is_not_in_the_key(
     assert beside_the_key == {}
 
 
-def test_no_encode_prompt_reads_more_of_a_denoiser_than_its_dtype_and_configuration(
+def test_encode_prompt_reads_only_dtype_and_config_of_denoiser(
     encoding: dict[str, Methods],
 ):
     components = {f"self.{component}" for component in WEIGHTS_UNREAD}

@@ -71,13 +71,13 @@ def lost(tmp_path: Path) -> Bench:
     return bench
 
 
-def test_run_error_is_told_when_memory_cannot_be_measured(lost: Bench):
+def test_run_error_is_reported_when_memory_cannot_be_measured(lost: Bench):
     ended = lost.run(document()).terminal
     assert isinstance(ended, RunFailed)
     assert "what really went wrong" in ended.error.message
 
 
-def test_out_of_memory_is_told_when_memory_cannot_be_measured(tmp_path: Path):
+def test_out_of_memory_is_reported_when_memory_cannot_be_measured(tmp_path: Path):
     device = LostDevice("cpu")
     bench = Bench(tmp_path, device)
     tries: list[Event] = []
@@ -95,7 +95,7 @@ def test_out_of_memory_is_told_when_memory_cannot_be_measured(tmp_path: Path):
     assert ended.error.message.startswith("Memory ran out in step 'draw'")
 
 
-def test_out_of_memory_between_steps_is_told_when_memory_cannot_be_measured(tmp_path: Path):
+def test_out_of_memory_between_steps_is_reported_when_memory_cannot_be_measured(tmp_path: Path):
     device = LostDevice("cpu")
     bench = Bench(tmp_path, device)
 
@@ -111,7 +111,7 @@ def test_out_of_memory_between_steps_is_told_when_memory_cannot_be_measured(tmp_
     assert ended.error.message.endswith("(loading).")
 
 
-def test_run_error_is_told_when_what_took_turns_cannot_be_put_back(tmp_path: Path):
+def test_run_error_is_reported_when_offloaded_components_cannot_be_restored(tmp_path: Path):
     class Unmoving(Accelerator):
         is_lost = False
 
@@ -137,7 +137,7 @@ def test_run_error_is_told_when_what_took_turns_cannot_be_put_back(tmp_path: Pat
     assert "what really went wrong" in ended.error.message
 
 
-def test_failure_is_told_before_the_device_is_asked_for_anything(tmp_path: Path):
+def test_failure_is_reported_before_the_device_is_used(tmp_path: Path):
     """A device in this state may also never answer: then the worker is ended from outside."""
     asked_before_end: list[bool] = []
     told: list[Event] = []
@@ -164,7 +164,7 @@ def test_failure_is_told_before_the_device_is_asked_for_anything(tmp_path: Path)
 
 
 @pytest.mark.parametrize("accelerator", [True, False])
-def test_device_that_does_not_answer_is_lost_with_all_it_holds(tmp_path: Path, accelerator: bool):
+def test_unresponsive_device_is_lost_with_held_components(tmp_path: Path, accelerator: bool):
     class Lost(LostDevice):
         @property
         def is_accelerator(self) -> bool:
@@ -185,7 +185,7 @@ def test_device_that_does_not_answer_is_lost_with_all_it_holds(tmp_path: Path, a
     assert bench.runner.reports.device_is_lost == accelerator
 
 
-def test_bounded_memories_are_reported_with_their_sizes(bench: Bench):
+def test_caches_are_reported_with_their_sizes(bench: Bench):
     reports: list[MemoryReported] = []
     bench.when = lambda e: reports.append(e) if isinstance(e, MemoryReported) else None
     assert bench.run(document()).success
@@ -211,13 +211,13 @@ NO_MAPS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("stored", NO_MAPS.values(), ids=NO_MAPS.keys())
-def test_preview_file_that_is_no_map_fails_no_run(bench: Bench, model: Path, stored: bytes):
+def test_invalid_preview_file_does_not_fail_run(bench: Bench, model: Path, stored: bytes):
     (model / "preview.json").write_bytes(stored)
     assert bench.run(document(step(model=model)), previews=True).success
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
-def test_learnt_map_that_is_damaged_fails_no_run(bench: Bench, content: bytes | None):
+def test_damaged_preview_map_does_not_fail_run(bench: Bench, content: bytes | None):
     maps = bench.runner.preview_maps
     file = maps._file("a decoder")
     file.parent.mkdir(parents=True)
@@ -228,7 +228,7 @@ def test_learnt_map_that_is_damaged_fails_no_run(bench: Bench, content: bytes | 
     assert maps.learnt("a decoder") is None
 
 
-def test_folder_in_place_of_a_learnt_map_fails_no_run(bench: Bench):
+def test_folder_instead_of_preview_map_does_not_fail_run(bench: Bench):
     maps = bench.runner.preview_maps
     maps._file("a decoder").mkdir(parents=True)
     assert maps.learnt("a decoder") is None
@@ -247,7 +247,7 @@ class FailingMap(LatentPreview):
         raise ValueError("cannot be shown")
 
 
-def test_error_in_rendering_a_preview_ends_previews_and_not_the_run(
+def test_preview_error_ends_previews_but_not_run(
     caplog: pytest.LogCaptureFixture,
 ):
     latents, failing = torch.zeros(1, 4, 8, 8), FailingMap()
@@ -262,14 +262,14 @@ def test_error_in_rendering_a_preview_ends_previews_and_not_the_run(
 
 
 @pytest.mark.parametrize("width", [0, -8, "512", None, 512.0])
-def test_size_that_is_no_size_fails_no_preview(width: Any):
+def test_invalid_size_does_not_fail_preview(width: Any):
     preview_source = PreviewSource(LatentPreview([(0.0, 0.0, 0.0)] * 4))
     preview_source.begin({"width": width, "height": 512})
     assert preview_source.knows(torch.zeros(1, 64, 4))
     assert preview_source.render(torch.zeros(1, 64, 4)) is not None
 
 
-def test_previews_of_the_bundled_model_are_still_shown(bench: Bench):
+def test_previews_of_bundled_model_are_shown(bench: Bench):
     shown = bench.run(document(step(model=SHAPES)), previews=True)
     assert any(isinstance(event, Preview) for event in shown.events)
 
@@ -277,7 +277,7 @@ def test_previews_of_the_bundled_model_are_still_shown(bench: Bench):
 # --- idle moments ---------------------------------------------------------------------------------
 
 
-def test_cleanup_goes_on_when_one_part_of_it_fails(tmp_path: Path):
+def test_clean_up_continues_after_one_part_fails(tmp_path: Path):
     device = LostDevice("cpu")
     bench = Bench(tmp_path, device)
     assert bench.run(document()).success

@@ -29,7 +29,7 @@ def failed(bench: Bench, wanted: Document | Plan) -> RunFailed:
     return finished.terminal
 
 
-def test_a_step_that_fails_in_its_call_is_named_and_the_next_run_loads_nothing(bench: Bench):
+def test_failing_step_is_named_and_its_components_stay(bench: Bench):
     before = bench.run(GOOD)
     error = failed(bench, document(step("sketch", **FAILS), id="bad")).error
     assert error.kind == "StepError"
@@ -41,7 +41,7 @@ def test_a_step_that_fails_in_its_call_is_named_and_the_next_run_loads_nothing(b
     assert same(before, after)
 
 
-def test_a_picture_of_numbers_that_are_none_is_told_and_not_saved_black(bench: Bench, model: Path):
+def test_nan_image_is_an_error_and_not_saved_black(bench: Bench, model: Path):
     (weights,) = (model / "vae").glob("*.safetensors")
     tensors = load_file(weights)
     tensors["decoder.conv_out.bias"].fill_(float("nan"))
@@ -58,12 +58,12 @@ def test_a_picture_of_numbers_that_are_none_is_told_and_not_saved_black(bench: B
     assert finished.results == ()
 
 
-def test_a_cold_run_that_fails_leaves_what_it_loaded_for_the_next(bench: Bench):
+def test_failing_cold_run_keeps_loaded_components(bench: Bench):
     failed(bench, document(step(**FAILS)))
     assert bench.run(GOOD).success.loaded == ()
 
 
-def test_the_results_of_the_steps_before_stay(bench: Bench):
+def test_failing_run_keeps_results_of_earlier_steps(bench: Bench):
     finished = bench.run(document(step("good"), step("bad", **FAILS)))
     assert isinstance(finished.terminal, RunFailed)
     assert "step 'bad'" in finished.terminal.error.message
@@ -71,7 +71,7 @@ def test_the_results_of_the_steps_before_stay(bench: Bench):
     assert Path(result.path).is_file()
 
 
-def test_a_picture_that_is_deleted_after_planning_is_named(bench: Bench, tmp_path: Path):
+def test_image_deleted_after_planning_is_named(bench: Bench, tmp_path: Path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     plan = bench.plan(document(step("vary", kind="Img2Img", image="picture.png")))
@@ -85,7 +85,7 @@ def test_a_picture_that_is_deleted_after_planning_is_named(bench: Bench, tmp_pat
     )
 
 
-def test_a_picture_that_is_overwritten_after_planning_is_named(bench: Bench, tmp_path: Path):
+def test_image_overwritten_after_planning_is_named(bench: Bench, tmp_path: Path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     plan = bench.plan(document(step("vary", kind="Img2Img", image="picture.png")))
@@ -95,7 +95,7 @@ def test_a_picture_that_is_overwritten_after_planning_is_named(bench: Bench, tmp
     assert "can no longer be read" in ended.error.message
 
 
-def test_far_too_many_images_are_refused_before_anything_is_loaded(bench: Bench):
+def test_too_many_images_are_refused_before_loading(bench: Bench):
     before = bench.run(GOOD)
     plan = bench.plan(document(id="huge"))
     arguments = {**plan.steps[0].arguments, "num_images_per_prompt": MANY}
@@ -109,7 +109,7 @@ def test_far_too_many_images_are_refused_before_anything_is_loaded(bench: Bench)
     assert same(before, after)
 
 
-def test_a_model_that_is_gone_since_planning_is_a_load_error(bench: Bench, tmp_path: Path):
+def test_model_removed_after_planning_is_a_load_error(bench: Bench, tmp_path: Path):
     (tmp_path / "model").mkdir()
     index = tmp_path / "model" / "model_index.json"
     index.write_text('{"_class_name": "StableDiffusionPipeline"}')
@@ -123,7 +123,7 @@ def test_a_model_that_is_gone_since_planning_is_a_load_error(bench: Bench, tmp_p
     )
 
 
-def test_what_cannot_be_written_as_asked_is_a_result_error(bench: Bench):
+def test_unsupported_result_type_is_a_result_error(bench: Bench):
     error = failed(bench, document(step(output_type="{latent}"))).error
     assert error.kind == "ResultError"
     assert error.message == (
@@ -132,9 +132,7 @@ def test_what_cannot_be_written_as_asked_is_a_result_error(bench: Bench):
     )
 
 
-def test_a_folder_that_cannot_be_written_to_fails_the_run_and_not_the_worker(
-    bench: Bench, tmp_path: Path
-):
+def test_unwritable_folder_fails_run_but_not_worker(bench: Bench, tmp_path: Path):
     (tmp_path / "outputs").write_text("a file where the folder should be")
     finished = bench.run(GOOD)
     assert isinstance(finished.terminal, RunFailed)
@@ -143,6 +141,6 @@ def test_a_folder_that_cannot_be_written_to_fails_the_run_and_not_the_worker(
     assert bench.run(GOOD).success.loaded == ()
 
 
-def test_a_failing_run_fails_in_the_same_words_again(bench: Bench):
+def test_failing_run_has_same_message_again(bench: Bench):
     first, second = (failed(bench, document(step(**FAILS))).error.message for _ in range(2))
     assert first == second

@@ -23,7 +23,7 @@ def doing(command: str, saved_as: str | None = None, name: str = "do", **argumen
     return step if saved_as is None else {**step, "result": {"content_type": saved_as}}
 
 
-def test_videos_are_gathered_and_joined_with_their_sound(bench: Bench):
+def test_videos_are_gathered_and_joined_with_their_audio(bench: Bench):
     for name in ("a", "b"):
         film(bench.folder / f"{name}.mp4", seconds_of_sound=0.5)
     gather = doing("gather_videos", name="gather", glob="*.mp4")
@@ -36,7 +36,7 @@ def test_videos_are_gathered_and_joined_with_their_sound(bench: Bench):
     assert [result.content_type for result in finished.results] == ["image/png"] * 2 + ["video/mp4"]
 
 
-def test_a_sound_of_a_file_is_cut_and_put_under_a_film(bench: Bench):
+def test_audio_file_is_sliced_and_paired_with_video(bench: Bench):
     film(bench.folder / "film.mkv")
     tone(bench.folder / "tone.wav", seconds=1.0)
     cut = doing("slice_audio", name="cut", audio="tone.wav", start_seconds=0, duration_seconds=0.5)
@@ -47,7 +47,7 @@ def test_a_sound_of_a_file_is_cut_and_put_under_a_film(bench: Bench):
     assert bench.run(document(cut, pair)).success
 
 
-def test_a_video_variable_may_name_a_file_and_be_used_where_nothing_says_video(bench: Bench):
+def test_video_variable_works_under_any_argument_name(bench: Bench):
     film(bench.folder / "film.mp4")
     last = doing("get_last_frame", "image/png", video="variable:start_video")
     variables = {"start_video": {"location": "film.mp4"}}
@@ -58,7 +58,7 @@ def test_a_video_variable_may_name_a_file_and_be_used_where_nothing_says_video(b
     assert bench.run(typed).success
 
 
-def test_what_is_no_video_is_refused_while_planning(bench: Bench):
+def test_non_video_is_refused_while_planning(bench: Bench):
     (bench.folder / "text.mp4").write_text("no video")
     tone(bench.folder / "tone.wav")
     steps = [
@@ -80,7 +80,7 @@ def test_what_is_no_video_is_refused_while_planning(bench: Bench):
     }  # fmt: skip
 
 
-def test_a_film_where_a_picture_belongs_is_refused_while_planning(bench: Bench):
+def test_video_instead_of_image_is_refused_while_planning(bench: Bench):
     film(bench.folder / "film.mp4")
     picture = {"media_type": "video", "location": "film.mp4"}
     with pytest.raises(InvalidWorkflow, match="A picture is needed: a AudioVideo is not a picture"):

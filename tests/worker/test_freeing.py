@@ -8,7 +8,7 @@ from app.protocol import FreeMemory, MemoryFreed
 from tests.worker.bench import Bench, document, step
 
 
-def test_the_process_gives_back_at_least_the_weights_that_were_its_own(bench: Bench):
+def test_free_returns_private_weights_to_the_system(bench: Bench):
     loading = {"torch_dtype": "torch.bfloat16"}
     assert bench.run(document(step(loading=loading, num_images_per_prompt=4))).success
     told: list[Any] = []

@@ -66,7 +66,7 @@ def pid_of(engine: Engine) -> int:
     return pid
 
 
-def test_full_disk_fails_a_run_with_a_sentence_and_loses_nothing(
+def test_full_disk_fails_run_with_a_sentence_and_keeps_components(
     engine: Engine, outputs: Path, shipped_workflows: Path, lines: Lines
 ):
     workflow, inputs = shipped_workflows / "text-to-image.json", {"prompt": "a red circle"}
@@ -89,7 +89,7 @@ def test_full_disk_fails_a_run_with_a_sentence_and_loses_nothing(
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_folder_of_results_that_vanished_ends_no_worker(
+def test_vanished_outputs_folder_does_not_end_worker(
     engine: Engine, outputs: Path, shipped_workflows: Path, as_file: bool
 ):
     workflow, inputs = shipped_workflows / "text-to-image.json", {"prompt": "a red circle"}
@@ -134,7 +134,7 @@ class Stuck(Device):
         raise RuntimeError("an illegal memory access was encountered")
 
 
-def test_cleanup_that_fails_halfway_costs_nothing_that_is_warm(
+def test_failing_clean_up_keeps_components_warm(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ):
     bench = Bench(tmp_path, Stuck("cpu"))
@@ -163,7 +163,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", [".weights", ".embeddings", ".previews"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damaged_folder_of_what_is_kept_fails_no_run(
+def test_damaged_cache_folder_does_not_fail_run(
     bench: Bench, model: Path, name: str, damage: Callable[[Path], object]
 ):
     assert bench.run(half(model)).success

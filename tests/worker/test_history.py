@@ -130,7 +130,7 @@ def perform(bench: Bench, act: Act) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=HISTORIES, last=st.sampled_from([*DRAW]))
-def test_what_a_workflow_draws_does_not_depend_on_what_ran_before(
+def test_workflow_result_does_not_depend_on_earlier_runs(
     expected: dict[str, list[np.ndarray]],
     new_bench: Callable[[], Bench],
     history: list[Act],

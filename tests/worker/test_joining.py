@@ -63,7 +63,7 @@ def joined(chain: Chain, *segments: AudioVideo) -> AudioVideo:
     return film.finished()
 
 
-def test_the_head_of_every_later_segment_is_dropped():
+def test_chain_trims_head_of_later_segments():
     chain = Chain(segments=3, trim_frames=2, fps=FPS)
     film = joined(chain, *(segment(number, sound=False) for number in range(3)))
     assert list(film.frames[:, 0, 0, 0]) == [*range(10), *range(12, 20), *range(22, 30)]
@@ -71,7 +71,7 @@ def test_the_head_of_every_later_segment_is_dropped():
 
 
 @pytest.mark.parametrize("crossfade_ms", [0, 50, 150, 5000])
-def test_the_sound_is_as_long_as_the_frames_and_never_louder_than_its_parts(crossfade_ms: float):
+def test_joined_audio_matches_frames_and_never_exceeds_its_parts(crossfade_ms: float):
     chain = Chain(segments=2, trim_frames=2, fps=FPS, crossfade_ms=crossfade_ms)
     film = joined(chain, segment(0), segment(1))
     assert film.audio is not None
@@ -85,7 +85,7 @@ def test_the_sound_is_as_long_as_the_frames_and_never_louder_than_its_parts(cros
         assert middle == pytest.approx((0.1 + 0.2) * 2**-0.5, rel=0.05)
 
 
-def test_without_anything_to_fade_over_the_seam_does_not_click():
+def test_join_without_crossfade_has_no_click():
     film = joined(Chain(segments=2, trim_frames=0, fps=FPS), segment(0), segment(1))
     assert film.audio is not None
     steps = np.abs(np.diff(film.audio[990:1010, 0]))
@@ -93,7 +93,7 @@ def test_without_anything_to_fade_over_the_seam_does_not_click():
     assert abs(film.audio[1000, 0]) < 0.15
 
 
-def test_a_sound_that_is_shorter_than_its_frames_is_followed_by_silence():
+def test_short_segment_audio_is_padded_with_silence():
     short = segment(0)
     short = AudioVideo(short.frames, short.audio[:900], RATE)
     film = joined(Chain(segments=2, trim_frames=1, fps=FPS, crossfade_ms=10), short, segment(1))
@@ -111,12 +111,12 @@ def test_a_sound_that_is_shorter_than_its_frames_is_followed_by_silence():
         (segment(1, frames=2), "has 2 frames, of which 2 are trimmed"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(second: AudioVideo, message: str):
+def test_incompatible_segments_are_refused(second: AudioVideo, message: str):
     with pytest.raises(StepError, match=message):
         joined(Chain(segments=2, trim_frames=2, fps=FPS), segment(0), second)
 
 
-def test_how_long_a_trimmed_frame_is_heard_has_to_be_known():
+def test_trimming_audio_requires_fps():
     with pytest.raises(StepError, match="How long a frame of step 'film' is heard is not known"):
         joined(Chain(segments=2), segment(0), segment(1))
 
@@ -124,21 +124,21 @@ def test_how_long_a_trimmed_frame_is_heard_has_to_be_known():
 # --- what is handed on ---------------------------------------------------------------------------
 
 
-def test_the_last_frame_is_handed_on_as_a_picture():
+def test_last_frame_is_passed_on_as_image():
     chain = Chain(segments=2)
     handed = _continued(None, _carried(segment(0), chain), chain)
     assert isinstance(handed, Image.Image)
     assert handed.getpixel((0, 0)) == (9, 9, 9)
 
 
-def test_the_end_of_the_last_segment_is_handed_on_as_pictures():
+def test_segment_end_is_passed_on_as_images():
     chain = Chain(segments=2, continuity="last_segment", carry_frames=3)
     handed = _continued(None, _carried(segment(0), chain), chain)
     assert [picture.getpixel((0, 0))[0] for picture in handed] == [7, 8, 9]
 
 
 @pytest.mark.parametrize("carry_audio", [True, False])
-def test_a_list_of_references_gets_one_more_of_its_family(carry_audio: bool):
+def test_reference_list_gets_one_more_of_its_family(carry_audio: bool):
     before = [ImageOf("subject")]
     chain = Chain(segments=2)
     *same, picture = _continued(before, _carried(segment(0), chain), chain)
@@ -161,7 +161,7 @@ def test_a_list_of_references_gets_one_more_of_its_family(carry_audio: bool):
 # --- as long as a sound --------------------------------------------------------------------------
 
 
-def test_a_film_lasts_as_long_as_the_sound_it_is_given_a_slice_of_which_each_segment_hears():
+def test_match_audio_makes_video_as_long_as_the_audio():
     given = AudioOf(torch.arange(2500, dtype=torch.float32)[None] / 2500, RATE)
     grid = FrameGrid(modulus=4, remainder=1)
     chain = Chain(segments=None, trim_frames=1, fps=FPS, frame_snap=grid)
@@ -177,7 +177,7 @@ def test_a_film_lasts_as_long_as_the_sound_it_is_given_a_slice_of_which_each_seg
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_there_has_to_be_one_sound_to_last_as_long_as(count: int):
+def test_match_audio_requires_one_audio_reference(count: int):
     sounds = [AudioOf(torch.zeros(1, 100), RATE)] * count
     chain = Chain(segments=None, fps=FPS)
     with pytest.raises(StepError, match=f"There are {count} sounds among the references"):

@@ -30,31 +30,31 @@ def next_mode(
     return None if found is None else difference(found, step)
 
 
-def test_the_autoencoder_works_in_tiles_and_slices():
+def test_leaner_mode_tiles_and_slices_the_vae():
     lean = leaner(asked(), may_offload=False, switches=SWITCHES)
     assert lean == asked(vae_tiling=True, vae_slicing=True)
 
 
-def test_on_an_accelerator_the_weights_wait_in_ram_as_well():
+def test_leaner_mode_offloads_on_accelerator():
     lean = leaner(asked(), may_offload=True, switches=SWITCHES)
     assert lean == asked(offload="model", vae_tiling=True, vae_slicing=True)
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_an_offload_that_is_in_place_stays(offload: str):
+def test_leaner_mode_keeps_existing_offload(offload: str):
     assert next_mode(asked(offload=offload), may_offload=True) == "VAE tiling and VAE slicing"
 
 
-def test_what_the_step_has_already_is_no_leaner_mode():
+def test_leaner_mode_is_none_if_already_set():
     assert next_mode(asked(vae_tiling=True)) == "VAE slicing"
     assert next_mode(asked(vae_tiling=True, vae_slicing=True)) is None
     assert next_mode(asked(vae_tiling=True, vae_slicing=True), may_offload=True) == "model offload"
 
 
-def test_an_autoencoder_is_asked_only_for_what_it_can():
+def test_leaner_mode_uses_only_supported_switches():
     assert next_mode(asked(), switches=("tiling",)) == "VAE tiling"
     assert next_mode(asked(), switches=()) is None
 
 
-def test_the_most_that_can_be_done_is_named_as_a_person_would():
+def test_leaner_mode_difference_is_readable():
     assert next_mode(asked(), may_offload=True) == "model offload, VAE tiling and VAE slicing"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from app.worker.lru_cache import LruCache
 
 
-def test_the_least_recently_used_leaves_first():
+def test_lru_cache_evicts_least_recently_used():
     cache: LruCache[str] = LruCache(30)
     for key in "abc":
         cache.put(key, key.upper(), 10)
@@ -18,14 +18,14 @@ def test_the_least_recently_used_leaves_first():
     assert [key for key, _ in cache.items()] == ["c", "a", "d"]
 
 
-def test_what_is_larger_than_the_bound_is_not_kept_and_nothing_leaves_for_it():
+def test_lru_cache_ignores_too_large_value_and_evicts_nothing():
     cache: LruCache[str] = LruCache(30)
     cache.put("a", "A", 30)
     cache.put("b", "B", 31)
     assert cache.items() == [("a", "A")]
 
 
-def test_what_is_taken_is_kept_no_longer_and_makes_room():
+def test_lru_cache_pop_removes_value_and_frees_bytes():
     cache: LruCache[str] = LruCache(10)
     cache.put("a", "thing", 10)
     assert cache.pop("a") == "thing"
@@ -37,9 +37,7 @@ SIZES = st.integers(0, 12)
 
 
 @given(SIZES, st.lists(st.tuples(st.sampled_from("abcde"), st.none() | SIZES)))
-def test_the_bound_is_kept_and_what_is_held_are_the_last_used(
-    max_bytes: int, uses: list[tuple[str, int | None]]
-):
+def test_lru_cache_matches_reference_model(max_bytes: int, uses: list[tuple[str, int | None]]):
     """Against the plainest thing that does it: a list, the last used at its end."""
     cache: LruCache[int] = LruCache(max_bytes)
     model: list[tuple[str, int]] = []

@@ -10,7 +10,7 @@ from app.protocol import Event, Logged
 from app.worker.main import ALLOCATOR, EXPANDABLE, _Forwarder, added_to
 
 
-def test_a_line_that_cannot_be_put_together_fails_no_call(capsys: pytest.CaptureFixture[str]):
+def test_invalid_log_line_does_not_fail_call(capsys: pytest.CaptureFixture[str]):
     sent: list[Event] = []
     log = logging.Logger("library")
     log.addHandler(_Forwarder(sent.append))
@@ -20,13 +20,13 @@ def test_a_line_that_cannot_be_put_together_fails_no_call(capsys: pytest.Capture
     assert "Logging error" in capsys.readouterr().err
 
 
-def test_the_allocators_setting_is_the_persons_under_whichever_of_its_names():
+def test_allocator_setting_of_user_wins_under_any_name():
     assert added_to({})[ALLOCATOR[0]] == EXPANDABLE
     for name in ALLOCATOR:
         assert not set(ALLOCATOR) & added_to({name: "max_split_size_mb:64"}).keys()
 
 
-def test_what_keeps_code_of_the_hub_away_wins_over_the_environment():
+def test_remote_code_setting_overrides_environment():
     assert (
         added_to({"DIFFUSERS_DISABLE_REMOTE_CODE": "0"})["DIFFUSERS_DISABLE_REMOTE_CODE"] == "true"
     )

@@ -39,7 +39,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
 # What a scheduler of SDXL does; a worker's log would show it, pytest would make it an error.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("pipeline_class", FAMILIES)
-def test_the_second_run_of_a_prompt_calls_no_encoder_and_draws_the_same(
+def test_prompt_memo_hit_calls_no_encoder_and_draws_the_same(
     bench: Bench, tmp_path: Path, pipeline_class: str
 ):
     build, arguments = FAMILIES[pipeline_class]
@@ -72,7 +72,7 @@ def shown(path: str) -> list[bytes]:
 # --- what is the same and what is not ------------------------------------------------------------
 
 
-def test_another_seed_size_or_number_of_steps_is_the_same_prompt(bench: Bench):
+def test_prompt_memo_ignores_seed_size_and_steps(bench: Bench):
     bench.run(document(step()))
     other = document(step(width=64, height=64, num_inference_steps=3))
     assert encoded(bench, other, seed=8).calls == 0
@@ -89,7 +89,7 @@ def test_another_seed_size_or_number_of_steps_is_the_same_prompt(bench: Bench):
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_argument_of_the_encoder_is_encoded_anew(
+def test_prompt_memo_misses_for_other_encoder_argument(
     bench: Bench, tmp_path: Path, changed: dict[str, Any]
 ):
     bench.run(document(step()))
@@ -99,7 +99,7 @@ def test_another_argument_of_the_encoder_is_encoded_anew(
     assert same(again.finished, forgetful(tmp_path).run(other))
 
 
-def test_two_prompts_are_not_mixed_up(bench: Bench, tmp_path: Path):
+def test_prompt_memo_separates_prompts(bench: Bench, tmp_path: Path):
     drawings = [document(step(prompt=prompt)) for prompt in ("a red circle", "a blue star")]
     for drawing in drawings:
         bench.run(drawing)
@@ -109,7 +109,7 @@ def test_two_prompts_are_not_mixed_up(bench: Bench, tmp_path: Path):
         assert same(again.finished, forgetful(tmp_path).run(drawing))
 
 
-def test_other_weights_of_the_encoder_are_another_encoder(bench: Bench, tmp_path: Path):
+def test_prompt_memo_misses_for_other_encoder_weights(bench: Bench, tmp_path: Path):
     build_sd(tmp_path / "model", seed=0)
     before = encoded(bench, document(step(model="model")))
     build_sd(tmp_path / "other", seed=1)
@@ -120,16 +120,14 @@ def test_other_weights_of_the_encoder_are_another_encoder(bench: Bench, tmp_path
     assert not same(before.finished, after.finished)
 
 
-def test_another_dtype_is_another_encoder(bench: Bench):
+def test_prompt_memo_misses_for_other_dtype(bench: Bench):
     bench.run(document(step()))
     half = document(step(loading={"dtype": "torch.bfloat16"}))
     assert encoded(bench, half).calls > 0
     assert encoded(bench, half).calls == 0
 
 
-def test_another_denoiser_between_the_same_encoders_uses_the_same_embeddings(
-    bench: Bench, tmp_path: Path, model: Path
-):
+def test_prompt_memo_hits_with_another_denoiser(bench: Bench, tmp_path: Path, model: Path):
     bench.run(document(step(model=model)))
     build_sd(tmp_path / "tuned", seed=5)
     unet = {
@@ -167,9 +165,7 @@ def with_lora(scale: float) -> Document:
     return document(step(blocks={"loras": loras}))
 
 
-def test_a_lora_and_each_scale_of_it_are_another_encoder(
-    bench: Bench, tmp_path: Path, encoder_lora: Path
-):
+def test_prompt_memo_depends_on_lora_and_scale(bench: Bench, tmp_path: Path, encoder_lora: Path):
     drawings = [document(step()), with_lora(1.0), with_lora(0.5)]
     first = [encoded(bench, drawing) for drawing in drawings]
     assert all(each.calls for each in first)
@@ -180,7 +176,7 @@ def test_a_lora_and_each_scale_of_it_are_another_encoder(
         assert same(before.finished, again.finished)
 
 
-def test_a_lora_file_that_has_changed_is_another_lora(bench: Bench, encoder_lora: Path):
+def test_prompt_memo_depends_on_lora_file(bench: Bench, encoder_lora: Path):
     bench.run(with_lora(1.0))
     file = encoder_lora / "encoder.safetensors"
     weights = file.read_bytes()
@@ -192,7 +188,7 @@ def test_a_lora_file_that_has_changed_is_another_lora(bench: Bench, encoder_lora
 # --- memory -------------------------------------------------------------------------------------
 
 
-def test_freeing_memory_lets_go_of_them_and_what_is_on_disk_stays(bench: Bench):
+def test_free_clears_prompt_memo_but_not_its_folder(bench: Bench):
     drawing = document(step())
     bench.run(drawing)
     bench.runner.free(FreeMemory(request_id="free"))
@@ -202,7 +198,7 @@ def test_freeing_memory_lets_go_of_them_and_what_is_on_disk_stays(bench: Bench):
     assert encoded(bench, drawing).calls == 0
 
 
-def test_embeddings_larger_than_the_whole_bound_are_not_kept(tmp_path: Path):
+def test_prompt_memo_ignores_embeddings_over_its_limit(tmp_path: Path):
     bench = Bench(tmp_path, prompt_memo_bytes=100)
     first, second = (encoded(bench, document(step())) for _ in range(2))
     assert second.calls == first.calls > 0

@@ -47,9 +47,7 @@ def memo(tmp_path: Path) -> PromptMemo:
 SIMPLE = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
 
 
-def test_what_a_caller_writes_into_its_embeddings_does_not_reach_the_next(
-    call: Call, memo: PromptMemo
-):
+def test_memo_result_is_a_private_copy(call: Call, memo: PromptMemo):
     right = call.pipeline.encode_prompt("a red circle", **SIMPLE)[0].clone()
     with call.remembered_by(memo), counting() as calls:
         for _ in range(3):
@@ -59,7 +57,7 @@ def test_what_a_caller_writes_into_its_embeddings_does_not_reach_the_next(
     assert len(calls) == 1
 
 
-def test_arguments_are_the_same_by_position_by_name_and_by_default(call: Call, memo: PromptMemo):
+def test_memo_key_ignores_how_arguments_are_passed(call: Call, memo: PromptMemo):
     with call.remembered_by(memo), counting() as calls:
         call.pipeline.encode_prompt("a red circle", torch.device("cpu"), 1, False)
         call.pipeline.encode_prompt(
@@ -72,7 +70,7 @@ def test_arguments_are_the_same_by_position_by_name_and_by_default(call: Call, m
     assert len(calls) == 1
 
 
-def test_the_pipeline_has_its_own_method_again_whatever_happens(call: Call, memo: PromptMemo):
+def test_memo_restores_encode_prompt_after_errors(call: Call, memo: PromptMemo):
     with call.remembered_by(memo):
         assert "encode_prompt" in vars(call.pipeline)
     assert "encode_prompt" not in vars(call.pipeline)
@@ -115,7 +113,7 @@ def describer(call: Call) -> Call:
     return Call(Describer(), call.step, Parts(Describer, Path(), (), {}))
 
 
-def test_keys_of_what_has_left_memory_do_not_pile_up(describer: Call, tmp_path: Path):
+def test_memo_forgets_unwritten_keys_of_evicted_embeddings(describer: Call, tmp_path: Path):
     """As where one run follows the other, and nothing is ever written down."""
     memo = PromptMemo(1000, tmp_path / FOLDER, MIB)
     memory_bytes = []
@@ -149,7 +147,7 @@ def picture(colour: str, size: tuple[int, int] = (4, 2), mode: str = "RGB") -> I
     ],
     ids=["tensor", "tensor in lists", "tensor in a mapping", "generator", "array", "object"],
 )
-def test_a_call_with_anything_of_unknown_kind_is_passed_through(
+def test_memo_passes_calls_with_unknown_arguments_through(
     describer: Call, memo: PromptMemo, image: Any
 ):
     with describer.remembered_by(memo):
@@ -158,7 +156,7 @@ def test_a_call_with_anything_of_unknown_kind_is_passed_through(
     assert describer.pipeline.calls == 2
 
 
-def test_pictures_count_by_what_they_show(describer: Call, memo: PromptMemo):
+def test_memo_key_uses_image_content(describer: Call, memo: PromptMemo):
     different = [
         None,
         picture("red"),
@@ -179,7 +177,7 @@ def _copied(image: Any) -> Any:
     return [each.copy() for each in image] if isinstance(image, list) else image.copy()
 
 
-def test_values_that_python_holds_equal_are_told_apart(describer: Call, memo: PromptMemo):
+def test_memo_key_separates_equal_values_of_different_types(describer: Call, memo: PromptMemo):
     different = [1, 1.0, True, "1", [1], (1,), {"1": 1}, {1: 1}, None, "None"]
     with describer.remembered_by(memo):
         for value in different * 2:
@@ -187,9 +185,7 @@ def test_values_that_python_holds_equal_are_told_apart(describer: Call, memo: Pr
     assert describer.pipeline.calls == len(different)
 
 
-def test_a_result_of_another_kind_is_handed_out_and_not_remembered(
-    describer: Call, memo: PromptMemo
-):
+def test_memo_does_not_store_other_result_kinds(describer: Call, memo: PromptMemo):
     with describer.remembered_by(memo):
         for _ in range(2):
             result = describer.pipeline.encode_prompt("a red circle", returned="mapping")
@@ -198,7 +194,7 @@ def test_a_result_of_another_kind_is_handed_out_and_not_remembered(
 
 
 @pytest.mark.parametrize("returned", ["nested", "bare", "view"])
-def test_lists_tuples_none_and_tensors_come_back_exactly_also_from_disk(
+def test_embeddings_round_trip_exactly_in_memory_and_on_disk(
     describer: Call, memo: PromptMemo, tmp_path: Path, returned: str
 ):
     right = Describer().encode_prompt("a red circle", returned=returned)
@@ -220,7 +216,7 @@ def equal(one: Any, other: Any) -> None:
             equal(each, its)
 
 
-def test_a_pipeline_without_encode_prompt_is_left_alone(call: Call, memo: PromptMemo):
+def test_memo_ignores_pipeline_without_encode_prompt(call: Call, memo: PromptMemo):
     bare = Call(DiffusionPipeline(), call.step, Parts(DiffusionPipeline, Path(), (), {}))
     with bare.remembered_by(memo):
         assert not hasattr(bare.pipeline, "encode_prompt")

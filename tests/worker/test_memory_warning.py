@@ -34,7 +34,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in said if GROWTH in line]
 
 
-def test_memory_that_grows_between_two_runs_of_a_workflow_is_told_with_its_amount(
+def test_memory_growth_between_runs_is_logged_with_its_amount(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ):
     bench.run(document(step()))
@@ -49,7 +49,7 @@ def test_memory_that_grows_between_two_runs_of_a_workflow_is_told_with_its_amoun
     assert 100 <= grown <= 1.5 * len(leak) / MB
 
 
-def test_memory_that_grew_once_is_told_once(bench: Bench, caplog: pytest.LogCaptureFixture):
+def test_memory_growth_is_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture):
     bench.run(document(step()))
     leak = block_of(200)
     bench.run(document(step()))
@@ -59,14 +59,14 @@ def test_memory_that_grew_once_is_told_once(bench: Bench, caplog: pytest.LogCapt
     del leak
 
 
-def test_a_first_run_has_nothing_to_grow_from(bench: Bench, caplog: pytest.LogCaptureFixture):
+def test_memory_growth_ignores_first_run(bench: Bench, caplog: pytest.LogCaptureFixture):
     leak = block_of(200)
     bench.run(document(step()))
     assert warnings(caplog) == []
     del leak
 
 
-def test_a_model_that_another_workflow_loaded_in_between_is_no_growth(
+def test_memory_growth_ignores_models_loaded_by_other_workflows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     bench = Bench(tmp_path, growth_warning_bytes=10 * MB)
@@ -83,7 +83,7 @@ def test_a_model_that_another_workflow_loaded_in_between_is_no_growth(
     del block
 
 
-def test_of_too_many_workflows_the_one_run_longest_ago_has_nothing_to_grow_from(
+def test_memory_growth_forgets_least_recent_workflows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     bench, growth = Bench(tmp_path), Growth(100 * MB)
@@ -102,7 +102,7 @@ def test_of_too_many_workflows_the_one_run_longest_ago_has_nothing_to_grow_from(
     assert len(warnings(caplog)) == 1
 
 
-def test_after_every_run_what_is_held_and_used_is_reported(bench: Bench):
+def test_memory_is_reported_after_every_run(bench: Bench):
     reports: list[MemoryReported] = []
     bench.when = lambda event: (
         reports.append(event) if isinstance(event, MemoryReported) else None

@@ -49,7 +49,7 @@ def of(name: str, **how: Any) -> dict[str, Any]:
     return {"reference_type": name, **how}
 
 
-def test_references_are_made_of_files_as_the_library_makes_them(bench: Bench):
+def test_references_are_built_from_files(bench: Bench):
     Image.new("RGB", (8, 8), "red").save(bench.folder / "a.png")
     film(bench.folder / "a.mp4", fps=12, seconds_of_sound=0.5)
     tone(bench.folder / "a.wav")
@@ -66,19 +66,19 @@ def test_references_are_made_of_files_as_the_library_makes_them(bench: Bench):
             assert np.array_equal(np.asarray(getattr(ours, name)), np.asarray(value)), name
 
 
-def test_what_the_document_says_of_a_reference_wins(bench: Bench):
+def test_reference_arguments_override_media(bench: Bench):
     film(bench.folder / "a.mp4", fps=12)
     (ours,) = given(bench, of("MiniMaxH3VideoReference", from_file="a.mp4", fps=30))
     assert (ours.fps, ours.audio) == (30, None)
 
 
-def test_a_call_is_made_for_every_result_that_an_object_is_made_of(bench: Bench):
+def test_objects_of_several_results_make_several_calls(bench: Bench):
     pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     found = given(bench, of("MiniMaxH3ImageReference", from_previous_result="a"), a=pictures)
     assert [each.image.getpixel((0, 0)) for each in found] == [(255, 0, 0), (0, 0, 255)]
 
 
-def test_a_film_brings_its_sound_into_a_reference_and_not_into_a_plain_argument(bench: Bench):
+def test_video_audio_is_passed_to_references_only(bench: Bench):
     frames = np.zeros((2, 8, 8, 3), np.uint8)
     made = [AudioVideo(frames, np.zeros((400, 1), np.float32), RATE, 12.0)]
     (ours,) = given(bench, of("MiniMaxH3VideoReference", from_previous_result="a"), a=made)
@@ -90,7 +90,7 @@ def test_a_film_brings_its_sound_into_a_reference_and_not_into_a_plain_argument(
     assert tuple(sound.audio.shape) == (1, 400)
 
 
-def test_conditions_hold_files_and_numbers(bench: Bench):
+def test_conditions_are_built_from_files_and_numbers(bench: Bench):
     Image.new("RGB", (8, 8), "red").save(bench.folder / "a.png")
     frames = {"media_type": "image", "location": "a.png"}
     condition = of("LTX2VideoCondition", from_arguments={"frames": frames, "index": -1})
@@ -99,13 +99,13 @@ def test_conditions_hold_files_and_numbers(bench: Bench):
     assert (made.frames.size, made.index, made.strength) == ((8, 8), -1, 1.0)
 
 
-def test_what_an_object_cannot_be_made_of_is_told_of(bench: Bench):
+def test_invalid_object_arguments_are_reported(bench: Bench):
     with pytest.raises(StepError, match="No MiniMaxH3VideoReference can be made: a text is not"):
         given(bench, of("MiniMaxH3VideoReference", from_previous_result="a"), a=["a text"])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_reference_is_heard_at_the_rate_of_the_model(channels: int):
+def test_reference_audio_is_resampled_to_the_model_rate(channels: int):
     """The library needs torchaudio for that."""
     tone = torch.sin(torch.arange(RATE) * 2 * torch.pi * 400 / RATE).expand(channels, -1)
     given = MiniMaxH3AudioReference(audio=tone, sample_rate=RATE)

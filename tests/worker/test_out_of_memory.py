@@ -87,9 +87,7 @@ def told(finished: Finished) -> list[MemoryRanOut]:
     return [event for event in finished.events if isinstance(event, MemoryRanOut)]
 
 
-def test_it_is_recovered_by_the_leaner_mode_and_the_next_ordinary_run_is_right(
-    worker: Worker, small: Path, large: Path
-):
+def test_out_of_memory_is_recovered_by_leaner_mode(worker: Worker, small: Path, large: Path):
     ordinary = run(worker.engine, small)
     pid = worker.pid
     with worker.limited():
@@ -107,9 +105,7 @@ def test_it_is_recovered_by_the_leaner_mode_and_the_next_ordinary_run_is_right(
     assert worker.pid == pid
 
 
-def test_what_the_leaner_mode_drew_answers_no_later_request(
-    worker: Worker, small: Path, large: Path
-):
+def test_leaner_mode_result_is_not_cached(worker: Worker, small: Path, large: Path):
     run(worker.engine, small)
     with worker.limited():
         assert told(run(worker.engine, large, seed=5, fresh=False))
@@ -119,7 +115,7 @@ def test_what_the_leaner_mode_drew_answers_no_later_request(
     assert run(worker.engine, large, seed=5, fresh=False).success.made_at is not None
 
 
-def test_where_the_leaner_mode_does_not_fit_either_it_says_so_with_numbers(
+def test_out_of_memory_in_leaner_mode_fails_with_numbers(
     worker: Worker, small: Path, large: Path, tmp_path: Path
 ):
     ordinary = run(worker.engine, small)

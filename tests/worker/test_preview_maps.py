@@ -75,7 +75,7 @@ def teach(maps: PreviewMaps, pairs: list[tuple[Image.Image, torch.Tensor]], form
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_after_a_few_pictures_the_next_one_can_be_seen_in_its_latents(
+def test_preview_map_is_learnt_from_a_few_images(
     form: str, drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
 ):
     maps = PreviewMaps(tmp_path)
@@ -101,7 +101,7 @@ def coarse(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.resize((8, 8), Image.Resampling.BOX), float)
 
 
-def test_what_is_learnt_of_noise_is_not_shown(tmp_path: Path):
+def test_preview_map_of_noise_is_not_used(tmp_path: Path):
     maps = PreviewMaps(tmp_path)
     generator = torch.Generator().manual_seed(0)
     noise = [
@@ -115,7 +115,7 @@ def test_what_is_learnt_of_noise_is_not_shown(tmp_path: Path):
     assert not sight_of(maps).knows(noise[0][1])
 
 
-def test_too_little_is_not_learnt_from(
+def test_preview_map_needs_enough_samples(
     drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
 ):
     maps = PreviewMaps(tmp_path)
@@ -125,7 +125,7 @@ def test_too_little_is_not_learnt_from(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_latents_that_are_no_numbers_spoil_nothing(
+def test_preview_map_ignores_nan_latents(
     drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path, value: float
 ):
     maps = PreviewMaps(tmp_path)
@@ -135,7 +135,7 @@ def test_latents_that_are_no_numbers_spoil_nothing(
     assert sight_of(maps).knows(latents)
 
 
-def test_picture_that_nothing_can_be_learnt_from_fails_no_call(
+def test_preview_map_ignores_unusable_images(
     drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
 ):
     maps = PreviewMaps(tmp_path)
@@ -147,7 +147,7 @@ def test_picture_that_nothing_can_be_learnt_from_fails_no_call(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_map_that_cannot_be_written_is_used_all_the_same(
+def test_preview_map_is_used_if_it_cannot_be_written(
     drawn: list[tuple[Image.Image, torch.Tensor]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -160,7 +160,7 @@ def test_a_map_that_cannot_be_written_is_used_all_the_same(
     assert "could not be kept" in caplog.text
 
 
-def test_a_map_on_a_full_disk_is_used_all_the_same(
+def test_preview_map_is_used_on_a_full_disk(
     drawn: list[tuple[Image.Image, torch.Tensor]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -172,7 +172,7 @@ def test_a_map_on_a_full_disk_is_used_all_the_same(
     assert "A map for previews could not be kept" in caplog.text
 
 
-def test_a_map_that_was_cut_off_on_disk_is_learnt_anew(
+def test_truncated_preview_map_is_learnt_again(
     drawn: list[tuple[Image.Image, torch.Tensor]], tmp_path: Path
 ):
     teach(PreviewMaps(tmp_path), drawn, FORMS["a picture"])
@@ -184,9 +184,7 @@ def test_a_map_that_was_cut_off_on_disk_is_learnt_anew(
     assert sight_of(PreviewMaps(tmp_path)).knows(drawn[0][1])
 
 
-def test_the_second_run_of_a_model_of_an_unknown_family_shows_what_the_first_has_taught(
-    stand_ins: StandIns, tmp_path: Path
-):
+def test_preview_map_of_unknown_family_is_used_in_second_run(stand_ins: StandIns, tmp_path: Path):
     bench = Bench(tmp_path, preview_interval_s=1e-9)
     bench.models = stand_ins.folder
     stand_ins.add("THUDM/CogVideoX-5b")

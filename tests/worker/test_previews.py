@@ -28,20 +28,20 @@ def drawn(preview: LatentPreview, latents: torch.Tensor) -> np.ndarray:
     return np.asarray(picture)
 
 
-def test_channels_become_colours_by_the_map():
+def test_preview_maps_channels_to_colours():
     latents = torch.full((1, 2, 8, 8), -1.0)
     latents[:, 0] = 1.0
     colour = drawn(RED_GREEN, latents).reshape(-1, 3).mean(axis=0)
     np.testing.assert_allclose(colour, (255, 0, 0), atol=4)
 
 
-def test_what_lies_outside_the_range_is_cut_off_and_does_not_wrap_around():
+def test_preview_clips_colours():
     latents = torch.stack([torch.full((8, 8), 50.0), torch.full((8, 8), -50.0)])[None]
     colour = drawn(RED_GREEN, latents).reshape(-1, 3).mean(axis=0)
     np.testing.assert_allclose(colour, (255, 0, 0), atol=4)
 
 
-def test_the_first_of_several_pictures_is_shown():
+def test_preview_shows_first_image_of_batch():
     latents = torch.full((2, 2, 8, 8), -1.0)
     latents[1] = 1.0
     assert drawn(RED_GREEN, latents).mean() < 4
@@ -51,34 +51,32 @@ def test_the_first_of_several_pictures_is_shown():
     ("latent", "shown"),
     [((16, 16), (128, 128)), ((8, 16), (64, 128)), ((64, 64), (256, 256)), ((96, 64), (192, 128))],
 )
-def test_it_is_as_large_as_the_picture_but_no_larger_than_a_glance_needs(
-    latent: tuple[int, int], shown: tuple[int, int]
-):
+def test_preview_size_is_limited(latent: tuple[int, int], shown: tuple[int, int]):
     picture = drawn(RED_GREEN, torch.zeros(1, 2, *latent))
     assert picture.shape == (*shown, 3)
     assert max(shown) <= MAX_EDGE_PX
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_latents_of_half_precision_can_be_shown(dtype: torch.dtype):
+def test_preview_supports_half_precision(dtype: torch.dtype):
     assert drawn(RED_GREEN, torch.zeros(1, 2, 8, 8, dtype=dtype)).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 63, 2), (1, 64, 16), (1, 4, 8, 8), (1, 4, 3, 8, 8), (64, 2)])
-def test_latents_of_a_form_the_map_does_not_know_are_not_guessed_at(shape: tuple[int, ...]):
+def test_preview_ignores_unknown_latent_layouts(shape: tuple[int, ...]):
     assert not RED_GREEN.knows(torch.zeros(shape))
 
 
 # --- which map -----------------------------------------------------------------------------------
 
 
-def test_what_is_asked_after_every_step_waits_for_no_device():
+def test_preview_check_does_not_synchronise_device():
     """Nothing can be copied from the meta device, which stands for one that is still computing."""
     for shape in ((1, 2, 8, 8), (1, 64, 2), (1, 2, 3, 8, 8)):
         assert RED_GREEN.knows(torch.zeros(shape, device="meta"))
 
 
-def test_the_map_beside_the_model_is_used_whatever_the_family(tmp_path: Path):
+def test_preview_map_beside_model_overrides_family(tmp_path: Path):
     fit = {"latent_rgb_factors": [[0, 0, 0]] * 3, "latent_rgb_bias": [-1, -1, 1]}
     (tmp_path / "preview.json").write_text(json.dumps(fit))
     preview = find_preview(tmp_path, "FluxPipeline")
@@ -93,11 +91,11 @@ def test_the_map_beside_the_model_is_used_whatever_the_family(tmp_path: Path):
      ("StableDiffusionXLImg2ImgPipeline", True), ("StableDiffusion3Pipeline", False),
      ("FluxPipeline", False), ("WanPipeline", False)],
 )  # fmt: skip
-def test_without_one_the_family_decides(tmp_path: Path, family: str, known: bool):
+def test_preview_map_defaults_to_family(tmp_path: Path, family: str, known: bool):
     assert (find_preview(tmp_path, family) is not None) == known
 
 
-def test_each_family_has_its_own_map(tmp_path: Path):
+def test_preview_maps_differ_by_family(tmp_path: Path):
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     one, other = (find_preview(tmp_path, f"StableDiffusion{kind}Pipeline") for kind in ("", "XL"))
     assert one is not None
@@ -119,17 +117,17 @@ def eager(tmp_path: Path) -> Bench:
     return Bench(tmp_path, preview_interval_s=1e-9)
 
 
-def test_a_watched_run_shows_every_step_when_there_is_time(eager: Bench):
+def test_watched_run_sends_preview_for_every_step(eager: Bench):
     previews = shown(eager.run(document(step(num_inference_steps=4)), previews=True))
     assert len(previews) == 4
     assert previews[0].jpeg != previews[-1].jpeg
 
 
-def test_a_run_nobody_watches_makes_none(eager: Bench):
+def test_unwatched_run_sends_no_previews(eager: Bench):
     assert shown(eager.run(document(), previews=False)) == []
 
 
-def test_watching_may_begin_and_end_in_the_midst_of_a_run(eager: Bench):
+def test_previews_can_be_toggled_during_a_run(eager: Bench):
     watched = eager.runner.signals.watched
 
     def when(event: Event) -> None:
@@ -143,18 +141,18 @@ def test_watching_may_begin_and_end_in_the_midst_of_a_run(eager: Bench):
     assert len(shown(finished)) == 2
 
 
-def test_previews_are_no_more_frequent_than_the_settings_say(tmp_path: Path):
+def test_preview_interval_is_respected(tmp_path: Path):
     calm = Bench(tmp_path, preview_interval_s=3600)
     assert len(shown(calm.run(document(step(num_inference_steps=4)), previews=True))) <= 1
 
 
-def test_previews_change_nothing_about_the_result(eager: Bench):
+def test_previews_do_not_change_the_result(eager: Bench):
     watched, alone = (eager.run(document(), previews=previews) for previews in (True, False))
     first, second = (Path(run.results[0].path) for run in (watched, alone))
     assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
 
 
-def test_the_bundled_model_has_a_map_for_its_own_latents():
+def test_bundled_model_has_a_preview_map():
     preview = find_preview(Path(SHAPES), "StableDiffusionPipeline")
     assert preview is not None
     assert drawn(preview, torch.zeros(1, 4, 16, 16)).shape == (128, 128, 3)

@@ -32,7 +32,7 @@ def deep(levels: int) -> bytes:
 
 
 @pytest.mark.parametrize("data", [b"how do you do", b"", b"\xff", deep(210), deep(100_000), None])
-def test_reader_that_cannot_go_on_ends_its_process(data: bytes | None):
+def test_command_reader_error_ends_process(data: bytes | None):
     spawning = get_context("spawn")
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=reader, args=(theirs,), daemon=True)

@@ -63,9 +63,7 @@ def record_of(result: ResultSaved) -> dict[str, Any]:
     return record
 
 
-def test_the_picture_says_how_it_was_made(
-    results: list[ResultSaved], finished: Finished, workflow: Path
-):
+def test_image_contains_its_record(results: list[ResultSaved], finished: Finished, workflow: Path):
     for index, result in enumerate(results):
         record = record_of(result)
         assert record["workflow"] == without_paths(json.loads(workflow.read_text()))
@@ -74,7 +72,7 @@ def test_the_picture_says_how_it_was_made(
         assert (record["step"], record["run_id"]) == (result.step, finished.run_id)
 
 
-def test_it_names_the_versions_the_device_and_the_time_it_took(results: list[ResultSaved]):
+def test_record_has_versions_device_and_timings(results: list[ResultSaved]):
     record = record_of(results[0])
     libraries = (
         "torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy",
@@ -90,17 +88,17 @@ def test_it_names_the_versions_the_device_and_the_time_it_took(results: list[Res
     assert 0 <= time.time() - made < 3600
 
 
-def test_the_sidecar_says_the_same(results: list[ResultSaved]):
+def test_sidecar_equals_embedded_record(results: list[ResultSaved]):
     for result in results:
         assert json.loads(Path(result.sidecar).read_text()) == record_of(result)
 
 
-def test_the_hash_of_the_workflow_is_in_the_record(bench: Bench, workflow: Path):
+def test_record_has_workflow_hash(bench: Bench, workflow: Path):
     (first, *_) = bench.run(workflow).results
     assert record_of(first)["workflow_sha256"] == bench.plan(workflow).workflow_hash
 
 
-def test_the_record_does_not_name_the_machines_folders(results: list[ResultSaved], bench: Bench):
+def test_record_has_no_folder_names(results: list[ResultSaved], bench: Bench):
     record = record_of(results[0])
     (loading,) = {
         json.dumps(each["pipeline"]["from_pretrained_arguments"])
@@ -111,7 +109,7 @@ def test_the_record_does_not_name_the_machines_folders(results: list[ResultSaved
         assert str(folder) not in json.dumps(record)
 
 
-def test_the_files_are_of_the_kind_that_was_asked_for(finished: Finished):
+def test_result_files_have_requested_type(finished: Finished):
     names = [Path(result.path).name for result in finished.results]
     assert len(set(names)) == 2 * len(KINDS)
     for result in finished.results:
@@ -119,14 +117,14 @@ def test_the_files_are_of_the_kind_that_was_asked_for(finished: Finished):
         assert Path(result.sidecar).name == f"{Path(result.path).name}.json"
 
 
-def test_only_the_results_of_the_last_step_are_final(finished: Finished):
+def test_results_of_last_step_are_final(finished: Finished):
     last = finished.results[-1].step
     assert [result.final for result in finished.results] == [
         result.step == last for result in finished.results
     ]
 
 
-def test_a_drawn_seed_is_in_the_record_and_draws_the_same_again(bench: Bench):
+def test_drawn_seed_is_in_record_and_reproducible(bench: Bench):
     wanted = document(id="drawn")
     first = bench.run(wanted, seed=None)
     seed = record_of(first.results[0])["seed"]
@@ -135,7 +133,7 @@ def test_a_drawn_seed_is_in_the_record_and_draws_the_same_again(bench: Bench):
     assert bench.run(wanted, seed=None).results[0].seed != seed
 
 
-def test_a_reader_that_knows_nothing_of_records_sees_the_picture(finished: Finished):
+def test_image_with_record_opens_in_other_readers(finished: Finished):
     from PIL import Image
 
     for result in finished.results:
@@ -168,11 +166,11 @@ SIGNED = "https://me:word@cdn.example.org:8443/a/cat.png?X-Amz-Signature=abc#top
          {"a": ["x.png", {"b": "https://cdn.example.org:8443/a/cat.png"}]}),
     ],
 )  # fmt: skip
-def test_paths_and_secrets_of_urls_are_left_out(given: Any, told: Any):
+def test_record_omits_paths_and_url_secrets(given: Any, told: Any):
     assert without_paths(given) == told
 
 
-def test_path_with_blanks_is_told_by_whether_it_is_there(tmp_path: Path):
+def test_path_with_spaces_is_recognised_if_it_exists(tmp_path: Path):
     file = tmp_path / "my cat.png"
     assert without_paths(str(file)) == str(file)
     file.touch()
@@ -180,11 +178,11 @@ def test_path_with_blanks_is_told_by_whether_it_is_there(tmp_path: Path):
     assert without_paths(str(file), {str(file): "ab"}) == {"file": "my cat.png", "sha256": "ab"}
 
 
-def test_url_that_cannot_be_read_tells_nothing():
+def test_invalid_url_is_omitted_from_record():
     assert without_query("https://[::1/secret") == "https:"
 
 
-def test_record_names_a_picture_by_its_content(bench: Bench):
+def test_record_identifies_image_by_hash(bench: Bench):
     file = bench.folder / "cat.png"
     Image.new("RGB", (64, 64), "red").save(file)
     wanted = document(
@@ -198,7 +196,7 @@ def test_record_names_a_picture_by_its_content(bench: Bench):
     assert str(bench.folder) not in Path(finished.results[0].sidecar).read_text()
 
 
-def test_record_names_no_place_of_changes_and_fetched_files(bench: Bench):
+def test_record_omits_paths_of_changes_and_fetched_files(bench: Bench):
     image = "/steps/0/pipeline/arguments/image"
     given = {"changes": {image: "/home/ada/cat.png"}, "fetched": {SIGNED: "ab"}}
     finished = bench.run(bench.plan(document()).model_copy(update=given))

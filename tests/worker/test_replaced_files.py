@@ -47,7 +47,7 @@ def run_with_key(bench: Bench, plan: Plan, request_key: str) -> RunSucceeded:
     return found
 
 
-def test_file_that_was_overwritten_and_restored_has_another_identity(tmp_path: Path):
+def test_overwritten_and_restored_file_has_another_identity(tmp_path: Path):
     file = tmp_path / "unet.safetensors"
     file.write_bytes(b"weights")
     before = identify_file(file)
@@ -57,7 +57,7 @@ def test_file_that_was_overwritten_and_restored_has_another_identity(tmp_path: P
     assert identify_file(file) != before
 
 
-def test_result_of_a_model_replaced_in_mid_run_is_not_remembered(bench: Bench, model: Path):
+def test_result_of_replaced_model_is_not_cached(bench: Bench, model: Path):
     file, asked = unet_of(model), document(step(model=model))
     content = file.read_bytes()
     before = pixels(bench.run(asked))
@@ -77,7 +77,7 @@ def test_result_of_a_model_replaced_in_mid_run_is_not_remembered(bench: Bench, m
     assert is_remembered(bench.run(asked, fresh=False))
 
 
-def test_everything_loaded_from_a_replaced_file_leaves(bench: Bench, model: Path):
+def test_components_of_replaced_file_are_dropped(bench: Bench, model: Path):
     """A cancelled or failed run too may have left weights and prompts that are half and half."""
     file = unet_of(model)
     reports: list[MemoryReported] = []
@@ -97,7 +97,7 @@ def test_everything_loaded_from_a_replaced_file_leaves(bench: Bench, model: Path
     assert bench.runner.prompts.cache.held_bytes == 0
 
 
-def test_request_whose_model_was_replaced_while_it_waited_is_no_answer(bench: Bench, model: Path):
+def test_request_with_replaced_model_is_not_cached(bench: Bench, model: Path):
     plan = bench.plan(document(step(model=model)))
     key = request_key(plan, "cpu")
     assert not run_with_key(bench, plan, key).files_changed
@@ -112,9 +112,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_result_of_a_picture_replaced_while_the_run_waited_is_not_remembered(
-    bench: Bench, picture: Path
-):
+def test_result_of_replaced_image_is_not_cached(bench: Bench, picture: Path):
     """The plan names the picture by its content, which this is not any more."""
     image = {"location": picture.name}
     plan = bench.plan(document(step(kind="Img2Img", image=image, strength=1.0)))

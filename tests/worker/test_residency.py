@@ -45,42 +45,42 @@ def evicted(
 # --- who has to leave ----------------------------------------------------------------------------
 
 
-def test_nothing_leaves_while_there_is_room():
+def test_eviction_is_empty_while_there_is_room():
     assert evicted([entry("unet")], missing=0) == []
 
 
-def test_the_least_recently_used_leaves_first_and_no_more_than_it_takes():
+def test_eviction_takes_least_recently_used_first_and_no_more_than_needed():
     held = [entry("new", last_used=3), entry("old", last_used=1), entry("mid", last_used=2)]
     assert evicted(held, missing=15) == ["old", "mid"]
 
 
-def test_of_two_as_old_the_one_that_gives_more_for_its_return_leaves_first():
+def test_eviction_prefers_more_bytes_per_reload_second():
     assert evicted([entry("small", 10), entry("big", 20)], missing=5) == ["big"]
     dear, cheap = entry("converted", load_s=9.0), entry("mapped", load_s=0.1)
     assert evicted([dear, cheap], missing=5) == ["mapped"]
 
 
-def test_what_is_in_use_or_pinned_stays_however_old_it_is():
+def test_eviction_skips_leased_and_pinned():
     held = [entry("busy", leases=1), entry("pinned", pinned=True), entry("idle", last_used=9)]
     assert evicted(held, missing=50) == ["idle"]
 
 
-def test_what_the_run_needs_later_leaves_last_and_what_it_needs_last_first():
+def test_eviction_takes_components_needed_later_last():
     held = [entry("next"), entry("last"), entry("idle", last_used=90)]
     assert evicted(held, missing=30, later=["next", "last"]) == ["idle", "last", "next"]
 
 
-def test_a_tokenizer_stays_since_it_would_give_nothing_back():
+def test_eviction_skips_components_without_weights():
     assert evicted([entry("tokenizer", 0), entry("unet", last_used=9)], missing=5) == ["unet"]
 
 
-def test_what_is_elsewhere_stays():
+def test_eviction_skips_other_places():
     held = [entry("in ram", place="ram"), entry("on device")]
     assert evicted(held, missing=50) == ["on device"]
     assert evicted(held, missing=50, place="ram") == ["in ram"]
 
 
-def test_pages_of_a_file_are_no_ram_in_use_so_dropping_them_gives_nothing():
+def test_eviction_from_ram_skips_file_pages():
     held = [entry("mapped", place="ram", file_backed_bytes=10), entry("own", place="ram")]
     assert evicted(held, missing=50, place="ram") == ["own"]
     assert [each.bytes_in("ram") for each in held] == [0, 10]
@@ -101,7 +101,7 @@ entries_strategy = st.lists(
 
 
 @given(held=entries_strategy, missing=st.integers(0, 200), data=st.data())
-def test_what_leaves_is_idle_and_just_enough(held: list[Entry], missing: int, data: st.DataObject):
+def test_eviction_is_idle_and_just_enough(held: list[Entry], missing: int, data: st.DataObject):
     later = data.draw(st.permutations([each.key for each in held[::2]]))
     chosen = evicted(held, missing, later)
     by_key = {each.key: each for each in held}
@@ -128,12 +128,12 @@ def residency() -> Residency:
     return table
 
 
-def test_a_lease_gives_the_components_by_their_keys(residency: Residency):
+def test_lease_yields_components_by_key(residency: Residency):
     with residency.lease(["vae", "unet"], "flow") as components:
         assert components == {"unet": "the unet", "vae": "the vae"}
 
 
-def test_nothing_can_be_dropped_inside_its_lease_not_even_beside_something_idle(
+def test_leased_component_cannot_be_dropped(
     residency: Residency,
 ):
     with (
@@ -145,14 +145,14 @@ def test_nothing_can_be_dropped_inside_its_lease_not_even_beside_something_idle(
     assert "unet" in residency
 
 
-def test_a_lease_ends_however_its_block_ends(residency: Residency):
+def test_lease_ends_after_an_error(residency: Residency):
     with pytest.raises(ZeroDivisionError), residency.lease(["unet"], "flow"):
         raise ZeroDivisionError
     residency.drop(["unet"], reason="memory was freed")
     assert "unet" not in residency
 
 
-def test_what_two_lease_is_free_when_both_are_done(residency: Residency):
+def test_lease_counts_users(residency: Residency):
     with residency.lease(["unet"], "one"):
         with residency.lease(["unet"], "two"):
             pass
@@ -162,13 +162,13 @@ def test_what_two_lease_is_free_when_both_are_done(residency: Residency):
     assert [entry.leases for entry in residency.entries] == [0, 0]
 
 
-def test_a_lease_of_something_that_is_not_held_leaves_no_lease_behind(residency: Residency):
+def test_lease_of_unknown_key_leaves_no_lease(residency: Residency):
     with pytest.raises(KeyError), residency.lease(["unet", "gone"], "flow"):
         pytest.fail("there was nothing to lease")
     residency.drop(["unet"], reason="memory was freed")
 
 
-def test_the_status_says_who_used_what_and_the_last_use_is_the_end_of_the_lease(
+def test_held_component_has_users_and_last_use(
     residency: Residency,
 ):
     before = residency.described()[0].last_used
@@ -181,7 +181,7 @@ def test_the_status_says_who_used_what_and_the_last_use_is_the_end_of_the_lease(
     assert unet.last_used >= before
 
 
-def test_what_is_dropped_is_told_and_logged_with_the_reason(
+def test_drop_is_returned_and_logged_with_reason(
     residency: Residency, caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level(logging.INFO, logger="app"):
@@ -191,7 +191,7 @@ def test_what_is_dropped_is_told_and_logged_with_the_reason(
     assert [entry.key for entry in residency.entries] == ["vae"]
 
 
-def test_the_status_says_what_left_last_and_why(residency: Residency):
+def test_last_eviction_has_titles_and_reason(residency: Residency):
     assert residency.last_eviction is None
     residency.move(["unet"], "ram", reason="room for another")
     eviction = residency.last_eviction
@@ -203,7 +203,7 @@ def test_the_status_says_what_left_last_and_why(residency: Residency):
     assert (eviction.titles, eviction.reason) == (("vae of test",), "memory was freed")
 
 
-def test_budgets_count_what_is_in_each_place(residency: Residency):
+def test_bytes_are_counted_by_place(residency: Residency):
     assert (residency.bytes_in("device"), residency.bytes_in("ram")) == (20, 0)
     residency.move(["unet"], "ram", reason="room for another")
     assert (residency.bytes_in("device"), residency.bytes_in("ram")) == (10, 10)
@@ -212,20 +212,20 @@ def test_budgets_count_what_is_in_each_place(residency: Residency):
 # --- what a changed workflow leaves behind -------------------------------------------------------
 
 
-def test_a_new_workflow_and_an_unchanged_one_leave_nothing_behind():
+def test_unchanged_workflow_has_no_stale_keys():
     uses = WorkflowUses()
     assert uses.begin("a.json", "1", {"unet"}) is None
     assert uses.begin("a.json", "1", {"unet"}) is None
 
 
-def test_a_changed_workflow_leaves_behind_what_it_no_longer_uses():
+def test_changed_workflow_has_stale_keys():
     uses = WorkflowUses()
     uses.begin("a.json", "1", {"unet", "vae"})
     assert uses.begin("a.json", "2", {"vae", "transformer"}) == {"unet"}
     assert uses.begin("a.json", "3", {"vae", "transformer"}) == set()
 
 
-def test_what_another_workflow_uses_is_not_left_behind():
+def test_keys_of_other_workflows_are_not_stale():
     uses = WorkflowUses()
     uses.begin("a.json", "1", {"unet", "vae"})
     uses.begin("b.json", "1", {"unet"})
@@ -233,14 +233,14 @@ def test_what_another_workflow_uses_is_not_left_behind():
     assert uses.begin("b.json", "2", set()) == {"unet"}
 
 
-def test_every_model_a_person_chose_for_an_unchanged_workflow_counts_as_used_by_it():
+def test_unchanged_workflow_uses_all_chosen_models():
     uses = WorkflowUses()
     uses.begin("choose.json", "1", {"model a"})
     assert uses.begin("choose.json", "1", {"model b"}) is None
     assert uses.begin("choose.json", "2", {"model b"}) == {"model a"}
 
 
-def test_of_too_many_workflows_the_one_run_longest_ago_is_forgotten():
+def test_least_recent_workflow_is_forgotten():
     uses = WorkflowUses()
     for number in range(MAX_WORKFLOWS + 1):
         uses.begin(f"{number}.json", "first", [f"a{number}"])

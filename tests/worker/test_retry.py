@@ -77,7 +77,7 @@ def two_models(bench: Bench) -> Bench:
     return bench
 
 
-def test_the_step_is_run_again_in_the_leaner_mode(bench: Bench):
+def test_retry_runs_step_in_leaner_mode(bench: Bench):
     tiled = step(**LARGE)
     tiled["pipeline"]["configuration"]["vae"] = {"enable_tiling": True, "enable_slicing": True}
     ordinary, lean = bench.run(PLAIN), bench.run(document(tiled, id="tiled"))
@@ -88,7 +88,7 @@ def test_the_step_is_run_again_in_the_leaner_mode(bench: Bench):
     assert same(bench.run(PLAIN), ordinary)
 
 
-def test_what_was_done_is_told_and_in_the_record(bench: Bench):
+def test_retry_is_reported_and_recorded(bench: Bench):
     RunningOut(bench, decoding)
     recovered = bench.run(PLAIN)
     (event,) = told(recovered)
@@ -102,7 +102,7 @@ def test_what_was_done_is_told_and_in_the_record(bench: Bench):
     assert json.loads(Path(ordinary.results[0].sidecar).read_text())["out_of_memory"] == []
 
 
-def test_nothing_of_the_failed_try_is_alive_when_the_next_begins(bench: Bench):
+def test_retry_frees_objects_of_failed_try(bench: Bench):
     alive: list[weakref.ref[Any]] = []
     left: list[bool] = []
     run_out = RunningOut(bench, decoding)
@@ -128,7 +128,7 @@ def test_nothing_of_the_failed_try_is_alive_when_the_next_begins(bench: Bench):
     assert left == [False]
 
 
-def test_what_is_idle_leaves_and_what_is_pinned_or_needed_stays(two_models: Bench):
+def test_retry_evicts_idle_but_not_pinned_or_needed(two_models: Bench):
     two_models.run(PLAIN)
     for entry in two_models.runner.residency.entries:
         if " of a " in entry.title:
@@ -141,7 +141,7 @@ def test_what_is_idle_leaves_and_what_is_pinned_or_needed_stays(two_models: Benc
     assert event.done[1] == f"Run again with {MODE}."
 
 
-def test_the_second_time_it_fails_with_numbers_and_the_next_run_is_an_ordinary_one(bench: Bench):
+def test_retry_fails_with_numbers_the_second_time(bench: Bench):
     ordinary = bench.run(PLAIN)
     RunningOut(bench, decoding, times=2)
     finished = bench.run(PLAIN)
@@ -159,7 +159,7 @@ def test_the_second_time_it_fails_with_numbers_and_the_next_run_is_an_ordinary_o
     assert same(ordinary, after)
 
 
-def test_where_nothing_can_be_done_it_is_not_tried_again(bench: Bench):
+def test_retry_is_skipped_without_remedy(bench: Bench):
     tiled = step()
     tiled["pipeline"]["configuration"]["vae"] = {"enable_tiling": True, "enable_slicing": True}
     RunningOut(bench, decoding)
@@ -168,7 +168,7 @@ def test_where_nothing_can_be_done_it_is_not_tried_again(bench: Bench):
     assert failed(finished).error.message.startswith("Memory ran out in step 'draw' (decoding): ")
 
 
-def test_a_load_that_runs_out_is_done_again_when_what_is_idle_has_left(two_models: Bench):
+def test_retry_repeats_load_after_evicting_idle(two_models: Bench):
     def loading_the_unet(event: Event) -> bool:
         return isinstance(event, Loading) and event.component == "unet"
 
@@ -183,7 +183,7 @@ def test_a_load_that_runs_out_is_done_again_when_what_is_idle_has_left(two_model
     assert same(recovered, undisturbed)
 
 
-def test_a_step_may_run_out_once_when_it_loads_and_once_in_its_call(two_models: Bench):
+def test_retry_counts_load_and_call_separately(two_models: Bench):
     moments = [
         lambda event: isinstance(event, Loading) and event.component == "unet",
         decoding,
@@ -194,7 +194,7 @@ def test_a_step_may_run_out_once_when_it_loads_and_once_in_its_call(two_models: 
     assert len(recovered.success.out_of_memory) == 2
 
 
-def test_a_cancel_is_obeyed_before_the_second_try(bench: Bench):
+def test_cancel_before_retry_ends_run(bench: Bench):
     run_out = RunningOut(bench, decoding)
 
     def cancel(event: Event) -> None:
@@ -208,7 +208,7 @@ def test_a_cancel_is_obeyed_before_the_second_try(bench: Bench):
     assert sum(isinstance(event, StepProgress) for event in finished.events) == 2
 
 
-def test_a_cancel_is_obeyed_in_the_second_try(bench: Bench):
+def test_cancel_during_retry_ends_run(bench: Bench):
     ordinary = bench.run(PLAIN)
     run_out = RunningOut(bench, decoding)
 
@@ -231,7 +231,7 @@ def varied() -> Document:
     return document(step(num_images_per_prompt=2), vary, id="varied")
 
 
-def test_a_step_of_several_calls_begins_anew_and_makes_nothing_twice(bench: Bench):
+def test_retry_of_several_calls_starts_again_without_duplicates(bench: Bench):
     ordinary = bench.run(varied())
     decodes = 0
 
@@ -249,7 +249,7 @@ def test_a_step_of_several_calls_begins_anew_and_makes_nothing_twice(bench: Benc
     assert same(ordinary, recovered)
 
 
-def test_results_that_were_being_written_are_not_written_twice(bench: Bench):
+def test_retry_does_not_write_results_twice(bench: Bench):
     RunningOut(bench, lambda event: isinstance(event, ResultSaved))
     finished = bench.run(document(step(num_images_per_prompt=2)))
     assert failed(finished).error.message.startswith("Memory ran out in step 'draw' (saving): ")
@@ -257,7 +257,7 @@ def test_results_that_were_being_written_are_not_written_twice(bench: Bench):
     assert len(list((bench.folder / "outputs" / finished.run_id).glob("*.png"))) == 1
 
 
-def test_a_second_step_that_runs_out_before_its_first_module_was_loading(bench: Bench):
+def test_out_of_memory_before_first_module_counts_as_loading(bench: Bench):
     two = document(step("one"), step("two"), id="two")
     bench.run(two)
     finished = bench.run(two)
@@ -271,7 +271,7 @@ def test_a_second_step_that_runs_out_before_its_first_module_was_loading(bench: 
 # --- beside an accelerator -----------------------------------------------------------------------
 
 
-def test_an_accelerator_has_the_weights_wait_in_ram_and_the_next_run_has_them_back(
+def test_retry_on_accelerator_offloads_to_ram(
     tmp_path: Path,
 ):
     bench = Bench(tmp_path, Accelerator())
@@ -292,7 +292,7 @@ def test_an_accelerator_has_the_weights_wait_in_ram_and_the_next_run_has_them_ba
     assert places == [{"device"}, {"ram"}, {"device"}]
 
 
-def test_the_machines_memory_beside_an_accelerator_is_not_saved_by_offload(tmp_path: Path):
+def test_retry_does_not_offload_if_ram_ran_out(tmp_path: Path):
     bench = Bench(tmp_path, Accelerator())
 
     def run_out(event: Event) -> None:

@@ -66,9 +66,7 @@ def pin(bench: Bench, model: str, pinned: bool = True) -> None:
             bench.runner.pin(PinComponent(key=entry.key, pinned=pinned))
 
 
-def test_what_is_idle_leaves_for_what_is_loaded_and_the_log_says_why(
-    crowded: Bench, caplog: pytest.LogCaptureFixture
-):
+def test_idle_components_are_evicted_for_a_load(crowded: Bench, caplog: pytest.LogCaptureFixture):
     assert draw(crowded, "a").success
     with caplog.at_level(logging.INFO, logger="app"):
         assert draw(crowded, "b").success
@@ -80,7 +78,7 @@ def test_what_is_idle_leaves_for_what_is_loaded_and_the_log_says_why(
     assert eviction.reason.startswith("'b' loads ")
 
 
-def test_with_room_for_one_the_other_comes_back_with_the_same_picture(crowded: Bench):
+def test_evicted_model_reloads_with_the_same_image(crowded: Bench):
     first = draw(crowded, "a")
     draw(crowded, "b")
     again = draw(crowded, "a")
@@ -88,7 +86,7 @@ def test_with_room_for_one_the_other_comes_back_with_the_same_picture(crowded: B
     assert same(first, again)
 
 
-def test_with_room_for_both_nobody_leaves(models: Path):
+def test_nothing_is_evicted_if_both_models_fit(models: Path):
     roomy = Bench(models, device_budget=3 * MODEL_BYTES)
     for name in ("a", "b"):
         assert draw(roomy, name).success
@@ -96,14 +94,14 @@ def test_with_room_for_both_nobody_leaves(models: Path):
     assert draw(roomy, "a").success.loaded == ()
 
 
-def test_a_run_with_more_models_than_fit_at_once_has_them_take_turns(crowded: Bench):
+def test_models_of_one_run_replace_each_other_if_needed(crowded: Bench):
     alone, both = draw(crowded, "b"), draw(crowded, "a", "b")
     assert held(crowded) == {"b"}
     (last,) = pixels(alone)
     assert (pixels(both)[1] == last).all()
 
 
-def test_what_a_later_step_needs_stays_longer_than_what_nobody_needs(models: Path):
+def test_components_of_later_steps_are_evicted_last(models: Path):
     two = Bench(models, device_budget=2 * MODEL_BYTES)
     draw(two, "b")
     draw(two, "c")
@@ -111,7 +109,7 @@ def test_what_a_later_step_needs_stays_longer_than_what_nobody_needs(models: Pat
     assert held(two) == {"a", "b"}
 
 
-def test_what_does_not_fit_at_all_is_refused_before_anybody_leaves(crowded: Bench):
+def test_too_large_model_is_refused_before_evictions(crowded: Bench):
     draw(crowded, "a")
     half = Budgets(device_bytes=MODEL_BYTES // 2, ram_bytes=0)
     crowded.runner.placement.budgets = half
@@ -124,7 +122,7 @@ def test_what_does_not_fit_at_all_is_refused_before_anybody_leaves(crowded: Benc
     assert held(crowded) == {"a"}
 
 
-def test_what_is_pinned_stays_and_a_load_that_would_need_its_room_is_refused(crowded: Bench):
+def test_pinned_component_stays_and_load_is_refused(crowded: Bench):
     draw(crowded, "a")
     pin(crowded, "a")
     failed = draw(crowded, "b").terminal
@@ -136,7 +134,7 @@ def test_what_is_pinned_stays_and_a_load_that_would_need_its_room_is_refused(cro
     assert held(crowded) == {"b"}
 
 
-def test_free_gives_back_what_is_pinned_too(crowded: Bench):
+def test_free_drops_pinned_components(crowded: Bench):
     draw(crowded, "a")
     pin(crowded, "a")
     told: list[Any] = []
@@ -148,7 +146,7 @@ def test_free_gives_back_what_is_pinned_too(crowded: Bench):
     assert {item.title for item in freed.dropped if item.pinned}
 
 
-def test_one_thing_can_be_dropped_and_only_that_is_loaded_again(crowded: Bench):
+def test_dropped_component_alone_is_reloaded(crowded: Bench):
     draw(crowded, "a")
     (unet,) = [e for e in crowded.runner.residency.entries if e.title.startswith("unet")]
     crowded.runner.drop(DropComponents(keys=(unet.key,), reason="somebody asked for it"))
@@ -158,7 +156,7 @@ def test_one_thing_can_be_dropped_and_only_that_is_loaded_again(crowded: Bench):
 # --- an accelerator's memory and the machine's ---------------------------------------------------
 
 
-def test_from_the_device_it_goes_to_ram_and_comes_back_without_a_load(models: Path):
+def test_component_moves_to_ram_and_back_without_load(models: Path):
     accelerator = Accelerator()
     bench = Bench(models, accelerator, device_budget=MODEL_BYTES, ram_budget=4 * MODEL_BYTES)
     first = draw(bench, "a")
@@ -174,7 +172,7 @@ def test_from_the_device_it_goes_to_ram_and_comes_back_without_a_load(models: Pa
     assert bench.runner.residency.bytes_in("device") == MODEL_BYTES
 
 
-def test_where_ram_is_full_too_it_goes_for_good(models: Path):
+def test_component_is_dropped_if_ram_is_full(models: Path):
     bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES // 2, ram_budget=1000)
     converted = {"torch_dtype": "torch.bfloat16"}
     for name in ("a", "b"):
@@ -183,7 +181,7 @@ def test_where_ram_is_full_too_it_goes_for_good(models: Path):
     assert held(bench) == {"b"}
 
 
-def test_after_a_while_it_is_sent_to_ram_by_name_and_comes_back_without_a_load(models: Path):
+def test_move_to_ram_command_moves_component_and_back(models: Path):
     bench = Bench(models, Accelerator(), ram_budget=4 * MODEL_BYTES)
     first = draw(bench, "a")
     keys = tuple(entry.key for entry in bench.runner.residency.entries)
@@ -198,7 +196,7 @@ def test_after_a_while_it_is_sent_to_ram_by_name_and_comes_back_without_a_load(m
     assert same(first, again)
 
 
-def test_what_is_in_files_needs_no_room_in_ram_and_is_not_copied_back(models: Path):
+def test_file_backed_weights_need_no_room_in_ram(models: Path):
     bench = Bench(models, Accelerator(), device_budget=MODEL_BYTES, ram_budget=1000)
     first = draw(bench, "a")
     assert in_files(bench, "a") == 0, "the double's device has memory of its own"
@@ -211,7 +209,7 @@ def test_what_is_in_files_needs_no_room_in_ram_and_is_not_copied_back(models: Pa
     assert same(first, again)
 
 
-def test_what_took_turns_on_the_device_lies_in_its_files_afterwards(models: Path):
+def test_offloaded_components_are_file_backed_afterwards(models: Path):
     accelerator = Accelerator()
     bench = Bench(models, accelerator, device_budget=MODEL_BYTES, ram_budget=MODEL_BYTES)
     offloaded = step(model="a")
@@ -245,11 +243,11 @@ def mode(finished: Finished) -> dict[str, Any]:
 PLAIN = {"offload": None, "vae_slicing": False, "vae_tiling": False}
 
 
-def test_where_all_fits_a_step_runs_as_its_document_says(models: Path):
+def test_step_uses_document_mode_if_it_fits(models: Path):
     assert mode(draw(Bench(models, Accelerator()), "a")) == PLAIN
 
 
-def test_components_take_turns_where_they_do_not_fit_together_and_the_record_says_so(
+def test_step_is_offloaded_and_recorded_if_too_large(
     models: Path, caplog: pytest.LogCaptureFixture
 ):
     whole = draw(Bench(models, Accelerator()), "a")
@@ -262,7 +260,7 @@ def test_components_take_turns_where_they_do_not_fit_together_and_the_record_say
     assert same(whole, draw(tight, "a"))
 
 
-def test_a_decode_that_does_not_fit_is_tiled_and_the_record_says_so(models: Path):
+def test_decode_is_tiled_and_recorded_if_too_large(models: Path):
     """256 pixels: 25 MB to decode beside 22 MB of weights; a tile of 128 pixels takes 7 MB."""
     sized = document(step("draw", model="a", width=256, height=256), id="tiled")
     tight = Bench(models, Accelerator(total_bytes=40_000_000), device_budget=MODEL_BYTES)
@@ -272,7 +270,7 @@ def test_a_decode_that_does_not_fit_is_tiled_and_the_record_says_so(models: Path
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["gone", "replaced"])
-def test_model_whose_files_are_gone_leaves_the_device_as_a_copy(models: Path, replaced: bool):
+def test_component_without_files_moves_as_a_copy(models: Path, replaced: bool):
     """What would be mapped in its place is no file any more, or other weights."""
     bench = Bench(models, Accelerator())
     assert draw(bench, "a").success
@@ -294,7 +292,7 @@ def test_model_whose_files_are_gone_leaves_the_device_as_a_copy(models: Path, re
 @pytest.mark.parametrize(
     ("sample_size", "arguments"), [(4096, {}), (16, {"width": 8192, "height": 8192})]
 )
-def test_picture_of_far_more_memory_than_there_is_is_refused_before_anything_is_loaded(
+def test_too_large_image_is_refused_before_loading(
     models: Path, sample_size: int, arguments: dict[str, int]
 ):
     """A model may ask for it itself: without a size a call draws its configuration's."""

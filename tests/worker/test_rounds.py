@@ -67,7 +67,7 @@ EXPECTED = [
 ]
 
 
-def test_every_round_sees_its_own_and_all_files_are_kept(bench: Bench, tmp_path: Path):
+def test_rounds_use_their_own_results_and_keep_all_files(bench: Bench, tmp_path: Path):
     squares(bench)
     steps = (
         gathered(tmp_path, "red", "blue"),
@@ -78,7 +78,7 @@ def test_every_round_sees_its_own_and_all_files_are_kept(bench: Bench, tmp_path:
     assert [result.index for result in finished.results] == [0, 0, 1, 1, 0, 1]
 
 
-def test_a_later_step_gets_what_all_rounds_made(bench: Bench, tmp_path: Path):
+def test_step_after_rounds_gets_all_results(bench: Bench, tmp_path: Path):
     squares(bench)
     after = task(
         "wide", "resize_rescale", image="previous_result:call", width=16, height=8, saved=True
@@ -88,7 +88,7 @@ def test_a_later_step_gets_what_all_rounds_made(bench: Bench, tmp_path: Path):
     assert wide == [("test-wide.2-0.0.png", (16, 8), RED), ("test-wide.2-1.0.png", (16, 8), BLUE)]
 
 
-def test_two_things_that_are_handed_in_make_every_pair(bench: Bench, tmp_path: Path):
+def test_rounds_combine_two_inputs(bench: Bench, tmp_path: Path):
     child = document(
         task("both", "gather_inputs", value=["variable:one", "variable:two", "variable:one"]),
         id="pairs", variables={"one": None, "two": None},
@@ -104,7 +104,7 @@ def test_two_things_that_are_handed_in_make_every_pair(bench: Bench, tmp_path: P
     ]  # fmt: skip
 
 
-def test_of_a_mapping_the_entry_of_the_arguments_name_is_handed_in(bench: Bench, tmp_path: Path):
+def test_rounds_pick_mapping_entry_of_argument_name(bench: Bench, tmp_path: Path):
     squares(bench)
     Image.new("RGB", (64, 32), "red").save(tmp_path / "red.png")
     pictures = {
@@ -115,7 +115,7 @@ def test_of_a_mapping_the_entry_of_the_arguments_name_is_handed_in(bench: Bench,
     assert [colour for *_, colour in seen(finished)] == [RED, RED]
 
 
-def test_rounds_in_rounds_are_told_apart(bench: Bench, tmp_path: Path):
+def test_nested_rounds_are_separate(bench: Bench, tmp_path: Path):
     squares(bench)
     middle = document(
         gathered(tmp_path, "red", "blue", name="mine"),
@@ -135,7 +135,7 @@ def test_rounds_in_rounds_are_told_apart(bench: Bench, tmp_path: Path):
     assert len({name for name, *_ in files}) == len(files)
 
 
-def test_what_all_rounds_made_is_remembered(bench: Bench, tmp_path: Path):
+def test_results_of_all_rounds_are_cached(bench: Bench, tmp_path: Path):
     squares(bench)
     steps = (
         gathered(tmp_path, "red", "blue"),
@@ -163,9 +163,7 @@ def test_a_sub_workflow_whose_last_step_changed_runs_all_its_rounds(bench: Bench
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_nothing_to_go_round_over_is_an_error_that_names_it(
-    bench: Bench, tmp_path: Path, saved: bool
-):
+def test_rounds_over_nothing_are_an_error(bench: Bench, tmp_path: Path, saved: bool):
     squares(bench)
     nothing = {"name": "none", "task": {"command": "gather_inputs", "inputs": [{"a": 1}]}}
     finished = bench.run(

@@ -42,13 +42,13 @@ def succeeded(*outputs: JsonValue) -> RunSucceeded:
     ],
     ids=lambda event: event.type,
 )
-def test_half_characters_are_replaced(event: Event):
+def test_lone_surrogates_are_replaced(event: Event):
     heard = decode_event(encode_event(event))
     assert type(heard) is type(event)
     assert "caf\ufffd.png" in heard.model_dump_json()
 
 
-def test_what_can_be_told_is_told_unchanged():
+def test_valid_events_are_sent_unchanged():
     for event in (succeeded("a", {"b": [1, None]}), Preview(
         run_id="a", time=1.0, jpeg=b"\xff\xd8", width=8, height=8
     )):  # fmt: skip
@@ -63,7 +63,7 @@ def nested(levels: int) -> Any:
 
 
 @pytest.mark.parametrize("output", ["\ud800", nested(199), nested(230)])
-def test_results_that_cannot_be_told_fail_the_run(output: JsonValue):
+def test_results_that_json_cannot_hold_fail_the_run(output: JsonValue):
     event = succeeded().model_copy(update={"outputs": (output,)})
     heard = decode_event(encode_event(event))
     assert isinstance(heard, RunFailed)

@@ -21,12 +21,12 @@ def entry(key: str, **fields: Any) -> Entry:
     return Entry(key, f"{key} of test", object(), 10, load_s=1.0, **fields)
 
 
-def test_an_encoder_whose_prompt_is_remembered_leaves_before_all_that_is_idle():
+def test_memoised_encoder_is_evicted_first():
     held = [entry("old"), entry("encoder", last_used=90, memoised=True), entry("new", last_used=80)]
     assert choose_evictions(held, 15, "device", 100.0) == ["encoder", "old"]
 
 
-def test_but_not_when_a_later_step_of_the_run_may_have_another_prompt_for_it():
+def test_memoised_encoder_needed_later_is_not_evicted_first():
     held = [entry("encoder", memoised=True), entry("idle", last_used=90)]
     assert choose_evictions(held, 5, "device", 100.0, ["encoder"]) == ["idle"]
 
@@ -56,7 +56,7 @@ def place(bench: Bench, component: str, model: str = "a") -> str:
     return next(e.place for e in bench.runner.residency.entries if e.title == title)
 
 
-def test_the_encoder_leaves_first(bench: Bench, accelerator: Accelerator):
+def test_memoised_encoder_is_chosen_first(bench: Bench, accelerator: Accelerator):
     bench.run(drawing())
     accelerator.moves.clear()
     bench.run(bench.write(drawing(model="b"), "b"))

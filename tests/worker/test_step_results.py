@@ -93,7 +93,7 @@ def five(last_prompt: str = "a red circle", last_model: str | Path = SHAPES) -> 
 # --- what is not done again ----------------------------------------------------------------------
 
 
-def test_editing_the_last_step_of_five_runs_one_step(bench: Bench, tmp_path: Path):
+def test_edited_last_step_runs_alone(bench: Bench, tmp_path: Path):
     whole = ask(bench, five())
     edited = ask(bench, five("a blue star"))
     assert whole.remembered == []
@@ -111,7 +111,7 @@ def other_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_what_the_edited_step_needs_is_loaded(bench: Bench, model: Path):
+def test_edited_step_loads_only_its_components(bench: Bench, model: Path):
     ask(bench, five(last_model=model))
     held = tuple(entry.key for entry in bench.runner.residency.entries)
     bench.runner.drop(DropComponents(keys=held, reason="the test wants it"))
@@ -121,7 +121,7 @@ def test_only_what_the_edited_step_needs_is_loaded(bench: Bench, model: Path):
     assert {e.title for e in bench.runner.residency.entries} == set(edited.success.loaded)
 
 
-def test_the_same_again_loads_nothing_computes_nothing_and_says_when_it_was_made(bench: Bench):
+def test_identical_run_reuses_all_results(bench: Bench):
     first = ask(bench, document(draw())).finished
     bench.runner.drop(
         DropComponents(keys=tuple(e.key for e in bench.runner.residency.entries), reason="test")
@@ -138,7 +138,7 @@ def test_the_same_again_loads_nothing_computes_nothing_and_says_when_it_was_made
     assert same(first, again.finished)
 
 
-def test_its_files_are_written_anew_and_their_record_names_the_run_that_made_them(bench: Bench):
+def test_reused_results_are_written_with_their_origin(bench: Bench):
     first = ask(bench, document(draw())).finished
     again = ask(bench, document(draw())).finished
     (one,), (other,) = first.results, again.results
@@ -151,7 +151,7 @@ def test_its_files_are_written_anew_and_their_record_names_the_run_that_made_the
     assert records[1]["run_id"] == again.run_id
 
 
-def test_another_name_and_another_format_are_the_same_step(bench: Bench):
+def test_step_name_and_format_do_not_change_the_key(bench: Bench):
     first = ask(bench, document(draw())).finished
     renamed = ask(bench, document(draw("sketch", saved_as="image/webp")))
     assert renamed.remembered == ["sketch"]
@@ -159,7 +159,7 @@ def test_another_name_and_another_format_are_the_same_step(bench: Bench):
     assert first.results[0].path.endswith(".png")
 
 
-def test_a_step_that_nothing_needs_any_more_is_passed_over(tmp_path: Path):
+def test_unneeded_step_is_skipped(tmp_path: Path):
     """There is room for one picture only: that of the last step."""
     bench = Bench(tmp_path, step_memo_bytes=PICTURE_BYTES)
     hidden = draw("hidden")
@@ -171,7 +171,7 @@ def test_a_step_that_nothing_needs_any_more_is_passed_over(tmp_path: Path):
     assert same(first.finished, again.finished)
 
 
-def test_what_was_done_before_a_cancel_need_not_be_done_again(bench: Bench):
+def test_results_before_a_cancel_are_reused(bench: Bench):
     chain = document(draw("one"), vary("two", "one"))
 
     def cancel_in_two(event: Any) -> None:
@@ -184,14 +184,14 @@ def test_what_was_done_before_a_cancel_need_not_be_done_again(bench: Bench):
     assert ask(bench, chain).remembered == ["one"]
 
 
-def test_several_pictures_come_back_in_their_order(bench: Bench):
+def test_several_images_are_reused_in_order(bench: Bench):
     three = document(draw(num_images_per_prompt=3))
     first, again = ask(bench, three), ask(bench, three)
     assert again.remembered == ["draw"]
     assert same(first.finished, again.finished)
 
 
-def test_latents_between_two_steps_are_remembered_too(bench: Bench, tmp_path: Path):
+def test_latents_between_steps_are_cached(bench: Bench, tmp_path: Path):
     latents = draw("latents", output_type="{latent}")
     del latents["result"]
     chains = [
@@ -216,12 +216,12 @@ def test_latents_between_two_steps_are_remembered_too(bench: Bench, tmp_path: Pa
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_a_changed_step_is_run(bench: Bench, changed: dict[str, Any]):
+def test_changed_step_runs(bench: Bench, changed: dict[str, Any]):
     ask(bench, document(draw()))
     assert ask(bench, document(draw(**changed))).remembered == []
 
 
-def test_another_seed_is_run_and_so_is_what_depends_on_it(bench: Bench):
+def test_step_with_another_seed_and_its_dependents_run(bench: Bench):
     chain = document(draw("one"), vary("two", "one"))
     ask(bench, chain, seed=7)
     assert ask(bench, chain, seed=8).remembered == []
@@ -230,7 +230,7 @@ def test_another_seed_is_run_and_so_is_what_depends_on_it(bench: Bench):
     assert ask(bench, own, seed=8).remembered == ["one"]
 
 
-def test_a_picture_counts_by_its_content_wherever_it_lies(bench: Bench, tmp_path: Path):
+def test_image_is_identified_by_content(bench: Bench, tmp_path: Path):
     picture = Image.new("RGB", (64, 64), "red")
     picture.save(tmp_path / "input.png")
     picture.save(tmp_path / "copy.png")
@@ -245,7 +245,7 @@ def outlined(scale: float, folder: Path) -> Document:
     return document(draw(blocks={"loras": loras}))
 
 
-def test_a_lora_each_scale_of_it_and_each_file_are_other_requests(bench: Bench, tmp_path: Path):
+def test_lora_scale_and_file_change_the_key(bench: Bench, tmp_path: Path):
     folder = tmp_path / "lora"
     folder.mkdir()
     weights = next((Path(SHAPES) / "outline").glob("*.safetensors")).read_bytes()
@@ -259,7 +259,7 @@ def test_a_lora_each_scale_of_it_and_each_file_are_other_requests(bench: Bench, 
     assert ask(bench, outlined(1.0, folder)).remembered == []
 
 
-def test_a_model_whose_files_have_changed_is_another_model(bench: Bench, model: Path):
+def test_changed_model_files_change_the_key(bench: Bench, model: Path):
     ask(bench, document(draw(model=model)))
     config = model / "unet" / "config.json"
     config.write_text(config.read_text() + "\n")
@@ -269,7 +269,7 @@ def test_a_model_whose_files_have_changed_is_another_model(bench: Bench, model: 
 # --- what is never answered ----------------------------------------------------------------------
 
 
-def test_a_step_whose_seed_is_drawn_is_never_answered_nor_is_what_depends_on_it(bench: Bench):
+def test_step_with_drawn_seed_and_its_dependents_are_not_cached(bench: Bench):
     fixed = {**vary("two", "one"), "seed": 3}
     alone = {**draw("alone"), "seed": 3}
     chain = document(draw("one"), fixed, alone)
@@ -281,13 +281,13 @@ def test_a_step_whose_seed_is_drawn_is_never_answered_nor_is_what_depends_on_it(
     assert ask(bench, plan).remembered == ["alone"], "nor the very same seed, drawn again"
 
 
-def test_a_step_without_a_generator_is_never_answered(bench: Bench):
+def test_step_without_generator_is_not_cached(bench: Bench):
     loose = draw()
     loose["pipeline"]["configuration"]["no_generator"] = True
     assert [ask(bench, document(loose)).remembered for _ in range(2)] == [[], []]
 
 
-def test_a_fresh_run_computes_and_is_what_is_remembered_from_then_on(bench: Bench):
+def test_fresh_run_computes_and_replaces_cached_results(bench: Bench):
     first = ask(bench, document(draw()))
     fresh = ask(bench, document(draw()), fresh=True)
     assert (fresh.remembered, fresh.denoised) == ([], first.denoised)
@@ -296,13 +296,13 @@ def test_a_fresh_run_computes_and_is_what_is_remembered_from_then_on(bench: Benc
     assert remembered.made_by == fresh.finished.run_id
 
 
-def test_freeing_memory_forgets_them(bench: Bench):
+def test_free_clears_step_results(bench: Bench):
     ask(bench, document(draw()))
     bench.free()
     assert ask(bench, document(draw())).remembered == []
 
 
-def test_they_take_no_more_than_the_bound_and_the_oldest_leaves(tmp_path: Path):
+def test_step_results_evict_oldest_over_limit(tmp_path: Path):
     bench = Bench(tmp_path, step_memo_bytes=2 * PICTURE_BYTES)
     for prompt in ("a star", "a heart", "a cross"):
         ask(bench, document(draw(prompt=prompt)))
@@ -310,12 +310,12 @@ def test_they_take_no_more_than_the_bound_and_the_oldest_leaves(tmp_path: Path):
     assert ask(bench, document(draw(prompt="a star"))).remembered == []
 
 
-def test_with_a_bound_of_nothing_nothing_is_remembered(tmp_path: Path):
+def test_step_results_with_zero_limit_cache_nothing(tmp_path: Path):
     bench = Bench(tmp_path, step_memo_bytes=0)
     assert [ask(bench, document(draw())).remembered for _ in range(2)] == [[], []]
 
 
-def test_answered_by_the_worker_a_request_keeps_the_time_at_which_it_was_made(tmp_path: Path):
+def test_reused_request_keeps_its_original_time(tmp_path: Path):
     """Its files are gone, so the engine cannot answer; then it answers with the new ones."""
     workflow = Bench(tmp_path).write(document(draw()))
     with started_engine(tmp_path) as engine:
@@ -365,7 +365,7 @@ class Memory:
     ],
     ids=["picture", "array", "tensor", "frames", "mapping", "output", "film with sound"],
 )
-def test_neither_who_made_it_nor_who_is_handed_it_can_change_it(bench: Bench, artifact: Any):
+def test_cached_results_are_private_copies(bench: Bench, artifact: Any):
     memory = Memory(bench)
     memory.keep(artifact)
     paint(artifact)
@@ -398,7 +398,7 @@ def paint(artifact: Any) -> None:
             numbers[:] = 1
 
 
-def test_what_is_of_an_unknown_kind_is_not_remembered(bench: Bench):
+def test_unknown_artifacts_are_not_cached(bench: Bench):
     memory = Memory(bench)
     memory.keep(Image.new("RGB", (4, 4)), {"a": object()})
     assert memory.look_up().results == {}

@@ -38,7 +38,7 @@ def vary(image: Any = "previous_result:sketch", **arguments: Any) -> Document:
 # --- how often a step runs -----------------------------------------------------------------------
 
 
-def test_a_step_runs_once_for_each_result_it_refers_to(bench: Bench):
+def test_step_runs_once_per_referenced_result(bench: Bench):
     finished = bench.run(document(sketches(3), vary()))
     varied = [result for result in finished.results if result.step == "vary"]
     assert finished.success
@@ -47,7 +47,7 @@ def test_a_step_runs_once_for_each_result_it_refers_to(bench: Bench):
     assert len({picture.tobytes() for picture in pictures}) == len(pictures) == 6
 
 
-def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench, tmp_path: Path):
+def test_step_combines_two_references_last_fastest(bench: Bench, tmp_path: Path):
     """The width of what is drawn tells which result stood where."""
     widths, heights = sketches(1, "wide", width=64), sketches(1, "high", height=72)
     finished = bench.run(
@@ -74,7 +74,7 @@ def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench, tmp_p
     ]
 
 
-def test_the_first_reference_changes_slowest(bench: Bench, tmp_path: Path):
+def test_step_changes_first_reference_slowest(bench: Bench, tmp_path: Path):
     """Of red and blue: red red, red blue, blue red, blue blue."""
     for colour in ("red", "blue"):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{colour}.png")
@@ -87,7 +87,7 @@ def test_the_first_reference_changes_slowest(bench: Bench, tmp_path: Path):
     assert seen == ["red", "red", "red", "blue", "blue", "red", "blue", "blue"]
 
 
-def test_more_combinations_than_anybody_means_are_refused_before_the_first_call(bench: Bench):
+def test_too_many_combinations_are_refused_before_first_call(bench: Bench):
     # How many pictures there will be is known only when the first step has run.
     two = {"name": "two", "task": {"command": "gather_inputs", "inputs": [{"count": 2}]}}
     drawn = step("sketch", **SMALL, num_images_per_prompt="previous_result:two.count")
@@ -99,7 +99,7 @@ def test_more_combinations_than_anybody_means_are_refused_before_the_first_call(
     assert {e.step for e in finished.events if isinstance(e, StepProgress)} == {"sketch"}
 
 
-def test_a_property_that_results_do_not_have_is_named(bench: Bench):
+def test_unknown_result_property_is_named(bench: Bench):
     values = {"name": "made", "task": {"command": "gather_inputs", "inputs": [{"width": 64}]}}
     finished = bench.run(document(values, step("next", width="previous_result:made.widht")))
     assert isinstance(finished.terminal, RunFailed)
@@ -108,7 +108,7 @@ def test_a_property_that_results_do_not_have_is_named(bench: Bench):
     assert error.hint == "Did you mean 'width'?"
 
 
-def test_a_property_of_what_a_pipeline_returned_is_taken_whole(bench: Bench):
+def test_result_property_is_taken_whole(bench: Bench):
     """Not picture by picture: one reference to it is one call."""
     both = vary("previous_result:sketch.images", prompt=["a circle", "a star"])
     finished = bench.run(document(unsaved(sketches(2)), both))
@@ -120,7 +120,7 @@ def test_a_property_of_what_a_pipeline_returned_is_taken_whole(bench: Bench):
 # --- what a step is given ------------------------------------------------------------------------
 
 
-def test_a_result_that_is_not_saved_is_still_there_for_the_next_step(bench: Bench):
+def test_unsaved_result_is_available_to_next_step(bench: Bench):
     kept = bench.run(document(sketches(1), vary()))
     dropped = bench.run(document(unsaved(sketches(1)), vary()))
     assert [result.step for result in dropped.results] == ["vary"]
@@ -128,9 +128,7 @@ def test_a_result_that_is_not_saved_is_still_there_for_the_next_step(bench: Benc
     assert np.array_equal(pixels(dropped)[0], pixels(kept)[1])
 
 
-def test_a_picture_is_turned_as_its_camera_says_and_has_three_channels(
-    bench: Bench, tmp_path: Path
-):
+def test_image_is_rotated_by_exif_and_rgb(bench: Bench, tmp_path: Path):
     turned = Image.new("RGBA", (64, 128), (200, 30, 30, 90))
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
@@ -139,7 +137,7 @@ def test_a_picture_is_turned_as_its_camera_says_and_has_three_channels(
     assert (result.width, result.height) == (128, 64)
 
 
-def test_a_picture_of_sixteen_bits_keeps_its_greys(bench: Bench, tmp_path: Path):
+def test_sixteen_bit_image_keeps_its_greys(bench: Bench, tmp_path: Path):
     """As depths are saved here; Pillow's own conversion would make nearly all of it white."""
     ramp = np.arange(65536).reshape(256, 256)
     Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "deep.png")
@@ -148,7 +146,7 @@ def test_a_picture_of_sixteen_bits_keeps_its_greys(bench: Bench, tmp_path: Path)
     assert same(deep, flat)
 
 
-def test_one_generator_serves_all_calls_of_a_step(bench: Bench, tmp_path: Path):
+def test_calls_of_a_step_share_one_generator(bench: Bench, tmp_path: Path):
     """So the dialect has it: equal calls of one step draw on, they do not begin again."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     twice = step("twice", width="previous_result:size of sketch.width", height=64)
@@ -157,7 +155,7 @@ def test_one_generator_serves_all_calls_of_a_step(bench: Bench, tmp_path: Path):
     assert not np.array_equal(first, second)
 
 
-def test_a_step_with_a_seed_of_its_own_draws_the_same_whatever_the_runs_seed(bench: Bench):
+def test_step_seed_overrides_run_seed(bench: Bench):
     fixed = step()
     fixed["pipeline"]["seed"] = 5
     one, other = (bench.run(document(fixed), seed=seed) for seed in (1, 2))
@@ -166,7 +164,7 @@ def test_a_step_with_a_seed_of_its_own_draws_the_same_whatever_the_runs_seed(ben
     assert not same(bench.run(document(), seed=1), bench.run(document(), seed=2))
 
 
-def test_without_a_generator_the_seed_means_nothing(bench: Bench):
+def test_seed_is_ignored_without_generator(bench: Bench):
     free = step()
     free["pipeline"]["configuration"]["no_generator"] = True
     assert not same(bench.run(document(free), seed=1), bench.run(document(free), seed=1))
@@ -175,7 +173,7 @@ def test_without_a_generator_the_seed_means_nothing(bench: Bench):
 # --- what a step tells ---------------------------------------------------------------------------
 
 
-def test_a_call_tells_its_phases_and_every_denoiser_step_in_order(bench: Bench):
+def test_call_reports_phases_and_denoising_steps_in_order(bench: Bench):
     finished = bench.run(document(step(num_inference_steps=3)))
     phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
     assert phases == ["loading", "encoding", "denoising", "decoding", "saving"]
@@ -187,7 +185,7 @@ def test_a_call_tells_its_phases_and_every_denoiser_step_in_order(bench: Bench):
     assert second > last == 0
 
 
-def test_a_total_counts_the_steps_that_are_really_made(bench: Bench, tmp_path: Path):
+def test_progress_total_counts_actual_steps(bench: Bench, tmp_path: Path):
     """With half the strength only half of the steps are made."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     finished = bench.run(document(vary("red.png", num_inference_steps=8)))
@@ -195,14 +193,14 @@ def test_a_total_counts_the_steps_that_are_really_made(bench: Bench, tmp_path: P
     assert [(event.done, event.total) for event in steps] == [(n, 4) for n in (1, 2, 3, 4)]
 
 
-def test_each_step_of_a_plan_is_announced_with_its_number(bench: Bench):
+def test_workflow_steps_are_announced_with_their_number(bench: Bench):
     finished = bench.run(document(sketches(1), vary()))
     started = [event for event in finished.events if isinstance(event, StepStarted)]
     assert [(e.step, e.index, e.count) for e in started] == [("sketch", 0, 2), ("vary", 1, 2)]
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_time_is_told_by_what_it_went_into(bench: Bench, count: int):
+def test_timings_are_reported_by_activity(bench: Bench, count: int):
     timings = bench.run(document(sketches(count))).success.timings
     assert timings.load_s > 0
     assert timings.compute_s > 0

@@ -84,7 +84,7 @@ def held(bench: Bench) -> list[str]:
 
 
 @pytest.mark.parametrize(("command", "arguments", "size"), PICTURES)
-def test_a_task_gives_a_picture_and_loads_nothing_the_second_time(
+def test_task_model_is_loaded_once(
     tasks: Bench, command: str, arguments: dict[str, Any], size: tuple[int, int]
 ):
     wanted = document(looking(command, **arguments))
@@ -98,7 +98,7 @@ def test_a_task_gives_a_picture_and_loads_nothing_the_second_time(
     assert same(cold, warm)
 
 
-def test_a_mask_can_be_turned_around_and_is_black_where_nothing_is_found(tasks: Bench):
+def test_segment_mask_can_be_inverted_and_is_black_if_empty(tasks: Bench):
     def mask(**arguments: Any) -> np.ndarray:
         (found,) = pixels(tasks.run(document(looking("segment", prompt="a cat", **arguments))))
         return found
@@ -109,7 +109,7 @@ def test_a_mask_can_be_turned_around_and_is_black_where_nothing_is_found(tasks: 
     assert not mask(threshold=1.0).any()
 
 
-def test_a_depth_as_a_tensor_is_the_hint_of_a_control_net(tasks: Bench):
+def test_depth_tensor_is_a_controlnet_hint(tasks: Bench):
     hint = looking("depth_estimator_tensor", "hint", dtype="torch.float16")
     del hint["result"]
     size = doing("gather_inputs", saved_as="application/json", size="previous_result:hint.shape")
@@ -130,7 +130,7 @@ def refused(bench: Bench, *steps: Document) -> str:
 # --- texts ---------------------------------------------------------------------------------------
 
 
-def test_a_text_is_written_token_by_token_the_likeliest_each_time(tasks: Bench):
+def test_text_generation_is_greedy_and_reports_tokens(tasks: Bench):
     first, second = tasks.run(document(telling()), seed=1), tasks.run(document(telling()), seed=2)
     # The published model is told to draw; the task says otherwise.
     assert texts(first) == texts(second) != [""]
@@ -138,7 +138,7 @@ def test_a_text_is_written_token_by_token_the_likeliest_each_time(tasks: Bench):
     assert [(event.done, event.total) for event in progress] == [(n, 6) for n in range(1, 7)]
 
 
-def test_a_text_that_is_drawn_is_drawn_from_the_seed_and_from_nothing_else(tasks: Bench):
+def test_sampled_text_depends_on_seed_only(tasks: Bench):
     drawn = document(telling(generate_kwargs={"do_sample": True, "temperature": 5.0}))
     before = torch.get_rng_state()
     first, again, other = (texts(tasks.run(drawn, seed=seed)) for seed in (1, 1, 2))
@@ -146,7 +146,7 @@ def test_a_text_that_is_drawn_is_drawn_from_the_seed_and_from_nothing_else(tasks
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_model_that_sees_is_shared_by_the_tasks_that_name_it(tasks: Bench):
+def test_vision_model_is_shared_between_tasks(tasks: Bench):
     steps = [
         looking("image_to_text", "caption", saved_as="text/plain", max_new_tokens=4),
         {**telling(image="seen.png", prompt="previous_result:caption"), "name": "more"},
@@ -158,7 +158,7 @@ def test_a_model_that_sees_is_shared_by_the_tasks_that_name_it(tasks: Bench):
                            for part in ("image_processor", "model", "tokenizer")]  # fmt: skip
 
 
-def test_what_a_model_says_depends_on_the_picture(tasks: Bench):
+def test_image_to_text_depends_on_image(tasks: Bench):
     Image.new("RGB", SIZE, "red").save(tasks.folder / "other.png")
     one, other = (
         tasks.run(document(doing("image_to_text", image=name, saved_as="text/plain")))
@@ -167,7 +167,7 @@ def test_what_a_model_says_depends_on_the_picture(tasks: Bench):
     assert texts(one) != texts(other)
 
 
-def test_what_changes_a_prompt_changes_the_text(tasks: Bench):
+def test_text_generation_depends_on_prompt(tasks: Bench):
     told = [
         texts(tasks.run(document(telling(**more))))
         for more in ({}, {"system_prompt": "Be brief."}, {"prompt": "two dogs"})
@@ -175,7 +175,7 @@ def test_what_changes_a_prompt_changes_the_text(tasks: Bench):
     assert len({text for (text,) in told}) == 3
 
 
-def test_a_model_whose_processor_also_takes_videos_needs_no_torchvision(tasks: Bench):
+def test_vision_model_with_video_processor_needs_no_torchvision(tasks: Bench):
     build_seeing_writer(tasks.folder / "qwen-vl")
     step = looking("image_to_text", saved_as="text/plain", model_name="qwen-vl", max_new_tokens=4)
     first = tasks.run(document(step))
@@ -183,7 +183,7 @@ def test_a_model_whose_processor_also_takes_videos_needs_no_torchvision(tasks: B
     assert texts(first) != texts(tasks.run(document(step)))
 
 
-def test_a_text_that_is_remembered_is_not_written_again(tasks: Bench):
+def test_cached_text_is_not_generated_again(tasks: Bench):
     gathered = {"name": "list", "task": {"command": "gather_inputs", "arguments": {}}}
     for number, again in ((1, False), (2, True)):
         gathered["task"]["arguments"] = {"text": "previous_result:do", "number": number}
@@ -192,7 +192,7 @@ def test_a_text_that_is_remembered_is_not_written_again(tasks: Bench):
         assert remembered == (["do"] if again else [])
 
 
-def test_a_load_is_told_in_bytes(tasks: Bench):
+def test_task_model_load_is_reported_in_bytes(tasks: Bench):
     finished = tasks.run(document(looking("depth")))
     told = [event for event in finished.events if isinstance(event, Loading)]
     assert [event.component for event in told] == ["model"] * 2 + ["image_processor"] * 2
@@ -202,7 +202,7 @@ def test_a_load_is_told_in_bytes(tasks: Bench):
 # --- the table of what is held -------------------------------------------------------------------
 
 
-def test_a_model_of_a_task_is_shown_counted_and_freed(tasks: Bench):
+def test_task_model_is_listed_counted_and_freed(tasks: Bench):
     tasks.run(document(looking("depth")))
     (model,) = [e for e in tasks.runner.residency.described() if e.weight_bytes]
     assert model.title == "model of dpt-hybrid-midas (float32)"
@@ -216,7 +216,7 @@ def test_a_model_of_a_task_is_shown_counted_and_freed(tasks: Bench):
     )
 
 
-def test_a_model_is_shared_with_the_pipeline_that_has_it_as_its_text_encoder(tasks: Bench):
+def test_task_model_is_shared_with_pipeline_text_encoder(tasks: Bench):
     """A Qwen 3 writes the prompt and encodes it for Z-Image."""
     build_zimage(tasks.folder / "drawer")
     build_writer(tasks.folder / "qwen3")
@@ -241,7 +241,7 @@ def test_a_model_is_shared_with_the_pipeline_that_has_it_as_its_text_encoder(tas
     assert not any(title.startswith("text_encoder") for title in finished.success.loaded)
 
 
-def test_what_a_task_alone_needs_leaves_after_it(tasks: Bench):
+def test_task_model_is_released_after_its_step(tasks: Bench):
     depth, again = looking("depth", "first"), looking("midas", "second")
     segmentation = looking("segmentation", "third")
     tasks.run(document(depth | {"release_models": True}, segmentation))
@@ -255,9 +255,7 @@ def test_what_a_task_alone_needs_leaves_after_it(tasks: Bench):
     assert held(tasks) == []
 
 
-def test_a_task_kept_off_the_accelerator_computes_in_the_machines_memory(
-    tmp_path: Path, tasks: Bench
-):
+def test_task_on_cpu_computes_in_ram(tmp_path: Path, tasks: Bench):
     device = Accelerator()
     other = Bench(tmp_path / "other", device)
     other.models, other.folder = tasks.models, tasks.folder
@@ -272,7 +270,7 @@ def test_a_task_kept_off_the_accelerator_computes_in_the_machines_memory(
     ("command", "arguments"),
     [*((command, arguments) for command, arguments, _ in PICTURES), ("image_to_text", {})],
 )
-def test_on_an_accelerator_models_have_half_the_bytes_and_compute_with_them(
+def test_task_models_use_half_precision_on_accelerator(
     tmp_path: Path, tasks: Bench, command: str, arguments: dict[str, Any]
 ):
     device = Accelerator()
@@ -290,7 +288,7 @@ def test_on_an_accelerator_models_have_half_the_bytes_and_compute_with_them(
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_a_cancel_ends_a_task_in_the_midst_of_its_call(tasks: Bench):
+def test_cancel_ends_task_during_its_call(tasks: Bench):
     def cancel(event: Event) -> None:
         if isinstance(event, StepProgress) and event.done == 3:
             tasks.cancel(event.run_id)
@@ -308,13 +306,13 @@ def test_a_cancel_ends_a_task_in_the_midst_of_its_call(tasks: Bench):
     assert texts(after) == expected
 
 
-def test_phases_of_a_task_with_a_model_are_loading_computing_saving(tasks: Bench):
+def test_task_phases_are_loading_computing_saving(tasks: Bench):
     finished = tasks.run(document(looking("depth")))
     phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
     assert phases == ["loading", "computing", "saving"]
 
 
-def test_a_model_without_safetensors_is_told(tasks: Bench):
+def test_task_model_without_safetensors_is_reported(tasks: Bench):
     build_vision_model(tasks.folder / "pickled")
     (tasks.folder / "pickled" / "model.safetensors").rename(
         tasks.folder / "pickled" / "pytorch_model.bin"
@@ -325,7 +323,7 @@ def test_a_model_without_safetensors_is_told(tasks: Bench):
     assert ended.error.message.startswith("'pickled' has no safetensors weights")
 
 
-def test_a_model_for_something_else_is_told(tasks: Bench):
+def test_task_model_of_wrong_kind_is_reported(tasks: Bench):
     ended = tasks.run(document(looking("depth", model_name=LANGUAGE))).terminal
     assert isinstance(ended, RunFailed)
     assert ended.error.message == (
@@ -351,6 +349,6 @@ def built_in(name: str, **arguments: Any) -> Document:
     ],
     ids=lambda step: step["workflow"]["path"],
 )
-def test_the_workflows_that_are_made_to_be_steps_give_their_text(tasks: Bench, step: Document):
+def test_prompt_workflows_return_text(tasks: Bench, step: Document):
     (text,) = texts(tasks.run(document(step, variables={"image": "seen.png"})))
     assert text

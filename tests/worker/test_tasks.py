@@ -52,7 +52,7 @@ def failed(finished: Finished) -> str:
 # --- with pipelines ------------------------------------------------------------------------------
 
 
-def test_a_task_runs_once_for_every_picture_a_pipeline_made(bench: Bench):
+def test_task_runs_once_per_pipeline_image(bench: Bench):
     scale = doing("resize_rescale", image="previous_result:sketch", width=32, height=16)
     finished = bench.run(document(sketches(3), scale))
     drawn, scaled = pixels(finished)[:3], pixels(finished)[3:]
@@ -66,7 +66,7 @@ def test_a_task_runs_once_for_every_picture_a_pipeline_made(bench: Bench):
     assert [(p.done, p.total) for p in progress if p.step == "do"] == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_pipeline_takes_what_a_task_made_of_its_picture(bench: Bench):
+def test_pipeline_uses_task_result(bench: Bench):
     grown = doing("add_border_and_mask", "grow", None, image="previous_result:sketch", zoom_all=2.0)
     filled = step(
         "fill",
@@ -84,7 +84,7 @@ def test_a_pipeline_takes_what_a_task_made_of_its_picture(bench: Bench):
     assert [(result.width, result.height) for result in finished.results] == [(64, 64), (128, 128)]
 
 
-def test_prompts_from_a_list_draw_one_picture_each(bench: Bench):
+def test_prompt_list_draws_one_image_each(bench: Bench):
     prompts = ["a red circle", "a blue square"]
     from_list = step(prompt="previous_result:list", **SMALL)
     finished = bench.run(document(listing(*prompts), from_list))
@@ -94,7 +94,7 @@ def test_prompts_from_a_list_draw_one_picture_each(bench: Bench):
     assert not np.array_equal(*pixels(finished))
 
 
-def test_a_task_before_and_after_leaves_the_pipelines_parts_warm(bench: Bench):
+def test_tasks_keep_pipeline_components_warm(bench: Bench):
     drawing = document(sketches(1), doing("crop_square", image="previous_result:sketch"))
     first, second = bench.run(drawing), bench.run(drawing)
     assert first.success.loaded
@@ -105,7 +105,7 @@ def test_a_task_before_and_after_leaves_the_pipelines_parts_warm(bench: Bench):
 # --- alone ---------------------------------------------------------------------------------------
 
 
-def test_a_workflow_of_tasks_alone_needs_no_model(bench: Bench, tmp_path: Path):
+def test_tasks_alone_need_no_model(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red", "blue")
     finished = bench.run(
         document(
@@ -119,7 +119,7 @@ def test_a_workflow_of_tasks_alone_needs_no_model(bench: Bench, tmp_path: Path):
     assert phases == ["loading", "computing", "computing", "saving"]
 
 
-def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench):
+def test_task_combines_two_references_last_fastest(bench: Bench):
     pairs = doing(
         "gather_inputs", "pair", "application/json", a="previous_result:x", b="previous_result:y"
     )
@@ -128,7 +128,7 @@ def test_two_references_give_every_pair_the_last_one_fastest(bench: Bench):
     assert found == [{"a": a, "b": b} for a in (1, 2) for b in (3, 4)]
 
 
-def test_of_a_mapping_the_entry_of_the_arguments_own_name_is_taken(bench: Bench, tmp_path: Path):
+def test_task_takes_mapping_entry_of_argument_name(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red")
     sizes = listing({"width": 3, "height": 4, "other": 5}, name="sizes")
     taken = dict.fromkeys(("height", "depth"), "previous_result:sizes")
@@ -140,7 +140,7 @@ def test_of_a_mapping_the_entry_of_the_arguments_own_name_is_taken(bench: Bench,
     assert (picture.width, picture.height) == (3, 4)
 
 
-def test_a_mapping_of_pictures_is_saved_a_file_an_entry(bench: Bench, tmp_path: Path):
+def test_image_mapping_is_saved_as_one_file_per_entry(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red")
     finished = bench.run(document(doing("add_border_and_mask", image="red.png", zoom_all=8.0)))
     names = [Path(result.path).name for result in finished.results]
@@ -149,7 +149,7 @@ def test_a_mapping_of_pictures_is_saved_a_file_an_entry(bench: Bench, tmp_path: 
     assert all(Path(result.sidecar).is_file() for result in finished.results)
 
 
-def test_what_is_drawn_at_random_follows_the_seed(bench: Bench, tmp_path: Path):
+def test_random_task_depends_on_seed(bench: Bench, tmp_path: Path):
     Image.effect_noise((128, 128), 90).convert("RGB").save(tmp_path / "noise.png")
     small = {"f": 64, "detect_resolution": 128, "image_resolution": 128}
     shuffled = document(doing("shuffle", image="noise.png", **small))
@@ -163,7 +163,7 @@ def remembered(finished: Finished) -> list[str]:
     return [event.step for event in finished.events if isinstance(event, StepRemembered)]
 
 
-def test_a_task_whose_arguments_and_pictures_are_the_same_is_answered(bench: Bench, tmp_path: Path):
+def test_identical_task_is_reused(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red")
     small, large = (doing("resize_rescale", image="red.png", width=width) for width in (8, 9))
     first = bench.run(document(small), fresh=False)
@@ -173,7 +173,7 @@ def test_a_task_whose_arguments_and_pictures_are_the_same_is_answered(bench: Ben
     assert remembered(bench.run(document(large), fresh=False)) == []
 
 
-def test_only_a_task_that_draws_at_random_depends_on_the_seed(bench: Bench, tmp_path: Path):
+def test_only_random_tasks_depend_on_seed(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red")
     shuffled = document(doing("shuffle", image="red.png", detect_resolution=64))
     cut = document(doing("crop_square", image="red.png"))
@@ -190,7 +190,7 @@ def test_only_a_task_that_draws_at_random_depends_on_the_seed(bench: Bench, tmp_
 TEXT = 'a: "ü"\n\nb: 2'
 
 
-def test_a_text_is_saved_as_it_is_with_its_record_beside_it(bench: Bench):
+def test_text_is_saved_with_its_record(bench: Bench):
     sections = doing("extract_sections", saved_as="text/plain", text=TEXT, sections=["a"])
     (saved,) = bench.run(document(sections)).results
     assert Path(saved.path).name == "test-do.0-0.0.txt"
@@ -205,24 +205,24 @@ def test_data_is_saved_as_json(bench: Bench):
     assert json.loads(Path(saved.path).read_text()) == {"a": [1, None, "ü"]}
 
 
-def test_what_no_file_holds_is_told_when_the_run_ends(bench: Bench):
+def test_unsaved_data_is_reported_at_the_end(bench: Bench):
     assert bench.run(document(listing({"a": 1}, "b", 3))).success.outputs == ({"a": 1}, "b", 3)
     assert bench.run(document(listing("b") | JSON)).success.outputs == ()
     assert bench.run(document({**sketches(1), "result": None})).success.outputs == ()
 
 
-def test_a_key_that_is_not_there_gives_nothing_and_no_file(bench: Bench):
+def test_missing_dict_key_gives_no_file(bench: Bench):
     taken = doing("get_dict_value", saved_as="application/json", dict={"a": 1}, key="b")
     finished = bench.run(document(taken))
     assert (finished.success.outputs, finished.results) == ((), ())
 
 
-def test_quotation_marks_around_a_whole_text_are_taken_off(bench: Bench):
+def test_quotation_marks_around_text_are_removed(bench: Bench):
     said = [' "a fox" ', "'a fox'", 'a "fox"', '"']
     assert bench.run(document(listing(*said))).success.outputs == ("a fox", "a fox", 'a "fox"', '"')
 
 
-def test_pictures_in_a_list_are_one_video(bench: Bench, tmp_path: Path):
+def test_image_list_is_saved_as_one_video(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red", "blue")
     red, blue = ({"media_type": "image", "location": f"{colour}.png"} for colour in ("red", "blue"))
     joined = doing("concat_videos", saved_as="video/mp4", videos=[[red, red, blue], [blue, red]])
@@ -238,7 +238,7 @@ def test_pictures_in_a_list_are_one_video(bench: Bench, tmp_path: Path):
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_a_result_of_another_kind_is_named_with_the_argument(bench: Bench):
+def test_wrong_result_type_is_named_with_argument(bench: Bench):
     finished = bench.run(
         document(listing("words"), doing("crop_square", image="previous_result:list"))
     )
@@ -248,7 +248,7 @@ def test_a_result_of_another_kind_is_named_with_the_argument(bench: Bench):
     )
 
 
-def test_a_key_that_a_mapping_does_not_have_is_named_with_the_nearest(bench: Bench):
+def test_unknown_mapping_key_is_named_with_a_hint(bench: Bench):
     finished = bench.run(
         document(listing({"width": 1}), listing("previous_result:list.widht", name="n"))
     )
@@ -258,23 +258,21 @@ def test_a_key_that_a_mapping_does_not_have_is_named_with_the_nearest(bench: Ben
 
 
 @pytest.mark.parametrize("name", ["__class__", "save", "_im"])
-def test_only_what_a_picture_says_of_itself_can_be_referred_to(
-    bench: Bench, tmp_path: Path, name: str
-):
+def test_image_property_reference_is_limited(bench: Bench, tmp_path: Path, name: str):
     pictures(tmp_path, "red")
     files = doing("gather_images", "files", None, glob="*.png")
     finished = bench.run(document(files, listing(f"previous_result:files.{name}")))
     assert f"has no '{name}'" in failed(finished)
 
 
-def test_data_that_json_has_no_form_for_is_refused_when_saved(bench: Bench, tmp_path: Path):
+def test_non_json_data_is_refused_when_saved(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red")
     files = doing("gather_images", "files", None, glob="*.png")
     finished = bench.run(document(files, listing("previous_result:files", name="n") | JSON))
     assert failed(finished).startswith("A Image cannot be saved as JSON.")
 
 
-def test_a_cancel_is_obeyed_between_two_calls(bench: Bench, tmp_path: Path):
+def test_cancel_between_task_calls_ends_run(bench: Bench, tmp_path: Path):
     pictures(tmp_path, "red", "blue", "lime")
     seen: list[StepProgress] = []
 
@@ -291,7 +289,7 @@ def test_a_cancel_is_obeyed_between_two_calls(bench: Bench, tmp_path: Path):
     assert (len(seen), finished.results) == (1, ())
 
 
-def test_more_combinations_than_anybody_means_are_refused(bench: Bench):
+def test_too_many_task_combinations_are_refused(bench: Bench):
     many = listing(*range(101), name="x")
     pairs = doing("gather_inputs", "pair", None, a=["previous_result:x"] * 2)
     with pytest.raises(InvalidWorkflow, match="'pair' would run 10201 times; 10000 at most"):

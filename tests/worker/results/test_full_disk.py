@@ -59,7 +59,7 @@ def write_twice(path: Path) -> None:
                 file.flush()
 
 
-def test_encoder_that_drops_the_error_of_a_write_keeps_no_file(tmp_path: Path):
+def test_encoder_that_ignores_write_error_leaves_no_file(tmp_path: Path):
     with full_disk(max_bytes=10), pytest.raises(OSError, match="large"):
         write_twice(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -71,14 +71,14 @@ def write_and_fail(path: Path) -> None:
         raise ValueError("its own")
 
 
-def test_error_of_an_encoder_itself_is_not_the_disks(tmp_path: Path):
+def test_encoder_error_is_not_a_disk_error(tmp_path: Path):
     with pytest.raises(ValueError, match="its own"):
         write_and_fail(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("folder", ["gone", "file"])
-def test_folder_that_is_none_is_told(tmp_path: Path, folder: str):
+def test_missing_outputs_folder_is_reported(tmp_path: Path, folder: str):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ResultError, match="has gone, or is no folder"),
@@ -88,9 +88,7 @@ def test_folder_that_is_none_is_told(tmp_path: Path, folder: str):
         pass
 
 
-def test_answer_that_cannot_be_remembered_is_only_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_request_cache_write_error_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     remembered = RequestCache(tmp_path)
     made = RequestResults(made_at=1.0, results=(), outputs=("x" * 10_000,))
     with caplog.at_level(logging.WARNING), full_disk():
