@@ -23,7 +23,7 @@ def seed() -> int:
     return next(SEEDS)
 
 
-def test_an_identical_request_is_answered_from_the_files_of_the_first(bench: Bench, seed: int):
+def test_identical_request_is_answered_from_earlier_files(bench: Bench, seed: int):
     first = bench.run("save a.png", "save b.png", "return a text", seed=seed)
     second = bench.run("save a.png", "save b.png", "return a text", seed=seed)
     assert second.run_id != first.run_id
@@ -35,13 +35,13 @@ def test_an_identical_request_is_answered_from_the_files_of_the_first(bench: Ben
     assert bench.sent == [first.run_id]
 
 
-def test_an_answer_is_given_at_once_and_waits_for_no_other_run(bench: Bench, seed: int):
+def test_cached_answer_does_not_wait_for_other_runs(bench: Bench, seed: int):
     first = bench.run("save a.png", seed=seed)
     bench.underway(f"wait for {bench.gate()}")
     assert bench.run("save a.png", seed=seed).success.made_at == first.success.time
 
 
-def test_an_answer_of_an_answer_tells_when_the_files_were_made(bench: Bench, seed: int):
+def test_cached_answer_keeps_original_time(bench: Bench, seed: int):
     first, *others = (bench.run("save a.png", seed=seed) for _ in range(3))
     assert first.success.made_at is None
     assert [run.success.made_at for run in others] == [first.success.time] * 2
@@ -52,19 +52,19 @@ def test_an_answer_of_an_answer_tells_when_the_files_were_made(bench: Bench, see
     [("save a.png", 0, True), ("save a.png", 1, False), ("save b.png", 0, False)],
     ids=["fresh", "another seed", "other inputs"],
 )
-def test_any_other_request_is_run(bench: Bench, seed: int, script: str, after: int, fresh: bool):
+def test_different_request_runs(bench: Bench, seed: int, script: str, after: int, fresh: bool):
     bench.run("save a.png", seed=seed)
     second = bench.run(script, seed=seed + after, fresh=fresh)
     assert second.success.made_at is None
     assert bench.sent[1:] == [second.run_id]
 
 
-def test_two_requests_that_draw_their_seeds_are_never_identical(bench: Bench):
+def test_requests_with_drawn_seeds_are_never_identical(bench: Bench):
     runs = [bench.run("save a.png").run_id for _ in range(2)]
     assert bench.sent == runs
 
 
-def test_a_request_whose_files_are_gone_is_run_again(bench: Bench, seed: int):
+def test_request_with_missing_files_runs_again(bench: Bench, seed: int):
     first = bench.run("save a.png", "save b.png", seed=seed)
     Path(first.results[1].path).unlink()
     second = bench.run("save a.png", "save b.png", seed=seed)
@@ -94,7 +94,7 @@ DAMAGES: dict[str, Callable[[ResultSaved], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damaged_result_is_no_answer(
+def test_damaged_result_is_not_reused(
     bench: Bench, seed: int, damage: Callable[[ResultSaved], object]
 ):
     first = bench.run("save a.png", seed=seed)
@@ -105,7 +105,7 @@ def test_damaged_result_is_no_answer(
     assert bench.run("save a.png", seed=seed).success.made_at == second.success.time
 
 
-def test_picture_edited_before_the_run_ended_is_no_answer(bench: Bench, seed: int):
+def test_result_edited_before_the_end_is_not_reused(bench: Bench, seed: int):
     gate = bench.gate()
     script = ("save a.png", f"wait for {gate}")
     run_id = bench.submit(*script, seed=seed)
@@ -115,13 +115,13 @@ def test_picture_edited_before_the_run_ended_is_no_answer(bench: Bench, seed: in
     assert bench.run(*script, seed=seed).success.made_at is None
 
 
-def test_a_run_that_failed_answers_nobody(bench: Bench, seed: int):
+def test_failed_run_is_not_reused(bench: Bench, seed: int):
     for _ in range(2):
         assert bench.run("save a.png", "fail no paper", seed=seed).terminal.type == "run_failed"
     assert len(bench.sent) == 2
 
 
-def test_a_run_is_asked_for_again_with_another_seed(bench: Bench, seed: int):
+def test_run_again_uses_another_seed(bench: Bench, seed: int):
     first = bench.run("save a.png", seed=seed)
     again = bench.finish(bench.engine.run_again(first.run_id, seed=seed + 1, owner="anna"))
     assert again.success.made_at is None
@@ -132,7 +132,7 @@ def test_a_run_is_asked_for_again_with_another_seed(bench: Bench, seed: int):
         bench.engine.run_again("20260101-000000-abcdef", seed=seed)
 
 
-def test_a_run_of_which_every_step_has_its_own_seed_takes_no_other(bench: Bench, seed: int):
+def test_run_with_step_seeds_takes_no_seed(bench: Bench, seed: int):
     def takes_seed(changes: dict[str, int]) -> bool:
         inputs = {"prompt": "nothing"}
         run_id = bench.engine.submit(bench.workflow, inputs, seed=seed, changes=changes)
@@ -143,14 +143,14 @@ def test_a_run_of_which_every_step_has_its_own_seed_takes_no_other(bench: Bench,
     assert not takes_seed({"/steps/0/seed": 1})
 
 
-def test_the_worker_is_told_to_remember_nothing_in_a_fresh_run(bench: Bench, seed: int):
+def test_fresh_run_ignores_worker_caches(bench: Bench, seed: int):
     for fresh in (False, True):
         bench.run("save a.png", seed=seed, fresh=fresh)
     started = [command for command in bench.heard.commands if isinstance(command, StartRun)]
     assert [command.fresh for command in started] == [False, True]
 
 
-def test_a_request_is_run_again_when_the_models_files_have_changed(bench: Bench, seed: int):
+def test_request_with_changed_model_runs_again(bench: Bench, seed: int):
     bench.run("save a.png", seed=seed)
     model = bench.workflow.parent.parent / "models" / "shapes" / "unet.safetensors"
     model.write_bytes(b"new weights")

@@ -103,7 +103,7 @@ class Anything:
 
 
 @pytest.mark.parametrize(("seed", "devices"), [(0, ("cpu",)), (1, ("cpu",)), (2, ("cpu", "cpu"))])
-async def test_everything_is_answered_whatever_comes_in_whatever_order(
+async def test_engine_answers_any_sequence_of_calls(
     unstarted: Bench, seed: int, devices: tuple[str, ...]
 ):
     bench = unstarted.start(

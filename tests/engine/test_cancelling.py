@@ -20,7 +20,7 @@ def cancelled(run: Finished) -> RunCancelled:
     return run.terminal
 
 
-def test_a_waiting_run_is_cancelled_at_once_and_the_running_one_goes_on(bench: Bench):
+def test_waiting_run_is_cancelled_at_once(bench: Bench):
     gate = bench.gate()
     running = bench.underway(f"wait for {gate}")
     waiting = bench.submit()
@@ -32,7 +32,7 @@ def test_a_waiting_run_is_cancelled_at_once_and_the_running_one_goes_on(bench: B
     assert bench.heard.kinds == ["start_run"]
 
 
-def test_a_running_run_ends_at_its_next_checkpoint_and_tells_its_phase(bench: Bench):
+def test_active_run_is_cancelled_at_next_cancel_point(bench: Bench):
     run_id = bench.submit("enter denoising", f"wait for {bench.gate()}")
     bench.until(run_id, PhaseChanged)
     assert bench.engine.cancel(run_id)
@@ -40,7 +40,7 @@ def test_a_running_run_ends_at_its_next_checkpoint_and_tells_its_phase(bench: Be
     assert (ended.phase, ended.notice) == ("denoising", "")
 
 
-def test_the_worker_outlives_a_cancel_it_obeys(bench: Bench):
+def test_worker_survives_a_cancel(bench: Bench):
     run_id = bench.underway(f"wait for {bench.gate()}")
     pid = bench.pid
     bench.engine.cancel(run_id)
@@ -49,7 +49,7 @@ def test_the_worker_outlives_a_cancel_it_obeys(bench: Bench):
     assert bench.pid == pid
 
 
-def test_previews_do_not_keep_a_run_from_being_cancelled(bench: Bench):
+def test_run_with_previews_can_be_cancelled(bench: Bench):
     run_id = bench.submit("previews")
     for event in bench.engine.events(run_id, previews=True):
         if event.type == "preview":
@@ -57,7 +57,7 @@ def test_previews_do_not_keep_a_run_from_being_cancelled(bench: Bench):
     assert cancelled(bench.finish(run_id)).notice == ""
 
 
-def test_a_second_cancel_changes_nothing(bench: Bench):
+def test_cancel_is_idempotent(bench: Bench):
     gate = bench.gate()
     run_id = bench.underway("ignore cancel", f"wait for {gate}")
     assert [bench.engine.cancel(run_id) for _ in range(3)] == [True] * 3
@@ -66,7 +66,7 @@ def test_a_second_cancel_changes_nothing(bench: Bench):
     assert bench.heard.commands[1:] == [CancelRun(run_id=run_id)]
 
 
-def test_a_late_cancel_is_refused_and_does_not_touch_the_next_run(bench: Bench):
+def test_late_cancel_is_refused_and_does_not_affect_next_run(bench: Bench):
     gate = bench.gate()
     first = bench.run().run_id
     second = bench.underway(f"wait for {gate}")
@@ -76,7 +76,7 @@ def test_a_late_cancel_is_refused_and_does_not_touch_the_next_run(bench: Bench):
     assert bench.heard.kinds == ["start_run"] * 2
 
 
-def test_a_run_that_ends_well_before_the_cancel_is_heard_has_ended_well(bench: Bench):
+def test_run_that_succeeds_before_cancel_has_succeeded(bench: Bench):
     gate = bench.gate()
     first = bench.underway("ignore cancel", f"wait for {gate}")
     second = bench.submit()
@@ -90,7 +90,7 @@ def test_a_run_that_ends_well_before_the_cancel_is_heard_has_ended_well(bench: B
 # --- a worker that does not hear -----------------------------------------------------------------
 
 
-def test_a_worker_that_ignores_a_cancel_is_ended_and_the_next_run_has_a_new_one(unstarted: Bench):
+def test_worker_that_ignores_cancel_is_replaced(unstarted: Bench):
     bench = unstarted.start(cancel_grace_s=0.2)
     run_id = bench.submit("ignore cancel", "enter decoding", f"wait for {bench.gate()}")
     bench.until(run_id, PhaseChanged)
@@ -106,7 +106,7 @@ def test_a_worker_that_ignores_a_cancel_is_ended_and_the_next_run_has_a_new_one(
     assert bench.pid != pid
 
 
-def test_a_worker_that_drowns_the_engine_in_events_is_ended_too(unstarted: Bench):
+def test_worker_that_floods_events_is_killed_after_cancel(unstarted: Bench):
     bench = unstarted.start(cancel_grace_s=0.2)
     run_id = bench.underway("flood")
     asked_at = time.time()
@@ -114,7 +114,7 @@ def test_a_worker_that_drowns_the_engine_in_events_is_ended_too(unstarted: Bench
     assert cancelled(bench.finish(run_id)).time - asked_at < 5
 
 
-def test_a_worker_with_long_gaps_between_its_checkpoints_is_given_three_of_them(unstarted: Bench):
+def test_cancel_grace_is_three_times_the_longest_gap(unstarted: Bench):
     bench = unstarted.start(cancel_grace_s=0.05)
     bench.run("gap 0.3", "gap 0.1")
     gate = bench.gate()
@@ -147,7 +147,7 @@ def at_the_kill(unstarted: Bench) -> Iterator[AtTheKill]:
 
 
 @pytest.mark.usefixtures("at_the_kill")
-def test_a_run_is_not_given_to_a_worker_that_is_being_ended(unstarted: Bench):
+def test_run_is_not_sent_to_a_dying_worker(unstarted: Bench):
     bench = unstarted.start(cancel_grace_s=0.1)
     first = bench.underway(
         "ignore cancel", f"when over leave {bench.gate('over')}", f"wait for {bench.gate()}"

@@ -24,24 +24,24 @@ def closed_within(bench: Bench, limit_s: float, timeout_s: float) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_an_idle_engine_lets_its_worker_go(own: Bench):
+def test_close_ends_idle_worker(own: Bench):
     own.run()
     closed_within(own, 10.0, timeout_s=20.0)
     assert own.heard.kinds == ["start_run", "shut_down"]
 
 
-def test_a_second_close_does_no_harm(own: Bench):
+def test_close_is_idempotent(own: Bench):
     own.engine.close()
     own.engine.close()
 
 
-def test_a_worker_that_is_not_ready_yet_is_not_waited_for(unstarted: Bench):
+def test_close_does_not_wait_for_starting_worker(unstarted: Bench):
     bench = unstarted.start(f"wait for {unstarted.gate()}")
     bench.submit()
     closed_within(bench, 10.0, timeout_s=20.0)
 
 
-def test_the_running_and_the_waiting_are_cancelled_and_their_followers_are_told(own: Bench):
+def test_close_cancels_all_runs_and_notifies_followers(own: Bench):
     running = own.underway(f"wait for {own.gate()}")
     waiting = own.submit()
     with ThreadPoolExecutor() as pool:
@@ -60,9 +60,7 @@ def test_the_running_and_the_waiting_are_cancelled_and_their_followers_are_told(
     [("ignore cancel", "wait for {gate}"), ("when shut down wait for {gate}",)],
     ids=["in a run", "while it ends"],
 )
-def test_a_worker_that_does_not_listen_is_ended_by_force_in_time(
-    own: Bench, script: tuple[str, ...]
-):
+def test_close_kills_unresponsive_worker_in_time(own: Bench, script: tuple[str, ...]):
     run_id = own.underway(*(line.format(gate=own.gate()) for line in script))
     events = own.engine.events(run_id)
     next(events)
@@ -71,7 +69,7 @@ def test_a_worker_that_does_not_listen_is_ended_by_force_in_time(
     assert last.type in ("run_cancelled", "run_succeeded")
 
 
-def test_who_waits_for_memory_to_be_freed_is_told_that_it_is_over(own: Bench):
+def test_close_fails_pending_requests_to_free(own: Bench):
     own.run(f"when freed wait for {own.gate()}")
     with ThreadPoolExecutor() as pool:
         freed = pool.submit(own.engine.free)
@@ -81,7 +79,7 @@ def test_who_waits_for_memory_to_be_freed_is_told_that_it_is_over(own: Bench):
             freed.result()
 
 
-def test_many_who_close_at_once_all_come_back(own: Bench):
+def test_concurrent_closes_all_return(own: Bench):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _number: own.engine.close(), range(4)))
 
@@ -105,7 +103,7 @@ class SlowInputs(Mapping[str, JsonValue]):
 
 
 @pytest.mark.parametrize("when", ["while it closes", "when it is closed"])
-def test_a_run_that_is_still_being_checked_when_the_engine_closes_is_refused(own: Bench, when: str):
+def test_run_submitted_during_close_is_refused(own: Bench, when: str):
     gate, inputs = own.gate(), SlowInputs()
     own.run(f"when shut down wait for {gate}")
     with ThreadPoolExecutor() as pool:

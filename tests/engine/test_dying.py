@@ -22,7 +22,7 @@ def death(run: Finished) -> ErrorReport:
     return run.terminal.error
 
 
-def test_a_killed_worker_fails_its_run_within_a_second_and_is_replaced(bench: Bench):
+def test_killed_worker_fails_its_run_and_is_replaced(bench: Bench):
     run_id = bench.submit("enter denoising", f"wait for {bench.gate()}")
     bench.until(run_id, PhaseChanged)
     waiting, pid = bench.submit(), bench.pid
@@ -37,26 +37,26 @@ def test_a_killed_worker_fails_its_run_within_a_second_and_is_replaced(bench: Be
     assert bench.pid != pid
 
 
-def test_all_a_worker_said_before_its_death_is_told_before_it(bench: Bench):
+def test_events_before_worker_death_are_delivered(bench: Bench):
     run = bench.run("enter loading", "save a.png", "kill")
     kinds = [event.type for event in run.events]
     assert kinds == ["run_queued", "run_started", "phase_changed", "result_saved", "run_failed"]
 
 
-def test_a_worker_that_ends_by_itself_leaves_its_code_and_its_last_lines(bench: Bench):
+def test_exited_worker_reports_code_and_last_lines(bench: Bench):
     error = death(bench.run("complain the driver is gone", "complain goodbye", "exit 3"))
     assert error.message.startswith("The worker process ended by itself (exit code 3).")
     assert error.detail == "the driver is gone\ngoodbye\n"
     assert "driver" not in error.sentence()
 
 
-def test_a_worker_that_says_what_is_no_event_is_replaced(bench: Bench):
+def test_worker_with_invalid_events_is_replaced(bench: Bench):
     error = death(bench.run("babble", f"wait for {bench.gate()}"))
     assert "ended" in error.message
     assert bench.run().success
 
 
-def test_a_worker_that_dies_between_two_runs_is_replaced_before_anybody_asks(own: Bench):
+def test_idle_worker_that_dies_is_replaced(own: Bench):
     own.run("hold unet")
     pid, started_again = own.pid, own.gate("started-again")
     os.mkfifo(started_again)
@@ -67,7 +67,7 @@ def test_a_worker_that_dies_between_two_runs_is_replaced_before_anybody_asks(own
     assert own.pid != pid
 
 
-def test_the_snapshot_of_a_worker_that_starts_again(own: Bench):
+def test_status_shows_restarting_worker(own: Bench):
     gate = own.gate()
     own.run("hold unet")
     own.at_start(f"wait for {gate}")
@@ -80,7 +80,7 @@ def test_the_snapshot_of_a_worker_that_starts_again(own: Bench):
     assert own.engine.status().worker == "ready"
 
 
-def test_death_is_told_although_a_process_of_the_worker_holds_the_pipe(own: Bench):
+def test_worker_death_is_noticed_if_a_child_holds_the_pipe(own: Bench):
     """It takes a moment: the pipe and stderr have no end by which to know of it."""
     gate = own.gate()
     try:
@@ -93,7 +93,7 @@ def test_death_is_told_although_a_process_of_the_worker_holds_the_pipe(own: Benc
 # --- workers that do not come up -----------------------------------------------------------------
 
 
-def test_after_three_bad_starts_those_who_wait_are_told_and_nothing_more_is_tried(
+def test_third_failed_start_fails_waiting_runs_and_gives_up(
     unstarted: Bench,
 ):
     bench = unstarted.start("complain no driver; exit 5")
@@ -114,7 +114,7 @@ def test_after_three_bad_starts_those_who_wait_are_told_and_nothing_more_is_trie
     assert bench.starts == 4
 
 
-def test_a_later_run_tries_again_and_a_good_start_forgives_the_bad_ones(unstarted: Bench):
+def test_new_run_retries_start_and_success_resets_count(unstarted: Bench):
     bench = unstarted.start("exit 5")
     death(bench.run())
     bench.at_start("nothing")
@@ -127,7 +127,7 @@ def test_a_later_run_tries_again_and_a_good_start_forgives_the_bad_ones(unstarte
     assert (bench.engine.status().worker, bench.starts) == ("dead", 3 + 1 + 3)
 
 
-def test_a_process_that_cannot_be_made_is_told_like_one_that_does_not_start(unstarted: Bench):
+def test_process_that_cannot_be_spawned_counts_as_failed_start(unstarted: Bench):
     with contextlib.closing(Engine(lambda *_: None)) as engine:  # no process can be sent a lambda
         unstarted.engine = engine
         assert "does not start" in death(unstarted.start().run()).message
@@ -137,7 +137,7 @@ def test_a_process_that_cannot_be_made_is_told_like_one_that_does_not_start(unst
 # --- workers that do not stay --------------------------------------------------------------------
 
 
-def test_run_that_only_waited_outlives_a_worker_that_dies_right_after_ready(unstarted: Bench):
+def test_unstarted_run_survives_worker_that_dies_after_ready(unstarted: Bench):
     bench = unstarted.start(f"when ready once {unstarted.gate()} exit 5")
     run = bench.run()
     assert run.success
@@ -146,21 +146,21 @@ def test_run_that_only_waited_outlives_a_worker_that_dies_right_after_ready(unst
     assert kinds.count("run_started") == 1
 
 
-def test_worker_that_always_dies_right_after_ready_is_given_up(unstarted: Bench):
+def test_worker_that_always_dies_after_ready_is_given_up(unstarted: Bench):
     bench = unstarted.start("complain no power; when ready exit 5")
     error = death(bench.run())
     assert "does not start" in error.message
     assert (bench.starts, bench.engine.status().worker) == (3, "dead")
 
 
-def test_worker_that_died_in_a_run_is_started_again_without_delay(unstarted: Bench):
+def test_worker_that_died_in_a_run_restarts_without_delay(unstarted: Bench):
     bench = unstarted.start(restart_delay_s=3600)
     for _ in range(2):
         death(bench.run("kill"))
     assert bench.run().success
 
 
-def test_worker_that_failed_to_start_is_started_again_after_a_delay(unstarted: Bench):
+def test_worker_that_failed_to_start_restarts_after_a_delay(unstarted: Bench):
     bench = unstarted.start(f"once {unstarted.gate()} exit 5", restart_delay_s=0.5)
     run = bench.run()
     assert run.success

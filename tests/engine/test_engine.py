@@ -57,20 +57,20 @@ async def every_method_refuses(engine: Engine, workflow: Path) -> None:
         await engine.free_async()
 
 
-async def test_before_the_start_and_after_the_close_every_method_says_so(unstarted: Bench):
+async def test_methods_of_stopped_engine_raise(unstarted: Bench):
     await every_method_refuses(unstarted.engine, unstarted.workflow)
     unstarted.start()
     unstarted.engine.close()
     await every_method_refuses(unstarted.engine, unstarted.workflow)
 
 
-def test_a_second_start_is_refused_and_harms_nothing(bench: Bench):
+def test_second_start_is_refused(bench: Bench):
     with pytest.raises(EngineError, match="running already"):
         bench.start()
     assert bench.run().success
 
 
-def test_a_closed_engine_can_be_started_again(own: Bench):
+def test_closed_engine_can_be_started_again(own: Bench):
     own.engine.close()
     own.start()
     assert own.run().success
@@ -88,7 +88,7 @@ def test_a_closed_engine_can_be_started_again(own: Bench):
         ({}, -1, "seed"),
     ],
 )
-def test_bad_input_is_refused_and_no_run_comes_of_it(
+def test_invalid_input_is_refused_without_a_run(
     bench: Bench, inputs: dict[str, Any], seed: int | None, what: str
 ):
     before = bench.engine.runs()
@@ -97,7 +97,7 @@ def test_bad_input_is_refused_and_no_run_comes_of_it(
     assert bench.engine.runs() == before
 
 
-def test_a_workflow_that_is_not_there_is_refused_and_no_run_comes_of_it(bench: Bench):
+def test_missing_workflow_is_refused_without_a_run(bench: Bench):
     before = bench.engine.runs()
     with pytest.raises(UnknownWorkflow) as caught:
         bench.engine.submit(bench.workflow.with_name("not-there.json"), {})
@@ -105,7 +105,7 @@ def test_a_workflow_that_is_not_there_is_refused_and_no_run_comes_of_it(bench: B
     assert bench.engine.runs() == before
 
 
-def test_the_worker_is_given_the_plan_as_it_was_made(bench: Bench):
+def test_worker_receives_the_plan(bench: Bench):
     run_id = bench.run("nothing", seed=7).run_id
     [command] = bench.heard.commands
     assert (command.type, command.run_id, command.previews) == ("start_run", run_id, False)
@@ -113,7 +113,7 @@ def test_the_worker_is_given_the_plan_as_it_was_made(bench: Bench):
     assert (command.plan.seed, command.plan.seed_given) == (7, True)
 
 
-def test_a_full_queue_takes_no_more_and_drops_nobody(unstarted: Bench):
+def test_full_queue_refuses_runs(unstarted: Bench):
     bench = unstarted.start(max_queued_runs=2)
     gate = bench.gate()
     bench.underway(f"wait for {gate}")
@@ -125,7 +125,7 @@ def test_a_full_queue_takes_no_more_and_drops_nobody(unstarted: Bench):
 
 
 @pytest.mark.parametrize("method", ["cancel", "events"])
-def test_a_run_that_never_was_is_unknown(bench: Bench, method: str):
+def test_unknown_run_raises(bench: Bench, method: str):
     call = {"cancel": bench.engine.cancel, "events": lambda run: list(bench.engine.events(run))}
     with pytest.raises(UnknownRun, match=NO_RUN):
         call[method](NO_RUN)
@@ -134,7 +134,7 @@ def test_a_run_that_never_was_is_unknown(bench: Bench, method: str):
 # --- the order -----------------------------------------------------------------------------------
 
 
-def test_runs_that_come_before_the_worker_is_ready_wait_for_it(unstarted: Bench):
+def test_runs_wait_until_worker_is_ready(unstarted: Bench):
     gate = unstarted.gate()
     bench = unstarted.start(f"wait for {gate}")
     runs = [bench.submit(), bench.submit()]
@@ -144,7 +144,7 @@ def test_runs_that_come_before_the_worker_is_ready_wait_for_it(unstarted: Bench)
     assert bench.sent == runs
 
 
-def test_twenty_at_once_run_one_at_a_time_in_the_order_they_came(bench: Bench):
+def test_concurrent_submits_run_one_at_a_time_in_order(bench: Bench):
     together, pid = threading.Barrier(20), bench.pid
 
     def submit_and_follow(_number: int) -> bool:
@@ -158,7 +158,7 @@ def test_twenty_at_once_run_one_at_a_time_in_the_order_they_came(bench: Bench):
     assert bench.pid == pid
 
 
-def test_a_waiting_run_is_told_its_position_whenever_it_changes(bench: Bench):
+def test_waiting_run_reports_position_changes(bench: Bench):
     gate, other = bench.gate(), bench.gate("other")
     bench.underway(f"wait for {gate}")
     first, second, third = (bench.submit(f"wait for {other}") for _ in range(3))
@@ -189,7 +189,7 @@ def test_runs_are_listed_newest_first_and_by_owner(bench: Bench):
     assert bench.engine.runs("carl") == []
 
 
-def test_only_so_many_finished_runs_are_remembered(unstarted: Bench):
+def test_finished_runs_are_limited(unstarted: Bench):
     bench = unstarted.start(kept_runs=2)
     runs = [bench.run().run_id for _ in range(4)]
     assert [run.run_id for run in bench.engine.runs()] == [runs[3], runs[2]]
@@ -197,7 +197,7 @@ def test_only_so_many_finished_runs_are_remembered(unstarted: Bench):
         bench.engine.cancel(runs[0])
 
 
-def test_the_snapshot_of_a_worker_that_is_starting(unstarted: Bench):
+def test_status_shows_starting_worker(unstarted: Bench):
     gate = unstarted.gate()
     bench = unstarted.start(f"wait for {gate}")
     waiting = bench.submit()
@@ -208,7 +208,7 @@ def test_the_snapshot_of_a_worker_that_is_starting(unstarted: Bench):
     gate.touch()
 
 
-def test_the_snapshot_of_a_busy_worker_and_of_one_that_is_ready(bench: Bench):
+def test_status_shows_busy_and_ready_worker(bench: Bench):
     gate = bench.gate()
     running = bench.submit("hold unet", "enter denoising", f"wait for {gate}")
     bench.until(running, PhaseChanged)
@@ -230,7 +230,7 @@ def test_the_snapshot_of_a_busy_worker_and_of_one_that_is_ready(bench: Bench):
     assert [part.title for part in status.held] == ["unet"]
 
 
-def test_success_is_what_the_worker_said(bench: Bench):
+def test_success_event_is_passed_on(bench: Bench):
     success = bench.run("hold unet", "return 1").success
     assert isinstance(success, RunSucceeded)
     assert (success.loaded, success.outputs) == (("unet",), ("1",))
@@ -240,7 +240,7 @@ def test_success_is_what_the_worker_said(bench: Bench):
 # --- between runs --------------------------------------------------------------------------------
 
 
-def test_the_light_cleanup_waits_until_no_run_is_left(unstarted: Bench):
+def test_clean_up_waits_until_no_run_is_left(unstarted: Bench):
     bench = unstarted.start(idle_cleanup_s=1e-9)
     gate = bench.gate()
     first = bench.underway(f"wait for {gate}")
@@ -252,7 +252,7 @@ def test_the_light_cleanup_waits_until_no_run_is_left(unstarted: Bench):
     assert bench.sent == [first, second]
 
 
-def test_a_moment_of_idleness_is_cleaned_up_after_once(unstarted: Bench):
+def test_idle_worker_is_cleaned_up_once(unstarted: Bench):
     bench = unstarted.start(idle_cleanup_s=1e-9)
     for count in (1, 2):
         bench.run()
@@ -264,9 +264,7 @@ def test_a_moment_of_idleness_is_cleaned_up_after_once(unstarted: Bench):
 # --- the worker's log ----------------------------------------------------------------------------
 
 
-def test_the_workers_log_is_logged_again_under_its_own_loggers_and_times(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-):
+def test_worker_log_keeps_loggers_and_times(bench: Bench, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, logger="app.worker.runner")
     run = bench.run(
         "log WARNING app.worker.loading.load 10% is %s and {that}",
@@ -284,7 +282,7 @@ def test_the_workers_log_is_logged_again_under_its_own_loggers_and_times(
     assert [line.msecs for line in lines] == pytest.approx([started.time % 1 * 1000] * 2, abs=1)
 
 
-def test_lines_of_the_workers_log_show_their_own_thousandths_of_a_second(
+def test_worker_log_keeps_milliseconds(
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO, logger="app.worker.runner")
@@ -297,9 +295,7 @@ def test_lines_of_the_workers_log_show_their_own_thousandths_of_a_second(
     assert shown == ["750 started", "250 ended"]
 
 
-def test_what_the_worker_writes_to_stderr_reaches_the_servers(
-    own: Bench, capsys: pytest.CaptureFixture[str]
-):
+def test_worker_stderr_is_passed_on(own: Bench, capsys: pytest.CaptureFixture[str]):
     own.run("complain the device is hot")
     own.engine.close()
     assert "the device is hot\n" in capsys.readouterr().err

@@ -65,9 +65,7 @@ def seen(bench: Bench) -> list[bytes]:
     return found
 
 
-def test_the_worker_is_given_the_file_and_an_identical_request_is_answered(
-    seeing: Bench, site: Site
-):
+def test_fetched_media_reach_worker_and_request_is_reused(seeing: Bench, site: Site):
     first = seeing.run("save a.png", seed=7)
     assert first.success.made_at is None
     told = [event for event in first.events if isinstance(event, FetchingMedia)]
@@ -91,7 +89,7 @@ def fetched(bench: Bench, run_id: str) -> RunEvent:
     return next(told)
 
 
-def test_media_of_a_waiting_run_are_kept_while_another_is_fetched(
+def test_media_of_waiting_run_are_not_evicted(
     seeing: Bench, site: Site, tmp_path: Path, heard: Heard
 ):
     """There is room for the media of two runs, and a third one's come last."""
@@ -130,7 +128,7 @@ def test_media_of_a_waiting_run_are_kept_while_another_is_fetched(
         engine.close()
 
 
-def test_another_picture_behind_the_same_url_is_another_request(seeing: Bench, site: Site):
+def test_changed_media_at_url_is_another_request(seeing: Bench, site: Site):
     seeing.run("save a.png", seed=7)
     site.put("/cat.png", picture("blue"))
     assert seeing.run("save a.png", seed=7).success.made_at is None
@@ -139,7 +137,7 @@ def test_another_picture_behind_the_same_url_is_another_request(seeing: Bench, s
     assert seen(seeing) == [picture("red"), picture("blue")]
 
 
-def test_while_one_run_is_fetching_another_that_needs_nothing_runs(seeing: Bench, site: Site):
+def test_fetching_does_not_block_other_runs(seeing: Bench, site: Site):
     hold = threading.Event()
     site.put("/slow.png", write=lambda _send: hold.wait(10))
     waiting = seeing.engine.submit(
@@ -158,9 +156,7 @@ def test_while_one_run_is_fetching_another_that_needs_nothing_runs(seeing: Bench
     assert waiting not in seeing.sent
 
 
-def test_two_runs_share_what_is_fetched_and_one_that_is_cancelled_leaves_it_to_the_other(
-    seeing: Bench, site: Site
-):
+def test_runs_share_a_fetch_and_cancel_leaves_it_to_the_other(seeing: Bench, site: Site):
     go_on = threading.Event()
 
     def slowly(send: Callable[[bytes], None]) -> None:
@@ -182,9 +178,7 @@ def test_two_runs_share_what_is_fetched_and_one_that_is_cancelled_leaves_it_to_t
     assert seen(seeing) == [picture("red")]
 
 
-def test_what_cannot_be_fetched_fails_the_run_in_a_sentence_that_names_the_place(
-    seeing: Bench, site: Site
-):
+def test_failed_fetch_fails_run_and_names_the_place(seeing: Bench, site: Site):
     site.pages.clear()
     ended = seeing.run("nothing").terminal
     assert isinstance(ended, RunFailed)
@@ -196,7 +190,7 @@ def test_what_cannot_be_fetched_fails_the_run_in_a_sentence_that_names_the_place
     assert seeing.sent == []
 
 
-def test_a_site_the_operator_does_not_list_is_refused_before_the_run(seeing: Bench, site: Site):
+def test_unlisted_site_is_refused_before_the_run(seeing: Bench, site: Site):
     other = Site()
     try:
         sentence = f"Port {other.port} is none that media is fetched from."
@@ -211,7 +205,7 @@ def test_a_site_the_operator_does_not_list_is_refused_before_the_run(seeing: Ben
         other.close()
 
 
-def test_check_of_a_run_also_holds_for_the_media_that_were_fetched(seeing: Bench) -> None:
+def test_run_check_applies_to_fetched_media(seeing: Bench) -> None:
     def refuse_pictures(plan: Plan) -> None:
         if any(isinstance(value, ImageValue) for value in plan.steps[0].arguments.values()):
             raise InvalidInputs("No picture may be handed in.")

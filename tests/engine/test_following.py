@@ -36,12 +36,12 @@ def read_until(events: Iterator[RunEvent], kind: type[RunEvent]) -> RunEvent:
     return next(event for event in events if isinstance(event, kind))
 
 
-async def test_who_comes_late_is_told_everything(bench: Bench):
+async def test_late_follower_gets_all_events(bench: Bench):
     run_id = bench.run("enter loading", "enter denoising").run_id
     assert kinds(await collect(bench.engine.follow(run_id))) == WHOLE
 
 
-async def test_who_comes_in_the_middle_is_told_what_was_and_then_what_comes(bench: Bench):
+async def test_follower_during_run_gets_past_and_new_events(bench: Bench):
     gate = bench.gate()
     run_id = bench.submit("enter loading", f"wait for {gate}", "enter denoising")
     bench.until(run_id, PhaseChanged)
@@ -54,22 +54,22 @@ async def test_who_comes_in_the_middle_is_told_what_was_and_then_what_comes(benc
 
 
 @pytest.mark.parametrize("start", [0, 1, 4])
-async def test_who_has_seen_some_events_is_told_the_others(bench: Bench, start: int):
+async def test_follower_with_start_gets_later_events(bench: Bench, start: int):
     run_id = bench.run("enter loading", "enter denoising").run_id
     assert kinds(await collect(bench.engine.follow(run_id, start=start))) == WHOLE[start:]
 
 
-async def test_who_has_seen_the_last_event_waits_for_no_more(bench: Bench):
+async def test_follower_after_last_event_ends(bench: Bench):
     run_id = bench.run("enter loading", "enter denoising").run_id
     assert await collect(bench.engine.follow(run_id, start=len(WHOLE))) == []
 
 
-async def test_an_unknown_run_cannot_be_followed(bench: Bench):
+async def test_unknown_run_cannot_be_followed(bench: Bench):
     with pytest.raises(UnknownRun):
         await collect(bench.engine.follow("20260101-000000-abcdef"))
 
 
-async def test_every_follower_is_told_everything(bench: Bench):
+async def test_every_follower_gets_all_events(bench: Bench):
     gate = bench.gate()
     run_id = bench.submit(f"wait for {gate}", "enter loading", "enter denoising")
     joined = asyncio.Barrier(3)
@@ -91,14 +91,14 @@ async def test_every_follower_is_told_everything(bench: Bench):
     assert other == one
 
 
-async def test_a_reader_with_an_event_loop_and_one_without_are_told_the_same(bench: Bench):
+async def test_follow_and_events_yield_the_same(bench: Bench):
     run_id = bench.submit("enter loading", "enter denoising")
     in_thread = asyncio.to_thread(bench.finish, run_id)
     followed, finished = await asyncio.gather(collect(bench.engine.follow(run_id)), in_thread)
     assert tuple(followed) == finished.events
 
 
-async def test_a_follower_that_leaves_stops_nothing(bench: Bench):
+async def test_leaving_follower_does_not_stop_run(bench: Bench):
     gate = bench.gate()
     run_id = bench.submit("enter loading", f"wait for {gate}", "enter denoising")
     async with contextlib.aclosing(bench.engine.follow(run_id)) as following:
@@ -110,7 +110,7 @@ async def test_a_follower_that_leaves_stops_nothing(bench: Bench):
     assert "cancel_run" not in bench.heard.kinds
 
 
-def test_a_follower_whose_event_loop_is_gone_stops_nothing(bench: Bench):
+def test_follower_with_closed_event_loop_does_not_stop_run(bench: Bench):
     gate = bench.gate()
     run_id = bench.underway(f"wait for {gate}", "enter loading")
     loop = asyncio.new_event_loop()
@@ -124,7 +124,7 @@ def test_a_follower_whose_event_loop_is_gone_stops_nothing(bench: Bench):
 # --- previews ------------------------------------------------------------------------------------
 
 
-def test_a_preview_goes_to_followers_that_want_previews_alone(bench: Bench):
+def test_preview_goes_only_to_followers_that_want_it(bench: Bench):
     gate = bench.gate()
     run_id = bench.submit("watch", "preview x", "enter loading", f"wait for {gate}")
     watching = bench.engine.events(run_id, previews=True)
@@ -136,7 +136,7 @@ def test_a_preview_goes_to_followers_that_want_previews_alone(bench: Bench):
     assert kinds(list(other)) == ["run_succeeded"]
 
 
-def test_a_slow_follower_is_shown_the_newest_preview_only(bench: Bench):
+def test_slow_follower_gets_newest_preview_only(bench: Bench):
     gate, other = bench.gate(), bench.gate("other")
     run_id = bench.submit(
         f"wait for {gate}", "preview 1", "preview 2", "preview 3", "enter denoising",
@@ -152,7 +152,7 @@ def test_a_slow_follower_is_shown_the_newest_preview_only(bench: Bench):
     assert kinds(list(slow)) == ["run_succeeded"]
 
 
-def test_who_comes_late_is_shown_the_newest_preview(bench: Bench):
+def test_late_follower_gets_newest_preview(bench: Bench):
     gate = bench.gate()
     run_id = bench.submit("preview 1", "preview 2", "enter denoising", f"wait for {gate}")
     bench.until(run_id, PhaseChanged)
@@ -161,13 +161,13 @@ def test_who_comes_late_is_shown_the_newest_preview(bench: Bench):
     gate.touch()
 
 
-async def test_a_run_that_is_over_is_replayed_without_previews(bench: Bench):
+async def test_ended_run_is_replayed_without_previews(bench: Bench):
     run_id = bench.run("preview 1").run_id
     events = await collect(bench.engine.follow(run_id, previews=True))
     assert kinds(events) == ["run_queued", "run_started", "run_succeeded"]
 
 
-def test_the_worker_is_told_when_the_first_comes_to_look_and_when_the_last_goes(bench: Bench):
+def test_worker_is_told_when_previews_are_wanted(bench: Bench):
     gate = bench.gate()
     run_id = bench.underway(f"wait for {gate}", "enter loading")
     first = bench.engine.events(run_id, previews=True)
@@ -185,7 +185,7 @@ def test_the_worker_is_told_when_the_first_comes_to_look_and_when_the_last_goes(
     ]
 
 
-def test_a_run_somebody_looks_at_already_starts_with_previews(bench: Bench):
+def test_watched_run_starts_with_previews(bench: Bench):
     gate = bench.gate()
     bench.underway(f"wait for {gate}")
     run_id = bench.submit("watch", "preview x")
@@ -198,7 +198,7 @@ def test_a_run_somebody_looks_at_already_starts_with_previews(bench: Bench):
     assert "watch_previews" not in bench.heard.kinds
 
 
-def test_looking_at_a_waiting_or_finished_run_is_nothing_to_the_worker(bench: Bench):
+def test_following_inactive_run_sends_nothing_to_worker(bench: Bench):
     over = bench.run().run_id
     gate = bench.gate()
     running = bench.underway(f"wait for {gate}")

@@ -16,7 +16,7 @@ def titles(freed: MemoryFreed) -> list[str]:
     return [part.title for part in freed.dropped]
 
 
-def test_an_idle_worker_frees_at_once_and_says_what_that_gave_back(bench: Bench):
+def test_idle_worker_frees_at_once_and_reports(bench: Bench):
     bench.run("hold unet", "hold vae")
     freed = bench.engine.free()
     assert titles(freed) == ["unet", "vae"]
@@ -26,12 +26,12 @@ def test_an_idle_worker_frees_at_once_and_says_what_that_gave_back(bench: Bench)
     assert (status.worker, status.memory, status.held) == ("ready", freed.after, ())
 
 
-async def test_an_event_loop_can_wait_for_it_too(bench: Bench):
+async def test_free_async_can_be_awaited(bench: Bench):
     await asyncio.to_thread(bench.run, "hold unet")
     assert titles(await bench.engine.free_async()) == ["unet"]
 
 
-def test_it_comes_after_the_running_run_and_before_those_that_wait(bench: Bench):
+def test_free_happens_after_active_and_before_waiting_runs(bench: Bench):
     gate = bench.gate()
     running = bench.underway("hold unet", f"wait for {gate}")
     waiting = bench.submit("hold vae")
@@ -44,7 +44,7 @@ def test_it_comes_after_the_running_run_and_before_those_that_wait(bench: Bench)
     assert bench.heard.kinds == ["start_run", "free_memory", "start_run"]
 
 
-def test_cancel_and_free_ends_the_running_run_first(bench: Bench):
+def test_cancel_and_free_ends_active_run_first(bench: Bench):
     running = bench.underway("hold unet", f"wait for {bench.gate()}")
     waiting = bench.submit()
     assert titles(bench.engine.free("cancel_and_free")) == ["unet"]
@@ -53,19 +53,19 @@ def test_cancel_and_free_ends_the_running_run_first(bench: Bench):
     assert bench.heard.kinds == ["start_run", "cancel_run", "free_memory", "start_run"]
 
 
-def test_cancel_and_free_with_nothing_running_is_no_more_than_free(bench: Bench):
+def test_cancel_and_free_when_idle_is_free(bench: Bench):
     bench.run("hold unet")
     assert titles(bench.engine.free("cancel_and_free")) == ["unet"]
     assert bench.heard.kinds == ["start_run", "free_memory"]
 
 
-def test_after_an_error_what_was_loaded_can_be_freed(bench: Bench):
+def test_free_works_after_a_failed_run(bench: Bench):
     assert isinstance(bench.run("hold unet", "fail out of paint").terminal, RunFailed)
     assert titles(bench.engine.free()) == ["unet"]
     assert bench.run().success
 
 
-def test_many_who_ask_at_once_are_answered_by_one_freeing(bench: Bench):
+def test_concurrent_free_requests_share_one_command(bench: Bench):
     gate = bench.gate()
     bench.run(f"when freed wait for {gate}", "hold unet")
     with ThreadPoolExecutor(4) as pool:
@@ -78,7 +78,7 @@ def test_many_who_ask_at_once_are_answered_by_one_freeing(bench: Bench):
     assert [titles(freed) for freed in others] == [[], [], []]
 
 
-def test_the_worker_is_busy_while_it_frees_and_no_run_starts(bench: Bench):
+def test_worker_is_busy_while_freeing(bench: Bench):
     gate = bench.gate()
     bench.run(f"when freed wait for {gate}")
     with ThreadPoolExecutor() as pool:
@@ -93,7 +93,7 @@ def test_the_worker_is_busy_while_it_frees_and_no_run_starts(bench: Bench):
     assert bench.finish(waiting).success
 
 
-def test_a_worker_that_ends_instead_of_freeing_gave_everything_back_too(bench: Bench):
+def test_free_fails_if_worker_ends(bench: Bench):
     bench.run("when freed exit 4")
     with pytest.raises(WorkerDied, match=r"exit code 4.*Its memory came back with it"):
         bench.engine.free()

@@ -70,7 +70,7 @@ def ended(run: Run) -> Any:
     return run.events[-1]
 
 
-def test_run_that_cannot_be_sent_fails_alone(start: Start, plan: Plan):
+def test_unsendable_run_fails_alone(start: Start, plan: Plan):
     loop = start()
     unsendable = plan.model_copy(update={"inputs": {"prompt": "\ud800"}})
     bad, good = submitted(loop, unsendable), submitted(loop, plan)
@@ -82,7 +82,7 @@ def test_run_that_cannot_be_sent_fails_alone(start: Start, plan: Plan):
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_message_that_raises_is_logged_and_the_next_is_handled(
+def test_raising_message_is_logged_and_the_next_handled(
     start: Start, plan: Plan, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ):
     loop = start()
@@ -95,7 +95,7 @@ def test_message_that_raises_is_logged_and_the_next_is_handled(
     assert "The engine could not handle a message" in caplog.messages
 
 
-def test_deadline_that_raises_stops_nobody(start: Start, plan: Plan):
+def test_raising_deadline_does_not_stop_engine(start: Start, plan: Plan):
     loop = start(idle_cleanup_s="soon")
     for _ in range(2):
         assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
@@ -108,7 +108,7 @@ class Unsayable(float):
         raise ValueError("unsayable")
 
 
-def test_deadline_that_cannot_be_met_stops_nobody(
+def test_unmet_deadline_does_not_stop_engine(
     start: Start, plan: Plan, caplog: pytest.LogCaptureFixture
 ):
     loop = start(idle_drop_s=Unsayable(0.01))
@@ -120,7 +120,7 @@ def test_deadline_that_cannot_be_met_stops_nobody(
     assert isinstance(ended(submitted(loop, plan)), RunSucceeded)
 
 
-def test_queue_that_cannot_go_on_is_still_answered(start: Start, plan: Plan):
+def test_engine_answers_if_queue_cannot_advance(start: Start, plan: Plan):
     loop = start(max_preparing_runs="two")
     run = submitted(loop, plan)
     loop.mailbox.ask(partial(loop.cancel, run))
@@ -140,7 +140,7 @@ class LosingHistory(History):
         super().note_started(run, started_at)
 
 
-def test_event_that_cannot_be_taken_fails_its_run_alone(start: Start, plan: Plan):
+def test_unhandled_event_fails_its_run_only(start: Start, plan: Plan):
     loop = start(LosingHistory)
     bad, good = submitted(loop, plan), submitted(loop, plan)
     failed = ended(bad)
@@ -149,7 +149,7 @@ def test_event_that_cannot_be_taken_fails_its_run_alone(start: Start, plan: Plan
     assert isinstance(ended(good), RunSucceeded)
 
 
-def test_result_that_cannot_be_noted_harms_neither_run_nor_worker(start: Start, plan: Plan):
+def test_request_cache_error_does_not_affect_run(start: Start, plan: Plan):
     loop = start()
     run = submitted(loop, plan, request_key="no\0file", fresh=True)
     assert isinstance(ended(run), RunSucceeded)
@@ -158,9 +158,7 @@ def test_result_that_cannot_be_noted_harms_neither_run_nor_worker(start: Start, 
     assert loop.status().pid == pid
 
 
-def test_follower_that_raises_is_woken_no_more(
-    start: Start, plan: Plan, caplog: pytest.LogCaptureFixture
-):
+def test_raising_follower_is_removed(start: Start, plan: Plan, caplog: pytest.LogCaptureFixture):
     loop, woken = start(), []
 
     def wake() -> None:
@@ -175,7 +173,7 @@ def test_follower_that_raises_is_woken_no_more(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_run_id_that_is_taken_is_replaced(start: Start, plan: Plan, tmp_path: Path):
+def test_taken_run_id_is_replaced(start: Start, plan: Plan, tmp_path: Path):
     loop = start()
     first = submitted(loop, plan)
     (tmp_path / "a-folder-of-before").mkdir()

@@ -33,7 +33,7 @@ def stopped(bench: Bench) -> int:
     return pid
 
 
-def test_worker_that_does_not_read_keeps_nobody_waiting(unstarted: Bench):
+def test_worker_that_does_not_read_does_not_block_engine(unstarted: Bench):
     bench = unstarted.start(cancel_grace_s=0.2, command_limit_s=NEVER_S)
     pid = stopped(bench)
     first, second = submit_large(bench), submit_large(bench)
@@ -59,14 +59,14 @@ def test_worker_that_does_not_read_is_closed_in_time(own: Bench):
     assert isinstance(last, RunCancelled)
 
 
-def test_run_that_a_worker_does_not_begin_goes_to_the_next_worker(unstarted: Bench):
+def test_unstarted_run_goes_to_the_next_worker(unstarted: Bench):
     bench = unstarted.start(command_limit_s=0.3)
     pid = stopped(bench)
     assert bench.finish(submit_large(bench)).success
     assert bench.pid != pid
 
 
-def test_run_that_no_worker_begins_fails_and_says_why(unstarted: Bench):
+def test_run_that_no_worker_begins_fails(unstarted: Bench):
     bench = unstarted.start("when ready stop", command_limit_s=0.3)
     ended = bench.run().terminal
     assert isinstance(ended, RunFailed)
@@ -111,7 +111,7 @@ def test_hang_while_cleaning_up_is_ended(unstarted: Bench):
 
 
 @pytest.mark.parametrize("wanted", ["cancelled", "begun"])
-def test_run_behind_a_hung_cleanup_can_be_cancelled_and_is_begun_in_time(
+def test_run_behind_hung_clean_up_can_be_cancelled_and_starts_in_time(
     unstarted: Bench, wanted: str
 ):
     limit_s = NEVER_S if wanted == "cancelled" else 0.3
@@ -129,14 +129,14 @@ def test_run_behind_a_hung_cleanup_can_be_cancelled_and_is_begun_in_time(
         assert bench.finish(run_id).success
 
 
-def test_hang_while_starting_is_ended_and_told(unstarted: Bench):
+def test_hang_while_starting_is_ended_and_reported(unstarted: Bench):
     bench = unstarted.start("stop", start_limit_s=0.3)
     ended = bench.run().terminal
     assert isinstance(ended, RunFailed)
     assert "does not start: The worker hung while starting" in ended.error.message
 
 
-def test_commands_that_wait_for_a_long_run_are_no_hang(unstarted: Bench):
+def test_commands_behind_a_long_run_are_not_a_hang(unstarted: Bench):
     bench = unstarted.start(command_limit_s=0.2)
     gate = bench.gate()
     run_id = bench.underway("hold unet", f"wait for {gate}")
@@ -160,7 +160,7 @@ def test_grace_after_a_long_gap_is_capped(unstarted: Bench):
     assert "did not stop" in ended.notice
 
 
-def test_grace_starts_anew_with_each_worker(unstarted: Bench):
+def test_grace_resets_with_each_worker(unstarted: Bench):
     bench = unstarted.start(cancel_grace_s=0.05, cancel_grace_limit_s=NEVER_S)
     bench.run("gap 1000", "kill")
     run_id = bench.underway("ignore cancel", f"wait for {bench.gate()}")

@@ -64,7 +64,7 @@ QUESTIONS: dict[str, Callable[[Bench, str], Any]] = {
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_engine_that_is_held_up_keeps_nobody_waiting(own: Bench, stuck: StuckLog, name: str):
+def test_blocked_engine_does_not_block_callers(own: Bench, stuck: StuckLog, name: str):
     run_id = own.submit(f"log WARNING {LOGGER} a line", f"wait for {own.gate()}")
     assert stuck.has_line.wait(PATIENCE_S)
     with ThreadPoolExecutor() as pool:

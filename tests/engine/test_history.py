@@ -17,7 +17,7 @@ from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import Bench, Heard, serving, settings
 
 
-def test_stopped_engine_leaves_its_runs_to_the_next_in_order(
+def test_stopped_engine_runs_resume_in_order(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     with serving(tmp_path, workflow, uploads, heard) as bench:
@@ -33,7 +33,7 @@ def test_stopped_engine_leaves_its_runs_to_the_next_in_order(
     assert [event.notice for event in first if isinstance(event, RunQueued)] == [WAITED] * 3
 
 
-def test_cancelled_run_is_not_taken_up(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
+def test_cancelled_run_is_not_resumed(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
     with serving(tmp_path, workflow, uploads, heard) as bench:
         bench.underway(f"wait for {bench.gate()}")
         cancelled = bench.submit("nothing")
@@ -57,7 +57,7 @@ def left_behind(store: Store, workflow: Path, run_id: str, *, process: str = "",
     store.flush()
 
 
-def test_killed_servers_runs_are_taken_up_twice_at_most(
+def test_runs_of_killed_server_are_attempted_twice_at_most(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     store = Store(tmp_path / "outputs")
@@ -77,9 +77,7 @@ def test_killed_servers_runs_are_taken_up_twice_at_most(
     assert waited.success
 
 
-def test_run_that_waited_through_two_kills_is_no_third_attempt(
-    tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
-):
+def test_waiting_run_counts_no_attempt(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
     store = Store(tmp_path / "outputs")
     left_behind(store, workflow, "20260101-000000-aaaaaa", attempts=1)
     # What a server does that is killed before it begins with the run.
@@ -89,7 +87,7 @@ def test_run_that_waited_through_two_kills_is_no_third_attempt(
         assert bench.finish("20260101-000000-aaaaaa").success
 
 
-def test_commands_runs_end_with_it_and_a_living_commands_are_left_alone(
+def test_runs_of_ended_command_are_cancelled(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     store = Store(tmp_path / "outputs", as_keeper=False)
@@ -109,7 +107,7 @@ def test_commands_runs_end_with_it_and_a_living_commands_are_left_alone(
     assert ended.notice == ABANDONED
 
 
-def test_past_run_is_followed_by_its_id_in_a_later_engine(
+def test_past_run_can_be_followed_by_id(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     with serving(tmp_path, workflow, uploads, heard) as bench:
@@ -128,7 +126,7 @@ def test_past_run_is_followed_by_its_id_in_a_later_engine(
     assert told == mine
 
 
-def test_engine_without_history_keeps_none(tmp_path: Path, workflow: Path, heard: Heard):
+def test_engine_without_history_writes_none(tmp_path: Path, workflow: Path, heard: Heard):
     engine = Engine(scripted_worker)
     bench = Bench(engine, workflow, tmp_path, tmp_path, heard)
     bench.start(keep_history=False)

@@ -20,13 +20,13 @@ def answered(asked: Future[EngineStatus]) -> EngineStatus:
     return asked.result(PATIENCE_S)
 
 
-def test_what_is_pinned_is_shown_so_until_it_is_unpinned(bench: Bench) -> None:
+def test_pinned_component_is_shown_until_unpinned(bench: Bench) -> None:
     bench.run("hold unet", "hold vae")
     assert held(answered(bench.engine.pin("unet"))) == {"unet": True, "vae": False}
     assert held(answered(bench.engine.pin("unet", False))) == {"unet": False, "vae": False}
 
 
-def test_one_thing_is_dropped_and_the_status_says_why(bench: Bench) -> None:
+def test_drop_is_shown_in_status_with_reason(bench: Bench) -> None:
     bench.run("hold unet", "hold vae")
     status = answered(bench.engine.drop("unet"))
     assert held(status) == {"vae": False}
@@ -35,7 +35,7 @@ def test_one_thing_is_dropped_and_the_status_says_why(bench: Bench) -> None:
     assert status.last_departure.reason == "somebody asked for it"
 
 
-def test_while_a_run_is_active_it_happens_after_it(bench: Bench) -> None:
+def test_pin_and_drop_wait_for_active_run(bench: Bench) -> None:
     gate = bench.gate()
     run_id = bench.underway("hold unet", f"wait for {gate}")
     asked = bench.engine.drop("unet")
@@ -45,7 +45,7 @@ def test_while_a_run_is_active_it_happens_after_it(bench: Bench) -> None:
     assert held(answered(asked)) == {}
 
 
-def test_who_waits_is_answered_when_the_worker_dies(bench: Bench) -> None:
+def test_pending_pin_is_answered_if_worker_dies(bench: Bench) -> None:
     run_id = bench.underway("hold unet", f"wait for {bench.gate()}", "kill")
     asked = bench.engine.drop("unet")
     bench.gate().touch()
@@ -53,7 +53,7 @@ def test_who_waits_is_answered_when_the_worker_dies(bench: Bench) -> None:
     assert held(answered(asked)) == {}
 
 
-def test_when_nothing_happens_for_long_enough_all_but_the_pinned_is_dropped(
+def test_idle_timeout_drops_unpinned_components(
     unstarted: Bench,
 ) -> None:
     bench = unstarted.start(idle_drop_s=0.3)
@@ -69,7 +69,7 @@ def test_when_nothing_happens_for_long_enough_all_but_the_pinned_is_dropped(
     assert command.reason == "nothing has happened for 0.3 seconds"
 
 
-def test_on_an_accelerator_it_goes_to_ram_first_and_is_dropped_later(unstarted: Bench) -> None:
+def test_idle_timeout_on_accelerator_moves_to_ram_then_drops(unstarted: Bench) -> None:
     bench = unstarted.start("accelerator", idle_to_ram_s=0.2, idle_drop_s=0.6)
     bench.run("hold unet")
     bench.heard.wait_until(lambda: "drop_components" in bench.heard.kinds)
@@ -79,7 +79,7 @@ def test_on_an_accelerator_it_goes_to_ram_first_and_is_dropped_later(unstarted: 
     assert command.reason == "nothing has happened for 0.2 seconds"
 
 
-def test_a_run_starts_the_time_anew(unstarted: Bench) -> None:
+def test_idle_timeout_restarts_after_a_run(unstarted: Bench) -> None:
     bench = unstarted.start(idle_drop_s=0.3)
     bench.run("hold unet")
     gate = bench.gate()
@@ -90,7 +90,7 @@ def test_a_run_starts_the_time_anew(unstarted: Bench) -> None:
     assert bench.heard.kinds[-3:] == ["start_run", "start_run", "drop_components"]
 
 
-def test_without_an_accelerator_there_is_no_way_to_ram_and_the_log_says_so(
+def test_idle_to_ram_without_accelerator_is_ignored_and_logged(
     unstarted: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = unstarted.start(idle_to_ram_s=0.1, idle_drop_s=0.3)
@@ -100,7 +100,7 @@ def test_without_an_accelerator_there_is_no_way_to_ram_and_the_log_says_so(
     assert caplog.messages.count("DW_IDLE_TO_RAM_S has no effect: there is no accelerator.") == 1
 
 
-def test_without_a_timer_nothing_is_dropped(bench: Bench) -> None:
+def test_idle_components_stay_without_timeout(bench: Bench) -> None:
     bench.run("hold unet")
     bench.run("nothing")
     assert "drop_components" not in bench.heard.kinds

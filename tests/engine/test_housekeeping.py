@@ -51,7 +51,7 @@ def listed(engine: Engine) -> list[str]:
     return [info.run_id for info in engine.history(limit=1000)]
 
 
-def test_results_from_before_the_history_are_taken_in_below_it(
+def test_results_older_than_the_history_are_added(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     ids = [f"20250101-000{number:03}-abcdef" for number in range(250)]
@@ -73,7 +73,7 @@ def test_results_from_before_the_history_are_taken_in_below_it(
     assert (first.title, first.state) == ("Old", "succeeded")
 
 
-def test_runs_do_not_wait_for_earlier_results_to_be_taken_in(
+def test_runs_do_not_wait_for_adding_older_results(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     record = old_run(tmp_path / "outputs", "20250101-000000-abcdef")
@@ -109,7 +109,7 @@ def add_run(store: Store, run_id: str, picture: Path) -> None:
     store.add(a_run(run_id, inputs={"image": str(picture)}, plan=None)).result()
 
 
-def test_upload_leaves_with_the_last_run_that_names_it(tmp_path: Path):
+def test_upload_is_removed_with_the_last_run_that_uses_it(tmp_path: Path):
     red, blue = kept_file(tmp_path, 1), kept_file(tmp_path, 2)
     store = Store(tmp_path)
     runs = [f"20260101-00000{number}-abcdef" for number in range(3)]
@@ -132,7 +132,7 @@ def test_upload_leaves_with_the_last_run_that_names_it(tmp_path: Path):
     store.close()
 
 
-def test_run_without_results_leaves_with_its_upload_too(tmp_path: Path):
+def test_run_without_results_is_removed_with_its_upload(tmp_path: Path):
     red = kept_file(tmp_path, 1)
     store = Store(tmp_path)
     add_run(store, "20260101-000000-abcdef", red)
@@ -144,9 +144,7 @@ def test_run_without_results_leaves_with_its_upload_too(tmp_path: Path):
     store.close()
 
 
-def test_upload_that_no_run_names_leaves_when_it_is_old(
-    tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
-):
+def test_old_unused_upload_is_removed(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
     with serving(tmp_path, workflow, uploads, heard) as bench:
         file = kept_file(bench.outputs, 1)
         file.touch()
@@ -171,9 +169,7 @@ def media(tmp_path: Path, uploads: Path, bound: int | None = None) -> PathSettin
     return PathSettings(outputs=outputs, media=(uploads, outputs), outputs_bytes=bound)
 
 
-def test_upload_of_a_waiting_run_stays_whatever_the_bound(
-    tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
-):
+def test_upload_of_waiting_run_stays(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
     paths = media(tmp_path, uploads, bound=0)
     with serving(tmp_path, workflow, uploads, heard, paths=paths) as bench:
         bench.underway(f"wait for {bench.gate()}")
@@ -187,7 +183,7 @@ def test_upload_of_a_waiting_run_stays_whatever_the_bound(
         assert not file.exists()
 
 
-def test_uploads_are_not_kept_without_a_history(
+def test_uploads_are_not_kept_without_history(
     tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
 ):
     options = {"keep_history": False, "paths": media(tmp_path, uploads)}

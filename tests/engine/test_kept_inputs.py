@@ -32,7 +32,7 @@ def a_picture(folder: Path, name: str = "picture.PNG") -> Path:
     return folder / name
 
 
-def test_upload_is_kept_by_its_content_and_named_so(tmp_path: Path, uploads: Path):
+def test_upload_is_kept_under_its_hash(tmp_path: Path, uploads: Path):
     picture = a_picture(uploads)
     plan = with_kept_inputs(a_plan(uploads, picture), uploads, tmp_path / "outputs")
     ((path, sha256),) = media_files(plan).items()
@@ -43,21 +43,21 @@ def test_upload_is_kept_by_its_content_and_named_so(tmp_path: Path, uploads: Pat
     assert Path(path).read_bytes() == content
 
 
-def test_equal_uploads_are_one_file(tmp_path: Path, uploads: Path):
+def test_equal_uploads_share_one_file(tmp_path: Path, uploads: Path):
     for name in ("one.png", "two.png"):
         plan = a_plan(uploads, a_picture(uploads, name))
         with_kept_inputs(plan, uploads, tmp_path / "outputs")
     assert len(list((tmp_path / "outputs" / FOLDER).iterdir())) == 1
 
 
-def test_file_that_is_no_upload_stays_where_it_is(tmp_path: Path, uploads: Path):
+def test_other_files_are_not_kept(tmp_path: Path, uploads: Path):
     (tmp_path / "own").mkdir()
     plan = a_plan(uploads, a_picture(tmp_path / "own"))
     assert with_kept_inputs(plan, uploads, tmp_path / "outputs") is plan
     assert not (tmp_path / "outputs").exists()
 
 
-def test_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, uploads: Path):
+def test_unwritable_folder_is_a_sentence(tmp_path: Path, uploads: Path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / FOLDER).write_text("in the way")
     plan = a_plan(uploads, a_picture(uploads))

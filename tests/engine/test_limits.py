@@ -23,7 +23,7 @@ def sent() -> Outstanding:
     )  # fmt: skip
 
 
-def test_clock_of_a_command_starts_when_those_before_it_are_done(sent: Outstanding):
+def test_command_limit_starts_when_earlier_commands_are_done(sent: Outstanding):
     assert sent.kill_at(None) is None
     sent.sent(FREE, now=0.0)
     sent.sent(PIN, now=5.0)
@@ -36,7 +36,7 @@ def test_clock_of_a_command_starts_when_those_before_it_are_done(sent: Outstandi
     assert sent.kill_at(None) is None
 
 
-def test_begun_run_has_no_limit_and_what_follows_has_one_from_its_end(sent: Outstanding):
+def test_begun_run_has_no_limit_and_later_commands_wait_for_it(sent: Outstanding):
     sent.sent_run("run", now=0.0)
     sent.begun("run")
     sent.sent(PIN, now=5.0)
@@ -46,7 +46,7 @@ def test_begun_run_has_no_limit_and_what_follows_has_one_from_its_end(sent: Outs
     assert sent.kill_at(None) == 510.0
 
 
-def test_idle_work_has_longer_only_while_nobody_waits(sent: Outstanding):
+def test_idle_work_limit_shrinks_when_a_command_waits(sent: Outstanding):
     sent.sent(CLEAN, now=0.0)
     assert sent.kill_at(None) == 1800.0
     sent.sent_run("run", now=100.0)
@@ -55,7 +55,7 @@ def test_idle_work_has_longer_only_while_nobody_waits(sent: Outstanding):
     assert sent.kill_at(None) is None
 
 
-def test_start_is_hurried_by_nobody(sent: Outstanding):
+def test_start_limit_is_not_shortened(sent: Outstanding):
     sent.started(now=0.0)
     sent.sent(PIN, now=1.0)
     sent.cancelled(now=2.0)
@@ -64,13 +64,13 @@ def test_start_is_hurried_by_nobody(sent: Outstanding):
     assert sent.kill_at(None) == 110.0
 
 
-def test_cancel_leaves_what_hangs_no_more_than_its_grace(sent: Outstanding):
+def test_cancel_limits_a_hang_to_the_grace_period(sent: Outstanding):
     sent.sent(CLEAN, now=0.0)
     sent.cancelled(now=1.0)
     assert sent.kill_at(None) == 6.0
 
 
-def test_grace_grows_with_the_gaps_of_one_worker_up_to_its_limit(sent: Outstanding):
+def test_grace_grows_with_gaps_up_to_its_limit(sent: Outstanding):
     assert sent.kill_at(100.0) == 105.0
     sent.gap(4.0)
     sent.gap(1.0)
@@ -83,7 +83,7 @@ def test_grace_grows_with_the_gaps_of_one_worker_up_to_its_limit(sent: Outstandi
     assert sent.kill_at(100.0) == 105.0
 
 
-def test_answer_to_nothing_changes_nothing(sent: Outstanding):
+def test_unexpected_answer_is_ignored(sent: Outstanding):
     sent.sent(FREE, now=0.0)
     sent.done("", now=5.0)
     sent.begun("7")
@@ -93,7 +93,7 @@ def test_answer_to_nothing_changes_nothing(sent: Outstanding):
     assert sent.kill_at(None) is None
 
 
-def test_each_failed_start_doubles_the_delay_and_the_third_ends_it():
+def test_failed_starts_double_the_delay_and_the_third_gives_up():
     starts = Starts(delay_s=1.0)
     assert starts.next_at == 0.0
     starts.ended(now=10.0)
@@ -108,7 +108,7 @@ def test_each_failed_start_doubles_the_delay_and_the_third_ends_it():
     assert starts.given_up
 
 
-def test_worker_that_was_ready_for_a_moment_did_not_come_up():
+def test_worker_ready_for_a_moment_counts_as_failed_start():
     starts = Starts(delay_s=1.0)
     for _ in range(3):
         starts.is_ready(now=0.0)
@@ -116,7 +116,7 @@ def test_worker_that_was_ready_for_a_moment_did_not_come_up():
     assert starts.given_up
 
 
-def test_worker_that_has_worked_or_stood_for_long_is_started_again_at_once():
+def test_steady_worker_restarts_at_once():
     starts = Starts(delay_s=1.0)
     for _ in range(5):
         starts.is_ready(now=0.0)
@@ -129,7 +129,7 @@ def test_worker_that_has_worked_or_stood_for_long_is_started_again_at_once():
         assert starts.next_at == 101.0
 
 
-def test_asking_does_not_shorten_a_delay():
+def test_request_does_not_shorten_the_delay():
     starts = Starts(delay_s=1.0)
     starts.ended(now=10.0)
     starts.try_again()

@@ -44,7 +44,7 @@ def test_ask_raises_what_the_function_raises(served: Mailbox, error: type[BaseEx
     assert served.ask(lambda: 7) == 7
 
 
-def test_calls_that_are_left_when_it_closes_are_handed_out_and_no_more_are_taken():
+def test_close_returns_remaining_calls_and_refuses_new_ones():
     mailbox, made = Mailbox(), []
     assert mailbox.post(lambda: made.append(1))
     for call in mailbox.close():
@@ -58,5 +58,5 @@ def test_calls_that_are_left_when_it_closes_are_handed_out_and_no_more_are_taken
     assert isinstance(answer.exception(0), EngineClosed)
 
 
-def test_take_gives_up_in_time():
+def test_take_returns_none_after_timeout():
     assert Mailbox().take(0.0) is None

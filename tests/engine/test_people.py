@@ -9,7 +9,7 @@ from app.workflow.plan import Plan
 from tests.engine.bench import Bench
 
 
-def test_queue_share_is_limited_per_person_and_not_for_those_who_are_not_counted(
+def test_queue_limit_per_person_applies_to_counted_people(
     unstarted: Bench,
 ) -> None:
     bench = unstarted.start(max_queued_runs_per_person=2)
@@ -30,7 +30,7 @@ def test_queue_share_is_limited_per_person_and_not_for_those_who_are_not_counted
     gate.touch()
 
 
-def test_run_that_its_check_refuses_is_not_queued(bench: Bench) -> None:
+def test_run_refused_by_its_check_is_not_queued(bench: Bench) -> None:
     def refuse(plan: Plan) -> None:
         raise BadRequest(f"Not with the seed {plan.seed}.")
 

@@ -114,7 +114,7 @@ def of_model(workflow: Path, folder: Path, name: str) -> Path:
     return file
 
 
-def test_model_is_brought_before_a_worker_has_the_run(far: Far):
+def test_model_is_downloaded_before_the_run_starts(far: Far):
     finished = far.bench.run("save a.png", seed=7)
     assert finished.success
     kinds = [type(event) for event in finished.events]
@@ -131,7 +131,7 @@ def test_model_is_brought_before_a_worker_has_the_run(far: Far):
     assert len(far.hub.requests) == asked
 
 
-def test_download_holds_up_no_other_run_and_a_cancel_ends_it_at_once(far: Far):
+def test_download_blocks_no_other_run_and_cancels_at_once(far: Far):
     far.hold()
     waiting = far.bench.submit("nothing")
     far.half_is_here(waiting)
@@ -150,7 +150,7 @@ def test_download_holds_up_no_other_run_and_a_cancel_ends_it_at_once(far: Far):
     assert waiting not in far.bench.sent
 
 
-def test_two_runs_share_a_download_and_one_that_is_cancelled_leaves_it_to_the_other(far: Far):
+def test_runs_share_a_download_and_cancel_leaves_it_to_the_other(far: Far):
     far.hold()
     first, second = far.bench.submit("nothing", seed=1), far.bench.submit("nothing", seed=2)
     far.half_is_here(first)
@@ -162,7 +162,7 @@ def test_two_runs_share_a_download_and_one_that_is_cancelled_leaves_it_to_the_ot
     assert far.gets(UNET) == far.gets(VAE) == 1
 
 
-def test_cancelled_download_goes_on_at_its_last_byte(far: Far):
+def test_cancelled_download_resumes(far: Far):
     far.hold()
     first = far.bench.submit("nothing")
     far.half_is_here(first)
@@ -175,9 +175,7 @@ def test_cancelled_download_goes_on_at_its_last_byte(far: Far):
     assert far.hub.asked_from[UNET] == FILE_BYTES // 2
 
 
-def test_next_server_takes_a_download_up_where_the_last_one_left_it(
-    far: Far, heard: Heard, tmp_path: Path
-):
+def test_next_server_resumes_download(far: Far, heard: Heard, tmp_path: Path):
     engine = Engine(scripted_worker)
     uploads, outputs = tmp_path / "uploads", tmp_path / "served"
     uploads.mkdir()
@@ -198,9 +196,7 @@ def test_next_server_takes_a_download_up_where_the_last_one_left_it(
         again.close()
 
 
-def test_no_more_runs_prepare_at_a_time_than_the_settings_say(
-    far: Far, heard: Heard, tmp_path: Path
-):
+def test_preparing_runs_are_limited(far: Far, heard: Heard, tmp_path: Path):
     engine, outputs = Engine(scripted_worker), tmp_path / "bounded"
     bench = Bench(engine, far.bench.workflow, outputs, tmp_path, heard)
     outputs.mkdir()
@@ -222,7 +218,7 @@ def test_no_more_runs_prepare_at_a_time_than_the_settings_say(
         engine.close()
 
 
-def test_files_a_worker_misses_are_brought_and_the_run_begins_anew(far: Far, tmp_path: Path):
+def test_files_missing_in_worker_are_downloaded_and_run_restarts(far: Far, tmp_path: Path):
     finished = far.bench.run(f"once {tmp_path / 'told'} miss test/third other.safetensors", seed=7)
     assert finished.success
     begun = [event for event in finished.events if isinstance(event, RunStarted)]
@@ -233,7 +229,7 @@ def test_files_a_worker_misses_are_brought_and_the_run_begins_anew(far: Far, tmp
     assert far.bench.engine.history()[0].state == "succeeded"
 
 
-def test_files_a_worker_misses_again_fail_the_run_in_a_sentence(far: Far):
+def test_files_missing_in_worker_twice_fail_the_run(far: Far):
     ended = far.bench.run("miss test/third other.safetensors").terminal
     assert isinstance(ended, RunFailed)
     assert ended.error.message == (
@@ -243,7 +239,7 @@ def test_files_a_worker_misses_again_fail_the_run_in_a_sentence(far: Far):
     assert len(far.bench.sent) == 2
 
 
-def test_run_that_is_cancelled_while_files_are_missing_ends(far: Far, tmp_path: Path):
+def test_run_cancelled_while_files_are_missing_ends(far: Far, tmp_path: Path):
     gate = far.bench.gate()
     run_id = far.bench.underway(
         "ignore cancel", f"wait for {gate}", "miss test/third other.safetensors"
@@ -257,7 +253,7 @@ def test_run_that_is_cancelled_while_files_are_missing_ends(far: Far, tmp_path: 
     assert far.bench.sent == [run_id]
 
 
-def test_first_file_that_fails_ends_the_run_while_others_are_on_their_way(far: Far):
+def test_first_failed_file_ends_run_while_others_download(far: Far):
     far.hold()
     far.hub.gated = "test/big"
     ended = far.bench.run("nothing").terminal
@@ -267,7 +263,7 @@ def test_first_file_that_fails_ends_the_run_while_others_are_on_their_way(far: F
     assert far.bench.sent == []
 
 
-def test_file_that_arrives_damaged_ends_the_run_while_another_is_on_its_way(far: Far):
+def test_damaged_file_ends_run_while_another_downloads(far: Far):
     far.hold()
     far.hub.damaged = VAE
     with ThreadPoolExecutor() as pool:
@@ -281,7 +277,7 @@ def test_file_that_arrives_damaged_ends_the_run_while_another_is_on_its_way(far:
     assert far.gets(UNET) == 1
 
 
-def test_room_on_the_disk_counts_what_other_downloads_still_need(far: Far, tmp_path: Path):
+def test_disk_space_check_counts_other_downloads(far: Far, tmp_path: Path):
     far.hold()
     far.hub.claimed_bytes[UNET] = shutil.disk_usage(tmp_path).free * 6 // 10
     first = far.bench.submit("nothing")
@@ -293,7 +289,7 @@ def test_room_on_the_disk_counts_what_other_downloads_still_need(far: Far, tmp_p
     assert far.bench.engine.cancel(first)
 
 
-def test_worker_is_given_no_token(far: Far, monkeypatch: pytest.MonkeyPatch):
+def test_worker_gets_no_hub_token(far: Far, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_operator")
     assert far.bench.run("nothing").success
     commands = [each for each in far.bench.heard.commands if isinstance(each, StartRun)]

@@ -59,7 +59,7 @@ def large(workflow: Path, shapes_model: Path, tmp_path: Path) -> tuple[Path, Pat
     return file, weights
 
 
-def test_load_of_the_next_run_reads_nothing_from_the_disk(bench: Bench, large: tuple[Path, Path]):
+def test_read_ahead_makes_next_load_read_nothing_from_disk(bench: Bench, large: tuple[Path, Path]):
     file, weights = large
     gate = bench.gate()
     first = bench.underway(f"wait for {gate}")
@@ -73,6 +73,6 @@ def test_load_of_the_next_run_reads_nothing_from_the_disk(bench: Bench, large: t
     assert bench.finish(following).success.outputs == ("0",)
 
 
-def test_weights_that_memory_has_no_room_for_are_not_read_ahead():
+def test_read_ahead_skips_weights_that_do_not_fit():
     assert has_room(10, 20)
     assert not has_room(11, 20)

@@ -7,7 +7,7 @@ from pathlib import Path
 from app.engine.request_cache import FOLDER, MAX_ENTRIES, TRIM_EVERY, RequestCache, RequestResults
 
 
-def test_of_too_many_the_oldest_are_forgotten_and_all_others_answer(tmp_path: Path):
+def test_request_cache_evicts_oldest_entries(tmp_path: Path):
     remembered = RequestCache(tmp_path)
     last = MAX_ENTRIES + 2 * TRIM_EVERY
     for number in range(last):

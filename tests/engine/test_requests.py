@@ -45,7 +45,7 @@ NASTY = {
 
 @pytest.mark.parametrize("value", NASTY.values(), ids=NASTY)
 @pytest.mark.parametrize("place", ["changes", "inputs"])
-def test_a_value_that_cannot_cross_the_pipe_is_refused(bench: Bench, place: str, value: Any):
+def test_unencodable_value_is_refused(bench: Bench, place: str, value: Any):
     assert bench.run().success
     pid = bench.pid
     inputs: dict[str, Any] = {"prompt": "nothing"}
@@ -59,14 +59,14 @@ def test_a_value_that_cannot_cross_the_pipe_is_refused(bench: Bench, place: str,
 
 
 @pytest.mark.parametrize("pointer", ["/steps/0/\ud800", "\ud800", 7, None])
-def test_a_pointer_that_is_no_text_is_refused(bench: Bench, pointer: Any):
+def test_non_text_pointer_is_refused(bench: Bench, pointer: Any):
     with pytest.raises(InvalidInputs) as refused:
         bench.engine.submit(bench.workflow, {"prompt": "nothing"}, changes={pointer: 1})
     str(refused.value).encode()
     assert bench.run().success
 
 
-def test_depth_that_several_changes_add_up_to_is_refused(bench: Bench):
+def test_combined_depth_of_changes_is_limited(bench: Bench):
     changes: dict[str, Any] = {}
     pointer = PROMPT
     for _ in range(10):
@@ -77,7 +77,7 @@ def test_depth_that_several_changes_add_up_to_is_refused(bench: Bench):
     assert bench.run().success
 
 
-def test_the_size_of_inputs_and_changes_together_is_limited(bench: Bench):
+def test_combined_size_of_inputs_and_changes_is_limited(bench: Bench):
     half = ["a" * 1000] * (MAX_REQUEST_BYTES // 2000 + 10)
     with pytest.raises(InvalidInputs, match="together"):
         make_plan(
@@ -88,7 +88,7 @@ def test_the_size_of_inputs_and_changes_together_is_limited(bench: Bench):
         )
 
 
-def test_the_size_of_what_a_worker_would_be_given_is_limited(bench: Bench):
+def test_command_size_is_limited(bench: Bench):
     """A value within the limits that many steps take."""
     document = json.loads(bench.workflow.read_text())
     (drawing,) = document["steps"]
@@ -104,7 +104,7 @@ def test_the_size_of_what_a_worker_would_be_given_is_limited(bench: Bench):
 
 
 @pytest.mark.parametrize("place", ["changes", "inputs"])
-def test_the_number_of_names_is_limited(bench: Bench, place: str):
+def test_number_of_names_is_limited(bench: Bench, place: str):
     many = {f"/steps/{number}": number for number in range(MAX_NAMES + 1)}
     changes, inputs = (many, {}) if place == "changes" else ({}, many)
     with pytest.raises(InvalidInputs, match=f"at most {MAX_NAMES}") as refused:
@@ -112,14 +112,14 @@ def test_the_number_of_names_is_limited(bench: Bench, place: str):
     assert len(str(refused.value)) < 1000
 
 
-def test_the_deepest_value_that_is_taken_reaches_the_worker(bench: Bench):
+def test_deepest_allowed_value_reaches_worker(bench: Bench):
     run_id = bench.engine.submit(
         bench.workflow, {"prompt": "nothing"}, changes={PROMPT: nested(35, "a")}
     )
     assert bench.finish(run_id).success
 
 
-def test_a_run_too_large_to_be_sent_is_refused_at_once(bench: Bench, tmp_path: Path):
+def test_too_large_run_is_refused_at_once(bench: Bench, tmp_path: Path):
     tree = json.loads(bench.workflow.read_text())
     step = tree["steps"][0]
     model = PROJECT / "models" / "shapes"

@@ -63,12 +63,12 @@ def a_run(*events: RunEvent) -> Run:
         ((QUEUED, CANCELLED), "cancelled"),
     ],
 )
-def test_the_state_is_what_the_log_says(events: tuple[RunEvent, ...], state: str):
+def test_run_state_follows_log(events: tuple[RunEvent, ...], state: str):
     assert a_run(*events).state == state
 
 
 @pytest.mark.parametrize("terminal", [SUCCEEDED, FAILED, CANCELLED])
-def test_a_run_is_over_with_its_terminal_event_and_not_before(terminal: TerminalEvent):
+def test_run_is_over_with_its_terminal_event(terminal: TerminalEvent):
     run = a_run(QUEUED, STARTED)
     assert not run.over
     run.append(terminal)
@@ -89,24 +89,24 @@ def test_run_with_files_missing_is_queued_then_preparing():
     assert run.phase == "fetching"
 
 
-def test_the_phase_is_the_last_that_was_told():
+def test_run_phase_is_the_last_reported():
     assert a_run(QUEUED, STARTED).phase == "queued"
     saving = DENOISING.model_copy(update={"phase": "saving"})
     assert a_run(QUEUED, STARTED, DENOISING, saving, SUCCEEDED).phase == "saving"
 
 
-def test_previews_are_no_part_of_the_log_and_only_the_newest_is_kept():
+def test_previews_are_not_logged_and_only_newest_is_kept():
     newest = PREVIEW.model_copy(update={"jpeg": b"new"})
     run = a_run(QUEUED, STARTED, PREVIEW, newest)
     assert run.events == [QUEUED, STARTED]
     assert run.preview == newest
 
 
-def test_a_run_that_is_over_keeps_no_preview():
+def test_ended_run_keeps_no_preview():
     assert a_run(QUEUED, STARTED, PREVIEW, SUCCEEDED).preview is None
 
 
-def test_every_follower_is_woken_by_every_event_and_by_previews():
+def test_followers_are_woken_by_events_and_previews():
     run, woken = a_run(QUEUED), []
     run.followers = {
         Follower(lambda: woken.append("anna"), previews=False),
@@ -117,7 +117,7 @@ def test_every_follower_is_woken_by_every_event_and_by_previews():
     assert sorted(woken) == ["anna", "anna", "ben", "ben"]
 
 
-def test_a_run_is_watched_while_some_follower_wants_previews():
+def test_run_is_watched_while_a_follower_wants_previews():
     run = a_run(QUEUED)
     assert not run.watched
     run.followers.add(Follower(lambda: None, previews=False))
@@ -128,7 +128,7 @@ def test_a_run_is_watched_while_some_follower_wants_previews():
     assert not run.watched
 
 
-def test_a_list_shows_which_run_it_is_and_its_times_but_not_the_owner():
+def test_run_info_omits_the_owner():
     info = a_run(QUEUED, STARTED, DENOISING).info()
     assert (info.run_id, info.seed) == (ID, 7)
     assert "anna" not in info.model_dump_json()
@@ -138,6 +138,6 @@ def test_a_list_shows_which_run_it_is_and_its_times_but_not_the_owner():
     assert a_run(QUEUED, STARTED, SUCCEEDED).info().ended_at == 9.0
 
 
-def test_a_run_that_never_started_has_an_end_and_no_start():
+def test_unstarted_run_has_end_but_no_start():
     info = a_run(QUEUED, CANCELLED).info()
     assert (info.started_at, info.ended_at) == (None, 9.0)

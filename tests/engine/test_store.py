@@ -116,7 +116,7 @@ def test_unfinished_runs_come_back_in_order_and_ended_ones_do_not(store: Store):
     assert ended.plan is None
 
 
-def test_orderly_stop_is_no_attempt(store: Store):
+def test_orderly_stop_counts_no_attempt(store: Store):
     store.add(a_run("a")).result()
     store.add(a_run("b")).result()
     store.note_started("a", 5.0)
@@ -185,7 +185,7 @@ def test_forgotten_run_is_in_no_list(store: Store, tmp_path: Path):
     assert store.runs() == store.runs(words="red") == store.results("run-1") == []
 
 
-def test_same_id_twice_is_refused_and_spares_the_runs_beside_it(store: Store):
+def test_duplicate_id_is_refused_without_affecting_other_runs(store: Store):
     store.add(a_run()).result()
     with pytest.raises(StoreError, match="UNIQUE"):
         store.add(a_run()).result()
@@ -193,7 +193,7 @@ def test_same_id_twice_is_refused_and_spares_the_runs_beside_it(store: Store):
     assert store.run_ids() == {"run-1", "run-2"}
 
 
-def test_text_that_cannot_be_written_harms_no_other_run(store: Store):
+def test_unwritable_text_does_not_affect_other_runs(store: Store):
     with pytest.raises(StoreError):
         store.add(a_run("bad", inputs={"prompt": "a\ud800"})).result()
     store.add(a_run("good")).result()
@@ -228,7 +228,7 @@ def test_only_the_first_process_is_keeper_and_the_second_adds_its_own_runs(tmp_p
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut off", "middle"])
-def test_damaged_history_is_put_aside_and_a_new_one_begun(tmp_path: Path, damage: str):
+def test_damaged_history_is_put_aside_and_replaced(tmp_path: Path, damage: str):
     store = Store(tmp_path)
     for number in range(200):
         store.add(a_run(f"run-{number}")).result()
@@ -261,7 +261,7 @@ def test_history_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path):
         Store(tmp_path)
 
 
-def test_unusable_folder_is_one_sentence(tmp_path: Path):
+def test_unusable_folder_is_a_sentence(tmp_path: Path):
     (tmp_path / FOLDER).write_text("in the way")
     with pytest.raises(StoreError, match="cannot be kept"):
         Store(tmp_path)

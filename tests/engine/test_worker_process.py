@@ -72,7 +72,7 @@ def starting_with(script: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("worker", [script], indirect=True, ids=[""])
 
 
-def test_commands_are_answered_and_the_end_comes_last(worker: Watched):
+def test_worker_answers_commands_and_exit_comes_last(worker: Watched):
     ready = worker.next()
     assert isinstance(ready, WorkerReady)
     assert ready.pid == worker.process.pid != os.getpid()
@@ -87,50 +87,50 @@ def test_commands_are_answered_and_the_end_comes_last(worker: Watched):
 
 
 @starting_with("hold unet; hold vae; exit 3")
-def test_the_pipe_is_read_to_its_end_before_the_end_is_told(worker: Watched):
+def test_pipe_is_drained_before_exit_is_reported(worker: Watched):
     assert [type(worker.next()) for _ in range(2)] == [MemoryReported] * 2
     ended = worker.exit()
     assert ended.sentence == "The worker process ended by itself (exit code 3)."
 
 
 @starting_with("kill")
-def test_a_signal_is_told_by_its_name(worker: Watched):
+def test_exit_by_signal_is_named(worker: Watched):
     ended = worker.exit()
     assert ended.sentence == "The worker process was ended by SIGKILL."
     assert "out of memory" in ended.hint
 
 
-def test_only_sigkill_is_put_down_to_the_machines_memory():
+def test_sigkill_hint_mentions_memory():
     assert "memory" not in exit_of(-signal.SIGSEGV, "").hint
     assert "memory" not in exit_of(1, "").hint
 
 
-def test_a_worker_can_be_killed(worker: Watched):
+def test_worker_can_be_killed(worker: Watched):
     worker.next()
     worker.process.kill()
     assert "SIGKILL" in worker.exit().sentence
 
 
 @starting_with("; ".join(f"complain line {number}" for number in range(50)) + "; exit 1")
-def test_the_last_lines_of_stderr_are_kept(worker: Watched):
+def test_exit_report_has_last_stderr_lines(worker: Watched):
     lines = worker.exit().last_lines.splitlines()
     assert lines == [f"line {number}" for number in range(50)][-KEPT_STDERR_LINES:]
 
 
 @starting_with("stumble")
-def test_a_traceback_is_among_the_last_lines(worker: Watched):
+def test_exit_report_has_traceback(worker: Watched):
     ended = worker.exit()
     assert "exit code 1" in ended.sentence
     assert "ValueError: The script says 'stumble'" in ended.last_lines
 
 
 @starting_with("babble; wait for nobody")
-def test_what_is_no_event_ends_the_worker(worker: Watched):
+def test_invalid_event_ends_worker(worker: Watched):
     assert "SIGKILL" in worker.exit().sentence
 
 
 @starting_with("exit 3")
-def test_a_command_to_a_worker_that_is_gone_is_lost_and_raises_nothing(worker: Watched):
+def test_command_to_ended_worker_is_lost(worker: Watched):
     worker.exit()
     worker.process.send(CleanUp())
     worker.process.kill()
@@ -156,7 +156,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_parent_leaves_no_worker_behind(workflow: Path, tmp_path: Path):
+def test_killed_parent_leaves_no_worker(workflow: Path, tmp_path: Path):
     program = tmp_path / "parent.py"
     program.write_text(PARENT)
     with subprocess.Popen(

@@ -80,7 +80,7 @@ PAIR = {
 }
 
 
-def test_a_film_is_drawn_small_then_upscaled_and_gets_its_sound_back(bench: Bench, ltx2: Path):
+def test_assembled_pipelines_draw_and_upscale_video_with_audio(bench: Bench, ltx2: Path):
     cold = bench.run(document(base(ltx2), upscale(ltx2), PAIR))
     assert "latent_upsampler" in " ".join(cold.success.loaded)
     made = seen(cold.results[0].path)
@@ -93,7 +93,7 @@ def test_a_film_is_drawn_small_then_upscaled_and_gets_its_sound_back(bench: Benc
     assert warm.success.made_at is not None
 
 
-def test_a_component_that_nobody_gives_is_named(bench: Bench, ltx2: Path):
+def test_missing_component_is_named(bench: Bench, ltx2: Path):
     finished = bench.run(document(base(ltx2), upscale(ltx2, latent_upsampler=None)))
     assert isinstance(finished.terminal, RunFailed)
     error = finished.terminal.error
@@ -106,7 +106,7 @@ def test_a_component_that_nobody_gives_is_named(bench: Bench, ltx2: Path):
     )
 
 
-def test_without_a_model_and_without_components_there_is_no_pipeline(bench: Bench):
+def test_pipeline_without_model_and_components_is_refused(bench: Bench):
     with pytest.raises(InvalidWorkflow, match="The name of a model is needed"):
         bench.plan(document(step(loading={"model_name": None})))
 
@@ -120,9 +120,7 @@ def test_without_a_model_and_without_components_there_is_no_pipeline(bench: Benc
         "diffusers.pipelines...LTX2LatentUpsamplerModel",
     ],
 )
-def test_of_diffusers_inner_classes_only_models_can_be_components(
-    bench: Bench, ltx2: Path, name: str
-):
+def test_only_model_classes_of_diffusers_can_be_components(bench: Bench, ltx2: Path, name: str):
     upscaling = upscale(ltx2)
     upscaling["pipeline"]["latent_upsampler"]["configuration"]["component_type"] = name
     with pytest.raises(InvalidWorkflow, match="is not a diffusers"):

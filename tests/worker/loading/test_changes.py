@@ -54,7 +54,7 @@ def held(bench: Bench, name: str) -> dict[str, Entry]:
 # --- cut -----------------------------------------------------------------------------------------
 
 
-def test_a_cut_encoders_layers_return_what_they_did_to_the_last_bit():
+def test_truncated_encoder_layers_return_identical_values():
     torch.manual_seed(0)
     config = T5Config(vocab_size=8, d_model=16, d_kv=4, d_ff=16, num_layers=4, num_heads=2)
     whole = T5EncoderModel(config).eval()
@@ -68,7 +68,7 @@ def test_a_cut_encoders_layers_return_what_they_did_to_the_last_bit():
         assert torch.equal(before, after)
 
 
-def test_a_cut_encoder_is_held_beside_the_whole_one_and_takes_less(bench: Bench):
+def test_truncated_encoder_is_a_separate_smaller_component(bench: Bench):
     before = ran(bench, PLAIN)
     cut = ran(bench, configured(components=CUT))
     assert len(cut.success.loaded) == 1
@@ -89,7 +89,7 @@ def test_a_cut_encoder_is_held_beside_the_whole_one_and_takes_less(bench: Bench)
     assert same(cut, ran(bench, configured(components=CUT)))
 
 
-def test_what_it_will_take_is_known_before_it_is_loaded(bench: Bench):
+def test_truncated_size_is_estimated_before_loading(bench: Bench):
     planned, parts = parts_of(bench, configured(components=CUT))
     said = {each.name: each.weight_bytes for each in weighed_specs(planned).components}
     ran(bench, configured(components=CUT))
@@ -99,7 +99,7 @@ def test_what_it_will_take_is_known_before_it_is_loaded(bench: Bench):
     assert part.weight_bytes == encoder.weight_bytes
 
 
-def test_a_cut_encoder_that_has_left_comes_back_cut(bench: Bench):
+def test_truncated_encoder_reloads_truncated(bench: Bench):
     cut = ran(bench, configured(components=CUT))
     bench.free()
     assert same(cut, ran(bench, configured(components=CUT)))
@@ -107,15 +107,13 @@ def test_a_cut_encoder_that_has_left_comes_back_cut(bench: Bench):
     assert len(encoder.component.encoder.layers) == 2
 
 
-def test_more_layers_than_there_are_change_nothing_and_are_told(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-):
+def test_truncating_to_too_many_layers_warns(bench: Bench, caplog: pytest.LogCaptureFixture):
     every = {"text_encoder": {"truncate_layers": {"encoder.layers": 30}}}
     assert same(ran(bench, configured(components=every)), ran(bench, PLAIN))
     assert "has only 3 layers in 'encoder.layers': all stay" in caplog.text
 
 
-def test_a_removed_module_hands_through_what_it_is_given(bench: Bench):
+def test_removed_module_passes_input_through(bench: Bench):
     removed = {"text_encoder.encoder": {"remove_modules": ["layers.1.mlp"]}}
     assert ran(bench, configured(components=removed)).success
     (encoder,) = held(bench, "text_encoder").values()
@@ -153,7 +151,7 @@ def test_a_removed_module_hands_through_what_it_is_given(bench: Bench):
         ),
     ],
 )
-def test_what_a_component_does_not_have_is_told(
+def test_unknown_component_module_is_reported(
     bench: Bench, settings: Document, message: str, hint: str
 ):
     error = bench.refused(configured(components={"text_encoder": settings}))
@@ -163,7 +161,7 @@ def test_what_a_component_does_not_have_is_told(
 # --- precision and layout ------------------------------------------------------------------------
 
 
-def test_a_denoiser_stored_in_eight_bits_takes_a_quarter_and_leaves_nothing(bench: Bench):
+def test_layerwise_casting_quarters_denoiser_and_leaves_no_trace(bench: Bench):
     before = ran(bench, PLAIN)
     cast = ran(bench, configured(enable_layerwise_casting=CAST))
     denoisers = held(bench, "unet")
@@ -176,7 +174,7 @@ def test_a_denoiser_stored_in_eight_bits_takes_a_quarter_and_leaves_nothing(benc
     assert same(cast, ran(bench, configured(enable_layerwise_casting=CAST)))
 
 
-def test_what_is_in_eight_bits_of_another_library_is_too():
+def test_layerwise_casting_works_for_transformers_models():
     encoder = T5EncoderModel(
         T5Config(vocab_size=8, d_model=16, d_kv=4, d_ff=16, num_heads=2)
     ).eval()
@@ -186,7 +184,7 @@ def test_what_is_in_eight_bits_of_another_library_is_too():
     assert encoder(torch.tensor([[1, 2]])).last_hidden_state.isfinite().all()
 
 
-def test_a_layout_is_part_of_what_is_held(bench: Bench):
+def test_memory_format_is_part_of_the_key(bench: Bench):
     before = ran(bench, PLAIN)
     assert ran(bench, configured(vae={"channels_last": True})).success
     autoencoders = held(bench, "vae")
@@ -197,7 +195,7 @@ def test_a_layout_is_part_of_what_is_held(bench: Bench):
     assert same(before, ran(bench, PLAIN))
 
 
-def test_a_dtype_of_its_own_is_that_of_the_component_alone(bench: Bench):
+def test_component_dtype_applies_to_that_component_only(bench: Bench):
     wanted = configured(vae={"torch_dtype": "torch.bfloat16"})
     pipeline = bench.assembled(wanted)
     assert (pipeline.vae.dtype, pipeline.unet.dtype) == (torch.bfloat16, torch.float32)
@@ -214,7 +212,7 @@ def test_a_dtype_of_its_own_is_that_of_the_component_alone(bench: Bench):
 
 
 @compiling
-def test_a_compiled_denoiser_is_compiled_once_and_the_plain_one_stays_plain(bench: Bench):
+def test_compiled_denoiser_is_compiled_once_and_separate(bench: Bench):
     compiled = configured(components={"unet": {"compile": {"fullgraph": True}}})
     torch._dynamo.reset()
     stats = torch._dynamo.utils.counters["stats"]
@@ -234,9 +232,7 @@ def test_a_compiled_denoiser_is_compiled_once_and_the_plain_one_stays_plain(benc
 
 
 @compiling
-def test_only_the_repeated_blocks_are_compiled_where_that_is_asked_for(
-    bench: Bench, tmp_path: Path
-):
+def test_repeated_blocks_option_compiles_blocks_only(bench: Bench, tmp_path: Path):
     build_flux(tmp_path / "flux")
     wanted = step(model="flux", width=16, height=16)
     wanted["pipeline"]["configuration"] = {
@@ -257,7 +253,7 @@ def test_only_the_repeated_blocks_are_compiled_where_that_is_asked_for(
 # --- what only the model itself tells ------------------------------------------------------------
 
 
-def test_a_component_that_a_model_of_the_hub_turns_out_not_to_have_is_told(bench: Bench):
+def test_settings_for_missing_hub_component_are_reported(bench: Bench):
     (planned,) = bench.plan(PLAIN).steps
     changes = {"text_encodr": ComponentChanges(removed=("lm_head",))}
     with pytest.raises(LoadError) as caught:
@@ -278,7 +274,7 @@ def test_a_component_that_a_model_of_the_hub_turns_out_not_to_have_is_told(bench
         ),
     ],
 )
-def test_tiling_that_a_component_cannot_have_is_told_before_anything_is_loaded(
+def test_unsupported_tiling_is_reported_before_loading(
     bench: Bench, name: str, arguments: Any, message: str
 ):
     ended = ran(bench, configured(components={name: {"enable_tiling": arguments}})).terminal

@@ -44,9 +44,7 @@ def unet_of(folder: Path) -> Path:
     return found
 
 
-def test_they_are_written_down_when_nothing_else_is_to_be_done(
-    bench: Bench, model: Path, folder: Path
-):
+def test_converted_weights_are_written_when_idle(bench: Bench, model: Path, folder: Path):
     bench.run(HALF)
     assert not folder.exists()
     assert all(entry.file_backed_bytes == 0 for entry in weighted(bench).values())
@@ -56,7 +54,7 @@ def test_they_are_written_down_when_nothing_else_is_to_be_done(
     assert all(path.is_dir() for path in folder.iterdir())
 
 
-def test_from_then_on_the_live_component_lies_in_the_new_files(bench: Bench, model: Path):
+def test_converted_component_is_mapped_to_its_new_files(bench: Bench, model: Path):
     first = bench.run(HALF)
     bench.runner.clean_up()
     for entry in weighted(bench).values():
@@ -67,9 +65,7 @@ def test_from_then_on_the_live_component_lies_in_the_new_files(bench: Bench, mod
     assert same(first, again)
 
 
-def test_after_a_restart_nothing_is_converted_and_the_picture_is_the_same(
-    bench: Bench, model: Path
-):
+def test_converted_weights_are_reused_after_restart(bench: Bench, model: Path):
     first = bench.run(HALF)
     bench.runner.clean_up()
     other = restarted(bench)
@@ -81,13 +77,13 @@ def test_after_a_restart_nothing_is_converted_and_the_picture_is_the_same(
         assert {t.dtype for t in entry.component.state_dict().values()} == {torch.bfloat16}
 
 
-def test_weights_whose_dtype_is_the_files_are_not_written(bench: Bench, model: Path, folder: Path):
+def test_unconverted_weights_are_not_written(bench: Bench, model: Path, folder: Path):
     bench.run(document(step(model="model")))
     bench.runner.clean_up()
     assert not folder.exists()
 
 
-def test_what_has_left_in_the_meantime_is_not_written(bench: Bench, model: Path, folder: Path):
+def test_evicted_converted_weights_are_not_written(bench: Bench, model: Path, folder: Path):
     bench.run(HALF)
     bench.free()
     bench.runner.clean_up()
@@ -95,7 +91,7 @@ def test_what_has_left_in_the_meantime_is_not_written(bench: Bench, model: Path,
 
 
 @pytest.mark.parametrize("looks", [0, 1, 50])
-def test_writing_stops_for_a_command_leaves_nothing_half_written_and_is_begun_again(
+def test_interrupted_write_leaves_no_files_and_starts_again(
     bench: Bench, model: Path, folder: Path, looks: int
 ):
     """It is looked for a command before each file, and while what was written is compared."""
@@ -155,7 +151,7 @@ def be_of_another_version(unet: Path) -> None:
         be_of_another_version,
     ],
 )
-def test_what_is_damaged_is_made_anew(
+def test_damaged_converted_weights_are_written_again(
     bench: Bench,
     model: Path,
     folder: Path,
@@ -178,7 +174,7 @@ def test_what_is_damaged_is_made_anew(
     assert ConvertedWeights(folder, 0).find(unet.name) == unet
 
 
-def test_what_was_cleared_while_it_was_gone_is_converted_again(
+def test_cleared_weights_of_evicted_component_are_converted_again(
     bench: Bench, model: Path, folder: Path
 ):
     first = bench.run(HALF)
@@ -188,7 +184,7 @@ def test_what_was_cleared_while_it_was_gone_is_converted_again(
     assert same(first, bench.run(HALF))
 
 
-def test_what_is_cleared_while_it_is_held_is_not_missed(bench: Bench, model: Path, folder: Path):
+def test_cleared_weights_of_held_component_are_not_missed(bench: Bench, model: Path, folder: Path):
     first = bench.run(HALF)
     bench.runner.clean_up()
     shutil.rmtree(folder)
@@ -197,14 +193,14 @@ def test_what_is_cleared_while_it_is_held_is_not_missed(bench: Bench, model: Pat
     assert same(first, again)
 
 
-def test_with_no_room_for_them_none_are_kept(model: Path, folder: Path):
+def test_converted_weights_are_not_kept_without_room(model: Path, folder: Path):
     bench = Bench(model.parent, converted_weights_bytes=0)
     bench.run(HALF)
     bench.runner.clean_up()
     assert not folder.exists()
 
 
-def test_for_room_the_longest_unused_leave(bench: Bench, model: Path, folder: Path):
+def test_converted_weights_evict_least_recently_used(bench: Bench, model: Path, folder: Path):
     bench.run(HALF)
     bench.runner.clean_up()
     kept = {each.title.split()[0]: each.size_bytes for each in ConvertedWeights(folder, 0).kept()}
@@ -218,7 +214,7 @@ def test_for_room_the_longest_unused_leave(bench: Bench, model: Path, folder: Pa
     assert titles == {"another", "text_encoder"}
 
 
-def test_what_a_killed_process_left_half_written_is_listed_and_cleared(tmp_path: Path):
+def test_half_written_folders_are_listed_and_cleared(tmp_path: Path):
     left = tmp_path / ".weights" / ".half" / "key"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")

@@ -70,7 +70,7 @@ def upscaler(seeing: Bench) -> Bench:
     return seeing
 
 
-def test_a_picture_is_enlarged_whole_or_in_tiles_that_fade_into_each_other(upscaler: Bench):
+def test_upscale_is_equal_whole_and_in_tiles(upscaler: Bench):
     whole = upscaler.run(document(doing("upscale", model_name="twice.safetensors")))
     tiled = upscaler.run(
         document(doing("upscale", model_name="twice.safetensors", tile_size=64, tile_overlap=16))
@@ -85,7 +85,7 @@ def test_a_picture_is_enlarged_whole_or_in_tiles_that_fade_into_each_other(upsca
     assert progress == [(number, 4) for number in range(1, 5)]
 
 
-def test_an_upscaler_is_counted_moved_and_freed(tmp_path: Path, upscaler: Bench):
+def test_upscaler_is_counted_moved_and_freed(tmp_path: Path, upscaler: Bench):
     device = Accelerator()
     other = Bench(tmp_path / "other", device)
     other.folder = upscaler.folder
@@ -99,7 +99,7 @@ def test_an_upscaler_is_counted_moved_and_freed(tmp_path: Path, upscaler: Bench)
     assert same(first, other.run(wanted))
 
 
-def test_a_file_of_a_repository_is_named_apart_and_one_beside_a_pickle_is_read(upscaler: Bench):
+def test_upscaler_file_is_chosen_and_prefers_safetensors(upscaler: Bench):
     folder = upscaler.models / "owner" / "upscalers"
     folder.mkdir(parents=True)
     (upscaler.folder / "twice.safetensors").rename(folder / "twice.safetensors")
@@ -110,7 +110,7 @@ def test_a_file_of_a_repository_is_named_apart_and_one_beside_a_pickle_is_read(u
     assert pixels(upscaler.run(planned))[0].shape == (140, 200, 3)
 
 
-def test_another_file_is_another_model(upscaler: Bench):
+def test_another_upscaler_file_is_another_model(upscaler: Bench):
     save_file({"weight": torch.full((1,), 0.5)}, upscaler.folder / "darker.safetensors")
     bright, dark = (
         upscaler.run(document(doing("upscale", model_name=f"{name}.safetensors")))
@@ -120,7 +120,7 @@ def test_another_file_is_another_model(upscaler: Bench):
     assert dark.success.loaded == ("model of darker.safetensors (float32)",)
 
 
-def test_a_task_that_runs_out_of_memory_makes_room_and_runs_again(upscaler: Bench):
+def test_task_out_of_memory_evicts_idle_and_retries(upscaler: Bench):
     save_file({"weight": torch.full((1,), 0.5)}, upscaler.folder / "idle.safetensors")
     idle = document(doing("upscale", model_name="idle.safetensors"))
     upscaler.run(upscaler.write(idle, "idle"))
@@ -138,7 +138,7 @@ def test_a_task_that_runs_out_of_memory_makes_room_and_runs_again(upscaler: Benc
     assert failed.error.kind == "OutOfMemory"
 
 
-def test_tiles_overlap_by_half_at_most(upscaler: Bench):
+def test_tile_overlap_is_limited_to_half(upscaler: Bench):
     step = doing("upscale", model_name="twice.safetensors", tile_size=64, tile_overlap=40)
     with pytest.raises(BadRequest) as caught:
         upscaler.plan(document(step))
@@ -165,7 +165,7 @@ def detecting(seeing: Bench) -> Bench:
     return seeing
 
 
-def test_a_detector_is_called_as_the_dialect_fixes_it_and_held(detecting: Bench):
+def test_detector_is_called_with_fixed_arguments_and_held(detecting: Bench):
     asked = {"detect_resolution": 64, "image_resolution": 64}
     edges = detecting.run(plan(detecting, doing("hed", **asked)))
     assert edges.success.loaded == ("HEDdetector of Annotators (float32)",)
@@ -179,12 +179,12 @@ def test_a_detector_is_called_as_the_dialect_fixes_it_and_held(detecting: Bench)
     assert detecting.runner.residency.entries == ()
 
 
-def test_a_detectors_files_may_be_several_and_in_a_folder(detecting: Bench):
+def test_detector_may_have_several_files_in_a_folder(detecting: Bench):
     for command in ("lineart", "anyline"):
         assert detecting.run(plan(detecting, doing(command))).success.loaded
 
 
-def test_pickles_are_read_only_where_the_operator_allows_them(detecting: Bench):
+def test_pickles_are_read_only_if_allowed(detecting: Bench):
     with pytest.raises(BadRequest) as caught:
         plan(detecting, doing("hed"), pickles=False)
     (problem,) = caught.value.problems
@@ -193,7 +193,7 @@ def test_pickles_are_read_only_where_the_operator_allows_them(detecting: Bench):
     assert "--allow-pickles" in problem.hint
 
 
-def test_a_file_that_is_not_there_is_told_while_planning(detecting: Bench):
+def test_missing_model_file_is_reported_while_planning(detecting: Bench):
     with pytest.raises(BadRequest) as caught:
         plan(detecting, doing("leres"))
     assert "has no file 'res101.pth'" in str(caught.value)

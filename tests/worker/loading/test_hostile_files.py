@@ -74,7 +74,7 @@ def refused(bench: Bench, model: Path) -> str:
 
 
 @pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS.keys())
-def test_weight_file_that_is_none_is_refused(bench: Bench, model: Path, content: bytes):
+def test_invalid_weight_file_is_refused(bench: Bench, model: Path, content: bytes):
     (model / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
     assert "unet" in refused(bench, model)
 
@@ -85,9 +85,7 @@ def test_weight_file_that_is_none_is_refused(bench: Bench, model: Path, content:
     ["unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json",
      "tokenizer/tokenizer_config.json", "model_index.json"],
 )  # fmt: skip
-def test_configuration_that_is_none_is_refused(
-    bench: Bench, model: Path, name: str, content: bytes
-):
+def test_invalid_config_is_refused(bench: Bench, model: Path, name: str, content: bytes):
     (model / name).write_bytes(content)
     sentence = refused(bench, model)
     assert Path(name).name in sentence or f"The {Path(name).parent} of" in sentence
@@ -117,7 +115,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("part", "changes"), CONFIGS.values(), ids=CONFIGS.keys())
-def test_configuration_of_wrong_values_is_refused_or_ignored(
+def test_config_with_wrong_values_is_refused_or_ignored(
     bench: Bench, model: Path, part: str, changes: dict[str, Any]
 ):
     """What nothing reads does no harm; all else is a sentence, before the machine runs out."""
@@ -145,7 +143,7 @@ INDEXES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("damage", INDEXES.values(), ids=INDEXES.keys())
-def test_index_of_wrong_values_is_refused(
+def test_index_with_wrong_values_is_refused(
     bench: Bench, model: Path, damage: Callable[[dict[str, Any]], Any]
 ):
     path = model / "model_index.json"
@@ -163,9 +161,7 @@ SHARDS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("content", SHARDS.values(), ids=SHARDS.keys())
-def test_index_of_shards_that_is_none_is_refused_or_ignored(
-    bench: Bench, model: Path, content: bytes
-):
+def test_invalid_shard_index_is_refused_or_ignored(bench: Bench, model: Path, content: bytes):
     (model / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_bytes(content)
     ended = bench.run(document(step(model=model))).terminal
     if isinstance(ended, RunFailed):

@@ -88,14 +88,14 @@ def first(engine: Engine, hub: Hub, tmp_path_factory: pytest.TempPathFactory) ->
     return draw(engine, Bench(tmp_path_factory.mktemp("first")), "test/tiny")
 
 
-def test_a_model_of_the_hub_draws_what_the_same_model_in_a_folder_draws(
+def test_hub_model_draws_same_as_local_folder(
     first: Finished, engine: Engine, bench: Bench, tiny: Path
 ):
     assert any(title == "unet of test/tiny (float32)" for title in first.success.loaded)
     assert same(first, draw(engine, bench, str(tiny)))
 
 
-def test_only_what_is_needed_was_fetched(first: Finished, hub: Hub):
+def test_hub_fetches_only_needed_files(first: Finished, hub: Hub):
     fetched = {path for path in hub.fetched if not path.endswith((".json", ".txt"))}
     assert fetched == {
         UNET,
@@ -104,7 +104,7 @@ def test_only_what_is_needed_was_fetched(first: Finished, hub: Hub):
     }
 
 
-def test_a_second_run_and_one_after_freeing_ask_the_hub_nothing(
+def test_hub_is_not_asked_again_for_cached_model(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     asked = len(hub.requests)
@@ -116,7 +116,7 @@ def test_a_second_run_and_one_after_freeing_ask_the_hub_nothing(
     assert hub.requests[asked:] == []
 
 
-def test_a_tasks_model_is_fetched_without_its_pickles_and_then_held(
+def test_hub_fetches_task_model_without_pickles(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     before = len(hub.requests)
@@ -136,7 +136,7 @@ def test_a_tasks_model_is_fetched_without_its_pickles_and_then_held(
     assert hub.requests[before:] == []
 
 
-def test_a_variant_fetches_its_own_weights_where_there_are_any(
+def test_hub_fetches_variant_weights_if_available(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.requests.clear()
@@ -144,7 +144,7 @@ def test_a_variant_fetches_its_own_weights_where_there_are_any(
     assert hub.fetched == {"unet/diffusion_pytorch_model.fp16.safetensors"}
 
 
-def test_what_one_workflow_leaves_out_is_fetched_when_another_wants_it(
+def test_hub_fetches_omitted_files_for_another_workflow(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.requests.clear()
@@ -153,7 +153,7 @@ def test_what_one_workflow_leaves_out_is_fetched_when_another_wants_it(
     assert hub.fetched == {"safety_checker/model.safetensors"}
 
 
-def test_of_a_repository_of_loras_only_the_named_file_is_fetched(
+def test_hub_fetches_only_the_named_lora_file(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.requests.clear()
@@ -167,7 +167,7 @@ def test_of_a_repository_of_loras_only_the_named_file_is_fetched(
     assert same(fetched, outlined(str(Path(SHAPES) / "outline")))
 
 
-def test_a_component_of_its_own_is_fetched_alone(
+def test_hub_fetches_single_component_alone(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.requests.clear()
@@ -181,9 +181,7 @@ def test_a_component_of_its_own_is_fetched_alone(
     assert weights == {"vae/diffusion_pytorch_model.safetensors"}
 
 
-def test_components_that_only_the_worker_can_name_are_brought_when_it_asks(
-    engine: Engine, hub: Hub, bench: Bench
-):
+def test_hub_fetches_components_the_worker_reports_missing(engine: Engine, hub: Hub, bench: Bench):
     """Which of them the workflow of a modular pipeline loads its blocks alone say."""
     hub.requests.clear()
     drawing = {
@@ -207,9 +205,7 @@ def test_components_that_only_the_worker_can_name_are_brought_when_it_asks(
     assert len(begun) == 2
 
 
-def test_a_repository_that_does_not_exist_is_a_sentence(
-    first: Finished, engine: Engine, bench: Bench
-):
+def test_missing_hub_repository_is_a_sentence(first: Finished, engine: Engine, bench: Bench):
     error = failed(draw(engine, bench, "test/nothing")).error
     assert error.message == (
         "The model 'test/nothing' is not on this machine and could not be downloaded:"
@@ -218,7 +214,7 @@ def test_a_repository_that_does_not_exist_is_a_sentence(
     assert "access token" in error.hint
 
 
-def test_a_model_behind_a_licence_says_where_to_accept_it(
+def test_gated_hub_model_says_where_to_accept_licence(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.gated = "test/gated"
@@ -228,7 +224,7 @@ def test_a_model_behind_a_licence_says_where_to_accept_it(
     assert "HF_TOKEN" in error.hint
 
 
-def test_what_the_disk_cannot_hold_is_a_sentence_before_anything_is_fetched(
+def test_too_large_download_is_refused_before_fetching(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.claimed_bytes[UNET] = 10**18
@@ -240,7 +236,7 @@ def test_what_the_disk_cannot_hold_is_a_sentence_before_anything_is_fetched(
     hub.claimed_bytes.clear()
 
 
-def test_room_on_the_disk_counts_parts_of_the_wanted_files_alone(
+def test_disk_space_check_counts_parts_of_wanted_files_only(
     first: Finished, engine: Engine, hub: Hub, bench: Bench, home: Path
 ):
     """A part of another file is as large as what is missing, and nothing of that is here."""
@@ -254,7 +250,7 @@ def test_room_on_the_disk_counts_parts_of_the_wanted_files_alone(
     hub.claimed_bytes.clear()
 
 
-def test_signed_address_is_asked_for_anew_with_every_connection(
+def test_signed_address_is_requested_for_every_connection(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.signed = "test/signed"
@@ -263,13 +259,13 @@ def test_signed_address_is_asked_for_anew_with_every_connection(
     hub.signed = ""
 
 
-def test_hub_that_is_busy_is_asked_again(first: Finished, engine: Engine, hub: Hub, bench: Bench):
+def test_busy_hub_is_retried(first: Finished, engine: Engine, hub: Hub, bench: Bench):
     hub.failing[UNET] = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS]
     assert same(first, draw(engine, bench, "test/busy"))
     assert hub.failing[UNET] == []
 
 
-def test_file_that_fails_is_told_while_others_are_on_their_way(
+def test_failing_file_is_reported_while_others_download(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     vae = "vae/diffusion_pytorch_model.safetensors"
@@ -286,9 +282,7 @@ def test_file_that_fails_is_told_while_others_are_on_their_way(
     hub.failing.clear()
 
 
-def test_a_file_that_arrives_damaged_is_not_kept(
-    first: Finished, engine: Engine, hub: Hub, bench: Bench
-):
+def test_damaged_download_is_not_kept(first: Finished, engine: Engine, hub: Hub, bench: Bench):
     hub.damaged = UNET
     error = failed(draw(engine, bench, "test/damaged")).error
     assert error.message.endswith("a file of it arrived damaged.")
@@ -296,7 +290,7 @@ def test_a_file_that_arrives_damaged_is_not_kept(
     assert same(first, draw(engine, bench, "test/damaged"))
 
 
-def test_a_download_that_is_cut_off_is_a_sentence_and_goes_on_next_time(
+def test_interrupted_download_is_a_sentence_and_resumes(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.cut_off = UNET
@@ -308,7 +302,7 @@ def test_a_download_that_is_cut_off_is_a_sentence_and_goes_on_next_time(
     assert hub.asked_from[UNET] == half_of_the_unet(hub)
 
 
-def test_a_download_tells_its_bytes_and_obeys_a_cancel_and_goes_on_where_it_was(
+def test_download_reports_bytes_cancels_and_resumes(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.held = UNET
@@ -342,7 +336,7 @@ def half_of_the_unet(hub: Hub) -> int:
     return (hub.folder / "test" / "tiny" / UNET).stat().st_size // 2
 
 
-def test_with_the_hub_gone_what_is_here_still_runs_and_what_is_not_is_a_sentence(
+def test_cached_models_run_without_hub_and_others_fail_with_a_sentence(
     first: Finished, engine: Engine, hub: Hub, bench: Bench
 ):
     hub.requests.clear()
@@ -358,7 +352,7 @@ def test_with_the_hub_gone_what_is_here_still_runs_and_what_is_not_is_a_sentence
     assert same(first, draw(engine, bench, "test/never-asked-for"))
 
 
-def test_a_single_file_of_the_hub_is_fetched_alone_and_drawn_with(
+def test_hub_single_file_is_fetched_alone_and_used(
     engine: Engine, bench: Bench, hub: Hub, first: Finished, tiny: Path
 ):
     files = hub.folder / "test" / "files"

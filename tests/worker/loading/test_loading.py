@@ -39,7 +39,7 @@ def edit_index(model: Path, **entries: Any) -> None:
 # --- what a model is made of ---------------------------------------------------------------------
 
 
-def test_the_index_names_the_parts_and_their_classes(bench: Bench, model: Path):
+def test_index_names_parts_and_classes(bench: Bench, model: Path):
     parts = found(bench)
     assert {name: part.component_class.__name__ for name, part in parts.items()} == {
         "vae": "AutoencoderKL",
@@ -54,7 +54,7 @@ def test_the_index_names_the_parts_and_their_classes(bench: Bench, model: Path):
     assert parts["unet"].folder == model / "unet"
 
 
-def test_what_the_document_sets_to_null_is_not_loaded(bench: Bench, model: Path):
+def test_component_set_to_null_is_not_loaded(bench: Bench, model: Path):
     loading = {**NO_CHECKER, "feature_extractor": None}
     assert not {"safety_checker", "feature_extractor"} & set(found(bench, loading=loading))
     pipeline = bench.assembled(document(step(model="model", loading=loading)))
@@ -63,19 +63,19 @@ def test_what_the_document_sets_to_null_is_not_loaded(bench: Bench, model: Path)
     assert pipeline.config.requires_safety_checker is False
 
 
-def test_what_the_document_sets_to_null_need_not_even_be_there(bench: Bench, model: Path):
+def test_component_set_to_null_may_be_missing(bench: Bench, model: Path):
     shutil.rmtree(model / "safety_checker")
     assert "is missing" in bench.refused(ON_MODEL).hint
     bench.assembled(document(step(model="model", loading=NO_CHECKER)))
 
 
-def test_what_the_index_sets_to_null_is_not_loaded(bench: Bench, model: Path):
+def test_index_null_component_is_not_loaded(bench: Bench, model: Path):
     edit_index(model, safety_checker=[None, None])
     assert "safety_checker" not in found(bench)
     assert bench.assembled(document(step(model="model"))).safety_checker is None
 
 
-def test_what_a_pipeline_can_do_without_may_be_missing_from_the_index(bench: Bench, model: Path):
+def test_optional_component_may_be_missing_from_index(bench: Bench, model: Path):
     path = model / "model_index.json"
     index = json.loads(path.read_text())
     del index["safety_checker"]
@@ -83,23 +83,21 @@ def test_what_a_pipeline_can_do_without_may_be_missing_from_the_index(bench: Ben
     assert bench.assembled(document(step(model="model"))).safety_checker is None
 
 
-def test_a_pipeline_that_needs_more_than_the_model_has_is_refused_before_anything_is_loaded(
-    bench: Bench, model: Path
-):
+def test_missing_required_component_is_refused_before_loading(bench: Bench, model: Path):
     shutil.rmtree(model / "unet")
     error = bench.refused(document(step(model="model", kind="3")))
     assert error.message == "'model' has no transformer, which StableDiffusion3Pipeline needs."
     assert error.hint == "It is a model for StableDiffusionPipeline."
 
 
-def test_the_general_pipeline_class_stands_for_the_one_the_index_names(bench: Bench, model: Path):
+def test_diffusion_pipeline_stands_for_the_index_class(bench: Bench, model: Path):
     wanted = step(model="model")
     wanted["pipeline"]["configuration"]["component_type"] = "DiffusionPipeline"
     pipeline = bench.assembled(document(wanted))
     assert type(pipeline) is diffusers.StableDiffusionPipeline
 
 
-def test_a_plain_value_of_the_index_reaches_the_pipeline(bench: Bench, tmp_path: Path):
+def test_index_plain_value_reaches_pipeline(bench: Bench, tmp_path: Path):
     from tests.standins import build_sdxl
 
     build_sdxl(tmp_path / "model")
@@ -111,9 +109,7 @@ def test_a_plain_value_of_the_index_reaches_the_pipeline(bench: Bench, tmp_path:
 # --- components of their own ---------------------------------------------------------------------
 
 
-def test_no_watermark_is_added_whichever_packages_are_installed(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_watermark_is_never_added(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """diffusers adds one to SDXL's pictures as soon as it finds a certain package."""
     build_sdxl(tmp_path / "xl")
     module = diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl
@@ -126,7 +122,7 @@ def test_no_watermark_is_added_whichever_packages_are_installed(
         assert pipeline.watermark is None
 
 
-def test_a_component_block_brings_its_own_source_and_dtype(bench: Bench, model: Path):
+def test_component_block_has_own_source_and_dtype(bench: Bench, model: Path):
     block = {
         "configuration": {"component_type": "AutoencoderKL"},
         "from_pretrained_arguments": {
@@ -146,7 +142,7 @@ def test_a_component_block_brings_its_own_source_and_dtype(bench: Bench, model: 
         assert torch.equal(tensor, weights[name].bfloat16()), name
 
 
-def test_a_component_block_stands_in_for_a_folder_that_is_missing(bench: Bench, model: Path):
+def test_component_block_replaces_missing_folder(bench: Bench, model: Path):
     shutil.rmtree(model / "unet")
     block = {
         "configuration": {"component_type": "UNet2DConditionModel"},
@@ -155,7 +151,7 @@ def test_a_component_block_stands_in_for_a_folder_that_is_missing(bench: Bench, 
     assert found(bench, blocks={"unet": block})["unet"].title == "unet of shapes (float32)"
 
 
-def test_a_component_block_whose_subfolder_is_not_there_is_told(bench: Bench, model: Path):
+def test_component_block_with_missing_subfolder_is_reported(bench: Bench, model: Path):
     block = {
         "configuration": {"component_type": "AutoencoderKL"},
         "from_pretrained_arguments": {"model_name": SHAPES, "subfolder": "vae_2"},
@@ -165,7 +161,7 @@ def test_a_component_block_whose_subfolder_is_not_there_is_told(bench: Bench, mo
     assert "vae_2/ is missing" in error.hint
 
 
-def test_blocks_that_name_what_the_index_names_are_the_same_component(bench: Bench, model: Path):
+def test_component_block_equal_to_index_is_the_same_component(bench: Bench, model: Path):
     block = {
         "configuration": {"component_type": "AutoencoderKL"},
         "from_pretrained_arguments": {"model_name": "model", "subfolder": "vae"},
@@ -194,7 +190,7 @@ def test_blocks_that_name_what_the_index_names_are_the_same_component(bench: Ben
     ],
     ids=str,
 )
-def test_only_classes_of_diffusers_and_transformers_are_taken_and_nothing_else_is_imported(
+def test_index_classes_of_other_libraries_are_refused_without_import(
     bench: Bench, model: Path, monkeypatch: pytest.MonkeyPatch, entry: list[Any]
 ):
     trace = model / "trace"
@@ -210,7 +206,7 @@ def test_only_classes_of_diffusers_and_transformers_are_taken_and_nothing_else_i
 
 
 @pytest.mark.parametrize("name", ["system", "AutoencoderKL", "ModelMixin", "", None])
-def test_an_index_that_names_no_pipeline_is_refused(bench: Bench, model: Path, name: Any):
+def test_index_without_pipeline_is_refused(bench: Bench, model: Path, name: Any):
     edit_index(model, _class_name=name)
     wanted = step(model="model")
     wanted["pipeline"]["configuration"]["component_type"] = "DiffusionPipeline"
@@ -218,14 +214,14 @@ def test_an_index_that_names_no_pipeline_is_refused(bench: Bench, model: Path, n
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "7", "\x00"])
-def test_an_index_that_is_none_is_refused(bench: Bench, model: Path, content: str):
+def test_invalid_index_is_refused(bench: Bench, model: Path, content: str):
     (model / "model_index.json").write_text(content)
     error = bench.refused(ON_MODEL)
     assert error.message == "'model' is not a diffusers model."
     assert "model_index.json" in error.hint
 
 
-def test_a_folder_that_is_missing_is_named(bench: Bench, model: Path):
+def test_missing_folder_is_named(bench: Bench, model: Path):
     shutil.rmtree(model / "unet")
     error = bench.refused(ON_MODEL)
     assert error.message == "'model' has no folder for its unet."
@@ -233,9 +229,7 @@ def test_a_folder_that_is_missing_is_named(bench: Bench, model: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"<html>not a model</html>"])
-def test_weights_that_are_none_are_refused_before_anything_is_loaded(
-    bench: Bench, model: Path, content: bytes
-):
+def test_invalid_weights_are_refused_before_loading(bench: Bench, model: Path, content: bytes):
     (model / "unet" / DIFFUSERS_WEIGHTS).write_bytes(content)
     ended = bench.run(document(step(model="model"))).terminal
     assert ended.type == "run_failed"
@@ -246,9 +240,7 @@ def test_weights_that_are_none_are_refused_before_anything_is_loaded(
     assert bench.runner.residency.entries == ()
 
 
-def test_weights_that_end_too_early_are_refused_before_anything_is_loaded(
-    bench: Bench, model: Path
-):
+def test_truncated_weights_are_refused_before_loading(bench: Bench, model: Path):
     weights = model / "unet" / DIFFUSERS_WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
@@ -268,12 +260,12 @@ def test_pickled_weights_are_not_loaded(bench: Bench, model: Path):
     assert bench.refused(ON_MODEL).message == "The unet of 'model' could not be loaded."
 
 
-def test_a_broken_configuration_is_told_with_its_component(bench: Bench, model: Path):
+def test_broken_config_is_reported_with_its_component(bench: Bench, model: Path):
     (model / "text_encoder" / "config.json").write_text("{")
     assert bench.refused(ON_MODEL).message == "The text_encoder of 'model' could not be loaded."
 
 
-def test_a_load_that_fails_leaves_torch_as_it_was(bench: Bench, model: Path):
+def test_failing_load_restores_torch_state(bench: Bench, model: Path):
     config = model / "unet" / "config.json"
     wrong = {**json.loads(config.read_text()), "down_block_types": ["NoSuchBlock", "DownBlock2D"]}
     config.write_text(json.dumps(wrong))
@@ -282,7 +274,7 @@ def test_a_load_that_fails_leaves_torch_as_it_was(bench: Bench, model: Path):
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_what_was_loaded_before_a_broken_component_is_kept(bench: Bench, model: Path):
+def test_components_loaded_before_a_broken_one_are_kept(bench: Bench, model: Path):
     (model / "scheduler" / "scheduler_config.json").write_text("{")
     assert bench.run(document(step(model="model"))).terminal.type == "run_failed"
     held = [entry.title for entry in bench.runner.residency.entries]
@@ -297,7 +289,7 @@ def header_bytes(*files: Path) -> int:
     return sum(map(tensor_bytes, files))
 
 
-def test_the_bytes_told_are_those_of_the_tensors_in_the_files(bench: Bench, model: Path):
+def test_loading_bytes_are_those_of_file_tensors(bench: Bench, model: Path):
     parts = found(bench)
     told = {name: part.weight_bytes for name, part in parts.items()}
     assert told == {name: header_bytes(*(model / name).glob("*.safetensors")) for name in parts}
@@ -306,7 +298,7 @@ def test_the_bytes_told_are_those_of_the_tensors_in_the_files(bench: Bench, mode
     assert told["scheduler"] == told["tokenizer"] == 0
 
 
-def test_loading_tells_each_component_before_and_after(bench: Bench, model: Path):
+def test_loading_is_reported_before_and_after_each_component(bench: Bench, model: Path):
     events = bench.run(document(step(model="model", loading=NO_CHECKER))).events
     loads = [event for event in events if isinstance(event, Loading)]
     parts = found(bench, loading=NO_CHECKER)
@@ -321,7 +313,7 @@ def test_loading_tells_each_component_before_and_after(bench: Bench, model: Path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_dtype_is_obeyed_by_components_of_both_libraries(bench: Bench, model: Path, dtype: str):
+def test_dtype_applies_to_components_of_both_libraries(bench: Bench, model: Path, dtype: str):
     loading = {**NO_CHECKER, "torch_dtype": f"torch.{dtype}"}
     pipeline = bench.assembled(document(step(model="model", loading=loading)))
     for component in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -329,7 +321,7 @@ def test_the_dtype_is_obeyed_by_components_of_both_libraries(bench: Bench, model
         assert floating == {getattr(torch, dtype)}, type(component).__name__
 
 
-def test_without_a_dtype_weights_of_half_precision_become_float32(bench: Bench, model: Path):
+def test_default_dtype_is_float32(bench: Bench, model: Path):
     weights = model / "unet" / DIFFUSERS_WEIGHTS
     halved = {name: tensor.half() for name, tensor in load_file(weights).items()}
     save_file(halved, weights, {"format": "pt"})
@@ -337,16 +329,14 @@ def test_without_a_dtype_weights_of_half_precision_become_float32(bench: Bench, 
     assert pipeline.unet.dtype == torch.float32
 
 
-def test_a_loaded_component_is_in_eval_mode(bench: Bench, model: Path):
+def test_loaded_component_is_in_eval_mode(bench: Bench, model: Path):
     pipeline = bench.assembled(document(step(model="model")))
     assert not any(
         component.training for component in (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     )
 
 
-def test_a_variant_is_loaded_where_a_component_has_one_and_else_the_plain_weights(
-    bench: Bench, model: Path
-):
+def test_variant_is_loaded_if_available_else_plain_weights(bench: Bench, model: Path):
     plain = model / "unet" / DIFFUSERS_WEIGHTS
     of_variant = plain.with_name("diffusion_pytorch_model.fp16.safetensors")
     zeros = {name: torch.zeros_like(tensor).half() for name, tensor in load_file(plain).items()}
@@ -364,7 +354,7 @@ def test_a_variant_is_loaded_where_a_component_has_one_and_else_the_plain_weight
     assert any(p.any() for p in plainly.unet.parameters())
 
 
-def test_a_variant_of_a_text_encoder_is_loaded_too(bench: Bench, model: Path):
+def test_variant_of_text_encoder_is_loaded(bench: Bench, model: Path):
     plain = model / "text_encoder" / "model.safetensors"
     zeros = {name: torch.zeros_like(tensor) for name, tensor in load_file(plain).items()}
     save_file(zeros, plain.with_name("model.fp16.safetensors"), {"format": "pt"})
@@ -373,7 +363,7 @@ def test_a_variant_of_a_text_encoder_is_loaded_too(bench: Bench, model: Path):
     assert not any(p.any() for p in pipeline.text_encoder.parameters())
 
 
-def test_weights_in_several_files_are_counted_and_loaded_whole(bench: Bench, model: Path):
+def test_sharded_weights_are_counted_and_loaded(bench: Bench, model: Path):
     whole = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
     before = found(bench)["unet"].weight_bytes
     (model / "unet" / DIFFUSERS_WEIGHTS).unlink()
@@ -386,9 +376,7 @@ def test_weights_in_several_files_are_counted_and_loaded_whole(bench: Bench, mod
         assert torch.equal(tensor, whole.state_dict()[name]), name
 
 
-def test_one_of_several_files_that_is_missing_is_named_before_anything_is_loaded(
-    bench: Bench, model: Path
-):
+def test_missing_shard_is_named_before_loading(bench: Bench, model: Path):
     unet = bench.assembled(document(step(model="model", loading=NO_CHECKER))).unet
     (model / "unet" / DIFFUSERS_WEIGHTS).unlink()
     unet.save_pretrained(model / "unet", max_shard_size="100KB")

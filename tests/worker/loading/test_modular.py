@@ -87,7 +87,7 @@ def progress(finished: Finished) -> list[tuple[int, int]]:
     return [(e.done, e.total) for e in finished.events if isinstance(e, StepProgress)]
 
 
-def test_a_modular_pipeline_shares_every_component_with_an_ordinary_one(bench: Bench, models: Path):
+def test_modular_pipeline_shares_components_with_ordinary_one(bench: Bench, models: Path):
     ordinary = bench.run(planned(bench, models, modular(kind="FluxPipeline")))
     assert len(ordinary.success.loaded) == FLUX_PARTS
     drawn = bench.run(planned(bench, models, modular()))
@@ -96,9 +96,7 @@ def test_a_modular_pipeline_shares_every_component_with_an_ordinary_one(bench: B
     assert same(ordinary, drawn)
 
 
-def test_warm_it_draws_what_it_drew_cold_also_with_another_model_in_between(
-    bench: Bench, models: Path
-):
+def test_modular_pipeline_is_equal_warm_and_cold(bench: Bench, models: Path):
     bench.free()
     flux, sdxl = planned(bench, models, modular()), planned(bench, models, modular("sdxl"))
     cold = bench.run(flux)
@@ -112,9 +110,7 @@ def test_warm_it_draws_what_it_drew_cold_also_with_another_model_in_between(
 
 
 @pytest.mark.parametrize("model", ["flux", "sdxl", "wan"])
-def test_a_known_prompt_calls_no_text_encoder_and_draws_the_same(
-    bench: Bench, models: Path, tmp_path: Path, model: str
-):
+def test_modular_pipeline_memoises_prompts(bench: Bench, models: Path, tmp_path: Path, model: str):
     known = film() if model == "wan" else modular(model, prompt="a known fox")
     other = film() if model == "wan" else modular(model, prompt="a known fox")
     other["pipeline"]["arguments"]["prompt"] = "another one"
@@ -138,7 +134,7 @@ def shown(finished: Finished) -> bytes:
     return b"".join(frame.tobytes() for frame in frames)
 
 
-def test_what_an_encoder_is_told_beside_the_prompt_is_encoded_anew(bench: Bench, models: Path):
+def test_modular_memo_depends_on_other_encoder_inputs(bench: Bench, models: Path):
     plain = modular("sdxl", prompt="a told fox", negative_prompt="")
     bench.run(planned(bench, models, plain))
     zeros = modular(
@@ -157,7 +153,7 @@ def test_what_an_encoder_is_told_beside_the_prompt_is_encoded_anew(bench: Bench,
         assert calls
 
 
-def test_it_tells_its_phases_and_every_step_of_its_loop(bench: Bench, models: Path):
+def test_modular_pipeline_reports_phases_and_steps(bench: Bench, models: Path):
     bench.free()
     finished = bench.run(planned(bench, models, modular(num_inference_steps=3)))
     phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
@@ -165,7 +161,7 @@ def test_it_tells_its_phases_and_every_step_of_its_loop(bench: Bench, models: Pa
     assert progress(finished) == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_no_run_leaves_anything_in_the_blocks_of_the_library(bench: Bench, models: Path):
+def test_modular_run_leaves_library_blocks_unchanged(bench: Bench, models: Path):
     """Many of them are objects of its modules, the same for every pipeline."""
     assert bench.run(planned(bench, models, modular())).success
     loops = list(loops_in(FluxAutoBlocks()))
@@ -173,7 +169,7 @@ def test_no_run_leaves_anything_in_the_blocks_of_the_library(bench: Bench, model
     assert not any({"loop_step", "progress_bar"} & vars(loop).keys() for loop in loops)
 
 
-def test_latents_that_can_be_read_are_shown_and_others_are_not(bench: Bench, models: Path):
+def test_modular_pipeline_previews_known_latents(bench: Bench, models: Path):
     shown = bench.run(planned(bench, models, modular("sdxl")), previews=True)
     assert any(isinstance(event, Preview) for event in shown.events)
     unknown = bench.run(planned(bench, models, modular()), previews=True)
@@ -182,7 +178,7 @@ def test_latents_that_can_be_read_are_shown_and_others_are_not(bench: Bench, mod
 
 
 @pytest.mark.parametrize("phase", ["encoding", "denoising", "decoding"])
-def test_cancelled_in_any_phase_it_leaves_what_is_held_as_it_was(
+def test_modular_pipeline_cancelled_in_any_phase_keeps_components_intact(
     bench: Bench, models: Path, phase: str
 ):
     plan = planned(bench, models, modular("sdxl"))
@@ -203,7 +199,7 @@ def test_cancelled_in_any_phase_it_leaves_what_is_held_as_it_was(
     assert same(before, again)
 
 
-def test_without_a_name_of_an_output_it_gives_what_its_blocks_make(bench: Bench, models: Path):
+def test_modular_pipeline_without_output_returns_block_outputs(bench: Bench, models: Path):
     whole = bench.run(planned(bench, models, modular()))
     one = bench.run(planned(bench, models, modular(output="images")))
     several = bench.run(planned(bench, models, modular(output=["images", "latents"])))
@@ -211,7 +207,7 @@ def test_without_a_name_of_an_output_it_gives_what_its_blocks_make(bench: Bench,
     assert same(whole, several)
 
 
-def test_a_film_of_an_ordinary_model_is_written_as_one(bench: Bench, models: Path):
+def test_modular_video_of_ordinary_model_is_saved(bench: Bench, models: Path):
     finished = bench.run(planned(bench, models, film()))
     assert [result.content_type for result in finished.results] == ["video/mp4"]
     assert (finished.results[0].width, finished.results[0].height) == (SIZE_PX, SIZE_PX)
@@ -220,7 +216,7 @@ def test_a_film_of_an_ordinary_model_is_written_as_one(bench: Bench, models: Pat
 # --- what it is put together of ------------------------------------------------------------------
 
 
-def test_a_config_changes_the_picture_of_its_own_step_alone(bench: Bench, models: Path):
+def test_modular_config_affects_its_step_only(bench: Bench, models: Path):
     plain = planned(bench, models, modular("sdxl"))
     before = bench.run(plain)
     changed = modular("sdxl", configuration={"configs": {"force_zeros_for_empty_prompt": False}})
@@ -230,7 +226,7 @@ def test_a_config_changes_the_picture_of_its_own_step_alone(bench: Bench, models
     assert same(before, bench.run(plain, fresh=False))
 
 
-def test_each_component_may_have_a_dtype_of_its_own(bench: Bench, models: Path):
+def test_modular_components_may_have_own_dtypes(bench: Bench, models: Path):
     bench.free()
     dtype = {"vae": "torch.float32", "default": "torch.bfloat16"}
     step = film(configuration={"load_components": {"dtype": dtype}})
@@ -239,7 +235,7 @@ def test_each_component_may_have_a_dtype_of_its_own(bench: Bench, models: Path):
     assert "transformer of wan (bfloat16)" in loaded
 
 
-def test_what_is_not_among_the_names_is_not_loaded(bench: Bench, models: Path):
+def test_modular_names_limit_loaded_components(bench: Bench, models: Path):
     bench.free()
     names = ["scheduler", "text_encoder", "tokenizer"]
     plan = planned(bench, models, modular(configuration={"load_components": {"names": names}}))
@@ -249,7 +245,7 @@ def test_what_is_not_among_the_names_is_not_loaded(bench: Bench, models: Path):
     assert isinstance(finished.terminal, RunFailed)
 
 
-def test_a_component_of_an_earlier_step_is_used_instead_of_its_own(
+def test_modular_pipeline_reuses_component_of_earlier_step(
     bench: Bench, models: Path, tmp_path: Path
 ):
     build_flux(models / "tiny" / "flux2nd", seed=5)
@@ -263,9 +259,7 @@ def test_a_component_of_an_earlier_step_is_used_instead_of_its_own(
     assert finished.success.loaded
 
 
-def test_on_an_accelerator_its_components_take_turns_where_they_do_not_fit(
-    models: Path, tmp_path: Path
-):
+def test_modular_pipeline_is_offloaded_if_too_large(models: Path, tmp_path: Path):
     resident = Bench(tmp_path)
     plan = planned(resident, models, modular("sdxl"))
     expected = resident.run(plan)
@@ -294,9 +288,7 @@ def refused(bench: Bench, plan: Plan) -> str:
     return f"{error.message} {error.hint}"
 
 
-def test_arguments_that_could_not_be_checked_earlier_are_refused_by_the_blocks(
-    bench: Bench, models: Path
-):
+def test_modular_arguments_unknown_to_blocks_are_refused(bench: Bench, models: Path):
     """Of a model that has yet to be downloaded only the worker knows the blocks."""
     plan = planned(bench, models, modular())
     for name, message in (("promt", "'prompt'"), ("output", "make no 'fim'")):
@@ -327,7 +319,7 @@ def write_index(folder: Path, *, model: str, **changes: Any) -> None:
     (folder / "modular_model_index.json").write_text(json.dumps({**modular, **changes}))
 
 
-def test_blocks_that_a_model_brings_are_not_run(bench: Bench, models: Path, copy: Path):
+def test_modular_blocks_of_a_model_are_not_run(bench: Bench, models: Path, copy: Path):
     (copy / "modular_config.json").write_text(
         json.dumps({"auto_map": {"ModularPipelineBlocks": "planted.Blocks"}})
     )
@@ -335,7 +327,7 @@ def test_blocks_that_a_model_brings_are_not_run(bench: Bench, models: Path, copy
     assert "--trust-remote-code" in refused(bench, planned(bench, models, modular("copy")))
 
 
-def test_only_classes_of_the_libraries_are_taken_from_an_index(
+def test_modular_index_classes_of_other_libraries_are_refused(
     bench: Bench, models: Path, copy: Path
 ):
     spec = {"subfolder": "vae", "type_hint": ["os", "system"]}
@@ -343,7 +335,9 @@ def test_only_classes_of_the_libraries_are_taken_from_an_index(
     assert "os.system" in refused(bench, planned(bench, models, modular("copy")))
 
 
-def test_components_of_another_repository_are_the_same_ones(bench: Bench, models: Path, copy: Path):
+def test_modular_components_of_another_repository_are_shared(
+    bench: Bench, models: Path, copy: Path
+):
     """An index may put a model together of others: their components are held once."""
     for name in ("transformer", "vae"):
         shutil.rmtree(copy / name)
@@ -359,7 +353,7 @@ def test_components_of_another_repository_are_the_same_ones(bench: Bench, models
 
 
 @pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm. is deprecated:FutureWarning")
-def test_a_song_is_made_of_its_lyrics_also_where_its_models_take_turns(tmp_path: Path):
+def test_modular_song_is_made_with_and_without_offload(tmp_path: Path):
     build_minimax_music3(tmp_path / "tiny" / "song")
     song = modular(
         "song",

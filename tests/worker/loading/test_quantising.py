@@ -104,7 +104,7 @@ def held(bench: Bench, name: str) -> Any:
 
 
 @pytest.mark.parametrize("how", QUANTISED)
-def test_a_quantised_transformer_draws_warm_as_cold_and_is_counted_as_it_is_held(
+def test_quantised_transformer_is_equal_warm_and_cold_and_counted(
     how: str, flux: Path, bench: Bench
 ):
     whole = bench.run(document(quantised(flux, None)))
@@ -125,17 +125,13 @@ def test_a_quantised_transformer_draws_warm_as_cold_and_is_counted_as_it_is_held
 
 
 @pytest.mark.parametrize("how", ["nf4", "bnb-int8", "torchao-int8", "sdnq-uint4", "quanto-int8"])
-def test_a_text_encoder_of_transformers_is_quantised_by_the_same_names(
-    how: str, flux: Path, bench: Bench
-):
+def test_quantised_text_encoder_uses_same_names(how: str, flux: Path, bench: Bench):
     cold = bench.run(document(quantised(flux, how, "text_encoder_2")))
     assert held(bench, "text_encoder_2").component.hf_quantizer is not None
     assert same(cold, bench.run(document(quantised(flux, how, "text_encoder_2"))))
 
 
-def test_another_quantisation_is_another_component_and_the_same_one_is_not(
-    flux: Path, bench: Bench
-):
+def test_quantisation_is_part_of_the_key(flux: Path, bench: Bench):
     documents = {
         how: bench.plan(bench.write(document(quantised(flux, how)), how))
         for how in ("nf4", "sdnq-uint4")
@@ -153,7 +149,7 @@ def test_another_quantisation_is_another_component_and_the_same_one_is_not(
 
 
 @pytest.mark.parametrize("how", QUANTISED)
-def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: Path):
+def test_quantised_size_is_estimated_from_headers(how: str, tmp_path: Path):
     """Of a model most of whose weights are in layers that are quantised, as real ones are."""
     folder = tmp_path / "wide"
     wide = FluxTransformer2DModel(
@@ -171,7 +167,7 @@ def test_about_what_it_will_take_is_known_from_the_headers(how: str, tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["nf4", "torchao-int8", "sdnq-int8"])
-def test_a_lora_on_quantised_weights_leaves_nothing_behind(
+def test_lora_on_quantised_weights_leaves_no_trace(
     how: str, flux: Path, tmp_path: Path, bench: Bench
 ):
     build_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
@@ -185,9 +181,7 @@ def test_a_lora_on_quantised_weights_leaves_nothing_behind(
     assert same(adapted, bench.run(drawing))
 
 
-def test_a_lora_that_diffusers_cannot_put_on_packed_weights_says_what_would_do(
-    flux: Path, tmp_path: Path, bench: Bench
-):
+def test_lora_on_packed_weights_error_has_a_hint(flux: Path, tmp_path: Path, bench: Bench):
     build_lora(flux, tmp_path / "lora" / "drawing.safetensors", seed=1)
     lora = {"model_name": str(tmp_path / "lora"), "weight_name": "drawing.safetensors"}
     ended = bench.run(document(quantised(flux, "sdnq-uint4", loras=[lora]))).terminal
@@ -201,7 +195,7 @@ def test_a_lora_that_diffusers_cannot_put_on_packed_weights_says_what_would_do(
     assert same(again, bench.run(plain))
 
 
-def test_a_run_is_right_after_one_was_cancelled_in_a_quantised_denoiser(flux: Path, bench: Bench):
+def test_quantised_denoiser_is_intact_after_cancel(flux: Path, bench: Bench):
     wanted = document(quantised(flux, "sdnq-uint4"))
     cold = bench.run(wanted)
     bench.when = lambda event: (
@@ -225,9 +219,7 @@ def test_a_run_is_right_after_one_was_cancelled_in_a_quantised_denoiser(flux: Pa
         ("quanto-int8", "text_encoder_2"),
     ],
 )
-def test_a_cancel_is_obeyed_while_weights_are_quantised_and_leaves_nothing(
-    how: str, component: str, flux: Path, bench: Bench
-):
+def test_cancel_during_quantisation_ends_run(how: str, component: str, flux: Path, bench: Bench):
     wanted = document(quantised(flux, how, component))
     cold = bench.run(wanted)
     bench.free()
@@ -245,7 +237,7 @@ def test_a_cancel_is_obeyed_while_weights_are_quantised_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("how", [None, "nf4", "torchao-int8", "sdnq-uint4", "quanto-int8"])
-def test_a_load_may_be_broken_off_anywhere_and_the_next_one_is_whole(how: str | None, flux: Path):
+def test_interrupted_load_does_not_affect_the_next(how: str | None, flux: Path):
     part = flux_part(flux, "transformer", how)
     asked = 0
 
@@ -290,9 +282,7 @@ def flux_part(flux: Path, component: str, how: str | None) -> Part:
     return part_in(flux / component, source, wanted)
 
 
-def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_back(
-    flux: Path, tmp_path: Path
-):
+def test_quantised_weights_load_to_accelerator_and_move_to_ram(flux: Path, tmp_path: Path):
     device = Accelerator()
     bench = Bench(tmp_path, device)
     cold = bench.run(document(quantised(flux, "sdnq-uint4")))
@@ -307,9 +297,7 @@ def test_beside_an_accelerator_quantised_weights_land_on_it_and_go_to_ram_and_ba
 
 
 @pytest.mark.parametrize("how", ["nf4", "bnb-int8", "torchao-int8", "sdnq-uint4", "quanto-int8"])
-def test_beside_an_accelerator_quantised_weights_take_turns_with_the_others(
-    how: str, flux: Path, tmp_path: Path
-):
+def test_quantised_weights_are_offloaded_on_accelerator(how: str, flux: Path, tmp_path: Path):
     """Model offload brings each component back to RAM; the next run takes it from there."""
     bench = Bench(tmp_path, Accelerator())
     wanted = quantised(flux, how)
@@ -324,9 +312,7 @@ def test_beside_an_accelerator_quantised_weights_take_turns_with_the_others(
     assert same(apart, bench.run(bench.plan(bench.folder / "apart.json")))
 
 
-def test_what_was_quantised_before_it_was_published_is_loaded_as_it_is(
-    flux: Path, tmp_path: Path, bench: Bench
-):
+def test_prequantised_weights_are_loaded_as_they_are(flux: Path, tmp_path: Path, bench: Bench):
     whole = bench.run(document(quantised(flux, None)))
     bench.run(document(quantised(flux, "sdnq-uint4")))
     published = shutil.copytree(flux, tmp_path / "published")
@@ -344,7 +330,7 @@ def test_what_was_quantised_before_it_was_published_is_loaded_as_it_is(
     assert bench.run(document(quantised(published, "nf4"))).success.loaded == ()
 
 
-def test_weights_quantised_by_something_unknown_are_refused_by_its_name(flux: Path, tmp_path: Path):
+def test_unknown_quantiser_is_refused_by_name(flux: Path, tmp_path: Path):
     """Those of a model that was not on this machine when its workflow was planned."""
     published = shutil.copytree(flux / "transformer", tmp_path / "transformer")
     config = published / "config.json"
@@ -355,7 +341,7 @@ def test_weights_quantised_by_something_unknown_are_refused_by_its_name(flux: Pa
         part_in(published, source)
 
 
-def test_sdnq_optimize_is_left_aloud_where_there_is_no_gpu(
+def test_sdnq_optimize_is_skipped_with_warning_without_gpu(
     flux: Path, bench: Bench, caplog: pytest.LogCaptureFixture
 ):
     plain = bench.run(document(quantised(flux, "sdnq-uint4")))
@@ -370,7 +356,7 @@ def test_sdnq_optimize_is_left_aloud_where_there_is_no_gpu(
     assert error.hint == "Did you mean 'transformer'?"
 
 
-def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux: Path):
+def test_sdnq_matmul_is_part_of_the_key(flux: Path):
     """What a GPU is needed for is that it is worth it."""
     quantiser = QUANTISERS["SDNQConfig"]
     wanted = quantisation(quantiser, QUANTISED["sdnq-uint4"][1])
@@ -382,7 +368,7 @@ def test_weights_that_multiply_as_they_are_quantised_are_another_component(flux:
     assert all(layer.use_quantized_matmul for layer in layers)
 
 
-def test_no_code_of_the_hub_is_run_because_a_package_for_it_is_installed(
+def test_hub_kernels_are_not_run_if_their_package_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A `kernels` that would tell: bitsandbytes imports it on CPUs that have AVX512-BF16."""

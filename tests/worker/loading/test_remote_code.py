@@ -121,7 +121,7 @@ def refused(bench: Bench, models: Path, step: Document, *trusted: str) -> dict[s
         ({"trust_remote_code": True}, "trust_remote_code", "tiny/sd"),
     ],
 )
-def test_a_document_alone_cannot_have_code_run(
+def test_remote_code_is_refused_by_default(
     bench: Bench, models: Path, loading: Document, place: str, named: str
 ):
     assert f"--trust-remote-code {named}" in refused(bench, models, drawing(**loading))[place]
@@ -130,14 +130,12 @@ def test_a_document_alone_cannot_have_code_run(
 
 
 @pytest.mark.parametrize("named", ["lpw_stable_diffusion", "./code", "/tmp/code.py", "a/b/c", 7])
-def test_only_code_of_a_repository_can_be_allowed(bench: Bench, models: Path, named: Any):
+def test_remote_code_can_be_allowed_for_repositories_only(bench: Bench, models: Path, named: Any):
     wrong = refused(bench, models, drawing(custom_pipeline=named), CODE)
     assert "only that of a repository" in wrong["custom_pipeline"]
 
 
-def test_allowed_code_draws_with_the_components_of_any_pipeline(
-    bench: Bench, models: Path, code: Path
-):
+def test_allowed_remote_pipeline_uses_shared_components(bench: Bench, models: Path, code: Path):
     plain = bench.run(planned(bench, models, drawing()))
     darker = planned(bench, models, drawing(custom_pipeline=CODE), CODE)
     drawn = bench.run(darker)
@@ -150,7 +148,7 @@ def test_allowed_code_draws_with_the_components_of_any_pipeline(
     assert (pixels(again)[0] == pixels(plain)[0] // 4).all(), "the old code's result was remembered"
 
 
-def test_code_that_cannot_be_run_is_a_sentence(bench: Bench, models: Path, code: Path):
+def test_broken_remote_code_is_a_sentence(bench: Bench, models: Path, code: Path):
     (code / "how.py").write_text("import a_package_that_nobody_has\n")
     plan = planned(bench, models, drawing(custom_pipeline=CODE), CODE)
     failed = bench.run(plan).terminal
@@ -159,7 +157,7 @@ def test_code_that_cannot_be_run_is_a_sentence(bench: Bench, models: Path, code:
     assert "a_package_that_nobody_has" in failed.error.hint
 
 
-def test_allowed_blocks_of_a_repository_are_run(bench: Bench, models: Path):
+def test_allowed_remote_blocks_are_run(bench: Bench, models: Path):
     drawn = bench.run(planned(bench, models, blocks(trust_remote_code=True), "tiny/flux"))
     assert (pixels(drawn)[0] == 0).all()
     refused_ = bench.run(planned(bench, models, blocks(), "tiny/flux")).terminal
@@ -173,14 +171,12 @@ def blocks(**loading: Any) -> Document:
     return drawn
 
 
-def test_the_environment_allows_repositories():
+def test_remote_code_is_allowed_by_environment():
     settings = Settings.from_environment({"DW_TRUST_REMOTE_CODE": "a/b c/d"})
     assert settings.paths.trusted_code == ("a/b", "c/d")
 
 
-def test_what_a_pipeline_draws_beside_its_generator_comes_of_the_seed_too(
-    bench: Bench, models: Path
-):
+def test_global_random_numbers_follow_the_seed(bench: Bench, models: Path):
     code = models / "somebody" / "drawing"
     code.mkdir(parents=True)
     (code / "pipeline.py").write_text(DRAWING)

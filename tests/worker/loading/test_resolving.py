@@ -50,7 +50,7 @@ class Tensor:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_constructor_is_that_of_the_class(name: str):
+def test_resolved_constructor_matches_class(name: str):
     real, read = _shape_of(getattr(diffusers, name)), constructor(name)
     assert read is not None
     assert list(read.parameters.items()) == list(real.parameters.items())
@@ -58,7 +58,7 @@ def test_constructor_is_that_of_the_class(name: str):
 
 
 @pytest.mark.parametrize("automatic", AUTOMATIC)
-def test_automatic_class_is_the_one_that_diffusers_chooses(automatic: str):
+def test_resolved_auto_class_matches_diffusers(automatic: str):
     # It imports the pipelines of every family.
     from diffusers.pipelines import auto_pipeline
 
@@ -78,7 +78,7 @@ def test_automatic_class_is_the_one_that_diffusers_chooses(automatic: str):
         ("AutoModelForZeroShotObjectDetection", "GroundingDinoConfig"),
     ],
 )
-def test_model_class_is_the_one_behind_its_auto_class(automatic: str, config_class: str):
+def test_resolved_model_class_matches_auto_class(automatic: str, config_class: str):
     config = getattr(transformers, config_class)()
     mapping = getattr(transformers, automatic)._model_mapping
     found = model_class(automatic, {"model_type": config.model_type})
@@ -86,14 +86,14 @@ def test_model_class_is_the_one_behind_its_auto_class(automatic: str, config_cla
     assert model_class(automatic, {"model_type": "none"}) is None
 
 
-def test_single_file_classes_have_the_folders_of_diffusers_own_table():
+def test_single_file_folders_match_diffusers():
     real = {
         name: how.get("default_subfolder", "") for name, how in SINGLE_FILE_LOADABLE_CLASSES.items()
     }
     assert single_file_classes() == real
 
 
-def test_models_are_told_from_what_has_no_weights():
+def test_models_are_distinguished_from_components_without_weights():
     for name, place in public_classes("diffusers").items():
         found = getattr(diffusers, name, None)
         if place.kind in ("model", "scheduler") and hasattr(found, "from_pretrained"):
@@ -116,13 +116,13 @@ def test_models_are_told_from_what_has_no_weights():
     ],
     ids=lambda shapes: next(iter(shapes), "nothing"),
 )
-def test_published_model_is_the_one_that_diffusers_tells(shapes: dict[str, tuple[int, ...]]):
+def test_single_file_model_matches_diffusers(shapes: dict[str, tuple[int, ...]]):
     real = fetch_diffusers_config({name: Tensor(*shape) for name, shape in shapes.items()})
     found = published_model(shapes)
     assert found == Published(real["pretrained_model_name_or_path"], real.get("subfolder") or "")
 
 
-def test_tensors_that_diffusers_cannot_tell_are_an_error():
+def test_unknown_single_file_tensors_are_an_error():
     half_of_it = "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias"
     with pytest.raises(ValueError, match="no published model"):
         published_model({half_of_it: (9216,)})

@@ -27,19 +27,17 @@ def scheduler(bench: Bench, kind: str = "", **changes: Any) -> Any:
     return bench.assembled(document(wanted)).scheduler
 
 
-def test_the_models_own_scheduler_is_used_unless_the_document_says_otherwise(
-    bench: Bench, model: Path
-):
+def test_scheduler_defaults_to_the_model(bench: Bench, model: Path):
     assert type(scheduler(bench)) is diffusers.PNDMScheduler
 
 
-def test_another_class_takes_over_the_models_settings(bench: Bench, model: Path):
+def test_scheduler_class_change_keeps_model_settings(bench: Bench, model: Path):
     changed = scheduler(bench, configuration={"scheduler_type": "EulerDiscreteScheduler"})
     assert type(changed) is diffusers.EulerDiscreteScheduler
     assert changed.config.beta_end == scheduler(bench).config.beta_end != 0.02
 
 
-def test_settings_of_the_document_win_over_the_models(bench: Bench, model: Path):
+def test_scheduler_settings_of_document_override_model(bench: Bench, model: Path):
     changed = scheduler(
         bench,
         configuration={"scheduler_type": "EulerDiscreteScheduler"},
@@ -51,7 +49,7 @@ def test_settings_of_the_document_win_over_the_models(bench: Bench, model: Path)
     assert (type(kept), kept.config.beta_end) == (diffusers.PNDMScheduler, 0.25)
 
 
-def test_shift_moves_the_noise_of_a_flow_matching_scheduler(bench: Bench, tmp_path: Path):
+def test_scheduler_shift_is_applied(bench: Bench, tmp_path: Path):
     kind = flow_matching(tmp_path)
     sigmas = {}
     for shift in (None, 1.0, 9.0):
@@ -62,13 +60,13 @@ def test_shift_moves_the_noise_of_a_flow_matching_scheduler(bench: Bench, tmp_pa
     assert (sigmas[1.0][1:-1] < sigmas[None][1:-1]).all()
 
 
-def test_shift_on_a_scheduler_without_one_is_refused_with_its_place(bench: Bench, model: Path):
+def test_scheduler_without_shift_is_refused(bench: Bench, model: Path):
     error = bench.refused(document(step(model="model", blocks={"scheduler": {"shift": 3.0}})))
     assert error.message == "The scheduler PNDMScheduler has no shift."
     assert "steps[0].pipeline.scheduler" in error.hint
 
 
-def test_every_run_has_a_scheduler_of_its_own(bench: Bench, tmp_path: Path):
+def test_scheduler_is_private_to_a_run(bench: Bench, tmp_path: Path):
     """PNDM keeps the last model outputs: with one scheduler for all, runs would see each other."""
     changed = {
         "configuration": {"scheduler_type": "PNDMScheduler"},
@@ -86,9 +84,7 @@ def test_every_run_has_a_scheduler_of_its_own(bench: Bench, tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
-def test_the_scheduler_of_the_sound_is_changed_apart_from_that_of_the_film(
-    bench: Bench, tmp_path: Path
-):
+def test_audio_scheduler_is_changed_separately(bench: Bench, tmp_path: Path):
     from tests.standins import build_minimax_h3
 
     build_minimax_h3(tmp_path / "h3")
@@ -101,7 +97,7 @@ def test_the_scheduler_of_the_sound_is_changed_apart_from_that_of_the_film(
     assert pipeline.scheduler.shift != 5.0
 
 
-def test_a_scheduler_that_a_pipeline_does_not_have_is_told(bench: Bench, model: Path):
+def test_missing_scheduler_is_reported(bench: Bench, model: Path):
     wanted = step(model="model", loading=NO_CHECKER, blocks={"audio_scheduler": {"shift": 5.0}})
     error = bench.refused(document(wanted))
     assert error.message == "The pipeline of 'model' has no audio_scheduler to change."

@@ -35,7 +35,7 @@ def reusing(first: Path, second: Path, *names: str) -> Document:
     )
 
 
-def test_a_reused_component_is_the_other_models(bench: Bench, tiny: Path, other: Path):
+def test_reused_component_comes_from_the_other_step(bench: Bench, tiny: Path, other: Path):
     ran = bench.run(reusing(tiny, other, "unet", "vae"))
     own = bench.run(document(step("first", tiny), step("second", other), id="own"))
     assert not any(
@@ -47,15 +47,13 @@ def test_a_reused_component_is_the_other_models(bench: Bench, tiny: Path, other:
     assert np.array_equal(first, pixels(own)[0])
 
 
-def test_with_everything_reused_the_other_model_decides_nothing(
-    bench: Bench, tiny: Path, other: Path
-):
+def test_reusing_all_components_ignores_own_model(bench: Bench, tiny: Path, other: Path):
     names = ("unet", "vae", "text_encoder", "safety_checker")
     first, second = pixels(bench.run(reusing(tiny, other, *names)))
     assert np.array_equal(first, second)
 
 
-def test_warm_equals_cold_with_a_reused_component(bench: Bench, tiny: Path, other: Path):
+def test_reused_component_is_equal_warm_and_cold(bench: Bench, tiny: Path, other: Path):
     wanted = reusing(tiny, other, "unet")
     cold = bench.run(wanted)
     bench.run(bench.write(document(step("second", other), id="own"), "own"))
@@ -64,16 +62,14 @@ def test_warm_equals_cold_with_a_reused_component(bench: Bench, tiny: Path, othe
     assert same(cold, warm)
 
 
-def test_a_remembered_result_is_not_that_of_the_models_own_component(
-    bench: Bench, tiny: Path, other: Path
-):
+def test_reused_component_changes_the_result_key(bench: Bench, tiny: Path, other: Path):
     own = bench.run(document(step("first", tiny), step("second", other), id="own"), fresh=False)
     reused = bench.run(reusing(tiny, other, "unet"), fresh=False)
     assert not np.array_equal(pixels(own)[1], pixels(reused)[1])
     assert same(reused, bench.run(reusing(tiny, other, "unet"), fresh=False))
 
 
-def test_a_component_the_pipeline_does_not_take_is_told(bench: Bench, tiny: Path):
+def test_reused_component_unknown_to_pipeline_is_reported(bench: Bench, tiny: Path):
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     sizes: Any = {"sample_size": 8, "block_out_channels": (8,), "norm_num_groups": 4}
@@ -91,7 +87,7 @@ def test_a_component_the_pipeline_does_not_take_is_told(bench: Bench, tiny: Path
 # --- a pipeline called again ---------------------------------------------------------------------
 
 
-def test_a_pipeline_called_again_draws_as_a_step_of_its_own_would(bench: Bench):
+def test_reused_pipeline_draws_like_a_separate_step(bench: Bench):
     again = {"prompt": "a blue square", "num_inference_steps": 2}
     reference = {
         "name": "again",
@@ -107,7 +103,7 @@ def test_a_pipeline_called_again_draws_as_a_step_of_its_own_would(bench: Bench):
 # --- release -------------------------------------------------------------------------------------
 
 
-def test_a_released_pipeline_leaves_after_its_step(bench: Bench):
+def test_released_pipeline_is_dropped_after_its_step(bench: Bench):
     before = bench.run(PLAIN)
     ran = bench.run(document(step() | {"release_pipeline": True}, id="releasing"))
     assert titles(bench) == set()
@@ -120,7 +116,7 @@ def test_a_released_pipeline_leaves_after_its_step(bench: Bench):
     assert same(before, after)
 
 
-def test_what_a_later_step_needs_stays(bench: Bench, tiny: Path, other: Path):
+def test_released_components_needed_later_stay(bench: Bench, tiny: Path, other: Path):
     wanted = reusing(tiny, other, "unet")
     wanted["steps"][0]["release_pipeline"] = True
     ran = bench.run(wanted)
@@ -130,7 +126,7 @@ def test_what_a_later_step_needs_stays(bench: Bench, tiny: Path, other: Path):
     assert same(ran, Bench(bench.folder).run(reusing(tiny, other, "unet")))
 
 
-def test_what_is_pinned_stays(bench: Bench):
+def test_released_pinned_components_stay(bench: Bench):
     bench.run(PLAIN)
     (vae,) = (e.key for e in bench.runner.residency.entries if e.title.startswith("vae"))
     bench.runner.pin(PinComponent(request_id="pin", key=vae, pinned=True))

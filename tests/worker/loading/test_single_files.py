@@ -57,7 +57,7 @@ def transformer(bench: Bench) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-def test_a_gguf_file_draws_warm_as_cold_and_is_held_as_it_lies(
+def test_gguf_file_is_equal_warm_and_cold_and_held_quantised(
     kind: str, flux: Path, tmp_path: Path, bench: Bench
 ):
     file = tmp_path / f"flux-{kind}.gguf"
@@ -75,9 +75,7 @@ def test_a_gguf_file_draws_warm_as_cold_and_is_held_as_it_lies(
     assert same(cold, bench.run(wanted))
 
 
-def test_the_same_weights_in_a_file_and_in_a_folder_draw_the_same(
-    flux: Path, tmp_path: Path, bench: Bench
-):
+def test_single_file_draws_same_as_folder(flux: Path, tmp_path: Path, bench: Bench):
     file = shutil.copy(flux / "transformer" / WEIGHTS, tmp_path / "flux.safetensors")
     whole = bench.run(bench.plan(bench.write(document(drawing(flux, None)), "whole")))
     wanted = bench.plan(bench.write(document(drawing(flux, file)), "file"))
@@ -91,9 +89,7 @@ def test_the_same_weights_in_a_file_and_in_a_folder_draw_the_same(
     assert transformer(bench).origin.is_whole
 
 
-def test_weights_of_a_file_in_another_dtype_are_kept_converted(
-    flux: Path, tmp_path: Path, bench: Bench
-):
+def test_single_file_weights_are_converted_and_cached(flux: Path, tmp_path: Path, bench: Bench):
     file = shutil.copy(flux / "transformer" / WEIGHTS, tmp_path / "flux.safetensors")
     block = document(drawing(flux, file, torch_dtype="torch.bfloat16"))
     block["steps"][0]["pipeline"]["from_pretrained_arguments"]["torch_dtype"] = "torch.bfloat16"
@@ -105,7 +101,7 @@ def test_weights_of_a_file_in_another_dtype_are_kept_converted(
     assert same(cold, bench.run(block))
 
 
-def test_a_file_says_whose_configuration_it_has(flux: Path, tmp_path: Path, bench: Bench):
+def test_single_file_config_can_be_set(flux: Path, tmp_path: Path, bench: Bench):
     """Of two models that differ in their configuration alone, the one that is named."""
     other = tmp_path / "schnell"
     build_flux(other, guidance_embeds=False)
@@ -117,9 +113,7 @@ def test_a_file_says_whose_configuration_it_has(flux: Path, tmp_path: Path, benc
     assert "transformer" in error.message
 
 
-def test_weights_that_may_hold_code_are_read_where_the_operator_allows_it(
-    flux: Path, tmp_path: Path, bench: Bench
-):
+def test_pickled_single_file_is_read_only_if_allowed(flux: Path, tmp_path: Path, bench: Bench):
     file = tmp_path / "flux.ckpt"
     torch.save({"state_dict": load_file(flux / "transformer" / WEIGHTS)}, file)
     path = bench.write(document(drawing(flux, file)))
@@ -128,7 +122,7 @@ def test_weights_that_may_hold_code_are_read_where_the_operator_allows_it(
     assert same(drawn, bench.run(document(drawing(flux, None))))
 
 
-def test_code_in_weights_is_not_run_even_then(flux: Path, tmp_path: Path, bench: Bench):
+def test_code_in_pickled_weights_is_never_run(flux: Path, tmp_path: Path, bench: Bench):
     class Harm:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "harmed",)
@@ -162,9 +156,7 @@ def from_checkpoint(checkpoint: Path, **loading: Any) -> Document:
     return document(wanted)
 
 
-def test_a_whole_pipeline_in_one_file_draws_what_it_draws_from_its_folders(
-    checkpoint: Path, tiny: Path, bench: Bench
-):
+def test_single_file_pipeline_draws_same_as_folders(checkpoint: Path, tiny: Path, bench: Bench):
     folders = document(step(model=tiny, loading={"safety_checker": None}))
     apart = bench.run(bench.plan(bench.write(folders, "folders")))
     wanted = bench.plan(bench.write(from_checkpoint(checkpoint, config=str(tiny)), "file"))
@@ -177,7 +169,7 @@ def test_a_whole_pipeline_in_one_file_draws_what_it_draws_from_its_folders(
     assert same(cold, bench.run(wanted))
 
 
-def test_a_pipeline_in_one_file_may_have_components_of_its_own_and_share_them(
+def test_single_file_pipeline_mixes_and_shares_components(
     checkpoint: Path, tiny: Path, bench: Bench
 ):
     wanted = from_checkpoint(checkpoint, config=str(tiny))
@@ -190,7 +182,7 @@ def test_a_pipeline_in_one_file_may_have_components_of_its_own_and_share_them(
     assert "unet of tiny.safetensors (float32)" in loaded
 
 
-def test_whose_file_it_is_is_told_by_its_tensors(checkpoint: Path, tiny: Path, bench: Bench):
+def test_single_file_config_is_inferred_from_tensors(checkpoint: Path, tiny: Path, bench: Bench):
     """A Stable Diffusion 1, whose configuration is looked for in the folders of models first."""
     models = bench.folder / "models"
     shutil.copytree(tiny, models / "stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -200,7 +192,7 @@ def test_whose_file_it_is_is_told_by_its_tensors(checkpoint: Path, tiny: Path, b
     assert same(bench.run(plan), bench.run(named))
 
 
-def test_without_its_configuration_the_sentence_says_whose_it_needs(checkpoint: Path, bench: Bench):
+def test_single_file_without_config_names_the_missing_one(checkpoint: Path, bench: Bench):
     asked: list[str] = []
 
     def bring(model: Wanted) -> None:

@@ -212,9 +212,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", STEPS)
-def test_files_are_brought_that_are_loaded_and_no_others(
-    case: str, repositories: Path, tmp_path: Path
-):
+def test_wanted_files_are_exactly_those_loaded(case: str, repositories: Path, tmp_path: Path):
     cache = Cache(repositories, tmp_path / "cache")
     bring_all(plan_of(document(*STEPS[case]), tmp_path), cache.bring, cache.place)
     assert cache.brought == FILES[case]

@@ -100,7 +100,7 @@ def frames(finished: Finished) -> list[np.ndarray]:
 # Schedulers of diffusers make their tables in a way numpy 2 has deprecated.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("stem", "dtype"), [*itertools.product(STANDINS, DTYPES), *MIXED])
-def test_what_was_freed_comes_back_the_same_to_the_last_bit(stem: str, dtype: str, tmp_path: Path):
+def test_freed_weights_reload_bit_identical(stem: str, dtype: str, tmp_path: Path):
     STANDINS[stem](tmp_path / "model")
     bench = Bench(tmp_path)
     first = bench.run(drawing(stem, dtype))
@@ -136,7 +136,7 @@ def component(bench: Bench, name: str) -> Any:
     return entry.component
 
 
-def test_coming_back_is_a_load_and_told_as_one(bench: Bench, model: Path):
+def test_reload_is_reported_as_a_load(bench: Bench, model: Path):
     first = bench.run(plain())
     bench.free()
     again = bench.run(plain())
@@ -146,7 +146,7 @@ def test_coming_back_is_a_load_and_told_as_one(bench: Bench, model: Path):
     assert same(first, again)
 
 
-def test_one_that_was_dropped_comes_back_into_its_shell(bench: Bench, model: Path):
+def test_dropped_component_reloads_into_its_shell(bench: Bench, model: Path):
     first = bench.run(plain())
     unet = component(bench, "unet")
     (key,) = [e.key for e in bench.runner.residency.entries if e.component is unet]
@@ -157,7 +157,7 @@ def test_one_that_was_dropped_comes_back_into_its_shell(bench: Bench, model: Pat
     assert same(first, again)
 
 
-def test_tokenizers_are_kept_when_memory_is_freed(bench: Bench, model: Path):
+def test_tokenizers_stay_when_memory_is_freed(bench: Bench, model: Path):
     bench.run(plain())
     tokenizer = component(bench, "tokenizer")
     bench.free()
@@ -165,9 +165,7 @@ def test_tokenizers_are_kept_when_memory_is_freed(bench: Bench, model: Path):
     assert component(bench, "tokenizer") is tokenizer
 
 
-def test_files_that_have_changed_do_not_come_back_into_the_shell_of_the_old(
-    bench: Bench, model: Path
-):
+def test_changed_files_do_not_reload_into_the_old_shell(bench: Bench, model: Path):
     first = bench.run(plain())
     unet = component(bench, "unet")
     bench.free()
@@ -180,7 +178,7 @@ def test_files_that_have_changed_do_not_come_back_into_the_shell_of_the_old(
     assert not same(first, again)
 
 
-def test_a_module_that_something_was_added_to_is_not_kept(bench: Bench, model: Path):
+def test_changed_module_is_not_kept_as_shell(bench: Bench, model: Path):
     first = bench.run(plain())
     unet = component(bench, "unet")
     unet.conv_in.register_parameter("adapter", torch.nn.Parameter(torch.zeros(3)))
@@ -189,16 +187,14 @@ def test_a_module_that_something_was_added_to_is_not_kept(bench: Bench, model: P
     assert component(bench, "unet") is not unet
 
 
-def test_a_module_in_another_dtype_than_it_was_loaded_in_comes_back_in_its_own(
-    bench: Bench, model: Path
-):
+def test_recast_module_reloads_in_its_own_dtype(bench: Bench, model: Path):
     first = bench.run(plain())
     component(bench, "vae").to(torch.bfloat16)
     bench.free()
     assert same(first, bench.run(plain()))
 
 
-def test_what_is_in_no_file_stays_in_the_shell(bench: Bench, model: Path):
+def test_weights_in_no_file_stay_in_the_shell(bench: Bench, model: Path):
     bench.run(plain())
     module = component(bench, "unet")
     own = torch.nn.Parameter(module.conv_in.bias.detach().clone())
@@ -211,7 +207,7 @@ def test_what_is_in_no_file_stays_in_the_shell(bench: Bench, model: Path):
     assert torch.equal(module.conv_in.bias, own)
 
 
-def test_files_are_known_by_what_they_are_and_not_by_their_names(bench: Bench, model: Path):
+def test_shell_files_are_known_by_identity(bench: Bench, model: Path):
     """So the hub's cache lays them out: names are links to files that are called by a hash."""
     blobs = model / "blobs"
     blobs.mkdir()
@@ -223,7 +219,7 @@ def test_files_are_known_by_what_they_are_and_not_by_their_names(bench: Bench, m
         assert entry.file_backed_bytes == entry.weight_bytes
 
 
-def test_a_film_that_was_cancelled_leaves_no_frames_in_the_shell(tmp_path: Path):
+def test_cancelled_video_leaves_no_frames_in_the_shell(tmp_path: Path):
     STANDINS["wan21-t2v"](tmp_path / "model")
     bench = Bench(tmp_path)
     film = drawing("wan21-t2v", "float32")
@@ -240,7 +236,7 @@ def test_a_film_that_was_cancelled_leaves_no_frames_in_the_shell(tmp_path: Path)
 # --- nothing is loaded ----------------------------------------------------------------------------
 
 
-def test_a_warm_run_reads_nothing_and_touches_no_new_memory_for_weights(bench: Bench, model: Path):
+def test_warm_run_reads_no_weights(bench: Bench, model: Path):
     """Until the denoiser is called: what computing takes is no part of loading."""
     unet = UNet2DConditionModel(
         sample_size=8,

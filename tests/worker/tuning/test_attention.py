@@ -45,9 +45,7 @@ def drawn(flux: Path, **configuration: Any) -> Document:
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=lambda cache: str(cache["type"]))
-def test_a_cache_is_there_for_one_run_and_gone_after_it(
-    bench: Bench, flux: Path, cache: dict[str, Any]
-):
+def test_denoiser_cache_is_on_for_one_run_only(bench: Bench, flux: Path, cache: dict[str, Any]):
     before = bench.run(bench.write(drawn(flux), "plain"))
     cached = bench.run(bench.write(drawn(flux, cache=cache), "cached"))
     after = bench.run(bench.write(drawn(flux), "plain"))
@@ -59,13 +57,13 @@ def test_a_cache_is_there_for_one_run_and_gone_after_it(
     assert same(cached, Bench(bench.folder).run(drawn(flux, cache=cache)))
 
 
-def test_a_remembered_result_knows_whether_it_was_cached(bench: Bench, flux: Path):
+def test_denoiser_cache_changes_the_result_key(bench: Bench, flux: Path):
     plain = bench.run(drawn(flux), fresh=False)
     cached = bench.run(drawn(flux, cache=CACHES[0]), fresh=False)
     assert not same(plain, cached)
 
 
-def test_a_run_cancelled_under_a_cache_leaves_nothing_of_it(bench: Bench, flux: Path):
+def test_cancelled_run_leaves_no_denoiser_cache(bench: Bench, flux: Path):
     before, cached = bench.run(drawn(flux)), bench.run(drawn(flux, cache=CACHES[0]))
 
     def cancel_while_denoising(event: Event) -> None:
@@ -79,7 +77,7 @@ def test_a_run_cancelled_under_a_cache_leaves_nothing_of_it(bench: Bench, flux: 
     assert same(cached, bench.run(drawn(flux, cache=CACHES[0])))
 
 
-def test_a_denoiser_without_a_cache_is_told(bench: Bench):
+def test_denoiser_without_cache_is_reported(bench: Bench):
     wanted = step()
     wanted["pipeline"]["configuration"]["cache"] = {"type": "first_block"}
     ended = bench.run(document(wanted)).terminal
@@ -87,7 +85,7 @@ def test_a_denoiser_without_a_cache_is_told(bench: Bench):
     assert ended.error.message == "The denoiser of StableDiffusionPipeline has no cache."
 
 
-def test_a_cache_of_a_kind_that_there_is_not_is_told(bench: Bench, flux: Path):
+def test_unknown_cache_type_is_reported(bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
         bench.plan(drawn(flux, cache={"type": "sea"}))
     (problem,) = caught.value.problems
@@ -106,7 +104,7 @@ def test_a_cache_of_a_kind_that_there_is_not_is_told(bench: Bench, flux: Path):
         ),
     ],
 )
-def test_options_of_a_cache_are_checked_while_planning(
+def test_cache_options_are_checked_while_planning(
     bench: Bench, flux: Path, cache: dict[str, Any], message: str
 ):
     with pytest.raises(InvalidWorkflow) as caught:
@@ -116,7 +114,7 @@ def test_options_of_a_cache_are_checked_while_planning(
     assert problem.message.startswith(message)
 
 
-def test_a_cache_of_another_denoiser_is_told(bench: Bench, flux: Path):
+def test_cache_of_another_denoiser_is_reported(bench: Bench, flux: Path):
     ended = bench.run(drawn(flux, cache={"type": "text_kv"})).terminal
     assert ended.type == "run_failed"
     assert ended.error.message == (
@@ -124,7 +122,7 @@ def test_a_cache_of_another_denoiser_is_told(bench: Bench, flux: Path):
     )
 
 
-def test_a_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path):
+def test_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path):
     plain, cached = drawn(flux), drawn(flux, cache=CACHES[0])
     bench.run(bench.write(plain, "plain"))
     (denoiser,) = (e.component for e in bench.runner.residency.entries if "transformer" in e.title)
@@ -144,7 +142,7 @@ def test_a_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
-def test_the_keys_of_a_text_are_computed_once_and_nothing_else_changes():
+def test_text_kv_cache_computes_keys_once():
     torch.manual_seed(0)
     denoiser = NucleusMoEImageTransformer2DModel(
         patch_size=1,
@@ -194,7 +192,7 @@ def assembled(bench: Bench, wanted: Document) -> tuple[Any, Any]:
     return planned, assemble(planned, find_parts(planned), held)
 
 
-def test_a_backend_is_set_around_the_step_and_the_processs_own_is_back(bench: Bench, flux: Path):
+def test_attention_backend_is_restored_after_the_step(bench: Bench, flux: Path):
     before = _AttentionBackendRegistry._active_backend
     planned, pipeline = assembled(bench, drawn(flux, attention_backend="_native_math"))
     with tuned(pipeline, planned, Device("cpu")):
@@ -202,21 +200,19 @@ def test_a_backend_is_set_around_the_step_and_the_processs_own_is_back(bench: Be
     assert _AttentionBackendRegistry._active_backend == before
 
 
-def test_a_backend_leaves_the_next_run_as_it_was(bench: Bench, flux: Path):
+def test_attention_backend_does_not_affect_next_run(bench: Bench, flux: Path):
     before = bench.run(bench.write(drawn(flux), "plain"))
     bench.run(bench.write(drawn(flux, attention_backend="_native_math"), "math"))
     assert same(before, bench.run(bench.write(drawn(flux), "plain")))
 
 
-def test_a_backend_whose_package_is_missing_is_told(bench: Bench, flux: Path):
+def test_attention_backend_without_package_is_reported(bench: Bench, flux: Path):
     ended = bench.run(drawn(flux, attention_backend="_flash_3")).terminal
     assert ended.type == "run_failed"
     assert ended.error.message == "The attention backend '_flash_3' cannot be used here."
 
 
-def test_a_backend_whose_package_pip_can_add_is_told_before_anything_loads(
-    bench: Bench, flux: Path
-):
+def test_attention_backend_without_package_is_reported_before_loading(bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
         bench.plan(drawn(flux, attention_backend="sage"))
     (problem,) = caught.value.problems
@@ -224,7 +220,7 @@ def test_a_backend_whose_package_pip_can_add_is_told_before_anything_loads(
     assert problem.message == "'sage' needs sageattention, which is not installed."
 
 
-def test_instead_of_a_backend_that_is_code_of_the_hub_torchs_own_is_used(bench: Bench, flux: Path):
+def test_attention_backend_from_hub_kernels_is_replaced(bench: Bench, flux: Path):
     plan = bench.plan(drawn(flux, attention_backend="flash_hub"))
     (planned,) = plan.steps
     assert isinstance(planned, PipelineStep)
@@ -238,7 +234,7 @@ def processing(name: str) -> Document:
     return document(wanted, id="processing")
 
 
-def test_processors_are_there_inside_and_the_models_own_after(bench: Bench):
+def test_attention_processors_are_restored_after_the_step(bench: Bench):
     name = "diffusers.models.attention_processor.AttnProcessor"
     planned, pipeline = assembled(bench, processing(name))
     own = dict(pipeline.unet.attn_processors)
@@ -248,7 +244,7 @@ def test_processors_are_there_inside_and_the_models_own_after(bench: Bench):
     assert pipeline.unet.attn_processors == own
 
 
-def test_only_known_processors_may_be_named(bench: Bench):
+def test_unknown_attention_processors_are_refused(bench: Bench):
     with pytest.raises(InvalidWorkflow) as caught:
         bench.plan(processing("os.AttnProcessor"))
     (problem,) = caught.value.problems

@@ -61,7 +61,7 @@ def tuned_step(bench: Bench, **tunings: Tuning) -> PipelineStep:
     return planned.model_copy(update={"tunings": tunings})
 
 
-def test_slices_of_attention_change_no_pixel_and_leave_nothing(bench: Bench):
+def test_attention_slicing_changes_no_pixel_and_leaves_no_trace(bench: Bench):
     before = pixels(bench.run(PLAIN))[0]
     wanted = configured(enable_attention_slicing=True)
     planned, pipeline = assembled(bench, wanted)
@@ -75,7 +75,7 @@ def test_slices_of_attention_change_no_pixel_and_leave_nothing(bench: Bench):
     assert np.array_equal(before, pixels(bench.run(PLAIN))[0])
 
 
-def test_a_transformers_processors_are_there_inside_and_its_own_after(bench: Bench, flux: Path):
+def test_attention_processors_of_transformer_are_restored(bench: Bench, flux: Path):
     name = "diffusers.models.transformers.transformer_flux.FluxAttnProcessor"
     planned, pipeline = assembled(bench, with_flux(flux, transformer={"attn_processor_type": name}))
     own = pipeline.transformer.attn_processors
@@ -86,7 +86,7 @@ def test_a_transformers_processors_are_there_inside_and_its_own_after(bench: Ben
     assert pipeline.transformer.attn_processors == own
 
 
-def test_a_backend_of_one_component_is_that_of_no_other(bench: Bench, flux: Path):
+def test_component_attention_backend_affects_that_component_only(bench: Bench, flux: Path):
     before = _AttentionBackendRegistry._active_backend
     components = {"transformer": {"attention_backend": "_native_math"}}
     planned, pipeline = assembled(bench, with_flux(flux, components=components))
@@ -101,7 +101,7 @@ def test_a_backend_of_one_component_is_that_of_no_other(bench: Bench, flux: Path
     assert backends() == own == {None}
 
 
-def test_a_backend_of_a_component_whose_package_is_missing_is_told(bench: Bench, flux: Path):
+def test_component_attention_backend_without_package_is_reported(bench: Bench, flux: Path):
     components = {"transformer": {"attention_backend": "_flash_3"}}
     ended = bench.run(with_flux(flux, components=components)).terminal
     assert ended.type == "run_failed"
@@ -109,7 +109,7 @@ def test_a_backend_of_a_component_whose_package_is_missing_is_told(bench: Bench,
     assert ended.error.message == message
 
 
-def test_chunks_change_nothing_and_are_gone_after_the_step(bench: Bench):
+def test_forward_chunking_changes_nothing_and_is_undone(bench: Bench):
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(
         sample_size=8,
@@ -139,14 +139,14 @@ def test_chunks_change_nothing_and_are_gone_after_the_step(bench: Bench):
     assert [(block._chunk_size, block._chunk_dim) for block in blocks] == own
 
 
-def test_a_denoiser_without_chunks_is_told(bench: Bench):
+def test_denoiser_without_forward_chunking_is_reported(bench: Bench):
     ended = bench.run(configured(unet={"enable_forward_chunking": True})).terminal
     assert ended.type == "run_failed"
     assert ended.error.message == "A UNet2DConditionModel has no forward chunking."
     assert ended.error.hint == ("Remove what asks for it from steps[0].pipeline.configuration.")
 
 
-def test_the_sizes_of_tiles_are_those_of_the_step(bench: Bench):
+def test_tile_sizes_apply_to_the_step(bench: Bench):
     vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
     own = {name: value for name, value in vars(vae).items() if "tile" in name or "tiling" in name}
     tuning = Tuning(tiling={"tile_sample_min_height": 64})
@@ -157,7 +157,7 @@ def test_the_sizes_of_tiles_are_those_of_the_step(bench: Bench):
     assert vae.use_tiling is False
 
 
-def test_a_module_that_a_component_does_not_have_is_told(bench: Bench):
+def test_unknown_module_of_component_is_reported(bench: Bench):
     tuning = Tuning(attention_backend="native")
     pipeline = SimpleNamespace(unet=torch.nn.Sequential(torch.nn.Linear(1, 1)))
     wanted = tuned_step(bench).model_copy(update={"tunings": {"unet.down": tuning}})
@@ -165,7 +165,7 @@ def test_a_module_that_a_component_does_not_have_is_told(bench: Bench):
         using_component_settings(pipeline, wanted).__enter__()
 
 
-def test_a_remembered_result_knows_how_it_was_computed(bench: Bench):
+def test_component_settings_change_the_result_key(bench: Bench):
     plain = bench.run(PLAIN, fresh=False)
     sliced = bench.run(configured(enable_attention_slicing=True), fresh=False)
     assert sliced.success.made_at is None
@@ -175,7 +175,7 @@ def test_a_remembered_result_knows_how_it_was_computed(bench: Bench):
 # --- places --------------------------------------------------------------------------------------
 
 
-def test_sequential_offload_leaves_alone_what_it_is_told_to_and_no_other_pipelines(bench: Bench):
+def test_sequential_offload_exclusions_affect_one_pipeline_only(bench: Bench):
     own = list(StableDiffusionPipeline._exclude_from_cpu_offload)
     planned, pipeline = assembled(
         bench, configured(offload="sequential", exclude_from_cpu_offload=["vae"])
@@ -187,7 +187,7 @@ def test_sequential_offload_leaves_alone_what_it_is_told_to_and_no_other_pipelin
     assert not hasattr(pipeline.unet.conv_in, "_hf_hook")
 
 
-def test_what_sequential_offload_left_on_the_device_lies_in_its_files_after_it(tmp_path: Path):
+def test_sequential_offload_exclusions_are_file_backed_afterwards(tmp_path: Path):
     device = Accelerator()
     bench = Bench(tmp_path, device)
     bench.run(PLAIN)
@@ -199,7 +199,7 @@ def test_what_sequential_offload_left_on_the_device_lies_in_its_files_after_it(t
     assert device.moves == [("AutoencoderKL", "ram")]
 
 
-def test_a_document_with_places_of_its_own_draws_the_same(bench: Bench):
+def test_component_places_in_document_do_not_change_result(bench: Bench):
     groups = {"offload_type": "leaf_level", "use_stream": True}
     placed = configured(
         device="cuda",

@@ -43,7 +43,7 @@ def looking(adapter: Path, picture: str = "red", **block: Any) -> Document:
     return document(drawn, id="looking")
 
 
-def test_an_adapter_is_there_for_one_run_and_gone_after_it(bench: Bench, adapter: Path):
+def test_ip_adapter_is_loaded_for_one_run_only(bench: Bench, adapter: Path):
     before = bench.run(bench.write(PLAIN, "plain"))
     with_adapter = bench.run(bench.write(looking(adapter), "looking"))
     assert any(title.startswith("image_encoder") for title in with_adapter.success.loaded)
@@ -56,7 +56,7 @@ def test_an_adapter_is_there_for_one_run_and_gone_after_it(bench: Bench, adapter
     assert same(with_adapter, Bench(bench.folder).run(looking(adapter)))
 
 
-def test_it_leaves_the_denoiser_exactly_as_it_was(bench: Bench, adapter: Path):
+def test_ip_adapter_restores_the_denoiser(bench: Bench, adapter: Path):
     bench.run(bench.write(PLAIN, "plain"))
     (entry,) = (e for e in bench.runner.residency.entries if e.title.startswith("unet"))
     unet, names = entry.component, set(entry.component.state_dict())
@@ -68,14 +68,14 @@ def test_it_leaves_the_denoiser_exactly_as_it_was(bench: Bench, adapter: Path):
     assert unet.config.encoder_hid_dim_type is None
 
 
-def test_its_scale_and_its_picture_count(bench: Bench, adapter: Path):
+def test_ip_adapter_depends_on_scale_and_image(bench: Bench, adapter: Path):
     whole, half, none = (bench.run(looking(adapter, scale=scale)) for scale in (1.0, 0.5, 0.0))
     assert not same(whole, half)
     assert same(none, bench.run(PLAIN))
     assert not same(whole, bench.run(looking(adapter, "blue")))
 
 
-def test_a_remembered_result_knows_the_adapter_and_its_scale(bench: Bench, adapter: Path):
+def test_ip_adapter_changes_the_result_key(bench: Bench, adapter: Path):
     wanted = [PLAIN, looking(adapter), looking(adapter, scale=0.5)]
     once = [bench.run(each, fresh=False) for each in wanted]
     assert len({picture.tobytes() for ran in once for picture in pixels(ran)}) == 3
@@ -83,7 +83,7 @@ def test_a_remembered_result_knows_the_adapter_and_its_scale(bench: Bench, adapt
         assert same(first, bench.run(each, fresh=False))
 
 
-def test_other_weights_in_the_same_file_are_another_adapter(bench: Bench, adapter: Path):
+def test_ip_adapter_is_identified_by_its_weights(bench: Bench, adapter: Path):
     shutil.copytree(adapter, bench.folder / "mine")
     before = bench.run(looking(bench.folder / "mine"), fresh=False)
     file = bench.folder / "mine" / "models" / "eye.safetensors"
@@ -92,7 +92,7 @@ def test_other_weights_in_the_same_file_are_another_adapter(bench: Bench, adapte
     assert not same(before, after)
 
 
-def test_an_adapter_beside_a_lora_leaves_neither(bench: Bench, adapter: Path):
+def test_ip_adapter_with_lora_leaves_no_trace(bench: Bench, adapter: Path):
     before = bench.run(PLAIN)
     both = looking(adapter)
     both["steps"][0]["pipeline"]["loras"] = [{"model_name": str(Path(SHAPES) / "outline")}]
@@ -100,7 +100,7 @@ def test_an_adapter_beside_a_lora_leaves_neither(bench: Bench, adapter: Path):
     assert same(before, bench.run(PLAIN))
 
 
-def test_a_run_cancelled_under_an_adapter_leaves_nothing_of_it(bench: Bench, adapter: Path):
+def test_cancelled_run_leaves_no_ip_adapter(bench: Bench, adapter: Path):
     before = bench.run(PLAIN)
 
     def cancel_while_denoising(event: Event) -> None:
@@ -113,7 +113,7 @@ def test_a_run_cancelled_under_an_adapter_leaves_nothing_of_it(bench: Bench, ada
     assert same(before, bench.run(PLAIN))
 
 
-def test_weights_of_another_kind_are_told_and_leave_nothing(bench: Bench, adapter: Path):
+def test_ip_adapter_of_wrong_kind_is_reported(bench: Bench, adapter: Path):
     before = bench.run(PLAIN)
     shutil.copytree(adapter, bench.folder / "mine")
     file = bench.folder / "mine" / "models" / "eye.safetensors"
@@ -126,7 +126,7 @@ def test_weights_of_another_kind_are_told_and_leave_nothing(bench: Bench, adapte
     assert same(before, bench.run(PLAIN))
 
 
-def test_a_pickle_stands_for_the_safetensors_file_beside_it(bench: Bench, adapter: Path):
+def test_ip_adapter_prefers_safetensors_over_pickle(bench: Bench, adapter: Path):
     assert same(bench.run(looking(adapter, weight_name="eye.bin")), bench.run(looking(adapter)))
 
 
@@ -139,7 +139,7 @@ def test_a_pickle_stands_for_the_safetensors_file_beside_it(bench: Bench, adapte
         ({"weight": 1}, "weight", "is not a known key."),
     ],
 )
-def test_mistakes_are_told_before_anything_loads(
+def test_ip_adapter_mistakes_are_reported_before_loading(
     bench: Bench, adapter: Path, block: dict[str, Any], place: str, message: str
 ):
     with pytest.raises(InvalidWorkflow) as caught:
@@ -149,7 +149,7 @@ def test_mistakes_are_told_before_anything_loads(
     assert message in problem.message
 
 
-def test_an_adapter_needs_a_picture(bench: Bench, adapter: Path):
+def test_ip_adapter_requires_an_image(bench: Bench, adapter: Path):
     blind = looking(adapter)
     del blind["steps"][0]["pipeline"]["arguments"]["ip_adapter_image"]
     with pytest.raises(InvalidWorkflow) as caught:
@@ -157,7 +157,7 @@ def test_an_adapter_needs_a_picture(bench: Bench, adapter: Path):
     assert [found.place for found in caught.value.problems] == ["steps[0].pipeline.arguments"]
 
 
-def test_the_next_step_does_not_look(bench: Bench, adapter: Path):
+def test_ip_adapter_does_not_affect_next_step(bench: Bench, adapter: Path):
     ran = bench.run(document(*looking(adapter)["steps"], step("second"), id="two"))
     seen, plain = pixels(ran)
     assert np.array_equal(plain, pixels(bench.run(PLAIN))[0])
@@ -190,7 +190,7 @@ def with_flux(flux: Path, picture: str | None, **block: Any) -> Document:
     return document(wanted, id=f"flux-{picture}")
 
 
-def test_a_flux_looks_too_with_an_encoder_of_another_model(bench: Bench, flux: Path):
+def test_ip_adapter_works_for_flux_with_another_encoder(bench: Bench, flux: Path):
     before = bench.run(bench.write(with_flux(flux, None), "plain"))
     red = bench.run(bench.write(with_flux(flux, "red"), "red"))
     blue = bench.run(bench.write(with_flux(flux, "blue"), "blue"))
@@ -203,7 +203,7 @@ def test_a_flux_looks_too_with_an_encoder_of_another_model(bench: Bench, flux: P
     assert same(before, unseen)
 
 
-def test_an_encoder_that_is_not_there_is_told_while_planning(bench: Bench, flux: Path):
+def test_ip_adapter_without_encoder_is_reported_while_planning(bench: Bench, flux: Path):
     wanted = with_flux(flux, "red", image_encoder_pretrained_model_name_or_path="./missing")
     with pytest.raises(InvalidWorkflow) as caught:
         bench.plan(wanted)

@@ -48,19 +48,19 @@ def computed(bench: Bench, wanted: Document) -> int:
     return len(calls)
 
 
-def test_the_polynomial_is_that_of_its_authors():
+def test_teacache_polynomial_matches_its_authors():
     expected = np.poly1d(FLUX)
     for value in (0.0, 0.05, 0.3, 1.0):
         assert polynomial(FLUX, value) == pytest.approx(float(expected(value)))
 
 
-def test_at_a_threshold_of_nothing_everything_is_computed(bench: Bench, flux: Path):
+def test_teacache_with_zero_threshold_computes_all_steps(bench: Bench, flux: Path):
     before = bench.run(bench.write(drawn(flux), "plain"))
     assert same(before, bench.run(bench.write(cached(flux, {"rel_l1_thresh": 0}), "cached")))
     assert computed(bench, cached(flux, {"rel_l1_thresh": 0})) == STEPS
 
 
-def test_between_the_first_and_the_last_step_calls_are_skipped(bench: Bench, flux: Path):
+def test_teacache_skips_calls_between_first_and_last_step(bench: Bench, flux: Path):
     """Each call adds 0.3 at least, so of one computed call two are handed on at 0.6 or more."""
     assert computed(bench, cached(flux, {"rel_l1_thresh": 1e9})) == 2
     constant = {"coefficients": [0, 0, 0, 0, 0.3], "rel_l1_thresh": 0.5}
@@ -68,7 +68,7 @@ def test_between_the_first_and_the_last_step_calls_are_skipped(bench: Bench, flu
     assert computed(bench, cached(flux, constant)) == 5
 
 
-def test_the_next_step_is_as_if_it_had_never_been(bench: Bench, flux: Path):
+def test_teacache_does_not_affect_next_step(bench: Bench, flux: Path):
     before = bench.run(bench.write(drawn(flux), "plain"))
     wanted = cached(flux, {"rel_l1_thresh": 1e9})
     one = bench.run(bench.write(wanted, "cached"))
@@ -79,7 +79,7 @@ def test_the_next_step_is_as_if_it_had_never_been(bench: Bench, flux: Path):
     assert same(one, Bench(bench.folder).run(wanted))
 
 
-def test_both_branches_of_guidance_have_a_cache_of_their_own(bench: Bench, flux: Path):
+def test_teacache_is_separate_for_guidance_branches(bench: Bench, flux: Path):
     guided = {"negative_prompt": "a square", "true_cfg_scale": 3.0}
     wanted = cached(flux, {"rel_l1_thresh": 1e9}, **guided)
     assert computed(bench, wanted) == 4
@@ -102,7 +102,7 @@ def test_both_branches_of_guidance_have_a_cache_of_their_own(bench: Bench, flux:
         ({"treshold": 1}, ".treshold", "'treshold' is not a known key."),
     ],
 )
-def test_a_mistake_in_it_is_found_while_planning(
+def test_teacache_mistake_is_reported_while_planning(
     bench: Bench, flux: Path, teacache: Document, place: str, message: str
 ):
     with pytest.raises(InvalidWorkflow) as caught:
@@ -112,7 +112,7 @@ def test_a_mistake_in_it_is_found_while_planning(
     assert problem.message.startswith(message)
 
 
-def test_it_excludes_another_cache(bench: Bench, flux: Path):
+def test_teacache_excludes_another_cache(bench: Bench, flux: Path):
     wanted = cached(flux, {})
     wanted["steps"][0]["pipeline"]["configuration"]["cache"] = {"type": "first_block"}
     with pytest.raises(InvalidWorkflow) as caught:
@@ -120,7 +120,7 @@ def test_it_excludes_another_cache(bench: Bench, flux: Path):
     assert caught.value.problems[0].message == "A pipeline has one of 'cache' and 'teacache'."
 
 
-def test_a_denoiser_that_is_no_flux_is_told(bench: Bench):
+def test_teacache_without_flux_is_reported(bench: Bench):
     wanted = step()
     wanted["pipeline"]["configuration"]["teacache"] = {}
     ended = bench.run(document(wanted)).terminal

@@ -30,7 +30,7 @@ def outlined(scale: float = 1.0, model: str | Path = OUTLINE, **lora: Any) -> Do
 # --- LoRA ----------------------------------------------------------------------------------------
 
 
-def test_a_lora_is_there_for_one_run_and_gone_after_it(bench: Bench):
+def test_lora_is_loaded_for_one_run_only(bench: Bench):
     before = bench.run(PLAIN)
     with_lora = bench.run(outlined())
     after = bench.run(PLAIN)
@@ -40,7 +40,7 @@ def test_a_lora_is_there_for_one_run_and_gone_after_it(bench: Bench):
     assert same(with_lora, bench.run(outlined()))
 
 
-def test_its_scale_counts(bench: Bench):
+def test_lora_scale_is_applied(bench: Bench):
     whole, half, none = (bench.run(outlined(scale)) for scale in (1.0, 0.5, 0.0))
     assert not same(whole, half)
     assert same(none, bench.run(PLAIN))
@@ -48,7 +48,7 @@ def test_its_scale_counts(bench: Bench):
 
 # peft warns of a second adapter; a worker's log would show it, pytest would make it an error.
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
-def test_two_loras_add_up(bench: Bench):
+def test_loras_are_combined(bench: Bench):
     loras = [
         {"model_name": str(OUTLINE), "adapter_name": "one", "scale": 0.5},
         {"model_name": str(OUTLINE), "adapter_name": "two", "scale": 0.5},
@@ -58,14 +58,14 @@ def test_two_loras_add_up(bench: Bench):
     assert same(bench.run(PLAIN), Bench(bench.folder).run(PLAIN))
 
 
-def test_a_lora_of_one_step_is_not_in_the_next(bench: Bench):
+def test_lora_does_not_affect_next_step(bench: Bench):
     first = step("first", blocks={"loras": [{"model_name": str(OUTLINE)}]})
     with_lora, plain = pixels(bench.run(document(first, step("second"))))
     assert np.array_equal(plain, pixels(bench.run(PLAIN))[0])
     assert not np.array_equal(with_lora, plain)
 
 
-def test_a_file_of_a_lora_is_chosen_by_name(bench: Bench, tmp_path: Path):
+def test_lora_file_is_chosen_by_name(bench: Bench, tmp_path: Path):
     shutil.copytree(OUTLINE, tmp_path / "loras")
     weights = next((tmp_path / "loras").glob("*.safetensors"))
     weights.rename(weights.with_name("outline.safetensors"))
@@ -74,9 +74,7 @@ def test_a_file_of_a_lora_is_chosen_by_name(bench: Bench, tmp_path: Path):
     assert same(named, bench.run(outlined()))
 
 
-def test_a_variable_that_names_another_lora_selects_it_and_loads_no_component(
-    bench: Bench, tmp_path: Path
-):
+def test_lora_variable_selects_lora_without_loading_components(bench: Bench, tmp_path: Path):
     shutil.copytree(OUTLINE, tmp_path / "outline")
     shutil.copytree(OUTLINE, tmp_path / "faint")
     (faint,) = (tmp_path / "faint").glob("*.safetensors")
@@ -101,9 +99,7 @@ def test_a_variable_that_names_another_lora_selects_it_and_loads_no_component(
     ],
     ids=["missing", "empty", "cut off"],
 )
-def test_a_lora_that_cannot_be_read_is_told_and_leaves_nothing(
-    bench: Bench, tmp_path: Path, spoil: Any
-):
+def test_unreadable_lora_is_reported_and_leaves_no_trace(bench: Bench, tmp_path: Path, spoil: Any):
     shutil.copytree(OUTLINE, tmp_path / "loras")
     spoil(next((tmp_path / "loras").glob("*.safetensors")))
     before = bench.run(PLAIN)
@@ -116,7 +112,7 @@ def test_a_lora_that_cannot_be_read_is_told_and_leaves_nothing(
     assert same(before, bench.run(PLAIN))
 
 
-def test_weights_of_another_model_are_told_and_leave_nothing(bench: Bench, tmp_path: Path):
+def test_lora_of_another_model_is_reported_and_leaves_no_trace(bench: Bench, tmp_path: Path):
     before = bench.run(PLAIN)
     shutil.copytree(Path(SHAPES) / "vae", tmp_path / "loras")
     ended = bench.run(outlined(model="loras")).terminal
@@ -125,7 +121,7 @@ def test_weights_of_another_model_are_told_and_leave_nothing(bench: Bench, tmp_p
     assert same(before, bench.run(PLAIN))
 
 
-def test_a_pipeline_that_takes_no_lora_says_so_with_the_place(bench: Bench, tmp_path: Path):
+def test_pipeline_without_lora_support_is_reported(bench: Bench, tmp_path: Path):
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     unet = UNet2DModel(
@@ -146,7 +142,7 @@ def test_a_pipeline_that_takes_no_lora_says_so_with_the_place(bench: Bench, tmp_
     assert ended.error.hint == "Remove 'loras' from steps[0].pipeline."
 
 
-def test_a_run_cancelled_under_a_lora_leaves_nothing_of_it(bench: Bench):
+def test_cancelled_run_leaves_no_lora(bench: Bench):
     before = bench.run(PLAIN)
 
     def cancel_while_denoising(event: Event) -> None:
@@ -161,7 +157,7 @@ def test_a_run_cancelled_under_a_lora_leaves_nothing_of_it(bench: Bench):
     assert same(before, after)
 
 
-def test_a_run_that_fails_under_a_lora_leaves_nothing_of_it(bench: Bench):
+def test_failing_run_leaves_no_lora(bench: Bench):
     before = bench.run(PLAIN)
 
     def fail_while_denoising(event: Any) -> None:
@@ -189,7 +185,7 @@ def with_vae(bench: Bench, **switches: bool) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("setting", ["tiling", "slicing"])
-def test_tiling_and_slicing_are_on_inside_and_off_again_after(bench: Bench, setting: str):
+def test_tiling_and_slicing_are_undone_after_the_step(bench: Bench, setting: str):
     planned, pipeline = with_vae(bench, **{f"enable_{setting}": True})
     assert getattr(pipeline.vae, f"use_{setting}") is False
     with tuned(pipeline, planned, Device("cpu")):
@@ -200,7 +196,7 @@ def test_tiling_and_slicing_are_on_inside_and_off_again_after(bench: Bench, sett
     assert getattr(pipeline.vae, f"use_{setting}") is False
 
 
-def test_tiling_changes_this_runs_picture_and_not_the_next_ones(bench: Bench):
+def test_tiling_does_not_affect_next_run(bench: Bench):
     large = {"width": 256, "height": 256}
     tiled = step(**large)
     tiled["pipeline"]["configuration"]["vae"] = {"enable_tiling": True}
@@ -210,7 +206,7 @@ def test_tiling_changes_this_runs_picture_and_not_the_next_ones(bench: Bench):
     assert same(before, bench.run(document(step(**large), id="whole")))
 
 
-def test_slicing_changes_nothing_but_the_memory_it_takes(bench: Bench):
+def test_slicing_changes_only_memory_use(bench: Bench):
     sliced = step(num_images_per_prompt=2)
     sliced["pipeline"]["configuration"]["vae"] = {"enable_slicing": True}
     whole = pixels(bench.run(document(step(num_images_per_prompt=2), id="whole")))
@@ -219,7 +215,7 @@ def test_slicing_changes_nothing_but_the_memory_it_takes(bench: Bench):
         np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
 
 
-def test_an_autoencoder_that_a_call_leaves_in_another_precision_is_put_back(bench: Bench):
+def test_vae_dtype_is_restored_after_a_call(bench: Bench):
     """SDXL decodes in float32 and puts its autoencoder back only at the end of a whole call."""
     planned, pipeline = with_vae(bench)
     dtype = pipeline.vae.dtype
@@ -232,7 +228,7 @@ def test_an_autoencoder_that_a_call_leaves_in_another_precision_is_put_back(benc
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_offload_has_no_effect_without_an_accelerator_and_says_so(
+def test_offload_without_accelerator_has_no_effect_and_warns(
     bench: Bench, offload: str, caplog: pytest.LogCaptureFixture
 ):
     offloaded = step()
@@ -246,5 +242,5 @@ def phases(finished: Finished) -> list[str]:
     return [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
 
 
-def test_a_lora_does_not_hide_the_phases(bench: Bench):
+def test_lora_does_not_hide_phases(bench: Bench):
     assert phases(bench.run(outlined())) == phases(bench.run(PLAIN))

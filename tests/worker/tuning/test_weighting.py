@@ -62,13 +62,13 @@ TAKES = {
 }
 
 
-def test_a_weight_of_one_is_no_weight(bench: Bench):
+def test_prompt_weight_of_one_changes_nothing(bench: Bench):
     before = bench.run(bench.write(drawn("a red circle", weighed=False), "plain"))
     assert same(before, bench.run(bench.write(drawn("a (red:1.0) circle"), "weighed")))
     assert same(before, bench.run(bench.write(drawn("a red circle"), "weighed")))
 
 
-def test_a_weight_changes_this_steps_picture_and_not_the_next_ones(bench: Bench):
+def test_prompt_weight_does_not_affect_next_step(bench: Bench):
     plain = drawn("a red circle", weighed=False)
     before = bench.run(bench.write(plain, "plain"))
     heavy = bench.run(bench.write(drawn("a (red:1.8) circle"), "weighed"))
@@ -78,7 +78,7 @@ def test_a_weight_changes_this_steps_picture_and_not_the_next_ones(bench: Bench)
     assert same(heavy, Bench(bench.folder).run(drawn("a (red:1.8) circle")))
 
 
-def test_what_is_remembered_of_a_prompt_is_not_that_of_the_same_text_unweighed(bench: Bench):
+def test_prompt_weight_changes_the_memo_key(bench: Bench):
     text = "a (red:1.8) circle"
     literal = bench.run(bench.write(drawn(text, weighed=False), "plain"))
     weighed = bench.run(bench.write(drawn(text), "weighed"))
@@ -86,16 +86,14 @@ def test_what_is_remembered_of_a_prompt_is_not_that_of_the_same_text_unweighed(b
     assert same(literal, bench.run(bench.write(drawn(text, weighed=False), "plain")))
 
 
-def test_a_negative_prompt_has_weights_too(bench: Bench):
+def test_negative_prompt_may_have_weights(bench: Bench):
     plain = bench.run(bench.write(drawn("a red circle", negative_prompt="blue square"), "one"))
     heavy = drawn("a red circle", negative_prompt="(blue:3) square")
     assert not same(plain, bench.run(bench.write(heavy, "two")))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_each_family_multiplies_the_tokens_that_are_named_and_no_other(
-    bench: Bench, models: Path, name: str
-):
+def test_prompt_weights_apply_to_marked_tokens_only(bench: Bench, models: Path, name: str):
     plain = embeddings(bench, models, name, "a red circle", weighed=False)
     same_weight = embeddings(bench, models, name, "a (red:1.0) circle")
     heavy = embeddings(bench, models, name, "a (red:2.0) circle")
@@ -107,7 +105,7 @@ def test_each_family_multiplies_the_tokens_that_are_named_and_no_other(
     assert heavy[0].shape == plain[0].shape
 
 
-def test_a_t5s_tokens_are_multiplied_by_their_weights(bench: Bench, models: Path):
+def test_prompt_weights_multiply_t5_tokens(bench: Bench, models: Path):
     """The stand-in's tokenizer has one token for each character."""
     plain = embeddings(bench, models, "FluxPipeline", "ab c", weighed=False)[0]
     heavy = embeddings(bench, models, "FluxPipeline", "a(b:2.0) c")[0]
@@ -116,7 +114,7 @@ def test_a_t5s_tokens_are_multiplied_by_their_weights(bench: Bench, models: Path
     assert int((ratio > 1.5).sum()) == 1
 
 
-def test_a_long_prompts_chunks_are_all_in_what_clip_pools(bench: Bench, models: Path):
+def test_pooled_clip_embedding_covers_all_chunks(bench: Bench, models: Path):
     text = "a red circle " * 20 + "a blue square " * 20
     long = text.replace("red", "(red:1.1)")
     short = embeddings(bench, models, "FluxPipeline", "a (red:1.1) circle")[1]
@@ -130,7 +128,7 @@ def test_a_long_prompts_chunks_are_all_in_what_clip_pools(bench: Bench, models: 
     )
 
 
-def test_a_pipeline_that_cannot_weigh_takes_the_prompt_as_it_stands(bench: Bench):
+def test_unsupported_pipeline_takes_prompt_literally(bench: Bench):
     wanted = step(model="../wan", kind="")
     wanted["pipeline"]["configuration"] = {
         "component_type": "WanPipeline",
