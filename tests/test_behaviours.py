@@ -10,7 +10,7 @@ TABLE = PROJECT / "tests" / "BEHAVIOURS.md"
 NAMED = re.compile(r"`(tests/[\w/.*]+?)(?:::([\w*]+))?`")
 
 
-def test_every_test_that_the_table_names_exists():
+def test_behaviours_table_names_existing_tests():
     rows = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")][2:]
     assert len(rows) > 30
     missing = []

@@ -28,7 +28,7 @@ ROWS = {
 FIGURE = re.compile(r"\d|\ball\b")
 
 
-def test_every_benchmark_is_known_here_and_says_how_to_run_it() -> None:
+def test_benchmarks_are_listed_with_usage() -> None:
     scripts = {path.stem: path.read_text() for path in FOLDER.glob("*.py")}
     scripts = {name: text for name, text in scripts.items() if 'if __name__ == "__main__"' in text}
     assert scripts.keys() == ROWS.keys()

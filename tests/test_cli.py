@@ -102,7 +102,7 @@ def test_run_prints_the_files_it_wrote_and_nothing_else(drawn: Ran, outputs: Pat
     assert drawn.stderr.splitlines()[-1].endswith(", seed 5")
 
 
-def test_run_says_the_same_as_one_json_object_when_asked(drawn_again: Ran) -> None:
+def test_run_prints_one_json_object_with_json_option(drawn_again: Ran) -> None:
     assert drawn_again.exit_code == 0, drawn_again.stderr
     told = json.loads(drawn_again.stdout)
     assert (told["outcome"], told["seed"], told["error"]) == ("succeeded", 5, None)
@@ -112,17 +112,13 @@ def test_run_says_the_same_as_one_json_object_when_asked(drawn_again: Ran) -> No
     assert told["seconds"] > 0
 
 
-def test_the_same_seed_draws_the_same_pixels_into_another_file(
-    drawn: Ran, drawn_again: Ran
-) -> None:
+def test_run_with_same_seed_draws_same_pixels_to_another_file(drawn: Ran, drawn_again: Ran) -> None:
     (first,), (again,) = drawn.stdout.splitlines(), json.loads(drawn_again.stdout)["files"]
     assert first != again
     assert np.array_equal(pixels(Path(first)), pixels(Path(again)))
 
 
-def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made(
-    drawn_again: Ran, outputs: Path
-) -> None:
+def test_run_without_fresh_reuses_newest_file(drawn_again: Ran, outputs: Path) -> None:
     again = workbench(*SAME, "--output", outputs, "--log-level", "DEBUG")
     assert again.exit_code == 0, again.stderr
     assert again.stdout.splitlines() == json.loads(drawn_again.stdout)["files"]
@@ -145,7 +141,7 @@ def test_the_same_request_without_fresh_is_answered_from_the_newest_file_it_made
         ([], {"DW_CANCEL_GRACE_S": "inf"}, "DW_CANCEL_GRACE_S: A finite number is needed"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_a_sentence(
+def test_invalid_setting_is_a_sentence(
     arguments: list[str], environment: dict[str, str], told: str
 ) -> None:
     ended = subprocess.run(
@@ -164,9 +160,7 @@ def test_device_and_devices_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["run", "text-to-image"], ["repl"]])
-def test_results_that_cannot_be_written_are_refused_before_anything_starts(
-    command: list[str], tmp_path: Path
-) -> None:
+def test_unwritable_outputs_are_refused_before_start(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ran = workbench(*command, "--output", tmp_path / "file" / "results")
     assert (ran.exit_code, ran.stdout.removesuffix("Stopping.\n")) == (1, "")
@@ -174,7 +168,7 @@ def test_results_that_cannot_be_written_are_refused_before_anything_starts(
     assert "file' is no folder. Choose another folder with --output" in ran.stderr
 
 
-def test_a_device_that_is_not_there_is_a_sentence_after_one_start(tmp_path: Path) -> None:
+def test_missing_device_is_a_sentence_after_one_start(tmp_path: Path) -> None:
     ran = workbench("run", "text-to-image", "--device", "cuda:99", "--output", tmp_path)
     assert ran.exit_code == 1
     assert ran.stderr.splitlines()[-1].startswith("The device 'cuda:99' cannot be used: ")
@@ -182,9 +176,7 @@ def test_a_device_that_is_not_there_is_a_sentence_after_one_start(tmp_path: Path
     assert "Traceback" not in ran.stderr
 
 
-def test_bad_inputs_are_all_told_at_once_before_anything_is_loaded(
-    drawn: Ran, tmp_path: Path
-) -> None:
+def test_invalid_inputs_are_reported_together_before_loading(drawn: Ran, tmp_path: Path) -> None:
     ran = workbench(
         "run", "text-to-image", "steps=many", "guidance_scale=11", "colour=red",
         "--log-level", "DEBUG", "--output", tmp_path / "none",
@@ -199,7 +191,7 @@ def test_bad_inputs_are_all_told_at_once_before_anything_is_loaded(
     assert ran.seconds < drawn.seconds
 
 
-def test_an_input_without_an_equals_sign_is_a_wrong_command() -> None:
+def test_input_without_equals_sign_is_a_usage_error() -> None:
     ran = workbench("run", "text-to-image", "steps")
     assert ran.exit_code == 2
     assert "'steps' is not of the form name=value" in ran.stderr
@@ -216,7 +208,7 @@ def test_set_changes_a_value_and_says_where_a_pointer_leads_nowhere() -> None:
     assert "/steps/1/name: The list has 1 items, and none at '1'." in ran.stderr
 
 
-def test_a_mistyped_workflow_gets_the_nearest_name() -> None:
+def test_mistyped_workflow_gets_a_hint() -> None:
     ran = workbench("run", "text-to-imag")
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert ran.stderr == "There is no workflow 'text-to-imag'. Did you mean 'text-to-image'?\n"
@@ -252,7 +244,7 @@ def test_validate_names_the_steps_of_a_workflow_that_can_run(spaced: Path) -> No
     assert ran.stdout.endswith("'text-to-image' has no mistake: 1 step(s).\n")
 
 
-def test_validate_says_what_each_step_needs_and_whether_it_fits(
+def test_validate_reports_memory_needs_of_each_step(
     spaced: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = r"text-to-image: 22 MB of weights \(unet 17 MB, vae 4 MB, text_encoder 2 MB\), about "
@@ -273,7 +265,7 @@ def test_validate_says_what_each_step_needs_and_whether_it_fits(
     assert "set DW_DEVICE_BUDGET" in unknown
 
 
-def test_a_models_folder_comes_before_the_hub(
+def test_models_folder_takes_precedence_over_hub(
     spaced: Path, tmp_path: Path, shapes_model: Path
 ) -> None:
     (tmp_path / "held" / "test").mkdir(parents=True)
@@ -288,7 +280,7 @@ def test_a_models_folder_comes_before_the_hub(
     assert "22 MB of weights" in found
 
 
-def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
+def test_validate_asks_hub_about_missing_model(
     spaced: Path, tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "far")
@@ -312,7 +304,7 @@ def test_validate_asks_the_hub_what_a_model_that_is_not_here_needs(
     assert (gone.exit_code, gone.stderr) == (0, far.stderr)
 
 
-def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:
+def test_validate_reports_every_mistake(spaced: Path) -> None:
     document = json.loads(spaced.read_text())
     document["steps"][0]["pipeline"]["arguments"]["guidance_scale"] = "variable:no"
     document["steps"][0]["result"]["content_type"] = "image/psd"
@@ -323,9 +315,7 @@ def test_validate_tells_every_mistake_of_a_workflow(spaced: Path) -> None:
         assert word in ran.stderr
 
 
-def test_validate_takes_several_files_and_gives_each_mistake_its_pointer_and_line(
-    spaced: Path, tmp_path: Path
-) -> None:
+def test_validate_reports_pointer_and_line_for_several_files(spaced: Path, tmp_path: Path) -> None:
     document = json.loads(spaced.read_text())
     document["steps"][0]["pipeline"]["arguments"] |= {"width": 100, "promt": "a star"}
     wrong = tmp_path / "wrong.json"
@@ -350,7 +340,7 @@ def test_validate_takes_several_files_and_gives_each_mistake_its_pointer_and_lin
     assert workbench("validate", "steps=3").exit_code == 1
 
 
-def test_workflows_lists_everything_that_ships(shipped_workflows: Path) -> None:
+def test_workflows_lists_shipped_workflows(shipped_workflows: Path) -> None:
     listed = workbench("workflows")
     assert listed.exit_code == 0, listed.stderr
     names = {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
@@ -358,7 +348,7 @@ def test_workflows_lists_everything_that_ships(shipped_workflows: Path) -> None:
     assert "downloads about" in listed.stdout
 
 
-def test_every_further_folder_of_workflows_is_listed(tmp_path: Path, spaced: Path) -> None:
+def test_workflows_lists_further_folders(tmp_path: Path, spaced: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         shutil.copy(spaced, tmp_path / name / f"from-{name}.json")
@@ -373,7 +363,7 @@ def test_every_further_folder_of_workflows_is_listed(tmp_path: Path, spaced: Pat
 # --- free ----------------------------------------------------------------------------------------
 
 
-def test_free_has_a_server_drop_what_it_holds(server: Server, tmp_path: Path) -> None:
+def test_free_makes_server_drop_components(server: Server, tmp_path: Path) -> None:
     script = "load text-to-image\nrun steps=1\n"
     ran = workbench("repl", "--server", server.url, "--output", tmp_path, typed=script)
     assert ran.exit_code == 0, ran.stdout
@@ -387,7 +377,7 @@ def test_free_has_a_server_drop_what_it_holds(server: Server, tmp_path: Path) ->
     assert again.stdout == "Nothing was held; there was nothing to free.\n"
 
 
-def test_free_without_a_server_says_so_in_a_sentence() -> None:
+def test_free_without_server_is_a_sentence() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
@@ -400,13 +390,13 @@ def test_free_without_a_server_says_so_in_a_sentence() -> None:
 # --- the command itself --------------------------------------------------------------------------
 
 
-def test_without_a_command_the_usage_is_told() -> None:
+def test_missing_command_prints_usage() -> None:
     ran = workbench()
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert ran.stderr.startswith("usage: python -m app ")
 
 
-def test_a_setting_that_does_not_fit_is_told_by_its_name() -> None:
+def test_invalid_environment_setting_is_named() -> None:
     ran = workbench("serve", "--port", "70000")
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert "DW_PORT: 70000 is too large; 65535 is the most." in ran.stderr

@@ -51,7 +51,7 @@ def recipe() -> Recipe:
     return Recipe([tuple(line.split(None, 1)) for line in lines if line.strip()])
 
 
-def test_the_image_is_slim_unprivileged_and_keeps_its_data_on_a_volume(recipe: Recipe) -> None:
+def test_docker_image_is_slim_unprivileged_and_uses_a_volume(recipe: Recipe) -> None:
     environment = recipe.environment()
     assert recipe.all("FROM") == ["python:3.11-slim"]
     assert "--uid 1000" in recipe.all("RUN")[0]
@@ -62,7 +62,7 @@ def test_the_image_is_slim_unprivileged_and_keeps_its_data_on_a_volume(recipe: R
     assert environment["DW_OUTPUTS"].startswith(volume)
 
 
-def test_the_builder_is_sent_what_is_copied_and_nothing_else(recipe: Recipe) -> None:
+def test_docker_context_has_only_copied_files(recipe: Recipe) -> None:
     sent = [line[1:] for line in (PROJECT / ".dockerignore").read_text().split() if line[0] == "!"]
     copied = [
         Path(word).name
@@ -74,7 +74,7 @@ def test_the_builder_is_sent_what_is_copied_and_nothing_else(recipe: Recipe) -> 
     assert all((PROJECT / name).exists() for name in copied)
 
 
-def test_a_page_behind_a_reverse_proxy_asks_for_a_password_and_fetches_no_urls() -> None:
+def test_proxied_page_requires_password_and_fetches_no_urls() -> None:
     """It listens on 127.0.0.1, and strangers reach it all the same."""
     behind = Settings.from_environment({"DW_ALLOWED_HOSTS": "draw.example.org"})
     assert credentials(behind) is not None
@@ -85,16 +85,14 @@ def test_a_page_behind_a_reverse_proxy_asks_for_a_password_and_fetches_no_urls()
     assert credentials(public) is None
 
 
-def test_the_space_front_matter_names_the_port_the_image_serves(recipe: Recipe) -> None:
+def test_space_front_matter_matches_image_port(recipe: Recipe) -> None:
     front_matter = (PROJECT / "README.md").read_text().split("---")[1]
     fields = dict(line.split(": ", 1) for line in front_matter.strip().splitlines())
     assert fields["sdk"] == "docker"
     assert fields["app_port"] == recipe.environment()["DW_PORT"]
 
 
-def test_the_command_serves_a_page_behind_a_password_and_ends_when_told(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_image_command_serves_page_with_password_and_stops(recipe: Recipe, tmp_path: Path) -> None:
     """The image listens beyond loopback; 127.0.0.2 stands for that here, so nothing else does."""
     home = tmp_path / "app"
     for text in recipe.all("COPY"):

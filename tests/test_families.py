@@ -94,7 +94,7 @@ def pixels(result: ResultSaved) -> np.ndarray:
         return np.asarray(picture)[None]
 
 
-def test_every_workflow_that_names_a_model_of_the_hub_has_a_stand_in(shipped_workflows: Path):
+def test_hub_workflows_have_stand_ins(shipped_workflows: Path):
     named = {
         path.stem: [block["model_name"] for block in loading_blocks(json.loads(path.read_text()))]
         for path in shipped_workflows.glob("*.json")
@@ -103,7 +103,7 @@ def test_every_workflow_that_names_a_model_of_the_hub_has_a_stand_in(shipped_wor
     assert of_the_hub == set(STANDINS)
 
 
-def test_it_draws_in_the_size_asked_for_and_warm_the_same_again(engine: Engine, workflow: Path):
+def test_family_draws_requested_size_equal_warm_and_cold(engine: Engine, workflow: Path):
     inputs = small(workflow)
     cold = run(engine, workflow, inputs)
     assert cold.success.loaded
@@ -122,7 +122,7 @@ def test_it_draws_in_the_size_asked_for_and_warm_the_same_again(engine: Engine, 
     assert (pixels(other.results[0]) != drawn).any(), "the seed changes nothing"
 
 
-def test_it_tells_its_phases_its_steps_and_the_bytes_it_loads(engine: Engine, workflow: Path):
+def test_family_reports_phases_steps_and_bytes(engine: Engine, workflow: Path):
     engine.free()
     finished = run(engine, workflow, small(workflow))
     phases = [event.phase for event in finished.events if isinstance(event, PhaseChanged)]
@@ -136,7 +136,7 @@ def test_it_tells_its_phases_its_steps_and_the_bytes_it_loads(engine: Engine, wo
 
 
 @pytest.mark.parametrize("workflow", [s for s in STANDINS if s not in FILMS], indirect=True)
-def test_it_draws_several_pictures_at_once(engine: Engine, workflow: Path):
+def test_family_draws_several_images_at_once(engine: Engine, workflow: Path):
     results = run(engine, workflow, {**small(workflow), "pictures": 2}).results
     assert [result.index for result in results] == [0, 1]
     first, second = map(pixels, results)
@@ -163,7 +163,7 @@ def start(workflow: Path, run_id: str) -> StartRun:
 
 @in_this_process
 @pytest.mark.parametrize("phase", ["encoding", "denoising", "decoding"])
-def test_a_run_cancelled_in_any_phase_leaves_what_is_held_as_it_was(
+def test_family_cancelled_in_any_phase_keeps_components_intact(
     phase: str, stand_in: StandIn, tmp_path: Path
 ):
     """SDXL is the one to ask: it casts its autoencoder to float32 while it decodes."""

@@ -91,7 +91,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Bench:
     document=documents(),
     typed=st.dictionaries(st.sampled_from(["v", "w", "x"]), VALUES, max_size=2),
 )
-def test_whatever_a_document_says_it_is_planned_or_refused_and_touches_nothing(
+def test_generated_document_is_planned_or_refused_without_side_effects(
     bench: Bench, watch: Watch, document: Any, typed: dict[str, Any]
 ):
     file = bench.workflows / "flow.json"

@@ -33,14 +33,14 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
-def test_every_feature_has_one_whole_example():
+def test_guide_has_one_example_per_feature():
     assert GUIDE.count("```json") == len(EXAMPLES) > 15
     for title in EXAMPLES:
         assert f"(#{title.lower().replace(' ', '-')})" in GUIDE
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
-def test_an_example_is_planned_without_a_warning_of_its_keys(bench: Bench, title: str):
+def test_guide_example_is_planned_without_key_warnings(bench: Bench, title: str):
     document, _ = EXAMPLES[title]
     plan = bench.plan(document, seed=None)
     assert len(plan.steps) >= len(document["steps"])
@@ -48,12 +48,12 @@ def test_an_example_is_planned_without_a_warning_of_its_keys(bench: Bench, title
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
-def test_an_example_fits_the_schema(title: str):
+def test_guide_example_matches_schema(title: str):
     assert list(Draft202012Validator(workflow_schema()).iter_errors(EXAMPLES[title][0])) == []
 
 
 @pytest.mark.parametrize("title", [title for title, (_, runs) in EXAMPLES.items() if runs])
-def test_an_example_that_needs_no_model_runs(bench: Bench, title: str):
+def test_guide_example_without_model_runs(bench: Bench, title: str):
     document: dict[str, Any] = EXAMPLES[title][0]
     finished = bench.run(document, seed=None)
     assert finished.success

@@ -59,7 +59,7 @@ def test_runs_are_found_by_words_and_limited(outputs: Path, capsys: pytest.Captu
     assert len(listed(capsys, "--limit", "2", "--output", str(outputs)).splitlines()) == 3
 
 
-def test_folder_without_a_history_lists_nothing_and_stays_as_it_is(
+def test_folder_without_history_lists_nothing_and_is_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert listed(capsys, "--output", str(tmp_path / "none")) == ""

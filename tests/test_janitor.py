@@ -96,7 +96,7 @@ def holder(temporary: Path, outputs: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_what_a_living_process_holds_stays_and_what_a_killed_one_held_goes(
+def test_files_of_living_process_stay_and_of_killed_one_are_removed(
     temporary: Path, outputs: Path, holder: subprocess.Popen[str]
 ):
     kept = outputs / RUN / "kept.png"
@@ -115,7 +115,7 @@ def test_what_a_living_process_holds_stays_and_what_a_killed_one_held_goes(
     assert clean(outputs) == []
 
 
-def test_what_ends_well_leaves_nothing(temporary: Path, outputs: Path):
+def test_completed_write_leaves_no_part_files(temporary: Path, outputs: Path):
     with private_folder(temporary, PRIVATE) as folder:
         (folder / "a").touch()
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -127,7 +127,7 @@ def test_what_ends_well_leaves_nothing(temporary: Path, outputs: Path):
     assert files(outputs) == [".weights/key/a", ".weights/key/component.json", "a.json"]
 
 
-def test_link_to_a_folder_of_others_is_not_followed(temporary: Path, outputs: Path):
+def test_link_to_another_folder_is_not_followed(temporary: Path, outputs: Path):
     others = temporary / "others"
     others.mkdir()
     (others / ".lock").touch()
@@ -136,7 +136,7 @@ def test_link_to_a_folder_of_others_is_not_followed(temporary: Path, outputs: Pa
     assert (others / ".lock").exists()
 
 
-def test_record_of_a_result_that_did_not_come_to_be_goes(temporary: Path, outputs: Path):
+def test_record_without_result_is_removed(temporary: Path, outputs: Path):
     store, folder = OutputStore(outputs), outputs / RUN
     for name in ("a.png", "b.png", "data.json"):
         store.write_sidecar(folder / name, {"run_id": RUN})
@@ -149,7 +149,7 @@ def test_record_of_a_result_that_did_not_come_to_be_goes(temporary: Path, output
     assert files(folder) == ["a.png", "a.png.json", "data.json", "data.json.json", "notes.png.json"]
 
 
-def test_folder_of_a_run_that_left_nothing_goes(temporary: Path, outputs: Path):
+def test_empty_run_folder_is_removed(temporary: Path, outputs: Path):
     clean(outputs)
     assert (outputs / RUN).exists(), "its run may just have begun"
     then = time.time() - 2 * JUST_MADE_S
@@ -161,7 +161,7 @@ def test_folder_of_a_run_that_left_nothing_goes(temporary: Path, outputs: Path):
 # --- the real worker -----------------------------------------------------------------------------
 
 
-def test_worker_killed_while_it_saves_leaves_whole_results_alone(tmp_path: Path, temporary: Path):
+def test_worker_killed_while_saving_leaves_only_whole_results(tmp_path: Path, temporary: Path):
     """Killed as soon as it has begun to write the second of two films."""
     outputs = tmp_path / "outputs"
     film(tmp_path / "film.mp4", side=512)

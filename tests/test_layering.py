@@ -102,23 +102,23 @@ def within(folder: str) -> list[Path]:
     return files
 
 
-def test_everything_but_the_page_and_the_worker_imports_without_torch_and_gradio():
+def test_modules_outside_page_and_worker_import_without_torch_and_gradio():
     loaded = loaded_by(*(f"import {name}" for name in LIGHT))
     assert "pydantic" in loaded
     assert not loaded & {*HEAVY, "gradio"}
 
 
-def test_the_page_imports_without_torch():
+def test_page_imports_without_torch():
     loaded = loaded_by("import app.ui.app")
     assert "gradio" in loaded
     assert not loaded & HEAVY
 
 
-def test_converted_weights_are_listed_without_torch():
+def test_listing_converted_weights_needs_no_torch():
     assert not loaded_by("from app.worker.loading.converted import ConvertedWeights") & HEAVY
 
 
-def test_planning_loads_nothing_heavy():
+def test_planning_imports_nothing_heavy():
     loaded = loaded_by(
         "from app.settings import SHIPPED_WORKFLOWS, PathSettings",
         "from app.workflow.planning.planner import make_plan",
@@ -165,7 +165,7 @@ def test_only_the_page_imports_gradio(file: Path):
         ("worker/loading", ("app.worker.tuning", "app.worker.runner")),
     ],
 )
-def test_a_layer_does_not_look_over_the_wall(folder: str, forbidden: tuple[str, ...]):
+def test_layers_import_only_lower_layers(folder: str, forbidden: tuple[str, ...]):
     seen = {
         f"{relative(file)} imports {name}"
         for file in within(folder)
@@ -188,7 +188,7 @@ def own_imports(source: str, package: str, names: set[str]) -> set[str]:
     return found - {"", "app"}
 
 
-def test_no_imports_form_a_circle():
+def test_imports_form_no_cycle():
     names = set(map(name_of, MODULES))
     graph = {
         name: own_imports(file.read_text(encoding="utf-8"), package_of(file), names) - {name}
@@ -200,7 +200,7 @@ def test_no_imports_form_a_circle():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-def test_circles_are_seen_through_functions_and_types():
+def test_import_cycles_are_found_in_functions_and_types():
     source = """
 if TYPE_CHECKING:
     from app.for_types import Only
@@ -212,7 +212,7 @@ def call():
     assert own_imports(source, "app.here", names) == names - {"app", "app.unused"}
 
 
-def test_the_reader_of_imports_sees_every_form():
+def test_import_parser_handles_every_form():
     source = """
 import os.path
 from app.ui import markup

@@ -21,7 +21,7 @@ except ValueError:
 """
 
 
-def test_log_sets_in_every_further_line_and_writes_control_characters_out() -> None:
+def test_log_indents_further_lines_and_escapes_control_characters() -> None:
     """Of messages and of tracebacks."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=PROJECT, capture_output=True, text=True, check=True

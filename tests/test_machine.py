@@ -66,7 +66,7 @@ def test_smallest_limit_of_all_enclosing_cgroups_counts(tmp_path: Path):
     assert cgroups.free_and_total == (LIMIT - USED, LIMIT)
 
 
-def test_sibling_that_fills_the_outer_limit_leaves_nothing(tmp_path: Path):
+def test_sibling_cgroup_that_fills_outer_limit_leaves_nothing(tmp_path: Path):
     cgroups = Cgroups(tmp_path, "0::/pod/mine\n")
     cgroups.write("pod/mine", memory_max=LIMIT, memory_current=0)
     cgroups.write("pod", memory_max=2 * LIMIT, memory_current=3 * LIMIT)
@@ -80,7 +80,7 @@ def test_soft_limit_counts_as_a_limit(tmp_path: Path):
     assert cgroups.free_and_total == (LIMIT - USED, LIMIT)
 
 
-def test_container_whose_path_is_the_hosts_sees_its_own_limit(tmp_path: Path):
+def test_container_with_host_path_uses_its_own_limit(tmp_path: Path):
     """Docker shows the host's path and mounts only the container's own folder."""
     cgroups = Cgroups(tmp_path, "5:memory:/docker/abc\n")
     cgroups.write("memory", memory_limit_in_bytes=LIMIT, memory_usage_in_bytes=USED)
@@ -88,14 +88,14 @@ def test_container_whose_path_is_the_hosts_sees_its_own_limit(tmp_path: Path):
 
 
 @pytest.mark.parametrize("path", ["/../../other", "/a:b", "/"])
-def test_path_of_any_form_leads_to_the_visible_limit(tmp_path: Path, path: str):
+def test_cgroup_path_of_any_form_finds_the_limit(tmp_path: Path, path: str):
     cgroups = Cgroups(tmp_path, f"0::{path}\n")
     cgroups.write("", memory_max=LIMIT, memory_current=USED)
     assert cgroups.free_and_total == (LIMIT - USED, LIMIT)
 
 
 @pytest.mark.parametrize("limit", ["max", 9223372036854771712, "", "no number"])
-def test_machine_itself_counts_where_there_is_no_limit(tmp_path: Path, limit: object):
+def test_machine_memory_counts_without_limit(tmp_path: Path, limit: object):
     cgroups = Cgroups(tmp_path, "0::/\n5:memory:/\n")
     cgroups.write("", memory_max=limit, memory_current=USED)
     cgroups.write("memory", memory_limit_in_bytes=limit, memory_usage_in_bytes=USED)
@@ -104,12 +104,12 @@ def test_machine_itself_counts_where_there_is_no_limit(tmp_path: Path, limit: ob
     assert 0 < free_bytes <= MACHINE
 
 
-def test_machine_itself_counts_where_there_are_no_cgroups(tmp_path: Path):
+def test_machine_memory_counts_without_cgroups(tmp_path: Path):
     free_bytes, total_bytes = ram_free_and_total_bytes(tmp_path / "none", tmp_path / "neither")
     assert (free_bytes > 0, total_bytes) == (True, MACHINE)
 
 
-def test_statistics_that_cannot_be_read_count_as_no_cache(tmp_path: Path):
+def test_unreadable_statistics_count_as_no_cache(tmp_path: Path):
     cgroups = Cgroups(tmp_path, "0::/\n")
     cgroups.write("", memory_max=LIMIT, memory_current=USED, memory_stat="inactive_file\nx y z")
     assert cgroups.free_and_total == (LIMIT - USED, LIMIT)

@@ -24,7 +24,7 @@ def colours(results: tuple[ResultSaved, ...]) -> list[tuple[int, int, int]]:
     return found
 
 
-def test_what_lies_behind_a_url_now_is_what_is_seen(tmp_path: Path):
+def test_url_media_are_fetched_in_their_present_state(tmp_path: Path):
     site = Site()
     red, lime, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     steps = [
@@ -76,7 +76,7 @@ def test_what_lies_behind_a_url_now_is_what_is_seen(tmp_path: Path):
         ({"DW_SHARE": "1", "DW_MEDIA_URLS": "1"}, True),
     ],
 )
-def test_a_page_fetches_urls_only_for_this_machines_users_or_when_told(
+def test_page_fetches_urls_only_locally_or_if_allowed(
     tmp_path: Path, environment: dict[str, str], fetches: bool
 ):
     settings = Settings.from_environment(environment)
@@ -85,7 +85,7 @@ def test_a_page_fetches_urls_only_for_this_machines_users_or_when_told(
     assert settings.paths.urls.allowed is (environment.get("DW_MEDIA_URLS") != "0")
 
 
-def test_an_operator_sets_what_is_fetched_and_kept():
+def test_operator_limits_fetching_and_caching():
     found = Settings.from_environment(
         {
             "DW_MEDIA_HOSTS": "nas.home:8080 10.0.0.5:80",

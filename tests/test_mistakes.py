@@ -32,14 +32,14 @@ class Closed(BaseModel):
         ({"size": 1, "pair": [1, 2, 3]}, ["2 items fit, not 3."]),
     ],
 )
-def test_mistake_is_told_as_a_sentence(given: Any, sentences: list[str]) -> None:
+def test_mistake_is_a_sentence(given: Any, sentences: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         Closed.model_validate(given)
     assert [in_words(each)[0] for each in caught.value.errors()] == sentences
 
 
 @pytest.mark.parametrize("kind", sorted(get_args(ErrorType)))
-def test_no_words_of_pydantic_are_told(kind: str) -> None:
+def test_mistakes_contain_no_pydantic_wording(kind: str) -> None:
     context: dict[str, Any] = {
         "expected": "'a'", "ge": 1, "gt": 1, "le": 1, "lt": 1, "error": ValueError("this is wrong"),
         "pattern": "a+", "max_length": 1, "actual_length": 2,
@@ -52,7 +52,7 @@ def test_no_words_of_pydantic_are_told(kind: str) -> None:
     assert message.endswith(".")
 
 
-def test_own_mistake_keeps_its_words_and_hint() -> None:
+def test_own_mistake_keeps_message_and_hint() -> None:
     error = PydanticCustomError("own", "this is no {what}", {"what": "picture", "hint": "Paint."})
     details = ErrorDetails(
         type=error.type, loc=(), input=None, ctx=error.context or {}, msg=error.message()

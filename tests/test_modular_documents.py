@@ -52,7 +52,7 @@ def content(finished: Finished) -> list[bytes]:
         return [frame.to_ndarray().tobytes() for frame in film.decode(video=0, audio=0)]
 
 
-def test_a_film_with_its_sound_is_made_of_a_text_and_made_again_warm(
+def test_modular_document_makes_video_with_audio_warm_and_cold(
     real_workflows: Path, models: Path, bench: Bench
 ):
     plan = planned(real_workflows, models)
@@ -78,7 +78,9 @@ def test_a_film_with_its_sound_is_made_of_a_text_and_made_again_warm(
     assert content(other) != content(cold)
 
 
-def test_after_free_the_film_is_the_same(real_workflows: Path, models: Path, bench: Bench):
+def test_modular_document_video_is_equal_after_free(
+    real_workflows: Path, models: Path, bench: Bench
+):
     plan = planned(real_workflows, models)
     before = bench.run(plan)
     bench.free()

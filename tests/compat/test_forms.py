@@ -26,7 +26,7 @@ assert len(page.default_config.fns) == 1
 """
 
 
-def test_events_and_components_may_be_added_while_somebody_goes_through_them():
+def test_form_events_can_be_added_during_iteration():
     run = subprocess.run(
         [sys.executable, "-c", ADDED], cwd=PROJECT, capture_output=True, text=True, check=False
     )

@@ -31,7 +31,7 @@ def frames(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_a_still_film_has_the_patches_of_its_picture(tmp_path: Path):
+def test_qwen3_still_video_has_patches_of_its_image(tmp_path: Path):
     picture = frames(1)[0]
     size = {"shortest_edge": 1, "longest_edge": 10**6}
     made = films(tmp_path, size=size)([np.stack([picture] * 2)], False, "pt")
@@ -43,7 +43,7 @@ def test_a_still_film_has_the_patches_of_its_picture(tmp_path: Path):
     assert made["video_grid_thw"].tolist() == expected["image_grid_thw"].tolist()
 
 
-def test_films_are_made_as_large_as_they_have_to_be(tmp_path: Path):
+def test_qwen3_videos_are_resized_as_required(tmp_path: Path):
     size = {"shortest_edge": 4 * 128 * 128, "longest_edge": 10**6}
     made = films(tmp_path, size=size)([frames(4), frames(5)], False, "pt")
     four, five = made["video_grid_thw"].tolist()
@@ -53,7 +53,7 @@ def test_films_are_made_as_large_as_they_have_to_be(tmp_path: Path):
     assert len(made["pixel_values_videos"]) == sum(t * h * w for t, h, w in (four, five))
 
 
-def test_a_processor_has_it_where_torchvision_is_missing(tmp_path: Path):
+def test_qwen3_processor_has_substitute_without_torchvision(tmp_path: Path):
     qwen_tokenizer().save_pretrained(tmp_path)
     Qwen2VLImageProcessorPil(patch_size=PATCH).save_pretrained(tmp_path)
     films(tmp_path, temporal_patch_size=2)
@@ -65,7 +65,7 @@ def test_a_processor_has_it_where_torchvision_is_missing(tmp_path: Path):
     assert made["video_grid_thw"].shape == (1, 3)
 
 
-def test_an_auto_processor_is_of_the_class_that_its_files_name(tmp_path: Path):
+def test_auto_processor_uses_class_named_in_files(tmp_path: Path):
     qwen_tokenizer().save_pretrained(tmp_path)
     Qwen2VLImageProcessorPil(patch_size=PATCH).save_pretrained(tmp_path)
     films(tmp_path, temporal_patch_size=2)
@@ -73,6 +73,6 @@ def test_an_auto_processor_is_of_the_class_that_its_files_name(tmp_path: Path):
     assert isinstance(load_processor(AutoProcessor, tmp_path), Qwen3VLProcessor)
 
 
-def test_files_that_name_no_processor_say_so(tmp_path: Path):
+def test_files_without_processor_class_are_reported(tmp_path: Path):
     with pytest.raises(LoadError, match="do not say which processor"):
         load_processor(AutoProcessor, tmp_path)

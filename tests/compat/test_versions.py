@@ -20,7 +20,7 @@ NEEDED = re.compile(r"Needed\s+(?:// )?with\s+(?:// )?([\w-]+)\s+(?:// )?([\d.]+
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_work_around_is_of_the_version_that_is_installed(file):
+def test_work_around_matches_installed_version(file):
     found = NEEDED.findall(file.read_text(encoding="utf-8"))
     assert found, "say which version it is needed with: 'Needed with PROJECT VERSION.'"
     for project, wanted in found:
@@ -35,6 +35,6 @@ def test_work_around_is_of_the_version_that_is_installed(file):
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.suffix == ".py"])
-def test_work_around_knows_nothing_of_the_application(file):
+def test_work_around_does_not_import_application(file):
     found = Import(file.read_text(encoding="utf-8"), "app.compat").found
     assert not [name for name, _ in found if name.startswith("app.")]

@@ -88,7 +88,7 @@ def soft(picture: Picture) -> Picture:
 
 
 @pytest.mark.parametrize("as_seen", [np.asarray, soft], ids=["sharp", "soft"])
-def test_the_checker_finds_true_scenes_right(
+def test_checker_accepts_true_scenes(
     true_scenes: list[Scene], as_seen: Callable[[Picture], Picture]
 ):
     found = shares(score([as_seen(draw(scene)) for scene in true_scenes], true_scenes))
@@ -96,27 +96,27 @@ def test_the_checker_finds_true_scenes_right(
     assert all(share >= SELF_CHECK_MUST for share in found.values()), found
 
 
-def test_captions_of_other_scenes_are_right_only_by_chance(true_scenes: list[Scene]):
+def test_checker_rejects_captions_of_other_scenes(true_scenes: list[Scene]):
     others = [*true_scenes[1:], true_scenes[0]]
     found = shares(score([draw(scene) for scene in true_scenes], others))
     for name, attribute in ATTRIBUTES.items():
         assert found[name] == pytest.approx(attribute.chance, abs=CHANCE_MARGIN), name
 
 
-def test_an_empty_picture_shows_nothing_but_its_background():
+def test_checker_finds_only_background_in_empty_image():
     scene = one("red", "circle", "white")
     verdict = judge(draw(replace(scene, things=())), scene)
     assert verdict == Verdict(colour=False, background=True, shape=False)
 
 
-def test_an_object_too_many_is_not_the_shape_that_was_asked_for():
+def test_checker_rejects_extra_object():
     scene = one("red", "circle", "white", "small")
     intruder = Thing("blue", "circle", 100, 30, 18)
     verdict = judge(draw(replace(scene, things=(*scene.things, intruder))), scene)
     assert verdict.wrong == ["shape"]
 
 
-def test_two_objects_on_each_others_sides_are_wrong():
+def test_checker_rejects_swapped_objects():
     red, blue = Thing("red", "star", 33, 64, 25), Thing("blue", "cross", 95, 64, 25)
     scene = Scene(
         (red, blue), "white", "a red star left of a blue cross on a white background",
@@ -129,7 +129,7 @@ def test_two_objects_on_each_others_sides_are_wrong():
     assert judge(draw(swapped), scene).wrong == ["two_objects"]
 
 
-def test_what_a_caption_leaves_out_is_not_judged():
+def test_checker_ignores_what_the_caption_omits():
     scene = replace(one("red", "circle", "white"), caption="a red circle")
     assert judge(draw(scene), scene) == Verdict(colour=True, shape=True)
 
@@ -141,7 +141,7 @@ def combination(scene: Scene) -> tuple[str, ...]:
     return (*(f"{thing.colour} {thing.shape}" for thing in scene.things), scene.background)
 
 
-def test_held_out_combinations_are_never_drawn_for_training():
+def test_held_out_combinations_are_not_in_training():
     rng = random.Random(3)
     trained = {combination(random_scene(rng)) for _ in range(4000)}
     kept = {combination(random_scene(rng, from_held_out=True)) for _ in range(400)}
@@ -149,7 +149,7 @@ def test_held_out_combinations_are_never_drawn_for_training():
     assert not trained & kept
 
 
-def test_every_colour_with_every_shape_and_as_background_is_in_training():
+def test_training_has_every_colour_shape_and_background():
     rng = random.Random(4)
     trained = {part for _ in range(4000) for part in combination(random_scene(rng))}
     assert trained == {*COLOURS, *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)}
@@ -164,7 +164,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_word_of_the_vocabulary_is_one_token(tokenizer: CLIPTokenizer, word: str):
+def test_vocabulary_word_is_one_token(tokenizer: CLIPTokenizer, word: str):
     assert tokenizer.tokenize(word) == [f"{word}</w>"]
     assert tokenizer.tokenize(f"a {word.upper()}, a") == ["a</w>", f"{word}</w>", ",</w>", "a</w>"]
 
@@ -173,14 +173,14 @@ def test_a_word_of_the_vocabulary_is_one_token(tokenizer: CLIPTokenizer, word: s
     "text",
     ["", " ", "🦊", "👩🏽‍🚀", "一个红色的圆", "красный круг", "qxz", "ﷺ", "\x00", "naïve\n\tcafé"],
 )
-def test_no_text_is_unknown(tokenizer: CLIPTokenizer, text: str):
+def test_tokenizer_accepts_any_text(tokenizer: CLIPTokenizer, text: str):
     start, *within, end = tokenizer(text).input_ids
     assert (start, end) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert tokenizer.unk_token_id not in within
     assert bool(within) == bool(text.strip())
 
 
-def test_a_long_text_is_cut_to_what_the_model_reads(tokenizer: CLIPTokenizer):
+def test_tokenizer_truncates_long_text(tokenizer: CLIPTokenizer):
     ids = tokenizer("red " * 100, truncation=True).input_ids
     assert len(ids) == MAX_TOKENS
     assert tokenizer.convert_ids_to_tokens([ids[0], ids[-1]]) == [START, END]
@@ -189,7 +189,7 @@ def test_a_long_text_is_cut_to_what_the_model_reads(tokenizer: CLIPTokenizer):
 # --- what was shipped ----------------------------------------------------------------------------
 
 
-def test_the_model_is_small_and_holds_no_pickles(shapes_model: Path):
+def test_bundled_model_is_small_and_has_no_pickles(shapes_model: Path):
     files = [
         path
         for path in shapes_model.rglob("*")
@@ -200,9 +200,7 @@ def test_the_model_is_small_and_holds_no_pickles(shapes_model: Path):
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
 
 
-def test_the_shipped_tokenizer_reads_as_the_one_of_the_training(
-    shapes_model: Path, tokenizer: CLIPTokenizer
-):
+def test_shipped_tokenizer_equals_training_tokenizer(shapes_model: Path, tokenizer: CLIPTokenizer):
     shipped = CLIPTokenizer.from_pretrained(shapes_model / "tokenizer")
     rng = random.Random(5)
     captions = [*(random_scene(rng).caption for _ in range(50)), "", "🦊 qxz"]
@@ -228,7 +226,7 @@ def outlining_pipe(
     pipe.unload_lora_weights()
 
 
-def test_twelve_captions_get_their_colours_and_backgrounds(pipe: StableDiffusionPipeline):
+def test_bundled_model_draws_colours_and_backgrounds_of_captions(pipe: StableDiffusionPipeline):
     scenes = [one(*parts) for parts in TWELVE]
     rates = score(draw_with(pipe, [scene.caption for scene in scenes]), scenes).rates
     assert rates["colour"].asked == rates["background"].asked == 12
@@ -236,7 +234,7 @@ def test_twelve_captions_get_their_colours_and_backgrounds(pipe: StableDiffusion
     assert rates["background"].right >= 11
 
 
-def test_a_picture_depends_on_its_seed_and_not_on_its_batch(pipe: StableDiffusionPipeline):
+def test_bundled_model_image_depends_on_seed_not_batch(pipe: StableDiffusionPipeline):
     captions = ["a red circle on a white background", "a blue star on a yellow background"]
     together = np.int16(draw_with(pipe, captions, steps=4, seed=7, batch=2))
     apart = np.int16(draw_with(pipe, captions, steps=4, seed=7, batch=1))
@@ -244,7 +242,7 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(pipe: StableDiffusio
     assert np.abs(together - draw_with(pipe, captions, steps=4, seed=8)).max() > 2
 
 
-def test_unknown_words_do_not_break_a_caption(pipe: StableDiffusionPipeline):
+def test_bundled_model_ignores_unknown_words(pipe: StableDiffusionPipeline):
     spoken = {
         "a zorblax red circle on a white background": ("red", "circle", "white"),
         "a blue square on a yellow background 🦊": ("blue", "square", "yellow"),
@@ -256,7 +254,7 @@ def test_unknown_words_do_not_break_a_caption(pipe: StableDiffusionPipeline):
     assert sum(verdict.colour and verdict.background for verdict in verdicts) >= 3
 
 
-def test_text_of_nothing_but_unknown_words_still_gets_a_picture(pipe: StableDiffusionPipeline):
+def test_bundled_model_draws_for_unknown_text(pipe: StableDiffusionPipeline):
     for picture in draw_with(pipe, ["", "🦊🦊🦊", "一个红色的圆", "zorblax " * 40]):
         assert picture.shape == (SIZE_PX, SIZE_PX, 3)
         # Broken numbers decode to one flat tone.
@@ -269,13 +267,13 @@ def middle(picture: Picture) -> str:
     return nearest_colour(np.median(picture[inside, inside], axis=(0, 1)))
 
 
-def test_without_the_outline_adapter_a_large_shape_is_filled(pipe: StableDiffusionPipeline):
+def test_bundled_model_fills_large_shapes(pipe: StableDiffusionPipeline):
     scenes = [one(*parts, size="large") for parts in OUTLINED]
     pictures = draw_with(pipe, [scene.caption for scene in scenes])
     assert [middle(picture) for picture in pictures] == [colour for colour, _, _ in OUTLINED]
 
 
-def test_the_outline_adapter_reaches_every_layer_it_was_trained_on(
+def test_outline_adapter_covers_trained_layers(
     outlining_pipe: StableDiffusionPipeline, shapes_model: Path
 ):
     trained = load_file(shapes_model / "outline" / "pytorch_lora_weights.safetensors")
@@ -285,7 +283,7 @@ def test_the_outline_adapter_reaches_every_layer_it_was_trained_on(
     assert any("conv" in name for name in injected)
 
 
-def test_with_the_outline_adapter_a_large_shape_is_empty_inside(
+def test_outline_adapter_draws_empty_shapes(
     outlining_pipe: StableDiffusionPipeline,
 ):
     scenes = [one(*parts, size="large") for parts in OUTLINED]

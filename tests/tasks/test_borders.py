@@ -8,7 +8,7 @@ import pytest
 from tests.tasks.calling import array, call, plain, wrong
 
 
-def test_a_zoom_of_two_puts_the_picture_in_the_middle_of_twice_its_size():
+def test_border_zoom_of_two_centres_image_in_twice_its_size():
     made = call("add_border_and_mask", image=plain((64, 96)), zoom_all=2.0)
     bordered, mask = array(made["bordered_image"]), array(made["mask"])
     assert bordered.shape == (192, 128, 3)
@@ -20,7 +20,7 @@ def test_a_zoom_of_two_puts_the_picture_in_the_middle_of_twice_its_size():
     assert (mask[~inside] == 255).all()
 
 
-def test_each_side_grows_by_its_own_share():
+def test_border_sides_grow_by_their_own_share():
     zooms = {"zoom_left": 0.5, "zoom_right": 1.0, "zoom_up": 0.0, "zoom_down": 0.5}
     made = call("add_border_and_mask", image=plain((64, 64)), **zooms)
     mask = array(made["mask"])
@@ -29,14 +29,14 @@ def test_each_side_grows_by_its_own_share():
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 63, 32, 95)
 
 
-def test_the_mask_reaches_into_the_picture_by_the_overlap():
+def test_border_mask_overlaps_image():
     made = call("add_border_and_mask", image=plain((64, 64)), zoom_all=2.0, overlap=0.125)
     rows, columns = np.nonzero(array(made["mask"]) == 0)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 87, 40, 87)
 
 
 @pytest.mark.parametrize(("size", "whole"), [((100, 50), (96, 64)), ((10, 10), (32, 32))])
-def test_sides_become_the_nearest_multiple_of_32(size: tuple[int, int], whole: tuple[int, int]):
+def test_border_sides_are_multiples_of_32(size: tuple[int, int], whole: tuple[int, int]):
     made = call("add_border_and_mask", image=plain(size))
     assert made["bordered_image"].size == made["mask"].size == whole
 
@@ -44,7 +44,7 @@ def test_sides_become_the_nearest_multiple_of_32(size: tuple[int, int], whole: t
 @pytest.mark.parametrize(
     ("size", "rows", "columns"), [((64, 32), (32, 95), (0, 127)), ((32, 64), (0, 127), (32, 95))]
 )
-def test_a_picture_is_fitted_into_the_asked_size(
+def test_border_fits_image_into_requested_size(
     size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
 ):
     made = call("add_border_and_mask_with_size", image=plain(size), width=128, height=128)
@@ -55,13 +55,13 @@ def test_a_picture_is_fitted_into_the_asked_size(
     assert np.array_equal(red, array(made["mask"]) == 0)
 
 
-def test_a_picture_of_the_asked_shape_gets_no_border():
+def test_border_is_empty_for_matching_aspect_ratio():
     made = call("add_border_and_mask_with_size", image=plain((50, 50)), width=64, height=70)
     assert made["mask"].size == (64, 64)
     assert not array(made["mask"]).any()
 
 
-def test_shares_have_limits():
+def test_border_shares_are_limited():
     assert wrong("add_border_and_mask", image=plain((8, 8)), zoom_all=-1, overlap=0.5) == {
         "zoom_all": "-1 is too small; 0 is the least.",
         "overlap": "0.5 is too large; it has to be below 0.5.",

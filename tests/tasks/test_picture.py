@@ -17,11 +17,11 @@ def drawn_box(made: Image.Image, ground: Image.Image) -> tuple[int, int, int, in
     return columns.min(), rows.min(), columns.max(), rows.max()
 
 
-def test_a_picture_tells_its_size():
+def test_image_size_is_returned():
     assert call("get_image_size", image=plain((30, 20))) == {"width": 30, "height": 20}
 
 
-def test_what_came_with_the_file_is_gone_and_the_pixels_are_the_same():
+def test_strip_exif_removes_metadata_and_keeps_pixels():
     kept = plain((8, 8))
     exif = Image.Exif()
     exif[0x010F] = "a camera"
@@ -37,7 +37,7 @@ def test_what_came_with_the_file_is_gone_and_the_pixels_are_the_same():
 
 
 @pytest.mark.parametrize("position", ["bottom-right", "bottom-left", "top-right", "top-left"])
-def test_a_watermark_stands_in_its_corner_at_the_margin(position: str):
+def test_watermark_is_in_its_corner_at_the_margin(position: str):
     ground = plain((400, 300), "black")
     made = call("add_watermark", image=ground, position=position, margin=20, opacity=255)
     left, up, right, down = drawn_box(made, ground)
@@ -46,7 +46,7 @@ def test_a_watermark_stands_in_its_corner_at_the_margin(position: str):
     assert (left if horizontal == "left" else 399 - right) in (19, 20, 21)
 
 
-def test_a_watermark_can_stand_in_the_middle():
+def test_watermark_can_be_centred():
     ground = plain((400, 300), "black")
     made = call("add_watermark", image=ground, position="center")
     left, up, right, down = drawn_box(made, ground)
@@ -54,14 +54,14 @@ def test_a_watermark_can_stand_in_the_middle():
     assert abs((up + down) / 2 - 149.5) < 2
 
 
-def test_opacity_says_how_much_of_the_text_is_seen():
+def test_watermark_opacity_is_applied():
     ground = plain((200, 100), "black")
     half = call("add_watermark", image=ground, font_size=40)
     assert array(half).max() == 128
     assert array(call("add_watermark", image=ground, opacity=0)).max() == 0
 
 
-def test_the_text_grows_with_the_picture_unless_its_size_is_given():
+def test_watermark_scales_with_image_unless_size_is_given():
     heights = []
     for side, size in ((400, 0), (1600, 0), (1600, 24)):
         ground = plain((side, side), "black")
@@ -72,12 +72,12 @@ def test_the_text_grows_with_the_picture_unless_its_size_is_given():
 
 
 @pytest.mark.parametrize("colour", ["#00ff00", "lime", [0, 255, 0]])
-def test_a_colour_is_a_name_or_numbers(colour: object):
+def test_watermark_colour_is_a_name_or_numbers(colour: object):
     made = call("add_watermark", image=plain((200, 90), "black"), color=colour, opacity=255)
     assert array(made).max(axis=(0, 1)).tolist() == [0, 255, 0]
 
 
-def test_a_colour_that_is_none_is_refused():
+def test_watermark_refuses_invalid_colour():
     picture = plain((8, 8))
     assert "color" in str(wrong("add_watermark", image=picture, color="mauvish"))
     assert wrong("add_watermark", image=picture, position="middle") == {
@@ -86,7 +86,7 @@ def test_a_colour_that_is_none_is_refused():
     }
 
 
-def test_transparency_is_kept_and_the_given_picture_is_not_changed():
+def test_watermark_keeps_transparency_and_input():
     picture = Image.new("RGBA", (100, 50), (0, 0, 0, 40))
     made = call("add_watermark", image=picture)
     assert made.mode == "RGBA"

@@ -10,7 +10,7 @@ from app.errors import StepError
 from tests.tasks.calling import array, call, plain, quarters, wrong
 
 
-def test_the_square_in_the_middle_is_cut_out():
+def test_crop_square_takes_the_centre():
     wide = plain((30, 10), "white")
     wide.paste("blue", (10, 0, 20, 10))
     square = call("crop_square", image=wide)
@@ -18,7 +18,7 @@ def test_the_square_in_the_middle_is_cut_out():
     assert (array(square) == (0, 0, 255)).all()
 
 
-def test_a_centre_crop_shows_the_middle_square_in_the_asked_size():
+def test_centre_crop_has_requested_size():
     wide = plain((120, 40), "white")
     wide.paste(quarters(40, 40), (40, 0))
     made = call("resize_center_crop", image=wide, width=64, height=32)
@@ -30,11 +30,11 @@ def test_a_centre_crop_shows_the_middle_square_in_the_asked_size():
 
 
 @pytest.mark.parametrize("command", ["resize_center_crop", "resize_rescale"])
-def test_768_pixels_are_the_default(command: str):
+def test_resize_defaults_to_768_pixels(command: str):
     assert call(command, image=quarters()).size == (768, 768)
 
 
-def test_a_rescaled_picture_is_stretched_and_loses_nothing():
+def test_rescale_stretches_whole_image():
     made = call("resize_rescale", image=quarters(60, 20), width=20, height=60)
     pixels = array(made)
     assert pixels.shape == (60, 20, 3)
@@ -42,14 +42,14 @@ def test_a_rescaled_picture_is_stretched_and_loses_nothing():
     assert corners == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
-def test_resampling_brings_the_short_side_near_the_resolution_in_steps_of_64():
+def test_resample_sets_short_side_in_multiples_of_64():
     made = call("resize_resample", image=quarters(300, 200), resolution=128)
     assert made.size == (192, 128)
     assert call("resize_resample", image=quarters(300, 200)).size == (1536, 1024)
     assert call("resize_resample", image=plain((40, 4)), resolution=10).size == (128, 64)
 
 
-def test_a_picture_beyond_what_memory_should_hold_is_not_made():
+def test_too_large_image_is_not_made():
     sentence = r"A picture of 8192x524288 pixels would be made; 128 million are the most"
     with pytest.raises(StepError, match=sentence):
         call("resize_resample", image=plain((10, 640)), resolution=8192)
@@ -57,7 +57,7 @@ def test_a_picture_beyond_what_memory_should_hold_is_not_made():
         call("add_border_and_mask", image=plain((4000, 4000)), zoom_all=16.0)
 
 
-def test_transparency_is_dropped_where_the_picture_is_resampled():
+def test_resample_drops_transparency():
     picture = Image.new("RGBA", (64, 64), (200, 30, 30, 90))
     assert call("resize_resample", image=picture, resolution=64).mode == "RGB"
     assert call("resize_rescale", image=picture, width=8, height=8).mode == "RGB"
@@ -73,13 +73,13 @@ def test_transparency_is_dropped_where_the_picture_is_resampled():
         ((1000, 100), (1536, 640)),
     ],
 )
-def test_a_bucket_is_the_nearest_shape_with_about_as_many_pixels(
+def test_bucket_has_nearest_aspect_ratio_and_pixel_count(
     size: tuple[int, int], bucket: tuple[int, int]
 ):
     assert call("resize_bucket", image=plain(size)).size == bucket
 
 
-def test_what_does_not_fit_a_bucket_is_cut_off_at_both_ends():
+def test_bucket_crops_both_ends():
     striped = plain((40, 20), "white")
     striped.paste("red", (10, 0, 30, 20))
     made = call("resize_bucket", image=striped, resolution=64, ratios=["1:1"], alignment=32)
@@ -87,14 +87,14 @@ def test_what_does_not_fit_a_bucket_is_cut_off_at_both_ends():
     assert np.abs(array(made)[:, 4:-4].astype(int) - (255, 0, 0)).max() < 8
 
 
-def test_a_ratio_is_two_numbers():
+def test_bucket_ratio_must_be_two_numbers():
     for ratio in ("16x9", "0:1", "wide", "-1:2", "²:1"):
         assert wrong("resize_bucket", image=plain((8, 8)), ratios=[ratio]) == {
             "": f"'{ratio}' is not a ratio like 16:9."
         }
 
 
-def test_wrong_arguments_are_told_all_at_once():
+def test_wrong_arguments_are_reported_together():
     assert wrong("resize_center_crop", hight=3, width="wide", height=0) == {
         "": "'image' is missing.",
         "hight": "resize_center_crop takes no 'hight'. Did you mean 'height'?",
@@ -104,11 +104,11 @@ def test_wrong_arguments_are_told_all_at_once():
 
 
 @pytest.mark.parametrize("value", ["a.png", 3, None, [1]])
-def test_a_picture_is_a_picture(value: object):
+def test_non_image_argument_is_refused(value: object):
     assert list(wrong("crop_square", image=value)) == ["image"]
 
 
-def test_an_array_of_pixels_is_a_picture():
+def test_pixel_array_is_accepted_as_image():
     pixels = np.zeros((4, 8, 3), np.float32)
     pixels[:, 4:] = 1.0
     made = call("crop_square", image=pixels)

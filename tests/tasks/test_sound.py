@@ -19,19 +19,19 @@ def counting(length: int = 1000) -> np.ndarray:
     return np.arange(length, dtype=np.float32)[:, None] / length
 
 
-def test_a_slice_by_time_has_the_samples_of_that_time():
+def test_slice_by_time_has_its_samples():
     made = call("slice_audio", audio=counting(), sample_rate=RATE, **HALF_SECOND)
     assert made.dtype == np.float32
     assert np.array_equal(made, counting()[500:])
 
 
-def test_a_slice_by_frames_lasts_as_long_as_they_do():
+def test_slice_by_frames_has_their_length():
     cut = {"start_frame": 5, "num_frames": 10, "fps": 25}
     made = call("slice_audio", audio=counting(), sample_rate=RATE, **cut)
     assert np.array_equal(made, counting()[200:600])
 
 
-def test_after_its_end_a_sound_is_silent():
+def test_slice_beyond_the_end_is_silent():
     made = call(
         "slice_audio", audio=counting(), sample_rate=RATE, start_seconds=0.9, duration_seconds=1
     )
@@ -44,12 +44,12 @@ def test_after_its_end_a_sound_is_silent():
     assert late.tolist() == [[0.0]] * 100
 
 
-def test_a_video_brings_its_sounds_rate():
+def test_slice_of_video_uses_its_sample_rate():
     video = AudioVideo([], counting(), RATE)
     assert np.array_equal(call("slice_audio", audio=video, **HALF_SECOND), counting()[500:])
 
 
-def test_what_is_to_be_cut_is_said_in_one_way():
+def test_slice_requires_time_or_frames():
     either = (
         "Either start_seconds and duration_seconds, or start_frame, num_frames and fps are needed."
     )
@@ -61,13 +61,13 @@ def test_what_is_to_be_cut_is_said_in_one_way():
 
 
 @pytest.mark.parametrize("name", ["song.wav", "previous"])
-def test_a_file_is_not_a_sound_yet(name: str):
+def test_slice_refuses_a_file_name(name: str):
     assert wrong("slice_audio", audio=name, sample_rate=RATE, **HALF_SECOND) == {
         "audio": "A sound is needed: a text is not a sound."
     }
 
 
-def test_a_crossfade_is_shorter_by_a_window_a_seam_and_of_equal_power():
+def test_crossfade_shortens_by_window_with_equal_power():
     ones = np.ones((500, 1), np.float32)
     audios = [ones, np.zeros_like(ones), ones]
     made = call("crossfade_audio", audios=audios, crossfade_ms=100, sample_rate=RATE)
@@ -78,7 +78,7 @@ def test_a_crossfade_is_shorter_by_a_window_a_seam_and_of_equal_power():
     assert np.allclose(fading_out**2 + fading_in**2, 1, atol=1e-6)
 
 
-def test_without_a_crossfade_a_seam_is_faded_for_a_moment_and_nothing_is_lost():
+def test_join_without_crossfade_fades_seam_and_keeps_length():
     ones = np.ones((500, 2), np.float32)
     made = call("crossfade_audio", audios=[ones, ones], crossfade_ms=0, sample_rate=RATE)
     assert made.shape == (1000, 2)
@@ -87,13 +87,13 @@ def test_without_a_crossfade_a_seam_is_faded_for_a_moment_and_nothing_is_lost():
     assert made[499:501].max() < 0.3
 
 
-def test_a_sound_shorter_than_the_window_fades_as_long_as_it_lasts():
+def test_crossfade_window_is_limited_by_audio_length():
     ones = np.ones((20, 1), np.float32)
     made = call("crossfade_audio", audios=[ones, ones], crossfade_ms=75, sample_rate=RATE)
     assert made.shape == (20, 1)
 
 
-def test_one_channel_is_heard_on_both_sides():
+def test_mono_audio_is_repeated_to_stereo():
     left_and_right = np.tile(np.float32([[0.5, -0.5]]), (100, 1))
     made = call(
         "crossfade_audio", audios=[counting(100), left_and_right], crossfade_ms=0, sample_rate=RATE
@@ -117,9 +117,9 @@ def test_one_channel_is_heard_on_both_sides():
         (np.zeros((1, 2, 8)), (8, 2)),
     ],
 )
-def test_a_sound_may_lie_either_way(given: np.ndarray, shape: tuple[int, int]):
+def test_audio_axes_may_be_in_either_order(given: np.ndarray, shape: tuple[int, int]):
     assert as_sound(given).shape == shape
 
 
-def test_whole_numbers_are_brought_to_one():
+def test_integer_samples_are_normalised():
     assert as_sound(np.int16([-32768, 0, 16384])).ravel().tolist() == [-1.0, 0.0, 0.5]

@@ -7,7 +7,7 @@ import pytest
 from tests.tasks.calling import call, wrong
 
 
-def test_a_chat_message_is_what_a_model_and_a_person_say():
+def test_chat_message_has_system_and_user_part():
     made = call("format_chat_message", system_prompt="Be brief.", user_message="Hello")
     assert made == {
         "text_inputs": [
@@ -17,7 +17,7 @@ def test_a_chat_message_is_what_a_model_and_a_person_say():
     }
 
 
-def test_a_value_is_taken_from_a_mapping_by_its_key():
+def test_dict_value_is_read_by_key():
     assert call("get_dict_value", dict={"a": [1, 2]}, key="a") == [1, 2]
     assert call("get_dict_value", dict={"a": 1}, key="b") is None
     assert wrong("get_dict_value", dict="a", key=1, kye="a") == {
@@ -38,25 +38,25 @@ style: again, because models start over
 In short, a fox."""
 
 
-def test_sections_are_kept_once_each_in_the_declared_order():
+def test_sections_are_kept_once_in_declared_order():
     made = call("extract_sections", text=ANSWER, sections=["Subject", "style", "mood"])
     assert made == "Here you go.\n\nSubject: a fox\n\nstyle: oil on canvas\nwith thick paint"
 
 
-def test_what_stands_before_the_first_section_may_go():
+def test_preamble_can_be_dropped():
     made = call("extract_sections", text=ANSWER, sections=["subject"], keep_preamble=False)
     assert made == "subject: a fox\nstyle: again, because models start over"
 
 
-def test_a_section_ends_where_the_next_one_begins():
+def test_section_ends_at_the_next_one():
     made = call("extract_sections", text="a: 1\nb: 2\n\nrest", sections=["a", "b"])
     assert made == "a: 1\n\nb: 2"
 
 
 @pytest.mark.parametrize("sections", [[], ["mood"]])
-def test_a_text_without_any_of_the_sections_is_left_as_it_is(sections: list[str]):
+def test_text_without_sections_is_unchanged(sections: list[str]):
     assert call("extract_sections", text=f"\n{ANSWER}\n", sections=sections) == ANSWER
 
 
-def test_a_label_is_text_and_not_a_pattern():
+def test_section_label_is_not_a_pattern():
     assert call("extract_sections", text="a.b: 1\n\nacb: 2", sections=["a.b"]) == "a.b: 1"

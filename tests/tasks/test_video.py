@@ -40,7 +40,7 @@ def sounding(*greys: int, level: float = 1.0) -> AudioVideo:
         ("get_last_frame", {}, 30),
     ],
 )
-def test_a_frame_is_taken_from_either_end(command: str, arguments: dict[str, Any], shade: int):
+def test_frame_index_counts_from_either_end(command: str, arguments: dict[str, Any], shade: int):
     for video in (clip(10, 20, 30), array_of(10, 20, 30), AudioVideo(clip(10, 20, 30), None, None)):
         frame = call(command, video=video, **arguments)
         assert isinstance(frame, Image.Image)
@@ -52,24 +52,24 @@ def array_of(*greys: int) -> np.ndarray:
     return np.stack([np.full((6, 8, 3), grey / 255, np.float32) for grey in greys])
 
 
-def test_a_frame_outside_the_video_is_an_error_that_says_how_many_there_are():
+def test_frame_outside_video_is_an_error_with_the_count():
     with pytest.raises(StepError, match="The video has 2 frames and none at 2"):
         call("get_frame", video=clip(1, 2), frame_index=2)
 
 
-def test_frames_become_one_array_of_bytes():
+def test_video_frames_are_one_uint8_array():
     made = call("video_frames", video=clip(10, 20))
     assert (made.shape, made.dtype) == ((2, 6, 8, 3), np.uint8)
     assert np.array_equal(made, call("video_frames", video=array_of(10, 20)))
 
 
 @pytest.mark.parametrize("value", ["a.mp4", [], plain((4, 4)), [1], None, np.zeros((4, 4, 3))])
-def test_a_video_is_frames(value: object):
+def test_non_video_argument_is_refused(value: object):
     (sentence,) = wrong("video_frames", video=value).values()
     assert sentence.startswith("A video is needed")
 
 
-def test_a_sound_is_paired_with_frames_and_brings_its_rate():
+def test_pair_audio_adds_audio_with_its_rate():
     made = call("pair_audio", video=array_of(1, 2), audio=sounding(9, level=0.5))
     assert shades(made) == [0, 0]  # the array is kept as it is, of 0..1
     assert made.frames.shape == (2, 6, 8, 3)
@@ -78,7 +78,7 @@ def test_a_sound_is_paired_with_frames_and_brings_its_rate():
     assert (again.sample_rate, again.audio.shape) == (2000, (50, 1))
 
 
-def test_a_sound_without_a_rate_and_a_video_without_a_sound_are_refused():
+def test_pair_audio_requires_audio_and_sample_rate():
     with pytest.raises(StepError, match="Set 'sample_rate'"):
         call("pair_audio", video=clip(1), audio=np.ones(50))
     assert wrong("pair_audio", video=clip(1), audio=AudioVideo(clip(1), None, None)) == {
@@ -86,7 +86,7 @@ def test_a_sound_without_a_rate_and_a_video_without_a_sound_are_refused():
     }
 
 
-def test_videos_follow_each_other_without_the_frames_that_are_trimmed():
+def test_concat_drops_trimmed_frames():
     videos = [clip(1, 2, 3), clip(4, 5, 6), array_of(7, 8)]
     assert shades(call("concat_videos", videos=videos)) == [1, 2, 3, 4, 5, 6, 7, 8]
     made = call("concat_videos", videos=videos, trim_frames=1)
@@ -94,7 +94,7 @@ def test_videos_follow_each_other_without_the_frames_that_are_trimmed():
     assert (made.audio, made.sample_rate) == (None, None)
 
 
-def test_sounds_stay_in_step_with_the_frames():
+def test_concat_keeps_audio_in_sync():
     videos = [sounding(1, 2, level=1.0), sounding(3, 4, 5, level=0.5)]
     made = call("concat_videos", videos=videos, trim_frames=1, fps=10, crossfade_ms=50)
     assert len(made.frames) == 4
@@ -104,7 +104,7 @@ def test_sounds_stay_in_step_with_the_frames():
     assert made.audio[150:200].min() > 0.4
 
 
-def test_a_crossfade_is_no_longer_than_what_is_trimmed():
+def test_concat_crossfade_is_limited_to_trimmed_frames():
     videos = [sounding(1, 2, 3), sounding(4, 5, 6, level=0.0)]
     made = call("concat_videos", videos=videos, trim_frames=1, fps=10, crossfade_ms=5000)
     assert made.audio.shape == (500, 1)
@@ -112,14 +112,14 @@ def test_a_crossfade_is_no_longer_than_what_is_trimmed():
     assert not made.audio[300:].any()
 
 
-def test_a_silent_video_is_silent_as_long_as_it_lasts():
+def test_concat_pads_silent_video():
     made = call("concat_videos", videos=[clip(1, 2), sounding(3)], fps=10)
     assert made.audio.shape == (300, 1)
     assert not made.audio[:200].any()
     assert (made.audio[210:] == 1).all()
 
 
-def test_what_cannot_be_joined_says_why():
+def test_concat_refuses_incompatible_videos():
     other_rate = AudioVideo(clip(1), np.ones(100), 2000)
     with pytest.raises(StepError, match=r"different sizes \(8x6, 4x4\)"):
         call("concat_videos", videos=[clip(1), clip(2, size=(4, 4))])
@@ -132,6 +132,6 @@ def test_what_cannot_be_joined_says_why():
             call("concat_videos", videos=videos, trim_frames=trim)
 
 
-def test_frames_of_different_sizes_are_no_video():
+def test_frames_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="the frames of a video have one size"):
         call("video_frames", video=[plain((4, 4)), plain((8, 8))])
