@@ -1,4 +1,4 @@
-"""A runner in this process, and one call that plans a document and runs it."""
+"""A runner in this process, with one call to plan a document and run it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ SHAPES = str(Path(__file__).resolve().parents[2] / "models" / "shapes")
 
 
 class Bench:
-    """A folder for documents and pictures, and a runner on the CPU that writes below it."""
+    """A folder for documents and images, and a runner on the CPU that writes below it."""
 
     def __init__(self, folder: Path, device: Device | None = None, **settings: Any) -> None:
         self.folder = folder
         self.models = folder / "models"
         self.when: Callable[[Event], None] = lambda _event: None
-        """Called with every event, in the midst of the run."""
+        """Called with every event, during the run."""
         self._events: list[Event] = []
         self._numbers = itertools.count()
         self.run_id = ""
-        """Of the run in progress, else of the last."""
+        """Id of the active run, else of the last."""
         self.runner = Runner(
             WorkerSettings(device="cpu", **settings),
             OutputStore(folder / "outputs"),
@@ -79,15 +79,15 @@ class Bench:
         return Finished(run_id, tuple(events))
 
     def free(self) -> None:
-        """Have everything that is held dropped."""
+        """Drops everything that is held."""
         self.runner.free(FreeMemory(request_id="free"))
 
     def cancel(self, run_id: str) -> None:
-        """What the worker's reader thread does with a CancelRun."""
+        """Cancels the run, as the worker's reader thread does for CancelRun."""
         self.runner.signals.cancelled.add(run_id)
 
     def assembled(self, document: Document) -> Any:
-        """The pipeline of the document's first step, loaded for itself, before any call."""
+        """Returns the pipeline of the document's first step, loaded, before any call."""
         plan, residency, weights = self.plan(document), Residency(), self.runner.weights
         step, device = plan.steps[0], Device("cpu")
         context = RunContext(
@@ -101,7 +101,7 @@ class Bench:
             return assemble(step, parts, components)
 
     def refused(self, document: Document) -> LoadError:
-        """The error with which the load of the document's first step ends."""
+        """Returns the error of loading the document's first step."""
         with pytest.raises(LoadError) as caught:
             self.assembled(document)
         return caught.value
@@ -117,7 +117,7 @@ def step(
     blocks: Document | None = None,
     **arguments: Any,
 ) -> Document:
-    """A step of a Stable Diffusion pipeline of two denoiser steps; `blocks` goes beside them."""
+    """Returns a Stable Diffusion step of two denoising steps; `blocks` are further blocks."""
     return {
         "name": name,
         "pipeline": {
@@ -135,12 +135,12 @@ def document(*steps: Document, **changes: Any) -> Document:
 
 
 def pixels(finished: Finished) -> list[np.ndarray]:
-    """The pictures of a run that went well."""
+    """Returns the images of a successful run."""
     assert finished.success
     return [np.asarray(Image.open(result.path)) for result in finished.results]
 
 
 def same(one: Finished, other: Finished) -> bool:
-    """Whether two runs drew the same, to the last bit."""
+    """Returns whether two runs drew bit-identical images."""
     pairs = zip(pixels(one), pixels(other), strict=True)
     return all(np.array_equal(first, second) for first, second in pairs)

@@ -1,4 +1,4 @@
-"""What tests of the worker's rooms share."""
+"""Fixtures of the worker's tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.standins import build_sd
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion of random weights, with a safety checker. Not to be written to."""
+    """A tiny Stable Diffusion of random weights, with a safety checker. Read-only."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build_sd(folder)
     return folder
@@ -20,5 +20,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path, tiny: Path) -> Path:
-    """A model of the test's own, in a folder named `model`."""
+    """A private model, in a folder named `model`."""
     return shutil.copytree(tiny, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Runs that tell how often a text encoder was called."""
+"""Counts the text encoder calls of runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENCODERS = (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5Enco
 
 
 class Encoded(NamedTuple):
-    """A run, and how often it called a text encoder."""
+    """A run, and its number of text encoder calls."""
 
     finished: Finished
     calls: int
@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
 
 @contextlib.contextmanager
 def counting() -> Iterator[list[str]]:
-    """Every call of a text encoder inside, by the encoder's class."""
+    """Counts all text encoder calls inside, by the encoder's class."""
     calls: list[str] = []
 
     def after_call(module: torch.nn.Module, _arguments: Any, _result: Any) -> None:

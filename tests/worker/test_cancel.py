@@ -1,4 +1,4 @@
-"""A cancel is obeyed in every phase, by the real worker, and costs the next run nothing."""
+"""A cancel takes effect in every phase in the real worker, and does not affect the next run."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def undisturbed(engine: Engine, workflows: Workflows) -> Finished:
-    """The short run, before anything was ever cancelled."""
+    """The short run, before any cancel."""
     return run(engine, workflows.short)
 
 
 def cancelled_when(engine: Engine, workflow: Path, seen: Callable[[RunEvent], bool]) -> Finished:
-    """A run that is cancelled as soon as such an event is seen."""
+    """Returns a run that is cancelled at the first such event."""
     run_id = engine.submit(workflow, {}, seed=5, fresh=True)
     events: list[RunEvent] = []
     asked = False
@@ -84,7 +84,7 @@ def in_phase(phase: str) -> Callable[[RunEvent], bool]:
 
 
 def held(engine: Engine) -> set[str]:
-    """Titles of what the worker holds, as it reported after its last run."""
+    """Returns titles of held components, as reported after the last run."""
     return {component.title for component in engine.status().held}
 
 
@@ -121,7 +121,7 @@ def test_cancel_while_loading_keeps_loaded_components(
     assert engine.status().pid == pid
     loaded_then = [event for event in finished.events if isinstance(event, Loading)]
     assert 0 < len(after.success.loaded) < len(undisturbed.success.loaded)
-    # Every component is told once before its load and once after it.
+    # Every component is reported once before and once after its load.
     assert len(after.success.loaded) + len(loaded_then) // 2 == len(undisturbed.success.loaded)
     assert held(engine) == set(undisturbed.success.loaded)
     assert same(after, undisturbed)

@@ -1,4 +1,4 @@
-"""A film made in segments, each of which goes on from the one before; on a stand-in of LTX-2."""
+"""Videos made in segments that continue each other, on a stand-in of LTX-2."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ltx2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """One for all tests here: what is loaded stays loaded."""
+    """One bench for all tests here, so that components stay loaded."""
     bench = Bench(tmp_path_factory.mktemp("chain"))
     Image.new("RGB", (64, 64), "red").save(bench.folder / "start.png")
     return bench
@@ -66,7 +66,7 @@ def film(finished: Finished, number: int = 0) -> Film:
 
 
 def like(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether both are the same film, compressed once or twice."""
+    """Returns whether both are the same video, compressed once or twice."""
     return bool(np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.8)
 
 

@@ -1,4 +1,4 @@
-"""The device: its name, its memory, and the words in which memory runs out."""
+"""The device: name, memory, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_device_name_is_used_as_given():
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_device_accelerator_name_matches_its_tensors(kind: str):
-    """Else each of them would be moved there again for every step."""
+    """Otherwise tensors would be moved before every step."""
     assert Device(kind).torch_device == torch.device(kind, 0)
 
 
@@ -48,7 +48,7 @@ def test_device_memory_on_cpu_is_ram(cpu: Device):
 
 
 def test_resident_set_grows_with_process(cpu: Device):
-    # What other tests left behind must not be given back in between.
+    # Freed first, so that leftovers of other tests are not counted.
     cpu.tidy()
     cpu.release()
     before = cpu.memory().resident_bytes
@@ -58,7 +58,7 @@ def test_resident_set_grows_with_process(cpu: Device):
 
 
 def test_release_frees_large_tensors(cpu: Device):
-    # Many small blocks: malloc keeps those for itself when they are freed.
+    # Many small blocks, which malloc keeps when they are freed.
     blocks = [torch.ones(16 * 1024) for _ in range(2000)]
     full = cpu.memory().resident_bytes
     held_bytes = sum(block.nbytes for block in blocks)
@@ -106,7 +106,7 @@ def test_other_errors_are_not_out_of_memory(error: Exception):
 
 
 def told_otherwise(error: Exception, *, said: bool) -> Exception:
-    """What a library raises instead of this error, with `raise … from` or without."""
+    """Returns the error a library raises instead, with or without `raise … from`."""
     try:
         try:
             raise error

@@ -1,4 +1,4 @@
-"""The task that is another name for a pipeline's call: diffusion_upscale."""
+"""The task diffusion_upscale, which stands for a pipeline call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remembered embeddings on disk: small ones, within a bound, and never trusted blindly."""
+"""Embeddings on disk: small files, bounded, and verified."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.worker.encoding import encoded
 
 
 def file_of(bench: Bench) -> Path:
-    """The one file of remembered embeddings."""
+    """Returns the only embeddings file."""
     (file,) = (bench.folder / "outputs" / FOLDER).iterdir()
     return file
 
@@ -32,7 +32,7 @@ def test_embeddings_are_written_only_at_clean_up(bench: Bench):
 
 
 def test_embeddings_are_written_at_shutdown(tmp_path: Path, bench: Bench):
-    """As the command line does: one run, and the process is over."""
+    """As on the command line: one run, and the process ends."""
     workflow = bench.write(document(step()))
     with started_engine(tmp_path / "outputs") as engine:
         cold = run(engine, workflow)

@@ -1,4 +1,4 @@
-"""Everything that diffusers' `encode_prompt` reads is in the key of what is remembered."""
+"""The memo key covers everything that diffusers' `encode_prompt` methods read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Methods = dict[str, ast.FunctionDef]
 
 @pytest.fixture(scope="module")
 def encoding() -> dict[str, Methods]:
-    """The methods of every pipeline in the installed diffusers that has an `encode_prompt`."""
+    """Returns the methods of every installed pipeline that has an `encode_prompt`."""
     sources = (
         file.read_text(encoding="utf-8")
         for file in (Path(inspect.getfile(diffusers)).parent / "pipelines").rglob("*.py")
@@ -32,7 +32,7 @@ def encoding() -> dict[str, Methods]:
 
 
 def own(method: ast.FunctionDef, how: type[ast.expr_context]) -> set[str]:
-    """The attributes of `self` that the method reads (`ast.Load`) or assigns (`ast.Store`)."""
+    """Returns attributes of `self` that the method reads (`ast.Load`) or assigns (`ast.Store`)."""
     attributes = (node for node in ast.walk(method) if isinstance(node, ast.Attribute))
     return {
         node.attr
@@ -42,7 +42,7 @@ def own(method: ast.FunctionDef, how: type[ast.expr_context]) -> set[str]:
 
 
 def read_by(method: str, methods: Methods) -> set[str]:
-    """The attributes of `self` that this method and those it calls read, and their names."""
+    """Returns attributes of `self` that this method and those it calls read, and their names."""
     seen, following = set[str](), {method}
     while following:
         seen |= following
@@ -54,7 +54,7 @@ def read_by(method: str, methods: Methods) -> set[str]:
 def test_encode_prompt_reads_only_pipeline_attributes_in_the_key(
     encoding: dict[str, Methods],
 ):
-    """A diffusers whose pipelines read more would be answered with the wrong embeddings."""
+    """Fails for a diffusers version whose pipelines read more, which would give wrong hits."""
     beside_the_key = {}
     for name, methods in encoding.items():
         given = {argument.arg for argument in methods["__init__"].args.args}

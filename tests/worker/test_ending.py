@@ -1,4 +1,4 @@
-"""A run's own outcome is told, whatever fails beside it: measures, previews, idle work."""
+"""A run's own outcome is reported, whatever fails beside it: measurements, previews, idle work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.worker.bench import SHAPES, Bench, document, step
 
 
 class LostDevice(Device):
-    """A device that does not answer once it is lost, as CUDA after an illegal access."""
+    """A device that fails once it is lost, as CUDA after an illegal access."""
 
     is_lost = False
 
@@ -57,7 +57,7 @@ class LostDevice(Device):
 
 @pytest.fixture
 def lost(tmp_path: Path) -> Bench:
-    """A runner whose device is lost as soon as a run denoises, and whose run fails then."""
+    """A runner whose device is lost when a run denoises, so that the run fails."""
     device = LostDevice("cpu")
     bench = Bench(tmp_path, device)
 
@@ -121,7 +121,7 @@ def test_run_error_is_reported_when_offloaded_components_cannot_be_restored(tmp_
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     device = Unmoving()
-    # Less than the model's weights: its components take turns.
+    # Less than the model's weights, so that its components are offloaded.
     bench = Bench(tmp_path, device, device_budget=20_000_000)
 
     def fail(event: Event) -> None:
@@ -138,7 +138,7 @@ def test_run_error_is_reported_when_offloaded_components_cannot_be_restored(tmp_
 
 
 def test_failure_is_reported_before_the_device_is_used(tmp_path: Path):
-    """A device in this state may also never answer: then the worker is ended from outside."""
+    """Such a device may never answer: then the worker is ended from outside."""
     asked_before_end: list[bool] = []
     told: list[Event] = []
 
@@ -236,7 +236,7 @@ def test_folder_instead_of_preview_map_does_not_fail_run(bench: Bench):
 
 
 class FailingMap(LatentPreview):
-    """Knows all latents and can show none."""
+    """Accepts all latents and cannot render any."""
 
     def __init__(self) -> None:
         super().__init__([(0.0, 0.0, 0.0)] * 4)

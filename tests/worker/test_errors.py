@@ -1,4 +1,4 @@
-"""A run that cannot be finished says what, where, and hurts nobody after it."""
+"""A failing run says what and where, and does not affect later runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.worker.bench import Bench, Document, document, same, step
 
 GOOD = document(step(), id="good")
 FAILS: dict[str, Any] = {"sigmas": [1.0, 0.5]}
-"""What only the call itself refuses: the model's scheduler takes no sigmas."""
+"""Refused only by the call: the model's scheduler takes no sigmas."""
 MANY = LiteralValue(value=10**9)
-"""More pictures at once than any machine has memory for, and than planning would let through."""
+"""More images at once than any machine could hold, and than planning would accept."""
 
 
 def failed(bench: Bench, wanted: Document | Plan) -> RunFailed:

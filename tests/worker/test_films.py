@@ -1,4 +1,4 @@
-"""Videos and sounds of files in tasks, with what belongs to them."""
+"""Video and audio files in tasks."""
 
 from __future__ import annotations
 

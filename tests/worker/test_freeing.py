@@ -1,4 +1,4 @@
-"""Free proves itself: what it says was given back has left the process, measured."""
+"""Memory reported as freed has really left the process."""
 
 from __future__ import annotations
 

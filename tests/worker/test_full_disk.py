@@ -1,4 +1,4 @@
-"""A disk that takes no more costs a run its files and nothing else: the worker stays, warm."""
+"""A full disk costs a run its files only: the worker stays warm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE_S = 60.0
 
 
 class Lines(logging.Handler):
-    """What is logged, to be waited for."""
+    """Log lines to wait for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_full_disk_fails_run_with_a_sentence_and_keeps_components(
     pid = pid_of(engine)
     with full_disk(pid):
         failed = run(engine, workflow, inputs | {"prompt": "a blue star"}, seed=2)
-        # Nothing else is to be done now: what the encoders made is to be written.
+        # The worker is idle now and writes the embeddings.
         lines.wait_for("Prompt embeddings could not be written")
     assert isinstance(failed.terminal, RunFailed)
     assert failed.terminal.error.kind == "ResultError"
@@ -95,7 +95,7 @@ def test_vanished_outputs_folder_does_not_end_worker(
     workflow, inputs = shipped_workflows / "text-to-image.json", {"prompt": "a red circle"}
     assert run(engine, workflow, inputs, seed=3).success
     pid = pid_of(engine)
-    # Answered when the engine has written down what that run made.
+    # Answered when the engine has stored the run's results.
     engine.needed()
     shutil.rmtree(outputs)
     if as_file:
@@ -109,7 +109,7 @@ def test_vanished_outputs_folder_does_not_end_worker(
 
 
 def half(model: Path) -> dict[str, object]:
-    """A document whose weights are converted while they are loaded."""
+    """A document whose weights are converted at load time."""
     return document(step(model=model, loading={"torch_dtype": "torch.bfloat16"}))
 
 
@@ -117,7 +117,7 @@ def test_converted_weights_on_a_full_disk_are_only_logged(
     bench: Bench, model: Path, caplog: pytest.LogCaptureFixture
 ):
     assert bench.run(half(model)).success
-    # Room for the texts beside the weights: it is the weights' own library that meets the limit.
+    # Room for the text files only, so that the weights' library meets the limit.
     with caplog.at_level(logging.WARNING), full_disk(max_bytes=4096):
         bench.runner.clean_up()
     told = [text for text in caplog.messages if "could not be kept" in text]
@@ -128,7 +128,7 @@ def test_converted_weights_on_a_full_disk_are_only_logged(
 
 
 class Stuck(Device):
-    """A device of which nothing comes back, as after an error of CUDA."""
+    """A device that never returns, as after a CUDA error."""
 
     def tidy(self) -> None:
         raise RuntimeError("an illegal memory access was encountered")

@@ -51,7 +51,7 @@ DRAW: dict[str, Document] = {
     "half the bytes": document(step(loading={"torch_dtype": "torch.bfloat16"})),
 }  # fmt: skip
 FAIL: dict[str, Document] = {
-    # Fails when the LoRA is applied, with the first one in place already.
+    # Fails when the LoRA is applied, after the first one is loaded.
     "not its lora": document(
         step(blocks={"loras": [*OUTLINE["loras"], {"model_name": f"{SHAPES}/vae"}]})
     ),
@@ -64,7 +64,7 @@ FAIL: dict[str, Document] = {
 
 
 class Act(NamedTuple):
-    """One thing that happens: a run, cut off at one of its events or not; or memory given back."""
+    """One action: a run, possibly cut off at one of its events, or freeing memory."""
 
     what: str
     cancel_at: int | None = None
@@ -75,16 +75,16 @@ HISTORIES = st.lists(RUNS | st.sampled_from([Act("free"), Act("drop one")]), max
 
 
 def drawn(name: str, folder: Path) -> list[np.ndarray]:
-    """What this process draws for the workflow."""
+    """Returns what this process draws for the workflow."""
     folder.mkdir()
     return pixels(Bench(folder).run(DRAW[name]))
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[np.ndarray]]:
-    """What each workflow draws in a process of its own that did nothing before."""
+    """Returns what each workflow draws in a fresh process."""
     context = multiprocessing.get_context("forkserver")
-    # Forks of a process that has imported torch and done nothing with it: as fresh as a new one.
+    # Forks of a process that has only imported torch: as fresh as a new one.
     context.set_forkserver_preload(["tests.worker.bench"])
     folder = tmp_path_factory.mktemp("fresh")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
@@ -98,7 +98,7 @@ def new_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Bench]:
 
 
 def perform(bench: Bench, act: Act) -> None:
-    """Do this; a cancel comes with one of the run's events, a failure is what was asked for."""
+    """Does this; a cancel is sent at one of the run's events, a failure is intended."""
     if act.what == "free":
         bench.free()
     elif act.what == "drop one":
@@ -118,9 +118,9 @@ def perform(bench: Bench, act: Act) -> None:
     assert all(entry.leases == 0 for entry in bench.runner.residency.entries)
 
 
-# peft warns of a second adapter; a worker's log would show it, pytest would make it an error.
+# peft warns of a second adapter, which pytest would make an error.
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
-# diffusers' solver hands its tensors to NumPy in an older way.
+# diffusers' solver passes tensors to NumPy in a deprecated way.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @settings(
     max_examples=20,

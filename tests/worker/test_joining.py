@@ -1,4 +1,4 @@
-"""What a chain hands from segment to segment, and how it joins them: without a model."""
+"""How a chain passes segments on and joins them, without a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AudioOf:
 
 
 def segment(number: int, frames: int = 10, *, sound: bool = True) -> AudioVideo:
-    """Frames that count on from ten times the number, and as many samples at that loudness."""
+    """Returns frames that count from ten times `number`, and as many samples at that level."""
     counted = np.arange(frames)[:, None, None, None] + 10 * number
     pixels = np.broadcast_to(counted, (frames, 4, 4, 3)).astype(np.uint8)
     if not sound:
@@ -79,7 +79,7 @@ def test_joined_audio_matches_frames_and_never_exceeds_its_parts(crossfade_ms: f
     window = min(round(crossfade_ms / 1000 * RATE), samples_of(2, FPS, RATE))
     assert (film.audio[: 1000 - max(window, 3)] == np.float32(0.1)).all()
     assert (film.audio[1003:] == np.float32(0.2)).all()
-    # Of equal power: at its middle, cos and sin of 45 degrees of either.
+    # Equal power: at the middle, cos and sin of 45 degrees.
     if window > 20:
         middle = film.audio[1000 - window // 2, 0]
         assert middle == pytest.approx((0.1 + 0.2) * 2**-0.5, rel=0.05)

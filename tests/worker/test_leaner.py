@@ -1,4 +1,4 @@
-"""Which mode a step that ran out of memory is run in next."""
+"""The next mode of a step that ran out of memory."""
 
 from __future__ import annotations
 

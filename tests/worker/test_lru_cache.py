@@ -1,4 +1,4 @@
-"""What leaves for room: the least recently used, and nothing for what could never fit."""
+"""The LRU cache: evictions, limits, and a comparison with a reference model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIZES = st.integers(0, 12)
 
 @given(SIZES, st.lists(st.tuples(st.sampled_from("abcde"), st.none() | SIZES)))
 def test_lru_cache_matches_reference_model(max_bytes: int, uses: list[tuple[str, int | None]]):
-    """Against the plainest thing that does it: a list, the last used at its end."""
+    """The reference model is a list with the most recently used value at its end."""
     cache: LruCache[int] = LruCache(max_bytes)
     model: list[tuple[str, int]] = []
     for key, size_bytes in uses:

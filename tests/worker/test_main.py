@@ -1,4 +1,4 @@
-"""The worker's libraries: what they log is passed on, and what they find in the environment."""
+"""The worker's logging and environment."""
 
 from __future__ import annotations
 

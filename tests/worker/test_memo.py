@@ -1,4 +1,4 @@
-"""The same text through the same encoders is encoded once; no picture tells whether it was."""
+"""A prompt is encoded once by the same encoders, and the image is the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.worker.encoding import encoded
 
 
 def forgetful(folder: Path) -> Bench:
-    """A bench that remembers nothing."""
+    """A bench without caches."""
     (folder / "forgetful").mkdir(exist_ok=True)
     return Bench(folder / "forgetful", prompt_memo_bytes=0)
 
@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
 }
 
 
-# What a scheduler of SDXL does; a worker's log would show it, pytest would make it an error.
+# A warning of SDXL's scheduler, which pytest would make an error.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("pipeline_class", FAMILIES)
 def test_prompt_memo_hit_calls_no_encoder_and_draws_the_same(
@@ -61,7 +61,7 @@ def test_prompt_memo_hit_calls_no_encoder_and_draws_the_same(
 
 
 def shown(path: str) -> list[bytes]:
-    """The frames of a video, or the one picture."""
+    """Returns the frames of a video, or the only image."""
     if path.endswith(".mp4"):
         with av.open(path) as video:
             return [frame.to_ndarray(format="rgb24").tobytes() for frame in video.decode(video=0)]

@@ -1,4 +1,4 @@
-"""What one call of `encode_prompt` is known by, what is passed through, what is handed out."""
+"""Keys, exceptions and results of memoised `encode_prompt` calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.worker.encoding import counting
 
 
 class Call(NamedTuple):
-    """A pipeline and what is needed to have its prompts remembered."""
+    """A pipeline, and what is needed to memoise its prompts."""
 
     pipeline: Any
     step: Any
@@ -83,7 +83,7 @@ def test_memo_restores_encode_prompt_after_errors(call: Call, memo: PromptMemo):
 
 
 class Describer(DiffusionPipeline):
-    """A pipeline whose `encode_prompt` takes and returns what real ones do, and counts."""
+    """A pipeline whose `encode_prompt` has a realistic signature and counts calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def describer(call: Call) -> Call:
 
 
 def test_memo_forgets_unwritten_keys_of_evicted_embeddings(describer: Call, tmp_path: Path):
-    """As where one run follows the other, and nothing is ever written down."""
+    """As when runs follow each other without an idle moment to write."""
     memo = PromptMemo(1000, tmp_path / FOLDER, MIB)
     memory_bytes = []
     with describer.remembered_by(memo):

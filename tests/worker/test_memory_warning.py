@@ -1,4 +1,4 @@
-"""The worker says when its memory grows from run to run, and only then."""
+"""The worker warns when its memory grows between runs, and only then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROWTH = "memory grew by"
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A runner that minds far less than the default."""
+    """A runner with a much lower threshold than the default."""
     return Bench(tmp_path, growth_warning_bytes=100 * MB)
 
 
@@ -110,7 +110,7 @@ def test_memory_is_reported_after_every_run(bench: Bench):
     bench.run(document(step()))
     bench.run(document(step(sigmas=[1.0, 0.5])))
     titles = [[held.title for held in report.held] for report in reports]
-    # After a failure once more: it was told before memory was measured.
+    # Twice after a failure: the first report precedes the measurement.
     assert len(titles) == 3
     assert titles[0] == titles[1] == titles[2]
     assert "unet of shapes (float32)" in titles[0]

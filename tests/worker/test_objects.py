@@ -1,4 +1,4 @@
-"""Objects of diffusers' data classes, as the calls of a step are given them."""
+"""Objects of diffusers' data classes in the calls of a step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.worker.bench import Bench, document, step
 
 
 def given(bench: Bench, value: Any, **results: list[Any]) -> list[Any]:
-    """What each call of a step is given for an argument of this value, after these results."""
+    """Returns the argument of each call for this value, after these results."""
     earlier = [step(name) for name in results]
     plan = bench.plan(document(*earlier, step("last", cross_attention_kwargs={"x": value})))
     context = RunContext(
@@ -106,7 +106,7 @@ def test_invalid_object_arguments_are_reported(bench: Bench):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_reference_audio_is_resampled_to_the_model_rate(channels: int):
-    """The library needs torchaudio for that."""
+    """The library would need torchaudio."""
     tone = torch.sin(torch.arange(RATE) * 2 * torch.pi * 400 / RATE).expand(channels, -1)
     given = MiniMaxH3AudioReference(audio=tone, sample_rate=RATE)
     untouched = MiniMaxH3ImageReference(image=Image.new("RGB", (8, 8)))

@@ -27,12 +27,12 @@ pytestmark = pytest.mark.skipif(
 
 MIB = 1024 * 1024
 LARGE = {"width": 768, "height": 768, "num_inference_steps": 1, "guidance_scale": 1}
-"""Takes between 300 and 350 MiB to decode at once; in tiles and to draw less than 120."""
+"""Needs 300 to 350 MiB to decode at once; in tiles, and to draw, less than 120."""
 ROOM_BYTES = 220 * MIB
 
 
 class Worker(NamedTuple):
-    """The engine of a worker that has drawn a small picture, and its limit to be."""
+    """The engine of a worker that has drawn a small image, and its memory limit."""
 
     engine: Engine
     limit_bytes: int
@@ -78,7 +78,7 @@ def written(path: Path, **arguments: Any) -> Path:
 
 
 def data_bytes(pid: int) -> int:
-    """What counts against RLIMIT_DATA."""
+    """Returns the bytes that count against RLIMIT_DATA."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 

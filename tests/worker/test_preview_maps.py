@@ -1,4 +1,4 @@
-"""Maps of latents to colours that are learnt from what a model decodes."""
+"""Preview maps learnt from decoded images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DECODER = "vae of shapes"
 
 
 def packed(latents: torch.Tensor) -> torch.Tensor:
-    """As FLUX has them: squares of 2 x 2 places are one token."""
+    """Returns packed latents as in FLUX: squares of 2 x 2 positions are one token."""
     return torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
 
 
 def as_film(latents: torch.Tensor) -> torch.Tensor:
-    """Three frames, of which the first is the picture; channels first, as Wan has them."""
+    """Returns three frames, the first of which is the image; channels first, as in Wan."""
     return torch.stack([latents, torch.zeros_like(latents), torch.zeros_like(latents)], dim=2)
 
 
@@ -41,7 +41,7 @@ FORMS: dict[str, Form] = {"a picture": lambda latents: latents, "packed": packed
 
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[Image.Image, torch.Tensor]]:
-    """Pictures of scenes, and what the bundled model's trained autoencoder makes of them."""
+    """Images of scenes, and their latents by the bundled model's trained autoencoder."""
     vae = AutoencoderKL.from_pretrained(SHAPES, subfolder="vae")
     rng = random.Random(0)
     found = []
@@ -56,7 +56,7 @@ def drawn() -> list[tuple[Image.Image, torch.Tensor]]:
 
 
 def sight_of(maps: PreviewMaps) -> PreviewSource:
-    """As of a pipeline whose family has no published map, at its next call."""
+    """Returns the preview source of a pipeline without a published map, at its next call."""
     preview_source = PreviewSource(maps.learnt(DECODER), DECODER, video_channels=4)
     preview_source.begin({"width": 128, "height": 128})
     return preview_source
@@ -82,11 +82,11 @@ def test_preview_map_is_learnt_from_a_few_images(
     known, others = drawn[:12], drawn[12:]
     assert not sight_of(maps).knows(FORMS[form](others[0][1]))
     teach(maps, known, FORMS[form])
-    # Another start finds what was learnt.
+    # The learnt map survives a restart.
     preview_source = sight_of(PreviewMaps(tmp_path))
     seen, true = [], []
     for picture, latents in others:
-        # Of a film the middle is shown.
+        # A video shows its middle frame.
         shown = as_film(latents)[:, :, [1, 0, 2]] if form == "a film" else FORMS[form](latents)
         assert preview_source.knows(shown)
         jpeg, width, height = preview_source.render(shown)

@@ -1,4 +1,4 @@
-"""What is shown of a picture while it is drawn."""
+"""Previews of images during denoising."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, step
 
 RED_GREEN = LatentPreview(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), bias=(0.0, 0.0, -1.0))
-"""Two channels: the first is red, the second green; blue is always off."""
+"""Two channels: the first is red, the second green; blue is off."""
 
 
 def drawn(preview: LatentPreview, latents: torch.Tensor) -> np.ndarray:

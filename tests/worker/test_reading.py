@@ -1,4 +1,4 @@
-"""The worker's reader of commands: it hears everything, or ends its process."""
+"""The worker's command reader: reads every command, or ends its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDED_S = 30.0
 
 
 def reader(connection: Connection) -> None:
-    """The child: tells what was read before each command that is queued."""
+    """The child: reports what was read before each queued command."""
     signals = SimpleNamespace(cancelled=set(), watched=set())
 
     class Told(queue.SimpleQueue):  # type: ignore[type-arg]
@@ -51,7 +51,7 @@ def test_command_reader_error_ends_process(data: bytes | None):
         ours.close()
     else:
         ours.send_bytes(data)
-        # Whatever else is in the pipe must not keep it.
+        # Other commands in the pipe must not delay it.
         ours.send_bytes(encode(ShutDown()))
     process.join(ENDED_S)
     assert process.exitcode == (0 if data is None else EXIT_UNREADABLE)

@@ -1,4 +1,4 @@
-"""Every result carries how it was made."""
+"""The record of each result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def workflow(bench: Bench) -> Path:
-    """Draws two pictures in each format; what a person may choose has defaults."""
+    """A workflow that draws two images in each format; its variables have defaults."""
     arguments = {
         "prompt": "variable:prompt",
         "num_inference_steps": "variable:steps",
@@ -53,7 +53,7 @@ def finished(bench: Bench, workflow: Path) -> Finished:
 
 @pytest.fixture(params=KINDS)
 def results(request: pytest.FixtureRequest, finished: Finished) -> list[ResultSaved]:
-    """The two results of one format."""
+    """Returns the two results of one format."""
     return [result for result in finished.results if result.content_type == request.param]
 
 

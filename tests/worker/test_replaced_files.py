@@ -1,4 +1,4 @@
-"""What a run made of files that were replaced meanwhile is remembered by nobody."""
+"""Results of files that were replaced during the run are not cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def unet_of(model: Path) -> Path:
 
 
 def overwrite(file: Path, content: bytes) -> None:
-    """Write into the file in place, and set its time of modification back."""
+    """Writes into the file in place, and restores its modification time."""
     before = file.stat()
     with file.open("r+b") as opened:
         opened.write(content)
@@ -29,7 +29,7 @@ def overwrite(file: Path, content: bytes) -> None:
 
 
 def without_its_end(content: bytes) -> bytes:
-    """The same with its last numbers zero."""
+    """Returns the content with its last numbers zeroed."""
     return content[:-4096] + bytes(4096)
 
 
@@ -78,7 +78,7 @@ def test_result_of_replaced_model_is_not_cached(bench: Bench, model: Path):
 
 
 def test_components_of_replaced_file_are_dropped(bench: Bench, model: Path):
-    """A cancelled or failed run too may have left weights and prompts that are half and half."""
+    """A cancelled or failed run may have left mixed weights and prompts too."""
     file = unet_of(model)
     reports: list[MemoryReported] = []
 
@@ -113,7 +113,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_result_of_replaced_image_is_not_cached(bench: Bench, picture: Path):
-    """The plan names the picture by its content, which this is not any more."""
+    """The plan names the image by its content, which has changed."""
     image = {"location": picture.name}
     plan = bench.plan(document(step(kind="Img2Img", image=image, strength=1.0)))
     key = request_key(plan, "cpu")

@@ -1,4 +1,4 @@
-"""The table of what is held, and who has to leave it."""
+"""The table of held components, and evictions from it."""
 
 from __future__ import annotations
 

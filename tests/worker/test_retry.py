@@ -1,4 +1,4 @@
-"""A step that runs out of memory is tried once more; the error is torch's own, from inside it."""
+"""A step that runs out of memory is retried once; the error is torch's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step
 
 LARGE = {"width": 256, "height": 256}
-"""Several tiles, so tiling shows."""
+"""Several tiles, so that tiling changes the image."""
 PLAIN = document(step(**LARGE), id="plain")
 MODE = "VAE tiling and VAE slicing"
 
@@ -40,7 +40,7 @@ def decoding(event: Event) -> bool:
 
 
 class RunningOut:
-    """Has memory run out at events of a kind, so many times."""
+    """Makes memory run out at events of a kind, so many times."""
 
     def __init__(self, bench: Bench, when: Callable[[Event], bool], times: int = 1) -> None:
         self._when = when
@@ -63,7 +63,7 @@ def failed(finished: Finished) -> RunFailed:
 
 
 def held(bench: Bench) -> set[str]:
-    """Models of which weights are held."""
+    """Returns models whose weights are held."""
     entries = (entry for entry in bench.runner.residency.entries if entry.weight_bytes)
     return {entry.title.split(" of ")[1].split(" ")[0] for entry in entries}
 
@@ -226,7 +226,7 @@ def test_cancel_during_retry_ends_run(bench: Bench):
 
 
 def varied() -> Document:
-    """Two pictures, and a step that is called once for each of them."""
+    """Returns a document with two images, and a step that is called once for each."""
     vary = step("vary", kind="Img2Img", image="previous_result:draw", strength=1.0)
     return document(step(num_images_per_prompt=2), vary, id="varied")
 
@@ -245,7 +245,7 @@ def test_retry_of_several_calls_starts_again_without_duplicates(bench: Bench):
     (event,) = told(recovered)
     assert event.step == "vary"
     assert [r.step for r in recovered.results] == ["draw", "draw", "vary", "vary"]
-    # These are no larger than one tile, so the leaner mode draws the same.
+    # No larger than one tile, so the leaner mode draws the same.
     assert same(ordinary, recovered)
 
 

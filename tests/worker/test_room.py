@@ -1,4 +1,4 @@
-"""Before a load, room is made: by what is idle, never by what the run itself needs now."""
+"""Evictions to make room for a load; never of what the run itself needs now."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODEL_BYTES = 22_280_428
 
 
 WEIGHTED = ("AutoencoderKL", "CLIPTextModel", "UNet2DConditionModel")
-"""Its components that have weights, in the order they are loaded."""
+"""Its components with weights, in loading order."""
 PLACES = ("device", "ram")
 
 
@@ -55,7 +55,7 @@ def draw(bench: Bench, *models: str, **changes: Any) -> Finished:
 
 
 def held(bench: Bench) -> set[str]:
-    """Models of which weights are held."""
+    """Returns models whose weights are held."""
     entries = (entry for entry in bench.runner.residency.entries if entry.weight_bytes)
     return {entry.title.split(" of ")[1].split(" ")[0] for entry in entries}
 
@@ -221,7 +221,7 @@ def test_offloaded_components_are_file_backed_afterwards(models: Path):
 
 
 def in_files(bench: Bench, model: str) -> int:
-    """Bytes of the model's weights that are pages of its files, by their addresses."""
+    """Returns the model's weight bytes that are mapped file pages, by address."""
     entries = [e for e in bench.runner.residency.entries if f" of {model} " in e.title]
     folder = bench.folder / model
     return sum(
@@ -235,7 +235,7 @@ def in_files(bench: Bench, model: str) -> int:
 
 
 def mode(finished: Finished) -> dict[str, Any]:
-    """How the run's last result says it was made."""
+    """Returns the mode in the record of the run's last result."""
     assert finished.success
     return json.loads(Path(finished.results[-1].sidecar).read_text())["mode"]
 
@@ -271,7 +271,7 @@ def test_decode_is_tiled_and_recorded_if_too_large(models: Path):
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["gone", "replaced"])
 def test_component_without_files_moves_as_a_copy(models: Path, replaced: bool):
-    """What would be mapped in its place is no file any more, or other weights."""
+    """The files to map are gone, or have other weights."""
     bench = Bench(models, Accelerator())
     assert draw(bench, "a").success
     entry = next(e for e in bench.runner.residency.entries if e.title.startswith("unet"))
@@ -295,7 +295,7 @@ def test_component_without_files_moves_as_a_copy(models: Path, replaced: bool):
 def test_too_large_image_is_refused_before_loading(
     models: Path, sample_size: int, arguments: dict[str, int]
 ):
-    """A model may ask for it itself: without a size a call draws its configuration's."""
+    """The model's own default size counts for a call without one."""
     path = models / "a" / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": sample_size}))
     bench = Bench(models, Accelerator(total_bytes=500_000_000), device_budget=400_000_000)

@@ -1,4 +1,4 @@
-"""A sub-workflow that is handed several results runs once for each of them."""
+"""A sub-workflow that receives several results runs once for each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def call(child: str, name: str = "call", *, saved: bool = False, **arguments: An
 
 
 def seen(finished: Finished) -> list[tuple[str, tuple[int, int], Any]]:
-    """Of every file its name, its size, and the colour at its middle left."""
+    """Returns name, size, and the colour at the middle left of every file."""
     assert finished.success
     found = []
     for result in finished.results:
@@ -43,7 +43,7 @@ def seen(finished: Finished) -> list[tuple[str, tuple[int, int], Any]]:
 
 
 def squares(bench: Bench) -> None:
-    """A workflow that cuts a picture to a square and makes a small one of that."""
+    """A workflow that crops an image to a square and shrinks it."""
     bench.write(
         document(
             task("cut", "crop_square", image="variable:image", saved=True),

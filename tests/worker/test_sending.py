@@ -1,4 +1,4 @@
-"""What the worker tells reaches the parent, or is told as a failure; it ends no process."""
+"""Events reach the parent, as sent or as a failure; none ends a process."""
 
 from __future__ import annotations
 

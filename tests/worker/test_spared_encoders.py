@@ -1,4 +1,4 @@
-"""With a known prompt no text encoder is called: it leaves first."""
+"""A text encoder whose prompt is memoised is evicted first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.doubles.accelerator import Accelerator
 from tests.worker.bench import SHAPES, Bench, Document, document, step
 
 MODEL_BYTES = 22_280_428
-"""Weights of the bundled model; 1.6 MB are its text encoder's."""
+"""Weights of the bundled model; its text encoder has 1.6 MB of them."""
 ROOM_BYTES = 2 * MODEL_BYTES - 1_000_000
 
 
@@ -41,7 +41,7 @@ def accelerator() -> Accelerator:
 
 @pytest.fixture
 def bench(tmp_path: Path, accelerator: Accelerator) -> Bench:
-    """Room on the device for two models but for a text encoder."""
+    """A bench whose device has room for two models less one text encoder."""
     for name in ("a", "b"):
         shutil.copytree(SHAPES, tmp_path / name)
     return Bench(tmp_path, accelerator, device_budget=ROOM_BYTES, ram_budget=4 * MODEL_BYTES)

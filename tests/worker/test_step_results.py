@@ -1,4 +1,4 @@
-"""A step that would make the same again is answered from memory; no picture tells."""
+"""Cached step results: what is reused, and with the same image."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step
 
 PICTURE_BYTES = 64 * 64 * 4 + OBJECT_BYTES
-"""What a picture of the size these tests draw takes."""
+"""Size of one cached image of these tests."""
 
 
 class Ran(NamedTuple):
-    """A run, what was answered in it, and how often it called a denoiser."""
+    """A run, its reused steps, and its number of denoiser calls."""
 
     finished: Finished
     remembered: list[str]
@@ -64,7 +64,7 @@ def counting_denoisers() -> Iterator[list[str]]:
 def ask(
     bench: Bench, request: Document | Plan, seed: int | None = 7, *, fresh: bool = False
 ) -> Ran:
-    """Run what is asked for, where what is remembered may answer."""
+    """Runs the document with caches allowed."""
     with counting_denoisers() as calls:
         finished = bench.run(request, seed, fresh=fresh)
     assert finished.success
@@ -77,7 +77,7 @@ def draw(name: str = "draw", **changes: Any) -> Document:
 
 
 def vary(name: str, of: str, **changes: Any) -> Document:
-    """A step that draws over what another has made, or over a picture."""
+    """Returns a step that draws over another's result, or over an image."""
     image = of if of.endswith(".png") else f"previous_result:{of}"
     return step(name, kind="Img2Img", image=image, strength=0.5, **changes)
 
@@ -160,7 +160,7 @@ def test_step_name_and_format_do_not_change_the_key(bench: Bench):
 
 
 def test_unneeded_step_is_skipped(tmp_path: Path):
-    """There is room for one picture only: that of the last step."""
+    """There is room for one image only: that of the last step."""
     bench = Bench(tmp_path, step_memo_bytes=PICTURE_BYTES)
     hidden = draw("hidden")
     hidden["result"]["save"] = False
@@ -333,7 +333,7 @@ def test_reused_request_keeps_its_original_time(tmp_path: Path):
 
 
 class Memory:
-    """Results of one step, kept and recalled as the runner does it."""
+    """Results of one step, cached and looked up as by the runner."""
 
     def __init__(self, bench: Bench) -> None:
         self._plan = bench.plan(document(draw()))
@@ -377,7 +377,7 @@ def test_cached_results_are_private_copies(bench: Bench, artifact: Any):
 
 
 def numbers_in(artifact: Any) -> Iterator[Any]:
-    """All pictures, arrays and tensors in it."""
+    """Returns all images, arrays and tensors in it."""
     match artifact:
         case list():
             yield from (numbers for item in artifact for numbers in numbers_in(item))
@@ -390,7 +390,7 @@ def numbers_in(artifact: Any) -> Iterator[Any]:
 
 
 def paint(artifact: Any) -> None:
-    """Change it in place."""
+    """Changes it in place."""
     for numbers in numbers_in(artifact):
         if isinstance(numbers, Image.Image):
             numbers.paste("white", (0, 0, 4, 4))

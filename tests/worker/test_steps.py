@@ -1,4 +1,4 @@
-"""One call of a pipeline, or one for every combination of the results it refers to."""
+"""Calls of a pipeline step: one per combination of the results it refers to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = {"width": 64, "height": 64}
 
 
 def sketches(count: int, name: str = "sketch", **changes: Any) -> Document:
-    """A step that draws so many pictures, each of them another one."""
+    """Returns a step that draws so many different images."""
     return step(name, num_images_per_prompt=count, **{**SMALL, **changes})
 
 
@@ -25,7 +25,7 @@ def unsaved(drawing: Document) -> Document:
 
 
 def size_of(drawing: str) -> Document:
-    """A step that says how large those pictures are; called `size of …`."""
+    """Returns a step that reports the size of those images; named `size of …`."""
     arguments = {"image": f"previous_result:{drawing}"}
     task = {"command": "get_image_size", "arguments": arguments}
     return {"name": f"size of {drawing}", "task": task}
@@ -48,7 +48,7 @@ def test_step_runs_once_per_referenced_result(bench: Bench):
 
 
 def test_step_combines_two_references_last_fastest(bench: Bench, tmp_path: Path):
-    """The width of what is drawn tells which result stood where."""
+    """The width of each image tells which result it comes from."""
     widths, heights = sketches(1, "wide", width=64), sketches(1, "high", height=72)
     finished = bench.run(
         document(
@@ -88,7 +88,7 @@ def test_step_changes_first_reference_slowest(bench: Bench, tmp_path: Path):
 
 
 def test_too_many_combinations_are_refused_before_first_call(bench: Bench):
-    # How many pictures there will be is known only when the first step has run.
+    # The number of images is known only when the first step has run.
     two = {"name": "two", "task": {"command": "gather_inputs", "inputs": [{"count": 2}]}}
     drawn = step("sketch", **SMALL, num_images_per_prompt="previous_result:two.count")
     finished = bench.run(document(two, drawn, vary(["previous_result:sketch"] * 14)))
@@ -109,7 +109,7 @@ def test_unknown_result_property_is_named(bench: Bench):
 
 
 def test_result_property_is_taken_whole(bench: Bench):
-    """Not picture by picture: one reference to it is one call."""
+    """Not image by image: one reference to it is one call."""
     both = vary("previous_result:sketch.images", prompt=["a circle", "a star"])
     finished = bench.run(document(unsaved(sketches(2)), both))
     assert len(pixels(finished)) == 2
@@ -131,14 +131,14 @@ def test_unsaved_result_is_available_to_next_step(bench: Bench):
 def test_image_is_rotated_by_exif_and_rgb(bench: Bench, tmp_path: Path):
     turned = Image.new("RGBA", (64, 128), (200, 30, 30, 90))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side
+    exif[0x0112] = 6  # stored rotated by 90 degrees
     turned.save(tmp_path / "turned.png", exif=exif)
     (result,) = bench.run(document(vary("turned.png"))).results
     assert (result.width, result.height) == (128, 64)
 
 
 def test_sixteen_bit_image_keeps_its_greys(bench: Bench, tmp_path: Path):
-    """As depths are saved here; Pillow's own conversion would make nearly all of it white."""
+    """As depth is saved here; Pillow's own conversion would make nearly all of it white."""
     ramp = np.arange(65536).reshape(256, 256)
     Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray((ramp / 257).round().astype(np.uint8)).save(tmp_path / "flat.png")
@@ -147,7 +147,7 @@ def test_sixteen_bit_image_keeps_its_greys(bench: Bench, tmp_path: Path):
 
 
 def test_calls_of_a_step_share_one_generator(bench: Bench, tmp_path: Path):
-    """So the dialect has it: equal calls of one step draw on, they do not begin again."""
+    """Defined by the dialect: equal calls of one step draw different images."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     twice = step("twice", width="previous_result:size of sketch.width", height=64)
     steps = unsaved(sketches(2)), size_of("sketch"), twice
@@ -186,7 +186,7 @@ def test_call_reports_phases_and_denoising_steps_in_order(bench: Bench):
 
 
 def test_progress_total_counts_actual_steps(bench: Bench, tmp_path: Path):
-    """With half the strength only half of the steps are made."""
+    """At half strength only half of the steps are made."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     finished = bench.run(document(vary("red.png", num_inference_steps=8)))
     steps = [event for event in finished.events if isinstance(event, StepProgress)]

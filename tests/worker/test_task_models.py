@@ -1,4 +1,4 @@
-"""Tasks that run models: what they give, and that their models are held like those of pipelines."""
+"""Tasks with models: results, and models held like those of pipelines."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ PICTURES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("segment", {"prompt": "A cat", "threshold": 0.0}, SIZE),
     ("sam", {"detect_resolution": 64, "image_resolution": 64, **NOISE}, (128, 64)),
 ]
-"""Tasks that make pictures, with arguments and the size of what they make."""
+"""Image tasks with arguments and the size of their results."""
 
 
 @pytest.fixture(scope="session")
 def task_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny models under the names that tasks have as defaults. Not to be written to."""
+    """A folder of tiny models under the tasks' default names. Read-only."""
     folder = tmp_path_factory.mktemp("task-models")
     build_task_models(folder)
     return folder
@@ -54,7 +54,7 @@ def task_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tasks(bench: Bench, task_models: Path) -> Bench:
-    """A bench with these models, and a picture `seen.png`."""
+    """A bench with these models, and an image `seen.png`."""
     bench.models = task_models
     Image.effect_noise(SIZE, 80).convert("RGB").save(bench.folder / "seen.png")
     return bench
@@ -132,7 +132,7 @@ def refused(bench: Bench, *steps: Document) -> str:
 
 def test_text_generation_is_greedy_and_reports_tokens(tasks: Bench):
     first, second = tasks.run(document(telling()), seed=1), tasks.run(document(telling()), seed=2)
-    # The published model is told to draw; the task says otherwise.
+    # The published model samples by default; the task does not.
     assert texts(first) == texts(second) != [""]
     progress = [event for event in first.events if isinstance(event, StepProgress)]
     assert [(event.done, event.total) for event in progress] == [(n, 6) for n in range(1, 7)]

@@ -1,4 +1,4 @@
-"""Steps that are tasks, run: alone, after pipelines and before them, once for every result."""
+"""Task steps: alone, and before and after pipelines."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ JSON = {"result": {"content_type": "application/json"}}
 def doing(
     command: str, name: str = "do", saved_as: str | None = "image/png", **arguments: Any
 ) -> Document:
-    """A step of a task."""
+    """Returns a step with a task."""
     result = {"result": {"content_type": saved_as}} if saved_as else {}
     return {"name": name, "task": {"command": command, "arguments": arguments}, **result}
 
 
 def listing(*inputs: Any, name: str = "list") -> Document:
-    """A step that gives each of these."""
+    """Returns a step that gives each of these values."""
     return {"name": name, "task": {"command": "gather_inputs", "inputs": list(inputs)}}
 
 
@@ -43,7 +43,7 @@ def pictures(folder: Path, *colours: str) -> None:
 
 
 def failed(finished: Finished) -> str:
-    """Message and hint of the error a run ended with."""
+    """Returns message and hint of a failed run's error."""
     assert isinstance(finished.terminal, RunFailed), finished.terminal
     error = finished.terminal.error
     return f"{error.message} {error.hint}".strip()
@@ -80,7 +80,7 @@ def test_pipeline_uses_task_result(bench: Bench):
     size = doing("get_image_size", "size", None, image="previous_result:grow.mask")
     finished = bench.run(document(sketches(1), grown, size, filled))
     assert finished.success
-    # Both parts of the border refer to it: two references, so one picture of each times the other.
+    # Both parts of the border refer to it: two references, so every pair of images.
     assert [(result.width, result.height) for result in finished.results] == [(64, 64), (128, 128)]
 
 
@@ -159,7 +159,7 @@ def test_random_task_depends_on_seed(bench: Bench, tmp_path: Path):
 
 
 def remembered(finished: Finished) -> list[str]:
-    """The steps that were answered and not run."""
+    """Returns the steps that reused a cached result."""
     return [event.step for event in finished.events if isinstance(event, StepRemembered)]
 
 

@@ -1,4 +1,4 @@
-"""Results do not depend on where in memory weights begin, which is up to the headers of files."""
+"""Results do not depend on the memory alignment of weights, which file headers decide."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ for rows, inner, columns in ((1, 64, 64), (1, 320, 1280), (2, 63, 4), (2, 320, 1
 
 
 def align(path: Path, alignment_bytes: int) -> None:
-    """Has the tensors of a safetensors file begin at a multiple of this, and of no larger power."""
+    """Aligns the tensors of a safetensors file to this power of two, and to none larger."""
     data = path.read_bytes()
     begin = HEADER_LENGTH_BYTES + int.from_bytes(data[:HEADER_LENGTH_BYTES], "little")
     header = data[HEADER_LENGTH_BYTES:begin].rstrip(b" ")

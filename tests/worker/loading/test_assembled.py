@@ -1,4 +1,4 @@
-"""Pipelines that are put together from components alone, and films with sound in two stages."""
+"""Pipelines assembled from components alone, and videos with audio in two stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A component that is changed when it is loaded is another one, and the whole one stays whole."""
+"""Components changed at load time are separate components; the unchanged one stays intact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.worker.bench import SHAPES, Bench, Document, document, same, step
 CUT = {"text_encoder": {"truncate_layers": {"encoder.layers": 2}}}
 CAST = {"storage_dtype": "torch.float8_e4m3fn", "compute_dtype": "torch.float32"}
 compiling = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-"""torch's own compiler uses what torch says not to use."""
+"""Deprecation warnings that torch's own compiler triggers."""
 PLAIN = document(step(), id="plain")
 
 
@@ -35,7 +35,7 @@ def configured(**configuration: Any) -> Document:
 
 
 def ran(bench: Bench, wanted: Document) -> Finished:
-    """A run of the document in a file of its own: a file that changes drops what it used."""
+    """Runs the document from a file of its own, since a changed file would drop its components."""
     return bench.run(bench.write(wanted, wanted["id"]))
 
 
@@ -46,7 +46,7 @@ def parts_of(bench: Bench, wanted: Document) -> tuple[PipelineStep, Parts]:
 
 
 def held(bench: Bench, name: str) -> dict[str, Entry]:
-    """What is held under this component's name, by title."""
+    """Returns the held components of this name, by title."""
     entries = bench.runner.residency.entries
     return {entry.title: entry for entry in entries if entry.title.startswith(f"{name} of")}
 
@@ -217,7 +217,7 @@ def test_compiled_denoiser_is_compiled_once_and_separate(bench: Bench):
     torch._dynamo.reset()
     stats = torch._dynamo.utils.counters["stats"]
     stats.clear()
-    # Traced and guarded as ever, without the minute that torch's own backend takes.
+    # Traces and guards as usual, without the minute that torch's own backend takes.
     with torch.compiler.set_stance("default", force_backend="eager"):
         before = ran(bench, PLAIN)
         for wanted in (compiled, compiled, PLAIN, compiled):

@@ -1,4 +1,4 @@
-"""Weights in another dtype than their files have are converted once, and kept on the disk."""
+"""Weights in another dtype than their files are converted once, and cached on disk."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ WEIGHTED = {"unet", "vae", "text_encoder"}
 
 @pytest.fixture
 def folder(bench: Bench) -> Path:
-    """Where converted weights are kept."""
+    """Folder of converted weights."""
     return bench.folder / "outputs" / ".weights"
 
 
 def weighted(bench: Bench) -> dict[str, Entry]:
-    """What is held and has weights, by name."""
+    """Returns held components with weights, by name."""
     entries = (entry for entry in bench.runner.residency.entries if entry.weight_bytes)
     return {entry.title.split()[0]: entry for entry in entries}
 
 
 def restarted(bench: Bench, **settings: Any) -> Bench:
-    """Another worker with the same folder of results."""
+    """Returns another worker with the same outputs folder."""
     return Bench(bench.folder, **settings)
 
 
@@ -94,7 +94,7 @@ def test_evicted_converted_weights_are_not_written(bench: Bench, model: Path, fo
 def test_interrupted_write_leaves_no_files_and_starts_again(
     bench: Bench, model: Path, folder: Path, looks: int
 ):
-    """It is looked for a command before each file, and while what was written is compared."""
+    """Commands are checked before each file, and while written files are compared."""
     first = bench.run(HALF)
     answers = iter([False] * looks)
     bench.runner.clean_up(lambda: next(answers, True))

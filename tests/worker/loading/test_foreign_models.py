@@ -33,7 +33,7 @@ SIZE = (100, 70)
 
 @pytest.fixture(autouse=True)
 def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # Asked once for all, so that the module that is put there is nothing to transformers.
+    # Asked once, so that transformers does not see the stand-in module.
     assert not is_torchvision_available()
     there = types.ModuleType("torchvision")
     there.__spec__ = importlib.machinery.ModuleSpec("torchvision", None)
@@ -46,7 +46,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def seeing(bench: Bench) -> Bench:
-    """A bench with a picture `seen.png`."""
+    """A bench with an image `seen.png`."""
     Image.effect_noise(SIZE, 80).convert("RGB").save(bench.folder / "seen.png")
     return bench
 

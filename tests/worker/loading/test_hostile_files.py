@@ -1,4 +1,4 @@
-"""A model's file that is damaged, or made to do harm, is told of by its name and loads nothing."""
+"""Damaged or malicious model files are reported by name, and nothing is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEEP = b"[" * 100_000
 
 
 def header(content: Any) -> bytes:
-    """A safetensors file of this header and a few numbers."""
+    """Returns a safetensors file with this header and a few numbers."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return len(text).to_bytes(8, "little") + text + bytes(64)
 
@@ -65,7 +65,7 @@ JSONS: dict[str, bytes] = {
 
 
 def refused(bench: Bench, model: Path) -> str:
-    """The sentence with which a run of the model fails, which must be one of ours."""
+    """Returns the sentence with which a run of the model fails, which must be our own error."""
     ended = bench.run(document(step(model=model))).terminal
     assert isinstance(ended, RunFailed)
     assert ended.error.kind in ("LoadError", "TooLarge"), ended.error
@@ -118,7 +118,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_config_with_wrong_values_is_refused_or_ignored(
     bench: Bench, model: Path, part: str, changes: dict[str, Any]
 ):
-    """What nothing reads does no harm; all else is a sentence, before the machine runs out."""
+    """Unused values are ignored; all others give a sentence, before memory runs out."""
     path = model / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     ended = bench.run(document(step(model=model))).terminal

@@ -1,4 +1,4 @@
-"""A model of the hub: fetched once, only what is needed of it, then never asked for again."""
+"""Hub models: only needed files are fetched, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_CHECKER = {"safety_checker": None}
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
-    """`test/tiny`, which holds all that published repositories hold; and some that are broken."""
+    """A hub with `test/tiny`, laid out as published repositories, and some broken ones."""
     folder = tmp_path_factory.mktemp("hub")
     model = shutil.copytree(tiny, folder / "test" / "tiny")
     weights = load_file(model / UNET)
@@ -52,13 +52,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where what is fetched of the hub lies."""
+    """Folder for fetched files."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory, hub: Hub, home: Path) -> Iterator[Engine]:
-    """An engine whose worker knows only this hub, and has an empty cache for it."""
+    """An engine whose worker knows only this hub, with an empty cache."""
     with pytest.MonkeyPatch.context() as environment:
         hub.only(environment, home)
         with started_engine(tmp_path_factory.mktemp("outputs")) as started:
@@ -67,7 +67,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, hub: Hub, home: Path) -> It
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """Only to write documents."""
+    """A bench only to write documents."""
     return Bench(tmp_path)
 
 
@@ -84,7 +84,7 @@ def failed(finished: Finished) -> RunFailed:
 
 @pytest.fixture(scope="module")
 def first(engine: Engine, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The first run of all, on a model that has to be fetched."""
+    """The first run, on a model that has to be fetched."""
     return draw(engine, Bench(tmp_path_factory.mktemp("first")), "test/tiny")
 
 
@@ -182,7 +182,7 @@ def test_hub_fetches_single_component_alone(
 
 
 def test_hub_fetches_components_the_worker_reports_missing(engine: Engine, hub: Hub, bench: Bench):
-    """Which of them the workflow of a modular pipeline loads its blocks alone say."""
+    """Only the blocks of a modular pipeline know which components its workflow loads."""
     hub.requests.clear()
     drawing = {
         "name": "draw",
@@ -239,7 +239,7 @@ def test_too_large_download_is_refused_before_fetching(
 def test_disk_space_check_counts_parts_of_wanted_files_only(
     first: Finished, engine: Engine, hub: Hub, bench: Bench, home: Path
 ):
-    """A part of another file is as large as what is missing, and nothing of that is here."""
+    """A part of another file is as large as what is missing, and none of that is here."""
     blobs = home / "hub" / "models--test--parts" / "blobs"
     blobs.mkdir(parents=True)
     with (blobs / f"{'0' * 64}.incomplete").open("wb") as part:
@@ -275,7 +275,7 @@ def test_failing_file_is_reported_while_others_download(
     hub.failing[UNET] = [HTTPStatus.NOT_FOUND] * 9
     failed(draw(engine, bench, "test/failing"))
     asked = [request for request in hub.requests if request.startswith("GET") and vae in request]
-    # Whoever waits for the held file to end asks for it again after a silence.
+    # A client that waits for the held file retries after a timeout.
     assert len(asked) <= 1
     hub.held = ""
     hub.go_on.set()
@@ -324,7 +324,7 @@ def test_download_reports_bytes_cancels_and_resumes(
         if path.endswith(".safetensors")
     ]
     assert told[-1].total_bytes == sum(sizes)
-    # Its connection ends where it is.
+    # Its connection is closed in the middle.
     hub.held_breaks_off, hub.held = True, ""
     hub.go_on.set()
     assert same(first, draw(engine, bench, "test/cancelled"))

@@ -1,4 +1,4 @@
-"""From a model's folder to a pipeline: what is found, what is refused, what is loaded."""
+"""From a model's folder to a pipeline: what is found, refused and loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ON_MODEL = document(step(model="model"))
 
 
 def found(bench: Bench, **changes: Any) -> dict[str, Part]:
-    """The parts of a step on `model`, by name."""
+    """Returns the parts of a step on `model`, by name."""
     plan = bench.plan(document(step(model="model", **changes)))
     return {part.name: part for part in find_parts(plan.steps[0]).parts}
 
@@ -110,7 +110,7 @@ def test_index_plain_value_reaches_pipeline(bench: Bench, tmp_path: Path):
 
 
 def test_watermark_is_never_added(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """diffusers adds one to SDXL's pictures as soon as it finds a certain package."""
+    """diffusers adds one to SDXL's images if a certain package is installed."""
     build_sdxl(tmp_path / "xl")
     module = diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl
     monkeypatch.setattr(module, "is_invisible_watermark_available", lambda: True)
@@ -344,7 +344,7 @@ def test_variant_is_loaded_if_available_else_plain_weights(bench: Bench, model: 
     loading = {**NO_CHECKER, "variant": "fp16"}
 
     parts = found(bench, loading=loading)
-    # Halves, loaded as float32.
+    # Half precision, loaded as float32.
     assert parts["unet"].weight_bytes == 2 * header_bytes(of_variant)
     assert parts["vae"].weight_bytes == header_bytes(model / "vae" / DIFFUSERS_WEIGHTS)
     pipeline = bench.assembled(document(step(model="model", loading=loading)))

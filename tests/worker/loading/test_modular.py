@@ -1,4 +1,4 @@
-"""Modular pipelines: shells over the same components, with their own blocks, calls and loops."""
+"""Modular pipelines: shells over shared components, with their own blocks, calls and loops."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def modular(
     configuration: Document | None = None,
     **arguments: Any,
 ) -> Document:
-    """A step that draws a small picture with the blocks of this model."""
+    """Returns a step that draws a small image with this model's blocks."""
     size = {"width": SIZE_PX, "height": SIZE_PX}
     return {
         "name": "draw",
@@ -71,13 +71,13 @@ def modular(
 
 
 def film(configuration: Document | None = None) -> Document:
-    """A step that makes a short film."""
+    """Returns a step that makes a short video."""
     step = modular("wan", configuration=configuration, num_frames=5)
     return {**step, "result": {"content_type": "video/mp4"}}
 
 
 def planned(bench: Bench, models: Path, *steps: Document, seed: int = 7) -> Plan:
-    # A file for each model: another version of the same one would have it leave.
+    # One file per model: another version of the same file would drop its model.
     model = steps[0]["pipeline"]["from_pretrained_arguments"]["model_name"]
     path = bench.write(document(*steps), Path(model).name)
     return make_plan(path, {}, paths=PathSettings(models=(models,)), seed=seed)
@@ -92,7 +92,7 @@ def test_modular_pipeline_shares_components_with_ordinary_one(bench: Bench, mode
     assert len(ordinary.success.loaded) == FLUX_PARTS
     drawn = bench.run(planned(bench, models, modular()))
     assert drawn.success.loaded == ()
-    # The blocks do what the pipeline does, and a seed means the same to both.
+    # The blocks compute what the pipeline does, and a seed means the same to both.
     assert same(ordinary, drawn)
 
 
@@ -162,7 +162,7 @@ def test_modular_pipeline_reports_phases_and_steps(bench: Bench, models: Path):
 
 
 def test_modular_run_leaves_library_blocks_unchanged(bench: Bench, models: Path):
-    """Many of them are objects of its modules, the same for every pipeline."""
+    """Many blocks are module-level objects, shared by all pipelines."""
     assert bench.run(planned(bench, models, modular())).success
     loops = list(loops_in(FluxAutoBlocks()))
     assert loops
@@ -189,7 +189,7 @@ def test_modular_pipeline_cancelled_in_any_phase_keeps_components_intact(
             bench.cancel(event.run_id)
 
     bench.when = cancel
-    # A prompt that is known is not encoded again.
+    # A memoised prompt is not encoded again.
     cancelled = bench.run(planned(bench, models, modular("sdxl", prompt=f"stopped {phase}")))
     bench.when = lambda _event: None
     assert isinstance(cancelled.terminal, RunCancelled)
@@ -279,7 +279,7 @@ def test_modular_pipeline_is_offloaded_if_too_large(models: Path, tmp_path: Path
 
 
 def refused(bench: Bench, plan: Plan) -> str:
-    """The error of a run that ended before it loaded anything."""
+    """Returns the error of a run that ended before loading anything."""
     bench.free()
     finished = bench.run(plan)
     assert isinstance(finished.terminal, RunFailed)
@@ -289,7 +289,7 @@ def refused(bench: Bench, plan: Plan) -> str:
 
 
 def test_modular_arguments_unknown_to_blocks_are_refused(bench: Bench, models: Path):
-    """Of a model that has yet to be downloaded only the worker knows the blocks."""
+    """For a model not downloaded yet, only the worker knows the blocks."""
     plan = planned(bench, models, modular())
     for name, message in (("promt", "'prompt'"), ("output", "make no 'fim'")):
         value = LiteralValue(value="fim")
@@ -300,7 +300,7 @@ def test_modular_arguments_unknown_to_blocks_are_refused(bench: Bench, models: P
 
 @pytest.fixture
 def copy(models: Path, bench: Bench) -> Path:
-    """A copy of a model, with an index for modular pipelines that a test may change."""
+    """Copies a model, with a modular index that a test may change."""
     folder = models / "tiny" / "copy"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(models / "tiny" / "flux", folder)
@@ -309,7 +309,7 @@ def copy(models: Path, bench: Bench) -> Path:
 
 
 def write_index(folder: Path, *, model: str, **changes: Any) -> None:
-    """Say where the components lie, as a repository for modular pipelines does."""
+    """Writes the components' places, as a modular repository does."""
     index = json.loads((folder / "model_index.json").read_text())
     modular: dict[str, Any] = {"_class_name": "FluxModularPipeline"}
     for name, entry in index.items():
@@ -338,7 +338,7 @@ def test_modular_index_classes_of_other_libraries_are_refused(
 def test_modular_components_of_another_repository_are_shared(
     bench: Bench, models: Path, copy: Path
 ):
-    """An index may put a model together of others: their components are held once."""
+    """An index may combine components of other models, which are held once."""
     for name in ("transformer", "vae"):
         shutil.rmtree(copy / name)
     write_index(copy, model="tiny/flux")

@@ -1,4 +1,4 @@
-"""Quantised components: loaded by their quantiser, counted as they are held, drawn with alike."""
+"""Quantised components: loading, size in memory, results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.standins.lora import build_lora
 from tests.worker.bench import Bench, Document, document, same
 
 pytestmark = [
-    # Said by the libraries of themselves, on import or when a quantiser is made.
+    # Warnings of the libraries, on import or when a quantiser is created.
     pytest.mark.filterwarnings("ignore:.Quanto.* is deprecated:FutureWarning"),
 ]
 QUANTISED: dict[str, tuple[str, Document]] = {
@@ -66,7 +66,7 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quantised(
     flux: Path, how: str | None, component: str = "transformer", **changes: Any
 ) -> Document:
-    """A picture drawn with one component quantised."""
+    """Returns a document that draws with one quantised component."""
     classes = {
         "transformer": "FluxTransformer2DModel",
         "text_encoder_2": "transformers.T5EncoderModel",
@@ -98,7 +98,7 @@ def quantised(
 
 
 def held(bench: Bench, name: str) -> Any:
-    """The one held component whose title begins so."""
+    """Returns the only held component with this title prefix."""
     [entry] = [e for e in bench.runner.residency.entries if e.title.startswith(f"{name} of")]
     return entry
 
@@ -112,7 +112,7 @@ def test_quantised_transformer_is_equal_warm_and_cold_and_counted(
     cold = bench.run(document(quantised(flux, how)))
     assert not same(cold, whole)
     entry = held(bench, "transformer")
-    # Quantisers keep a little more from the first call on.
+    # Quantisers allocate a little more at the first call.
     assert entry.weight_bytes == pytest.approx(held_bytes(entry.component), rel=0.05)
     assert entry.weight_bytes < whole_bytes
     warm = bench.run(document(quantised(flux, how)))
@@ -150,7 +150,7 @@ def test_quantisation_is_part_of_the_key(flux: Path, bench: Bench):
 
 @pytest.mark.parametrize("how", QUANTISED)
 def test_quantised_size_is_estimated_from_headers(how: str, tmp_path: Path):
-    """Of a model most of whose weights are in layers that are quantised, as real ones are."""
+    """For a model whose weights are mostly in quantised layers, as in real ones."""
     folder = tmp_path / "wide"
     wide = FluxTransformer2DModel(
         in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=128,
@@ -188,7 +188,7 @@ def test_lora_on_packed_weights_error_has_a_hint(flux: Path, tmp_path: Path, ben
     assert ended.type == "run_failed"
     assert ended.error.kind == "LoadError"
     assert "weights of 8 bits or another quantiser may take it" in ended.error.hint
-    # Nothing of it is left.
+    # No trace of it is left.
     plain = document(quantised(flux, "sdnq-uint4"))
     again = bench.run(plain)
     bench.free()
@@ -268,7 +268,7 @@ def test_interrupted_load_does_not_affect_the_next(how: str | None, flux: Path):
 
 
 def part_in(folder: Path, source: ModelSource, wanted: Quantisation | None = None) -> Part:
-    """A Flux denoiser in this folder, named after it."""
+    """Returns a Flux denoiser in this folder, named after it."""
     kind = "diffusers.FluxTransformer2DModel"
     return part_of(in_a_folder(folder.name, kind, folder, "bfloat16", source, wanted))
 
@@ -326,12 +326,12 @@ def test_prequantised_weights_are_loaded_as_they_are(flux: Path, tmp_path: Path,
     assert not same(whole, cold)
     bench.free()
     assert same(cold, bench.run(document(quantised(published, None))))
-    # What it was quantised with stays, whatever else the document asks for.
+    # The published quantisation stays, whatever else the document asks for.
     assert bench.run(document(quantised(published, "nf4"))).success.loaded == ()
 
 
 def test_unknown_quantiser_is_refused_by_name(flux: Path, tmp_path: Path):
-    """Those of a model that was not on this machine when its workflow was planned."""
+    """For a model that was not on this machine when its workflow was planned."""
     published = shutil.copytree(flux / "transformer", tmp_path / "transformer")
     config = published / "config.json"
     stored = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "svdquant"}}
@@ -357,7 +357,7 @@ def test_sdnq_optimize_is_skipped_with_warning_without_gpu(
 
 
 def test_sdnq_matmul_is_part_of_the_key(flux: Path):
-    """What a GPU is needed for is that it is worth it."""
+    """A GPU is needed only to make it worth while."""
     quantiser = QUANTISERS["SDNQConfig"]
     wanted = quantisation(quantiser, QUANTISED["sdnq-uint4"][1])
     source = ModelSource(model="flux", folder=str(flux))
@@ -371,7 +371,7 @@ def test_sdnq_matmul_is_part_of_the_key(flux: Path):
 def test_hub_kernels_are_not_run_if_their_package_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A `kernels` that would tell: bitsandbytes imports it on CPUs that have AVX512-BF16."""
+    """A fake `kernels` records its use: bitsandbytes imports it on CPUs with AVX512-BF16."""
     package = tmp_path / "installed" / "kernels"
     package.mkdir(parents=True)
     told = tmp_path / "imported"

@@ -1,4 +1,4 @@
-"""A repository's own code runs where whoever started the workbench has allowed it, else never."""
+"""A repository's own code runs only if it was allowed at the start."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def code(models: Path) -> Path:
-    """The folder of a repository with a pipeline of its own."""
+    """Folder of a repository with its own pipeline."""
     folder = models / CODE
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pipeline.py").write_text(DARKER)
@@ -125,7 +125,7 @@ def test_remote_code_is_refused_by_default(
     bench: Bench, models: Path, loading: Document, place: str, named: str
 ):
     assert f"--trust-remote-code {named}" in refused(bench, models, drawing(**loading))[place]
-    # Nor does the trust in one repository reach another.
+    # Trust in one repository does not extend to another.
     assert place in refused(bench, models, drawing(**loading), "somebody/else")
 
 
@@ -185,5 +185,5 @@ def test_global_random_numbers_follow_the_seed(bench: Bench, models: Path):
     state = torch.random.get_rng_state()
     first, second = bench.run(plan), bench.run(plan)
     assert same(first, second)
-    # Nobody else notices.
+    # Other random numbers are not affected.
     assert torch.equal(torch.random.get_rng_state(), state)

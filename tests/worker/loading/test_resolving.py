@@ -1,4 +1,4 @@
-"""What is read of the libraries' sources without importing them is what they are."""
+"""Facts read from library sources without import match the imported libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.workflow.installed.signatures import public_classes, single_file_classe
 from app.workflow.models.component_files import has_weights
 from app.workflow.models.single_files import Published, published_model
 
-# Said by torch of what some pipelines use, when they are imported.
+# Warnings of torch about features of some pipelines, on import.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CLASSES = [
     "AnimateDiffPipeline",
@@ -43,7 +43,7 @@ CLASSES = [
 
 
 class Tensor:
-    """Stands for a tensor of a file."""
+    """Stands for a tensor in a file."""
 
     def __init__(self, *shape: int) -> None:
         self.shape = shape
@@ -59,7 +59,7 @@ def test_resolved_constructor_matches_class(name: str):
 
 @pytest.mark.parametrize("automatic", AUTOMATIC)
 def test_resolved_auto_class_matches_diffusers(automatic: str):
-    # It imports the pipelines of every family.
+    # Imports the pipelines of every family.
     from diffusers.pipelines import auto_pipeline
 
     table = getattr(auto_pipeline, AUTOMATIC[automatic])
@@ -97,7 +97,7 @@ def test_models_are_distinguished_from_components_without_weights():
     for name, place in public_classes("diffusers").items():
         found = getattr(diffusers, name, None)
         if place.kind in ("model", "scheduler") and hasattr(found, "from_pretrained"):
-            # Hugging Face's Auto class makes models and is none.
+            # Hugging Face's Auto class makes models but is none.
             is_model = name == "AutoModel" or issubclass(found, nn.Module)
             assert has_weights(f"diffusers.{name}") == is_model, name
 

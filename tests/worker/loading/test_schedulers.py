@@ -67,7 +67,7 @@ def test_scheduler_without_shift_is_refused(bench: Bench, model: Path):
 
 
 def test_scheduler_is_private_to_a_run(bench: Bench, tmp_path: Path):
-    """PNDM keeps the last model outputs: with one scheduler for all, runs would see each other."""
+    """PNDM keeps the last model outputs: a shared scheduler would leak them between runs."""
     changed = {
         "configuration": {"scheduler_type": "PNDMScheduler"},
         "from_config_args": {"skip_prk_steps": True},

@@ -1,4 +1,4 @@
-"""Components and pipelines that a step takes from an earlier one, and what leaves after a step."""
+"""Components and pipelines reused from an earlier step, and releases after a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = document(step(), id="plain")
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with other weights. Not to be written to."""
+    """The tiny model with other weights. Read-only."""
     folder = tmp_path_factory.mktemp("models") / "other"
     build_sd(folder, seed=1)
     return folder

@@ -1,4 +1,4 @@
-"""Components whose weights are in one file: GGUF, safetensors, and what may hold code."""
+"""Components with weights in one file: GGUF, safetensors, and pickles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawing(flux: Path, file: str | Path | None, **loading: Any) -> Document:
-    """A picture drawn with the transformer of this file; None: with the model's own."""
+    """Returns a document that draws with the transformer of this file, or the model's own."""
     block: Document = {
         "configuration": {"component_type": "FluxTransformer2DModel"},
         "from_pretrained_arguments": {"from_single_file": str(file), **loading},
@@ -85,7 +85,7 @@ def test_single_file_draws_same_as_folder(flux: Path, tmp_path: Path, bench: Ben
     bench.free()
     again = bench.run(wanted)
     assert same(whole, again)
-    # It came back without its library: its weights were the pages of the file.
+    # Reloaded without its library: its weights are mapped from the file.
     assert transformer(bench).origin.is_whole
 
 
@@ -102,7 +102,7 @@ def test_single_file_weights_are_converted_and_cached(flux: Path, tmp_path: Path
 
 
 def test_single_file_config_can_be_set(flux: Path, tmp_path: Path, bench: Bench):
-    """Of two models that differ in their configuration alone, the one that is named."""
+    """The named one of two models that differ in configuration only."""
     other = tmp_path / "schnell"
     build_flux(other, guidance_embeds=False)
     file = shutil.copy(other / "transformer" / WEIGHTS, tmp_path / "schnell.safetensors")
@@ -141,7 +141,7 @@ def test_code_in_pickled_weights_is_never_run(flux: Path, tmp_path: Path, bench:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    """The stand-in for Stable Diffusion in one file."""
+    """The Stable Diffusion stand-in as one file."""
     file = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     build_checkpoint(tiny, file)
     return file
@@ -183,7 +183,7 @@ def test_single_file_pipeline_mixes_and_shares_components(
 
 
 def test_single_file_config_is_inferred_from_tensors(checkpoint: Path, tiny: Path, bench: Bench):
-    """A Stable Diffusion 1, whose configuration is looked for in the folders of models first."""
+    """A Stable Diffusion 1, whose configuration is looked up in the models folders first."""
     models = bench.folder / "models"
     shutil.copytree(tiny, models / "stable-diffusion-v1-5/stable-diffusion-v1-5")
     path = bench.write(from_checkpoint(checkpoint))

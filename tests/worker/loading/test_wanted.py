@@ -1,4 +1,4 @@
-"""Of every kind of model a run has those files brought that it loads, and no others."""
+"""For every kind of model, exactly the files that a run loads are fetched."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HUB = "https://huggingface.co/test/{}/blob/main/{}"
 
 
 class Cache:
-    """A hub's cache into which files are copied from the folders of repositories."""
+    """A hub cache filled by copying from repository folders."""
 
     def __init__(self, repositories: Path, folder: Path) -> None:
         self._repositories = repositories
         self.place = Place(folder)
         self.brought: set[str] = set()
-        """Repositories' names and files, text files apart."""
+        """File names by repository, text files apart."""
 
     def bring(self, model: Wanted) -> None:
         source, choose = model

@@ -1,4 +1,4 @@
-"""Weights leave and come back: the same to the last bit, and while they are gone they are gone."""
+"""Weights are freed and restored bit-identical."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ KINDS = {
     "wan21-t2v": "WanPipeline",
 }
 DTYPES = ("float32", "bfloat16")
-# Of these, parts stay in float32 whatever is asked for.
+# Parts of these stay in float32 whatever dtype is requested.
 MIXED = [("flux-dev", "float16"), ("wan21-t2v", "float16")]
 
 
 def drawing(stem: str, dtype: str) -> dict[str, Any]:
-    """A document that draws a small picture, or film, with a stand-in in the folder `model`."""
+    """Returns a document that draws a small image or video with the stand-in in `model`."""
     drawn = step(model="model", width=64, height=64)
     pipeline = drawn["pipeline"]
     pipeline["configuration"]["component_type"] = KINDS[stem]
@@ -51,7 +51,7 @@ def drawing(stem: str, dtype: str) -> dict[str, Any]:
 
 
 def modules(bench: Bench) -> dict[str, torch.nn.Module]:
-    """What is held and has weights, by title."""
+    """Returns held components with weights, by title."""
     return {
         entry.title: entry.component
         for entry in bench.runner.residency.entries
@@ -60,20 +60,20 @@ def modules(bench: Bench) -> dict[str, torch.nn.Module]:
 
 
 def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of everything it computes with, buffers too."""
+    """Returns copies of all weights and buffers."""
     held = {**module.state_dict(), **dict(module.named_buffers())}
     return {name: tensor.clone() for name, tensor in held.items()}
 
 
 def mapped(folder: Path) -> set[Path]:
-    """Files below this folder that this process has mapped into memory."""
+    """Returns files below this folder that this process has mapped."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     paths = {Path(line.split(maxsplit=5)[5]) for line in lines if line.endswith(".safetensors")}
     return {path for path in paths if path.is_relative_to(folder)}
 
 
 def ties(module: torch.nn.Module) -> set[frozenset[str]]:
-    """Names that stand for one parameter."""
+    """Returns names that stand for one parameter."""
     names: dict[int, set[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
@@ -97,7 +97,7 @@ def frames(finished: Finished) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 
 
-# Schedulers of diffusers make their tables in a way numpy 2 has deprecated.
+# diffusers' schedulers build tables in a way that numpy 2 has deprecated.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("stem", "dtype"), [*itertools.product(STANDINS, DTYPES), *MIXED])
 def test_freed_weights_reload_bit_identical(stem: str, dtype: str, tmp_path: Path):
@@ -208,7 +208,7 @@ def test_weights_in_no_file_stay_in_the_shell(bench: Bench, model: Path):
 
 
 def test_shell_files_are_known_by_identity(bench: Bench, model: Path):
-    """So the hub's cache lays them out: names are links to files that are called by a hash."""
+    """As in the hub's cache: names are links to files named by a hash."""
     blobs = model / "blobs"
     blobs.mkdir()
     for number, path in enumerate(sorted(model.rglob("*.safetensors"))):
@@ -237,7 +237,7 @@ def test_cancelled_video_leaves_no_frames_in_the_shell(tmp_path: Path):
 
 
 def test_warm_run_reads_no_weights(bench: Bench, model: Path):
-    """Until the denoiser is called: what computing takes is no part of loading."""
+    """Measured until the denoiser is called, since computation is no part of loading."""
     unet = UNet2DConditionModel(
         sample_size=8,
         layers_per_block=1,
@@ -270,11 +270,11 @@ def test_warm_run_reads_no_weights(bench: Bench, model: Path):
 
 
 def faulted_bytes() -> int:
-    """Memory that this process has touched for the first time since it began."""
+    """Returns the memory this process has touched for the first time since it began."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize()
 
 
 def read_bytes() -> int:
-    """What this process has read since it began, from wherever."""
+    """Returns the bytes this process has read since it began."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])

@@ -1,4 +1,4 @@
-"""Writes one artifact as its content type says, and reads records, sounds and films back."""
+"""Writes artifacts by content type, and reads records, audio and videos back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECORD = {"seed": 7, "prompt": "ü"}
 
 
 class Film(NamedTuple):
-    """What a video file holds."""
+    """The content of a video file."""
 
     frames: np.ndarray
     """(frames, height, width, 3) of 0..255."""
@@ -30,14 +30,14 @@ class Film(NamedTuple):
 
 
 def tone(rate: int, seconds: float = 1.0, channels: int = 2) -> np.ndarray:
-    """440 Hz at half of full scale, silent on all channels but the first."""
+    """Returns 440 Hz at half of full scale on the first channel; the others are silent."""
     sound = np.zeros((round(rate * seconds), channels), np.float32)
     sound[:, 0] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(sound)) / rate)
     return sound
 
 
 def loudest_hz(sound: np.ndarray, rate: int) -> float:
-    """The loudest pitch of the first channel."""
+    """Returns the loudest frequency of the first channel."""
     return float(np.abs(np.fft.rfft(sound[:, 0])).argmax() * rate / len(sound))
 
 
@@ -49,7 +49,7 @@ def saved(folder: Path, artifact: Any, content_type: str, **spec: Any) -> Path:
 
 
 def heard(path: Path) -> tuple[np.ndarray, int]:
-    """The samples of the file (samples, channels) as -1..1, and its rate."""
+    """Returns the file's samples (samples, channels) of -1..1, and its sample rate."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         frames = av.AudioResampler("fltp", stream.layout, stream.rate)
@@ -62,7 +62,7 @@ def heard(path: Path) -> tuple[np.ndarray, int]:
 
 
 def seen(path: Path | str) -> Film:
-    """The film in the file."""
+    """Returns the video in the file."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
@@ -72,7 +72,7 @@ def seen(path: Path | str) -> Film:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record inside a picture, or None when it carries none (or names a sidecar)."""
+    """Returns the record inside an image, or None if it has none (or a sidecar reference)."""
     with Image.open(path) as picture:
         text = getattr(picture, "text", {}).get(RECORD_KEY)
         if text is None:

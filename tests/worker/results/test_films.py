@@ -1,4 +1,4 @@
-"""Films and moving pictures of every kind, written and read back."""
+"""Videos and animated images of every format, written and read back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.worker.results.files import loudest_hz, saved, seen, tone
 
 
 def film(count: int = 12) -> np.ndarray:
-    """Frames that get lighter, from black to white."""
+    """Returns frames from black to white."""
     shades = np.linspace(0, 1, count, dtype=np.float32)[:, None, None, None]
     return np.broadcast_to(shades, (count, 32, 48, 3))
 
@@ -63,7 +63,7 @@ def test_gif_duration_follows_fps(tmp_path: Path):
         assert moving.info["loop"] == 0
         assert moving.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
     assert len(lasting) == 12
-    assert set(lasting) == {80, 90}  # milliseconds, of which a GIF has whole tens
+    assert set(lasting) == {80, 90}  # milliseconds, which a GIF stores in tens
     assert sum(lasting) == 1000
 
 

@@ -1,4 +1,4 @@
-"""No kind of result is half written where the disk takes no more, and the error is the disk's."""
+"""Results on a full disk are never half written, and the error is the disk's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_result_on_a_full_disk_leaves_nothing_and_names_the_folder(
 
 
 def write_twice(path: Path) -> None:
-    """As PyAV does where a container can go on without a part of it."""
+    """Writes twice as PyAV does where a container can go on without a part."""
     with replacing(path) as file:
         for _ in range(2):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Sounds and videos with sound, written and read back."""
+"""Audio, and videos with audio, written and read back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.worker.results.files import RECORD, heard, loudest_hz, saved, tone
 @pytest.mark.parametrize("content_type", ["audio/wav", "audio/x-wav", "audio/flac", "audio/x-flac"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_lossless_audio_has_every_sample(tmp_path: Path, content_type: str, channels: int):
-    sound = tone(16_000, 5.0, channels)  # longer than what is written at once
+    sound = tone(16_000, 5.0, channels)  # longer than one chunk
     read, rate = heard(saved(tmp_path, sound, content_type, sample_rate=16_000))
     assert (read.shape, rate) == (sound.shape, 16_000)
     assert np.abs(read - sound).max() < 1e-4

@@ -1,4 +1,4 @@
-"""What counts as an artifact of what a pipeline or a task returned."""
+"""Artifacts in the results of pipelines and tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caches, backends and processors of attention are there for one call and gone after it."""
+"""Denoiser caches, attention backends and processors apply to one step only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CACHES = (
 
 @pytest.fixture(scope="session")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Flux of random weights. Not to be written to."""
+    """A Flux of random weights. Read-only."""
     folder = tmp_path_factory.mktemp("models") / "flux"
     build_flux(folder)
     return folder
@@ -127,7 +127,7 @@ def test_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path):
     bench.run(bench.write(plain, "plain"))
     (denoiser,) = (e.component for e in bench.runner.residency.entries if "transformer" in e.title)
     calls: list[object] = []
-    # What is skipped is the module's own call, under whatever hooks it has.
+    # The module's own call is skipped, under whatever hooks it has.
     norm = denoiser.single_transformer_blocks[0].norm
     handle = norm.register_forward_hook(lambda *_: calls.append(None))
     counts = []
@@ -185,7 +185,7 @@ def test_text_kv_cache_computes_keys_once():
 
 
 def assembled(bench: Bench, wanted: Document) -> tuple[Any, Any]:
-    """The document's step and its pipeline over what is held."""
+    """Returns the document's step and its pipeline over held components."""
     bench.run(wanted)
     planned = bench.plan(wanted).steps[0]
     held = {entry.key: entry.component for entry in bench.runner.residency.entries}

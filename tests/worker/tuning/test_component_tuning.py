@@ -1,4 +1,4 @@
-"""How a component computes in one step is as before after it."""
+"""Component settings apply to one step only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAIN = document(step(), id="plain")
 
 @pytest.fixture(scope="session")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Flux of random weights. Not to be written to."""
+    """A Flux of random weights. Read-only."""
     folder = tmp_path_factory.mktemp("models") / "flux"
     build_flux(folder)
     return folder
@@ -47,7 +47,7 @@ def with_flux(flux: Path, **configuration: Any) -> Document:
 
 
 def assembled(bench: Bench, wanted: Document) -> tuple[PipelineStep, Any]:
-    """The document's step and its pipeline over what is held."""
+    """Returns the document's step and its pipeline over held components."""
     assert bench.run(wanted).success
     (planned,) = bench.plan(wanted).steps
     assert isinstance(planned, PipelineStep)

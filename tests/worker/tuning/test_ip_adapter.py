@@ -1,4 +1,4 @@
-"""A picture that the denoiser looks at in one step, and never again unasked."""
+"""IP-adapters apply to one step only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACE = "steps[0].pipeline.ip_adapter"
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter for the bundled model. Not to be written to."""
+    """An adapter for the bundled model. Read-only."""
     folder = tmp_path_factory.mktemp("adapters") / "models"
     build_ip_adapter(Path(SHAPES), folder, "eye.safetensors")
     return folder.parent
@@ -36,7 +36,7 @@ def pictures(bench: Bench) -> None:
 
 
 def looking(adapter: Path, picture: str = "red", **block: Any) -> Document:
-    """The plain drawing, of a denoiser that looks at a picture."""
+    """Returns the plain document with an IP-adapter."""
     wanted = {"model_name": str(adapter), "subfolder": "models", "weight_name": "eye.safetensors"}
     image = {"location": f"{picture}.png"}
     drawn = step(blocks={"ip_adapter": {**wanted, **block}}, ip_adapter_image=image)
@@ -169,7 +169,7 @@ def test_ip_adapter_does_not_affect_next_step(bench: Bench, adapter: Path):
 
 @pytest.fixture(scope="session")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Flux, an adapter for it and the adapter's encoder. Not to be written to."""
+    """A Flux, an adapter for it and the adapter's encoder. Read-only."""
     folder = tmp_path_factory.mktemp("flux")
     build_flux(folder / "model")
     build_flux_ip_adapter(folder / "model", folder / "adapter", folder / "clip", "eye.safetensors")

@@ -1,4 +1,4 @@
-"""A Flux denoiser hands on its last change where little would change, in one step only."""
+"""TeaCache skips blocks of a Flux denoiser, in one step only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 8
 
 @pytest.fixture(scope="session")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Flux of random weights. Not to be written to."""
+    """A Flux of random weights. Read-only."""
     folder = tmp_path_factory.mktemp("models") / "flux"
     build_flux(folder)
     return folder
@@ -37,7 +37,7 @@ def cached(flux: Path, teacache: Document, **call: Any) -> Document:
 
 
 def computed(bench: Bench, wanted: Document) -> int:
-    """How often the denoiser's last block is computed."""
+    """Returns how often the denoiser's last block is computed."""
     bench.run(bench.write(wanted, wanted["id"]))
     (denoiser,) = (e.component for e in bench.runner.residency.entries if "transformer" in e.title)
     calls: list[object] = []
@@ -61,7 +61,7 @@ def test_teacache_with_zero_threshold_computes_all_steps(bench: Bench, flux: Pat
 
 
 def test_teacache_skips_calls_between_first_and_last_step(bench: Bench, flux: Path):
-    """Each call adds 0.3 at least, so of one computed call two are handed on at 0.6 or more."""
+    """Each call adds at least 0.3, so two are skipped after each computed one at 0.6 or more."""
     assert computed(bench, cached(flux, {"rel_l1_thresh": 1e9})) == 2
     constant = {"coefficients": [0, 0, 0, 0, 0.3], "rel_l1_thresh": 0.5}
     # Computed: 0, skipped 1 (0.3), computed 2 (0.6), 3 skipped, 4, 5 skipped, 6, and 7 the last.

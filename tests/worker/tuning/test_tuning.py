@@ -1,4 +1,4 @@
-"""Run-time settings are there for one call and gone after it."""
+"""Run-time settings apply to one step only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = document(step(), id="plain")
 
 
 def outlined(scale: float = 1.0, model: str | Path = OUTLINE, **lora: Any) -> Document:
-    """The plain drawing, with a LoRA."""
+    """Returns the plain document with a LoRA."""
     loras = [{"model_name": str(model), "scale": scale, **lora}]
     return document(step(blocks={"loras": loras}), id="outlined")
 
@@ -46,7 +46,7 @@ def test_lora_scale_is_applied(bench: Bench):
     assert same(none, bench.run(PLAIN))
 
 
-# peft warns of a second adapter; a worker's log would show it, pytest would make it an error.
+# peft warns of a second adapter, which pytest would make an error.
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
 def test_loras_are_combined(bench: Bench):
     loras = [
@@ -174,7 +174,7 @@ def test_failing_run_leaves_no_lora(bench: Bench):
 
 
 def with_vae(bench: Bench, **switches: bool) -> tuple[Any, Any]:
-    """The step and pipeline of a drawing whose autoencoder is switched so, on what is held."""
+    """Yields step and pipeline of a document with these VAE settings, over held components."""
     wanted = step()
     wanted["pipeline"]["configuration"]["vae"] = switches
     bench.run(document(wanted, id="switched"))
@@ -216,7 +216,7 @@ def test_slicing_changes_only_memory_use(bench: Bench):
 
 
 def test_vae_dtype_is_restored_after_a_call(bench: Bench):
-    """SDXL decodes in float32 and puts its autoencoder back only at the end of a whole call."""
+    """SDXL decodes in float32 and restores its autoencoder only at the end of a whole call."""
     planned, pipeline = with_vae(bench)
     dtype = pipeline.vae.dtype
     with tuned(pipeline, planned, Device("cpu")):

@@ -1,4 +1,4 @@
-"""Prompts whose words weigh differently, and what is remembered of them."""
+"""Prompt weighting, and its effect on the prompt memo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of each family. Not to be written to."""
+    """One model of each family. Read-only."""
     folder = tmp_path_factory.mktemp("models")
     for name, build in BUILDERS.items():
         build(folder / name)
@@ -40,7 +40,7 @@ def drawn(prompt: str, *, weighed: bool = True, **arguments: Any) -> Document:
 def embeddings(
     bench: Bench, models: Path, name: str, prompt: str, *, weighed: bool = True
 ) -> list[torch.Tensor]:
-    """What the pipeline's encoders make of the prompt."""
+    """Returns the encoders' embeddings of the prompt."""
     wanted = step(model=models / name)
     wanted["pipeline"]["configuration"] = {
         "component_type": name,
