@@ -1,12 +1,12 @@
-"""Measures what the engine costs by itself, called by this script without page or network.
+"""Measures the engine's own overhead, without page or network.
 
     python -m benchmarks.engine [--runs 50] [--model FOLDER] [--smallest]
 
-Prints one table, with aims for the 95th percentiles: the overhead of a warm run of a model of real
-size (`benchmarks.random_model`, 2.1 GB, made in the folder where it is missing) that takes one
-small step; the time in which an identical request is answered; the delay of the first call of the
-denoiser after a run of another model, against no other run in between; and the pause on the device
-between two queued runs. Previews are off; remembered results are on for the identical request only.
+Prints one table, with aims for the 95th percentiles: the overhead of a warm run with a model of
+real size (`benchmarks.random_model`, 2.1 GB, created if missing) and one small step; the time to
+answer an identical request; the delay of the first denoiser call after a run of another model,
+compared with none in between; and the gap between two queued runs. Previews are off; cached results
+are on for the identical request only.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ SIDE_PX = 64
 
 
 def one_step_of(model: Path, folder: Path) -> Path:
-    """A workflow that has the model do the least it can.
+    """Returns a workflow with the least work for the model.
 
-    It computes in float32: in float16, which its files have, a step takes minutes on some CPUs.
+    It computes in float32: in float16, the files' dtype, a step takes minutes on some CPUs.
     """
     pipeline = {
         "configuration": {"component_type": "StableDiffusionPipeline"},
@@ -57,7 +57,7 @@ def one_step_of(model: Path, folder: Path) -> Path:
 
 
 def ended(engine: Engine, run_id: str) -> tuple[list[RunEvent], RunSucceeded]:
-    """The run's events and its end, which has to be a good one."""
+    """Returns the run's events and its end, which must be a success."""
     events = list(engine.events(run_id))
     end = events[-1]
     if not isinstance(end, RunSucceeded):
@@ -66,7 +66,7 @@ def ended(engine: Engine, run_id: str) -> tuple[list[RunEvent], RunSucceeded]:
 
 
 def overheads_s(engine: Engine, workflow: Path, runs: int) -> list[float]:
-    """Of warm runs: the whole time less what was spent inside the pipeline's call."""
+    """Returns for warm runs the total time less that of the pipeline's call."""
     found = []
     for seed in range(runs + 2):
         submitted_at = time.perf_counter()
@@ -76,7 +76,7 @@ def overheads_s(engine: Engine, workflow: Path, runs: int) -> list[float]:
 
 
 def identical_s(engine: Engine, runs: int) -> list[float]:
-    """How long an answer takes that has been given before."""
+    """Returns the times to answer an identical request."""
     ended(engine, engine.submit(WORKFLOW, FEW_STEPS, seed=1))
     found = []
     for _ in range(runs):
@@ -88,7 +88,7 @@ def identical_s(engine: Engine, runs: int) -> list[float]:
 
 
 def gaps_s(engine: Engine, runs: int) -> list[float]:
-    """From each run's last event to the next one's RunStarted, by their own time stamps."""
+    """Returns times from each run's last event to the next one's RunStarted, by time stamps."""
     run_ids = [engine.submit(WORKFLOW, FEW_STEPS, seed=n, fresh=True) for n in range(runs + 1)]
     spans = []
     for run_id in run_ids:
@@ -99,8 +99,8 @@ def gaps_s(engine: Engine, runs: int) -> list[float]:
 
 
 def switches_s(engine: Engine, folder: Path, runs: int) -> list[float]:
-    """Of two models that are held both: submit → first denoiser forward after a change of the
-    model, less the same after none."""
+    """Returns, for two held models, submit → first denoiser forward after a change of the model,
+    less the same without a change."""
     names = ("a", "b")
     for name in names:
         shutil.copytree(PROJECT / "models" / "shapes", folder / name)
@@ -125,7 +125,7 @@ def switches_s(engine: Engine, folder: Path, runs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--model", type=Path, default=FOLDER, help="of benchmarks.random_model")
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engine.start(
             Settings(
                 paths=PathSettings(outputs=Path(name)),
-                # Nothing is written down between runs of what was converted for this alone.
+                # No converted weights are written between runs.
                 worker=WorkerSettings(log_level="WARNING", converted_weights_bytes=0),
             )
         )

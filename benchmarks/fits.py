@@ -1,12 +1,12 @@
-"""Tells which workflow that ships fits on which card, and in which mode it would run there.
+"""Prints which shipped workflow fits on which card, and in which mode.
 
     python -m benchmarks.fits [--cards 8,12,16,24,32,48,80] [--ram 64] [--models FOLDER]
                               [--smallest]
 
-Prints one table, without running anything and without a GPU: the function that the page, `validate`
-and the worker ask is asked, with the memory of each card (in GiB, which makers call GB) in place of
-this machine's. Models that are not on this machine are asked for at the hub: configurations and
-headers. The bundled model, which fits everywhere, is left out; `--smallest` asks for nothing else.
+Prints one table, without running anything and without a GPU: calls the function that the page,
+`validate` and the worker use, with each card's memory (in GiB, which makers call GB). For models
+not on this machine it reads configurations and headers from the hub. The bundled model, which fits
+everywhere, is omitted; `--smallest` uses it only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BUNDLED = PROJECT / "workflows" / "text-to-image.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ask and print."""
+    """Computes and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--cards", default="8,12,16,24,32,48,80", help="their memory in GB")
     parser.add_argument("--ram", type=int, default=64, help="of the machine, in GB")
@@ -63,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def hub_workflows() -> list[Path]:
-    """Those that ship and whose models the hub has."""
+    """Returns the shipped workflows whose models are on the hub."""
     entries = Catalog(PathSettings()).entries()
     found = [entry for entry in entries if all(map(is_repository, entry.models))]
     return sorted(Path(entry.path) for entry in found)
 
 
 def needs(workflow: Path, paths: PathSettings, find: Find) -> list[tuple[Mode, Need]]:
-    """What each step with a pipeline asks for, and what it needs; nothing where that is unknown."""
+    """Returns requested mode and memory needs of each pipeline step, unless unknown."""
     found = []
     for planned in make_plan(workflow, {}, paths=paths).steps:
         step = for_device(planned, accelerator=True)
@@ -83,8 +83,8 @@ def needs(workflow: Path, paths: PathSettings, find: Find) -> list[tuple[Mode, N
 
 
 def in_words(asked: Mode, need: Need, room: Room) -> str:
-    """How this card would run it: `all` stays on it, components take `turns`, or `no`; with `?`
-    where it may run out of memory all the same."""
+    """Returns how this card would run it: `all` on the card, `turns` (model offload), `layers`, or
+    `no`; with `?` if it may still run out of memory."""
     try:
         mode = choose_mode(asked, need, room)
     except TooLarge:

@@ -1,12 +1,11 @@
-"""Measures whether the worker grows over many different runs, beyond the caches that it reports.
+"""Measures whether the worker's memory grows over many different runs, beyond its caches.
 
     python -m benchmarks.growth [--runs 1000] [--smallest]
 
-Prints one table. Every run has a prompt and a seed of its own, so each adds to what is remembered
-of steps and prompts; both caches are small here, and full when the measuring begins. What is
-measured after each quarter is the worker's anonymous memory (pages of files are the machine's to
-take back), the sum of its bounded caches as `/status` has them, and the difference, which has to
-stay: beside the caches nothing may grow.
+Prints one table. Every run has its own prompt and seed, so each adds to the caches of steps and
+prompts; both are small here, and full when the measurement begins. Measured after each quarter are
+the worker's anonymous memory (file pages are reclaimable), the sum of its caches as in `/status`,
+and the difference, which must not grow.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from benchmarks.table import print_table
 WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
 CACHE_BYTES = 4 * MIB
 WARM_UP = 300
-"""Runs before the first measure: they fill the caches, and libraries fill some of their own."""
+"""Runs before the first measurement; they fill the caches, also those of libraries."""
 SMALLEST = 4
 MOST_BYTES_PER_RUN = 8 * 1024
-"""What a run may leave beside the caches: for lists of files and the allocator's fragments."""
+"""Allowed growth beside the caches: lists of files, and fragmentation."""
 
 
 class Measure(NamedTuple):
@@ -43,12 +42,12 @@ class Measure(NamedTuple):
 
     @property
     def other_bytes(self) -> int:
-        """What is in no cache."""
+        """Memory outside caches."""
         return self.anonymous_bytes - self.cached_bytes
 
 
 def run(engine: Engine, number: int) -> None:
-    """A run that no other one is like, to its end."""
+    """Runs a unique request to its end."""
     inputs: dict[str, JsonValue] = {"prompt": f"a red circle, number {number}", "steps": 1}
     events = list(engine.events(engine.submit(WORKFLOW, inputs, seed=number)))
     if not isinstance(events[-1], RunSucceeded):
@@ -56,7 +55,7 @@ def run(engine: Engine, number: int) -> None:
 
 
 def measure(engine: Engine, runs: int) -> Measure:
-    """The worker as it is now."""
+    """Returns the worker's present memory."""
     status = engine.status()
     assert status.pid is not None
     cached_bytes = sum(each.held_bytes for each in status.bounded)
@@ -64,7 +63,7 @@ def measure(engine: Engine, runs: int) -> Measure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, measure and print."""
+    """Runs, measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     options = parser.parse_args(arguments)

@@ -1,10 +1,10 @@
-"""Whether a long history slows the engine down: submit and status with 20,000 runs and with none.
+"""Measures whether a long history slows the engine: submit and status with 20,000 runs and none.
 
     python -m benchmarks.history [--runs 20000] [--submits 200] [--smallest]
 
-Prints one table. Two engines take turns in one process, one with an empty history and one with so
-many runs in it; their worker does nothing. Compared are medians: `submit` from the call to the id,
-which comes when the run is committed, and `status`. At most 1.2 times is wanted. `history` is the
+Prints one table. Two engines alternate in one process, one with an empty history and one with so
+many runs; their workers do nothing. Compares medians of `submit`, from the call to the id, which is
+returned when the run is committed, and of `status`; the aim is at most 1.2 times. `history` is the
 list of the newest 20 runs.
 """
 
@@ -48,7 +48,7 @@ def fill(outputs: Path, runs: int) -> None:
 
 
 def started(outputs: Path) -> Engine:
-    """An engine over this folder as a server has it; what is submitted waits for its worker."""
+    """Returns an engine as in a server, over this folder; submitted runs wait for its worker."""
     engine = Engine()
     uploads = outputs / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,14 @@ def started(outputs: Path) -> Engine:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Milliseconds that this call takes."""
+    """Returns the milliseconds this call takes."""
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1e3
 
 
 def measure(engines: dict[str, Engine], submits: int) -> dict[str, dict[str, float]]:
-    """Medians in milliseconds, by what is called and by the engine."""
+    """Returns medians in milliseconds, by method and engine."""
     took: dict[str, dict[str, list[float]]] = {
         name: {key: [] for key in engines} for name in ("submit", "status", "history")
     }

@@ -1,12 +1,12 @@
-"""Measures how long it takes to load a model: here, by stock diffusers, and the least possible.
+"""Measures loading a model: by the worker, by stock diffusers, and the least possible time.
 
     python -m benchmarks.loading [--folder FOLDER] [--repeats 5] [--smallest]
 
-Makes a model of the architecture of Stable Diffusion 1.5 (UNet, autoencoder and text encoder, 1.07
-billion random parameters, float16 files, no safety checker) in the folder, 2.1 GB, unless it is
-there, and prints one table. Every time includes copying every byte of the weights once, as a move
-to a GPU would: memory-mapped weights are otherwise not read before they are used. The least is to
-copy the same tensors, one by one, out of the page cache. The page cache is warm for all.
+Creates a model of the architecture of Stable Diffusion 1.5 (UNet, autoencoder and text encoder,
+1.07 billion random parameters, float16 files, no safety checker) in the folder, 2.1 GB, if missing,
+and prints one table. Every time includes copying every byte of the weights once, as a move to a GPU
+would: memory-mapped weights are otherwise not read before they are used. The least is to copy the
+same tensors, one by one, out of the page cache, which is warm for all.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ COPY = "copying the same bytes"
 
 
 class Copier:
-    """Copies tensors into memory that is there already, so that only reading them counts."""
+    """Copies tensors into preallocated memory, so that only reading them counts."""
 
     def __init__(self) -> None:
         self._room = torch.zeros(256 * 1024 * 1024, dtype=torch.uint8)
 
     def copy(self, tensors: Iterable[torch.Tensor]) -> int:
-        """How many bytes that was."""
+        """Copies these tensors; returns their bytes."""
         copied_bytes = 0
         for tensor in tensors:
             self._room[: tensor.nbytes].copy_(tensor.reshape(-1).view(torch.uint8))
@@ -60,21 +60,21 @@ class Copier:
 
 
 def weights_of(components: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """Every weight of these components once."""
+    """Yields every weight of these components once."""
     for component in components:
         if isinstance(component, torch.nn.Module):
             yield from (parameter.detach() for parameter in component.parameters())
 
 
 def tensors_of(folder: Path) -> Iterator[torch.Tensor]:
-    """Every tensor of the files in this folder, mapped into memory."""
+    """Yields every tensor of the files in this folder, mapped into memory."""
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             yield from (file.get_tensor(name) for name in file.keys())  # noqa: SIM118
 
 
 class Ours:
-    """The worker's own loading, as a run does it before its first step."""
+    """The worker's loading, as a run does it before its first step."""
 
     def __init__(self, model: Path, outputs: Path, copier: Copier) -> None:
         settings = WorkerSettings(device="cpu", log_level="WARNING")
@@ -83,7 +83,7 @@ class Ours:
         self._copier = copier
         self._outputs = outputs
         self._model = model
-        # Made in the parent process, before a worker is told anything.
+        # Planning happens in the parent process, so it is not measured.
         self._plans = {dtype: self._plan(dtype) for dtype in (FILES_DTYPE, OTHER_DTYPE)}
 
     def _plan(self, dtype: str) -> Plan:
@@ -99,7 +99,7 @@ class Ours:
         return make_plan(document, {}, paths=PathSettings(), seed=0)
 
     def load(self, dtype: str) -> None:
-        """Have everything a step needs, and copy all its weights once."""
+        """Loads everything a step needs, and copies all its weights once."""
         plan = self._plans[dtype]
         context = RunContext(
             "20260101-000000-000000", plan, self._device, lambda _event: None,
@@ -114,14 +114,14 @@ class Ours:
             self._copier.copy(weights_of(components.values()))
 
     def free(self) -> None:
-        """What the button does."""
+        """Frees memory, as the page's button."""
         keys = [entry.key for entry in self.runner.residency.entries]
         self.runner.residency.drop(keys, reason="memory was freed")
         self._device.release()
 
 
 def stock(model: Path, dtype: str, copier: Copier) -> None:
-    """What a person could write instead; the quickest settings there are."""
+    """Loads with stock diffusers and its fastest settings."""
     pipeline: DiffusionPipeline = StableDiffusionPipeline.from_pretrained(
         model, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
     )
@@ -129,7 +129,7 @@ def stock(model: Path, dtype: str, copier: Copier) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"(default {FOLDER})")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure_and_print(model: Path, repeats: int) -> None:
-    """So many turns of each kind of loading this model."""
+    """Measures each kind of loading in turns, and prints the table."""
     copier = Copier()
     weights_bytes = copier.copy(tensors_of(model))
 
@@ -163,13 +163,13 @@ def measure_and_print(model: Path, repeats: int) -> None:
     with tempfile.TemporaryDirectory(dir=model.parent) as outputs:
         ours = Ours(model, Path(outputs), copier)
         for dtype in (FILES_DTYPE, OTHER_DTYPE):
-            # What a process does for the first time takes longer, whoever does it.
+            # The first load of a process is slower in any case.
             stock(model, dtype, copier)
             load = partial(ours.load, dtype)
             measure(f"{dtype}, first load", load)
             if dtype == OTHER_DTYPE:
                 measure(f"{dtype}, converted weights written when idle", ours.runner.clean_up)
-            # By turns, so that what else the machine does meets all alike.
+            # In turns, so that other load on the machine affects all alike.
             for _ in range(repeats):
                 ours.free()
                 measure(COPY, lambda: copier.copy(tensors_of(model)))

@@ -1,4 +1,4 @@
-"""What every benchmark's command line has."""
+"""The common command line options of benchmarks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def options_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser described by the first line of a module's docstring, with `--smallest`."""
+    """Returns a parser described by the first line of a module's docstring, with `--smallest`."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument(
         "--smallest", action="store_true",

@@ -1,12 +1,12 @@
-"""Counts the runs that survive running out of memory, and the right ones after them.
+"""Counts the runs that recover from running out of memory, and correct runs after them.
 
     python -m benchmarks.out_of_memory [--rounds 50] [--json FILE] [--smallest]
 
-Prints one table. One worker process draws a small picture until it is warm; then the limit of its
-data (RLIMIT_DATA, so Linux only) is lowered from outside to what it has and ROOM_BYTES more. In
-every round a large picture runs out of memory when it is decoded at once, and the small one is
-drawn again. Recovered is a large run that was told to have run out, and succeeded; right is a small
-run that loaded nothing and drew the same pixels as before.
+Prints one table. One worker process draws a small image until it is warm; then the limit of its
+data (RLIMIT_DATA, so Linux only) is lowered from outside to its present size plus ROOM_BYTES. In
+every round a large image runs out of memory when it is decoded at once, and the small one is drawn
+again. Recovered is a large run that ran out of memory and succeeded; right is a small run that
+loaded nothing and drew the same pixels as before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.table import print_table
 
 MIB = 1024 * 1024
 ROOM_BYTES = 220 * MIB
-"""The large picture takes more than 300 MiB to decode at once, and less than 120 in tiles."""
+"""The large image needs more than 300 MiB to decode at once, and less than 120 in tiles."""
 LARGE = {"width": 768, "height": 768, "num_inference_steps": 1, "guidance_scale": 1}
 SMALL = {"num_inference_steps": 2}
 
@@ -48,11 +48,11 @@ class Drawing:
 
     @property
     def recovered(self) -> bool:
-        """Whether memory ran out, and the run succeeded all the same."""
+        """True if memory ran out and the run succeeded."""
         return isinstance(self.end, RunSucceeded) and bool(self.end.out_of_memory)
 
     def is_like(self, ordinary: Drawing) -> bool:
-        """Whether it is an ordinary warm run with the same pixels."""
+        """Returns whether this is an ordinary warm run with the same pixels."""
         return (
             isinstance(self.end, RunSucceeded)
             and self.end.loaded == self.end.out_of_memory == ()
@@ -61,7 +61,7 @@ class Drawing:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured(engine: Engine, folder: Path, rounds: int) -> dict[str, Any]:
-    """The figures of so many rounds."""
+    """Returns the figures of so many rounds."""
     small, large = workflow(folder, "small", SMALL), workflow(folder, "large", LARGE)
     Drawing(engine, small)
     ordinary = Drawing(engine, small)
@@ -128,7 +128,7 @@ def measured(engine: Engine, folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def workflow(folder: Path, name: str, arguments: dict[str, Any]) -> Path:
-    """A document that draws one picture with the bundled model."""
+    """Returns a workflow that draws one image with the bundled model."""
     step = {
         "name": "draw",
         "pipeline": {
@@ -144,7 +144,7 @@ def workflow(folder: Path, name: str, arguments: dict[str, Any]) -> Path:
 
 
 def data_bytes(pid: int) -> int:
-    """What counts against RLIMIT_DATA."""
+    """Returns the bytes that count against RLIMIT_DATA."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 

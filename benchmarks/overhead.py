@@ -1,11 +1,11 @@
-"""Measures what a run of the bundled model costs besides the model, against bare diffusers.
+"""Measures the overhead of a run of the bundled model, compared with bare diffusers.
 
     python -m benchmarks.overhead [--runs 50] [--json FILE] [--smallest]
 
-Prints one table. Previews and remembered results are off. The overhead of a run is its whole time,
-from submit to the event that tells its end (its file has been written by then), less the time the
-worker spent inside pipeline calls. The time to the first call of the denoiser is compared with that
-of the same pipeline called by a plain script of diffusers on the same machine.
+Prints one table. Previews and cached results are off. The overhead of a run is its total time, from
+submit to its final event (when its file is written), less the time inside pipeline calls. The time
+to the first denoiser call is compared with that of the same pipeline in a plain diffusers script on
+the same machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORKFLOW = PROJECT / "workflows" / "text-to-image.json"
 PROMPT = "a red circle on a white background"
 STEPS = 2
 
-# What a person could write instead: the same model and arguments, the first denoiser call timed.
+# A plain script with the same model and arguments; times the first denoiser call.
 BARE = """
 import json, sys, time, torch
 from diffusers import StableDiffusionPipeline
@@ -51,7 +51,7 @@ print(json.dumps([b - a for a, b in zip(entered, first_forward)]))
 
 
 class TimedRun:
-    """One run through the engine, seen from outside."""
+    """One run through the engine, timed from outside."""
 
     def __init__(self, engine: Engine, seed: int) -> None:
         submitted_at = time.time()
@@ -68,7 +68,7 @@ class TimedRun:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
-    """The smallest value that at least this fraction of the values do not exceed."""
+    """Returns the smallest value that at least this fraction of the values do not exceed."""
     ordered = sorted(values)
     return ordered[math.ceil(fraction * len(ordered)) - 1]
 

@@ -1,10 +1,10 @@
-"""Compares the estimates of `workflow/models/activations.py` with what runs really take.
+"""Compares the estimates of `workflow/models/activations.py` with the memory runs really use.
 
     python -m benchmarks.peak [--smallest]
 
-Prints two tables. In the first the bundled model really runs, a process for each size, and the
-growth of its peak resident set is compared. In the second networks of published sizes are built
-without memory (on torch's `meta` device) and the bytes of the tensors alive at once are counted.
+Prints two tables. In the first the bundled model runs, in a process for each size, and the growth
+of its peak resident set is compared. In the second, networks of published sizes are built on
+torch's `meta` device, and the bytes of tensors alive at once are counted.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Compared(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many times the estimate is the measurement."""
+        """Estimate / measurement."""
         return self.estimated_bytes / self.measured_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both tables."""
+    """Prints both tables."""
     smallest = options_parser(__doc__).parse_args(arguments).smallest
     first = 1 if smallest else None
     for title, rows in (("measured on this CPU", really()), ("counted", counted())):
@@ -74,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
 
 
-# --- really run ----------------------------------------------------------------------------------
+# --- measured ------------------------------------------------------------------------------------
 
 
 def really() -> Iterator[Compared]:
-    """The bundled model in several sizes, each in a process of its own."""
+    """Runs the bundled model in several sizes, each in its own process."""
     for side_px, pictures, tiling in (
         (256, 1, 0),
         (512, 1, 0),
@@ -90,7 +90,7 @@ def really() -> Iterator[Compared]:
 
 
 def run_shapes(side_px: int, pictures: int, *, tiling: bool = False) -> Compared:
-    """The bundled model drawing so many pictures of this size at once."""
+    """Runs the bundled model with so many images of this size at once."""
     arguments = json.dumps([str(SHAPES), side_px, pictures, tiling])
     ran = subprocess.run(
         [sys.executable, "-c", RUN, arguments], capture_output=True, text=True, check=True
@@ -129,14 +129,14 @@ SDXL = {
     "cross_attention_dim": 2048,
     "use_linear_projection": True,
 }
-"""Without the sizes it is told beside its prompt, which weigh nothing."""
+"""Without the size embeddings beside the prompt, which need hardly any memory."""
 FLUX = {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": True}
-"""Two blocks of each kind need as much at once as all of them."""
+"""Two blocks of each kind need as much memory at once as all of them."""
 WAN = {"num_layers": 2, "num_attention_heads": 12, "ffn_dim": 8960}
 
 
 def counted() -> Iterator[Compared]:
-    """Networks of published sizes."""
+    """Counts the memory of networks of published sizes."""
     import diffusers
     import torch
 
@@ -215,7 +215,7 @@ def _denoised(what: str, model: Any, vae: Any, asked: Size, call: Callable[[], A
 
 
 def counted_bytes(call: Callable[[], Any], model: Any) -> int:
-    """The most bytes of tensors alive at once during this call, the model's own left out."""
+    """Returns the peak bytes of tensors alive during this call, without the model's own."""
     import torch
     import torch.nn.functional as functional
     from torch.overrides import TorchFunctionMode
@@ -223,7 +223,7 @@ def counted_bytes(call: Callable[[], Any], model: Any) -> int:
     from torch.utils._pytree import tree_leaves
 
     class Attention(TorchFunctionMode):
-        """One that never writes its matrix down; the `meta` device has none."""
+        """Attention without its score matrix; the `meta` device has no such kernel."""
 
         def __torch_function__(
             self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
@@ -235,7 +235,7 @@ def counted_bytes(call: Callable[[], Any], model: Any) -> int:
             return function(*args, **(kwargs or {}))
 
     class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Counts the storages that operations make, until nobody has them."""
+        """Counts storages from their creation to their release."""
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -284,7 +284,7 @@ def _empty(dtype: Any, *shape: int) -> Any:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """As it would be read from a file."""
+    """Returns the config as read from a file."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
     return plain
 

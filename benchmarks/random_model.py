@@ -1,7 +1,7 @@
-"""A model of random weights, of the architecture of Stable Diffusion 1.5, for benchmarks.
+"""A model of random weights with the architecture of Stable Diffusion 1.5, for benchmarks.
 
-Its size is real (1.07 billion parameters, 2.1 GB in float16, no safety checker), and so is all that
-the program does with it. What it draws is noise.
+Its size is real (1.07 billion parameters, 2.1 GB in float16, no safety checker); its images are
+noise.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Sizes(NamedTuple):
-    """How large the networks of a model are."""
+    """Sizes of a model's networks."""
 
     unet: tuple[int, ...]
-    """Channels of its blocks."""
+    """Channels by block."""
     vae: tuple[int, ...]
     text: int
     """Width of the text encoder."""
     text_layers: int
     tokens: int
-    """Of its vocabulary."""
+    """Vocabulary size."""
 
 
 SD15 = Sizes((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12, 49_408)
@@ -44,7 +44,7 @@ SMALLEST = Sizes((32, 32, 32, 32), (32, 32, 32, 32), 24, 1, 1_000)
 
 
 def make_model(folder: Path, sizes: Sizes = SD15) -> None:
-    """Write a model into the folder unless a whole one is there; what it draws is noise."""
+    """Writes a model into the folder, unless a complete one is there."""
     if (folder / INDEX).is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -102,14 +102,13 @@ def make_model(folder: Path, sizes: Sizes = SD15) -> None:
             component.config.save_pretrained(part)
         else:
             component.save_pretrained(part)
-    # Last: a model without it is not whole.
+    # Last, since it marks a complete model.
     (folder / INDEX).write_text(json.dumps(index, indent=2))
 
 
 def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A float16 number for each parameter, as networks are before they learn: norms keep what they
-    are given, and what a layer makes is about as large as what it is given. So no number that a
-    run makes is out of range."""
+    """Returns float16 weights as before training: norms are identities, and layers keep the scale of
+    their input, so that no value overflows."""
     random = torch.Generator().manual_seed(0)
     weights = {}
     for name, parameter in module.state_dict().items():
@@ -124,7 +123,7 @@ def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def build_tokenizer(tokens: int) -> CLIPTokenizer:
-    """One of so many tokens, on which alone depends what it costs to load."""
+    """Returns a tokenizer of so many tokens, which alone decide its loading time."""
     symbols = [chr(code) for code in range(0x21, 0x7F)]
     vocabulary = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
     merges: list[tuple[str, str]] = []

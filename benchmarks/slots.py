@@ -1,11 +1,11 @@
-"""Measures how much sooner two workers on the CPU are done with a queue than one.
+"""Measures how much faster two workers on the CPU finish a queue than one.
 
     python -m benchmarks.slots [--runs 40] [--steps 20] [--smallest]
 
-Prints one table. The queue is mixed: the runs take turns over four workflows, each with a model of
-its own, and differ in their seeds. Each worker computes with one thread, so it takes two idle
-cores. The time is that from the first submit to the end of the last run, the loads of the models
-included; the workers are ready before. Every image has to be the same, pixel for pixel.
+Prints one table. The runs alternate over four workflows, each with its own model, and have
+different seeds. Each worker computes with one thread, so two idle cores are needed. The time is
+from the first submit to the end of the last run, with the loads of the models; the workers are
+ready before. Every image must be identical.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POLL_S = 0.05
 
 
 def workflows_in(folder: Path) -> list[Path]:
-    """Four workflows, each with its own copy of the bundled model."""
+    """Returns four workflows, each with its own copy of the bundled model."""
     found = []
     for name in NAMES:
         shutil.copytree(PROJECT / "models" / "shapes", folder / name)
@@ -46,7 +46,7 @@ def workflows_in(folder: Path) -> list[Path]:
 
 
 def started(workers: int, outputs: Path) -> Engine:
-    """An engine with so many workers, all of them ready."""
+    """Returns an engine with so many workers, all ready."""
     engine = Engine()
     worker = WorkerSettings(
         devices=("cpu",) * workers, threads=1, log_level="WARNING", converted_weights_bytes=0
@@ -60,7 +60,7 @@ def started(workers: int, outputs: Path) -> Engine:
 def measured(
     workers: int, workflows: Sequence[Path], runs: int, steps: int
 ) -> tuple[float, list[str]]:
-    """The seconds the whole queue took, and the hash of the pixels of each run's image."""
+    """Returns the seconds for the whole queue, and the pixel hash of each run's image."""
     with tempfile.TemporaryDirectory() as outputs:
         engine = started(workers, Path(outputs))
         try:
@@ -88,7 +88,7 @@ def _image_of(engine: Engine, run_id: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=20)

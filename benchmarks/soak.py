@@ -1,13 +1,12 @@
-"""Measures whether memory comes back over many runs, cancels and failures of six workflows.
+"""Measures whether memory is freed over many runs, cancels and failures of six workflows.
 
     python -m benchmarks.soak [--runs 300] [--seed 0] [--smallest]
 
-Prints one table. Six workflows on the bundled model take turns in random order; one run in ten is
-cancelled at a random moment, one in ten fails in the midst of its work. Every picture is compared,
-pixel for pixel, with the one its workflow drew first. What is measured is the worker's anonymous
-memory (pages of files are the machine's to take back), as Linux counts it, when a run's end is
-told. The last row compares what Free leaves behind after all this with what it leaves after one
-run.
+Prints one table. Six workflows on the bundled model run in random order; one run in ten is
+cancelled at a random moment, one in ten fails midway. Every image is compared, pixel for pixel,
+with the first of its workflow. Measured is the worker's anonymous memory (file pages are
+reclaimable), as Linux counts it, at the end of each run. The last row compares the memory after
+Free at the end with that after one run.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ MIB = 1 << 20
 
 
 def workflows(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The six that are run, by name, with their inputs; and `broken`, which fails."""
+    """Returns six workflows by name, with their inputs, and `broken`, which fails."""
     picture, mask = folder / "picture.png", folder / "mask.png"
     Image.new("RGB", (128, 128), (224, 36, 36)).save(picture)
     Image.new("L", (128, 128), 255).save(mask)
@@ -86,7 +85,7 @@ def workflows(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Memory of the process that is nobody's file, from Linux's sums over its mappings."""
+    """Returns the process's anonymous memory, from Linux's sums over its mappings."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
@@ -94,7 +93,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 class Soak:
-    """The engine, and what was seen of it."""
+    """The engine, with counts of outcomes."""
 
     def __init__(self, engine: Engine, found: Mapping[str, tuple[Path, dict[str, Any]]]) -> None:
         self._engine = engine
@@ -104,7 +103,7 @@ class Soak:
         self.wrong = 0
 
     def run(self, name: str, cancel_after: int | None = None) -> None:
-        """Run it to its end, or cancel it after so many steps; compare what it drew."""
+        """Runs it to its end, or cancels it after so many steps; compares its images."""
         path, inputs = self._found[name]
         run_id = self._engine.submit(path, inputs, seed=SEED, fresh=True)
         events = []
@@ -131,13 +130,13 @@ class Soak:
                     raise SystemExit(f"'{name}' failed: {end.error.sentence()}")
 
     def anonymous_bytes(self) -> int:
-        """What the worker has now."""
+        """Returns the worker's present anonymous memory."""
         pid = self._engine.status().pid
         assert pid is not None
         return anonymous_bytes(pid)
 
     def anonymous_bytes_after_free(self) -> int:
-        """What the worker has when everything was freed. Nothing that is leased can be freed."""
+        """Frees everything; returns the worker's anonymous memory."""
         self._engine.free()
         held = self._engine.status().held
         if held:
@@ -146,7 +145,7 @@ class Soak:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, measure and print."""
+    """Runs, measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the order")
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if runs < (late if options.smallest else late + last):
         parser.error(f"at least {LATE + LAST} runs are needed")
     order = random.Random(options.seed)
-    # The failures are asked for.
+    # The failures are intended.
     logging.getLogger("app").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

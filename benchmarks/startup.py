@@ -1,9 +1,9 @@
-"""Measures the time from the command to the first page, and to the first picture.
+"""Measures the time from the command to the first page, and to the first image.
 
     python -m benchmarks.startup [--repeats 3] [--smallest]
 
-Prints one table. The page is compared with `python -c "import gradio"`, measured in the same run:
-no page can be served sooner. The picture is asked for by a client as soon as the page is served.
+Prints one table. The page is compared with `python -c "import gradio"`, measured in the same run,
+which is a lower bound. A client requests the image as soon as the page is served.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMPT = "a red circle on a white background"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def serve_once() -> tuple[float, float]:
-    """Seconds from the command to the first page, and to the first picture."""
+    """Returns the seconds from the command to the first page, and to the first image."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -89,7 +89,7 @@ def serve_once() -> tuple[float, float]:
 
 
 def answers(url: str) -> bool:
-    """Whether the page is served."""
+    """Returns whether the page is served."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)

@@ -1,16 +1,16 @@
-"""The one table a benchmark prints: Markdown, to be read as it is or pasted into README.md."""
+"""The Markdown table that a benchmark prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 Row = tuple[str, str, str]
-"""What was measured, the figure with its unit, and what it must or should be; empty: nothing is."""
+"""What was measured, the figure with its unit, and the requirement or aim; may be empty."""
 HEAD: Row = ("what", "measured", "must or aim")
 
 
 def print_table(title: str, rows: Iterable[Row]) -> None:
-    """Print the title, then the rows below a head, columns of one width."""
+    """Prints the title, then a table with aligned columns."""
     measured = list(rows)
     widths = [max(map(len, column)) for column in zip(HEAD, *measured, strict=True)]
     print(title, "", sep="\n")

@@ -1,4 +1,4 @@
-"""Every benchmark runs to its end and prints its tables, at its smallest."""
+"""Every benchmark runs at its smallest size and prints its tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = {
     "soak": ["pictures other than their workflow's first", "the same after Free"],
     "startup": ["import gradio", "first page", "first picture"],
 }
-"""What a row of each benchmark's tables holds."""
+"""A row of each benchmark's tables."""
 FIGURE = re.compile(r"\d|\ball\b")
 
 

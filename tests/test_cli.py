@@ -1,4 +1,4 @@
-"""The command line, as a shell calls it: what is printed where, and with which exit code."""
+"""The command line, called as from a shell: output and exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Ran(NamedTuple):
 
 
 def workbench(*arguments: str | Path, typed: str = "") -> Ran:
-    """Call the workbench as a shell would and wait for its end."""
+    """Calls the workbench as a shell would and waits for its end."""
     started = time.monotonic()
     ended = subprocess.run(
         [*WORKBENCH, *map(str, arguments)], cwd=PROJECT, input=typed, capture_output=True,
@@ -61,13 +61,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(outputs: Path) -> Ran:
-    """One picture by `run`."""
+    """Draws one image by `run`."""
     return workbench(*SAME, "--output", outputs)
 
 
 @pytest.fixture(scope="module")
 def drawn_again(outputs: Path) -> Ran:
-    """The same request once more, answered as JSON."""
+    """Repeats the same request, answered as JSON."""
     return workbench(*SAME, "--output", outputs, "--fresh", "--json")
 
 
@@ -79,7 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def spaced(tmp_path: Path, shipped_workflows: Path, shapes_model: Path) -> Path:
-    """A workflow in a folder and a file with spaces in their names, slow enough to be stopped."""
+    """A workflow in a folder and file with spaces in their names, slow enough to be stopped."""
     document = json.loads((shipped_workflows / "text-to-image.json").read_text())
     source = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
     source["model_name"] = str(shapes_model)
@@ -225,7 +225,7 @@ def test_ctrl_c_cancels_the_run_and_leaves_no_process(spaced: Path, tmp_path: Pa
         assert any("Loading scheduler from model" in line for line in log)
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
-        # As a terminal does it: to everybody in the foreground, the worker too.
+        # As from a terminal: to the whole foreground group, the worker too.
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""The container's recipe is read and its command is run, from a copy of what it would contain."""
+"""The Dockerfile is parsed, and its command is run from a copy of the image's content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.processes import started
 
 
 class Recipe(NamedTuple):
-    """What a Dockerfile says, by instruction, continuation lines joined."""
+    """Instructions of a Dockerfile, with continuation lines joined."""
 
     instructions: list[tuple[str, str]]
 
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
         return {name: value for name, _, value in pairs}
 
     def command(self, name: str) -> list[str]:
-        """The exec form of CMD or of the healthcheck's CMD."""
+        """Returns the exec form of CMD or the health check's CMD."""
         return json.loads(
             self.all(name)[-1].partition("[")[1] + self.all(name)[-1].partition("[")[2]
         )
@@ -75,7 +75,7 @@ def test_docker_context_has_only_copied_files(recipe: Recipe) -> None:
 
 
 def test_proxied_page_requires_password_and_fetches_no_urls() -> None:
-    """It listens on 127.0.0.1, and strangers reach it all the same."""
+    """It listens on 127.0.0.1, but strangers reach it through the proxy."""
     behind = Settings.from_environment({"DW_ALLOWED_HOSTS": "draw.example.org"})
     assert credentials(behind) is not None
     assert not behind.ui.fetches_urls
@@ -93,7 +93,7 @@ def test_space_front_matter_matches_image_port(recipe: Recipe) -> None:
 
 
 def test_image_command_serves_page_with_password_and_stops(recipe: Recipe, tmp_path: Path) -> None:
-    """The image listens beyond loopback; 127.0.0.2 stands for that here, so nothing else does."""
+    """The image listens beyond loopback; 127.0.0.2 stands for that here."""
     home = tmp_path / "app"
     for text in recipe.all("COPY"):
         *sources, destination = [word for word in shlex.split(text) if not word.startswith("--")]
@@ -149,8 +149,7 @@ def test_image_command_serves_page_with_password_and_stops(recipe: Recipe, tmp_p
 
 
 def wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server answers and has said where; fail with its log when it ends or stays
-    silent."""
+    """Waits until the server answers and has printed its address; fails with its log otherwise."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()
@@ -166,7 +165,7 @@ def wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> 
 
 
 def server_has_ended(server: subprocess.Popen[bytes], within_s: float) -> bool:
-    """Whether the process ends within this time."""
+    """Returns whether the process ends within this time."""
     try:
         server.wait(within_s)
     except subprocess.TimeoutExpired:

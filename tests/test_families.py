@@ -1,4 +1,4 @@
-"""Every shipped workflow runs on the classes of the model it names, cold and warm."""
+"""Every shipped workflow runs on the classes of its model, cold and warm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.engines import run, started_engine
 from tests.standins import STANDINS
 
 STEPS, WIDTH, HEIGHT, FRAMES = 2, 320, 256, 5
-"""About the least the workflows' own limits allow; width and height can be told apart."""
+"""About the least the workflows' limits allow; width and height differ."""
 FILMS = {"wan21-t2v"}
 RUN_IDS = [f"20260101-000000-{number:06x}" for number in range(2)]
 
@@ -41,7 +41,7 @@ StandIn = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory, shipped_workflows: Path) -> StandIn:
-    """Makes a copy of a shipped workflow that names its model's stand-in, otherwise as shipped."""
+    """Copies a shipped workflow and names its model's stand-in."""
 
     def make(stem: str) -> Path:
         folder = tmp_path_factory.mktemp(stem)
@@ -58,7 +58,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory, shipped_workflows: Path) 
 
 @pytest.fixture(scope="module", params=STANDINS)
 def workflow(request: pytest.FixtureRequest, stand_in: StandIn) -> Path:
-    """Each of the workflows that name a model of the hub, on its stand-in."""
+    """Each workflow that names a hub model, with its stand-in."""
     return stand_in(request.param)
 
 
@@ -69,7 +69,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 def loading_blocks(tree: Any) -> list[dict[str, Any]]:
-    """Every object of a document that names a model."""
+    """Yields every object of a document that names a model."""
     if isinstance(tree, list):
         return [block for item in tree for block in loading_blocks(item)]
     if not isinstance(tree, dict):
@@ -79,14 +79,14 @@ def loading_blocks(tree: Any) -> list[dict[str, Any]]:
 
 
 def small(workflow: Path) -> dict[str, int]:
-    """Inputs for a quick run."""
+    """Returns inputs for a quick run."""
     wanted = {"steps": STEPS, "width": WIDTH, "height": HEIGHT, "frames": FRAMES}
     variables = json.loads(workflow.read_text())["variables"]
     return {name: value for name, value in wanted.items() if name in variables}
 
 
 def pixels(result: ResultSaved) -> np.ndarray:
-    """What a result's file shows: (frames, height, width, 3)."""
+    """Returns a result file's content: (frames, height, width, 3)."""
     if result.content_type == "video/mp4":
         with av.open(result.path) as video:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
@@ -145,7 +145,7 @@ def test_family_draws_several_images_at_once(engine: Engine, workflow: Path):
 
 # --- in this process, where a test can act in the midst of a run ---------------------------------
 
-# A worker does not stop at what its libraries deprecate among themselves; here pytest would.
+# Deprecation warnings of libraries do not stop a worker; pytest would.
 in_this_process = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:diffusers", "ignore::FutureWarning:diffusers"
 )
@@ -166,7 +166,7 @@ def start(workflow: Path, run_id: str) -> StartRun:
 def test_family_cancelled_in_any_phase_keeps_components_intact(
     phase: str, stand_in: StandIn, tmp_path: Path
 ):
-    """SDXL is the one to ask: it casts its autoencoder to float32 while it decodes."""
+    """SDXL, since it casts its autoencoder to float32 while it decodes."""
     events: list[Event] = []
 
     def emit(event: Event) -> None:

@@ -1,5 +1,5 @@
-"""2,000 documents that Hypothesis makes from the schema and then damages: each is planned or
-refused in time, and nothing is touched that a document may not touch."""
+"""2,000 damaged documents made by Hypothesis from the schema: each is planned or refused in time,
+without forbidden side effects."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ LIMIT_S = 10
 NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect",
          "socket.getaddrinfo", "os.remove", "os.rename", "os.mkdir", "shutil.rmtree", "os.chmod",
          "ctypes.dlopen")  # fmt: skip
-"""What planning never does."""
+"""Forbidden during planning."""
 PACKAGES = {"app", "PIL", *sys.stdlib_module_names} - {"antigravity"}
-"""What planning may import; the documents name a module of Python's own that nobody else does."""
+"""Allowed imports; the documents name a standard module that nothing else uses."""
 
 
 class Watch:
-    """What Python is told to open and import while it is on, beyond what is allowed."""
+    """Records files that Python opens and imports, beyond what is allowed."""
 
     def __init__(self) -> None:
         self.on = False
         self.found: list[str] = []
-        # Looking for an installed package reads where Python itself looks.
+        # Looking for an installed package reads Python's own folders.
         self.readable = (str(PROJECT / "workflows"), sys.base_prefix, *filter(None, sys.path))
         self.kept = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
-        """Where what was read of the libraries' source is kept."""
+        """Cache of facts read from library sources."""
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -66,7 +66,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def watch() -> Watch:
-    # Pillow looks for the packages of its own plugins once.
+    # Pillow looks for its plugins' packages once.
     Image.init()
     return Watch()
 
@@ -82,7 +82,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Bench:
     return bench
 
 
-# The same 2,000 every time: what fails here fails for everybody.
+# The same 2,000 every time, so that a failure is reproducible.
 @settings(
     max_examples=EXAMPLES, derandomize=True, database=None, deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -100,7 +100,7 @@ def test_generated_document_is_planned_or_refused_without_side_effects(
     watch.found.clear()
     watch.on = True
     try:
-        # An error that nobody foresaw is no BadRequest, and fails this test.
+        # An unforeseen error is no BadRequest, and fails this test.
         with contextlib.suppress(BadRequest):
             plan = make_plan(file, typed, paths=bench.paths)
             assert Plan.model_validate_json(plan.model_dump_json()) == plan

@@ -1,4 +1,4 @@
-"""Every example of the guide is planned, fits the schema, and runs where it needs no model."""
+"""Every example of the guide is planned, matches the schema, and runs if it needs no model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = {
     for chapter in GUIDE.split("\n## ")[1:]
     if (found := EXAMPLE.search(chapter))
 }
-"""By the heading above it: the document, and whether it is run."""
+"""By heading: the document, and whether it is run."""
 
 
 @pytest.fixture

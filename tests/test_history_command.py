@@ -1,4 +1,4 @@
-"""`python -m app runs`: what it lists of a folder of results, beside a server and without one."""
+"""`python -m app runs`: its list of an outputs folder, with and without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What killed processes leave behind goes, and nothing else: real processes, killed midway."""
+"""Leftovers of killed processes are removed, and nothing else: real processes, killed midway."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WITHIN_S = 60.0
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Iterator[Path]:
-    """A folder for temporary files of this test's own."""
+    """A private folder for temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def test_empty_run_folder_is_removed(temporary: Path, outputs: Path):
 
 
 def test_worker_killed_while_saving_leaves_only_whole_results(tmp_path: Path, temporary: Path):
-    """Killed as soon as it has begun to write the second of two films."""
+    """Killed as soon as it has begun to write the second of two videos."""
     outputs = tmp_path / "outputs"
     film(tmp_path / "film.mp4", side=512)
     saving = {"result": {"content_type": "video/mp4"}}

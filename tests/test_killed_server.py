@@ -1,4 +1,4 @@
-"""A killed server loses nothing that was asked for; `python -m tests.killing` kills 50 times."""
+"""A killed server loses no run; `python -m tests.killing` kills 50 times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_runs_of_a_killed_server_finish_after_its_restart(tmp_path: Path, phase:
 def test_download_of_a_killed_server_goes_on_after_its_restart(
     tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The run that waited for it finishes, and what had come is not fetched again."""
+    """The waiting run finishes, and downloaded parts are not fetched again."""
     shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "far")
     hub = Hub(tmp_path / "hub")
     hub.only(monkeypatch, tmp_path / "home")
@@ -55,7 +55,7 @@ def test_download_of_a_killed_server_goes_on_after_its_restart(
 
 
 def wait_for_half(home: Path, half_bytes: int) -> None:
-    """Wait until so many bytes of a file that is being fetched are on the disk."""
+    """Waits until so many bytes of a download are on disk."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         parts = (home / "hub").rglob("*.incomplete")

@@ -1,4 +1,4 @@
-"""The walls of the house: torch stays in the worker, gradio in the page, and neither looks over."""
+"""Layering: torch only in the worker, gradio only in the page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MODULES = sorted(APP.rglob("*.py"))
 
 
 def name_of(file: Path) -> str:
-    """`app.workflow.plan` of `app/workflow/plan.py`."""
+    """Returns `app.workflow.plan` for `app/workflow/plan.py`."""
     parts = file.relative_to(PROJECT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def package_of(file: Path) -> str:
-    """`app.workflow` of `app/workflow/plan.py`."""
+    """Returns `app.workflow` for `app/workflow/plan.py`."""
     return name_of(file.parent / "__init__.py")
 
 
@@ -38,7 +38,7 @@ LIGHT = [
 
 
 def loaded_by(*statements: str) -> set[str]:
-    """The packages that are loaded in a fresh process after these statements."""
+    """Returns the packages loaded in a fresh process after these statements."""
     code = "\n".join(
         [
             *statements,
@@ -54,7 +54,7 @@ def loaded_by(*statements: str) -> set[str]:
 
 
 class Import(ast.NodeVisitor):
-    """The imports of one module, with whether they run when the module is imported."""
+    """The imports of one module, and whether they run on import."""
 
     def __init__(self, source: str, package: str) -> None:
         self.found: list[tuple[str, bool]] = []
@@ -91,7 +91,7 @@ class Import(ast.NodeVisitor):
 
 
 def imports(file: Path, *, at_once_only: bool = False) -> Iterator[str]:
-    """Every name this module imports, also inside functions unless `at_once_only`."""
+    """Returns every name this module imports, also inside functions unless `at_once_only`."""
     read = Import(file.read_text(encoding="utf-8"), package_of(file))
     return (name for name, at_once in read.found if at_once or not at_once_only)
 
@@ -176,7 +176,7 @@ def test_layers_import_only_lower_layers(folder: str, forbidden: tuple[str, ...]
 
 
 def own_imports(source: str, package: str, names: set[str]) -> set[str]:
-    """The modules of these names that a module imports: at once, in functions, or for its types."""
+    """Returns the imports of these modules: on import, in functions, or for types."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -184,7 +184,7 @@ def own_imports(source: str, package: str, names: set[str]) -> set[str]:
                 while name and name not in names:
                     name = name.rpartition(".")[0]
                 found.add(name)
-    # Of a package itself everybody's import is one.
+    # Every import below a package imports the package itself.
     return found - {"", "app"}
 
 

@@ -1,4 +1,4 @@
-"""What a request brings along never begins a line of the log."""
+"""Text from a request never begins a log line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ except ValueError:
 
 
 def test_log_indents_further_lines_and_escapes_control_characters() -> None:
-    """Of messages and of tracebacks."""
+    """Applies to messages and tracebacks."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=PROJECT, capture_output=True, text=True, check=True
     )

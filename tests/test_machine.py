@@ -1,4 +1,4 @@
-"""The machine's memory as a container has it, on cgroup files written here."""
+"""The memory limits of a container, on cgroup files written here."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from app.machine import ram_free_and_total_bytes
 
 MACHINE = psutil.virtual_memory().total
 LIMIT = MACHINE // 64
-"""Small, so that what other processes leave of the machine is never less."""
+"""Small, so that the machine never has less free memory."""
 USED = MACHINE // 128
 
 
 class Cgroups:
-    """A folder laid out as /sys/fs/cgroup, and what /proc/self/cgroup says."""
+    """A folder like /sys/fs/cgroup, and the content of /proc/self/cgroup."""
 
     def __init__(self, folder: Path, membership: str) -> None:
         self._root, self._membership = folder / "cgroup", folder / "membership"
         self._membership.write_text(membership)
 
     def write(self, path: str, **files: object) -> None:
-        """Files of one cgroup; `memory_max` is written as `memory.max`."""
+        """Writes files of one cgroup; `memory_max` is written as `memory.max`."""
         folder = self._root / path
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -39,7 +39,7 @@ def statistics(**lines: int) -> str:
 
 
 def test_page_cache_counts_as_free_in_a_container(tmp_path: Path):
-    """A worker that has mapped its models fills the limit with pages of files."""
+    """A worker with mapped models fills the limit with file pages."""
     cgroups = Cgroups(tmp_path, "0::/\n")
     stat = statistics(inactive_file=USED // 2, active_file=USED // 4)
     cgroups.write("", memory_max=LIMIT, memory_current=LIMIT, memory_stat=stat)
@@ -74,7 +74,7 @@ def test_sibling_cgroup_that_fills_outer_limit_leaves_nothing(tmp_path: Path):
 
 
 def test_soft_limit_counts_as_a_limit(tmp_path: Path):
-    """Above `memory.high` the kernel slows a process down until it is hardly of use."""
+    """Above `memory.high` the kernel slows a process down heavily."""
     cgroups = Cgroups(tmp_path, "0::/\n")
     cgroups.write("", memory_max="max", memory_high=LIMIT, memory_current=USED)
     assert cgroups.free_and_total == (LIMIT - USED, LIMIT)

@@ -1,4 +1,4 @@
-"""A picture behind a URL through the real engine and its worker process."""
+"""An image at a URL through the real engine and its worker process."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_page_fetches_urls_only_locally_or_if_allowed(
 ):
     settings = Settings.from_environment(environment)
     assert with_media(settings, tmp_path).paths.urls.allowed is fetches
-    # A shell of this machine is its user's.
+    # A shell on this machine belongs to its user.
     assert settings.paths.urls.allowed is (environment.get("DW_MEDIA_URLS") != "0")
 
 

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong is told in the project's words, never in pydantic's."""
+"""Pydantic's errors are reported in the project's own words."""
 
 from __future__ import annotations
 

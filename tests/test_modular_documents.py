@@ -1,4 +1,4 @@
-"""Documents of modular pipelines that others wrote, on tiny models of the classes they name."""
+"""Third-party documents of modular pipelines, on tiny models of their classes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def planned(real_workflows: Path, models: Path, **inputs: Any) -> Plan:
 
 
 def content(finished: Finished) -> list[bytes]:
-    """Every frame of the film and every piece of its sound."""
+    """Returns every frame of the video and all of its audio."""
     (result,) = finished.results
     with av.open(result.path) as film:
         return [frame.to_ndarray().tobytes() for frame in film.decode(video=0, audio=0)]
@@ -57,7 +57,7 @@ def test_modular_document_makes_video_with_audio_warm_and_cold(
 ):
     plan = planned(real_workflows, models)
     cold = bench.run(plan)
-    # The workflow of texts needs no transformer for references.
+    # Text workflows need no transformer for references.
     names = {title.split()[0] for title in cold.success.loaded}
     assert names == {
         "text_encoder", "tokenizer", "processor", "vae", "audio_vae", "transformer",

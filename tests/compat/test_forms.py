@@ -1,4 +1,4 @@
-"""What Gradio keeps of each visitor."""
+"""Gradio's per-visitor state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Films for Qwen3-VL are prepared without torchvision as transformers prepares pictures."""
+"""Videos for Qwen3-VL are prepared without torchvision, as transformers prepares images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_qwen3_videos_are_resized_as_required(tmp_path: Path):
     made = films(tmp_path, size=size)([frames(4), frames(5)], False, "pt")
     four, five = made["video_grid_thw"].tolist()
     assert four[1] * four[2] * PATCH**2 * 4 >= size["shortest_edge"]
-    # A fifth frame is shown twice: patches hold two.
+    # A fifth frame is repeated: patches hold two.
     assert (four[0], five[0]) == (2, 3)
     assert len(made["pixel_values_videos"]) == sum(t * h * w for t, h, w in (four, five))
 

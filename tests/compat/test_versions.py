@@ -1,4 +1,4 @@
-"""Each work-around names the version of the project whose fault it is."""
+"""Each work-around names the faulty project's version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device with memory of its own, as the worker sees one; everything is computed on the CPU."""
+"""A device with its own memory, as the worker sees one; computes on the CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from app.worker.loading.origins import Origin
 
 
 class Accelerator(Device):
-    """Says that it is an accelerator and notes what is moved to and from it."""
+    """Claims to be an accelerator, and records what is moved to and from it."""
 
     def __init__(self, total_bytes: int | None = None) -> None:
-        """With so much memory; None: as much as the machine has."""
+        """`total_bytes` of None is the RAM of the machine."""
         super().__init__("cpu")
         self._total_bytes = total_bytes
         self.moves: list[tuple[str, Place]] = []
@@ -30,6 +30,6 @@ class Accelerator(Device):
         self.moves.append((type(component).__name__, place))
         super().move(component, place, origin)
         if place == "device":
-            # Memory of its own: a copy, whatever the weights were before.
+            # A copy, since the device has its own memory.
             for tensor in component.state_dict(keep_vars=True).values():
                 tensor.data = tensor.data.clone()

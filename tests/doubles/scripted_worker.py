@@ -1,8 +1,7 @@
 """A worker without torch that does what its runs' prompts say.
 
-It stands where `app.worker.main.run_worker` stands: a process of its own that reads commands from
-the pipe and answers with events. A prompt is a script, one instruction after the other, parted by
-`; `. What it says cannot be guessed by the engine, so all an engine does can be seen from outside::
+It replaces `app.worker.main.run_worker`: a process of its own that reads commands from the pipe and
+answers with events. A prompt is a script of instructions, separated by `; `::
 
     nothing                     go on
     enter PHASE                 tell that phase
@@ -13,8 +12,8 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     preview TEXT                send TEXT as a preview's bytes
     previews                    a preview whenever somebody wants one, until cancelled
     flood                       events without end, and no look at cancels
-    gap SECONDS                 tell of a checkpoint gap
-    hold NAME                   keep a component warm
+    gap SECONDS                 report a gap between cancel points
+    hold NAME                   hold a component
     accelerator                 say from here on that there is RAM beside the device
     save NAME                   save a file as a result
     return TEXT                 something the last step returns
@@ -37,9 +36,9 @@ the pipe and answers with events. A prompt is a script, one instruction after th
     when cleaning INSTRUCTION   so, when the light cleanup is to be made
     when shut down INSTRUCTION  so, when the worker is to end
 
-The script of the start, run before the worker says it is ready, lies in `outputs/AT_START`. Every
-command is told again, as it was read, on the log `COMMANDS`. A command that comes while another
-keeps the worker busy, and may not, ends the process with `OUT_OF_TURN`.
+The script of the start, run before the worker reports that it is ready, is in `outputs/AT_START`.
+Every command is reported, as read, on the log `COMMANDS`. A command sent while the worker is busy,
+and that must not be, ends the process with `OUT_OF_TURN`.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ LOOK_AGAIN_S = 0.005
 
 
 def scripted_worker(connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
-    """What the child process runs."""
+    """Runs in the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with (outputs / STARTS).open("a") as starts:
         starts.write(".")
@@ -114,17 +113,17 @@ def scripted_worker(connection: Connection, settings: WorkerSettings, outputs: P
 
 
 class Missing(Exception):
-    """The script says that files of a model are not on this machine."""
+    """Raised when the script reports missing model files."""
 
 
 def _read_from_disk_bytes() -> int:
-    """What this process has had read from disks since it began."""
+    """Returns the bytes this process has read from disks since it began."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("read_bytes:")).split()[1])
 
 
 class ScriptedWorker:
-    """The main thread obeys scripts; another reads commands, as in the real worker."""
+    """The main thread runs scripts; another thread reads commands, as in the real worker."""
 
     def __init__(self, connection: Connection, settings: WorkerSettings, outputs: Path) -> None:
         self._connection, self._settings, self._outputs = connection, settings, outputs

@@ -1,4 +1,4 @@
-"""An engine whose worker does what each prompt says, and what a test wants to know of the two."""
+"""An engine with a scripted worker, and helpers to observe both."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.engines import Finished
 
 Kind = TypeVar("Kind")
 PATIENCE_S = 10.0
-"""How long a test waits for what must come at once, on a machine that has much else to do."""
+"""Timeout for what must happen at once, on a busy machine."""
 
 
 class Heard(logging.Handler):
-    """Keeps the commands the double tells of, and lets a test wait for more."""
+    """Records the commands that the double reports, and waits for more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class Heard(logging.Handler):
 
     @property
     def commands(self) -> list[Command]:
-        """All that the worker has read, in order."""
+        """Returns all commands the worker has read, in order."""
         return [decode_command(record.getMessage().encode()) for record in self._records]
 
     @property
     def kinds(self) -> list[str]:
-        """Of all that the worker has read the kinds, in order."""
+        """Returns the kinds of commands the worker has read, in order."""
         return [command.type for command in self.commands]
 
     def wait_until(self, true: Callable[[], bool]) -> None:
-        """Wait for more until this is true."""
+        """Waits for more commands until this is true."""
         with self._grown:
             assert self._grown.wait_for(true, PATIENCE_S), self.kinds
 
@@ -77,7 +77,7 @@ class Bench:
     def start(
         self, at_start: str = "nothing", devices: tuple[str, ...] = (), **engine: Any
     ) -> Bench:
-        """Start the engine with these of its settings and this script for every worker's start."""
+        """Starts the engine with these settings and this script for every worker start."""
         self.at_start(at_start)
         self.engine.start(settings(self.outputs, devices, **engine))
         return self
@@ -87,11 +87,11 @@ class Bench:
 
     @property
     def starts(self) -> int:
-        """How many workers there have been."""
+        """Returns the number of workers started."""
         return len((self.outputs / STARTS).read_text())
 
     def gate(self, name: str = "gate") -> Path:
-        """A file that is not there; `wait for` it, then `touch` it."""
+        """Returns the path of a missing file; `wait for` it, then `touch` it."""
         return self._gates / name
 
     def submit(
@@ -107,14 +107,14 @@ class Bench:
         return self.engine.submit(workflow, inputs, seed=seed, fresh=fresh, owner=owner)
 
     def run(self, *script: str, **how: Any) -> Finished:
-        """Submit and follow to the end."""
+        """Submits a run and follows it to the end."""
         return self.finish(self.submit(*script, **how))
 
     def finish(self, run_id: str) -> Finished:
         return Finished(run_id, tuple(self.engine.events(run_id)))
 
     def until(self, run_id: str, kind: type[Kind]) -> Kind:
-        """Follow the run as far as its first event of this kind."""
+        """Follows the run up to its first event of this kind."""
         seen: list[RunEvent] = []
         for event in self.engine.events(run_id):
             if isinstance(event, kind):
@@ -123,13 +123,13 @@ class Bench:
         raise AssertionError(f"There was no {kind.__name__} in {seen}")
 
     def underway(self, *script: str, **how: Any) -> str:
-        """Submit, and come back when the worker is at it."""
+        """Submits a run, and returns when the worker has begun it."""
         run_id = self.submit(*script, **how)
         self.until(run_id, RunStarted)
         return run_id
 
     def status_when(self, true: Callable[[EngineStatus], bool]) -> EngineStatus:
-        """The first status of which this is true."""
+        """Returns the first status for which this is true."""
         until = time.monotonic() + PATIENCE_S
         while not true(status := self.engine.status()):
             assert time.monotonic() < until, status
@@ -145,7 +145,7 @@ class Bench:
 
     @property
     def sent(self) -> list[str]:
-        """The ids of the runs the worker was given, in order."""
+        """Returns the ids of runs sent to the worker, in order."""
         return [command.run_id for command in self.heard.commands if isinstance(command, StartRun)]
 
 
@@ -153,7 +153,7 @@ class Bench:
 def serving(
     tmp_path: Path, workflow: Path, uploads: Path | None, heard: Heard, **options: Any
 ) -> Iterator[Bench]:
-    """An engine as a server starts it, over the same folder of results each time."""
+    """An engine started as by a server, over the same outputs folder each time."""
     outputs = tmp_path / "outputs"
     outputs.mkdir(exist_ok=True)
     engine = Engine(scripted_worker)

@@ -1,4 +1,4 @@
-"""What the tests of the engine share."""
+"""Fixtures of the engine's tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.engine.bench import Bench, Heard, settings
 def workflow(
     tmp_path_factory: pytest.TempPathFactory, shipped_workflows: Path, shapes_model: Path
 ) -> Path:
-    """The shipped workflow beside a model that is no more than its index: no weights are read."""
+    """The shipped workflow with a model that is only an index: no weights are read."""
     root = tmp_path_factory.mktemp("checkout")
     (root / "workflows").mkdir()
     (root / "models" / "shapes").mkdir(parents=True)
@@ -28,7 +28,7 @@ def workflow(
 
 @pytest.fixture
 def uploads(tmp_path: Path) -> Path:
-    """An empty folder of uploaded files."""
+    """An empty uploads folder."""
     (tmp_path / "uploads").mkdir()
     return tmp_path / "uploads"
 
@@ -47,7 +47,7 @@ def heard() -> Iterator[Heard]:
 
 @pytest.fixture
 def unstarted(workflow: Path, tmp_path: Path, heard: Heard) -> Iterator[Bench]:
-    """An engine of the test's own that has not been started; closed at the end."""
+    """A private engine that has not been started; closed at the end."""
     engine = Engine(scripted_worker)
     try:
         yield Bench(engine, workflow, tmp_path, tmp_path, heard)
@@ -57,13 +57,13 @@ def unstarted(workflow: Path, tmp_path: Path, heard: Heard) -> Iterator[Bench]:
 
 @pytest.fixture
 def own(unstarted: Bench) -> Bench:
-    """A started engine of the test's own, to be closed, and its worker to be counted."""
+    """A private started engine, which a test may close, and whose workers it may count."""
     return unstarted.start()
 
 
 @pytest.fixture(scope="session")
 def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
-    """The engine behind `bench`, and the folder of its outputs."""
+    """The engine behind `bench`, and its outputs folder."""
     engine, outputs = Engine(scripted_worker), tmp_path_factory.mktemp("outputs")
     engine.start(settings(outputs))
     try:
@@ -76,7 +76,7 @@ def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[En
 def bench(
     shared_engine: tuple[Engine, Path], workflow: Path, tmp_path: Path, heard: Heard
 ) -> Iterator[Bench]:
-    """A started engine that other tests have used: nothing runs, waits or is held in it."""
+    """A shared started engine, idle and with nothing held."""
     engine, outputs = shared_engine
     yield Bench(engine, workflow, outputs, tmp_path, heard)
     for run in engine.runs():

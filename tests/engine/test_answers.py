@@ -1,4 +1,4 @@
-"""An identical request is answered from the files of the run that made them."""
+"""Identical requests are answered from the files of the earlier run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEEDS = itertools.count(7, 2)
 
 @pytest.fixture
 def seed() -> int:
-    """A seed no other test has asked for, nor for the one after it."""
+    """A seed that no other test uses, nor the next one."""
     return next(SEEDS)
 
 
@@ -73,7 +73,7 @@ def test_request_with_missing_files_runs_again(bench: Bench, seed: int):
 
 
 def edit(picture: Path) -> None:
-    """Another content of the same length, under the same time of modification."""
+    """Changes the content, but neither length nor modification time."""
     before = picture.stat()
     picture.write_bytes(picture.read_bytes()[::-1])
     os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))

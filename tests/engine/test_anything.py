@@ -1,4 +1,4 @@
-"""Anything in any order: every run ends, every question is answered, and the engine goes on."""
+"""Any calls in any order: every run ends, every call is answered, and the engine goes on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRANGE: tuple[Any, ...] = ("\ud800", float("inf"), ["a" * 1000] * 300, {"a": [[
 
 
 class Anything:
-    """One engine, and all that was asked of it."""
+    """One engine, and everything asked of it."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self._bench, self._engine, self._random = bench, bench.engine, random.Random(seed)
@@ -88,7 +88,7 @@ class Anything:
             os.kill(slot.pid, self._random.choice([signal.SIGSTOP, signal.SIGKILL]))
 
     async def all_answered(self) -> None:
-        """Cancel what is left, and wait for everything."""
+        """Cancels remaining runs, and waits for everything."""
         for run_id in self.runs:
             self._engine.cancel(run_id)
         await asyncio.wait_for(asyncio.gather(*map(self._end_of, self.runs)), ANSWERED_S)

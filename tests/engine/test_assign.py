@@ -1,4 +1,4 @@
-"""Which run goes next, and to which slot."""
+"""Which run starts next, and in which slot."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from app.engine.assign import ReadyRun, assign, missing_bytes
 
 LIMIT_S = 30.0
 SLOTS = st.lists(st.integers(0, 3), unique=True)
-"""Free slots, the one that is preferred first."""
+"""Free slots, the preferred one first."""
 MISSING = st.dictionaries(st.integers(0, 3), st.integers(0, 5) | st.just(10**11))
 
 
 @st.composite
 def queues(draw: st.DrawFn, held: st.SearchStrategy[dict[int, int]] = MISSING) -> list[ReadyRun]:
-    """Ready runs in the order they came, some of them passed over at some time before 100."""
+    """Ready runs in order, some of them passed over at a time before 100."""
     since = st.none() | st.floats(0.0, 100.0)
     return [
         ReadyRun(f"run {number}", draw(held), draw(since))
@@ -102,9 +102,9 @@ def test_assign_is_deterministic_and_tells_who_is_passed_over(
 
 ROUNDS = st.lists(
     st.tuples(
-        st.floats(0.0, 20.0),  # seconds since the round before
-        st.lists(MISSING, max_size=3),  # what comes
-        st.lists(st.integers(0, 3), unique=True, max_size=2),  # which slots are free
+        st.floats(0.0, 20.0),  # seconds since the previous round
+        st.lists(MISSING, max_size=3),  # arriving runs
+        st.lists(st.integers(0, 3), unique=True, max_size=2),  # free slots
     ),
     max_size=30,
 )

@@ -1,4 +1,4 @@
-"""Cancelling: at once in the queue, soon in the worker, by force where it is not heard."""
+"""Cancels: at once in the queue, soon in the worker, by force if ignored."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_cancel_grace_is_three_times_the_longest_gap(unstarted: Bench):
 
 
 class AtTheKill(logging.Handler):
-    """Lets the run end at the very moment in which the engine ends its worker."""
+    """Lets the run end at the moment the engine kills its worker."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Closing: within its time, with nobody left waiting and no process left behind."""
+"""Closing: in time, with no caller left waiting and no process left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.engine.bench import PATIENCE_S, Bench
 
 
 def closed_within(bench: Bench, limit_s: float, timeout_s: float) -> None:
-    """Close it, giving it a time; fail when it takes the limit, or leaves the worker there."""
+    """Closes with a timeout; fails if it takes the limit, or leaves a worker."""
     pid, began_at = bench.pid, time.monotonic()
     bench.engine.close(timeout_s)
     assert time.monotonic() - began_at < limit_s

@@ -1,4 +1,4 @@
-"""The answers of several slots as one."""
+"""Combined answers of several slots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.protocol import MemoryUse
 
 
 def gathered(*outcomes: int | Exception) -> Future[list[int]]:
-    """The answer made of parts that end so, in this order."""
+    """Returns the combined answer of parts that end like this, in this order."""
     parts: list[Future[int]] = [Future() for _ in outcomes]
     answer: Future[list[int]] = Future()
     gather(parts, answer, lambda: [part.result() for part in parts if not part.exception()])

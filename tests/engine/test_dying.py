@@ -1,4 +1,4 @@
-"""The worker's death: who is told what, and that the engine goes on."""
+"""Worker deaths: what is reported, and that the engine goes on."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_status_shows_restarting_worker(own: Bench):
 
 
 def test_worker_death_is_noticed_if_a_child_holds_the_pipe(own: Bench):
-    """It takes a moment: the pipe and stderr have no end by which to know of it."""
+    """Takes a moment, since the pipe and stderr do not end."""
     gate = own.gate()
     try:
         death(own.run(f"fork until {gate}", "kill"))
@@ -128,7 +128,7 @@ def test_new_run_retries_start_and_success_resets_count(unstarted: Bench):
 
 
 def test_process_that_cannot_be_spawned_counts_as_failed_start(unstarted: Bench):
-    with contextlib.closing(Engine(lambda *_: None)) as engine:  # no process can be sent a lambda
+    with contextlib.closing(Engine(lambda *_: None)) as engine:  # A lambda cannot be pickled.
         unstarted.engine = engine
         assert "does not start" in death(unstarted.start().run()).message
         assert engine.status().worker == "dead"

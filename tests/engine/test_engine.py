@@ -1,4 +1,4 @@
-"""The engine as its callers know it: what it takes, in which order, and what it says of itself."""
+"""The engine's public interface: submissions, order, status."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_concurrent_submits_run_one_at_a_time_in_order(bench: Bench):
 
     def submit_and_follow(_number: int) -> bool:
         together.wait()
-        return bool(bench.run().success)  # the double ends when it is given two at once
+        return bool(bench.run().success)  # the double exits if it gets two at once
 
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(submit_and_follow, range(20)))
@@ -278,7 +278,7 @@ def test_worker_log_keeps_loggers_and_times(bench: Bench, caplog: pytest.LogCapt
     ]
     started = next(event for event in run.events if isinstance(event, RunStarted))
     assert [line.created for line in lines] == [started.time] * 2
-    # A formatter writes the second of the one and the thousandths of the other.
+    # A formatter takes seconds and milliseconds from different fields.
     assert [line.msecs for line in lines] == pytest.approx([started.time % 1 * 1000] * 2, abs=1)
 
 

@@ -1,4 +1,4 @@
-"""Media by URL are fetched while their run waits, and what they are decides what answers it."""
+"""Media by URL are fetched while their run waits, and their content decides the request key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.site import Site, picture
 
 @pytest.fixture
 def seeing(workflow: Path, tmp_path: Path, heard: Heard, site: Site) -> Iterator[Bench]:
-    """A started engine whose workflow varies the picture at `/cat.png` of the site."""
+    """A started engine whose workflow varies the image at `/cat.png` of the site."""
     document = json.loads(workflow.read_text())
     document["variables"] = {"prompt": "", "image": site.put("/cat.png", picture("red"))}
     document.pop("inputs")
@@ -55,7 +55,7 @@ def seeing(workflow: Path, tmp_path: Path, heard: Heard, site: Site) -> Iterator
 
 
 def seen(bench: Bench) -> list[bytes]:
-    """The pictures that the worker was given, in the order of its runs."""
+    """Returns the images the worker received, in the order of its runs."""
     found = []
     for command in bench.heard.commands:
         if isinstance(command, StartRun):
@@ -82,7 +82,7 @@ def test_fetched_media_reach_worker_and_request_is_reused(seeing: Bench, site: S
 
 
 def fetched(bench: Bench, run_id: str) -> RunEvent:
-    """What a run is told when its media are here, which is to wait again, or its end."""
+    """Returns the event after a run's media are here: waiting again, or its end."""
     events = bench.engine.events(run_id)
     told = (event for event in events if isinstance(event, (RunQueued, *TERMINAL)))
     assert isinstance(next(told), RunQueued)
@@ -92,7 +92,7 @@ def fetched(bench: Bench, run_id: str) -> RunEvent:
 def test_media_of_waiting_run_are_not_evicted(
     seeing: Bench, site: Site, tmp_path: Path, heard: Heard
 ):
-    """There is room for the media of two runs, and a third one's come last."""
+    """There is room for the media of two runs, and a third run's media come last."""
     red, green, blue = (
         site.put(f"/{colour}.png", picture(colour) + bytes(10_000))
         for colour in ("red", "green", "blue")

@@ -1,4 +1,4 @@
-"""Following a run: from any event on, by as many as like, with and without previews."""
+"""Followers of a run: from any event on, any number, with and without previews."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freeing memory: between runs, before those that wait, and never in the middle of one."""
+"""Freeing memory: between runs, before waiting ones, never during one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong inside the engine's loop ends one run at most, and never the loop."""
+"""Errors inside the engine's loop end one run at most, and never the loop."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_raising_deadline_does_not_stop_engine(start: Start, plan: Plan):
 
 
 class Unsayable(float):
-    """Seconds that no sentence can name."""
+    """A number of seconds that cannot be formatted."""
 
     def __format__(self, _spec: str) -> str:
         raise ValueError("unsayable")
@@ -129,7 +129,7 @@ def test_engine_answers_if_queue_cannot_advance(start: Start, plan: Plan):
 
 
 class LosingHistory(History):
-    """A history that has no room for the start of the first run."""
+    """A history that cannot store the start of the first run."""
 
     lost = False
 

@@ -1,4 +1,4 @@
-"""A worker that stands still: nobody waits for it longer than its limits, and nobody is lost."""
+"""Hanging workers: no caller waits longer than the limits, and no run is lost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NEVER_S = 3600.0
 
 
 def submit_large(bench: Bench) -> str:
-    """A run whose command the pipe does not hold while nobody reads it."""
+    """Submits a run whose command is too large for a pipe that nobody reads."""
     return bench.engine.submit(
         bench.workflow, {"prompt": "nothing"}, changes={PROMPT: MORE_THAN_A_PIPE_HOLDS}
     )
 
 
 def stopped(bench: Bench) -> int:
-    """Have the idle worker read nothing any more; its process id."""
+    """Stops the idle worker (SIGSTOP); returns its process id."""
     bench.run()
     pid = bench.pid
     os.kill(pid, signal.SIGSTOP)

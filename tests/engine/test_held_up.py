@@ -1,4 +1,4 @@
-"""The engine's thread stands still, and what waits for nothing is answered all the same."""
+"""Non-blocking calls are answered while the engine's thread is blocked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOGGER = "tests.stuck"
 
 
 class StuckLog(logging.Handler):
-    """Takes a line only when it is told to, as a terminal does that nobody reads."""
+    """Blocks on a line until released, as a terminal that nobody reads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What was asked for outlives the engine: a later one takes it up, in order, and tells of it."""
+"""Runs outlive the engine: a later one resumes them, in order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_cancelled_run_is_not_resumed(tmp_path: Path, workflow: Path, uploads: P
 
 
 def left_behind(store: Store, workflow: Path, run_id: str, *, process: str = "", attempts: int = 0):
-    """A run in the history as a killed process leaves it."""
+    """Returns a run in the history as a killed process leaves it."""
     plan = make_plan(workflow, {"prompt": "nothing"}, paths=settings(workflow.parent).paths, seed=5)
     history = History(store, settings(workflow.parent), resumable=not process)
     if process:
@@ -80,7 +80,7 @@ def test_runs_of_killed_server_are_attempted_twice_at_most(
 def test_waiting_run_counts_no_attempt(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
     store = Store(tmp_path / "outputs")
     left_behind(store, workflow, "20260101-000000-aaaaaa", attempts=1)
-    # What a server does that is killed before it begins with the run.
+    # As a server that is killed before it begins the run.
     store.note_state("20260101-000000-aaaaaa", "queued")
     store.close()
     with serving(tmp_path, workflow, uploads, heard) as bench:

@@ -1,4 +1,4 @@
-"""What is held can be pinned and dropped one by one, and goes by itself when nothing happens."""
+"""Held components: pinned, dropped, and evicted after idle time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.engine.bench import PATIENCE_S, Bench
 
 
 def held(status: EngineStatus) -> dict[str, bool]:
-    """Whether it is pinned, of everything that is held."""
+    """Returns which held components are pinned."""
     return {item.key: item.pinned for item in status.held}
 
 

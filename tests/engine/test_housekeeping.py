@@ -1,4 +1,4 @@
-"""What an engine does with the folder of results beside its runs."""
+"""The engine's clean-up of the outputs folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def old_run(outputs: Path, run_id: str) -> Path:
-    """A run's folder as made before there was a history; returns the record of its result."""
+    """Writes a run's folder as before the history existed; returns the record of its result."""
     folder = outputs / run_id
     folder.mkdir(parents=True)
     record = {
@@ -92,7 +92,7 @@ def test_runs_do_not_wait_for_adding_older_results(
 
 
 def kept_file(outputs: Path, number: int) -> Path:
-    """An old upload of 1,000 bytes, as it is kept for a run."""
+    """Returns an old upload of 1,000 bytes, kept for a run."""
     file = outputs / FOLDER / f"{number:064x}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(bytes(1000))

@@ -1,4 +1,4 @@
-"""Uploads that a run needs are kept by content beside the results."""
+"""Uploads of a run are kept by content beside the results."""
 
 from __future__ import annotations
 

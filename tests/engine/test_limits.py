@@ -1,4 +1,4 @@
-"""When the worker is late, and when it is started again: pure decisions over time."""
+"""Deadlines and restarts of a worker: pure decisions over time."""
 
 from __future__ import annotations
 

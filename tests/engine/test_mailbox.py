@@ -1,4 +1,4 @@
-"""The mailbox: every call it takes is made, every asker is answered."""
+"""The mailbox: every accepted call is made, every caller is answered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def served() -> Iterator[Mailbox]:
 
 @pytest.mark.parametrize("error", [TimeoutError, KeyError, KeyboardInterrupt, EngineClosed])
 def test_ask_raises_what_the_function_raises(served: Mailbox, error: type[BaseException]):
-    """A TimeoutError too: a folder on a network that does not answer raises it."""
+    """A TimeoutError too, which an unresponsive network folder raises."""
 
     def function() -> None:
         raise error("no")

@@ -1,4 +1,4 @@
-"""What the engine grants each person: a share of the queue, runs nobody else can name."""
+"""Limits per person, and unguessable run ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_run_refused_by_its_check_is_not_queued(bench: Bench) -> None:
 
 
 def test_run_ids_cannot_be_guessed(bench: Bench) -> None:
-    """64 random bits: an id is a permission to cancel, and the name of the folder of results."""
+    """64 random bits: an id permits a cancel, and names the outputs folder."""
     first, second = (bench.submit("nothing").rpartition("-")[2] for _ in range(2))
     assert len(first) == len(second) == 16
     assert first != second

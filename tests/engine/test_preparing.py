@@ -1,4 +1,4 @@
-"""Models of the hub are brought while their run waits: beside other runs, once for all of them."""
+"""Hub models are downloaded while their run waits: beside other runs, once for all."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ FILE_BYTES = 300_000
 
 
 class Far(NamedTuple):
-    """An engine with a scripted worker, and a hub on which its workflow's model lies."""
+    """An engine with a scripted worker, and a hub with its workflow's model."""
 
     bench: Bench
     hub: Hub
     home: Path
-    """Where what is fetched lies."""
+    """Folder for fetched files."""
     near: Path
     """A workflow whose model is on this machine."""
 
     def weights(self, model: str = "big") -> set[str]:
-        """The weight files of a model of the hub that are here whole."""
+        """Returns the complete weight files of a hub model on this machine."""
         snapshots = self.home / "hub" / f"models--test--{model}" / "snapshots"
         found = (path for path in snapshots.rglob("*.safetensors") if path.is_file())
         return {"/".join(path.parts[-2:]) for path in found}
 
     def gets(self, path: str) -> int:
-        """How often this file's content was asked for."""
+        """Returns the number of requests for this file's content."""
         asked = (request.split(" ", 1) for request in self.hub.requests)
         return sum(method == "GET" and address.endswith(path) for method, address in asked)
 
     def hold(self) -> None:
-        """From here on no more than half of the denoiser comes, until `hub.go_on` is set."""
+        """Holds back half of the denoiser until `hub.go_on` is set."""
         self.hub.held = UNET
         self.hub.go_on.clear()
 
     def half_is_here(self, run_id: str) -> Downloading:
-        """Wait until half of the denoiser and all of the rest has come."""
+        """Waits until half of the denoiser and all other files have arrived."""
         for event in self.bench.engine.events(run_id):
             if (
                 isinstance(event, Downloading)
@@ -106,7 +106,7 @@ def far(
 
 
 def of_model(workflow: Path, folder: Path, name: str) -> Path:
-    """The workflow with a model of the hub."""
+    """Returns the workflow with a hub model."""
     document = json.loads(workflow.read_text())
     document["steps"][0]["pipeline"]["from_pretrained_arguments"]["model_name"] = f"test/{name}"
     file = folder / f"{name}.json"
@@ -143,7 +143,7 @@ def test_download_blocks_no_other_run_and_cancels_at_once(far: Far):
         assert far.bench.finish(run_id).success
     assert far.bench.engine.free().dropped == ()
     assert far.bench.engine.cancel(waiting)
-    # Its file never comes whole: whatever ends the run, the download's end does not.
+    # Its file never arrives, so the end of the download cannot end the run.
     ended = far.bench.finish(waiting).terminal
     assert isinstance(ended, RunCancelled)
     assert ended.phase == "preparing"
@@ -168,7 +168,7 @@ def test_cancelled_download_resumes(far: Far):
     far.half_is_here(first)
     far.bench.engine.cancel(first)
     assert isinstance(far.bench.finish(first).terminal, RunCancelled)
-    # The connection of the first ends where it is.
+    # The first connection ends in the middle.
     far.hub.held_breaks_off, far.hub.held = True, ""
     far.hub.go_on.set()
     assert far.bench.run("nothing").success

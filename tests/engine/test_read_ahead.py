@@ -1,4 +1,4 @@
-"""While a run computes the weights of the next one are read from the disk into the page cache."""
+"""The next run's weights are read into the page cache while a run computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what
 
 
 def is_cached(file: Path) -> bool:
-    """Whether the whole file can be read without its disk."""
+    """Returns whether the whole file is in the page cache."""
     size = file.stat().st_size
     opened = os.open(file, os.O_RDONLY)
     try:
@@ -38,7 +38,7 @@ def is_cached(file: Path) -> bool:
 
 
 def forget(file: Path) -> None:
-    """Have the file on its disk alone."""
+    """Drops the file from the page cache."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -48,7 +48,7 @@ def forget(file: Path) -> None:
 
 @pytest.fixture
 def large(workflow: Path, shapes_model: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A workflow and the weights of its model, which are on the disk alone."""
+    """A workflow, and its model's weights, which are not in the page cache."""
     document = json.loads(workflow.read_text())
     shutil.copytree(shapes_model, tmp_path / "large")
     document["steps"][0]["pipeline"]["from_pretrained_arguments"]["model_name"] = "./large"

@@ -1,4 +1,4 @@
-"""What answers identical requests, beside the results."""
+"""The disk cache for identical requests."""
 
 from __future__ import annotations
 

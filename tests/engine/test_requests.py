@@ -1,4 +1,4 @@
-"""Requests that no worker could be given are refused, and the engine goes on."""
+"""Requests that cannot be sent to a worker are refused, and the engine goes on."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_combined_size_of_inputs_and_changes_is_limited(bench: Bench):
 
 
 def test_command_size_is_limited(bench: Bench):
-    """A value within the limits that many steps take."""
+    """A value within the limits that many steps use."""
     document = json.loads(bench.workflow.read_text())
     (drawing,) = document["steps"]
     document["variables"]["texts"] = ["a" * 1000] * 400

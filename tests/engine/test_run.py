@@ -1,4 +1,4 @@
-"""What a run's log of events says of the run."""
+"""The state of a run, derived from its event log."""
 
 from __future__ import annotations
 

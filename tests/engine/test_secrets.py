@@ -27,7 +27,7 @@ SECRETS = {
 
 
 def telling_worker(connection: Connection, _settings: WorkerSettings, _outputs: Path) -> None:
-    """Tells its environment, as it sees it and as the system shows it."""
+    """Reports its environment, as it sees it and as the system shows it."""
     shown = ""
     if sys.platform == "linux":
         shown = Path("/proc/self/environ").read_bytes().decode(errors="replace")

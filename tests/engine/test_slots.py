@@ -1,4 +1,4 @@
-"""Several workers: who runs where, and that the end of one is nobody else's."""
+"""Several workers: assignment, and isolation of failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.engine.bench import PATIENCE_S, Bench
 
 TWO = ("cpu", "cpu")
 DIFFERENT = ("cpu", "cuda:1")
-"""Two slots whose workers a script can tell apart."""
+"""Two slots whose workers a script can distinguish."""
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def two(unstarted: Bench) -> Bench:
 
 @pytest.fixture
 def drawing(shipped_workflows: Path) -> Path:
-    """A workflow whose model is here, so that it is known what its runs load."""
+    """A workflow whose model is here, so that its components are known."""
     return shipped_workflows / "text-to-image.json"
 
 
 @pytest.fixture
 def unet(drawing: Path) -> str:
-    """The key of the largest component that its runs load."""
+    """Key of the largest component of its runs."""
     plan = make_plan(drawing, {"prompt": "nothing"}, paths=PathSettings())
     loads = loads_of(plan, WorkerSettings(device="cpu"))
     assert loads is not None
@@ -51,7 +51,7 @@ def unet(drawing: Path) -> str:
 
 @pytest.fixture
 def other(drawing: Path, shapes_model: Path, tmp_path: Path) -> Path:
-    """Another workflow, which loads nothing that the first one does."""
+    """Another workflow, with other components."""
     document = json.loads(drawing.read_text())
     arguments = {"model_name": str(shapes_model), "torch_dtype": "torch.float16"}
     document["steps"][0]["pipeline"]["from_pretrained_arguments"] = arguments
@@ -61,22 +61,22 @@ def other(drawing: Path, shapes_model: Path, tmp_path: Path) -> Path:
 
 
 def all_are(state: str) -> Callable[[EngineStatus], bool]:
-    """Whether the workers of all slots are in this state."""
+    """Returns whether all slots' workers are in this state."""
     return lambda status: {slot.worker for slot in status.slots} == {state}
 
 
 def running(status: EngineStatus) -> list[str | None]:
-    """The run in each slot."""
+    """Returns the run in each slot."""
     return [slot.running.run_id if slot.running else None for slot in status.slots]
 
 
 def held(status: EngineStatus) -> list[dict[str, bool]]:
-    """Whether it is pinned, of everything that is held, by slot."""
+    """Returns which held components are pinned, by slot."""
     return [{item.key: item.pinned for item in slot.held} for slot in status.slots]
 
 
 def in_both(bench: Bench, *script: str) -> list[str]:
-    """Two runs that are in the workers at the same time; they end when the gate is opened."""
+    """Starts two runs that are in the workers at the same time; they end when the gate opens."""
     return [bench.underway(*script, f"wait for {bench.gate()}") for _ in range(2)]
 
 
@@ -129,8 +129,8 @@ def test_run_goes_to_the_slot_that_holds_its_model(
 
 
 def order_of(bench: Bench, drawing: Path, other: Path, unet: str) -> list[str]:
-    """Which of three runs the worker began first: one that loads a model, then one of another
-    model and one of the same that were submitted meanwhile."""
+    """Returns the order in which a worker began three runs: one that loads a model, then one of
+    another model and one of the same that were submitted meanwhile."""
     first = bench.underway(f"hold {unet}", f"wait for {bench.gate()}")
     names = {first: "first"}
     names |= {bench.submit(workflow=other): "cold", bench.submit(workflow=drawing): "warm"}
@@ -239,7 +239,7 @@ def test_slot_that_does_not_start_is_left_out(unstarted: Bench):
     assert all(bench.run().success for _ in range(3))
     assert bench.starts == 1 + 3
     assert (status.slots[1].pid, bench.engine.status().worker) == (None, "ready")
-    # Whoever frees has it tried once more.
+    # Free allows another start.
     bench.at_start("nothing")
     bench.engine.free()
     bench.status_when(all_are("ready"))

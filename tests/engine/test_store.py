@@ -1,4 +1,4 @@
-"""The history in SQLite: what survives, what is found, and what happens when it is damaged."""
+"""The history in SQLite: durability, search, damage."""
 
 from __future__ import annotations
 

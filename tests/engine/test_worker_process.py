@@ -1,4 +1,4 @@
-"""The worker as a process: what is read from it, and how its end is told."""
+"""The worker process: events, exit reports, kills."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.engine.bench import PATIENCE_S
 
 
 class Watched:
-    """A worker process, and all that was told of it, in order."""
+    """A worker process, and everything it reported, in order."""
 
     def __init__(self, outputs: Path, at_start: str) -> None:
         (outputs / AT_START).write_text(at_start)
@@ -46,13 +46,13 @@ class Watched:
         )
 
     def next(self) -> Event | WorkerExit:
-        """What is told next, the double's log of commands left out."""
+        """Returns the next event, except the double's log of commands."""
         while isinstance(told := self._told.get(timeout=PATIENCE_S), Logged):
             pass
         return told
 
     def exit(self) -> WorkerExit:
-        """How it ended; nothing else must be told before, and nothing after."""
+        """Returns how it ended; fails on other events before or after."""
         ended = self.next()
         assert isinstance(ended, WorkerExit), ended
         assert self._told.empty()
@@ -168,6 +168,6 @@ def test_killed_parent_leaves_no_worker(workflow: Path, tmp_path: Path):
         assert parent.stdout is not None
         assert psutil.pid_exists(int(parent.stdout.readline()))
         parent.kill()
-        # The worker has inherited this pipe: it ends when the last who holds it is gone.
+        # The worker has inherited this pipe, which ends when its last holder is gone.
         rest, _ = parent.communicate(timeout=PATIENCE_S)
         assert rest == b""

@@ -1,4 +1,4 @@
-"""The bundled model: what it learns from, what measures it, and what it draws."""
+"""The bundled model: training data, checker, and results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ OUTLINED = (("red", "circle", "white"), ("blue", "square", "yellow"), ("white", 
 
 
 def one(colour: str, shape: str, background: str, size: str = "medium") -> Scene:
-    """One object in the middle and its shortest caption, with a size that is not medium."""
+    """Returns one object in the middle and its shortest caption, with a size that is not medium."""
     said = f"{'' if size == 'medium' else size + ' '}{colour} {shape}"
     article = "an" if said[0] in "aeiou" else "a"
     ground = f"{'an' if background[0] in 'aeiou' else 'a'} {background} background"
@@ -81,7 +81,7 @@ def true_scenes() -> list[Scene]:
 
 
 def soft(picture: Picture) -> Picture:
-    """As a decoder may leave it: edges a pixel softer, colours a little off."""
+    """Returns an image as from a decoder: edges a pixel softer, colours slightly off."""
     for axis in (0, 1):
         picture = sum(np.roll(picture, by, axis) for by in (-1, 0, 1)) / 3
     return np.clip(picture + np.array([8, -8, 8]), 0, 255).astype(np.uint8)
@@ -262,7 +262,7 @@ def test_bundled_model_draws_for_unknown_text(pipe: StableDiffusionPipeline):
 
 
 def middle(picture: Picture) -> str:
-    """The colour inside an object in the middle."""
+    """Returns the colour inside an object in the middle."""
     inside = slice(SIZE_PX // 2 - 6, SIZE_PX // 2 + 6)
     return nearest_colour(np.median(picture[inside, inside], axis=(0, 1)))
 

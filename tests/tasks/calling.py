@@ -1,4 +1,4 @@
-"""Calls a task as a step does: arguments checked, then run."""
+"""Calls a task as a step does: checks arguments, then runs it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from app.tasks.task import mistakes
 
 
 def call(command: str, **arguments: Any) -> Any:
-    """What the task gives."""
+    """Returns the task's result."""
     task = TASKS[command]
     drawing = (np.random.default_rng(3),) if task.random else ()
     return task.run(task.arguments.model_validate(arguments), *drawing)
 
 
 def wrong(command: str, **arguments: Any) -> dict[str, str]:
-    """What is said to be wrong with the arguments, by its place."""
+    """Returns the mistakes in the arguments, by place."""
     return {
         ".".join(map(str, found.path)): f"{found.message} {found.hint}".strip()
         for found in mistakes(command, TASKS[command], arguments)
@@ -27,7 +27,7 @@ def wrong(command: str, **arguments: Any) -> dict[str, str]:
 
 
 def quarters(width: int = 64, height: int = 64) -> Image.Image:
-    """Red and green above, blue and white below."""
+    """Returns an image with red and green above, blue and white below."""
     picture = Image.new("RGB", (width, height), "white")
     for colour, left, up in (("red", 0, 0), ("lime", 1, 0), ("blue", 0, 1)):
         corner = (left * width // 2, up * height // 2)

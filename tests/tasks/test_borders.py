@@ -1,4 +1,4 @@
-"""A border around a picture, and the mask that says what is to be painted."""
+"""Borders around an image, and their masks."""
 
 from __future__ import annotations
 

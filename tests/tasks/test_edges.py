@@ -1,4 +1,4 @@
-"""Outlines and other guides that are computed without a model."""
+"""Control images computed without a model."""
 
 from __future__ import annotations
 

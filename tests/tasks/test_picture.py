@@ -1,4 +1,4 @@
-"""What a picture says of itself, and what is written over it."""
+"""Image size, metadata and watermarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tasks.calling import array, call, plain, wrong
 
 
 def drawn_box(made: Image.Image, ground: Image.Image) -> tuple[int, int, int, int]:
-    """Left, upper, right and lower end of what differs from the ground."""
+    """Returns the bounding box of what differs from the background."""
     rows, columns = np.nonzero((array(made) != array(ground)).any(axis=-1))
     return columns.min(), rows.min(), columns.max(), rows.max()
 

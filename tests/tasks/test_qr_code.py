@@ -1,4 +1,4 @@
-"""QR codes that a reader can read."""
+"""QR codes that a reader can decode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_qr_code_contains_its_text(text: str):
 
 
 def test_qr_code_survives_losing_a_third():
-    """Correction level H: up to 30 % of it."""
+    """Correction level H: up to 30 %."""
     pixels = array(call("qr_code", qr_code_contents="still here")).copy()
     pixels[330:440, 330:440] = 255
     assert cv2.QRCodeDetector().detectAndDecode(pixels)[0] == "still here"

@@ -1,4 +1,4 @@
-"""Pictures in other sizes: which part of them is kept, and where it ends up."""
+"""Resized and cropped images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sounds: cut, and faded into each other."""
+"""Sliced and crossfaded audio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HALF_SECOND = {"start_seconds": 0.5, "duration_seconds": 0.5}
 
 
 def counting(length: int = 1000) -> np.ndarray:
-    """A sound of one channel whose samples say where they were."""
+    """Returns mono audio whose samples tell their positions."""
     return np.arange(length, dtype=np.float32)[:, None] / length
 
 

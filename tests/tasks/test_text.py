@@ -1,4 +1,4 @@
-"""Texts and mappings: what goes into a language model and what is taken from its answer."""
+"""Chat messages, mappings, and sections of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos: single frames, one after the other, with a sound."""
+"""Frames, concatenation, and pairing with audio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATE = 1000
 
 
 def clip(*greys: int, size: tuple[int, int] = (8, 6)) -> list[Image.Image]:
-    """One plain frame for every shade."""
+    """Returns one plain frame for every shade."""
     return [plain(size, (grey, grey, grey)) for grey in greys]
 
 
@@ -26,7 +26,7 @@ def shades(video: Any) -> list[int]:
 
 
 def sounding(*greys: int, level: float = 1.0) -> AudioVideo:
-    """At 10 frames a second, with a sound of that level as long as the frames."""
+    """Returns a video at 10 frames per second, with audio of that level and the same length."""
     return AudioVideo(clip(*greys), np.full((len(greys) * 100, 1), level, np.float32), RATE)
 
 
@@ -48,7 +48,7 @@ def test_frame_index_counts_from_either_end(command: str, arguments: dict[str, A
 
 
 def array_of(*greys: int) -> np.ndarray:
-    """As pipelines give frames with output_type np."""
+    """Returns frames as pipelines do with output_type np."""
     return np.stack([np.full((6, 8, 3), grey / 255, np.float32) for grey in greys])
 
 
@@ -71,7 +71,7 @@ def test_non_video_argument_is_refused(value: object):
 
 def test_pair_audio_adds_audio_with_its_rate():
     made = call("pair_audio", video=array_of(1, 2), audio=sounding(9, level=0.5))
-    assert shades(made) == [0, 0]  # the array is kept as it is, of 0..1
+    assert shades(made) == [0, 0]  # the array is unchanged, of 0..1
     assert made.frames.shape == (2, 6, 8, 3)
     assert (made.sample_rate, made.audio.shape, made.audio.max()) == (RATE, (100, 1), 0.5)
     again = call("pair_audio", video=made, audio=np.ones(50), sample_rate=2000)

@@ -1,7 +1,7 @@
-"""A run's result does not depend on what ran before it.
+"""A run's result does not depend on earlier runs.
 
-Random histories of runs, cancels, failures, drops and Free: whatever came before, a workflow draws
-what it draws in a process that has never run anything, to the last bit.
+After random histories of runs, cancels, failures, drops and Free, a workflow draws the same as in a
+fresh process, to the last bit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Memory really runs out, in a real worker process, and the run goes on.
+"""Memory really runs out in a real worker process, and the run recovers.
 
-The limit of the worker's data (RLIMIT_DATA) is lowered from outside, to so much more than it has
-when it is warm that a large picture can be drawn and decoded in tiles, but not decoded at once.
+The limit of the worker's data (RLIMIT_DATA) is lowered from outside to just above its use when
+warm, so that a large image can be drawn and decoded in tiles, but not at once.
 """
 
 from __future__ import annotations

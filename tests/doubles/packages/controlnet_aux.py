@@ -1,6 +1,6 @@
 """Stands in for controlnet_aux, which needs torchvision and timm: detectors that find brightness.
 
-They are loaded, moved and called as the real ones are.
+They are loaded, moved and called as the real ones.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class _Detector:
 
 
 class HEDdetector(_Detector):
-    """As `hed` and `scribble` call it."""
+    """Called as by `hed` and `scribble`."""
 
 
 class LineartDetector(_Detector):
-    """Of two files."""
+    """A detector with two files."""
 
 
 class AnylineDetector(_Detector):
-    """Whose file lies in a folder of its repository."""
+    """A detector whose file lies in a folder of its repository."""

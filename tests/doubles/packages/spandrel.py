@@ -1,4 +1,4 @@
-"""Stands in for spandrel, which needs torchvision: a network that makes pictures twice as large."""
+"""Stands in for spandrel, which needs torchvision: a network that doubles images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 REFUSALS: list[Exception] = []
-"""Each ends one call of a network."""
+"""Errors to raise, one for each call of a network."""
 
 
 class _Twice(torch.nn.Module):
-    """Each pixel becomes four of its colour times the weight."""
+    """Turns each pixel into four of its colour times the weight."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _Twice(torch.nn.Module):
 
 
 class ImageModelDescriptor:
-    """Called with a picture (1, 3, height, width) of 0..1; gives it larger."""
+    """Called with an image (1, 3, height, width) of 0..1; returns it larger."""
 
     def __init__(self, model: torch.nn.Module, scale: int) -> None:
         self.model = model
@@ -36,7 +36,7 @@ class ImageModelDescriptor:
 
 
 class ModelLoader:
-    """Tells by a file's tensors which network they are of."""
+    """Detects a file's network by its tensors."""
 
     def __init__(self, device: str | None = None) -> None:
         self.device = device

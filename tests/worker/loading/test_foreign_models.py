@@ -1,6 +1,6 @@
-"""Models that libraries of their own load, spandrel and controlnet_aux, as far as it can be tested.
+"""Models of spandrel and controlnet_aux.
 
-The libraries need torchvision; programs of the same interface stand in for them.
+Stand-ins with the same interface replace the libraries, which need torchvision.
 """
 
 from __future__ import annotations
