@@ -107,7 +107,7 @@ def make_model(folder: Path, sizes: Sizes = SD15) -> None:
 
 
 def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns float16 weights as before training: norms are identities, and layers keep the scale of
+    """Returns float16 weights as before training: norms are identities and layers keep the scale of
     their input, so that no value overflows."""
     random = torch.Generator().manual_seed(0)
     weights = {}
