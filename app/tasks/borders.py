@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import Field
 
 from app.tasks.media import fitting
-from app.tasks.task import Arguments, Picture, Task
+from app.tasks.task import Arguments, ImageInput, Task
 
 SIDE_MULTIPLE = 32
 Share = Annotated[float, Field(ge=0, le=16)]
@@ -18,7 +18,7 @@ Overlap = Annotated[float, Field(ge=0, lt=0.5)]
 
 
 class Zoomed(Arguments):
-    image: Picture
+    image: ImageInput
     zoom_all: Share = 1.0
     """Scale of the whole width and height; 1 and less add nothing."""
     zoom_left: Share = 0.0
@@ -29,7 +29,7 @@ class Zoomed(Arguments):
 
 
 class Sized(Arguments):
-    image: Picture
+    image: ImageInput
     width: Annotated[int, Field(ge=SIDE_MULTIPLE, le=8192)]
     height: Annotated[int, Field(ge=SIDE_MULTIPLE, le=8192)]
     overlap: Overlap = 0.0
@@ -59,20 +59,20 @@ def add_border_and_mask_with_size(arguments: Sized) -> dict[str, Image.Image]:
         fitted = (width, max(1, width * own_height // own_width))
     else:
         fitted = (max(1, height * own_width // own_height), height)
-    picture = arguments.image.resize(fitted, Image.Resampling.LANCZOS)
+    image = arguments.image.resize(fitted, Image.Resampling.LANCZOS)
     corner = ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
-    return _bordered(picture, corner, size, arguments.overlap)
+    return _bordered(image, corner, size, arguments.overlap)
 
 
 def _bordered(
-    picture: Image.Image, corner: tuple[int, int], size: tuple[int, int], overlap: float
+    image: Image.Image, corner: tuple[int, int], size: tuple[int, int], overlap: float
 ) -> dict[str, Image.Image]:
     """Returns the image pasted at this corner, and its mask: white is to be painted."""
     whole = Image.new("RGB", size)
-    whole.paste(picture, corner)
-    inset_x, inset_y = int(picture.width * overlap), int(picture.height * overlap)
+    whole.paste(image, corner)
+    inset_x, inset_y = int(image.width * overlap), int(image.height * overlap)
     left, up = corner
-    right, down = left + picture.width, up + picture.height
+    right, down = left + image.width, up + image.height
     mask = Image.new("L", size, 255)
     mask.paste(0, (left + inset_x, up + inset_y, right - inset_x, down - inset_y))
     return {"bordered_image": whole, "mask": mask}

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BeforeValidator, Field
 
 from app.tasks.edges import Resolution, at_resolution, size_at
-from app.tasks.resize import OnePicture, Side
+from app.tasks.resize import ImageArguments, Side
 from app.tasks.task import OPENCV, Loaded, Loads, Task
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ DType = Annotated[
 """A name while planning, torch's dtype when it runs."""
 
 
-class Depth(OnePicture):
+class Depth(ImageArguments):
     height: Side = 1024
     width: Side = 1024
     model_name: Named = DPT_HYBRID
 
 
-class Estimate(OnePicture):
+class Estimate(ImageArguments):
     model_name: Named = DPT_LARGE
 
 
@@ -40,20 +40,20 @@ class EstimateTensor(Estimate):
     dtype: DType = "float32"
 
 
-class Midas(OnePicture):
+class Midas(ImageArguments):
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
     model_name: Named = DPT_HYBRID
 
 
-class Zoe(OnePicture):
+class Zoe(ImageArguments):
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
     gamma_corrected: bool = False
     model_name: Named = ZOE
 
 
-class ZoeNative(OnePicture):
+class ZoeNative(ImageArguments):
     model_name: Named = ZOE
 
 
@@ -76,8 +76,8 @@ def depth_estimator_tensor(arguments: EstimateTensor, loaded: Loaded) -> Any:
     import numpy as np
     import torch
 
-    picture = np.asarray(_grey(_own_size(arguments.image, loaded)))
-    hint = torch.from_numpy(picture.copy()).float() / 255.0
+    image = np.asarray(_grey(_own_size(arguments.image, loaded)))
+    hint = torch.from_numpy(image.copy()).float() / 255.0
     return hint.permute(2, 0, 1).unsqueeze(0).to(loaded.device, getattr(torch, arguments.dtype))
 
 
@@ -106,25 +106,25 @@ def zoe_depth(arguments: ZoeNative, loaded: Loaded) -> Image.Image:
     return _grey(_nearness(arguments.image, loaded))
 
 
-def _own_size(picture: Image.Image, loaded: Loaded) -> Array:
+def _own_size(image: Image.Image, loaded: Loaded) -> Array:
     """Returns nearness of 0..1, an array (height, width) in the image's size."""
     import cv2
 
-    found = cv2.resize(_estimated(picture, loaded), picture.size, interpolation=cv2.INTER_CUBIC)
+    found = cv2.resize(_estimated(image, loaded), image.size, interpolation=cv2.INTER_CUBIC)
     return _stretched(found)
 
 
-def _nearness(picture: Image.Image, loaded: Loaded) -> Array:
+def _nearness(image: Image.Image, loaded: Loaded) -> Array:
     """Returns nearness from metric depth: 1 for the nearest 2 %, 0 for the farthest 15 %."""
     import cv2
     import numpy as np
 
-    far = _estimated(picture, loaded)
+    far = _estimated(image, loaded)
     # Zoe's processor pads the image with mirrored edges for a better estimate there; the padding is
     # cropped here.
     padded = loaded.components["image_processor"].do_pad
-    pads = [int(np.sqrt(side / 2) * 3) if padded else 0 for side in picture.size]
-    width, height = (side + 2 * pad for side, pad in zip(picture.size, pads, strict=True))
+    pads = [int(np.sqrt(side / 2) * 3) if padded else 0 for side in image.size]
+    width, height = (side + 2 * pad for side, pad in zip(image.size, pads, strict=True))
     far = cv2.resize(far, (width, height), interpolation=cv2.INTER_CUBIC)
     far = far[pads[1] : height - pads[1], pads[0] : width - pads[0]]
     nearest, farthest = np.percentile(far, 2), np.percentile(far, 85)
@@ -132,10 +132,10 @@ def _nearness(picture: Image.Image, loaded: Loaded) -> Array:
     return (1 - (far - nearest) / spread).clip(0, 1)  # type: ignore[no-any-return]
 
 
-def _estimated(picture: Image.Image, loaded: Loaded) -> Array:
+def _estimated(image: Image.Image, loaded: Loaded) -> Array:
     """Returns the model's output, an array (height, width) of float32 in its own size."""
     model = loaded.components["model"]
-    seen = loaded.components["image_processor"](picture.convert("RGB"), return_tensors="pt")
+    seen = loaded.components["image_processor"](image.convert("RGB"), return_tensors="pt")
     found = model(seen["pixel_values"].to(loaded.device, model.dtype)).predicted_depth
     return found[0].float().cpu().numpy()  # type: ignore[no-any-return]
 

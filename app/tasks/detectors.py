@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 
 from app.tasks.edges import Resolution
-from app.tasks.resize import OnePicture
+from app.tasks.resize import ImageArguments
 from app.tasks.task import CONTROLNET_AUX, TORCHVISION, Loaded, Loads, Task
 
 ANNOTATORS, TEED, MISTO_LINE = "lllyasviel/Annotators", "fal-ai/teed", "TheMistoAI/MistoLine"
@@ -21,7 +21,7 @@ Threshold = Annotated[float, Field(ge=0, le=100)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
-class Detected(OnePicture):
+class Detected(ImageArguments):
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
     model_name: Named = ANNOTATORS
@@ -50,13 +50,13 @@ class Leres(Detected):
     boost: bool = False
 
 
-class Teed(OnePicture):
+class Teed(ImageArguments):
     detect_resolution: Resolution = 512
     safe_steps: Annotated[int, Field(ge=0, le=10)] = 2
     model_name: Named = TEED
 
 
-class Anyline(OnePicture):
+class Anyline(ImageArguments):
     detect_resolution: Resolution = 1280
     guassian_sigma: Annotated[float, Field(gt=0, le=100)] = 2.0
     """The dialect's spelling."""
@@ -78,13 +78,13 @@ class _Detector(NamedTuple):
         name = f"controlnet_aux.{self.name}"
         return (Loads(self.name, name, values["model_name"], files=self.files),)
 
-    def run(self, arguments: OnePicture, loaded: Loaded) -> Image.Image:
+    def run(self, arguments: ImageArguments, loaded: Loaded) -> Image.Image:
         """Returns the detector's result as an image."""
         given = {name: value for name, value in arguments if name not in ("image", "model_name")}
         detector = loaded.components[self.name].tool
         found = detector(arguments.image.convert("RGB"), **given, **self.fixed, output_type="pil")
-        picture: Image.Image = found.convert("RGB")
-        return picture
+        image: Image.Image = found.convert("RGB")
+        return image
 
 
 HED = _Detector("HEDdetector", {"filename": "ControlNetHED.pth"}, {"scribble": False})
@@ -113,7 +113,7 @@ TEED_DETECTOR = _Detector("TEEDdetector", {"filename": "5_model.pth"})
 ANYLINE_DETECTOR = _Detector("AnylineDetector", {"filename": "Anyline/MTEED.pth"})
 
 
-def _task(arguments: type[OnePicture], detector: _Detector) -> Task:
+def _task(arguments: type[ImageArguments], detector: _Detector) -> Task:
     return Task(
         arguments,
         detector.run,

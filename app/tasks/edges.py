@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import Field
 
 from app.tasks.media import fitting
-from app.tasks.resize import OnePicture
+from app.tasks.resize import ImageArguments
 from app.tasks.task import OPENCV, Task
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Resolution = Annotated[int, Field(ge=64, le=8192)]
 """Short side in pixels; both sides become multiples of 64."""
 
 
-class NativeCanny(OnePicture):
+class NativeCanny(ImageArguments):
     low_threshold: Threshold = 100
     high_threshold: Threshold = 200
 
@@ -29,14 +29,14 @@ class Canny(NativeCanny):
     image_resolution: Resolution = 512
 
 
-class Lineart(OnePicture):
+class Lineart(ImageArguments):
     guassian_sigma: Annotated[float, Field(gt=0, le=100)] = 6.0
     """The dialect's spelling."""
     intensity_threshold: Annotated[float, Field(ge=0, le=255)] = 8
     detect_resolution: Resolution = 512
 
 
-class Shuffle(OnePicture):
+class Shuffle(ImageArguments):
     h: Annotated[int, Field(ge=1, le=8192)] | None = None
     w: Annotated[int, Field(ge=1, le=8192)] | None = None
     f: Annotated[int, Field(ge=2, le=2048)] = 256
@@ -105,13 +105,13 @@ def _canny(pixels: Any, arguments: NativeCanny) -> Any:
     return cv2.cvtColor(edges, cv2.COLOR_GRAY2RGB)
 
 
-def at_resolution(picture: Image.Image, resolution: int) -> Any:
+def at_resolution(image: Image.Image, resolution: int) -> Any:
     """Returns the image as an array (height, width, 3) with its short side near `resolution`."""
     import cv2
     import numpy as np
 
-    pixels = np.asarray(picture.convert("RGB"))
-    grows = resolution > min(picture.size)
+    pixels = np.asarray(image.convert("RGB"))
+    grows = resolution > min(image.size)
     method = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
     return cv2.resize(pixels, size_at(resolution, pixels.shape), interpolation=method)
 

@@ -6,19 +6,19 @@ from typing import Any
 
 from PIL import Image
 
-from app.tasks.task import Arguments, Picture, Task, Video
+from app.tasks.task import Arguments, ImageInput, Task, VideoInput
 
 
-class Pictures(Arguments):
+class Images(Arguments):
     """Planned arguments: the files matched by `glob`."""
 
-    images: list[Picture]
+    images: list[ImageInput]
 
 
 class Videos(Arguments):
     """Planned arguments: the files matched by `glob`."""
 
-    videos: list[Video]
+    videos: list[VideoInput]
 
 
 class Inputs(Arguments):
@@ -27,7 +27,7 @@ class Inputs(Arguments):
     value: Any
 
 
-def gather_images(arguments: Pictures) -> list[Image.Image]:
+def gather_images(arguments: Images) -> list[Image.Image]:
     """Returns the images, each a result of its own."""
     return arguments.images
 
@@ -42,6 +42,6 @@ def gather_inputs(arguments: Inputs) -> Any:
     return arguments.value
 
 
-IMAGES = Task(Pictures, gather_images, gives="image", many=True)
+IMAGES = Task(Images, gather_images, gives="image", many=True)
 VIDEOS = Task(Videos, gather_videos, gives="video", many=True)
 INPUTS = Task(Inputs, gather_inputs, gives="anything")

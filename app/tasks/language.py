@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.errors import StepError
-from app.tasks.task import UNKNOWN, Arguments, Loaded, Loads, Picture, Task
+from app.tasks.task import UNKNOWN, Arguments, ImageInput, Loaded, Loads, Task
 
 LANGUAGE_MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
 VISION_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"
@@ -44,7 +44,7 @@ NOT_DRAWING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0}
 class TextGeneration(Arguments):
     prompt: str
     system_prompt: str | None = None
-    image: Picture | None = None
+    image: ImageInput | None = None
     model_name: str | None = None
     """None: a small language model, or with an image a small vision model."""
     max_new_tokens: Tokens = 500
@@ -53,7 +53,7 @@ class TextGeneration(Arguments):
 
 
 class ImageToText(Arguments):
-    image: Picture
+    image: ImageInput
     prompt: str = "Describe this image."
     system_prompt: str | None = None
     model_name: str = VISION_MODEL
@@ -113,9 +113,9 @@ def _seen(arguments: TextGeneration | ImageToText, loaded: Loaded) -> Mapping[st
             hint="Take one that was trained for conversation (…-Instruct).",
         )
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    picture = arguments.image
-    assert picture is not None
-    return dict(processor(text=[text], images=[picture.convert("RGB")], return_tensors="pt"))
+    image = arguments.image
+    assert image is not None
+    return dict(processor(text=[text], images=[image.convert("RGB")], return_tensors="pt"))
 
 
 def _processor(loaded: Loaded) -> Any:

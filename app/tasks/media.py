@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from app.errors import StepError
-from app.tasks.films import FilmFiles
+from app.tasks.video_files import VideoFileFrames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def fitting(width: int, height: int) -> tuple[int, int]:
     return width, height
 
 
-def as_picture(value: Any, *, deep: bool = False) -> Image.Image:
+def as_image(value: Any, *, deep: bool = False) -> Image.Image:
     """Returns the value as an image. Raises ValueError if it is none.
 
     Accepts arrays (height, width, channels) and tensors (channels, height, width) of one or three
@@ -81,9 +81,9 @@ def check_video(value: Any) -> None:
     frames = as_array(value.frames if isinstance(value, AudioVideo) else value)
     if _is_array(frames, 4):
         return
-    if not isinstance(frames, list | tuple | FilmFiles) or not frames:
+    if not isinstance(frames, list | tuple | VideoFileFrames) or not frames:
         raise ValueError(f"{_kind(frames)} is not a video")
-    as_picture(frames[0])
+    as_image(frames[0])
 
 
 def as_frames(value: Any) -> Array:
@@ -94,10 +94,10 @@ def as_frames(value: Any) -> Array:
     if _is_array(frames, 4):
         return as_bytes(frames)
     check_video(frames)
-    pictures = [np.asarray(as_picture(frame).convert("RGB")) for frame in frames]
-    if len({picture.shape for picture in pictures}) > 1:
+    images = [np.asarray(as_image(frame).convert("RGB")) for frame in frames]
+    if len({image.shape for image in images}) > 1:
         raise ValueError("the frames of a video have one size")
-    return np.stack(pictures)
+    return np.stack(images)
 
 
 def as_array(value: Any) -> Any:
@@ -111,7 +111,7 @@ def as_array(value: Any) -> Any:
     return np.moveaxis(array, -3, -1) if array.ndim in (3, 4) else array
 
 
-def as_sound(value: Any) -> Array:
+def as_audio(value: Any) -> Array:
     """Returns audio as an array (samples, channels) of float32, -1..1. Raises ValueError.
 
     The shorter axis of an array is the channels; a leading batch of one is dropped.

@@ -9,28 +9,28 @@ from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 
 from app.tasks.media import fitting
-from app.tasks.task import Arguments, Picture, Task
+from app.tasks.task import Arguments, ImageInput, Task
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 """In pixels."""
 BUCKETS = ["1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16", "21:9", "9:21"]
 
 
-class OnePicture(Arguments):
-    image: Picture
+class ImageArguments(Arguments):
+    image: ImageInput
 
 
-class ToSize(OnePicture):
+class ToSize(ImageArguments):
     height: Side = 768
     width: Side = 768
 
 
-class ToResolution(OnePicture):
+class ToResolution(ImageArguments):
     resolution: Side = 1024
     """Short side, in pixels."""
 
 
-class ToBucket(OnePicture):
+class ToBucket(ImageArguments):
     resolution: Side = 1024
     """Side of a square with as many pixels as each bucket has."""
     ratios: Annotated[list[str], Field(min_length=1)] = BUCKETS
@@ -46,7 +46,7 @@ class ToBucket(OnePicture):
         return self
 
 
-def crop_square(arguments: OnePicture) -> Image.Image:
+def crop_square(arguments: ImageArguments) -> Image.Image:
     """Returns the centre square, as large as the short side."""
     width, height = arguments.image.size
     side = min(width, height)
@@ -56,7 +56,7 @@ def crop_square(arguments: OnePicture) -> Image.Image:
 
 def resize_center_crop(arguments: ToSize) -> Image.Image:
     """Returns the centre square, stretched to the requested size."""
-    square = crop_square(OnePicture(image=arguments.image))
+    square = crop_square(ImageArguments(image=arguments.image))
     return square.resize((arguments.width, arguments.height))
 
 
@@ -67,10 +67,10 @@ def resize_rescale(arguments: ToSize) -> Image.Image:
 
 def resize_resample(arguments: ToResolution) -> Image.Image:
     """Returns the whole image with its short side near `resolution`, both multiples of 64 px."""
-    picture = arguments.image.convert("RGB")
-    scale = arguments.resolution / min(picture.size)
-    width, height = (max(1, round(side * scale / 64)) * 64 for side in picture.size)
-    return picture.resize(fitting(width, height), Image.Resampling.LANCZOS)
+    image = arguments.image.convert("RGB")
+    scale = arguments.resolution / min(image.size)
+    width, height = (max(1, round(side * scale / 64)) * 64 for side in image.size)
+    return image.resize(fitting(width, height), Image.Resampling.LANCZOS)
 
 
 def resize_bucket(arguments: ToBucket) -> Image.Image:
@@ -78,17 +78,17 @@ def resize_bucket(arguments: ToBucket) -> Image.Image:
 
     Aspect ratios are compared as logarithms, so that wide and high count the same.
     """
-    picture = arguments.image.convert("RGB")
-    own = math.log(picture.width / picture.height)
+    image = arguments.image.convert("RGB")
+    own = math.log(image.width / image.height)
     shapes = [int(wide) / int(high) for wide, high in (r.split(":") for r in arguments.ratios)]
     shape = min(shapes, key=lambda each: abs(math.log(each) - own))
     unit = arguments.alignment
     exact = (arguments.resolution * math.sqrt(shape), arguments.resolution / math.sqrt(shape))
     width, height = (max(1, round(side / unit)) * unit for side in exact)
-    return ImageOps.fit(picture, fitting(width, height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(image, fitting(width, height), Image.Resampling.LANCZOS)
 
 
-CROP_SQUARE = Task(OnePicture, crop_square, gives="image")
+CROP_SQUARE = Task(ImageArguments, crop_square, gives="image")
 CENTER_CROP = Task(ToSize, resize_center_crop, gives="image")
 RESCALE = Task(ToSize, resize_rescale, gives="image")
 RESAMPLE = Task(ToResolution, resize_resample, gives="image")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from app.tasks.ade20k import palette
 from app.tasks.edges import Resolution, at_resolution, size_at
-from app.tasks.resize import OnePicture
+from app.tasks.resize import ImageArguments
 from app.tasks.task import OPENCV, Loaded, Loads, Task
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ Named = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Segmentation(OnePicture):
+class Segmentation(ImageArguments):
     model_name: Named = UPERNET
 
 
-class Segment(OnePicture):
+class Segment(ImageArguments):
     prompt: Named
     """What to find; several things are separated by full stops."""
     model_name: Named = GROUNDING_DINO
@@ -41,7 +41,7 @@ class Segment(OnePicture):
     invert: bool = False
 
 
-class Sam(OnePicture):
+class Sam(ImageArguments):
     detect_resolution: Resolution = 512
     image_resolution: Resolution = 512
     points_per_side: Annotated[int, Field(ge=1, le=128)] = 32
@@ -58,11 +58,11 @@ def segmentation(arguments: Segmentation, loaded: Loaded) -> Image.Image:
     import numpy as np
     import torch
 
-    picture, model = arguments.image.convert("RGB"), loaded.components["model"]
-    seen = loaded.components["image_processor"](picture, return_tensors="pt")
+    image, model = arguments.image.convert("RGB"), loaded.components["model"]
+    seen = loaded.components["image_processor"](image, return_tensors="pt")
     logits = model(seen["pixel_values"].to(loaded.device, model.dtype)).logits.float()
     grown = torch.nn.functional.interpolate(
-        logits, (picture.height, picture.width), mode="bilinear", align_corners=False
+        logits, (image.height, image.width), mode="bilinear", align_corners=False
     )
     kinds = grown[0].argmax(0).cpu().numpy()
     colours = np.array(palette(), np.uint8)
@@ -73,11 +73,11 @@ def segment(arguments: Segment, loaded: Loaded) -> Image.Image:
     """Returns a mask (L): white for objects named by the text, black elsewhere."""
     import numpy as np
 
-    picture = arguments.image.convert("RGB")
-    found = np.zeros((picture.height, picture.width), bool)
-    boxes = _boxes(picture, arguments, loaded)
+    image = arguments.image.convert("RGB")
+    found = np.zeros((image.height, image.width), bool)
+    boxes = _boxes(image, arguments, loaded)
     if len(boxes):
-        found = _outlined(picture, boxes, loaded).any(0).cpu().numpy()
+        found = _outlined(image, boxes, loaded).any(0).cpu().numpy()
     return Image.fromarray(np.where(found != arguments.invert, 255, 0).astype(np.uint8))
 
 
@@ -98,7 +98,7 @@ def sam(arguments: Sam, loaded: Loaded) -> Image.Image:
 # --- by text -------------------------------------------------------------------------------------
 
 
-def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
+def _boxes(image: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
     """Returns boxes of the objects named by the text: (count, 4), left, top, right, bottom in
     pixels."""
     from transformers import GroundingDinoProcessor
@@ -110,7 +110,7 @@ def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
     )
     # The model expects lower-case categories, each with a full stop.
     text = arguments.prompt.strip().lower().rstrip(".") + "."
-    seen = processor(images=picture, text=text, return_tensors="pt").to(loaded.device)
+    seen = processor(images=image, text=text, return_tensors="pt").to(loaded.device)
     seen["pixel_values"] = seen["pixel_values"].to(detector.dtype)
     output = detector(**seen)
     (found,) = processor.post_process_grounded_object_detection(
@@ -118,21 +118,21 @@ def _boxes(picture: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
         seen["input_ids"],
         threshold=arguments.threshold,
         text_threshold=TEXT_THRESHOLD,
-        target_sizes=[(picture.height, picture.width)],
+        target_sizes=[(image.height, image.width)],
     )
     boxes: Tensor = found["boxes"].float()
     return boxes
 
 
-def _outlined(picture: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
+def _outlined(image: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
     """Returns SAM 2's masks for these boxes: (count, height, width) of bool."""
     import torch
 
     model = loaded.components["segmenter"]
-    seen = loaded.components["segmenter_image_processor"](picture, return_tensors="pt")
+    seen = loaded.components["segmenter_image_processor"](image, return_tensors="pt")
     pixels = seen["pixel_values"].to(loaded.device, model.dtype)
     height, width = pixels.shape[-2:]
-    scale = torch.tensor([width / picture.width, height / picture.height] * 2, device=boxes.device)
+    scale = torch.tensor([width / image.width, height / image.height] * 2, device=boxes.device)
     output = model(
         pixel_values=pixels,
         input_boxes=(boxes * scale)[None].to(model.dtype),
@@ -140,7 +140,7 @@ def _outlined(picture: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
     )
     masks = torch.nn.functional.interpolate(
         output.pred_masks[0].float(),
-        (picture.height, picture.width),
+        (image.height, image.width),
         mode="bilinear",
         align_corners=False,
     )
@@ -151,7 +151,7 @@ def _outlined(picture: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
 # --- everything ----------------------------------------------------------------------------------
 
 
-def _everything(picture: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tensor]:
+def _everything(image: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tensor]:
     """Returns masks (height, width) of all objects, without duplicates.
 
     Follows Segment Anything's automatic mask generator, with its thresholds.
@@ -159,7 +159,7 @@ def _everything(picture: Image.Image, arguments: Sam, loaded: Loaded) -> list[Te
     import torch
 
     model, processor = loaded.components["model"], loaded.components["image_processor"]
-    seen = processor(picture, return_tensors="pt")
+    seen = processor(image, return_tensors="pt")
     sizes, reshaped = seen["original_sizes"], seen["reshaped_input_sizes"]
     embedded = model.get_image_embeddings(seen["pixel_values"].to(loaded.device, model.dtype))
     height, width = (int(side) for side in reshaped[0])

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from app.errors import nearest
 from app.mistakes import in_words
 from app.packages import Package
-from app.tasks.media import as_picture, as_sound, check_video
+from app.tasks.media import as_audio, as_image, check_video
 
 Gives = Literal["image", "video", "audio", "text", "data", "tensor", "anything"]
 
@@ -30,7 +30,7 @@ class _Standing:
 
 UNKNOWN: Final = _Standing("a result")
 """Stands for the result of an earlier step, while planning."""
-_PICTURE = _Standing("a picture")
+_IMAGE = _Standing("a picture")
 
 
 class Arguments(BaseModel):
@@ -58,15 +58,15 @@ def _checked_video(value: Any) -> Any:
     return value
 
 
-def _checked_sound(value: Any) -> Any:
-    as_sound(value)
+def _checked_audio(value: Any) -> Any:
+    as_audio(value)
     return value
 
 
-Picture = Annotated[Image.Image, _media("A picture", as_picture)]
-Video = Annotated[Any, _media("A video", _checked_video)]
+ImageInput = Annotated[Image.Image, _media("A picture", as_image)]
+VideoInput = Annotated[Any, _media("A video", _checked_video)]
 """Not converted: a later step may need its audio."""
-Sound = Annotated[Any, _media("A sound", _checked_sound)]
+AudioInput = Annotated[Any, _media("A sound", _checked_audio)]
 """Not converted: an AudioVideo has its sample rate."""
 
 
@@ -189,5 +189,5 @@ def _mistake(title: str, details: ErrorDetails, known: list[str]) -> Mistake:
             return Mistake(path[:-1], f"'{path[-1]}' is missing.")
         case _:
             if isinstance(details["input"], Image.Image):
-                details = {**details, "input": _PICTURE}
+                details = {**details, "input": _IMAGE}
             return Mistake(path, *in_words(details))

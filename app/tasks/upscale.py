@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from app.tasks.media import fitting
-from app.tasks.resize import OnePicture
+from app.tasks.resize import ImageArguments
 from app.tasks.task import SPANDREL, TORCHVISION, Becomes, Loaded, Loads, Task
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ UPSCALERS: dict[str, tuple[str, str]] = {
 """Pipeline and model by scale factor."""
 
 
-class Upscale(OnePicture):
+class Upscale(ImageArguments):
     model_name: Annotated[str, Field(min_length=1)]
     """A file, or a repository of the hub with the file `filename`."""
     filename: Annotated[str, Field(min_length=1)] | None = None
@@ -41,7 +41,7 @@ class Upscale(OnePicture):
         return self
 
 
-class DiffusionUpscale(OnePicture):
+class DiffusionUpscale(ImageArguments):
     prompt: str = ""
     negative_prompt: str | None = None
     mode: Literal["x4", "x2"] = "x4"
@@ -60,17 +60,17 @@ def upscale(arguments: Upscale, loaded: Loaded) -> Image.Image:
 
     network = loaded.components["model"].tool
     pixels = np.asarray(arguments.image.convert("RGB"), np.float32) / 255
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(loaded.device)
-    grown = _in_tiles(picture, network, arguments, loaded)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(loaded.device)
+    grown = _in_tiles(image, network, arguments, loaded)
     bytes_ = (grown[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte()
     return Image.fromarray(bytes_.cpu().numpy())
 
 
-def _in_tiles(picture: Tensor, network: Any, arguments: Upscale, loaded: Loaded) -> Tensor:
+def _in_tiles(image: Tensor, network: Any, arguments: Upscale, loaded: Loaded) -> Tensor:
     """Returns the network's output for the image (1, 3, height, width), computed in tiles."""
     import torch
 
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     fitting(width * network.scale, height * network.scale)
     tiles = [
         (y, x)
@@ -80,7 +80,7 @@ def _in_tiles(picture: Tensor, network: Any, arguments: Upscale, loaded: Loaded)
     total: Any = None
     for number, (y, x) in enumerate(tiles, start=1):
         size = arguments.tile_size
-        grown = network(picture[..., y : y + size, x : x + size]).float()
+        grown = network(image[..., y : y + size, x : x + size]).float()
         scale = grown.shape[-1] // min(size, width - x)
         weight = _fading(grown.shape[-2:], arguments.tile_overlap * scale, grown)
         if total is None:

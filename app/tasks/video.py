@@ -8,31 +8,31 @@ from PIL import Image
 from pydantic import Field
 
 from app.errors import StepError
-from app.tasks.media import AudioVideo, as_frames, as_sound
-from app.tasks.sound import FramesPerSecond, Milliseconds, Rate, join, padded, samples_of
-from app.tasks.task import Arguments, Sound, Task, Video
+from app.tasks.audio import FramesPerSecond, Milliseconds, Rate, join, padded, samples_lasting
+from app.tasks.media import AudioVideo, as_audio, as_frames
+from app.tasks.task import Arguments, AudioInput, Task, VideoInput
 
 if TYPE_CHECKING:
     from app.tasks.media import Array
 
 
-class OneVideo(Arguments):
-    video: Video
+class VideoArguments(Arguments):
+    video: VideoInput
 
 
-class Frame(OneVideo):
+class Frame(VideoArguments):
     frame_index: int = 0
     """From 0; negative values count from the end."""
 
 
-class Pair(OneVideo):
-    audio: Sound
+class Pair(VideoArguments):
+    audio: AudioInput
     sample_rate: Rate | None = None
     """Overrides the audio's own."""
 
 
 class Concat(Arguments):
-    videos: Annotated[list[Video], Field(min_length=1)]
+    videos: Annotated[list[VideoInput], Field(min_length=1)]
     trim_frames: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Dropped from the start of every video after the first."""
     crossfade_ms: Milliseconds = 75
@@ -49,29 +49,29 @@ def get_frame(arguments: Frame) -> Image.Image:
     return Image.fromarray(frames[arguments.frame_index])
 
 
-def get_first_frame(arguments: OneVideo) -> Image.Image:
+def get_first_frame(arguments: VideoArguments) -> Image.Image:
     """Returns the first frame as an image."""
     return get_frame(Frame(video=arguments.video))
 
 
-def get_last_frame(arguments: OneVideo) -> Image.Image:
+def get_last_frame(arguments: VideoArguments) -> Image.Image:
     """Returns the last frame as an image."""
     return get_frame(Frame(video=arguments.video, frame_index=-1))
 
 
-def video_frames(arguments: OneVideo) -> Array:
+def video_frames(arguments: VideoArguments) -> Array:
     """Returns all frames as one array (frames, height, width, 3) of 0..255."""
     return as_frames(arguments.video)
 
 
 def pair_audio(arguments: Pair) -> AudioVideo:
     """Returns the frames with this audio. Raises StepError if its sample rate is unknown."""
-    frames, sound = arguments.video, arguments.audio
-    rate = arguments.sample_rate or getattr(sound, "sample_rate", None)
+    frames, audio = arguments.video, arguments.audio
+    rate = arguments.sample_rate or getattr(audio, "sample_rate", None)
     if rate is None:
         raise StepError("The sound does not carry its sample rate.", hint="Set 'sample_rate'.")
     bare = frames.frames if isinstance(frames, AudioVideo) else frames
-    return AudioVideo(bare, as_sound(sound), rate)
+    return AudioVideo(bare, as_audio(audio), rate)
 
 
 def concat_videos(arguments: Concat) -> AudioVideo:
@@ -90,14 +90,14 @@ def concat_videos(arguments: Concat) -> AudioVideo:
     if any(len(clip) <= trim for clip in clips[1:]):
         raise StepError(f"A video has no more than the {trim} frames that are to be trimmed.")
     frames = np.concatenate([clips[0], *(clip[trim:] for clip in clips[1:])])
-    rates = {video.sample_rate for video in videos if _has_sound(video)}
+    rates = {video.sample_rate for video in videos if _has_audio(video)}
     if not rates:
         return AudioVideo(frames, None, None)
     if len(rates) > 1:
         listed = ", ".join(f"{rate} Hz" for rate in sorted(rates))
         raise StepError(f"Sounds of different sample rates ({listed}) cannot be joined.")
     (rate,) = rates
-    if arguments.fps is None and (trim or not all(map(_has_sound, videos))):
+    if arguments.fps is None and (trim or not all(map(_has_audio, videos))):
         raise StepError("'fps' is needed to keep the sound in step with the frames.")
     return AudioVideo(frames, _joined(arguments, [len(clip) for clip in clips], rate), rate)
 
@@ -107,26 +107,26 @@ def _joined(arguments: Concat, lengths: list[int], rate: int) -> Array:
     import numpy as np
 
     joined: Any = None
-    trimmed = samples_of(arguments.trim_frames, arguments.fps, rate) if arguments.fps else 0
+    trimmed = samples_lasting(arguments.trim_frames, arguments.fps, rate) if arguments.fps else 0
     for video, length in zip(arguments.videos, lengths, strict=True):
-        sound = as_sound(video) if _has_sound(video) else np.zeros((0, 1), np.float32)
+        audio = as_audio(video) if _has_audio(video) else np.zeros((0, 1), np.float32)
         if arguments.fps is not None:
-            sound = padded(sound, samples_of(length, arguments.fps, rate))
+            audio = padded(audio, samples_lasting(length, arguments.fps, rate))
         if joined is None:
-            joined = sound
+            joined = audio
             continue
         window = min(round(arguments.crossfade_ms / 1000 * rate), trimmed, len(joined))
-        joined = join(joined, sound[:trimmed], sound[trimmed:], window, rate)
+        joined = join(joined, audio[:trimmed], audio[trimmed:], window, rate)
     return joined  # type: ignore[no-any-return]
 
 
-def _has_sound(video: Any) -> bool:
+def _has_audio(video: Any) -> bool:
     return isinstance(video, AudioVideo) and video.audio is not None
 
 
 FRAME = Task(Frame, get_frame, gives="image")
-FIRST_FRAME = Task(OneVideo, get_first_frame, gives="image")
-LAST_FRAME = Task(OneVideo, get_last_frame, gives="image")
-FRAMES = Task(OneVideo, video_frames, gives="video")
+FIRST_FRAME = Task(VideoArguments, get_first_frame, gives="image")
+LAST_FRAME = Task(VideoArguments, get_last_frame, gives="image")
+FRAMES = Task(VideoArguments, video_frames, gives="video")
 PAIR = Task(Pair, pair_audio, gives="video")
 CONCAT = Task(Concat, concat_videos, gives="video")

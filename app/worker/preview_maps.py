@@ -98,7 +98,7 @@ class _Pair(NamedTuple):
     preview_source: PreviewSource
     latents: torch.Tensor
     """The first of the batch, on the CPU."""
-    picture: Image.Image
+    image: Image.Image
 
 
 class PreviewMaps:
@@ -139,10 +139,10 @@ class PreviewMaps:
         if not preview_source.decoder or preview_source.latents is None or not returned:
             return
         with dispensable("Nothing is learnt for previews of this call"):
-            picture = _first_picture(artifacts_of(returned[0]))
-            if picture is not None:
+            image = _first_image(artifacts_of(returned[0]))
+            if image is not None:
                 latents = preview_source.latents[:1].detach().to("cpu", torch.float32, copy=True)
-                self._to_learn = _Pair(preview_source, latents, picture)
+                self._to_learn = _Pair(preview_source, latents, image)
         preview_source.latents = None
 
     def learn(self) -> None:
@@ -155,7 +155,7 @@ class PreviewMaps:
             # NaN would stay in the sums for ever.
             return
         rows, columns, channels = found.shape
-        small = pair.picture.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
+        small = pair.image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
         colours = torch.from_numpy(np.asarray(small, np.float64) / 127.5 - 1).reshape(-1, 3)
         values = found.reshape(-1, channels).double()
         samples = torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
@@ -224,10 +224,10 @@ def _as_grid(pair: _Pair) -> torch.Tensor | None:
     channels = {3: latents.shape[-1], 4: latents.shape[1], 5: pair.preview_source.video_channels}
     if (found := channels.get(latents.ndim)) is None:
         return None
-    return grid_of(latents, found, pair.picture.size, first_frame=True)
+    return grid_of(latents, found, pair.image.size, first_frame=True)
 
 
-def _first_picture(artifacts: Sequence[Any]) -> Image.Image | None:
+def _first_image(artifacts: Sequence[Any]) -> Image.Image | None:
     """Returns the first image, or the first frame of the first video."""
     if not artifacts:
         return None

@@ -65,14 +65,12 @@ class LatentPreview:
         assert found is not None
         grid = found.detach().to("cpu", torch.float32)
         rgb = ((grid @ self._factors + self._bias + 1) * 127.5).clamp(0, 255)
-        picture = Image.fromarray(rgb.to(torch.uint8).numpy())
-        scale = max(1, min(8, MAX_EDGE_PX // max(picture.size)))
-        picture = picture.resize(
-            (picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC
-        )
+        image = Image.fromarray(rgb.to(torch.uint8).numpy())
+        scale = max(1, min(8, MAX_EDGE_PX // max(image.size)))
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        return buffer.getvalue(), picture.width, picture.height
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return buffer.getvalue(), image.width, image.height
 
 
 def grid_of(

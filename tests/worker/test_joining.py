@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from app.errors import StepError
+from app.tasks.audio import samples_lasting
 from app.tasks.media import AudioVideo
-from app.tasks.sound import samples_of
 from app.worker.steps.chain import _carried, _continued, _planned, _Video, _with_slice
 from app.workflow.plan import Chain, FrameGrid, PipelineStep
 from app.workflow.plan_sources import ModelSource
@@ -52,7 +52,7 @@ def segment(number: int, frames: int = 10, *, sound: bool = True) -> AudioVideo:
     pixels = np.broadcast_to(counted, (frames, 4, 4, 3)).astype(np.uint8)
     if not sound:
         return AudioVideo(pixels, None, None)
-    loudness = np.full((samples_of(frames, FPS, RATE), 1), 0.1 * (number + 1), np.float32)
+    loudness = np.full((samples_lasting(frames, FPS, RATE), 1), 0.1 * (number + 1), np.float32)
     return AudioVideo(pixels, loudness, RATE)
 
 
@@ -75,8 +75,8 @@ def test_joined_audio_matches_frames_and_never_exceeds_its_parts(crossfade_ms: f
     chain = Chain(segments=2, trim_frames=2, fps=FPS, crossfade_ms=crossfade_ms)
     film = joined(chain, segment(0), segment(1))
     assert film.audio is not None
-    assert len(film.audio) == samples_of(18, FPS, RATE)
-    window = min(round(crossfade_ms / 1000 * RATE), samples_of(2, FPS, RATE))
+    assert len(film.audio) == samples_lasting(18, FPS, RATE)
+    window = min(round(crossfade_ms / 1000 * RATE), samples_lasting(2, FPS, RATE))
     assert (film.audio[: 1000 - max(window, 3)] == np.float32(0.1)).all()
     assert (film.audio[1003:] == np.float32(0.2)).all()
     # Equal power: at the middle, cos and sin of 45 degrees.
@@ -98,7 +98,7 @@ def test_short_segment_audio_is_padded_with_silence():
     short = AudioVideo(short.frames, short.audio[:900], RATE)
     film = joined(Chain(segments=2, trim_frames=1, fps=FPS, crossfade_ms=10), short, segment(1))
     assert film.audio is not None
-    assert len(film.audio) == samples_of(19, FPS, RATE)
+    assert len(film.audio) == samples_lasting(19, FPS, RATE)
     assert not film.audio[900:985].any()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import ResultError
 from app.outputs import Record, replacing
-from app.tasks.media import AudioVideo, as_sound
+from app.tasks.media import AudioVideo, as_audio
 from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ def save_audio(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> N
     encoder = kind.codecs[spec.subtype or next(iter(kind.codecs))]
     codec = CODECS.get(encoder, PLAIN)
     try:
-        sound = as_sound(artifact)
+        audio = as_audio(artifact)
     except ValueError as error:
         raise ResultError(f"The step made no sound that could be saved: {error}.") from error
     own = artifact.sample_rate if isinstance(artifact, AudioVideo) else None
     rate = spec.sample_rate or own or DEFAULT_RATE
     written = rate if not codec.rates or rate in codec.rates else 48_000
-    layout = layout_of(sound)
+    layout = layout_of(audio)
     if layout not in codec.layouts:
-        sound, layout = np.repeat(sound, 2, axis=1), "stereo"
+        audio, layout = np.repeat(audio, 2, axis=1), "stereo"
     with replacing(path) as file, av.open(file, "w", format=kind.container) as container:
         container.metadata["comment"] = json.dumps(record, ensure_ascii=False)
         stream = container.add_stream(
@@ -58,7 +58,7 @@ def save_audio(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> N
         )
         if codec.sample_format:
             stream.format = codec.sample_format
-        for packet in encoded(stream, sound, rate):
+        for packet in encoded(stream, audio, rate):
             container.mux(packet)
 
 
@@ -99,23 +99,23 @@ def quality_options(quality: float) -> dict[str, str]:
     return {"flags": "+qscale", "global_quality": str(round(QUALITY_UNIT * quality))}
 
 
-def layout_of(sound: Any) -> str:
+def layout_of(audio: Any) -> str:
     """Returns the layout's name: mono or stereo. Raises ResultError for more channels."""
-    count = sound.shape[1]
+    count = audio.shape[1]
     if count > 2:
         raise ResultError(f"A sound of {count} channels cannot be saved; two are the most.")
     return "stereo" if count == 2 else "mono"
 
 
-def encoded(stream: Any, sound: Any, rate: int) -> Iterator[Any]:
+def encoded(stream: Any, audio: Any, rate: int) -> Iterator[Any]:
     """Yields packets of the audio in the stream's codec and rate; `rate` is the audio's own."""
     import av
     import numpy as np
 
     resampler = av.AudioResampler(stream.format, stream.layout, stream.rate, stream.frame_size)
-    for start in range(0, len(sound), CHUNK_SAMPLES):
-        chunk = np.ascontiguousarray(sound[start : start + CHUNK_SAMPLES].clip(-1, 1).T)
-        frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=layout_of(sound))
+    for start in range(0, len(audio), CHUNK_SAMPLES):
+        chunk = np.ascontiguousarray(audio[start : start + CHUNK_SAMPLES].clip(-1, 1).T)
+        frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=layout_of(audio))
         frame.sample_rate, frame.pts = rate, start
         for resampled in resampler.resample(frame):
             yield from stream.encode(resampled)

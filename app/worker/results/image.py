@@ -29,45 +29,45 @@ def save_png(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Si
     """
     from PIL.PngImagePlugin import PngInfo
 
-    picture = _image(artifact, deep=True)
+    image = _image(artifact, deep=True)
     text = PngInfo()
     text.add_itxt(RECORD_KEY, json.dumps(record, ensure_ascii=False))
     with replacing(path) as file:
         # Level 1 is two to three times faster than the default and a few percent larger.
-        picture.save(file, "PNG", pnginfo=text, compress_level=1)
-    return picture.size
+        image.save(file, "PNG", pnginfo=text, compress_level=1)
+    return image.size
 
 
 def save_jpeg(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
     """Writes a JPEG, the record in EXIF's UserComment; returns width and height in pixels."""
-    picture = _image(artifact).convert("RGB")
+    image = _image(artifact).convert("RGB")
     with replacing(path) as file:
-        picture.save(file, "JPEG", quality=95, exif=_exif(record, path))
-    return picture.size
+        image.save(file, "JPEG", quality=95, exif=_exif(record, path))
+    return image.size
 
 
 def save_webp(artifact: Any, path: Path, record: Record, _spec: ResultSpec) -> Size:
     """Writes a WebP, the record in EXIF's UserComment; returns width and height in pixels."""
-    picture = _image(artifact)
+    image = _image(artifact)
     with replacing(path) as file:
-        picture.save(file, "WEBP", quality=95, exif=_exif(record, path))
-    return picture.size
+        image.save(file, "WEBP", quality=95, exif=_exif(record, path))
+    return image.size
 
 
 def save_bmp(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
     """Writes a BMP, which cannot hold the record; returns width and height in pixels."""
-    picture = _image(artifact).convert("RGB")
+    image = _image(artifact).convert("RGB")
     with replacing(path) as file:
-        picture.save(file, "BMP")
-    return picture.size
+        image.save(file, "BMP")
+    return image.size
 
 
 def save_tiff(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> Size:
     """Writes a TIFF without the record, with a PNG's depth; returns width and height in pixels."""
-    picture = _image(artifact, deep=True)
+    image = _image(artifact, deep=True)
     with replacing(path) as file:
-        picture.save(file, "TIFF", compression="tiff_adobe_deflate")
-    return picture.size
+        image.save(file, "TIFF", compression="tiff_adobe_deflate")
+    return image.size
 
 
 def _exif(record: Record, path: Path) -> Image.Exif:
@@ -86,10 +86,10 @@ def _comment(record: Record) -> bytes:
 
 
 def _image(artifact: Any, *, deep: bool = False) -> Image.Image:
-    from app.tasks.media import as_picture
+    from app.tasks.media import as_image
 
     try:
-        return as_picture(artifact, deep=deep)
+        return as_image(artifact, deep=deep)
     except ValueError as error:
         raise ResultError(
             f"What the step made cannot be saved as a picture: {error}.",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.compat.worker.x264 import repeatable_options
 from app.errors import ResultError
 from app.outputs import Record, replacing
-from app.tasks.films import FilmFiles
-from app.tasks.media import AudioVideo, as_array, as_bytes, as_sound
+from app.tasks.media import AudioVideo, as_array, as_audio, as_bytes
+from app.tasks.video_files import VideoFileFrames
 from app.worker.results.audio import encoded, layout_of, quality_options
 from app.workflow.planning.sound_files import OPUS_RATES
 
@@ -42,7 +42,7 @@ class VideoFile(NamedTuple):
     """FFmpeg's name."""
     suffix: str
     codec: str
-    sound_codec: str
+    audio_codec: str
     rates: tuple[int, ...]
     """Supported sample rates of its audio in Hz; others become 48 kHz."""
 
@@ -64,14 +64,14 @@ def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> S
     `artifact` is a list of images, an array (frames, height, width, 3) of 0..1 or 0..255, or an
     AudioVideo.
     """
-    sound, rate = None, None
+    audio, rate = None, None
     spec = _paced(spec, artifact)
     if isinstance(artifact, AudioVideo):
         rate = spec.audio_sample_rate or artifact.sample_rate
-        sound = None if artifact.audio is None else as_sound(artifact)
+        audio = None if artifact.audio is None else as_audio(artifact)
         artifact = artifact.frames
     with replacing(path) as file:
-        return write_video(file, frames_of(artifact), record, spec, sound, rate)
+        return write_video(file, frames_of(artifact), record, spec, audio, rate)
 
 
 def write_video(
@@ -79,14 +79,14 @@ def write_video(
     frames: Iterable[Frame],
     record: Record,
     spec: ResultSpec,
-    sound: Any = None,
+    audio: Any = None,
     rate: int | None = None,
     *,
     fine: bool = False,
 ) -> Size:
     """Writes frames (height, width, 3) of 0..255; returns width and height as written.
 
-    `fine`: high quality, for a video that will be compressed again. `sound` is (samples, channels)
+    `fine`: high quality, for a video that will be compressed again. `audio` is (samples, channels)
     of -1..1, `rate` its sample rate in Hz. Raises ResultError.
     """
     import av
@@ -110,21 +110,21 @@ def write_video(
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         audio_stream = None
-        if sound is not None and rate:
+        if audio is not None and rate:
             # All streams must be added before the first packet.
             audio_stream = container.add_stream(
-                kind.sound_codec,
+                kind.audio_codec,
                 rate=rate if rate in kind.rates else 48_000,
-                layout=layout_of(sound),
+                layout=layout_of(audio),
             )
         for frame in chain([first], frames):
-            picture = av.VideoFrame.from_ndarray(
+            image = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(frame[:height, :width]), format="rgb24"
             )
-            container.mux(stream.encode(picture))
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
         if audio_stream is not None and rate:
-            for packet in encoded(audio_stream, sound, rate):
+            for packet in encoded(audio_stream, audio, rate):
                 container.mux(packet)
     return width, height
 
@@ -175,11 +175,11 @@ def frames_of(video: Any) -> Iterator[Frame]:
     if isinstance(video, Image.Image):
         video = [video]
     video = as_array(video)
-    if not isinstance(video, np.ndarray | list | tuple | FilmFiles):
+    if not isinstance(video, np.ndarray | list | tuple | VideoFileFrames):
         raise ResultError(f"A {type(video).__name__} cannot be saved as a video.")
     for frame in video:
-        picture = frame.convert("RGB") if isinstance(frame, Image.Image) else frame
-        array = np.asarray(picture)
+        image = frame.convert("RGB") if isinstance(frame, Image.Image) else frame
+        array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3:
             raise ResultError(
                 "The step made no frames that could be written as a video.",

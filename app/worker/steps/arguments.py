@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from app.errors import StepError, nearest
-from app.tasks.media import AudioVideo, as_frames, as_picture
+from app.tasks.media import AudioVideo, as_frames, as_image
 from app.worker.steps.build import build
 from app.worker.steps.media import MediaReader
 from app.workflow.inputs import media_kind
@@ -164,11 +164,11 @@ class _Converter:
     def _read(self, value: ImageValue | VideoValue | AudioValue) -> Any:
         match value:
             case ImageValue():
-                return self._reader.picture(value.path)
+                return self._reader.image(value.path)
             case VideoValue():
                 return self._reader.video(value.path)
             case AudioValue():
-                return self._reader.sound(value.path)
+                return self._reader.audio(value.path)
 
     def _given(self, value: Any) -> Any:
         """Returns the value for a call; pipelines get a video's images, or audio's samples."""
@@ -188,5 +188,5 @@ def _as_input(value: Any, name: str) -> Any:
     RGB."""
     shape: tuple[int, ...] = getattr(value, "shape", ())
     if media_kind(name) == "image" and len(shape) == 3 and shape[-1] == 1:
-        return as_picture(value).convert("RGB")
+        return as_image(value).convert("RGB")
     return value

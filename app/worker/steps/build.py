@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import StepError
-from app.tasks.media import AudioVideo, as_picture, as_sound, check_video
+from app.tasks.media import AudioVideo, as_audio, as_image, check_video
 from app.workflow.planning.objects import DATA_CLASSES, data_class
 
 
@@ -26,27 +26,27 @@ def build(class_name: str, media: Any, arguments: Mapping[str, Any]) -> Any:
         raise StepError(f"No {class_name} can be made: {error}.") from error
 
 
-def _of_picture(media: Any) -> dict[str, Any]:
-    return {"image": as_picture(media).convert("RGB")}
+def _of_image(media: Any) -> dict[str, Any]:
+    return {"image": as_image(media).convert("RGB")}
 
 
-def _of_film(media: Any) -> dict[str, Any]:
+def _of_video(media: Any) -> dict[str, Any]:
     check_video(media)
     if not isinstance(media, AudioVideo):
         return {"frames": media}
     fields = {"frames": media.frames}
     if media.audio is not None:
-        fields |= _of_sound(media)
+        fields |= _of_audio(media)
     return fields if media.fps is None else {**fields, "fps": media.fps}
 
 
-def _of_sound(media: Any) -> dict[str, Any]:
+def _of_audio(media: Any) -> dict[str, Any]:
     import torch
 
-    samples = torch.from_numpy(as_sound(media).T.copy())
+    samples = torch.from_numpy(as_audio(media).T.copy())
     if isinstance(media, AudioVideo):
         return {"audio": samples, "sample_rate": media.sample_rate}
     return {"audio": samples}
 
 
-_FIELDS = {"image": _of_picture, "video": _of_film, "audio": _of_sound}
+_FIELDS = {"image": _of_image, "video": _of_video, "audio": _of_audio}

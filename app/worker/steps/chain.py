@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.errors import StepError
-from app.tasks.films import FilmFiles
-from app.tasks.media import AudioVideo, as_frames, as_sound
-from app.tasks.sound import join, padded, samples_of
+from app.tasks.audio import join, padded, samples_lasting
+from app.tasks.media import AudioVideo, as_audio, as_frames
+from app.tasks.video_files import VideoFileFrames
 from app.worker.steps.arguments import one_value
 from app.worker.steps.step_output import artifacts_of
 from app.workflow.plan import Chain, PipelineStep
@@ -54,7 +54,7 @@ def chained(
     """Returns the whole video. Raises StepError if a segment is no video or cannot be joined."""
     prompts = [one_value(prompt, "prompt", step.name, context) for prompt in chain.prompts]
     plan, given = _planned(chain, arguments)
-    film = _Video(chain, step, writer, iteration)
+    video = _Video(chain, step, writer, iteration)
     carry: AudioVideo | None = None
     for number, segment in enumerate(plan):
         context.cancel_point()
@@ -69,13 +69,13 @@ def chained(
             before = {**arguments, **changes}.get(chain.segment_argument)
             changes[chain.segment_argument] = _continued(before, carry, chain)
         made = _only_video(call({**arguments, **changes}), step)
-        film.add(made)
+        video.add(made)
         carry = _carried(made, chain)
     context.segment = None
     if given is None:
-        return film.finished()
+        return video.finished()
     total = frames_lasting(len(given.samples), given.rate, chain.fps or 0)
-    return film.finished(total, given)
+    return video.finished(total, given)
 
 
 # --- planning segments ---------------------------------------------------------------------------
@@ -94,25 +94,25 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
     rate = reference.sample_rate
     if rate is None:
         raise StepError("The sound among the references does not carry its sample rate.")
-    sound = Audio(as_sound(reference.audio), int(rate))
+    audio = Audio(as_audio(reference.audio), int(rate))
     assert chain.fps is not None
-    total = frames_lasting(len(sound.samples), sound.rate, chain.fps)
+    total = frames_lasting(len(audio.samples), audio.rate, chain.fps)
     snap = None if chain.frame_snap is None else Snap(**chain.frame_snap.model_dump())
     try:
-        return segments_to_cover(total, arguments["num_frames"], chain.trim_frames, snap), sound
+        return segments_to_cover(total, arguments["num_frames"], chain.trim_frames, snap), audio
     except ValueError as error:
         raise StepError(f"The film cannot be made in segments: {error}.") from error
 
 
 def _with_slice(
-    references: Sequence[Any], sound: Audio, segment: Segment, chain: Chain
+    references: Sequence[Any], audio: Audio, segment: Segment, chain: Chain
 ) -> list[Any]:
     """Returns the references with the segment's part of the audio, padded with silence."""
     import torch
 
     assert chain.fps is not None
-    start, length = (samples_of(n, chain.fps, sound.rate) for n in segment)
-    cut = padded(sound.samples[start : start + length], length)
+    start, length = (samples_lasting(n, chain.fps, audio.rate) for n in segment)
+    cut = padded(audio.samples[start : start + length], length)
     found = list(references)
     for index, reference in enumerate(found):
         if _kind(reference) == "audio":
@@ -125,38 +125,38 @@ def _with_slice(
 
 
 def _only_video(returned: list[Any], step: PipelineStep) -> AudioVideo:
-    films = [artifact for each in returned for artifact in artifacts_of(each)]
-    if len(films) != 1:
+    videos = [artifact for each in returned for artifact in artifacts_of(each)]
+    if len(videos) != 1:
         raise StepError(
-            f"A segment of step '{step.name}' made {len(films)} results; a chain is made of one"
+            f"A segment of step '{step.name}' made {len(videos)} results; a chain is made of one"
             " film a segment.",
             hint="Ask for one film in that step.",
         )
-    (film,) = films
-    sound = film if isinstance(film, AudioVideo) else AudioVideo(film, None, None)
+    (video,) = videos
+    audio = video if isinstance(video, AudioVideo) else AudioVideo(video, None, None)
     try:
-        return AudioVideo(as_frames(film), sound.audio, sound.sample_rate)
+        return AudioVideo(as_frames(video), audio.audio, audio.sample_rate)
     except ValueError as error:
         raise StepError(f"A segment of step '{step.name}' made no film: {error}.") from error
 
 
-def _carried(film: AudioVideo, chain: Chain) -> AudioVideo:
+def _carried(video: AudioVideo, chain: Chain) -> AudioVideo:
     """Returns the end of this segment for the next one, copied so that the rest can be freed."""
-    count = 1 if chain.continuity == "last_frame" else (chain.carry_frames or len(film.frames))
-    frames = film.frames[-count:].copy()
-    if chain.continuity == "last_frame" or not chain.carry_audio or film.audio is None:
+    count = 1 if chain.continuity == "last_frame" else (chain.carry_frames or len(video.frames))
+    frames = video.frames[-count:].copy()
+    if chain.continuity == "last_frame" or not chain.carry_audio or video.audio is None:
         return AudioVideo(frames, None, None)
-    sound = as_sound(film)
-    if len(frames) < len(film.frames):
-        rate = film.sample_rate or 0
+    audio = as_audio(video)
+    if len(frames) < len(video.frames):
+        rate = video.sample_rate or 0
         # Without a frame rate the audio is cut in proportion.
         lasting = (
-            samples_of(len(frames), chain.fps, rate)
+            samples_lasting(len(frames), chain.fps, rate)
             if chain.fps
-            else round(len(sound) * len(frames) / len(film.frames))
+            else round(len(audio) * len(frames) / len(video.frames))
         )
-        sound = sound[-lasting:].copy()
-    return AudioVideo(frames, sound, film.sample_rate)
+        audio = audio[-lasting:].copy()
+    return AudioVideo(frames, audio, video.sample_rate)
 
 
 def _continued(before: Any, carry: AudioVideo, chain: Chain) -> Any:
@@ -164,23 +164,23 @@ def _continued(before: Any, carry: AudioVideo, chain: Chain) -> Any:
     references with one more of its family."""
     from PIL import Image
 
-    pictures = [Image.fromarray(frame) for frame in carry.frames]
+    images = [Image.fromarray(frame) for frame in carry.frames]
     last_frame = chain.continuity == "last_frame"
     if not isinstance(before, list):
-        return pictures[-1] if last_frame else pictures
+        return images[-1] if last_frame else images
     relative = _class_of_kind(before, "image" if last_frame else "video", chain)
     if relative is None:
-        return [*before, *(pictures[-1:] if last_frame else pictures)]
+        return [*before, *(images[-1:] if last_frame else images)]
     if last_frame:
-        return [*before, relative(image=pictures[-1])]
-    sound: dict[str, Any] = {}
+        return [*before, relative(image=images[-1])]
+    audio: dict[str, Any] = {}
     if carry.audio is not None:
         import torch
 
         samples = torch.from_numpy(carry.audio.T.copy())
-        sound = {"audio": samples, "sample_rate": carry.sample_rate}
+        audio = {"audio": samples, "sample_rate": carry.sample_rate}
     pace = {} if chain.fps is None else {"fps": chain.fps}
-    return [*before, relative(frames=carry.frames, **pace, **sound)]
+    return [*before, relative(frames=carry.frames, **pace, **audio)]
 
 
 def _class_of_kind(references: Sequence[Any], kind: str, chain: Chain) -> Any:
@@ -222,7 +222,7 @@ class _Video:
         self._files: list[tuple[Path, int]] = []
         self._length = 0
         self._size: tuple[int, ...] | None = None
-        self._sound: Audio | None = None
+        self._audio: Audio | None = None
 
     def add(self, segment: AudioVideo) -> None:
         """Appends a segment."""
@@ -235,7 +235,7 @@ class _Video:
             )
         if self._size not in (None, frames.shape[1:]):
             raise StepError(f"The segments of step '{self._step.name}' are of different sizes.")
-        own = self._join_sound(segment, trim)
+        own = self._join_audio(segment, trim)
         self._size = frames.shape[1:]
         kept = frames[trim:]
         if self._chain.save_segments:
@@ -249,14 +249,14 @@ class _Video:
             self._frames.append(kept)
         self._length += len(kept)
 
-    def _join_sound(self, segment: AudioVideo, trim: int) -> Audio | None:
+    def _join_audio(self, segment: AudioVideo, trim: int) -> Audio | None:
         """Appends the segment's audio, cut to its frames; returns the part added."""
         if segment.audio is None or segment.sample_rate is None:
-            if self._sound is not None:
+            if self._audio is not None:
                 raise StepError(f"A segment of step '{self._step.name}' has no sound.")
             return None
-        rate, samples = segment.sample_rate, as_sound(segment)
-        if self._size is not None and self._sound is None:
+        rate, samples = segment.sample_rate, as_audio(segment)
+        if self._size is not None and self._audio is None:
             raise StepError(f"The first segment of step '{self._step.name}' has no sound.")
         fps = self._chain.fps
         if fps is None and trim:
@@ -265,41 +265,41 @@ class _Video:
                 hint="Set 'fps' in its chain.",
             )
         if fps is not None:
-            length = samples_of(len(segment.frames), fps, rate)
+            length = samples_lasting(len(segment.frames), fps, rate)
             samples = padded(samples, length)[:length]
-        if self._sound is None:
-            self._sound = Audio(samples, rate)
-            return self._sound
-        if self._sound.rate != rate:
+        if self._audio is None:
+            self._audio = Audio(samples, rate)
+            return self._audio
+        if self._audio.rate != rate:
             raise StepError(
-                f"Sounds of different sample rates ({self._sound.rate} Hz, {rate} Hz) cannot be"
+                f"Sounds of different sample rates ({self._audio.rate} Hz, {rate} Hz) cannot be"
                 " joined."
             )
-        trimmed = samples_of(trim, fps, rate) if fps is not None else 0
-        before = self._sound.samples
+        trimmed = samples_lasting(trim, fps, rate) if fps is not None else 0
+        before = self._audio.samples
         window = crossfade_window(self._chain.crossfade_ms, rate, trimmed, len(before))
         joined = join(before, samples[:trimmed], samples[trimmed:], window, rate)
         if fps is not None:
             # Rounding errors of segments must not add up.
-            length = samples_of(self._length + len(segment.frames) - trim, fps, rate)
+            length = samples_lasting(self._length + len(segment.frames) - trim, fps, rate)
             joined = padded(joined, length)[:length]
-        self._sound = Audio(joined, rate)
+        self._audio = Audio(joined, rate)
         return Audio(samples[trimmed:], rate)
 
-    def finished(self, length: int | None = None, sound: Audio | None = None) -> AudioVideo:
-        """Returns the whole video, of at most `length` frames, with `sound` instead of its own."""
+    def finished(self, length: int | None = None, audio: Audio | None = None) -> AudioVideo:
+        """Returns the whole video, of at most `length` frames, with `audio` instead of its own."""
         import numpy as np
 
         frames: Any
         if self._files:
-            frames = FilmFiles(self._files, length)
+            frames = VideoFileFrames(self._files, length)
         else:
             frames = np.concatenate(self._frames)[:length]
-        heard = sound or self._sound
-        if heard is None:
+        track = audio or self._audio
+        if track is None:
             return AudioVideo(frames, None, None)
-        samples = heard.samples
-        if sound is not None and self._chain.fps is not None:
-            ends = samples_of(len(frames), self._chain.fps, sound.rate)
+        samples = track.samples
+        if audio is not None and self._chain.fps is not None:
+            ends = samples_lasting(len(frames), self._chain.fps, audio.rate)
             samples = padded(samples, ends)[:ends]
-        return AudioVideo(frames, samples, heard.rate)
+        return AudioVideo(frames, samples, track.rate)

@@ -30,7 +30,7 @@ class MediaReader:
         self._cancel_point = cancel_point
         self._decoded_bytes = 0
 
-    def picture(self, path: str) -> Any:
+    def image(self, path: str) -> Any:
         """Returns the image as RGB, rotated by its EXIF orientation. Raises StepError."""
         try:
             found = pictures.read(Path(path), self._limits.max_picture_pixels)
@@ -55,14 +55,14 @@ class MediaReader:
                     raise StepError(f"The frames of '{Path(path).name}' have several sizes.")
                 frames.append(turned)
             fps = float(stream.average_rate) if stream.average_rate else None
-            has_sound = bool(container.streams.audio)
+            has_audio = bool(container.streams.audio)
         if not frames:
             raise StepError(f"The video '{Path(path).name}' has no frames.")
-        sound = self.sound(path) if has_sound else AudioVideo((), None, None)
+        audio = self.audio(path) if has_audio else AudioVideo((), None, None)
         whole = np.empty((len(frames), *frames[0].shape), frames[0].dtype)
-        return AudioVideo(_filled(whole, frames), sound.audio, sound.sample_rate, fps)
+        return AudioVideo(_filled(whole, frames), audio.audio, audio.sample_rate, fps)
 
-    def sound(self, path: str) -> AudioVideo:
+    def audio(self, path: str) -> AudioVideo:
         """Returns the audio of an audio or video file, without frames. Raises StepError."""
         import av
         import numpy as np

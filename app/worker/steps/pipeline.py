@@ -72,8 +72,10 @@ def run(
             if step.chain is None:
                 made += returning(combination)
             else:
-                film = chained(step, step.chain, combination, returning, context, writer, iteration)
-                made.append(film)
+                video = chained(
+                    step, step.chain, combination, returning, context, writer, iteration
+                )
+                made.append(video)
     context.results[step.name] = StepOutput(made)
     if step.saves:
         context.enter("saving")

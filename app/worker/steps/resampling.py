@@ -26,24 +26,24 @@ def resample_references(arguments: Mapping[str, Any], rate: int | None) -> Mappi
 def _at_rate(reference: Any, rate: int) -> Any:
     import torch
 
-    sound, own = getattr(reference, "audio", None), getattr(reference, "sample_rate", None)
-    if sound is None or own in (None, rate) or sound.shape[0] not in LAYOUTS:
+    audio, own = getattr(reference, "audio", None), getattr(reference, "sample_rate", None)
+    if audio is None or own in (None, rate) or audio.shape[0] not in LAYOUTS:
         return reference
     found = copy.copy(reference)
-    samples = torch.as_tensor(sound).detach().cpu().float().numpy()
+    samples = torch.as_tensor(audio).detach().cpu().float().numpy()
     found.audio = torch.from_numpy(resampled(samples, int(own), rate))
     found.sample_rate = rate
     return found
 
 
-def resampled(sound: Array, own: int, rate: int) -> Array:
+def resampled(audio: Array, own: int, rate: int) -> Array:
     """Returns the audio (channels, samples) resampled from `own` to `rate`, in Hz."""
     import av
     import numpy as np
 
-    layout = LAYOUTS[sound.shape[0]]
+    layout = LAYOUTS[audio.shape[0]]
     frame = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(sound, dtype=np.float32), format="fltp", layout=layout
+        np.ascontiguousarray(audio, dtype=np.float32), format="fltp", layout=layout
     )
     frame.sample_rate = own
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from app.tasks.media import AudioVideo, as_sound
+from app.tasks.media import AudioVideo, as_audio
 
 FIELDS = ("images", "image_embeds", "image_embeddings", "frames", "audios", "prediction")
 """Fields of a pipeline's output: the first one present holds the artifacts, one per entry."""
@@ -70,10 +70,10 @@ def artifacts_of(returned: Any) -> list[Any]:
             return [returned]
         found = list(returned[name])
         if name == "frames":
-            return _with_sounds(found, returned.get("audio"), _rate(returned))
-        return list(map(as_sound, found)) if name == "audios" else found
+            return _with_audio(found, returned.get("audio"), _rate(returned))
+        return list(map(as_audio, found)) if name == "audios" else found
     if isinstance(returned, Mapping) and returned.get("videos") is not None:
-        videos = _with_sounds(list(returned["videos"]), returned.get("audio"), _rate(returned))
+        videos = _with_audio(list(returned["videos"]), returned.get("audio"), _rate(returned))
         rest = {
             key: value
             for key, value in returned.items()
@@ -83,18 +83,18 @@ def artifacts_of(returned: Any) -> list[Any]:
     return [returned]
 
 
-def _with_sounds(videos: list[Any], sounds: Any, rate: int | None) -> list[Any]:
+def _with_audio(videos: list[Any], audios: Any, rate: int | None) -> list[Any]:
     """Returns the videos, each with the audio of its batch index.
 
     Audio is ignored without a sample rate, and if it is latents (more than two dimensions).
     """
-    if sounds is None or rate is None:
+    if audios is None or rate is None:
         return videos
-    each = list(sounds)
-    if len(each) != len(videos) or any(getattr(sound, "ndim", 0) > 2 for sound in each):
+    each = list(audios)
+    if len(each) != len(videos) or any(getattr(audio, "ndim", 0) > 2 for audio in each):
         return videos
     return [
-        AudioVideo(video, as_sound(sound), rate) for video, sound in zip(videos, each, strict=True)
+        AudioVideo(video, as_audio(audio), rate) for video, audio in zip(videos, each, strict=True)
     ]
 
 

@@ -92,9 +92,9 @@ def _faster(pipeline: Any, denoiser: Any) -> FasterCacheConfig:
     name = type(denoiser).__name__
     if type(pipeline).__name__.startswith(IN_TWO_CALLS):
         raise ValueError("It computes guidance in two calls, whose caches would mix.")
-    films = "BFCHW" if name.startswith("CogVideoX") else "BCFHW"
+    layout = "BFCHW" if name.startswith("CogVideoX") else "BCFHW"
     return FasterCacheConfig(
         current_timestep_callback=lambda: pipeline._current_timestep,
-        tensor_format=films if "3D" in name else "BCHW",
+        tensor_format=layout if "3D" in name else "BCHW",
         is_guidance_distilled=name.startswith("Flux"),
     )

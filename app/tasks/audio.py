@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from app.errors import StepError
-from app.tasks.media import AudioVideo, as_sound
-from app.tasks.task import UNKNOWN, Arguments, Sound, Task
+from app.tasks.media import AudioVideo, as_audio
+from app.tasks.task import UNKNOWN, Arguments, AudioInput, Task
 
 if TYPE_CHECKING:
     from app.tasks.media import Array
@@ -24,7 +24,7 @@ BY_FRAMES = ("start_frame", "num_frames", "fps")
 
 
 class Slice(Arguments):
-    audio: Sound
+    audio: AudioInput
     start_seconds: Annotated[float, Field(ge=0)] | None = None
     duration_seconds: Annotated[float, Field(gt=0, le=36_000)] | None = None
     start_frame: Annotated[int, Field(ge=0)] | None = None
@@ -48,14 +48,14 @@ class Slice(Arguments):
 
 
 class Crossfade(Arguments):
-    audios: Annotated[list[Sound], Field(min_length=1)]
+    audios: Annotated[list[AudioInput], Field(min_length=1)]
     crossfade_ms: Milliseconds = 75
     sample_rate: Rate
 
 
 def slice_audio(arguments: Slice) -> Array:
     """Returns a slice of the audio, padded with silence."""
-    sound = as_sound(arguments.audio)
+    audio = as_audio(arguments.audio)
     rate = arguments.sample_rate or arguments.audio.sample_rate
     if arguments.start_seconds is not None and arguments.duration_seconds is not None:
         start, length = (
@@ -65,19 +65,19 @@ def slice_audio(arguments: Slice) -> Array:
         assert arguments.start_frame is not None
         assert arguments.num_frames is not None
         assert arguments.fps is not None
-        start = samples_of(arguments.start_frame, arguments.fps, rate)
-        length = samples_of(arguments.num_frames, arguments.fps, rate)
-    return padded(sound[start : start + length], length)
+        start = samples_lasting(arguments.start_frame, arguments.fps, rate)
+        length = samples_lasting(arguments.num_frames, arguments.fps, rate)
+    return padded(audio[start : start + length], length)
 
 
 def crossfade_audio(arguments: Crossfade) -> Array:
     """Returns the audios joined with equal-power crossfades, which shorten the whole by one window
     per seam."""
-    joined, *others = (as_sound(audio) for audio in arguments.audios)
-    for sound in others:
+    joined, *others = (as_audio(audio) for audio in arguments.audios)
+    for audio in others:
         window = round(arguments.crossfade_ms / 1000 * arguments.sample_rate)
-        window = min(window, len(joined), len(sound))
-        joined = join(joined, sound[:window], sound[window:], window, arguments.sample_rate)
+        window = min(window, len(joined), len(audio))
+        joined = join(joined, audio[:window], audio[window:], window, arguments.sample_rate)
     return joined
 
 
@@ -102,16 +102,16 @@ def join(before: Array, head: Array, after: Array, window: int, rate: int) -> Ar
     return np.concatenate(parts)
 
 
-def samples_of(frames: int, fps: float, rate: int) -> int:
+def samples_lasting(frames: int, fps: float, rate: int) -> int:
     """Returns the number of samples that last as long as so many frames."""
     return round(frames / fps * rate)
 
 
-def padded(sound: Array, length: int) -> Array:
+def padded(audio: Array, length: int) -> Array:
     """Returns the audio padded with silence to `length` samples."""
     import numpy as np
 
-    return np.pad(sound, ((0, max(0, length - len(sound))), (0, 0)))
+    return np.pad(audio, ((0, max(0, length - len(audio))), (0, 0)))
 
 
 def _ramps(length: int) -> tuple[Any, Any]:
@@ -122,15 +122,15 @@ def _ramps(length: int) -> tuple[Any, Any]:
     return np.cos(angle), np.sin(angle)
 
 
-def _with_same_channels(*sounds: Array) -> list[Array]:
+def _with_same_channels(*audios: Array) -> list[Array]:
     """Returns the audios with mono ones repeated to the others' channels. Raises StepError."""
     import numpy as np
 
-    most = max(sound.shape[1] for sound in sounds)
-    if any(sound.shape[1] not in (1, most) for sound in sounds):
-        counts = ", ".join(str(sound.shape[1]) for sound in sounds)
+    most = max(audio.shape[1] for audio in audios)
+    if any(audio.shape[1] not in (1, most) for audio in audios):
+        counts = ", ".join(str(audio.shape[1]) for audio in audios)
         raise StepError(f"Sounds of different numbers of channels ({counts}) cannot be joined.")
-    return [s if s.shape[1] == most else np.repeat(s, most, axis=1) for s in sounds]
+    return [s if s.shape[1] == most else np.repeat(s, most, axis=1) for s in audios]
 
 
 SLICE = Task(Slice, slice_audio, gives="audio")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.errors import StepError
-from app.tasks.media import AudioVideo, as_sound
+from app.tasks.media import AudioVideo, as_audio
 from app.tasks.task import UNKNOWN
 from tests.tasks.calling import call, wrong
 
@@ -118,8 +118,8 @@ def test_mono_audio_is_repeated_to_stereo():
     ],
 )
 def test_audio_axes_may_be_in_either_order(given: np.ndarray, shape: tuple[int, int]):
-    assert as_sound(given).shape == shape
+    assert as_audio(given).shape == shape
 
 
 def test_integer_samples_are_normalised():
-    assert as_sound(np.int16([-32768, 0, 16384])).ravel().tolist() == [-1.0, 0.0, 0.5]
+    assert as_audio(np.int16([-32768, 0, 16384])).ravel().tolist() == [-1.0, 0.0, 0.5]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from pydantic import Field, field_validator
 
-from app.tasks.resize import OnePicture
+from app.tasks.resize import ImageArguments
 from app.tasks.task import Task
 
 AUTOMATIC_FONT_SHARE = 1 / 32
@@ -15,7 +15,7 @@ AUTOMATIC_FONT_SHARE = 1 / 32
 SMALLEST_FONT_PX = 12
 
 
-class Watermark(OnePicture):
+class Watermark(ImageArguments):
     text: Annotated[str, Field(min_length=1, max_length=200)] = "AI Generated"
     position: Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"] = (
         "bottom-right"
@@ -38,12 +38,12 @@ class Watermark(OnePicture):
         return color
 
 
-def get_image_size(arguments: OnePicture) -> dict[str, int]:
+def get_image_size(arguments: ImageArguments) -> dict[str, int]:
     """Returns width and height in pixels."""
     return {"width": arguments.image.width, "height": arguments.image.height}
 
 
-def strip_exif(arguments: OnePicture) -> Image.Image:
+def strip_exif(arguments: ImageArguments) -> Image.Image:
     """Returns the image without EXIF and other metadata."""
     bare = arguments.image.copy()
     bare.info = {}
@@ -53,16 +53,16 @@ def strip_exif(arguments: OnePicture) -> Image.Image:
 
 def add_watermark(arguments: Watermark) -> Image.Image:
     """Returns the image with text drawn over it; keeps an alpha channel."""
-    picture = arguments.image
-    pixels = picture.convert("RGBA")
+    image = arguments.image
+    pixels = image.convert("RGBA")
     size = arguments.font_size or max(
-        SMALLEST_FONT_PX, round(min(picture.size) * AUTOMATIC_FONT_SHARE)
+        SMALLEST_FONT_PX, round(min(image.size) * AUTOMATIC_FONT_SHARE)
     )
     font = ImageFont.load_default(size)
-    layer = Image.new("RGBA", picture.size)
+    layer = Image.new("RGBA", image.size)
     draw = ImageDraw.Draw(layer)
     box = draw.textbbox((0, 0), arguments.text, font=font)
-    corner = _corner(arguments, picture.size, (box[2] - box[0], box[3] - box[1]))
+    corner = _corner(arguments, image.size, (box[2] - box[0], box[3] - box[1]))
     draw.text(
         (corner[0] - box[0], corner[1] - box[1]),
         arguments.text,
@@ -70,7 +70,7 @@ def add_watermark(arguments: Watermark) -> Image.Image:
         fill=(*_rgb(arguments.color), arguments.opacity),
     )
     marked = Image.alpha_composite(pixels, layer)
-    return marked if "A" in picture.getbands() else marked.convert("RGB")
+    return marked if "A" in image.getbands() else marked.convert("RGB")
 
 
 def _corner(
@@ -92,6 +92,6 @@ def _rgb(color: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
-IMAGE_SIZE = Task(OnePicture, get_image_size, gives="data", keys=("width", "height"))
-STRIP_EXIF = Task(OnePicture, strip_exif, gives="image")
+IMAGE_SIZE = Task(ImageArguments, get_image_size, gives="data", keys=("width", "height"))
+STRIP_EXIF = Task(ImageArguments, strip_exif, gives="image")
 WATERMARK = Task(Watermark, add_watermark, gives="image")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Frame = np.ndarray[Any, np.dtype[Any]]
 
 
-class FilmFiles(Sequence["Frame"]):
+class VideoFileFrames(Sequence["Frame"]):
     """The frames (height, width, 3) of 0..255 of several video files, concatenated."""
 
     def __init__(self, files: Sequence[tuple[Path, int]], length: int | None = None) -> None:
