@@ -128,21 +128,21 @@ class NewFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Writes as a file. Raises OSError the first time."""
-        return self._attempted(lambda: self._file.write(data), memoryview(data).nbytes)
+        return self._try(lambda: self._file.write(data), memoryview(data).nbytes)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Seeks as a file. Raises OSError the first time."""
-        return self._attempted(lambda: self._file.seek(offset, whence), offset)
+        return self._try(lambda: self._file.seek(offset, whence), offset)
 
     def tell(self) -> int:
         """Returns the position as a file."""
-        return self._attempted(self._file.tell, 0)
+        return self._try(self._file.tell, 0)
 
     def flush(self) -> None:
         """Flushes as a file. Raises OSError the first time."""
-        self._attempted(self._file.flush, None)
+        self._try(self._file.flush, None)
 
-    def _attempted(self, call: Callable[[], Answer], dropped: Answer) -> Answer:
+    def _try(self, call: Callable[[], Answer], dropped: Answer) -> Answer:
         if self.error is not None:
             return dropped
         try:
@@ -183,13 +183,13 @@ def naming_disk_errors(folder: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise ResultError(
-            f"Results cannot be written to '{folder}': {_why(error.errno)}.",
+            f"Results cannot be written to '{folder}': {_reason(error.errno)}.",
             hint=ROOM if error.errno in FULL else ELSEWHERE,
             detail=str(error),
         ) from error
 
 
-def _why(number: int) -> str:
+def _reason(number: int) -> str:
     if number in FULL:
         return "the disk is full"
     if number in (errno.EACCES, errno.EPERM):

@@ -28,7 +28,7 @@ def worker_death(
     if killed and (closing or run.cancel_asked_at is not None):
         return RunCancelled(run_id=run.run_id, time=time.time(), phase=run.phase, notice=killed)
     died = WorkerDied(
-        f"{killed or ended.sentence} The run was {_doing(run)}.",
+        f"{killed or ended.sentence} The run was {_activity(run)}.",
         hint="" if killed else ended.hint,
         detail=ended.last_lines,
     )
@@ -46,6 +46,6 @@ def files_gone(missing: FilesMissing) -> ErrorReport:
     return error.report()
 
 
-def _doing(run: Run) -> str:
+def _activity(run: Run) -> str:
     words = {"queued": "about to start", "saving": "saving its results"}
     return words.get(run.phase, run.phase)

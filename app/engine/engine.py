@@ -15,7 +15,7 @@ from types import MappingProxyType
 from pydantic import JsonValue
 
 from app.engine.availability import is_prepared
-from app.engine.following import Reading, following
+from app.engine.following import LogReader, following
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
@@ -215,7 +215,7 @@ class Engine:
 
         run = await self._find(run_id)
         with following(loop, run, Follower(wake, previews)):
-            reading = Reading(run, start, previews)
+            reading = LogReader(run, start, previews)
             while not reading.over:
                 changed.clear()
                 for event in reading.new():
@@ -229,7 +229,7 @@ class Engine:
         changed = threading.Event()
         run = self._find_here(run_id)
         with following(loop, run, Follower(changed.set, previews)):
-            reading = Reading(run, 0, previews)
+            reading = LogReader(run, 0, previews)
             while not reading.over:
                 changed.clear()
                 yield from reading.new()

@@ -11,7 +11,7 @@ from app.engine.run import Follower, Run
 from app.protocol import RunEvent
 
 
-class Reading:
+class LogReader:
     """The position of one reader in a run's log."""
 
     def __init__(self, run: Run, start: int, previews: bool) -> None:

@@ -118,7 +118,7 @@ class History:
                     ))  # fmt: skip
                 continue
             try:
-                runs.append(self._again(stored))
+                runs.append(self._resumed(stored))
             except WorkbenchError as error:
                 log.warning("Run %s is not taken up: %s", stored.run_id, error)
                 failed = RunFailed(run_id=stored.run_id, time=time.time(), error=error.report())
@@ -160,7 +160,7 @@ class History:
     def info(self, run_id: str) -> RunInfo | None:
         """Returns the summary of this run, or None."""
         stored = self.store.find(run_id)
-        return None if stored is None else _info(stored)
+        return None if stored is None else _summary(stored)
 
     def infos(
         self,
@@ -172,11 +172,11 @@ class History:
     ) -> list[RunInfo]:
         """Returns summaries of runs, newest first; see `Store.runs`."""
         found = self.store.runs(owner=owner, words=words, limit=limit, before=before)
-        return [_info(stored) for stored in found]
+        return [_summary(stored) for stored in found]
 
     # --- private ---------------------------------------------------------------------------------
 
-    def _again(self, stored: StoredRun) -> Run:
+    def _resumed(self, stored: StoredRun) -> Run:
         was_running = stored.state == "running"
         if was_running and stored.attempts >= MAX_ATTEMPTS:
             raise RunError(TWICE, hint="Start it again, unless it is what stopped the server.")
@@ -240,7 +240,7 @@ def _is_alive(process: str) -> bool:
         return False
 
 
-def _info(stored: StoredRun) -> RunInfo:
+def _summary(stored: StoredRun) -> RunInfo:
     return RunInfo(
         run_id=stored.run_id,
         workflow=stored.workflow,

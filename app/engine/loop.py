@@ -178,7 +178,7 @@ class EngineLoop:
 
     def submit(self, run: Run) -> Future[None]:
         """Answers the run from an identical one's files, or queues it; see `Runs.take`."""
-        self._refuse_when_closing()
+        self._check_open()
         noted = self._runs.take(run)
         self._begin(run)
         return noted
@@ -207,7 +207,7 @@ class EngineLoop:
         With `cancel_and_free` the workers' present work gets no longer than a cancel. A slot that
         has given up tries once more to start its worker.
         """
-        self._refuse_when_closing()
+        self._check_open()
         slots = [slot for slot in self._slots if slot.given_up is None] or self._slots
         for slot in self._slots:
             slot.try_again()
@@ -224,7 +224,7 @@ class EngineLoop:
     ) -> None:
         """Sends the command to this slot, or to all slots that hold the component; it takes
         effect now or after the active run."""
-        self._refuse_when_closing()
+        self._check_open()
         keys = [command.key] if isinstance(command, PinComponent) else command.keys
         holding = [slot for slot in self._slots if not slot.held.keys().isdisjoint(keys)]
         slots = holding if number is None else self._slots[number : number + 1]
@@ -280,6 +280,6 @@ class EngineLoop:
             )
         )
 
-    def _refuse_when_closing(self) -> None:
+    def _check_open(self) -> None:
         if self._closing:
             raise EngineClosed("The engine has been closed.")

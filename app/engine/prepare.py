@@ -84,7 +84,7 @@ class Preparation:
             if remote_values(plan):
                 plan = self._with_media(run)
                 key = request_key(plan, self._worker.device_names) if plan.seed_given else None
-            self._bring_models(run, plan)
+            self._download_models(run, plan)
             loads = loads_of(plan, self._worker)
         except Cancelled:
             pass
@@ -103,7 +103,7 @@ class Preparation:
         ended = RunFailed(run_id=run.run_id, time=time.time(), error=error.report())
         self._post(partial(self._runs.end_early, run, ended))
 
-    def _tell(self, run: Run, event: RunEvent) -> None:
+    def _report(self, run: Run, event: RunEvent) -> None:
         def append() -> None:
             if not run.over:
                 run.append(event)
@@ -157,10 +157,10 @@ class Preparation:
                         raise Cancelled
                     if share.done_bytes != told:
                         told = share.done_bytes
-                        self._tell(run, _fetching(run, value, number, count, share))
+                        self._report(run, _fetching(run, value, number, count, share))
                     wait([share.result], POLL_S)
                 file = share.result.result()
-                self._tell(run, _fetching(run, value, number, count, share))
+                self._report(run, _fetching(run, value, number, count, share))
             finally:
                 self._shared.leave(share)
             # Fetched again if it was just removed to make room.
@@ -176,12 +176,12 @@ class Preparation:
 
     # --- models ----------------------------------------------------------------------------------
 
-    def _bring_models(self, run: Run, plan: Plan) -> None:
+    def _download_models(self, run: Run, plan: Plan) -> None:
         place = this_machine()
 
         def bring(model: Wanted) -> None:
             if not is_here(model, place):
-                self._bring(run, model, place)
+                self._download(run, model, place)
             if run.over:
                 raise Cancelled
 
@@ -189,12 +189,12 @@ class Preparation:
         for source, names in run.asked:
             bring(Wanted(source, exactly(names)))
 
-    def _bring(self, run: Run, model: Wanted, place: Place) -> None:
+    def _download(self, run: Run, model: Wanted, place: Place) -> None:
         # Imported late: it imports the hub's library.
         from app.workflow.models.hub_download import download
 
         def tell(progress: Progress) -> None:
-            self._tell(
+            self._report(
                 run,
                 Downloading(
                     run_id=run.run_id,

@@ -89,7 +89,7 @@ class Runs:
         now = time.time()
         run.append(RunQueued(run_id=run.run_id, time=now, position=position, notice=run.notice))
         if made is not None:
-            self._answer_from(made, run)
+            self._answer(made, run)
         else:
             self._waiting = (*self._waiting, run)
 
@@ -110,7 +110,7 @@ class Runs:
         made = self._cached_results(run)
         if made is not None:
             self.leave_queue(run)
-            self._answer_from(made, run)
+            self._answer(made, run)
         else:
             position = self._waiting.index(run)
             run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
@@ -233,7 +233,7 @@ class Runs:
         old = set(over[: max(0, len(over) - self._settings.kept_runs + 1)])
         return {run_id: run for run_id, run in self._runs.items() if run_id not in old}
 
-    def _answer_from(self, made: RequestResults, run: Run) -> None:
+    def _answer(self, made: RequestResults, run: Run) -> None:
         now = time.time()
         steps = tuple(step.name for step in run.plan.steps)
         run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))

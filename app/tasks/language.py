@@ -68,16 +68,22 @@ def text_generation(arguments: TextGeneration, loaded: Loaded) -> str:
         penalty = SEEING_REPETITION_PENALTY
     if settings.repetition_penalty is None:
         settings = settings.model_copy(update={"repetition_penalty": penalty})
-    inputs = _seen(arguments, loaded) if arguments.image is not None else _read(arguments, loaded)
-    return _written(inputs, arguments.max_new_tokens, settings, loaded)
+    inputs = (
+        _vision_inputs(arguments, loaded)
+        if arguments.image is not None
+        else _text_inputs(arguments, loaded)
+    )
+    return _generated(inputs, arguments.max_new_tokens, settings, loaded)
 
 
 def image_to_text(arguments: ImageToText, loaded: Loaded) -> str:
     """Returns the model's description of the image."""
-    return _written(_seen(arguments, loaded), arguments.max_new_tokens, Generation(), loaded)
+    return _generated(
+        _vision_inputs(arguments, loaded), arguments.max_new_tokens, Generation(), loaded
+    )
 
 
-def _read(arguments: TextGeneration, loaded: Loaded) -> Mapping[str, Any]:
+def _text_inputs(arguments: TextGeneration, loaded: Loaded) -> Mapping[str, Any]:
     """Returns the prompt as tokens, with the model's chat template if it has one."""
     tokenizer = loaded.components["tokenizer"]
     messages = [{"role": "user", "content": arguments.prompt}]
@@ -93,7 +99,7 @@ def _read(arguments: TextGeneration, loaded: Loaded) -> Mapping[str, Any]:
     )
 
 
-def _seen(arguments: TextGeneration | ImageToText, loaded: Loaded) -> Mapping[str, Any]:
+def _vision_inputs(arguments: TextGeneration | ImageToText, loaded: Loaded) -> Mapping[str, Any]:
     """Returns prompt and image as inputs from the model's own processor."""
     if "processor" not in loaded.kept:
         loaded.kept["processor"] = _processor(loaded)
@@ -151,7 +157,7 @@ def _processor(loaded: Loaded) -> Any:
         raise StepError(f"The model's processor needs a package: {error}") from error
 
 
-def _written(
+def _generated(
     inputs: Mapping[str, Any], max_new_tokens: int, settings: Generation, loaded: Loaded
 ) -> str:
     import torch
@@ -176,7 +182,7 @@ def _written(
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.eos_token_id
 
-    class Told(StoppingCriteria):  # type: ignore[misc]
+    class _ProgressReporter(StoppingCriteria):  # type: ignore[misc]
         """Never stops; reports progress after every token."""
 
         def __call__(self, input_ids: Any, scores: Any, **_more: Any) -> Any:
@@ -184,7 +190,9 @@ def _written(
             return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
     tokens = model.generate(
-        **given, generation_config=config, stopping_criteria=StoppingCriteriaList([Told()])
+        **given,
+        generation_config=config,
+        stopping_criteria=StoppingCriteriaList([_ProgressReporter()]),
     )
     return str(tokenizer.decode(tokens[0, length:], skip_special_tokens=True))
 

@@ -77,7 +77,7 @@ def segment(arguments: Segment, loaded: Loaded) -> Image.Image:
     found = np.zeros((image.height, image.width), bool)
     boxes = _boxes(image, arguments, loaded)
     if len(boxes):
-        found = _outlined(image, boxes, loaded).any(0).cpu().numpy()
+        found = _masks_in(image, boxes, loaded).any(0).cpu().numpy()
     return Image.fromarray(np.where(found != arguments.invert, 255, 0).astype(np.uint8))
 
 
@@ -88,7 +88,7 @@ def sam(arguments: Sam, loaded: Loaded) -> Image.Image:
     pixels = at_resolution(arguments.image, arguments.detect_resolution)
     painted = np.zeros_like(pixels)
     colours = palette()
-    masks = _everything(Image.fromarray(pixels), arguments, loaded)
+    masks = _all_masks(Image.fromarray(pixels), arguments, loaded)
     for number, mask in enumerate(sorted(masks, key=lambda mask: -int(mask.sum()))):
         painted[mask.cpu().numpy()] = colours[number % len(colours)]
     size = size_at(arguments.image_resolution, pixels.shape)
@@ -124,7 +124,7 @@ def _boxes(image: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
     return boxes
 
 
-def _outlined(image: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
+def _masks_in(image: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
     """Returns SAM 2's masks for these boxes: (count, height, width) of bool."""
     import torch
 
@@ -151,7 +151,7 @@ def _outlined(image: Image.Image, boxes: Tensor, loaded: Loaded) -> Tensor:
 # --- everything ----------------------------------------------------------------------------------
 
 
-def _everything(image: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tensor]:
+def _all_masks(image: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tensor]:
     """Returns masks (height, width) of all objects, without duplicates.
 
     Follows Segment Anything's automatic mask generator, with its thresholds.
@@ -186,7 +186,7 @@ def _everything(image: Image.Image, arguments: Sam, loaded: Loaded) -> list[Tens
                     masks.append(mask > 0)
                     scores.append(score)
         loaded.progress(number, len(parts))
-    return _apart(masks, scores)
+    return _without_overlaps(masks, scores)
 
 
 def _stability(logits: Tensor) -> float:
@@ -195,7 +195,7 @@ def _stability(logits: Tensor) -> float:
     return tight / wide if tight else 0.0
 
 
-def _apart(masks: list[Tensor], scores: list[float]) -> list[Tensor]:
+def _without_overlaps(masks: list[Tensor], scores: list[float]) -> list[Tensor]:
     """Returns the masks after non-maximum suppression of their boxes."""
     kept: list[int] = []
     boxes = [_box(mask) for mask in masks]

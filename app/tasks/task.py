@@ -18,7 +18,7 @@ from app.tasks.media import as_audio, as_image, check_video
 Gives = Literal["image", "video", "audio", "text", "data", "tensor", "anything"]
 
 
-class _Standing:
+class _Placeholder:
     """A placeholder with a name for sentences."""
 
     def __init__(self, words: str) -> None:
@@ -28,9 +28,9 @@ class _Standing:
         return self._words
 
 
-UNKNOWN: Final = _Standing("a result")
+UNKNOWN: Final = _Placeholder("a result")
 """Stands for the result of an earlier step, while planning."""
-_IMAGE = _Standing("a picture")
+_IMAGE = _Placeholder("a picture")
 
 
 class Arguments(BaseModel):

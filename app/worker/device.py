@@ -15,7 +15,7 @@ from app.errors import DeviceUnusable, first_line
 from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
 from app.settings import WorkerSettings
-from app.worker.loading.origins import Origin, fill
+from app.worker.loading.origins import Origin, fill_weights
 
 MACHINE_OUT_OF_MEMORY = re.compile(
     # The last is oneDNN's when a convolution's workspace cannot be allocated; with further words
@@ -24,7 +24,7 @@ MACHINE_OUT_OF_MEMORY = re.compile(
 )
 DEVICE_OUT_OF_MEMORY = re.compile(r"out of memory|ALLOC_FAILED")
 """Messages of GPU drivers and CUDA libraries for which torch has no class."""
-ASKED_FOR = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
+REFUSED_AMOUNT = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (\w+)", re.IGNORECASE)
 """The refused amount in messages of torch's allocators for CPU, CUDA and MPS."""
 
 
@@ -98,9 +98,9 @@ class Device:
             return free_bytes + cached, total_bytes
         return ram_free_and_total_bytes()
 
-    def place_that_ran_out(self, error: BaseException) -> Place:
+    def exhausted_place(self, error: BaseException) -> Place:
         """Returns the place whose memory this out-of-memory error is about."""
-        machine = any(_is_machines(each) for each in _chain(error))
+        machine = any(_is_ram_error(each) for each in _chain(error))
         return "ram" if machine and self.is_accelerator else "device"
 
     def move(self, component: Any, place: Place, origin: Origin | None = None) -> None:
@@ -109,7 +109,7 @@ class Device:
         In RAM, weights with an origin in files become mapped pages instead of copies.
         """
         if place == "ram" and origin is not None:
-            fill(component, origin)
+            fill_weights(component, origin)
         else:
             component.to(self.torch_device if place == "device" else "cpu")
 
@@ -147,23 +147,23 @@ def use_threads(settings: WorkerSettings) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether this error, or one it was raised from, is about memory running out."""
     return any(
-        _is_machines(each)
+        _is_ram_error(each)
         or isinstance(each, torch.OutOfMemoryError)
         or (isinstance(each, RuntimeError) and DEVICE_OUT_OF_MEMORY.search(str(each)))
         for each in _chain(error)
     )
 
 
-def _is_machines(error: BaseException) -> bool:
+def _is_ram_error(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(MACHINE_OUT_OF_MEMORY.search(str(error)))
     )
 
 
-def amount_asked_for(error: BaseException) -> str:
+def refused_amount(error: BaseException) -> str:
     """Returns the refused amount: `151 MB`, `20.00 GiB`; empty if unknown."""
     for each in _chain(error):
-        if (found := ASKED_FOR.search(str(each))) is not None:
+        if (found := REFUSED_AMOUNT.search(str(each))) is not None:
             number, unit = found.groups()
             return f"{int(number) / 1e6:.0f} MB" if unit == "bytes" else f"{number} {unit}"
     return ""

@@ -7,7 +7,7 @@ import traceback
 from app.errors import ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.worker.context import RunContext
 from app.worker.device import is_out_of_memory
-from app.worker.guards import dispensable
+from app.worker.guards import optional_work
 from app.worker.nan import is_nan_error, nan_error
 
 
@@ -25,7 +25,7 @@ def report_of(error: Exception, context: RunContext) -> ErrorReport:
 def _workbench_error(error: Exception, context: RunContext) -> WorkbenchError:
     if is_out_of_memory(error):
         free = ""
-        with dispensable("Memory could not be measured"):
+        with optional_work("Memory could not be measured"):
             free_bytes, total_bytes = context.device.free_and_total_bytes()
             free = f": {free_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB are free"
         return OutOfMemory(

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def dispensable(what: str) -> Iterator[None]:
+def optional_work(what: str) -> Iterator[None]:
     """Logs and suppresses any Exception in the block; `what` begins the log line.
 
     Only for optional work: its error must not replace a run's own, nor end a worker that holds

@@ -174,7 +174,7 @@ class Worker:
                     self._runner.clean_up(lambda: not self._commands.empty())
                     self._runner.report_memory(command.request_id)
                 case ShutDown():
-                    self._runner.prompts.write_down()
+                    self._runner.prompts.flush()
                     return
 
     def send(self, event: Event) -> None:

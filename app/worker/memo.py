@@ -132,7 +132,7 @@ class PromptMemo:
             with _memoised(pipeline, lookup):
                 yield
 
-    def write_down(self) -> None:
+    def flush(self) -> None:
         """Writes new embeddings that are still in memory to the folder; logs a full disk."""
         try:
             for key, embeddings in self.cache.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.protocol import BoundedMemory, Event, MemoryReported
 from app.worker.device import Device
-from app.worker.guards import dispensable
+from app.worker.guards import optional_work
 from app.worker.lru_cache import LruCache
 from app.worker.placement import Placement
 from app.worker.residency import Residency
@@ -38,7 +38,7 @@ class MemoryReports:
     def measure(self) -> None:
         """Measures memory for the next report; keeps the last measurement if that fails."""
         is_measured = False
-        with dispensable("Memory could not be measured"):
+        with optional_work("Memory could not be measured"):
             self.last = self._device.memory()
             is_measured = True
         self.device_is_lost = self._device.is_accelerator and not is_measured

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from app.settings import MIB
 from app.tasks.media import AudioVideo
-from app.worker.guards import dispensable
+from app.worker.guards import optional_work
 from app.worker.lru_cache import LruCache
 from app.worker.previews import LatentPreview, find_preview, grid_of
 from app.worker.steps.step_output import artifacts_of
@@ -85,7 +85,7 @@ class PreviewSource:
         preview, self._preview = self._preview, None
         if preview is None:
             return None
-        with dispensable("There are no more previews of this step"):
+        with optional_work("There are no more previews of this step"):
             answer = question(preview)
             self._preview = preview
             return answer
@@ -112,7 +112,7 @@ class PreviewMaps:
 
     def preview_source(self, pipeline: Any, parts: Parts) -> PreviewSource:
         """Returns the previews for a pipeline of these parts; never raises an Exception."""
-        with dispensable("There are no previews of this run"):
+        with optional_work("There are no previews of this run"):
             return self._preview_source(pipeline, parts)
         return PreviewSource(None)
 
@@ -138,7 +138,7 @@ class PreviewMaps:
         """Stores a call's last latents and image until `learn` is called."""
         if not preview_source.decoder or preview_source.latents is None or not returned:
             return
-        with dispensable("Nothing is learnt for previews of this call"):
+        with optional_work("Nothing is learnt for previews of this call"):
             image = _first_image(artifacts_of(returned[0]))
             if image is not None:
                 latents = preview_source.latents[:1].detach().to("cpu", torch.float32, copy=True)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from app.errors import OutOfMemory
 from app.protocol import Phase, Place
 from app.worker.context import RunContext
-from app.worker.device import Device, amount_asked_for, is_out_of_memory
-from app.worker.guards import dispensable
+from app.worker.device import Device, is_out_of_memory, refused_amount
+from app.worker.guards import optional_work
 from app.worker.leaner import SWITCHES, difference, leaner
 from app.worker.loading.parts import StepParts
 from app.worker.placement import Placement
@@ -65,7 +65,7 @@ class Retry:
         ran_out: list[Shortage] = []
         while (shortage := self._shortage_of(attempt, lean, context)) is not None:
             # No exception is being handled any more, so no frame holds tensors.
-            with dispensable("Memory could not be given back"):
+            with optional_work("Memory could not be given back"):
                 self._device.release()
             tried = self._tried(lean, asked, ran_out)
             if shortage.phase == "saving" or any(o.in_call == shortage.in_call for o in ran_out):
@@ -94,8 +94,8 @@ class Retry:
                 raise
             return Shortage(
                 context.phase,
-                self._device.place_that_ran_out(error),
-                amount_asked_for(error),
+                self._device.exhausted_place(error),
+                refused_amount(error),
                 "".join(traceback.format_exception(error)),
             )
         return None
@@ -149,7 +149,7 @@ class Retry:
         self, shortage: Shortage, parts: StepParts, context: RunContext, tried: str
     ) -> OutOfMemory:
         free = ""
-        with dispensable("Memory could not be measured"):
+        with optional_work("Memory could not be measured"):
             memory = self._device.memory()
             free_bytes, total_bytes = memory.device_free_bytes, memory.device_total_bytes
             if shortage.place == "ram":

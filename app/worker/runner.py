@@ -32,7 +32,7 @@ from app.worker.context import RunContext, Signals
 from app.worker.device import Device
 from app.worker.failures import report_of
 from app.worker.growth import Growth
-from app.worker.guards import dispensable
+from app.worker.guards import optional_work
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.load import find_parts
@@ -163,7 +163,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001  (any error ends the run, not the worker)
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.results.clear()
-        with dispensable("Files could not be looked at again"):
+        with optional_work("Files could not be looked at again"):
             drop_replaced(files, plan, self.residency, self.weights, self.prompts)
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
         # Memory is reported before the final event, so that a reader of that event sees the new
@@ -326,7 +326,7 @@ class Runner:
                     STEP_KINDS[step.kind](placed, parts, components, context, writer)
                 except BaseException:
                     # An error here must not replace the step's own.
-                    with dispensable("What took turns could not be put back"):
+                    with optional_work("What took turns could not be put back"):
                         self.placement.restore(placed, parts)
                     raise
                 self.placement.restore(placed, parts)
@@ -393,7 +393,7 @@ class Runner:
 
     def move_to_ram(self, command: MoveToRam) -> None:
         """Moves these components off the accelerator; ignores keys that are not held."""
-        with dispensable("What is idle could not be moved to RAM"):
+        with optional_work("What is idle could not be moved to RAM"):
             self.placement.move_off_device(command.keys, command.reason)
         self.report_memory(command.request_id)
 
@@ -402,14 +402,14 @@ class Runner:
 
         No error in it ends the worker.
         """
-        with dispensable("Prompt embeddings could not be written"):
-            self.prompts.write_down()
-        with dispensable("A map for previews could not be learnt"):
+        with optional_work("Prompt embeddings could not be written"):
+            self.prompts.flush()
+        with optional_work("A map for previews could not be learnt"):
             self.preview_maps.learn()
-        with dispensable("Memory could not be given back"):
+        with optional_work("Memory could not be given back"):
             self._device.tidy()
-        with dispensable("Converted weights could not be kept"):
-            if self.weights.write_down(self.residency, interrupted):
+        with optional_work("Converted weights could not be kept"):
+            if self.weights.write_converted(self.residency, interrupted):
                 self.report_memory()
 
     def report_memory(self, request_id: str = "") -> None:

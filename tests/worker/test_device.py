@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from app.worker.device import Device, amount_asked_for, is_out_of_memory
+from app.worker.device import Device, is_out_of_memory, refused_amount
 from tests.doubles.accelerator import Accelerator
 
 MIB = 1024 * 1024
@@ -134,7 +134,7 @@ def test_error_caused_by_out_of_memory_is_out_of_memory():
     ],
 )
 def test_refused_amount_is_read_from_error(said: str, amount: str):
-    assert amount_asked_for(RuntimeError(said)) == amount
+    assert refused_amount(RuntimeError(said)) == amount
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_refused_amount_is_read_from_error(said: str, amount: str):
 def test_out_of_memory_names_device_or_ram(
     cpu: Device, error: Exception, beside_an_accelerator: str
 ):
-    assert cpu.place_that_ran_out(error) == "device"
-    assert Accelerator().place_that_ran_out(error) == beside_an_accelerator
+    assert cpu.exhausted_place(error) == "device"
+    assert Accelerator().exhausted_place(error) == beside_an_accelerator

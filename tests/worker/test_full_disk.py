@@ -151,7 +151,7 @@ def test_embeddings_on_a_full_disk_are_only_logged_when_the_worker_ends(
 ):
     assert bench.run(half(model)).success
     with caplog.at_level(logging.WARNING), full_disk():
-        bench.runner.prompts.write_down()
+        bench.runner.prompts.flush()
     assert "Prompt embeddings could not be written" in caplog.text
 
 

@@ -202,7 +202,7 @@ def test_embeddings_round_trip_exactly_in_memory_and_on_disk(
     for each in (memo, memo, restarted):
         with describer.remembered_by(each), torch.inference_mode():
             equal(describer.pipeline.encode_prompt("a red circle", returned=returned), right)
-        each.write_down()
+        each.flush()
     assert describer.pipeline.calls == 1
 
 

@@ -75,7 +75,7 @@ class WorkerMemory:
         for answer in answers:
             _settle(answer, event)
 
-    def gone(self, why: str, status: Callable[[], EngineStatus]) -> None:
+    def worker_ended(self, why: str, status: Callable[[], EngineStatus]) -> None:
         """Handles the worker's end: nothing is held, pending requests are answered."""
         self.use, self.held, self.bounded = None, (), ()
         asked, self._asked = self._asked, {}

@@ -376,7 +376,7 @@ class WorkerSlot:
             else:
                 closing = self._close_by is not None
                 self._end(run, worker_death(run, ended, self._killed, closing=closing))
-        self._memory.gone(self._killed or ended.sentence, self._engine_status)
+        self._memory.worker_ended(self._killed or ended.sentence, self._engine_status)
         if self._starts.given_up:
             self._give_up(self._killed or ended.sentence, ended.last_lines)
 

@@ -27,7 +27,7 @@ FOLDER = ".weights"
 LIST = "component.json"
 
 
-class Kept(NamedTuple):
+class CachedComponent(NamedTuple):
     """One cached component, for display."""
 
     title: str
@@ -86,10 +86,10 @@ class ConvertedWeights:
             written.rename(self.folder_of(key))
         self._trim()
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[CachedComponent]:
         """Returns the cached components, the most recently used first."""
         kept = [
-            Kept(_title(folder), _size_bytes(folder), folder.stat().st_mtime)
+            CachedComponent(_title(folder), _size_bytes(folder), folder.stat().st_mtime)
             for folder in self._folders()
         ]
         return sorted(kept, key=lambda each: -each.last_used)

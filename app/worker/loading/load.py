@@ -20,9 +20,9 @@ from app.errors import LoadError
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import Part, Parts, StepParts
-from app.worker.loading.quantising import multiplying_quantised
+from app.worker.loading.quantising import with_quantised_matmul
 from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
-from app.worker.loading.schedulers import changed
+from app.worker.loading.schedulers import changed_scheduler
 from app.worker.loading.single_files import read_pickle
 from app.workflow.models.pipeline_shapes import Shape, read_pipeline_index
 from app.workflow.models.resolve import component_specs
@@ -49,7 +49,7 @@ def find_parts(
         from app.worker.loading.modular import find_modular_parts
 
         found = find_modular_parts(step, before)
-    return found._replace(parts=multiplying_quantised(found.parts, step))
+    return found._replace(parts=with_quantised_matmul(found.parts, step))
 
 
 def _find_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part]]) -> Parts:
@@ -107,7 +107,7 @@ def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) ->
         ("audio_scheduler", step.audio_scheduler),
     ):
         if change is not None:
-            named[name] = changed(step, name, change, named.get(name))
+            named[name] = changed_scheduler(step, name, change, named.get(name))
     if step.modular is not None:
         from app.worker.loading.modular import assemble_modular
 

@@ -3,9 +3,9 @@
 A library's `from_pretrained` maps weights that have the wanted dtype into memory and makes the
 mapped tensors the module's parameters, under names it converts for each class. These conversions
 need not be known here: a mapped tensor is found by its address. Afterwards the weights can leave
-the module (`hollow`) and come back (`fill`) without the library: no module is constructed, nothing
-is converted, and nothing is read before it is used. benchmarks/loading.py measures that this is as
-fast as copying the files from the page cache.
+the module (`strip_weights`) and come back (`fill_weights`) without the library: no module is
+constructed, nothing is converted, and nothing is read before it is used. benchmarks/loading.py
+measures that this is as fast as copying the files from the page cache.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def find_origin(module: torch.nn.Module, files: Iterable[Path]) -> Origin:
     )
 
 
-def hollow(module: torch.nn.Module, origin: Origin) -> None:
+def strip_weights(module: torch.nn.Module, origin: Origin) -> None:
     """Removes the weights that are in files from the module, which leaves its shell, in RAM.
 
     The shell has the modules, ties between parameters, non-persistent buffers (positions, rotary
@@ -119,7 +119,7 @@ def hollow(module: torch.nn.Module, origin: Origin) -> None:
     _replace(module, emptied)
 
 
-def fill(module: torch.nn.Module, origin: Origin) -> None:
+def fill_weights(module: torch.nn.Module, origin: Origin) -> None:
     """Maps the files' pages as the module's weights, in RAM.
 
     Previous weights (none, copies, or on an accelerator) are released, not copied.

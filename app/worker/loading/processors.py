@@ -15,7 +15,7 @@ from transformers.utils import is_torchvision_available
 
 from app.errors import LoadError
 
-FILMS = "video_processor"
+VIDEO_PROCESSOR = "video_processor"
 CONFIGURATIONS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """Files that name a processor's class."""
 PROCESSORS: dict[str, type[Any]] = {
@@ -25,15 +25,15 @@ PROCESSORS: dict[str, type[Any]] = {
 """The class to load instead of one that a model's index names."""
 
 
-class _WithoutFilms(ProcessorMixin):  # type: ignore[misc]
+class _WithoutVideos(ProcessorMixin):  # type: ignore[misc]
     """Removes the part for videos from a processor's class."""
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        return [name for name in super().get_attributes() if name != FILMS]
+        return [name for name in super().get_attributes() if name != VIDEO_PROCESSOR]
 
     def __getattr__(self, name: str) -> Any:
-        if name == FILMS:
+        if name == VIDEO_PROCESSOR:
             raise AttributeError("to look at a film it needs torchvision (pip install torchvision)")
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
@@ -43,14 +43,14 @@ def load_processor(processor_class: type[Any], folder: Path) -> Any:
     for videos if there is one. For AutoProcessor the files name the class."""
     if processor_class is transformers.AutoProcessor:
         processor_class = _class_in(folder)
-    if FILMS not in processor_class.get_attributes() or is_torchvision_available():
+    if VIDEO_PROCESSOR not in processor_class.get_attributes() or is_torchvision_available():
         return processor_class.from_pretrained(folder, local_files_only=True)
-    without: Any = type(processor_class.__name__, (_WithoutFilms, processor_class), {})
+    without: Any = type(processor_class.__name__, (_WithoutVideos, processor_class), {})
     processor = without.from_pretrained(folder, local_files_only=True)
     if issubclass(processor_class, transformers.Qwen3VLProcessor):
         from app.compat.worker.qwen3_videos import Qwen3Videos
 
-        setattr(processor, FILMS, Qwen3Videos(folder))
+        setattr(processor, VIDEO_PROCESSOR, Qwen3Videos(folder))
     return processor
 
 

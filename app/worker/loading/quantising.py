@@ -76,7 +76,7 @@ def seeded_load(part: Part, device: Device) -> Iterator[None]:
         yield
 
 
-def settled(component: Any, part: Part, device: Device) -> Any:
+def finish_loading(component: Any, part: Part, device: Device) -> Any:
     """Returns the loaded component, ready to be called."""
     if part.quantiser == "bitsandbytes" and device.torch_device.type == "cpu":
         from app.compat.worker.bitsandbytes_on_cpu import keep_plain_layout
@@ -89,7 +89,7 @@ def settled(component: Any, part: Part, device: Device) -> Any:
     return component
 
 
-def multiplying_quantised(parts: Sequence[Part], step: PipelineStep) -> tuple[Part, ...]:
+def with_quantised_matmul(parts: Sequence[Part], step: PipelineStep) -> tuple[Part, ...]:
     """Returns the parts, with SDNQ's quantised matmul enabled as the document says.
 
     Such a part is another component, since its weights have another layout. Without a GPU and

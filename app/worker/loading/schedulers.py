@@ -11,7 +11,7 @@ from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import SchedulerChange
 
 
-def changed(step: PipelineStep, name: str, change: SchedulerChange, held: Any) -> Any:
+def changed_scheduler(step: PipelineStep, name: str, change: SchedulerChange, held: Any) -> Any:
     """Returns a new scheduler with the step's changes to the held one. Raises LoadError."""
     where = f"{step.place}.pipeline.{name}"
     if held is None:

@@ -38,10 +38,16 @@ from app.worker.loading.components import has_weights
 from app.worker.loading.converted import ConvertedWeights
 from app.worker.loading.foreign import Foreign
 from app.worker.loading.interruptible import CancelPoint, interruptible
-from app.worker.loading.origins import ORIGINS_ARE_KNOWN, Origin, fill, find_origin, hollow
+from app.worker.loading.origins import (
+    ORIGINS_ARE_KNOWN,
+    Origin,
+    fill_weights,
+    find_origin,
+    strip_weights,
+)
 from app.worker.loading.parts import Part
 from app.worker.loading.processors import load_processor
-from app.worker.loading.quantising import held_bytes, quantised_loading, seeded_load, settled
+from app.worker.loading.quantising import finish_loading, held_bytes, quantised_loading, seeded_load
 from app.worker.loading.single_files import load_component
 from app.worker.lru_cache import LruCache
 from app.worker.residency import Entry, Residency
@@ -122,7 +128,7 @@ class Weights:
         if isinstance(component, torch.nn.Module):
             if origin is None or set(component.state_dict()) != origin.names:
                 return
-            hollow(component, origin)
+            strip_weights(component, origin)
         self.shells.put(entry.key, Shell(component, origin, entry.shell_bytes), entry.shell_bytes)
 
     def drop_shells(self, keys: Iterable[str]) -> None:
@@ -130,7 +136,7 @@ class Weights:
         for key in keys:
             self.shells.pop(key)
 
-    def write_down(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
+    def write_converted(self, residency: Residency, interrupted: Callable[[], bool]) -> bool:
         """Writes converted weights that are still held to disk; returns whether any were.
 
         For idle moments: stops when `interrupted` returns True, and starts an unfinished component
@@ -163,7 +169,7 @@ class Weights:
         if shell.origin is not None:
             if not shell.origin.is_unchanged:
                 return None
-            fill(shell.component, shell.origin)
+            fill_weights(shell.component, shell.origin)
         return shell
 
     def _constructed(self, part: Part, cancel_point: CancelPoint) -> Shell:
@@ -218,7 +224,7 @@ class Weights:
         """Maps the live component to the files that were written from it."""
         entry.origin = origin
         if entry.place == "ram" or not self._device.is_accelerator:
-            fill(entry.component, origin)
+            fill_weights(entry.component, origin)
             entry.file_backed_bytes = origin.size_bytes
             self._device.release()
 
@@ -250,7 +256,7 @@ def _from_pretrained(part: Part, device: Device, cancel_point: CancelPoint) -> A
         with seeded_load(part, device), interruptible(cancel_point):
             component = _read(part, arguments)
         if isinstance(component, torch.nn.Module):
-            component = settled(component.eval(), part, device)
+            component = finish_loading(component.eval(), part, device)
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, LoadError | InterruptedWriteError):
             raise

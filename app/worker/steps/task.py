@@ -69,13 +69,13 @@ class _Progress:
 
     def called(self, number: int) -> None:
         if self._calls > 1:
-            self._tell(number, self._calls)
+            self._report(number, self._calls)
 
     def within_call(self, done: int, total: int) -> None:
         if self._calls == 1:
-            self._tell(done, total)
+            self._report(done, total)
 
-    def _tell(self, done: int, total: int) -> None:
+    def _report(self, done: int, total: int) -> None:
         if done == 1:
             self._clock_started = time.monotonic()
         self._context.progress(done, total, self._clock_started)

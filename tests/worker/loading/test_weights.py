@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from app.protocol import DropComponents, Loading, PhaseChanged
-from app.worker.loading.origins import find_origin, hollow
+from app.worker.loading.origins import find_origin, strip_weights
 from tests.engines import Finished
 from tests.standins import STANDINS
 from tests.standins.parts import TEXT_WIDTH
@@ -201,7 +201,7 @@ def test_weights_in_no_file_stay_in_the_shell(bench: Bench, model: Path):
     module.conv_in.bias = own
     origin = find_origin(module, (model / "unet").glob("*.safetensors"))
     assert origin.private_bytes == own.nbytes
-    hollow(module, origin)
+    strip_weights(module, origin)
     held = [name for name, tensor in module.state_dict().items() if not tensor.is_meta]
     assert held == ["conv_in.bias"]
     assert torch.equal(module.conv_in.bias, own)
