@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 
 from app.errors import BadRequest, ResultError
 from app.unfinished import part_file
@@ -71,19 +71,21 @@ class OutputStore:
             file.write(sidecar_bytes(record))
         return sidecar
 
-    @staticmethod
-    def publish(made: Path, path: Path) -> Path:
-        """Moves a finished result and its record to this name; returns the record's path.
+    @contextlib.contextmanager
+    def new_result(self, path: Path, record: Record) -> Iterator[NewFile]:
+        """Yields a result's file; it appears with its record when it was written completely.
 
         The record goes first, so that a kill in between leaves no result without a record.
         """
-        sidecar = sidecar_of(made).replace(sidecar_of(path))
-        try:
-            made.replace(path)
-        except OSError:
-            sidecar.unlink(missing_ok=True)
-            raise
-        return sidecar
+        with part_file(path.parent) as (file, part):
+            with _raising_first_error(file, path) as new:
+                yield new
+            sidecar = self.write_sidecar(path, record)
+            try:
+                _move(part, path)
+            except OSError:
+                sidecar.unlink(missing_ok=True)
+                raise
 
     def runs(self) -> list[str]:
         """Returns the ids of runs that have a folder, newest first."""
@@ -122,8 +124,10 @@ class NewFile:
     cannot write past it.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file
+        self.path = path
+        """Its final place."""
         self.error: OSError | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -153,25 +157,35 @@ class NewFile:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[NewFile]:
     """Yields a file that appears under `path` only when it was written completely.
 
     Raises the first OSError of a write, whatever the encoder made of it.
     """
     with part_file(path.parent) as (file, part):
-        new = NewFile(file)
-        try:
-            yield cast("IO[bytes]", new)
-            new.flush()
-        except Exception:
-            if new.error is not None:
-                raise new.error from None
-            raise
+        with _raising_first_error(file, path) as new:
+            yield new
+        _move(part, path)
+
+
+@contextlib.contextmanager
+def _raising_first_error(file: IO[bytes], path: Path) -> Iterator[NewFile]:
+    new = NewFile(file, path)
+    try:
+        yield new
+        new.flush()
+    except Exception:
         if new.error is not None:
-            raise new.error
-        # Temporary files are private; the folder's permissions protect results.
-        part.chmod(0o644)
-        part.replace(path)
+            raise new.error from None
+        raise
+    if new.error is not None:
+        raise new.error
+
+
+def _move(part: Path, path: Path) -> None:
+    # Temporary files are private; the folder's permissions protect results.
+    part.chmod(0o644)
+    part.replace(path)
 
 
 @contextlib.contextmanager

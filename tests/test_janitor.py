@@ -175,7 +175,7 @@ def test_worker_killed_while_saving_leaves_only_whole_results(tmp_path: Path, te
     with started_engine(outputs, WorkerSettings(device="cpu")) as engine:
         run_id = engine.submit(workflow, {}, seed=1)
         folder = outputs / run_id
-        until(lambda: list(folder.glob("*.mp4")) and list(folder.glob(f"{PART}*/{PART}*")))
+        until(lambda: list(folder.glob("*.mp4")) and len(list(folder.glob(f"{PART}*"))) > 1)
         pid = engine.status().pid
         assert pid is not None
         os.kill(pid, 9)

@@ -19,8 +19,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import ResultError
-from app.outputs import OutputStore, reference_to_sidecar, replacing, sidecar_bytes, sidecar_of
-from app.worker.results import RESULT_KINDS
+from app.outputs import (
+    OutputStore,
+    Record,
+    reference_to_sidecar,
+    replacing,
+    sidecar_bytes,
+    sidecar_of,
+)  # fmt: skip
+from app.worker.results import RESULT_KINDS, Save
 from app.worker.results.image import save_jpeg, save_png, save_webp
 from app.worker.results.video import save_video
 from app.workflow.document import ResultBlock
@@ -52,6 +59,12 @@ def picture(mode: str = "RGB") -> Image.Image:
 
 def spec(content_type: str = "image/png", **options: Any) -> ResultSpec:
     return ResultSpec(content_type=content_type, **options)
+
+
+def written(save: Save, artifact: Any, path: Path, record: Record, spec: ResultSpec) -> Any:
+    """Returns what `save` returns."""
+    with replacing(path) as file:
+        return save(artifact, file, record, spec)
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -105,11 +118,11 @@ def test_whatever_a_result_is_called_it_lies_in_the_runs_folder(store: OutputSto
 @pytest.mark.parametrize("letter", ["x", "ß", "絵", "𓀀"])
 def test_a_long_name_is_cut_to_what_a_file_can_be_called(store: OutputStore, letter: str):
     path = store.new_file(RUN, letter * 300, ".png")
-    save_png(picture(), path, RECORD, spec())
+    written(save_png, picture(), path, RECORD, spec())
     store.write_sidecar(path, RECORD)
     again = store.new_file(RUN, letter * 300, ".png")
     assert again != path
-    save_png(picture(), again, RECORD, spec())
+    written(save_png, picture(), again, RECORD, spec())
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -182,22 +195,29 @@ def test_the_record_lies_beside_the_result(store: OutputStore):
 def test_result_appears_only_with_its_record(store: OutputStore):
     """A folder in the place of one of the two stops it there, as a kill in between would."""
     for blocked in (sidecar_of, Path):
-        made = store.new_file(OLDER, "making", ".png")
-        made.write_bytes(b"a picture")
-        store.write_sidecar(made, RECORD)
         path = store.new_file(RUN, "a", ".png")
         blocked(path).mkdir()
-        with pytest.raises(IsADirectoryError):
-            store.publish(made, path)
+        with pytest.raises(IsADirectoryError), store.new_result(path, RECORD) as file:
+            file.write(b"a picture")
         assert [each.name for each in path.parent.iterdir() if each.is_file()] == []
         blocked(path).rmdir()
+
+
+def test_result_and_record_appear_together_when_the_result_is_whole(store: OutputStore):
+    path = store.new_file(RUN, "a", ".png")
+    with store.new_result(path, RECORD) as file:
+        file.write(b"a picture")
+        assert not path.exists()
+        assert not sidecar_of(path).exists()
+    assert sorted(path.parent.iterdir()) == [path, sidecar_of(path)]
+    assert json.loads(sidecar_of(path).read_bytes()) == RECORD
 
 
 @pytest.mark.parametrize("suffix", PICTURES)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_a_picture_carries_its_whole_record(tmp_path: Path, suffix: str, mode: str):
     path = tmp_path / f"a{suffix}"
-    assert PICTURES[suffix](picture(mode), path, RECORD, spec()) == (12, 8)
+    assert written(PICTURES[suffix], picture(mode), path, RECORD, spec()) == (12, 8)
     assert read_record(path) == RECORD
     with Image.open(path) as read:
         read.load()
@@ -206,7 +226,7 @@ def test_a_picture_carries_its_whole_record(tmp_path: Path, suffix: str, mode: s
 
 def test_a_png_keeps_every_pixel(tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    save_png(Image.fromarray(pixels), tmp_path / "a.png", RECORD, spec())
+    written(save_png, Image.fromarray(pixels), tmp_path / "a.png", RECORD, spec())
     with Image.open(tmp_path / "a.png") as read:
         assert np.array_equal(np.asarray(read), pixels)
 
@@ -216,7 +236,7 @@ def test_a_png_keeps_every_pixel(tmp_path: Path):
 def test_whatever_is_in_a_record_is_read_back(tmp_path: Path, record: dict[str, Any]):
     for suffix, save in PICTURES.items():
         path = tmp_path / f"a{suffix}"
-        save(picture(), path, record, spec())
+        written(save, picture(), path, record, spec())
         assert read_record(path) == record
 
 
@@ -224,7 +244,7 @@ def test_whatever_is_in_a_record_is_read_back(tmp_path: Path, record: dict[str, 
 def test_a_record_too_large_for_the_picture_is_named_with_its_hash(store: OutputStore, suffix: str):
     record = {**RECORD, "long": "x" * 100_000}
     path = store.new_file(RUN, "a", suffix)
-    PICTURES[suffix](picture(), path, record, spec())
+    written(PICTURES[suffix], picture(), path, record, spec())
     sidecar = store.write_sidecar(path, record)
     digest = hashlib.sha256(sidecar.read_bytes()).hexdigest()
     assert read_record(path) == {"sidecar": sidecar.name, "sidecar_sha256": digest}
@@ -234,7 +254,7 @@ def test_a_record_too_large_for_the_picture_is_named_with_its_hash(store: Output
 
 def test_a_png_carries_a_large_record_too(tmp_path: Path):
     record = {"long": "x" * 3_000_000}
-    save_png(picture(), tmp_path / "a.png", record, spec())
+    written(save_png, picture(), tmp_path / "a.png", record, spec())
     assert read_record(tmp_path / "a.png") == record
 
 
@@ -267,7 +287,10 @@ def frames(count: int, width: int, height: int) -> np.ndarray:
 
 def test_a_video_plays_with_its_frames_rate_and_record(tmp_path: Path):
     path = tmp_path / "a.mp4"
-    assert save_video(frames(5, 32, 16), path, RECORD, spec("video/mp4", fps=12)) == (32, 16)
+    assert written(save_video, frames(5, 32, 16), path, RECORD, spec("video/mp4", fps=12)) == (
+        32,
+        16,
+    )
     with av.open(str(path)) as video:
         (stream,) = video.streams.video
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 12)
@@ -284,12 +307,12 @@ def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path:
     ground = np.kron(rng.random((16, 20, 3)), np.ones((16, 16, 1)))
     film = [ground * 0.8 + 0.2 * rng.random(ground.shape) for _ in range(5)]
 
-    def written(number: int) -> bytes:
+    def film_file(number: int) -> bytes:
         path = tmp_path / f"{number}.mp4"
-        save_video(film, path, RECORD, spec("video/mp4"))
+        written(save_video, film, path, RECORD, spec("video/mp4"))
         return path.read_bytes()
 
-    first, over = written(0), threading.Event()
+    first, over = film_file(0), threading.Event()
 
     def keep_busy() -> None:
         while not over.is_set():
@@ -300,7 +323,7 @@ def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path:
             others.submit(keep_busy)
         try:
             # With AVX-512 one in four was another: twenty that are alike by chance are one in 300.
-            assert {written(number) for number in range(20)} == {first}
+            assert {film_file(number) for number in range(20)} == {first}
         finally:
             over.set()
 
@@ -314,19 +337,21 @@ def test_frames_may_be_pictures_or_numbers(tmp_path: Path, form: str):
         "bytes": as_bytes,
         "floats": numbers,
     }
-    save_video(made[form], tmp_path / "a.mp4", RECORD, spec("video/mp4"))
+    written(save_video, made[form], tmp_path / "a.mp4", RECORD, spec("video/mp4"))
     with av.open(str(tmp_path / "a.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 2
 
 
 def test_odd_sides_are_cut_to_even_ones(tmp_path: Path):
-    assert save_video(frames(2, 33, 17), tmp_path / "a.mp4", RECORD, spec("video/mp4")) == (32, 16)
+    assert written(
+        save_video, frames(2, 33, 17), tmp_path / "a.mp4", RECORD, spec("video/mp4")
+    ) == (32, 16)
 
 
 @pytest.mark.parametrize("artifact", [[], np.zeros((3, 4))], ids=["none", "flat"])
 def test_what_is_no_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact: Any):
     with pytest.raises(ResultError, match="no frames that could be written"):
-        save_video(artifact, tmp_path / "a.mp4", RECORD, spec("video/mp4"))
+        written(save_video, artifact, tmp_path / "a.mp4", RECORD, spec("video/mp4"))
     assert list(tmp_path.iterdir()) == []
 
 

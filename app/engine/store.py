@@ -118,7 +118,6 @@ class Store:
         self, run_id: str, terminal: TerminalEvent, results: Sequence[ResultSaved] = ()
     ) -> None:
         """Records how the run ended, and its results."""
-        saved = self._saved(run_id, results)
         state = STATES[type(terminal)]
 
         def write(db: sqlite3.Connection) -> None:
@@ -127,7 +126,7 @@ class Store:
                 " WHERE run_id = ?",
                 (state, terminal.time, terminal.model_dump_json(), run_id),
             )
-            db.executemany(INSERT_RESULT, saved)
+            db.executemany(INSERT_RESULT, self._saved(run_id, results))
 
         self._write(write)
 

@@ -64,10 +64,13 @@ class Placement:
         self._total_bytes = device.free_and_total_bytes()[1]
         self._sizes: dict[str, Size] = {}
         """Image sizes of the active run's steps, by step name."""
+        self._needs: dict[str, Need] = {}
+        """Memory needs of the active run's steps with what is held now, by step name."""
 
     def check(self, steps: Iterable[tuple[LoadingStep, StepParts]]) -> None:
         """Raises TooLarge if a step cannot fit, before anything is loaded or evicted."""
         self._sizes.clear()
+        self._needs.clear()
         for step, parts in steps:
             self._mode(step, self._need(step, parts))
 
@@ -96,6 +99,7 @@ class Placement:
                 lands_in: Place = "device" if part.quantiser else place
                 self._make_room(lands_in, part.weight_bytes, keys, later, context)
                 self._residency.hold(self._weights.load(part, context))
+                self._needs.clear()
             self._move_held(part, place, keys, later, context)
         if mode.offload == "model":
             self._make_room("device", need.largest_bytes, keys, later, context)
@@ -140,13 +144,17 @@ class Placement:
 
     def _need(self, step: LoadingStep, parts: StepParts) -> Need:
         """Returns the memory needs of the step; shared components count once."""
+        if (known := self._needs.get(step.name)) is not None:
+            return known
         components = tuple(
             replace(part, weight_bytes=self._weight_bytes(part))
             for part in {part.key: part for part in parts.parts}.values()
         )
         name = parts.pipeline_class.__name__ if isinstance(parts, Parts) else ""
         folder = parts.folder if isinstance(parts, Parts) else Path()
-        return step_need(step, StepSpecs(name, folder, components), self._sizes)
+        need = step_need(step, StepSpecs(name, folder, components), self._sizes)
+        self._needs[step.name] = need
+        return need
 
     def _weight_bytes(self, part: Part) -> int:
         """Returns the measured bytes if the part is held, else the estimate."""

@@ -166,16 +166,12 @@ class Runner:
         with optional_work("Files could not be looked at again"):
             drop_replaced(files, plan, self.residency, self.weights, self.prompts)
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
-        # Memory is reported before the final event, so that a reader of that event sees the new
-        # numbers. After a failure the device may never answer again (CUDA errors are sticky), so
-        # the failure is sent first, with the last measurement.
-        has_failed = isinstance(ended, RunFailed)
-        if not has_failed:
-            self.reports.measure()
+        # What is held is reported before the final event, so that a reader of that event sees it.
+        # Memory is measured after it: that takes time, and after a failure the device may answer
+        # late or never (CUDA errors are sticky).
         self.reports.report()
         self._emit(ended)
-        if has_failed:
-            self.report_memory()
+        self.report_memory()
         held = (entry.key for entry in self.residency.entries)
         self._growth.note(plan, self.reports.last, held)
         # Cleared last, so that a cancel that arrives while the run ends leaves nothing behind.

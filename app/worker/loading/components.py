@@ -18,9 +18,9 @@ from app.worker.loading.foreign import foreign_class
 from app.worker.loading.parts import Part
 from app.worker.loading.processors import PROCESSORS
 from app.worker.loading.quantising import check_stored
-from app.workflow.files import config_of, read_object
-from app.workflow.fingerprint import tensor_places, weight_files
-from app.workflow.models.config_check import wrong_value
+from app.workflow.files import read_object
+from app.workflow.fingerprint import FileIdentity, tensor_places, weight_files
+from app.workflow.models.config_check import wrong_in
 from app.workflow.models.pipeline_shapes import not_loaded
 from app.workflow.models.quantised import stored_quantiser
 from app.workflow.models.specs import ComponentSpec
@@ -34,7 +34,9 @@ def part_of(spec: ComponentSpec) -> Part:
         return Part.of(spec, foreign_class(spec))
     found = class_of(spec)
     if spec.file is None:
-        _check_files(spec, found)
+        _check_files(
+            spec.name, spec.model, spec.folder, spec.variant, spec.files, has_weights(found)
+        )
     return Part.of(spec, found)
 
 
@@ -75,19 +77,28 @@ def _model_class(automatic: type[Any], spec: ComponentSpec) -> type[Any]:
     return found
 
 
-def _check_files(spec: ComponentSpec, component_class: type[Any]) -> None:
-    what = f"The {spec.name} of '{spec.model}'"
-    if wrong := wrong_value(config_of(spec.folder)):
+@lru_cache(maxsize=512)
+def _check_files(
+    name: str,
+    model: str,
+    folder: Path,
+    variant: str | None,
+    _files: tuple[FileIdentity, ...],
+    has_weights: bool,
+) -> None:
+    """Checked once while the files are the same: every run asks for every component."""
+    what = f"The {name} of '{model}'"
+    if wrong := wrong_in(folder):
         raise LoadError(f"{what} cannot be loaded.", hint=f"Of config.json {wrong}.")
-    if not has_weights(component_class):
+    if not has_weights:
         return
-    if (stored := stored_quantiser(spec.folder)) is not None:
+    if (stored := stored_quantiser(folder)) is not None:
         check_stored(stored, what)
     try:
-        _check_whole(spec.folder, weight_files(spec.folder, spec.variant))
+        _check_whole(folder, weight_files(folder, variant))
     except (ValueError, OSError) as error:
         raise LoadError(
-            f"The weights of the {spec.name} of '{spec.model}' cannot be read.", hint=f"{error}."
+            f"The weights of the {name} of '{model}' cannot be read.", hint=f"{error}."
         ) from error
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import ResultError
-from app.outputs import Record, replacing
+from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, as_audio
 from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
 
@@ -27,7 +26,7 @@ QUALITY_UNIT = 118
 """FFmpeg's FF_QP2LAMBDA: `global_quality` per unit of an encoder's own quality."""
 
 
-def save_audio(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> None:
+def save_audio(artifact: Any, file: NewFile, record: Record, spec: ResultSpec) -> None:
     """Writes audio as its content type and options say, the record in the comment.
 
     The sample rate is the result block's, else the audio's own.
@@ -48,7 +47,7 @@ def save_audio(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> N
     layout = layout_of(audio)
     if layout not in codec.layouts:
         audio, layout = np.repeat(audio, 2, axis=1), "stereo"
-    with replacing(path) as file, av.open(file, "w", format=kind.container) as container:
+    with av.open(file, "w", format=kind.container) as container:
         container.metadata["comment"] = json.dumps(record, ensure_ascii=False)
         stream = container.add_stream(
             encoder.partition(" ")[0],

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import ResultError
-from app.outputs import Record, replacing
+from app.outputs import NewFile, Record
 
 if TYPE_CHECKING:
     from app.workflow.plan import ResultSpec
 
 
-def save_text(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> None:
+def save_text(artifact: Any, file: NewFile, _record: Record, _spec: ResultSpec) -> None:
     """Writes text; other values as `str` formats them."""
-    with replacing(path) as file:
-        file.write(str(artifact).encode())
+    file.write(str(artifact).encode())
 
 
-def save_json(artifact: Any, path: Path, _record: Record, _spec: ResultSpec) -> None:
+def save_json(artifact: Any, file: NewFile, _record: Record, _spec: ResultSpec) -> None:
     """Writes data as JSON. Raises ResultError for values JSON does not support."""
     if not is_data(artifact):
         raise ResultError(
             f"A {type(artifact).__name__} cannot be saved as JSON.",
             hint="Give the step a result block for its kind, image/png for example.",
         )
-    with replacing(path) as file:
-        file.write(json.dumps(artifact, ensure_ascii=False, indent=2).encode())
+    file.write(json.dumps(artifact, ensure_ascii=False, indent=2).encode())
 
 
 def is_data(value: Any) -> bool:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from app.compat.worker.x264 import repeatable_options
 from app.errors import ResultError
-from app.outputs import Record, replacing
+from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, as_array, as_audio, as_bytes
 from app.tasks.video_files import VideoFileFrames
 from app.worker.results.audio import encoded, layout_of, quality_options
@@ -57,7 +56,7 @@ VIDEO_FILES = {
 """By content type."""
 
 
-def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> Size:
+def save_video(artifact: Any, file: NewFile, record: Record, spec: ResultSpec) -> Size:
     """Writes a video with its audio if any; returns width and height in pixels, cropped to even
     numbers.
 
@@ -70,8 +69,7 @@ def save_video(artifact: Any, path: Path, record: Record, spec: ResultSpec) -> S
         rate = spec.audio_sample_rate or artifact.sample_rate
         audio = None if artifact.audio is None else as_audio(artifact)
         artifact = artifact.frames
-    with replacing(path) as file:
-        return write_video(file, frames_of(artifact), record, spec, audio, rate)
+    return write_video(file, frames_of(artifact), record, spec, audio, rate)
 
 
 def write_video(
@@ -129,7 +127,7 @@ def write_video(
     return width, height
 
 
-def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Size:
+def save_gif(artifact: Any, file: NewFile, _record: Record, spec: ResultSpec) -> Size:
     """Writes a looping or still GIF; returns width and height in pixels.
 
     GIF times are hundredths of a second: frame durations vary slightly, so that the total follows
@@ -145,15 +143,14 @@ def save_gif(artifact: Any, path: Path, _record: Record, spec: ResultSpec) -> Si
         raise ResultError("The step made no frames that could be written as a moving picture.")
     fps = spec.fps or DEFAULT_FPS
     times_ms = [round(index * 100 / fps) * 10 for index in range(len(frames) + 1)]
-    with replacing(path) as file:
-        frames[0].save(
-            file,
-            "GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=[after - before for before, after in pairwise(times_ms)],
-            loop=0,
-        )
+    frames[0].save(
+        cast("IO[bytes]", file),
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[after - before for before, after in pairwise(times_ms)],
+        loop=0,
+    )
     return frames[0].size
 
 

@@ -7,7 +7,12 @@ of pictures with what it holds. Checked is what they allocate memory by and what
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from app.stamps import FileStamp, stamp_of
+from app.workflow.files import config_of
 
 MOST = 1 << 40
 """No whole number in a configuration is larger."""
@@ -35,6 +40,17 @@ NUMBERS = ("scaling_factor", "shift_factor")
 TEXTS = ("down_block_types", "up_block_types")
 NESTED = 50
 """No configuration has so many levels."""
+
+
+def wrong_in(folder: Path) -> str:
+    """The first value of the folder's `config.json` that cannot be right; see `wrong_value`."""
+    file = folder / "config.json"
+    return _wrong_in(folder, stamp_of(file)) if file.is_file() else ""
+
+
+@lru_cache(maxsize=512)
+def _wrong_in(folder: Path, _stamp: FileStamp) -> str:
+    return wrong_value(config_of(folder))
 
 
 def wrong_value(config: Mapping[str, Any]) -> str:

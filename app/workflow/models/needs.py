@@ -14,7 +14,7 @@ from app.workflow.files import config_of
 from app.workflow.models import fit
 from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
 from app.workflow.models.asked_size import asked_size
-from app.workflow.models.config_check import wrong_value
+from app.workflow.models.config_check import wrong_in
 from app.workflow.models.fit import Mode, Need, Room, Weights
 from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import ComponentSpec, Find, StepSpecs, Unknown, known_folder
@@ -144,8 +144,7 @@ def step_need(step: LoadingStep, specs: StepSpecs, sizes: dict[str, Size]) -> Ne
 
 def _config(folder: Path) -> dict[str, Any]:
     """The component's configuration; empty where its values cannot be right: the load tells it."""
-    config = config_of(folder)
-    return {} if wrong_value(config) else config
+    return {} if wrong_in(folder) else config_of(folder)
 
 
 def _weights(components: Sequence[ComponentSpec]) -> tuple[Weights, ...]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.engine.request_cache import RequestCache, RequestResults
 from app.errors import ResultError
-from app.outputs import naming_disk_errors, replacing
+from app.outputs import OutputStore, naming_disk_errors, replacing
 from app.worker.results import RESULT_KINDS
 from app.workflow.plan import ResultSpec
 from tests.full_disk import full_disk
@@ -39,12 +39,14 @@ def test_result_on_a_full_disk_leaves_nothing_and_names_the_folder(
     kind = content_type.partition("/")[0]
     artifact = ARTIFACTS.get(content_type, ARTIFACTS[kind])
     path = tmp_path / f"a{RESULT_KINDS[content_type].suffix}"
+    spec = ResultSpec(content_type=content_type)
     with (
         pytest.raises(ResultError) as caught,
         naming_disk_errors(tmp_path),
         full_disk(max_bytes=5000),
+        OutputStore(tmp_path).new_result(path, {}) as file,
     ):
-        RESULT_KINDS[content_type].save(artifact, path, {}, ResultSpec(content_type=content_type))
+        RESULT_KINDS[content_type].save(artifact, file, {}, spec)
     assert caught.value.message == f"Results cannot be written to '{tmp_path}': the disk is full."
     assert "Make room" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
