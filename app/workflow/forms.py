@@ -20,10 +20,9 @@ from app.workflow.document import InputBlock, InputKind
 from app.workflow.inputs import FILES_OF_ARGUMENTS, media_kind
 from app.workflow.installed import names
 from app.workflow.installed.signatures import call_signature
-from app.workflow.installed.sizes import DEFAULT_DIVISOR, SIDES, size_rules
 from app.workflow.naming import SEED
 from app.workflow.plan_settings import Offload
-from app.workflow.planning.calls import MAX_SIDE_PX, RANGES
+from app.workflow.planning.calls import MAX_SIDE_PX, RANGES, SIDE_MULTIPLE, SIDES
 from app.workflow.references import Path, parse
 from app.workflow.setting_blocks import AttentionBackend
 
@@ -199,18 +198,12 @@ def _of_argument(class_name: str, argument: str, path: Path) -> Iterator[tuple[s
     )
     if len(path) > 3:
         return
-    rule = size_rules(class_name, None).get(argument)  # type: ignore[call-overload]
     if argument in SIDES:
-        divisor = rule.divisor if rule else DEFAULT_DIVISOR
-        yield from {
-            "minimum": divisor if rule else 1,
-            "maximum": MAX_SIDE_PX,
-            "step": divisor,
-        }.items()
+        yield from zip(
+            ("minimum", "maximum", "step"), (SIDE_MULTIPLE, MAX_SIDE_PX, SIDE_MULTIPLE), strict=True
+        )
     elif argument in RANGES:
         yield from zip(("minimum", "maximum"), RANGES[argument], strict=True)
-        if rule is not None:
-            yield "step", rule.divisor
     help_text = argument_help(class_name).get(argument)
     if help_text:
         yield "help", help_text

@@ -44,12 +44,12 @@ def test_every_pipeline_of_the_corpus_explains_its_arguments():
         assert all(0 < len(text) <= 320 and "](" not in text for text in told.values())
 
 
-def test_sizes_have_the_limits_and_the_step_of_the_model(bench: Bench):
+def test_sizes_have_limits_and_a_step(bench: Bench):
     sizes = {"width": 512, "height": 512, "num_frames": 81}
     fields = asked(bench, calling("WanPipeline", {**sizes, "prompt": "a fox"}))
     width, frames = fields["width"], fields["num_frames"]
-    assert (width.kind, width.minimum, width.maximum, width.step) == ("integer", 16, 8192, 16)
-    assert (frames.minimum, frames.step, frames.label) == (1, 4, "Frames")
+    assert (width.kind, width.minimum, width.maximum, width.step) == ("integer", 8, 8192, 8)
+    assert (frames.minimum, frames.step, frames.label) == (1, None, "Frames")
 
 
 def test_a_fraction_with_both_limits_is_a_slider(bench: Bench):
@@ -114,7 +114,7 @@ def test_a_sub_workflow_hands_up_what_it_knows(bench: Bench):
         "path": "variable:which", "arguments": {"width": "variable:wide"},
     }  # fmt: skip
     field = asked(bench, document)["wide"]
-    assert (field.label, field.step, field.maximum) == ("Wide", 16, 1024)
+    assert (field.label, field.step, field.maximum) == ("Wide", 8, 1024)
     assert field.help.startswith("The width in pixels")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,14 @@ from app.errors import nearest
 from app.media import pictures
 from app.media.pictures import WrongMediaError
 from app.mistakes import shown
+from app.workflow.files import config_of
 from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
-from app.workflow.installed.sizes import SIDES, Side, SizeRule, size_rules
 from app.workflow.models.model_index import INDEX, read_index
 from app.workflow.plan_sources import ModelSource, ModularSettings
 from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, Value
 from app.workflow.planning.modular import modular_signature
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
-from app.workflow.references import place
 
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
 KINDS: dict[str, str] = {
@@ -43,6 +43,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "denoising_end": (0, 1),
 }
 """What a number has to lie in, whatever the pipeline."""
+SIDES = ("width", "height")
+SIDE_MULTIPLE = 8
+"""Pixels of a side per latent, in nearly every model."""
 MAX_SIDE_PX = 8192
 MIN_PICTURE_PX = 8
 """A smaller side leaves no latent at all where the drawing takes its size from the picture."""
@@ -102,7 +105,7 @@ def check_call(
     if signature is None:
         return
     known = {parameter.name: parameter for parameter in signature.parameters}
-    rules = size_rules(short, model)
+    multiple = side_multiple(model)
     for key, value in arguments.items():
         where = (*at, key)
         if key in GIVEN_BY_RUNNER:
@@ -110,7 +113,7 @@ def check_call(
         elif key not in known:
             reader.note(where, f"{short} takes no '{key}'.", _meant(key, known))
         elif isinstance(value, LiteralValue) and _is_kind(known[key], value.value, where, reader):
-            _check_number(key, value.value, where, reader, short, rules)
+            _check_number(key, value.value, where, reader, short, multiple)
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
@@ -198,7 +201,7 @@ def _check_number(
     at: Place,
     reader: ValueReader,
     class_name: str,
-    rules: Mapping[Side, SizeRule],
+    multiple: int,
 ) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
@@ -206,15 +209,31 @@ def _check_number(
     if not low <= value <= high:
         reader.note(at, f"{value} is outside {low:g} to {high:g}.")
         return
-    rule = rules.get(key)  # type: ignore[call-overload]
-    if rule is None or not isinstance(value, int) or rule.fits(value):
-        return
-    near = f"The nearest is {rule.nearest(value)}."
-    if rule.refused or value < rule.divisor:
-        reader.note(at, f"{value} is not {rule.in_words}, which {class_name} needs.", near)
-    else:
-        message = f"{value} is not {rule.in_words}, so {class_name} draws another size. {near}"
-        reader.warnings.append(f"{place(reader.origin(at))}: {message}")
+    if key in SIDES and isinstance(value, int) and value % multiple:
+        nearest_px = max(multiple, (value + multiple // 2) // multiple * multiple)
+        message = f"{value} is not a multiple of {multiple}, which {class_name} needs."
+        reader.note(at, message, f"The nearest is {nearest_px}.")
+
+
+def side_multiple(model: Path | None) -> int:
+    """Returns what the sides of images of the model in this folder are multiples of: pixels per
+    latent times latents per token; `SIDE_MULTIPLE` where its configurations do not say."""
+    vae = {} if model is None else config_of(model / "vae")
+    named = (vae.get(f"{part}block_out_channels") for part in ("", "encoder_"))
+    levels = next((each for each in (*named, vae.get("dim_mult")) if each), None)
+    if model is None or not isinstance(levels, list):
+        return SIDE_MULTIPLE
+    denoiser = config_of(model / "transformer")
+    # Patches of latents are channels of a packed token, or cut by the transformer or autoencoder.
+    latent_channels = vae.get("latent_channels") or vae.get("z_dim")
+    channels = denoiser.get("out_channels") or denoiser.get("in_channels")
+    packed = 1
+    if isinstance(channels, int) and isinstance(latent_channels, int) and latent_channels:
+        packed = math.isqrt(abs(channels // latent_channels))
+    cut = (denoiser.get("patch_size"), denoiser.get("all_patch_size"), vae.get("patch_size"))
+    sides = (each[-1] if isinstance(each, list) and each else each for each in cut)
+    patch = max([packed, *(side for side in sides if isinstance(side, int)), 1])
+    return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
 
 
 def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.workflow.installed.sizes import size_rules
-from app.workflow.planning.calls import json_kinds
+from app.workflow.planning.calls import json_kinds, side_multiple
 from tests.workflow.bench import MODEL, Bench, drawing, step
 
 ARGUMENTS = "steps[0].pipeline.arguments"
@@ -24,62 +23,63 @@ def calling(pipeline: str, **arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "side_px", "frames"),
+    ("vae", "transformer", "multiple"),
     [
-        ("StableDiffusionPipeline", 8, None),
-        ("StableDiffusionXLPipeline", 8, None),
-        ("StableDiffusion3Pipeline", 16, None),
-        ("FluxPipeline", 16, None),
-        ("Flux2Pipeline", 16, None),
-        ("ZImagePipeline", 16, None),
-        ("QwenImagePipeline", 16, None),
-        ("Krea2Pipeline", 16, None),
-        ("SanaPipeline", 32, None),
-        ("LTX2Pipeline", 32, None),
-        ("CogVideoXPipeline", 8, None),
-        ("WanPipeline", 16, 4),
-        ("KandinskyV22Pipeline", None, None),
+        ({"block_out_channels": [8] * 4, "latent_channels": 4}, {}, 8),
+        ({"block_out_channels": [8] * 2}, {"patch_size": 2}, 4),
+        ({"block_out_channels": [8] * 4, "latent_channels": 16}, {"in_channels": 64}, 16),
+        (
+            {"block_out_channels": [8] * 4, "latent_channels": 16},
+            {"in_channels": 384, "out_channels": 64, "patch_size": 1},
+            16,
+        ),
+        (
+            {"block_out_channels": [8] * 4, "latent_channels": 32, "patch_size": [2, 2]},
+            {"in_channels": 128},
+            16,
+        ),
+        (
+            {"dim_mult": [1, 2, 4, 4], "z_dim": 16},
+            {"in_channels": 64, "out_channels": 16, "patch_size": 2},
+            16,
+        ),
+        ({"dim_mult": [1, 2, 4, 4], "z_dim": 16}, {"patch_size": [1, 2, 2]}, 16),
+        ({"block_out_channels": [8] * 4, "latent_channels": 16}, {"all_patch_size": [2]}, 16),
+        ({"encoder_block_out_channels": [8] * 6}, {"patch_size": 1}, 32),
+        (
+            {"block_out_channels": [8] * 4, "patch_size": 4, "latent_channels": 128},
+            {"in_channels": 128, "patch_size": 1},
+            32,
+        ),
+        ({}, {"patch_size": 2}, 8),
+        ({"block_out_channels": "four", "latent_channels": None}, {"in_channels": "many"}, 8),
     ],
-)
-def test_the_sizes_a_pipeline_draws_are_read_from_its_own_checks(
-    pipeline: str, side_px: int | None, frames: int | None
+    ids=["SD", "two levels", "Flux", "Flux Fill", "Flux 2", "Qwen-Image", "Wan", "Z-Image", "Sana",
+         "LTX", "unknown autoencoder", "malformed"],
+)  # fmt: skip
+def test_side_multiple_comes_from_the_models_own_configurations(
+    bench: Bench, vae: dict[str, Any], transformer: dict[str, Any], multiple: int
 ):
-    rules = size_rules(pipeline, None)
-    sides = {rules[side].divisor if side in rules else None for side in ("width", "height")}
-    assert sides == {side_px}
-    assert ("num_frames" in rules) == (frames is not None)
-    if frames:
-        assert (rules["num_frames"].divisor, rules["num_frames"].remainder) == (frames, 1)
+    configured(bench, vae=vae, transformer=transformer)
+    assert side_multiple(bench.model) == multiple
 
 
-def test_a_models_own_configuration_decides_where_it_is_here(bench: Bench):
-    for levels, divisor in ((4, 16), (2, 4)):
-        (bench.model / "vae").mkdir(exist_ok=True)
-        config = {"block_out_channels": [8] * levels}
-        (bench.model / "vae" / "config.json").write_text(json.dumps(config))
-        assert size_rules("StableDiffusion3Pipeline", bench.model)["width"].divisor == divisor
+def configured(bench: Bench, **components: dict[str, Any]) -> None:
+    """Gives components of the model these configurations."""
+    for name, config in components.items():
+        (bench.model / name).mkdir(exist_ok=True)
+        (bench.model / name / "config.json").write_text(json.dumps(config))
 
 
-def test_a_size_the_pipeline_would_raise_for_is_refused_with_the_nearest(bench: Bench):
-    assert bench.problems(calling("StableDiffusion3Pipeline", width=1000, height=1)) == {
+def test_size_that_is_no_multiple_is_refused_with_the_nearest(bench: Bench):
+    document = calling("StableDiffusion3Pipeline", width=1000, height=1)
+    configured(bench, vae={"block_out_channels": [8] * 4}, transformer={"patch_size": 2})
+    assert bench.problems(document) == {
         f"{ARGUMENTS}.width": "1000 is not a multiple of 16, which StableDiffusion3Pipeline needs."
         " The nearest is 1008.",
         f"{ARGUMENTS}.height": "1 is not a multiple of 16, which StableDiffusion3Pipeline needs."
         " The nearest is 16.",
     }
-
-
-def test_a_size_the_pipeline_would_change_is_a_warning(bench: Bench):
-    plan = bench.plan(calling("WanPipeline", prompt="a fox", width=64, num_frames=80))
-    assert plan.warnings == (
-        f"{ARGUMENTS}.num_frames: 80 is not a multiple of 4 plus 1, so WanPipeline draws another"
-        " size. The nearest is 81.",
-    )
-    assert bench.plan(calling("WanPipeline", prompt="a fox", num_frames=81)).warnings == ()
-
-
-def test_a_size_too_small_to_be_changed_is_refused(bench: Bench):
-    assert list(bench.problems(calling("FluxPipeline", width=1))) == [f"{ARGUMENTS}.width"]
 
 
 def test_a_size_that_somebody_typed_is_told_at_its_input(bench: Bench):

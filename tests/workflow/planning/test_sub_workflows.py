@@ -183,7 +183,7 @@ def test_a_chain_of_workflows_has_an_end(bench: Bench):
 
 
 def test_mistakes_in_a_sub_workflow_are_told_with_the_whole_place(bench: Bench):
-    child = drawing(steps=[step(arguments={"width": 100, "promt": 1, "prompt": "variable:x"})])
+    child = drawing(steps=[step(arguments={"width": 96, "promt": 1, "prompt": "variable:x"})])
     child["steps"][0]["pipeline"]["configuration"]["component_type"] = "FluxPipeline"
     bench.write(child, "child.json")
     arguments = "steps[1].workflow.steps[0].pipeline.arguments"
