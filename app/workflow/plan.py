@@ -34,6 +34,8 @@ from app.workflow.plan_sources import (
     ModularSettings,
 )
 from app.workflow.plan_values import ResultValue, Value, references_in
+MAX_ITERATIONS = 10_000
+"""Most calls of one step."""
 
 
 class FrameGrid(Frozen):

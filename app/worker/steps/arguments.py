@@ -29,7 +29,7 @@ from app.workflow.plan_values import (
     VideoValue,
     references_in,
 )
-from app.workflow.planning.iterations import MAX_ITERATIONS
+from app.workflow.plan import MAX_ITERATIONS
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

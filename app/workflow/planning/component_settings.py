@@ -26,8 +26,8 @@ from app.workflow.plan_settings import (
     TeaCacheSettings,
     Tuning,
 )
+from app.workflow.planning.across_steps import known_components
 from app.workflow.planning.dtypes import dtype_key
-from app.workflow.planning.sharing import known_components
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
 from app.workflow.references import place

@@ -17,6 +17,7 @@ from app.workflow.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.workflow.plan import PipelineStep, ResultSpec
 from app.workflow.plan_settings import CacheSettings, DType, SchedulerChange
 from app.workflow.plan_sources import OTHERS, ComponentBlock, ModelSource
+from app.workflow.planning.across_steps import Sharing, check_assembled
 from app.workflow.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.workflow.planning.calls import check_pipeline_call
 from app.workflow.planning.chains import read_chain
@@ -32,7 +33,6 @@ from app.workflow.planning.idle_keys import (
 from app.workflow.planning.modular import is_modular, read_modular
 from app.workflow.planning.quantisers import check_quantisers, read_quantisation
 from app.workflow.planning.remote_code import read_code
-from app.workflow.planning.sharing import Sharing, check_assembled
 from app.workflow.planning.single_files import (
     PAGE_OF_MODEL,
     SingleFiles,

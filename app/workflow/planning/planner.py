@@ -26,15 +26,20 @@ from app.workflow.document import MAX_SEED, StepDocument, drawn_seed
 from app.workflow.fingerprint import workflow_hash
 from app.workflow.inputs import check_inputs, seed_of_run, unfit
 from app.workflow.loader import RawDocument, parse_document, read_document
-from app.workflow.plan import PipelineStep, Plan, Rounds, Step, SubWorkflowStep, TaskStep
+from app.workflow.plan import (
+    MAX_ITERATIONS,
+    PipelineStep,
+    Plan,
+    Rounds,
+    Step,
+    SubWorkflowStep,
+    TaskStep,
+)
 from app.workflow.plan_values import LiteralValue, references_in
+from app.workflow.planning.across_steps import Iterations, Paces, Releases, Sharing
 from app.workflow.planning.calls import output_fields
-from app.workflow.planning.iterations import MAX_ITERATIONS, Iterations
-from app.workflow.planning.paces import Paces
 from app.workflow.planning.pipelines import PipelineBuilder
-from app.workflow.planning.releases import Releases
 from app.workflow.planning.results import read_result
-from app.workflow.planning.sharing import Sharing
 from app.workflow.planning.tasks import build_task
 from app.workflow.planning.values import ValueReader
 from app.workflow.pointer import with_changes

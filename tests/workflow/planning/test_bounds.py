@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidWorkflow
-from app.workflow.planning.iterations import MAX_ITERATIONS
+from app.workflow.plan import MAX_ITERATIONS
 from app.workflow.references import MAX_NODES
 from tests.workflow.bench import Bench, drawing, step, sub
 
