@@ -17,7 +17,7 @@ from diffusers import FluxControlPipeline, FluxFillPipeline
 
 from app.settings import SHIPPED_WORKFLOWS
 from app.tasks import TASKS
-from app.workflow.planning.connected import PRIOR_OF
+from app.workflow.planning.loading_arguments import PRIOR_OF
 from app.workflow.planning.task_models import with_defaults
 from tests.standins.films import (
     build_allegro,

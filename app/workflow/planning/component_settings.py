@@ -27,7 +27,7 @@ from app.workflow.plan_settings import (
     Tuning,
 )
 from app.workflow.planning.across_steps import known_components
-from app.workflow.planning.dtypes import dtype_key
+from app.workflow.planning.loading_arguments import dtype_key
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
 from app.workflow.references import place

@@ -22,17 +22,18 @@ from app.workflow.planning.adapters import check_ip_adapter_image, read_ip_adapt
 from app.workflow.planning.calls import check_pipeline_call
 from app.workflow.planning.chains import read_chain
 from app.workflow.planning.component_settings import with_settings
-from app.workflow.planning.connected import connected
-from app.workflow.planning.dtypes import component_dtype, read_dtypes
-from app.workflow.planning.idle_keys import (
+from app.workflow.planning.loading_arguments import (
     HARMLESS_LOADING_ARGUMENTS,
     IDLE_LOADING_ARGUMENTS,
+    component_dtype,
+    connected,
+    read_code,
+    read_dtypes,
     warn_of_configuration,
     warn_of_loading_arguments,
 )
 from app.workflow.planning.modular import is_modular, read_modular
 from app.workflow.planning.quantisers import check_quantisers, read_quantisation
-from app.workflow.planning.remote_code import read_code
 from app.workflow.planning.single_files import (
     PAGE_OF_MODEL,
     SingleFiles,

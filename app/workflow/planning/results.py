@@ -8,7 +8,7 @@ from typing import Any
 from app.errors import nearest
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
-from app.workflow.planning.idle_keys import warn_of_result
+from app.workflow.planning.loading_arguments import warn_of_result
 from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.settings import PathSettings
 from app.workflow.plan import PipelineStep
-from app.workflow.planning.connected import OF_PRIOR, PRIOR_OF
+from app.workflow.planning.loading_arguments import OF_PRIOR, PRIOR_OF
 from app.workflow.planning.planner import make_plan
 
 DECODER = "kandinsky-community/kandinsky-2-2-decoder"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.workflow.planning.idle_keys import IDLE_LOADING_ARGUMENTS
+from app.workflow.planning.loading_arguments import IDLE_LOADING_ARGUMENTS
 from tests.workflow.bench import MODEL, Bench, Document, drawing, step
 
 PIPELINE = "StableDiffusionPipeline"
