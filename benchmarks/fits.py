@@ -19,7 +19,6 @@ from app.errors import TooLarge
 from app.settings import PROJECT, PathSettings
 from app.units import size
 from app.workflow.catalog import Catalog
-from app.workflow.dtypes import for_device
 from app.workflow.models.fit import (
     DEVICE_SHARE,
     RAM_SHARE,
@@ -33,7 +32,7 @@ from app.workflow.models.hub import is_repository
 from app.workflow.models.hub_headers import HubHeaders
 from app.workflow.models.needs import asked_mode, step_need, weighed_specs
 from app.workflow.models.specs import Find, Unknown
-from app.workflow.plan import PipelineStep
+from app.workflow.plan import PipelineStep, for_device
 from app.workflow.planning.planner import make_plan
 from benchmarks.options import options_parser
 

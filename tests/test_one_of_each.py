@@ -76,7 +76,7 @@ ADDED = {
          '        case Shouted():\n            return replace(view, status="It was loud")\n'),
     ],
     # A quantiser: what a document may say, what it is called, and what makes its configuration.
-    "app/workflow/quantisation.py": [
+    "app/workflow/plan_sources.py": [
         ("QuantiserKind = Literal[", '"loud", '),
         ("        match self.kind:\n",
          '            case "loud":\n                return "loudly"\n'),
@@ -150,7 +150,7 @@ def parent():
 def worker():
     from app.worker.loading.quantising import configuration
     from app.worker.tuning.offload import WAYS
-    from app.workflow.quantisation import Quantisation
+    from app.workflow.plan_sources import Quantisation
 
     assert configuration(Quantisation(kind="loud"), "diffusers") == ("loud", {})
     told = []

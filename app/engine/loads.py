@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from app.errors import WorkbenchError
 from app.machine import expects_accelerator
 from app.settings import WorkerSettings
-from app.workflow.dtypes import for_device
 from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import ComponentSpec
-from app.workflow.plan import Plan, SubWorkflowStep
+from app.workflow.plan import Plan, SubWorkflowStep, for_device
 
 log = logging.getLogger(__name__)
 

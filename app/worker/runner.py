@@ -50,10 +50,17 @@ from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
 from app.worker.watched_files import WatchedFiles, drop_replaced
-from app.workflow.dtypes import for_device
 from app.workflow.fingerprint import library_versions
 from app.workflow.models.specs import NotHere
-from app.workflow.plan import LoadingStep, PipelineStep, Plan, Step, SubWorkflowStep, TaskStep
+from app.workflow.plan import (
+    LoadingStep,
+    PipelineStep,
+    Plan,
+    Step,
+    SubWorkflowStep,
+    TaskStep,
+    for_device,
+)
 
 log = logging.getLogger(__name__)
 

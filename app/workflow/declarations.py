@@ -18,8 +18,7 @@ from app.workflow.files import can_be_path
 from app.workflow.forms import children_of, derived_blocks, label
 from app.workflow.inputs import VARIABLE_NAME, InputSpec, contradiction, input_specs
 from app.workflow.loader import RawDocument, read_document
-from app.workflow.problems import MAX_PROBLEMS
-from app.workflow.references import TooManyNodes, parse, place, substitute
+from app.workflow.references import MAX_PROBLEMS, TooManyNodes, parse, place, substitute
 
 MAX_VARIABLES = 200
 """Each is a field of a form; real documents have ten."""

@@ -1,6 +1,6 @@
 """The typed workflow document, as it is after its variables have been replaced.
 
-Unknown keys are errors here; `unknown_keys` says which of them a document may have all the same.
+Unknown keys are errors here; `loader` says which of them a document may have all the same.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from pydantic import (
     model_validator,
 )
 
-from app.workflow.cache_blocks import CACHE_BLOCKS, CacheBlock, TeaCacheBlock
 from app.workflow.plan_settings import Offload
 from app.workflow.segments import MAX_SEGMENTS
 from app.workflow.setting_blocks import (
+    CACHE_BLOCKS,
     SETTING_BLOCKS,
     AttentionBackend,
+    CacheBlock,
     ComponentSettings,
     DTypeSettings,
     GroupOffload,
     HubBackend,
     LayerwiseCasting,
+    TeaCacheBlock,
     TransformerSettings,
     UnetSettings,
     VaeSettings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -13,14 +13,12 @@ from pydantic_core import ErrorDetails
 
 from app.errors import InvalidWorkflow, Problem, UnknownWorkflow, nearest, shortened
 from app.mistakes import in_words
-from app.workflow.document import WorkflowDocument
+from app.workflow.document import KNOWN_KEYS, WorkflowDocument
 from app.workflow.files import can_be_path
 from app.workflow.inputs import unfit
 from app.workflow.installed.constants import with_constants
 from app.workflow.json_text import WrongJson, parse_json
-from app.workflow.problems import MAX_PROBLEMS
-from app.workflow.references import MAX_NODES, Path, count_nodes, place
-from app.workflow.unknown_keys import ACTIONS, UnknownKeys, without
+from app.workflow.references import MAX_NODES, MAX_PROBLEMS, Path, count_nodes, place
 
 MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 
@@ -225,3 +223,108 @@ def _told(details: ErrorDetails, tree: Any, unknown: UnknownKeys) -> Problem | N
             if path == ("seed",) and details["type"] == "greater_than_equal":
                 hint = "Leave it out for another seed in every run."
     return Problem(place=place(path), message=message, hint=hint)
+
+
+# --- unknown keys ---------------------------------------------------------------------------------
+
+CLOSED = {
+    "chain", "frame_snap", "ip_adapter", "scheduler", "audio_scheduler", "inputs", "compile",
+    "group_offload", "enable_layerwise_casting", "teacache",
+}  # fmt: skip
+"""Blocks whose keys the dialect closes, or hands on to a call that would refuse others."""
+ACTIONS = ("pipeline", "pipeline_reference", "task", "workflow")
+"""Of which a step has one."""
+
+
+def is_open(path: Path) -> bool:
+    """Whether the dialect lets other software's keys stand beside this one."""
+    above = [part for part in path[:-1] if isinstance(part, str)]
+    if not above:
+        return True
+    closed_lists = above[-1] == "loras" or (len(above) > 1 and above[-2] == "inputs")
+    configures_pipeline = above[-2:] == ["pipeline", "configuration"]
+    return not (above[-1] in CLOSED or closed_lists or configures_pipeline)
+
+
+def without(tree: Any, paths: Iterable[Path]) -> Any:
+    """The tree without these keys; what lies beside them is shared, not copied."""
+    removals: dict[str | int, Any] = {}
+    for path in paths:
+        inner = removals
+        for part in path[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[path[-1]] = None
+
+    def rebuilt(value: Any, removed: dict[str | int, Any]) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: rebuilt(item, removed[key]) if key in removed else item
+                for key, item in value.items()
+                if key not in removed or removed[key] is not None
+            }
+        return [
+            rebuilt(item, removed[index]) if index in removed else item
+            for index, item in enumerate(value)
+        ]
+
+    return rebuilt(tree, removals)
+
+
+class UnknownKeys:
+    """The unknown keys of one document, as they are found."""
+
+    def __init__(self) -> None:
+        self._ignored: dict[Path, None] = {}
+        self._refused: dict[Path, str] = {}
+        """With the hint at what may be meant."""
+
+    def add(self, path: Path) -> None:
+        """Take note of the key at the end of this path."""
+        if is_open(path):
+            self._ignored[path] = None
+        else:
+            self._refused[path] = _near(path)
+
+    def explain(self, path: Path, wanted: Iterable[str]) -> bool:
+        """Whether one of the wanted keys is missing here only because it is mistyped.
+
+        If so the mistyped key is the mistake, and is refused.
+        """
+        for each in (*self._ignored, *self._refused):
+            hint = nearest(str(each[-1]), wanted) if each[:-1] == path else ""
+            if hint:
+                self._ignored.pop(each, None)
+                self._refused[each] = hint
+                return True
+        return False
+
+    @property
+    def problems(self) -> list[Problem]:
+        """One for every key that is refused."""
+        return [
+            Problem(
+                place=place(path),
+                message=f"'{path[-1]}' is not a known key{_here(path)}.",
+                hint=hint,
+            )
+            for path, hint in self._refused.items()
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for every key that is ignored."""
+        return [
+            f"{place(path)}: The key '{path[-1]}' is not known{_here(path)} and is ignored."
+            f" {_near(path)}".rstrip()
+            for path in self._ignored
+        ]
+
+
+def _here(path: Path) -> str:
+    """A key that is known elsewhere."""
+    return " here" if path[-1] in KNOWN_KEYS else ""
+
+
+def _near(path: Path) -> str:
+    key = str(path[-1])
+    return "" if key in KNOWN_KEYS else nearest(key, KNOWN_KEYS)

@@ -34,6 +34,7 @@ from app.workflow.plan_sources import (
     ModularSettings,
 )
 from app.workflow.plan_values import ResultValue, Value, references_in
+
 MAX_ITERATIONS = 10_000
 """Most calls of one step."""
 
@@ -338,3 +339,15 @@ class Plan(Frozen):
     limits: MediaLimits = MediaLimits()
     """How large the files that the steps take may be."""
     warnings: tuple[str, ...] = ()
+
+
+def for_device(step: Step, *, accelerator: bool) -> Step:
+    """The step with the dtype it has there, where nobody chose one; see `task_dtype`."""
+    if accelerator and isinstance(step, PipelineStep) and step.dtype_open:
+        return step.model_copy(update={"dtype": "float16"})
+    return step
+
+
+def task_dtype(step: TaskStep, *, accelerator: bool) -> DType:
+    """In what the models of a task are loaded: half the bytes where they move to a card."""
+    return "float16" if accelerator and not step.on_cpu else "float32"

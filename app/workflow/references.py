@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import JsonValue
 
+from app.errors import Problem
+
 Path = tuple[str | int, ...]
 """Where a value stands in a document: `("steps", 0, "pipeline", "arguments", "prompt")`."""
 
@@ -141,3 +143,19 @@ def substitute(
     return Substituted(
         replaced, frozenset(literal), references, tuple(undeclared), tuple(endless), nodes
     )
+
+
+# --- problems at a place --------------------------------------------------------------------------
+
+MAX_PROBLEMS = 100
+
+
+class TooManyProblems(Exception):
+    """Nobody reads more; a document that is wrong everywhere must not keep the planner busy."""
+
+
+def problem(problems: list[Problem], path: Path, message: str, hint: str = "") -> None:
+    """Note one thing that is wrong at this place. Raises TooManyProblems."""
+    if len(problems) >= MAX_PROBLEMS:
+        raise TooManyProblems
+    problems.append(Problem(place=place(path), message=message, hint=hint))

@@ -19,7 +19,7 @@ from typing import Any
 from app.tasks import TASKS
 from app.workflow import document
 from app.workflow.document import WorkflowDocument
-from app.workflow.unknown_keys import ACTIONS, is_open
+from app.workflow.loader import ACTIONS, is_open
 
 COMPONENTS = (
     "controlnet", "feature_extractor", "image_encoder", "latent_upsampler", "processor",

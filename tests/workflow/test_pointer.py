@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.errors import InvalidWorkflow
 from app.workflow.plan_values import ImageValue, LiteralValue
 from app.workflow.planning.planner import make_plan
-from app.workflow.pointer import with_changes
+from app.workflow.request import with_changes
 from tests.workflow.bench import Bench, drawing, step, sub, told
 
 ONLY = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.workflow.unknown_keys import without
+from app.workflow.loader import without
 from tests.workflow.bench import Bench, drawing, step
 
 PIPELINE = "steps[0].pipeline"

@@ -25,8 +25,8 @@ from app.packages import Package
 from app.worker.device import Device
 from app.worker.steps.seeding import seeded
 from app.workflow.plan import PipelineStep
+from app.workflow.plan_sources import Quantisation, QuantiserKind
 from app.workflow.planning.quantisers import QUANTISERS, STORED
-from app.workflow.quantisation import Quantisation, QuantiserKind
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -14,7 +14,7 @@ from app.tasks.media import AudioVideo, as_frames, as_image
 from app.worker.steps.build import build
 from app.worker.steps.media import MediaReader
 from app.workflow.inputs import media_kind
-from app.workflow.plan import Rounds
+from app.workflow.plan import MAX_ITERATIONS, Rounds
 from app.workflow.plan_values import (
     AudioValue,
     BuiltValue,
@@ -29,7 +29,6 @@ from app.workflow.plan_values import (
     VideoValue,
     references_in,
 )
-from app.workflow.plan import MAX_ITERATIONS
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -14,8 +14,7 @@ from app.workflow.models.quantised import component_bytes, single_file_bytes, st
 from app.workflow.models.specs import ComponentSpec, StepSpecs
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DType
-from app.workflow.plan_sources import ModelSource
-from app.workflow.quantisation import Quantisation, QuantiserKind
+from app.workflow.plan_sources import ModelSource, Quantisation, QuantiserKind
 
 WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|Guidance$")
 """In the names of classes whose objects are no modules."""

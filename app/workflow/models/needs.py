@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from app.errors import LoadError
-from app.workflow.dtypes import for_device
 from app.workflow.files import config_of
 from app.workflow.models import fit
 from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
@@ -18,7 +17,7 @@ from app.workflow.models.config_check import wrong_in
 from app.workflow.models.fit import Mode, Need, Room, Weights
 from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import ComponentSpec, Find, StepSpecs, Unknown, known_folder
-from app.workflow.plan import LoadingStep, PipelineStep, Plan, SubWorkflowStep, TaskStep
+from app.workflow.plan import LoadingStep, PipelineStep, Plan, SubWorkflowStep, TaskStep, for_device
 from app.workflow.plan_settings import DENOISERS, DType
 
 DECODERS = ("vae", "vqvae", "movq", "audio_vae")

@@ -15,10 +15,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from app.errors import LoadError
-from app.workflow.dtypes import task_dtype
 from app.workflow.files import config_of
 from app.workflow.fingerprint import FileIdentity, identify_file, weight_files
-from app.workflow.installed.auto_models import model_class
+from app.workflow.installed.constructors import model_class
 from app.workflow.models.component_files import (
     changed,
     config_folder,
@@ -61,7 +60,7 @@ from app.workflow.models.specs import (
     Unknown,
     known_folder,
 )
-from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
+from app.workflow.plan import LoadingStep, PipelineStep, TaskStep, task_dtype
 from app.workflow.plan_settings import DType
 from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, LoraSource, ModelSource
 

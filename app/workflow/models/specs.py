@@ -21,8 +21,7 @@ from app.workflow.files import safe_name
 from app.workflow.fingerprint import FileIdentity, of_variant
 from app.workflow.models.hub import held, this_machine
 from app.workflow.plan_settings import ComponentChanges, DType
-from app.workflow.plan_sources import ModelSource
-from app.workflow.quantisation import Quantisation, QuantiserKind
+from app.workflow.plan_sources import ModelSource, Quantisation, QuantiserKind
 
 CODE = ".py"
 

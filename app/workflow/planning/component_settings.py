@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 from app.errors import nearest, shortened
 from app.packages import Package
-from app.workflow.cache_blocks import TeaCacheBlock
 from app.workflow.document import Configuration, PipelineBlock
 from app.workflow.installed import names
 from app.workflow.plan import PipelineStep
@@ -36,6 +35,7 @@ from app.workflow.setting_blocks import (
     ComponentSettings,
     HubBackend,
     LayerwiseCasting,
+    TeaCacheBlock,
 )
 from app.workflow.weighting import can_be_weighed
 

@@ -42,17 +42,17 @@ from app.workflow.planning.pipelines import PipelineBuilder
 from app.workflow.planning.results import read_result
 from app.workflow.planning.tasks import build_task
 from app.workflow.planning.values import ValueReader
-from app.workflow.pointer import with_changes
-from app.workflow.problems import TooManyProblems, problem
 from app.workflow.references import (
     MAX_NODES,
     Substituted,
     TooManyNodes,
+    TooManyProblems,
     place,
+    problem,
     substitute,
 )
 from app.workflow.references import Path as Place
-from app.workflow.request import request_problems
+from app.workflow.request import request_problems, with_changes
 
 NOT_SUBSTITUTED = {"variables", "inputs", "$schema"}
 """Keys of a document in which nothing is replaced; `$schema` is for editors alone."""

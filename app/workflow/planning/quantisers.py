@@ -23,9 +23,8 @@ from app.workflow.document import PipelineBlock, QuantisationBlock
 from app.workflow.installed import names
 from app.workflow.models.hub import find_snapshot
 from app.workflow.models.quantised import stored_quantiser
-from app.workflow.plan_sources import ComponentBlock, ModelSource
+from app.workflow.plan_sources import ComponentBlock, ModelSource, Quantisation, QuantiserKind
 from app.workflow.planning.values import ValueReader
-from app.workflow.quantisation import Quantisation, QuantiserKind
 from app.workflow.references import Path as Place
 
 BITSANDBYTES = Package("bitsandbytes", "bitsandbytes")

@@ -23,9 +23,8 @@ from app.workflow.plan_values import (
 )
 from app.workflow.planning.media import media_value, near
 from app.workflow.planning.objects import built_value, is_built
-from app.workflow.problems import problem
 from app.workflow.references import Path as Place
-from app.workflow.references import parse, place
+from app.workflow.references import parse, place, problem
 
 MAX_NAME_LENGTH = 1000
 """Of a reference to a result."""

@@ -13,8 +13,7 @@ from torch import nn
 from transformers.models.auto.auto_factory import _get_model_class
 
 from app.worker.loading.load import _shape_of
-from app.workflow.installed.auto_models import model_class
-from app.workflow.installed.constructors import AUTOMATIC, automatic_class, constructor
+from app.workflow.installed.constructors import AUTOMATIC, automatic_class, constructor, model_class
 from app.workflow.installed.signatures import public_classes, single_file_classes
 from app.workflow.models.component_files import has_weights
 from app.workflow.models.single_files import Published, published_model
