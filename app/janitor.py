@@ -55,7 +55,7 @@ def attempt(task: Callable[..., Sized], *arguments: Any) -> None:
         log.warning("Files could not be removed: %s", error)
         return
     if removed:
-        log.info("Removed %d files and folders that nobody needs", len(removed))
+        log.info("Removed %d unneeded files and folders", len(removed))
 
 
 def trim(

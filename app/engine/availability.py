@@ -31,7 +31,7 @@ def is_prepared(plan: Plan) -> bool:
     except Exception:
         # A damaged model may raise anything. The same error will fail the run in its preparation,
         # with a sentence, rather than this call.
-        log.debug("What the plan needs cannot be told yet", exc_info=True)
+        log.debug("The files of a plan are not known yet", exc_info=True)
         return False
     return not remote_values(plan)
 

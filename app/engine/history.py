@@ -120,7 +120,7 @@ class History:
             try:
                 runs.append(self._resumed(stored))
             except WorkbenchError as error:
-                log.warning("Run %s is not taken up: %s", stored.run_id, error)
+                log.warning("Run %s is not resumed: %s", stored.run_id, error)
                 failed = RunFailed(run_id=stored.run_id, time=time.time(), error=error.report())
                 self._end(stored, failed)
         return runs

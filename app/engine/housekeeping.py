@@ -49,7 +49,7 @@ class Housekeeping:
             try:
                 add_past_runs(self._outputs, self._store, self._closing)
             except (OSError, StoreError) as error:
-                log.warning("Earlier results could not be taken into the history: %s", error)
+                log.warning("Earlier results could not be added to the history: %s", error)
         for task in (lambda: clean(self._outputs.root), self.trim):
             if not self._closing.is_set():
                 attempt(task)

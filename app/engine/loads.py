@@ -28,7 +28,7 @@ def loads_of(plan: Plan, settings: WorkerSettings) -> Mapping[str, int] | None:
         return None
     except Exception:
         # The run itself will report what is wrong with the model's files.
-        log.warning("What a run loads could not be told", exc_info=True)
+        log.warning("The components of a run could not be determined", exc_info=True)
         return None
 
 

@@ -45,7 +45,7 @@ def add_past_runs(outputs: OutputStore, store: Store, closing: threading.Event) 
         store.add_past(found[::-1]).result()
         taken += [run.run_id for run, _ in found]
     if taken:
-        log.info("Took %d earlier runs into the history", len(taken))
+        log.info("Took %d earlier runs to the history", len(taken))
     return taken
 
 

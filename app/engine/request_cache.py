@@ -52,7 +52,7 @@ class RequestCache:
                 self._trim()
             self._noted += 1
         except OSError as error:
-            log.warning("What the run made could not be remembered: %s", error)
+            log.warning("The results of a run could not be cached: %s", error)
 
     def _trim(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)

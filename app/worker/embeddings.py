@@ -103,7 +103,9 @@ class EmbeddingsFolder:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            log.warning("Remembered embeddings could not be read and are made anew: %s", error)
+            log.warning(
+                "Stored prompt embeddings could not be read and are computed again: %s", error
+            )
             with contextlib.suppress(OSError):
                 path.unlink()
             return None

@@ -160,7 +160,7 @@ class Worker:
                 case StartRun() as command:
                     self._runner.run(command)
                     if self._runner.reports.device_is_lost:
-                        log.error("The device does not answer any more: the worker starts anew.")
+                        log.error("The device no longer answers: the worker is restarted.")
                         return
                 case FreeMemory() as command:
                     self._runner.free(command)

@@ -152,7 +152,7 @@ class PromptMemo:
         if found is None and (found := self._folder.find(key)) is not None:
             self.cache.put(key, found, found.size_bytes)
         if found is not None:
-            log.debug("Reusing remembered prompt embeddings")
+            log.debug("Reusing memoised prompt embeddings")
         return found
 
 

@@ -258,7 +258,9 @@ class Placement:
 def _checked_origin(entry: Entry) -> Origin | None:
     """Returns the entry's origin; clears it if its files are gone or were replaced."""
     if entry.origin is not None and not entry.origin.is_unchanged:
-        log.warning("The files of %s are gone or others: its weights are copied", entry.title)
+        log.warning(
+            "The files of %s are gone or were replaced: its weights are copied", entry.title
+        )
         entry.origin = None
     return entry.origin
 
@@ -281,7 +283,7 @@ def _log_mode(step: PipelineStep, mode: Mode) -> None:
         log.warning("offload '%s' has no effect: there is no accelerator", asked.offload)
     elif mode != asked:
         chosen = [f"{name} {value}" for name, value in asdict(mode).items() if value]
-        log.info("Step '%s' runs with what makes it fit: %s", step.name, ", ".join(chosen))
+        log.info("Step '%s' runs with %s, to fit into memory", step.name, ", ".join(chosen))
 
 
 def _eviction_reason(

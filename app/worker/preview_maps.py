@@ -172,7 +172,7 @@ class PreviewMaps:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file(sums, self._file(pair.preview_source.decoder))
         except (OSError, SafetensorError) as error:
-            log.warning("A map for previews could not be kept: %s", error)
+            log.warning("A preview map could not be saved: %s", error)
 
     def _file(self, decoder: str) -> Path:
         return self._folder / f"{hashlib.sha256(decoder.encode()).hexdigest()[:24]}.safetensors"
@@ -185,7 +185,7 @@ class PreviewMaps:
             return {}
         except (OSError, SafetensorError) as error:
             # A truncated file: the map is learnt again.
-            log.warning("A map for previews cannot be read: %s", error)
+            log.warning("A preview map cannot be read: %s", error)
             return {}
         return sums if _are_sums(sums) else {}
 

@@ -141,7 +141,7 @@ def find_preview(folder: Path, pipeline_class: str) -> LatentPreview | None:
             fit = _StoredMap.model_validate_json(stored.read_bytes())
             return LatentPreview(fit.latent_rgb_factors, fit.latent_rgb_bias)
     except (OSError, ValidationError) as error:
-        log.warning("'%s' is no map for previews: %s", stored, first_line(error))
+        log.warning("'%s' is not a valid preview map: %s", stored, first_line(error))
     if pipeline_class.startswith("StableDiffusionXL"):
         return LatentPreview(SDXL_FACTORS, SDXL_BIAS)
     if pipeline_class.startswith("StableDiffusion") and "3" not in pipeline_class:

@@ -128,7 +128,7 @@ class Retry:
         """Returns what was tried before, as text that follows the step's name."""
         if lean != asked:
             return f", also with {difference(lean, asked)}"
-        return ", also after what was idle had left" if ran_out else ""
+        return ", also after idle components were evicted" if ran_out else ""
 
     def _evict_idle(
         self, shortage: Shortage, parts: StepParts, later: Sequence[str], context: RunContext
@@ -143,7 +143,7 @@ class Retry:
             return []
         size_bytes = sum(item.weight_bytes for item in gone)
         names = ", ".join(item.title for item in gone)
-        return [f"What was idle left ({size_bytes / 1e6:.0f} MB): {names}."]
+        return [f"Idle components were evicted ({size_bytes / 1e6:.0f} MB): {names}."]
 
     def _failure(
         self, shortage: Shortage, parts: StepParts, context: RunContext, tried: str

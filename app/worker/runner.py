@@ -170,7 +170,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001  (any error ends the run, not the worker)
             ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
         context.results.clear()
-        with optional_work("Files could not be looked at again"):
+        with optional_work("Files could not be checked for changes"):
             drop_replaced(files, plan, self.residency, self.weights, self.prompts)
         log.info("Run %s ended: %s", run_id, ended.type.removeprefix("run_"))
         # What is held is reported before the final event, so that a reader of that event sees it.
@@ -329,7 +329,7 @@ class Runner:
                     STEP_KINDS[step.kind](placed, parts, components, context, writer)
                 except BaseException:
                     # An error here must not replace the step's own.
-                    with optional_work("What took turns could not be put back"):
+                    with optional_work("Offloaded components could not be restored"):
                         self.placement.restore(placed, parts)
                     raise
                 self.placement.restore(placed, parts)
@@ -396,7 +396,7 @@ class Runner:
 
     def move_to_ram(self, command: MoveToRam) -> None:
         """Moves these components off the accelerator; ignores keys that are not held."""
-        with optional_work("What is idle could not be moved to RAM"):
+        with optional_work("Idle components could not be moved to RAM"):
             self.placement.move_off_device(command.keys, command.reason)
         self.report_memory(command.request_id)
 
@@ -407,11 +407,11 @@ class Runner:
         """
         with optional_work("Prompt embeddings could not be written"):
             self.prompts.flush()
-        with optional_work("A map for previews could not be learnt"):
+        with optional_work("A preview map could not be learnt"):
             self.preview_maps.learn()
         with optional_work("Memory could not be given back"):
             self._device.tidy()
-        with optional_work("Converted weights could not be kept"):
+        with optional_work("Converted weights could not be cached"):
             if self.weights.write_converted(self.residency, interrupted):
                 self.report_memory()
 

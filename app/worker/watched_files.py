@@ -78,7 +78,7 @@ def drop_replaced(
     """Drops everything a run may have read from files while they were replaced."""
     if (changed := files.changed()) is None:
         return
-    log.warning("'%s' was replaced while the run used it: nothing of it is kept", changed)
+    log.warning("'%s' was replaced during the run: its components and results are dropped", changed)
     used = {entry.key for entry in residency.entries if plan.workflow_id in entry.used_by}
     residency.drop(used, reason=f"'{changed.name}' was replaced during the run")
     weights.drop_shells(used)

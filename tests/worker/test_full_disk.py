@@ -120,7 +120,7 @@ def test_converted_weights_on_a_full_disk_are_only_logged(
     # Room for the text files only, so that the weights' library meets the limit.
     with caplog.at_level(logging.WARNING), full_disk(max_bytes=4096):
         bench.runner.clean_up()
-    told = [text for text in caplog.messages if "could not be kept" in text]
+    told = [text for text in caplog.messages if "could not be cached" in text]
     assert len(told) == 4, "each for itself: unet, vae, text encoder and safety checker"
     assert all(text.startswith("The converted ") for text in told)
     assert not list((bench.folder / "outputs" / ".weights").rglob("*.safetensors"))

@@ -157,7 +157,7 @@ def test_preview_map_is_used_if_it_cannot_be_written(
     with caplog.at_level("WARNING"):
         teach(maps, drawn[:4], FORMS["a picture"])
     assert sight_of(maps).knows(drawn[0][1])
-    assert "could not be kept" in caplog.text
+    assert "could not be saved" in caplog.text
 
 
 def test_preview_map_is_used_on_a_full_disk(
@@ -169,7 +169,7 @@ def test_preview_map_is_used_on_a_full_disk(
     with caplog.at_level("WARNING"), full_disk(max_bytes=10):
         teach(maps, drawn[:4], FORMS["a picture"])
     assert sight_of(maps).knows(drawn[0][1])
-    assert "A map for previews could not be kept" in caplog.text
+    assert "A preview map could not be saved" in caplog.text
 
 
 def test_truncated_preview_map_is_learnt_again(

@@ -136,7 +136,7 @@ def test_retry_evicts_idle_but_not_pinned_or_needed(two_models: Bench):
     RunningOut(two_models, decoding)
     (event,) = told(two_models.run(PLAIN))
     assert held(two_models) == {"a", "shapes"}
-    assert event.done[0].startswith("What was idle left (22 MB): ")
+    assert event.done[0].startswith("Idle components were evicted (22 MB): ")
     assert "unet of b (float32)" in event.done[0]
     assert event.done[1] == f"Run again with {MODE}."
 

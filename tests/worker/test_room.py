@@ -255,7 +255,7 @@ def test_step_is_offloaded_and_recorded_if_too_large(
     with caplog.at_level(logging.INFO, logger="app"):
         turned = draw(tight, "a")
     assert mode(turned) == {**PLAIN, "offload": "model"}
-    assert "Step 'draw_a' runs with what makes it fit: offload model" in caplog.messages
+    assert "Step 'draw_a' runs with offload model, to fit into memory" in caplog.messages
     assert same(whole, turned)
     assert same(whole, draw(tight, "a"))
 

@@ -115,7 +115,7 @@ class WorkerProcess:
             pass
         except Exception:
             # Later events cannot be trusted either.
-            log.exception("The worker process said what is no event, and is ended")
+            log.exception("The worker process sent an invalid event and is killed")
             self._process.kill()
         self._process.join(EXIT_S)
         if self._process.exitcode is None:

@@ -242,7 +242,7 @@ class WorkerSlot:
             )
         except Exception as error:
             # Out of memory or file handles, say: counts as a worker that ends before it is ready.
-            log.exception("The worker process could not be made")
+            log.exception("The worker process could not be started")
             self._starts.ended(time.monotonic())
             if self._starts.given_up:
                 self._give_up(f"{type(error).__name__}: {error}")

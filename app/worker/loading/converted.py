@@ -112,7 +112,7 @@ class ConvertedWeights:
         for folder in sorted(sizes_bytes, key=lambda folder: folder.stat().st_mtime_ns):
             if held_bytes <= self._max_bytes:
                 break
-            log.info("Removing converted weights for room: %s", _title(folder))
+            log.info("Evicting converted weights: %s", _title(folder))
             shutil.rmtree(folder)
             held_bytes -= sizes_bytes[folder]
 

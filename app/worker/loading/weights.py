@@ -157,7 +157,7 @@ class Weights:
                 self._unwritten[key] = part
                 break
             except (OSError, SafetensorError, LoadError) as error:
-                log.warning("The converted %s could not be kept: %s", part.title, error)
+                log.warning("The converted %s could not be cached: %s", part.title, error)
         return wrote
 
     # --- loading ---------------------------------------------------------------------------------

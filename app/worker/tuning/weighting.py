@@ -49,7 +49,10 @@ def weighting_prompts(pipeline: Any, step: PipelineStep) -> Iterator[None]:
     regions = _regions_of(pipeline) if step.prompt_weighting else None
     if regions is None:
         if step.prompt_weighting:
-            log.warning("%s takes prompts as they stand, unweighed", type(pipeline).__name__)
+            log.warning(
+                "%s does not support prompt weights and takes prompts literally",
+                type(pipeline).__name__,
+            )
         yield
         return
     pipeline.encode_prompt = _weighed(pipeline, pipeline.encode_prompt, regions)
