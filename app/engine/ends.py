@@ -14,7 +14,7 @@ from app.protocol import FilesMissing, RunCancelled, RunFailed
 def engine_failure(run: Run, error: Exception) -> RunFailed:
     """Returns the failure of a run by an error of this process."""
     failed = RunError(
-        f"The engine could not carry the run on: {first_line(error)}",
+        f"The engine could not continue the run: {first_line(error)}",
         hint="The server's log says more.",
         detail="".join(traceback.format_exception(error)),
     )
@@ -39,7 +39,7 @@ def files_gone(missing: FilesMissing) -> ErrorReport:
     """Returns the error for files of a model that are gone after they were fetched."""
     names = ", ".join(f"'{name}'" for name in missing.names[:3]) or "its configuration"
     error = LoadError(
-        f"The files of '{missing.source.model}' are not where they were put: the worker does not"
+        f"The files of '{missing.source.model}' are gone after their download: the worker does not"
         f" find {names}.",
         hint="Run it again when nobody removes files from the hub's cache.",
     )

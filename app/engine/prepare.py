@@ -93,7 +93,7 @@ class Preparation:
         except Exception as error:
             # Any error must end the run, which would wait for ever.
             log.exception("A run could not be prepared")
-            self._fail(run, FetchError(f"What the run needs could not be fetched: {error}"))
+            self._fail(run, FetchError(f"The files of the run could not be fetched: {error}"))
         else:
             self._post(partial(self._runs.prepared, run, plan, key, loads))
         finally:

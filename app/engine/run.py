@@ -225,12 +225,11 @@ def check_command(command: StartRun) -> None:
     except ValueError as error:
         log.warning("A request is refused: %s", first_line(error))
         raise InvalidInputs(
-            "The worker could not be given this request: something in it is nested too deeply, or"
-            " is no JSON."
+            "The request cannot be sent to the worker: it is nested too deeply, or not valid JSON."
         ) from error
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInputs(
-            f"What is to be run is written in {len(data):,} bytes; at most {MAX_COMMAND_BYTES:,}"
-            " are taken.",
+            f"The definition of the run has {len(data):,} bytes; the maximum is"
+            f" {MAX_COMMAND_BYTES:,}.",
             hint="Use fewer steps or rounds, or shorter values.",
         )

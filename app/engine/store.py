@@ -245,7 +245,7 @@ class Store:
                 ) from error
             aside = put_aside(file)
             self.notice = (
-                f"The history was damaged ({error}) and begins anew; the old file is {aside.name}."
+                f"The history was damaged ({error}) and was replaced; the old file is {aside.name}."
             )
             log.error("%s", self.notice)
             return opened(file)
@@ -281,7 +281,7 @@ class Store:
             log.error("The history could not be written: %s", error)
             batch[0][1].set_exception(
                 StoreError(
-                    f"The run could not be noted in '{self._folder}': {error}.",
+                    f"The run could not be recorded in '{self._folder}': {error}.",
                     hint="Make room there, or keep no history with --no-history.",
                 )
             )

@@ -43,7 +43,7 @@ class Slice(Arguments):
             )
         bare = self.audio is not UNKNOWN and not isinstance(self.audio, AudioVideo)
         if bare and self.sample_rate is None:
-            raise ValueError("the sound does not carry its sample rate; give sample_rate")
+            raise ValueError("the sound has no sample rate; give sample_rate")
         return self
 
 

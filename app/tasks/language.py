@@ -115,7 +115,7 @@ def _vision_inputs(arguments: TextGeneration | ImageToText, loaded: Loaded) -> M
         messages.insert(0, {"role": "system", "content": words})
     if processor.chat_template is None and processor.tokenizer.chat_template is None:
         raise StepError(
-            "The model has no chat template: how it is shown a picture is not known.",
+            "The model has no chat template, which is needed for pictures.",
             hint="Take one that was trained for conversation (…-Instruct).",
         )
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -134,7 +134,7 @@ def _processor(loaded: Loaded) -> Any:
 
     found = PROCESSOR_MAPPING.get(type(loaded.components["model"].config), None)
     if found is None:
-        raise StepError("The model is not one that is shown pictures.")
+        raise StepError("The model does not accept pictures.")
 
     class WithoutVideo(found):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
@@ -150,7 +150,7 @@ def _processor(loaded: Loaded) -> Any:
     }
     names = found.get_attributes()
     if strange := [name for name in names if name not in (*parts, "video_processor")]:
-        raise StepError(f"The model wants a {strange[0]}, which this task has not.")
+        raise StepError(f"The model needs a {strange[0]}, which this task does not provide.")
     try:
         return WithoutVideo.from_args_and_dict([parts.get(name) for name in names], settings)
     except ImportError as error:

@@ -41,8 +41,8 @@ def fitting(width: int, height: int) -> tuple[int, int]:
     """Returns the size of an image to make, in pixels. Raises StepError if it is too large."""
     if width * height > MAX_PIXELS:
         raise StepError(
-            f"A picture of {width}x{height} pixels would be made;"
-            f" {MAX_PIXELS / 1e6:.0f} million are the most.",
+            f"A picture of {width}x{height} pixels is too large;"
+            f" the maximum is {MAX_PIXELS / 1e6:.0f} million pixels.",
             hint="Ask for a smaller one.",
         )
     return width, height
@@ -96,7 +96,7 @@ def as_frames(value: Any) -> Array:
     check_video(frames)
     images = [np.asarray(as_image(frame).convert("RGB")) for frame in frames]
     if len({image.shape for image in images}) > 1:
-        raise ValueError("the frames of a video have one size")
+        raise ValueError("the frames of a video must have the same size")
     return np.stack(images)
 
 

@@ -45,7 +45,9 @@ def get_frame(arguments: Frame) -> Image.Image:
     """Returns one frame as an image. Raises StepError outside the video."""
     frames = as_frames(arguments.video)
     if not -len(frames) <= arguments.frame_index < len(frames):
-        raise StepError(f"The video has {len(frames)} frames and none at {arguments.frame_index}.")
+        raise StepError(
+            f"The video has {len(frames)} frames, and none has the index {arguments.frame_index}."
+        )
     return Image.fromarray(frames[arguments.frame_index])
 
 
@@ -69,7 +71,7 @@ def pair_audio(arguments: Pair) -> AudioVideo:
     frames, audio = arguments.video, arguments.audio
     rate = arguments.sample_rate or getattr(audio, "sample_rate", None)
     if rate is None:
-        raise StepError("The sound does not carry its sample rate.", hint="Set 'sample_rate'.")
+        raise StepError("The sound has no sample rate.", hint="Set 'sample_rate'.")
     bare = frames.frames if isinstance(frames, AudioVideo) else frames
     return AudioVideo(bare, as_audio(audio), rate)
 
@@ -88,7 +90,7 @@ def concat_videos(arguments: Concat) -> AudioVideo:
     if len(set(sizes)) > 1:
         raise StepError(f"Videos of different sizes ({', '.join(sizes)}) cannot be joined.")
     if any(len(clip) <= trim for clip in clips[1:]):
-        raise StepError(f"A video has no more than the {trim} frames that are to be trimmed.")
+        raise StepError(f"A video has no frames left after {trim} are trimmed.")
     frames = np.concatenate([clips[0], *(clip[trim:] for clip in clips[1:])])
     rates = {video.sample_rate for video in videos if _has_audio(video)}
     if not rates:

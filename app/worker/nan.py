@@ -28,7 +28,7 @@ def is_nan_error(error: BaseException) -> bool:
 def nan_error(step: str) -> StepError:
     """Returns the error shown to users."""
     return StepError(
-        f"What step '{step}' made is not a picture: some of its numbers are NaN.",
+        f"The picture of step '{step}' contains NaN.",
         hint="A model computed beyond the range of its dtype. Load it in bfloat16 or float32, the"
         " vae first of all.",
     )

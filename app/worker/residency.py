@@ -222,7 +222,7 @@ class Residency:
     @staticmethod
     def _refuse_leased(entries: Iterable[Entry]) -> None:
         if leased := [entry.title for entry in entries if entry.leases]:
-            raise RuntimeError(f"in use and cannot leave: {', '.join(leased)}")
+            raise RuntimeError(f"in use and cannot be dropped: {', '.join(leased)}")
 
 
 def _described(entry: Entry) -> HeldComponent:

@@ -28,7 +28,7 @@ def encode_event(event: Event) -> bytes:
 
 def _unsendable(event: RunSucceeded, error: Exception) -> RunFailed:
     failed = ResultError(
-        "What the last step returned cannot be carried as JSON.",
+        "The result of the last step cannot be sent as JSON.",
         hint="Have the step save it, with a `result` of its own.",
         detail=str(error),
     )

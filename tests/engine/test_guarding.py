@@ -76,7 +76,7 @@ def test_unsendable_run_fails_alone(start: Start, plan: Plan):
     bad, good = submitted(loop, unsendable), submitted(loop, plan)
     failed = ended(bad)
     assert isinstance(failed, RunFailed)
-    assert failed.error.message.startswith("The engine could not carry the run on: ")
+    assert failed.error.message.startswith("The engine could not continue the run: ")
     assert isinstance(ended(good), RunSucceeded)
     assert loop.status().worker == "ready"
 
@@ -145,7 +145,7 @@ def test_unhandled_event_fails_its_run_only(start: Start, plan: Plan):
     bad, good = submitted(loop, plan), submitted(loop, plan)
     failed = ended(bad)
     assert isinstance(failed, RunFailed)
-    assert failed.error.message == "The engine could not carry the run on: there is no room"
+    assert failed.error.message == "The engine could not continue the run: there is no room"
     assert isinstance(ended(good), RunSucceeded)
 
 

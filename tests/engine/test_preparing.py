@@ -233,7 +233,7 @@ def test_files_missing_in_worker_twice_fail_the_run(far: Far):
     ended = far.bench.run("miss test/third other.safetensors").terminal
     assert isinstance(ended, RunFailed)
     assert ended.error.message == (
-        "The files of 'test/third' are not where they were put: the worker does not find"
+        "The files of 'test/third' are gone after their download: the worker does not find"
         " 'other.safetensors'."
     )
     assert len(far.bench.sent) == 2

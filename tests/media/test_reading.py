@@ -48,7 +48,7 @@ def test_a_silent_video_has_no_sound(tmp_path: Path):
 def test_a_sound_is_read_as_its_samples(tmp_path: Path, suffix: str):
     file = tone(tmp_path / f"tone{suffix}")
     assert suffix_of(file, "audio", LIMITS) == suffix
-    found = reader().sound(str(file))
+    found = reader().audio(str(file))
     # Opus knows no other rate.
     assert found.sample_rate == (48_000 if suffix == ".ogg" else RATE)
     assert found.audio.dtype == np.float32
@@ -77,13 +77,13 @@ def test_a_file_is_taken_for_nothing_but_what_its_name_says(
     with pytest.raises(WrongMediaError, match="cannot be read as a"):
         suffix_of(file, kind, LIMITS)
     with pytest.raises(StepError, match=r"cannot be read|has no samples"):
-        (reader().video if kind == "video" else reader().sound)(str(file))
+        (reader().video if kind == "video" else reader().audio)(str(file))
 
 
 def test_the_sound_of_a_video_is_a_sound_and_a_silent_one_has_none(tmp_path: Path):
     file = film(tmp_path / "film.mp4", seconds_of_sound=0.5)
     assert suffix_of(file, "audio", LIMITS) == ".mp4"
-    assert reader().sound(str(file)).sample_rate == RATE
+    assert reader().audio(str(file)).sample_rate == RATE
     with pytest.raises(WrongMediaError):
         suffix_of(film(tmp_path / "silent.mp4"), "audio", LIMITS)
 
@@ -120,7 +120,7 @@ def test_picture_of_more_pixels_than_the_setting_is_refused_by_server_and_worker
     Image.new("RGB", (64, 32)).save(file)
     enough = MediaLimits(max_picture_pixels=64 * 32)
     assert suffix_of(file, "image", enough) == ".png"
-    assert MediaReader(enough, lambda: None).picture(str(file)).size == (64, 32)
+    assert MediaReader(enough, lambda: None).image(str(file)).size == (64, 32)
     for said in refused(file, "image", max_picture_pixels=64 * 32 - 1):
         assert "'a.png' has 64x32 pixels; " in said
 
@@ -227,7 +227,7 @@ def test_broken_content_is_always_told_in_a_sentence(tmp_path: Path):
         with contextlib.suppress(WrongMediaError):
             suffix_of(file, "audio", MediaLimits(**limits))
         with contextlib.suppress(StepError):
-            reader(**limits).sound(str(file))
+            reader(**limits).audio(str(file))
         if original.stem == "film":
             with contextlib.suppress(WrongMediaError):
                 suffix_of(file, "video", MediaLimits(**limits))

@@ -53,7 +53,7 @@ def test_slice_requires_time_or_frames():
     either = (
         "Either start_seconds and duration_seconds, or start_frame, num_frames and fps are needed."
     )
-    bare = "The sound does not carry its sample rate; give sample_rate."
+    bare = "The sound has no sample rate; give sample_rate."
     assert wrong("slice_audio", audio=counting(), sample_rate=RATE) == {"": either}
     assert wrong("slice_audio", audio=UNKNOWN, **HALF_SECOND, fps=25) == {"": either}
     assert wrong("slice_audio", audio=UNKNOWN, **HALF_SECOND) == {}

@@ -50,7 +50,7 @@ def test_resample_sets_short_side_in_multiples_of_64():
 
 
 def test_too_large_image_is_not_made():
-    sentence = r"A picture of 8192x524288 pixels would be made; 128 million are the most"
+    sentence = r"A picture of 8192x524288 pixels is too large; the maximum is 128 million pixels"
     with pytest.raises(StepError, match=sentence):
         call("resize_resample", image=plain((10, 640)), resolution=8192)
     with pytest.raises(StepError, match="would be made"):

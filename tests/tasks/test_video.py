@@ -53,7 +53,7 @@ def array_of(*greys: int) -> np.ndarray:
 
 
 def test_frame_outside_video_is_an_error_with_the_count():
-    with pytest.raises(StepError, match="The video has 2 frames and none at 2"):
+    with pytest.raises(StepError, match="The video has 2 frames, and none has the index 2"):
         call("get_frame", video=clip(1, 2), frame_index=2)
 
 
@@ -133,5 +133,5 @@ def test_concat_refuses_incompatible_videos():
 
 
 def test_frames_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match="the frames of a video have one size"):
+    with pytest.raises(ValueError, match="the frames of a video must have the same size"):
         call("video_frames", video=[plain((4, 4)), plain((8, 8))])

@@ -195,7 +195,7 @@ def test_chain_refuses_segment_with_two_videos(bench: Bench, ltx2: Path):
     finished = bench.run(document(filming(ltx2, {"segments": 2}, num_videos_per_prompt=2)))
     assert isinstance(finished.terminal, RunFailed)
     assert finished.terminal.error.message == (
-        "A segment of step 'film' made 2 results; a chain is made of one film a segment."
+        "A segment of step 'film' made 2 results; a chain needs one video per segment."
     )
 
 

@@ -51,9 +51,7 @@ def test_nan_image_is_an_error_and_not_saved_black(bench: Bench, model: Path):
         refuse_nan()
         finished = bench.run(document(step(model=model)))
     assert isinstance(finished.terminal, RunFailed)
-    assert finished.terminal.error.message == (
-        "What step 'draw' made is not a picture: some of its numbers are NaN."
-    )
+    assert finished.terminal.error.message == ("The picture of step 'draw' contains NaN.")
     assert "bfloat16 or float32" in finished.terminal.error.hint
     assert finished.results == ()
 

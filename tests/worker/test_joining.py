@@ -117,7 +117,7 @@ def test_incompatible_segments_are_refused(second: AudioVideo, message: str):
 
 
 def test_trimming_audio_requires_fps():
-    with pytest.raises(StepError, match="How long a frame of step 'film' is heard is not known"):
+    with pytest.raises(StepError, match="The frame rate of step 'film' is unknown"):
         joined(Chain(segments=2), segment(0), segment(1))
 
 

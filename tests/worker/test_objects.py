@@ -100,7 +100,9 @@ def test_conditions_are_built_from_files_and_numbers(bench: Bench):
 
 
 def test_invalid_object_arguments_are_reported(bench: Bench):
-    with pytest.raises(StepError, match="No MiniMaxH3VideoReference can be made: a text is not"):
+    with pytest.raises(
+        StepError, match="A MiniMaxH3VideoReference cannot be created: a text is not"
+    ):
         given(bench, of("MiniMaxH3VideoReference", from_previous_result="a"), a=["a text"])
 
 

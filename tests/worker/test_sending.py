@@ -67,4 +67,4 @@ def test_results_that_json_cannot_hold_fail_the_run(output: JsonValue):
     event = succeeded().model_copy(update={"outputs": (output,)})
     heard = decode_event(encode_event(event))
     assert isinstance(heard, RunFailed)
-    assert heard.error.message == "What the last step returned cannot be carried as JSON."
+    assert heard.error.message == "The result of the last step cannot be sent as JSON."

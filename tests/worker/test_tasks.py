@@ -243,7 +243,7 @@ def test_wrong_result_type_is_named_with_argument(bench: Bench):
         document(listing("words"), doing("crop_square", image="previous_result:list"))
     )
     assert failed(finished) == (
-        "Step 'do' was given what crop_square cannot take: image: A picture is needed: a text is"
+        "Step 'do' has invalid arguments for crop_square: image: A picture is needed: a text is"
         " not a picture."
     )
 

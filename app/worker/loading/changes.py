@@ -87,7 +87,7 @@ def _compile(module: torch.nn.Module, how: Compiled, title: str) -> None:
     if how.repeated_blocks:
         if not getattr(module, "_repeated_blocks", None):
             raise LoadError(
-                f"The {title} does not say which of its blocks are repeated.",
+                f"The {title} declares no repeated blocks.",
                 hint="Leave 'repeated_blocks' out to compile all of it.",
             )
         module.compile_repeated_blocks(**how.options)  # type: ignore[operator]

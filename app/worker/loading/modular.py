@@ -167,7 +167,7 @@ def _check_call(pipeline: Any, step: PipelineStep) -> None:
     at = f"{step.place}.pipeline.arguments"
     for name in step.arguments.keys() - taken - set(CALL):
         raise LoadError(
-            f"The blocks of {type(pipeline).__name__} take no '{name}', which stands in {at}.",
+            f"The blocks of {type(pipeline).__name__} take no '{name}', given in {at}.",
             hint=nearest(name, [*taken, *CALL]),
         )
     made = taken | {each.name for block in blocks_in(blocks) for each in block.intermediate_outputs}

@@ -34,7 +34,7 @@ class _WithoutVideos(ProcessorMixin):  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         if name == VIDEO_PROCESSOR:
-            raise AttributeError("to look at a film it needs torchvision (pip install torchvision)")
+            raise AttributeError("video input needs torchvision (pip install torchvision)")
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
 
@@ -63,6 +63,6 @@ def _class_in(folder: Path) -> type[ProcessorMixin]:
             if isinstance(found, type) and issubclass(found, ProcessorMixin):
                 return found
     raise LoadError(
-        f"The files in {folder.name}/ do not say which processor they are of.",
+        f"The files in {folder.name}/ do not name a processor class.",
         hint="Name its class as 'component_type'.",
     )

@@ -217,7 +217,7 @@ class Weights:
             )
             origin = find_origin(again, weight_files(folder, None))
             if not (origin.is_whole and _are_equal(component, again, cancel_point)):
-                raise LoadError("its library reads it otherwise than it was written")
+                raise LoadError("its library does not read back what was written")
         return origin.moved_to(self._converted.folder_of(part.key))
 
     def _rebase(self, entry: Entry, origin: Origin) -> None:

@@ -40,7 +40,7 @@ def save_audio(artifact: Any, file: NewFile, record: Record, spec: ResultSpec) -
     try:
         audio = as_audio(artifact)
     except ValueError as error:
-        raise ResultError(f"The step made no sound that could be saved: {error}.") from error
+        raise ResultError(f"The result cannot be saved as a sound: {error}.") from error
     own = artifact.sample_rate if isinstance(artifact, AudioVideo) else None
     rate = spec.sample_rate or own or DEFAULT_RATE
     written = rate if not codec.rates or rate in codec.rates else 48_000
@@ -102,7 +102,7 @@ def layout_of(audio: Any) -> str:
     """Returns the layout's name: mono or stereo. Raises ResultError for more channels."""
     count = audio.shape[1]
     if count > 2:
-        raise ResultError(f"A sound of {count} channels cannot be saved; two are the most.")
+        raise ResultError(f"A sound of {count} channels cannot be saved; the maximum is two.")
     return "stereo" if count == 2 else "mono"
 
 

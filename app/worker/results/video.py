@@ -94,11 +94,13 @@ def write_video(
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
-        raise ResultError("The step made no frames that could be written as a video.")
+        raise ResultError("The result has no frames to save as a video.")
     # yuv420p, the only format every player supports, needs even sides.
     height, width = (side - side % 2 for side in first.shape[:2])
     if not height or not width:
-        raise ResultError(f"Frames of {first.shape[1]}x{first.shape[0]} pixels make no video.")
+        raise ResultError(
+            f"Frames of {first.shape[1]}x{first.shape[0]} pixels are too small for a video."
+        )
     with av.open(file, "w", format=kind.container) as container:
         container.metadata["comment"] = json.dumps(record, ensure_ascii=False)
         stream = container.add_stream(
@@ -140,7 +142,7 @@ def save_gif(artifact: Any, file: NewFile, _record: Record, spec: ResultSpec) ->
         artifact = artifact.frames
     frames = [Image.fromarray(frame) for frame in frames_of(artifact)]
     if not frames:
-        raise ResultError("The step made no frames that could be written as a moving picture.")
+        raise ResultError("The result has no frames to save as a moving picture.")
     fps = spec.fps or DEFAULT_FPS
     times_ms = [round(index * 100 / fps) * 10 for index in range(len(frames) + 1)]
     frames[0].save(
@@ -179,7 +181,7 @@ def frames_of(video: Any) -> Iterator[Frame]:
         array = np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3:
             raise ResultError(
-                "The step made no frames that could be written as a video.",
+                "The result has no frames to save as a video.",
                 hint="Leave output_type out, or give the step no result block.",
             )
         yield as_bytes(array)

@@ -23,7 +23,7 @@ def build(class_name: str, media: Any, arguments: Mapping[str, Any]) -> Any:
         given = {name: value for name, value in made_of.items() if name in known.fields}
         return getattr(module, class_name)(**{**given, **arguments})
     except (TypeError, ValueError) as error:
-        raise StepError(f"No {class_name} can be made: {error}.") from error
+        raise StepError(f"A {class_name} cannot be created: {error}.") from error
 
 
 def _of_image(media: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
     (reference,) = references
     rate = reference.sample_rate
     if rate is None:
-        raise StepError("The sound among the references does not carry its sample rate.")
+        raise StepError("The sound among the references has no sample rate.")
     audio = Audio(as_audio(reference.audio), int(rate))
     assert chain.fps is not None
     total = frames_lasting(len(audio.samples), audio.rate, chain.fps)
@@ -101,7 +101,7 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
     try:
         return segments_to_cover(total, arguments["num_frames"], chain.trim_frames, snap), audio
     except ValueError as error:
-        raise StepError(f"The film cannot be made in segments: {error}.") from error
+        raise StepError(f"The video cannot be made in segments: {error}.") from error
 
 
 def _with_slice(
@@ -128,16 +128,16 @@ def _only_video(returned: list[Any], step: PipelineStep) -> AudioVideo:
     videos = [artifact for each in returned for artifact in artifacts_of(each)]
     if len(videos) != 1:
         raise StepError(
-            f"A segment of step '{step.name}' made {len(videos)} results; a chain is made of one"
-            " film a segment.",
-            hint="Ask for one film in that step.",
+            f"A segment of step '{step.name}' made {len(videos)} results; a chain needs one"
+            " video per segment.",
+            hint="Ask for one video in that step.",
         )
     (video,) = videos
     audio = video if isinstance(video, AudioVideo) else AudioVideo(video, None, None)
     try:
         return AudioVideo(as_frames(video), audio.audio, audio.sample_rate)
     except ValueError as error:
-        raise StepError(f"A segment of step '{step.name}' made no film: {error}.") from error
+        raise StepError(f"A segment of step '{step.name}' made no video: {error}.") from error
 
 
 def _carried(video: AudioVideo, chain: Chain) -> AudioVideo:
@@ -261,7 +261,7 @@ class _Video:
         fps = self._chain.fps
         if fps is None and trim:
             raise StepError(
-                f"How long a frame of step '{self._step.name}' is heard is not known.",
+                f"The frame rate of step '{self._step.name}' is unknown: its sound cannot be cut.",
                 hint="Set 'fps' in its chain.",
             )
         if fps is not None:

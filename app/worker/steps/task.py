@@ -116,7 +116,7 @@ def _arguments(step: TaskStep, task: Task, call: Mapping[str, Any]) -> Arguments
             for found in mistakes(step.command, task, call)
         )
         raise StepError(
-            f"Step '{step.name}' was given what {step.command} cannot take: {wrong}"
+            f"Step '{step.name}' has invalid arguments for {step.command}: {wrong}"
         ) from None
 
 

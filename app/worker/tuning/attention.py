@@ -75,7 +75,7 @@ def _config(cache: CacheSettings, pipeline: Any, denoiser: Any) -> Any:
             return TaylorSeerCacheConfig(**cache.options)
         case "text_kv":
             if not isinstance(denoiser, NucleusMoEImageTransformer2DModel):
-                raise ValueError("Only that of Nucleus-Image keeps the keys of its text.")
+                raise ValueError("Only the denoiser of Nucleus-Image supports it.")
             return TextKVCacheConfig()
         case "mag":
             ratios = cache.options["mag_ratios"]

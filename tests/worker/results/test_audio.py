@@ -110,7 +110,7 @@ def test_audio_file_contains_record(tmp_path: Path):
 
 @pytest.mark.parametrize("artifact", ["a text", np.zeros((4, 4, 4)), AudioVideo([], None, None)])
 def test_non_audio_is_refused(tmp_path: Path, artifact: object):
-    with pytest.raises(ResultError, match="no sound that could be saved"):
+    with pytest.raises(ResultError, match="cannot be saved as a sound"):
         saved(tmp_path, artifact, "audio/wav")
     assert list(tmp_path.iterdir()) == []
 

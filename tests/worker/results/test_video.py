@@ -93,5 +93,5 @@ def test_tensor_is_an_image_but_latents_are_not(tmp_path: Path):
         assert (read.size, read.getpixel((1, 1))) == ((8, 4), (255, 255, 255))
     with pytest.raises(ResultError, match="4x8x16 numbers is not a picture"):
         saved(tmp_path, torch.zeros(4, 8, 16), "image/png")
-    with pytest.raises(ResultError, match="no frames that could be written"):
+    with pytest.raises(ResultError, match="no frames to save"):
         saved(tmp_path, torch.zeros(16, 2, 8, 8), "video/mp4")
