@@ -95,19 +95,16 @@ class OutputStore:
         return sorted((name for name in names if RUN_ID.fullmatch(name)), reverse=True)
 
     def delete(self, run_id: str) -> None:
-        """Removes a run's folder with everything in it."""
         folder = self.run_folder(run_id)
         if folder.is_dir():
             shutil.rmtree(folder)
 
 
 def sidecar_of(path: Path) -> Path:
-    """Returns the path of this result's record."""
     return path.with_name(f"{path.name}.json")
 
 
 def sidecar_bytes(record: Record) -> bytes:
-    """Returns the record as the sidecar's content."""
     return json.dumps(record, ensure_ascii=False, indent=2).encode()
 
 
@@ -131,19 +128,15 @@ class NewFile:
         self.error: OSError | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Writes as a file. Raises OSError the first time."""
         return self._try(lambda: self._file.write(data), memoryview(data).nbytes)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Seeks as a file. Raises OSError the first time."""
         return self._try(lambda: self._file.seek(offset, whence), offset)
 
     def tell(self) -> int:
-        """Returns the position as a file."""
         return self._try(self._file.tell, 0)
 
     def flush(self) -> None:
-        """Flushes as a file. Raises OSError the first time."""
         self._try(self._file.flush, None)
 
     def _try(self, call: Callable[[], Answer], dropped: Answer) -> Answer:

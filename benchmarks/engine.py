@@ -125,7 +125,6 @@ def switches_s(engine: Engine, folder: Path, runs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--model", type=Path, default=FOLDER, help="of benchmarks.random_model")

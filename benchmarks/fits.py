@@ -41,7 +41,6 @@ BUNDLED = PROJECT / "workflows" / "text-to-image.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Computes and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--cards", default="8,12,16,24,32,48,80", help="their memory in GB")
     parser.add_argument("--ram", type=int, default=64, help="of the machine, in GB")

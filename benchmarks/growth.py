@@ -55,7 +55,6 @@ def run(engine: Engine, number: int) -> None:
 
 
 def measure(engine: Engine, runs: int) -> Measure:
-    """Returns the worker's present memory."""
     status = engine.status()
     assert status.pid is not None
     cached_bytes = sum(each.held_bytes for each in status.bounded)
@@ -63,7 +62,6 @@ def measure(engine: Engine, runs: int) -> Measure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs, measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     options = parser.parse_args(arguments)

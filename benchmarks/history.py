@@ -62,7 +62,6 @@ def started(outputs: Path) -> Engine:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Returns the milliseconds this call takes."""
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1e3
@@ -93,7 +92,6 @@ def measure(engines: dict[str, Engine], submits: int) -> dict[str, dict[str, flo
 
 
 def main() -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=20_000)
     parser.add_argument("--submits", type=int, default=200)

@@ -129,7 +129,6 @@ def stock(model: Path, dtype: str, copier: Copier) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"(default {FOLDER})")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")

@@ -61,7 +61,6 @@ class Drawing:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -99,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured(engine: Engine, folder: Path, rounds: int) -> dict[str, Any]:
-    """Returns the figures of so many rounds."""
     small, large = workflow(folder, "small", SMALL), workflow(folder, "large", LARGE)
     Drawing(engine, small)
     ordinary = Drawing(engine, small)

@@ -68,7 +68,6 @@ class TimedRun:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -62,7 +62,6 @@ class Compared(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints both tables."""
     smallest = options_parser(__doc__).parse_args(arguments).smallest
     first = 1 if smallest else None
     for title, rows in (("measured on this CPU", really()), ("counted", counted())):
@@ -284,7 +283,6 @@ def _empty(dtype: Any, *shape: int) -> Any:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """Returns the config as read from a file."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
     return plain
 

@@ -88,7 +88,6 @@ def _image_of(engine: Engine, run_id: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--steps", type=int, default=20)

@@ -145,7 +145,6 @@ class Soak:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs, measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the order")

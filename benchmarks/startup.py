@@ -29,7 +29,6 @@ PROMPT = "a red circle on a white background"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
     parser = options_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
@@ -89,7 +88,6 @@ def serve_once() -> tuple[float, float]:
 
 
 def answers(url: str) -> bool:
-    """Returns whether the page is served."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)

@@ -293,7 +293,6 @@ class Engine:
         return answer
 
     def status(self) -> EngineStatus:
-        """Returns what the engine and its workers are doing."""
         loop, _ = self._started()
         return loop.status()
 

@@ -12,8 +12,6 @@ from app.protocol import RunEvent
 
 
 class LogReader:
-    """The position of one reader in a run's log."""
-
     def __init__(self, run: Run, start: int, previews: bool) -> None:
         self._run, self._next, self._previews = run, start, previews
         self._shown: RunEvent | None = None

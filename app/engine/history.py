@@ -77,11 +77,9 @@ class History:
         )
 
     def note_started(self, run: Run, started_at: float) -> None:
-        """Records that a worker has begun the run."""
         self.store.note_started(run.run_id, started_at)
 
     def note_state(self, run: Run) -> None:
-        """Records the state of a waiting run."""
         self.store.note_state(run.run_id, run.state)
 
     def note_waiting(self, run: Run) -> None:
@@ -89,7 +87,6 @@ class History:
         self.store.note_orderly_stop([run.run_id])
 
     def note_ended(self, run: Run, terminal: TerminalEvent) -> None:
-        """Records how the run ended, and its results."""
         results = [event for event in run.events if isinstance(event, ResultSaved)]
         self.store.note_ended(run.run_id, terminal, results)
 
@@ -126,7 +123,6 @@ class History:
         return runs
 
     def past_run(self, run_id: str) -> Run | None:
-        """Returns a past run, with an event log made from its row."""
         stored = self.store.find(run_id)
         if stored is None or stored.terminal is None:
             return None
@@ -170,7 +166,6 @@ class History:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[RunInfo]:
-        """Returns summaries of runs, newest first; see `Store.runs`."""
         found = self.store.runs(owner=owner, words=words, limit=limit, before=before)
         return [_summary(stored) for stored in found]
 

@@ -252,7 +252,6 @@ class EngineLoop:
         return self._runs.find(run_id)
 
     def needed(self) -> Needed:
-        """Returns what waiting and active runs need."""
         return self._runs.needed
 
     def runs(self, owner: str | None) -> list[RunInfo]:

@@ -168,7 +168,6 @@ class Preparation:
                 return file
 
     def _release_ended(self) -> None:
-        """Releases the media of ended runs."""
         for run_id, run in [*self._holding.items()]:
             if run.over:
                 self._holding.pop(run_id, None)

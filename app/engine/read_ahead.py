@@ -59,7 +59,6 @@ def _read(plan: Plan) -> None:
 
 
 def has_room(size_bytes: int, free_bytes: int) -> bool:
-    """Returns whether so many bytes may be read ahead."""
     return size_bytes <= SHARE * free_bytes
 
 

@@ -137,7 +137,6 @@ class Run:
             self.followers.discard(follower)
 
     def command(self) -> StartRun:
-        """Returns the command that starts it."""
         return StartRun(
             run_id=self.run_id,
             plan=self.plan,
@@ -153,7 +152,6 @@ class Run:
 
     @property
     def watched(self) -> bool:
-        """True if any follower wants previews."""
         return any(follower.previews for follower in self.followers)
 
     @property
@@ -173,7 +171,6 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """The state, from the log."""
         return self._state_after(self.events[-1] if self.events else None)
 
     def _state_after(self, last: RunEvent | None) -> RunState:

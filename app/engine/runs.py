@@ -125,7 +125,6 @@ class Runs:
         return self._request_cache.find(key) if key else None
 
     def find(self, run_id: str) -> Run:
-        """Returns the run of this id. Raises UnknownRun."""
         run = self._runs.get(run_id) if isinstance(run_id, str) else None
         if run is None:
             raise UnknownRun(f"There is no run '{shortened(printable(str(run_id)))}'.")
@@ -186,7 +185,6 @@ class Runs:
                 run.append(RunQueued(run_id=run.run_id, time=time.time(), position=position))
 
     def began(self, run: Run, event: RunStarted) -> None:
-        """Notes that a worker has begun the run."""
         self._history.note_started(run, event.time)
         run.append(event)
 

@@ -14,8 +14,6 @@ STATES: tuple[WorkerState, ...] = ("ready", "busy", "starting", "restarting", "d
 
 
 class SlotStatus(Message):
-    """Status of one worker."""
-
     worker: WorkerState
     pid: int | None
     device: str
@@ -58,7 +56,6 @@ class EngineStatus(SlotStatus):
 
 
 def status_of(slots: tuple[SlotStatus, ...], queue: tuple[RunInfo, ...]) -> EngineStatus:
-    """Returns the engine's status for these slots and waiting runs."""
     shown = min(slots, key=_rank)
     fields = {name: getattr(shown, name) for name in SlotStatus.model_fields}
     return EngineStatus(**fields, queue=queue, slots=slots)

@@ -90,11 +90,9 @@ class Store:
         return self._write(write)
 
     def run_ids(self) -> set[str]:
-        """Returns the ids of all runs."""
         return {run_id for (run_id,) in self._rows("SELECT run_id FROM runs", ())}
 
     def note_state(self, run_id: str, state: StoredState) -> None:
-        """Records the state of an unfinished run."""
         self._post("UPDATE runs SET state = ? WHERE run_id = ?", (state, run_id))
 
     def note_started(self, run_id: str, started_at: float) -> None:
@@ -117,7 +115,6 @@ class Store:
     def note_ended(
         self, run_id: str, terminal: TerminalEvent, results: Sequence[ResultSaved] = ()
     ) -> None:
-        """Records how the run ended, and its results."""
         state = STATES[type(terminal)]
 
         def write(db: sqlite3.Connection) -> None:
@@ -162,7 +159,6 @@ class Store:
         return self._runs(f"WHERE state IN {UNFINISHED} ORDER BY number", ())
 
     def find(self, run_id: str) -> StoredRun | None:
-        """Returns the run of this id, or None."""
         return next(iter(self._runs("WHERE run_id = ?", (run_id,))), None)
 
     def runs(
@@ -190,7 +186,6 @@ class Store:
         return self._runs(where + last, (*wheres.values(), -1 if limit is None else limit))
 
     def results(self, run_id: str) -> list[ResultSaved]:
-        """Returns the run's results, in order."""
         rows = self._rows("SELECT saved FROM results WHERE run_id = ? ORDER BY place", (run_id,))
         return [self._result(saved) for (saved,) in rows]
 

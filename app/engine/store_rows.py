@@ -66,7 +66,6 @@ FLAGS = ("seed_given", "takes_seed", "fresh", "resumable")
 
 
 def read(row: tuple[Any, ...]) -> StoredRun:
-    """Returns the run for a row of COLUMNS."""
     fields = dict(zip(COLUMNS, row, strict=True))
     assert fields["state"] in get_args(StoredState)
     terminal = fields["terminal"]

@@ -74,12 +74,10 @@ class _Detector(NamedTuple):
     """Fixed arguments of its call."""
 
     def loads(self, values: Mapping[str, Any]) -> tuple[Loads, ...]:
-        """Returns the detector, as one component."""
         name = f"controlnet_aux.{self.name}"
         return (Loads(self.name, name, values["model_name"], files=self.files),)
 
     def run(self, arguments: ImageArguments, loaded: Loaded) -> Image.Image:
-        """Returns the detector's result as an image."""
         given = {name: value for name, value in arguments if name not in ("image", "model_name")}
         detector = loaded.components[self.name].tool
         found = detector(arguments.image.convert("RGB"), **given, **self.fixed, output_type="pil")

@@ -38,7 +38,6 @@ def gather_videos(arguments: Videos) -> list[Any]:
 
 
 def gather_inputs(arguments: Inputs) -> Any:
-    """Returns the value unchanged."""
     return arguments.value
 
 

@@ -39,7 +39,6 @@ class Watermark(ImageArguments):
 
 
 def get_image_size(arguments: ImageArguments) -> dict[str, int]:
-    """Returns width and height in pixels."""
     return {"width": arguments.image.width, "height": arguments.image.height}
 
 
@@ -76,7 +75,6 @@ def add_watermark(arguments: Watermark) -> Image.Image:
 def _corner(
     arguments: Watermark, whole: tuple[int, int], text: tuple[float, float]
 ) -> tuple[float, float]:
-    """Returns the position of the text's upper left corner."""
     if arguments.position == "center":
         return (whole[0] - text[0]) // 2, (whole[1] - text[1]) // 2
     far_x, far_y = (whole[axis] - text[axis] - arguments.margin for axis in (0, 1))

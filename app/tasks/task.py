@@ -94,8 +94,6 @@ class Loads(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The loaded models of a running task."""
-
     components: Mapping[str, Any]
     """By the task's names."""
     folders: Mapping[str, Path]
@@ -109,12 +107,10 @@ class Loaded(NamedTuple):
 
 
 def loads_nothing(_values: Mapping[str, Any]) -> tuple[Loads, ...]:
-    """Returns no models."""
     return ()
 
 
 def draws_nothing(_values: Mapping[str, Any]) -> bool:
-    """Returns False, for deterministic tasks."""
     return False
 
 
@@ -130,8 +126,6 @@ class Becomes(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One command of the dialect."""
-
     arguments: type[Arguments]
     run: Callable[..., Any] | None
     """Called with the arguments, and a numpy Generator if `random`, or Loaded if it loads models.

@@ -29,7 +29,6 @@ class Sections(Arguments):
 
 
 def format_chat_message(arguments: ChatMessage) -> dict[str, list[dict[str, str]]]:
-    """Returns the two messages as chat input."""
     return {
         "text_inputs": [
             {"role": "system", "content": arguments.system_prompt},
@@ -39,7 +38,6 @@ def format_chat_message(arguments: ChatMessage) -> dict[str, list[dict[str, str]
 
 
 def get_dict_value(arguments: Entry) -> Any:
-    """Returns the value of this key, or None."""
     return arguments.mapping.get(arguments.key)
 
 

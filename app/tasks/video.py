@@ -52,12 +52,10 @@ def get_frame(arguments: Frame) -> Image.Image:
 
 
 def get_first_frame(arguments: VideoArguments) -> Image.Image:
-    """Returns the first frame as an image."""
     return get_frame(Frame(video=arguments.video))
 
 
 def get_last_frame(arguments: VideoArguments) -> Image.Image:
-    """Returns the last frame as an image."""
     return get_frame(Frame(video=arguments.video, frame_index=-1))
 
 

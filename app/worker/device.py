@@ -55,13 +55,11 @@ class Device:
 
     @property
     def name(self) -> str:
-        """The maker's name."""
         if self.torch_device.type == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return "Apple GPU" if self.torch_device.type == "mps" else "CPU"
 
     def memory(self) -> MemoryUse:
-        """Measures the memory in use."""
         ram_free_bytes, ram_total_bytes = free_bytes, total_bytes = ram_free_and_total_bytes()
         if self.is_accelerator:
             free_bytes, total_bytes = self.free_and_total_bytes()

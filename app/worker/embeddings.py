@@ -75,7 +75,6 @@ class Embeddings(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property

@@ -45,5 +45,4 @@ class Growth:
                 )
 
     def forget(self) -> None:
-        """Clears the records, after memory was freed."""
         self._last.clear()

@@ -143,7 +143,6 @@ class PromptMemo:
         self._unwritten.clear()
 
     def clear(self) -> None:
-        """Clears the memory; the folder stays."""
         self.cache.clear()
         self.spared.clear()
 

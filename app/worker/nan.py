@@ -21,12 +21,10 @@ def refuse_nan() -> None:
 
 
 def is_nan_error(error: BaseException) -> bool:
-    """Returns whether this error comes from a cast of NaN."""
     return isinstance(error, RuntimeWarning) and str(error).startswith(CAST)
 
 
 def nan_error(step: str) -> StepError:
-    """Returns the error shown to users."""
     return StepError(
         f"The picture of step '{step}' contains NaN.",
         hint="A model computed beyond the range of its dtype. Load it in bfloat16 or float32, the"

@@ -180,7 +180,6 @@ class Placement:
         later: Sequence[str],
         context: RunContext,
     ) -> None:
-        """Moves a held part to its place."""
         entry = self._residency[part.key]
         if entry.place == place or not entry.weight_bytes:
             return

@@ -28,8 +28,6 @@ LEAST_RELOAD_S = 0.001
 
 @dataclass
 class Entry:
-    """One held component."""
-
     key: str
     title: str
     component: Any
@@ -150,7 +148,6 @@ class Residency:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All entries, in the order they were added."""
         return tuple(self._entries.values())
 
     def bytes_in(self, place: Place) -> int:
@@ -158,7 +155,6 @@ class Residency:
         return sum(entry.bytes_in(place) for entry in self.entries)
 
     def hold(self, entry: Entry) -> None:
-        """Adds a component that has just been loaded."""
         entry.last_used = time.time()
         self._entries[entry.key] = entry
 

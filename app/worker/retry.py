@@ -40,8 +40,6 @@ class Shortage(NamedTuple):
 
 
 class Retry:
-    """Runs steps, and retries those that run out of memory."""
-
     def __init__(self, placement: Placement, residency: Residency, device: Device) -> None:
         self._placement = placement
         self._residency = residency

@@ -384,7 +384,6 @@ class Runner:
         )
 
     def pin(self, command: PinComponent) -> None:
-        """Pins or unpins a component."""
         self.residency.pin(command.key, command.pinned)
         self.report_memory(command.request_id)
 
@@ -416,6 +415,5 @@ class Runner:
                 self.report_memory()
 
     def report_memory(self, request_id: str = "") -> None:
-        """Measures and reports memory."""
         self.reports.measure()
         self.reports.report(request_id)

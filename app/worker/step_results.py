@@ -33,8 +33,6 @@ class UnknownArtifactError(Exception):
 
 
 class StepResult(NamedTuple):
-    """A cached result of a step."""
-
     made_by: str
     """Run id."""
     made_at: float

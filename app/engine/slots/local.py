@@ -88,7 +88,6 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
         assert self._process.pid is not None
         return self._process.pid
 

@@ -87,7 +87,6 @@ class WorkerMemory:
 
     @property
     def is_freeing(self) -> bool:
-        """True while the worker frees memory."""
         return bool(self._freeing)
 
     def ask_to_free(self, answer: Future[MemoryFreed]) -> None:
@@ -112,12 +111,10 @@ class WorkerMemory:
     # --- idle deadlines --------------------------------------------------------------------------
 
     def run_began(self) -> None:
-        """Ends the idle time."""
         self._idle_since = None
         self._due.clear()
 
     def run_ended(self) -> None:
-        """Begins the idle time."""
         settings = self._settings
         self._idle_since = time.monotonic()
         self._due = {"clean up": settings.idle_cleanup_s}

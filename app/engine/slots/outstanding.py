@@ -50,7 +50,6 @@ class Outstanding:
         self._add(_Sent(STARTING, STARTING, self._settings.start_limit_s), now)
 
     def is_ready(self, now: float) -> None:
-        """Notes that the worker is ready."""
         self.done(STARTING, now)
 
     def sent_run(self, run_id: str, now: float) -> None:
@@ -86,11 +85,9 @@ class Outstanding:
             self._sent[0].limit_s = self._sent[0].due_at = None
 
     def gap(self, seconds: float) -> None:
-        """Notes a gap between two cancel points."""
         self._longest_gap_s = max(self._longest_gap_s, seconds)
 
     def clear(self) -> None:
-        """Clears all commands, after the worker's end."""
         self._sent.clear()
 
     def cancelled(self, now: float) -> None:

@@ -87,12 +87,10 @@ class WorkerSlot:
 
     @property
     def has_worker(self) -> bool:
-        """True if there is a worker, ready or not."""
         return self._worker is not None
 
     @property
     def is_free(self) -> bool:
-        """True if a run can start here now."""
         is_up = self._worker is not None and self._ready is not None
         return is_up and not (self._occupied or self._killed)
 
@@ -176,7 +174,6 @@ class WorkerSlot:
     def change_held(
         self, command: PinComponent | DropComponents, answer: Future[EngineStatus]
     ) -> None:
-        """Pins or drops a component, now or after the active run."""
         if self._worker is None:
             answer.set_result(self._engine_status())
         else:
@@ -337,7 +334,6 @@ class WorkerSlot:
         run.append(event)  # type: ignore[arg-type]  # every other event of a run is a RunEvent
 
     def _leave(self, run: Run) -> None:
-        """Notes that the worker has finished with the run."""
         self._active = None
         self._outstanding.done(run.run_id, time.monotonic())
         self._memory.run_ended()

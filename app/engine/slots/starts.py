@@ -29,7 +29,6 @@ class Starts:
         return None if self.given_up else self._not_before
 
     def is_ready(self, now: float) -> None:
-        """Notes that the worker is ready."""
         self._ready_at = now
 
     def has_worked(self) -> None:
@@ -37,7 +36,6 @@ class Starts:
         self._failed, self._not_before, self._ready_at = 0, 0.0, float("-inf")
 
     def ended(self, now: float) -> None:
-        """Notes that the worker has ended, or could not be started."""
         ready_at, self._ready_at = self._ready_at, None
         if ready_at is not None and now >= ready_at + STEADY_S:
             self._failed, self._not_before = 0, now

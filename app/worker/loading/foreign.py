@@ -29,7 +29,6 @@ class Foreign(torch.nn.Module):
 
     @staticmethod
     def load() -> Foreign:
-        """Loads the component by its library."""
         raise NotImplementedError
 
 

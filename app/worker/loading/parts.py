@@ -33,18 +33,14 @@ class Parts(NamedTuple):
 
     @property
     def weight_bytes(self) -> int:
-        """Weights of all distinct parts."""
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 
 class TaskParts(NamedTuple):
-    """The models of a task."""
-
     parts: tuple[Part, ...]
 
     @property
     def weight_bytes(self) -> int:
-        """Weights of all distinct parts."""
         return sum({part.key: part.weight_bytes for part in self.parts}.values())
 
 

@@ -20,7 +20,6 @@ PIPELINE = "pipeline"
 
 
 def code_folder(code: ModelSource) -> Path:
-    """Returns the folder of the code."""
     return local_folder(code, Selection(code=True))
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def save_text(artifact: Any, file: NewFile, _record: Record, _spec: ResultSpec) -> None:
-    """Writes text; other values as `str` formats them."""
     file.write(str(artifact).encode())
 
 

@@ -35,8 +35,6 @@ MP3_RATES = (32_000, 44_100, 48_000)
 
 
 class VideoFile(NamedTuple):
-    """A kind of video file."""
-
     container: str
     """FFmpeg's name."""
     suffix: str

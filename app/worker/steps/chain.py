@@ -225,7 +225,6 @@ class _Video:
         self._audio: Audio | None = None
 
     def add(self, segment: AudioVideo) -> None:
-        """Appends a segment."""
         trim = self._chain.trim_frames if self._size is not None else 0
         frames = segment.frames
         if len(frames) <= trim:

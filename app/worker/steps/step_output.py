@@ -46,12 +46,10 @@ class StepOutput:
 
     @cached_property
     def by_call(self) -> list[list[Any]]:
-        """Artifacts by call."""
         return [artifacts_of(each) for each in self.returned]
 
     @property
     def artifacts(self) -> list[Any]:
-        """All artifacts, flattened."""
         return [artifact for together in self.by_call for artifact in together]
 
 

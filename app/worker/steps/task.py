@@ -89,7 +89,6 @@ def _loaded(
     progress: _Progress,
     given_back: contextlib.ExitStack,
 ) -> Loaded:
-    """Returns the models and folders for a task that loads any."""
     import torch
 
     device = torch.device("cpu") if step.on_cpu else context.device.torch_device
