@@ -109,9 +109,8 @@ def refused(file: Path, kind: MediaKind, **limits: int) -> tuple[str, str]:
     """What is said of the file when it is looked at, and when it is read."""
     with pytest.raises(WrongMediaError) as looked:
         suffix_of(file, kind, MediaLimits(**limits))
-    read_as = {"image": "picture", "video": "video", "audio": "sound"}[kind]
     with pytest.raises(StepError) as read:
-        getattr(reader(**limits), read_as)(str(file))
+        getattr(reader(**limits), kind)(str(file))
     return str(looked.value), read.value.message
 
 
