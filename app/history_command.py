@@ -8,15 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from app.engine.listing import listed
+from app.engine.run import RunInfo
 from app.engine.store import Store
-from app.engine.store_rows import StoredRun
 
 
 def list_runs(outputs: Path, *, words: str, limit: int, as_json: bool) -> None:
     """Prints the newest runs whose texts have all of these words."""
     store = Store(outputs.resolve(), as_keeper=False)
     with contextlib.closing(store):
-        found = [_listed(run, store) for run in store.runs(words=words, limit=limit)]
+        runs = listed(store, {}, words=words, limit=limit)
+        found = [_told(run, store) for run in runs]
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -27,12 +29,13 @@ def list_runs(outputs: Path, *, words: str, limit: int, as_json: bool) -> None:
             print(f"    {result}")
 
 
-def _listed(run: StoredRun, store: Store) -> dict[str, Any]:
+def _told(run: RunInfo, store: Store) -> dict[str, Any]:
+    stored = store.find(run.run_id)
     return {
         "id": run.run_id,
         "state": run.state,
         "workflow": run.workflow,
-        "inputs": run.inputs,
+        "inputs": stored.inputs if stored is not None else {},
         "seed": run.seed,
         "submitted_at": run.submitted_at,
         "started_at": run.started_at,

@@ -83,7 +83,7 @@ def measure(engines: dict[str, Engine], submits: int) -> dict[str, dict[str, flo
 
             took["submit"][key].append(timed(submit))
             took["status"][key].append(timed(engine.status))
-            took["history"][key].append(timed(lambda engine=engine: engine.history(limit=20)))  # type: ignore[misc]
+            took["history"][key].append(timed(lambda engine=engine: engine.runs(limit=20)))  # type: ignore[misc]
             engine.cancel(run_id)
     return {
         name: {key: statistics.median(times) for key, times in by_key.items()}

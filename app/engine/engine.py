@@ -19,6 +19,7 @@ from app.engine.following import LogReader, following
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
+from app.engine.listing import info_of, listed
 from app.engine.loads import loads_of
 from app.engine.loop import EngineLoop, FreeMode
 from app.engine.run import Follower, Run, RunInfo, check_command
@@ -313,20 +314,20 @@ class Engine:
         assert self._housekeeping is not None
         return self._housekeeping.trim()
 
-    def runs(self, owner: str | None = None) -> list[RunInfo]:
-        """Returns the runs of this engine, or one owner's, newest first."""
+    def owned(self, owner: str) -> frozenset[str]:
+        """Returns the ids of this owner's runs in memory: all unfinished ones, and the newest."""
         loop, _ = self._started()
-        return loop.runs(owner)
+        return frozenset(run.run_id for run in loop.runs.values() if run.owner == owner)
 
     def is_busy_for_others(self, owner: str) -> bool:
         """Returns whether another owner's run is active or waiting."""
-        own = {info.run_id for info in self.runs(owner)}
-        return any(info.ended_at is None and info.run_id not in own for info in self.runs())
+        loop, _ = self._started()
+        return any(not run.over and run.owner != owner for run in loop.runs.values())
 
-    def history(
+    def runs(
         self,
-        *,
         owner: str | None = None,
+        *,
         words: str = "",
         limit: int = 100,
         before: str | None = None,
@@ -338,9 +339,8 @@ class Engine:
         """
         loop, _ = self._started()
         assert self._history is not None
-        found = self._history.infos(owner=owner, words=words, limit=limit, before=before)
-        live = {info.run_id: info for info in loop.runs(owner)}
-        return [live.get(info.run_id, info) for info in found]
+        store = self._history.store
+        return listed(store, loop.runs, owner=owner, words=words, limit=limit, before=before)
 
     def info(self, run_id: str) -> RunInfo:
         """Returns the summary of a run of this engine or the history; reads the disk for a past
@@ -349,10 +349,10 @@ class Engine:
         try:
             return loop.run(run_id).info()
         except UnknownRun:
-            past = self._history.info(run_id) if self._history else None
+            past = self._history.store.find(run_id) if self._history else None
             if past is None:
                 raise
-            return past
+            return info_of(past)
 
     async def _find(self, run_id: str) -> Run:
         """Returns a run of this engine or the history. Raises UnknownRun."""

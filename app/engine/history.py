@@ -13,7 +13,7 @@ import psutil
 from pydantic import ValidationError
 
 from app.engine.availability import is_prepared
-from app.engine.run import Run, RunInfo
+from app.engine.run import Run
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun
 from app.errors import RunError, WorkbenchError
@@ -153,22 +153,6 @@ class History:
         run.events = [queued, *started, *self.store.results(run_id), stored.terminal]
         return run
 
-    def info(self, run_id: str) -> RunInfo | None:
-        """Returns the summary of this run, or None."""
-        stored = self.store.find(run_id)
-        return None if stored is None else _summary(stored)
-
-    def infos(
-        self,
-        *,
-        owner: str | None = None,
-        words: str = "",
-        limit: int | None = None,
-        before: str | None = None,
-    ) -> list[RunInfo]:
-        found = self.store.runs(owner=owner, words=words, limit=limit, before=before)
-        return [_summary(stored) for stored in found]
-
     # --- private ---------------------------------------------------------------------------------
 
     def _resumed(self, stored: StoredRun) -> Run:
@@ -233,18 +217,3 @@ def _is_alive(process: str) -> bool:
         return _named(psutil.Process(int(pid))) == process
     except (psutil.Error, ValueError):
         return False
-
-
-def _summary(stored: StoredRun) -> RunInfo:
-    return RunInfo(
-        run_id=stored.run_id,
-        workflow=stored.workflow,
-        title=stored.title,
-        state=stored.state,
-        phase="queued",
-        seed=stored.seed,
-        takes_seed=stored.takes_seed,
-        submitted_at=stored.submitted_at,
-        started_at=stored.started_at,
-        ended_at=stored.ended_at,
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from app.engine.history import History
 from app.engine.mailbox import Mailbox
 from app.engine.prepare import Preparation
 from app.engine.read_ahead import ReadAhead
-from app.engine.run import Follower, Run, RunInfo
+from app.engine.run import Follower, Run
 from app.engine.runs import Runs
 from app.engine.slots.combine import combined_freed, gather
 from app.engine.slots.slot import STOPPED, WorkerSlot
@@ -254,9 +254,10 @@ class EngineLoop:
     def needed(self) -> Needed:
         return self._runs.needed
 
-    def runs(self, owner: str | None) -> list[RunInfo]:
-        """Returns all runs in memory, or one owner's; newest first. For any thread."""
-        return self._runs.infos(owner)
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """Runs in memory by id, oldest first. For any thread."""
+        return self._runs.kept
 
     def status(self) -> EngineStatus:
         """Returns the present status. For any thread; does not block.

@@ -1,7 +1,7 @@
 """All runs of the engine in memory: the queue, active runs, and recently ended ones.
 
 Only the engine's thread changes them. Collections are replaced, not mutated, so that other threads
-may call `find`, `infos` and `waiting` without a lock.
+may call `find`, `kept` and `waiting` without a lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from app.engine.ends import files_gone
 from app.engine.history import History
 from app.engine.request_cache import RequestCache, RequestResults
-from app.engine.run import Run, RunInfo
+from app.engine.run import Run
 from app.errors import QueueFull, UnknownRun, shortened
 from app.protocol import (
     FilesMissing,
@@ -137,10 +137,10 @@ class Runs:
         files = frozenset(Path(path) for run in going for path in media_files(run.plan))
         return Needed(frozenset(run.run_id for run in going), files)
 
-    def infos(self, owner: str | None) -> list[RunInfo]:
-        """Returns all runs, or one owner's; newest first."""
-        runs = reversed(self._runs.values())
-        return [run.info() for run in runs if owner is None or run.owner == owner]
+    @property
+    def kept(self) -> Mapping[str, Run]:
+        """Runs in memory by id, oldest first."""
+        return self._runs
 
     @property
     def waiting(self) -> tuple[Run, ...]:

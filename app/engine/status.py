@@ -46,6 +46,13 @@ class EngineStatus(SlotStatus):
     queue: tuple[RunInfo, ...]
     slots: tuple[SlotStatus, ...] = ()
     """In the order of the devices."""
+    runs: tuple[RunInfo, ...] = ()
+    """The newest runs of the history; only `/status` fills it in."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is active or waiting."""
+        return bool(self.queue) or any(slot.running for slot in self.slots)
 
     @property
     def room(self) -> Room | None:

@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.engine.store_file import SCHEMA, UNFINISHED, StoreError, connect, opened, put_aside
-from app.engine.store_rows import COLUMNS, STATES, StoredRun, StoredState, insert, read
+from app.engine.store_rows import (
+    COLUMNS,
+    LISTED_COLUMNS,
+    STATES,
+    StoredRun,
+    StoredState,
+    insert,
+    read,
+)
 from app.protocol import ResultSaved, TerminalEvent
 
 log = logging.getLogger(__name__)
@@ -169,7 +177,8 @@ class Store:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[StoredRun]:
-        """Returns runs, newest first: those of `owner`, those whose texts have all `words`.
+        """Returns runs without their plans, newest first: those of `owner`, those whose texts have
+        all `words`.
 
         `before` is the id of the last run of the previous page.
         """
@@ -183,7 +192,8 @@ class Store:
             wheres["number < (SELECT number FROM runs WHERE run_id = ?)"] = before
         where = f"WHERE {' AND '.join(wheres)} " if wheres else ""
         last = "ORDER BY number DESC LIMIT ?"
-        return self._runs(where + last, (*wheres.values(), -1 if limit is None else limit))
+        values = (*wheres.values(), -1 if limit is None else limit)
+        return self._runs(where + last, values, LISTED_COLUMNS)
 
     def results(self, run_id: str) -> list[ResultSaved]:
         rows = self._rows("SELECT saved FROM results WHERE run_id = ? ORDER BY place", (run_id,))
@@ -317,8 +327,10 @@ class Store:
                 f"The history in '{self._folder}' could not be read: {error}."
             ) from error
 
-    def _runs(self, rest: str, values: tuple[Any, ...]) -> list[StoredRun]:
-        columns = ", ".join(COLUMNS)
+    def _runs(
+        self, rest: str, values: tuple[Any, ...], columns: Sequence[str] = COLUMNS
+    ) -> list[StoredRun]:
+        columns = ", ".join(columns)
         return [read(row) for row in self._rows(f"SELECT {columns} FROM runs {rest}", values)]
 
     def _saved(

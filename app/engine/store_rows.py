@@ -62,6 +62,8 @@ COLUMNS = (
     "state", "attempts", "started_at", "ended_at", "terminal",
 )  # fmt: skip
 """Columns of `runs` that are fields of StoredRun."""
+LISTED_COLUMNS = tuple("NULL AS plan" if name == "plan" else name for name in COLUMNS)
+"""The same for lists: without the plan, which may be long."""
 FLAGS = ("seed_given", "takes_seed", "fresh", "resumable")
 
 

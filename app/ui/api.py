@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import gradio as gr
 
 from app.engine.run import RunInfo
+from app.engine.store_file import StoreError
 from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
 from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
@@ -41,6 +42,8 @@ FIXED_NAMES = (
     "free_gpu",
 )  # fmt: skip
 
+LISTED_RUNS = 20
+"""How many of the newest runs `/status` lists."""
 MAX_ID_LENGTH = 200
 """Of a script's own `request_id`, in characters: every event of its stream carries it."""
 
@@ -187,9 +190,11 @@ class ScriptApi:
     def status(self, request: gr.Request = None) -> dict[str, Any]:
         """The worker's state, the queue, what runs, memory, and what is held.
 
-        Of runs that are not `mine`, only operators are told the `run_id`.
+        Of runs that are not `mine`, only operators are told the `run_id`. `runs` has the newest
+        runs, ended ones too: an operator's those of everybody, a guest's those of this session.
         """
-        mine = {info.run_id for info in self._engine.runs(_owner(request))}
+        owner = _owner(request)
+        mine = self._engine.owned(owner)
         told = self._engine.status()
         show = partial(self._shown, mine=mine, request=request)
         slots = (slot.model_copy(update={"running": show(slot.running)}) for slot in told.slots)
@@ -197,8 +202,18 @@ class ScriptApi:
             "running": show(told.running),
             "queue": tuple(map(show, told.queue)),
             "slots": tuple(slots),
+            "runs": tuple(map(show, self._listed_runs(owner, request))),
         }
         return told.model_copy(update=shown).model_dump(mode="json")
+
+    def _listed_runs(self, owner: str, request: gr.Request | None) -> list[RunInfo]:
+        everybody = self._people.is_operator(request)
+        try:
+            return self._engine.runs(None if everybody else owner, limit=LISTED_RUNS)
+        except StoreError as error:
+            # What the workers do is told all the same.
+            log.warning("%s", error)
+            return []
 
     async def free_gpu(
         self,
@@ -302,7 +317,7 @@ class ScriptApi:
     def _told(self, event: RunEvent, request: gr.Request | None) -> dict[str, Any] | None:
         told = script_event(event)
         if isinstance(event, StepRemembered) and told is not None:
-            mine = {info.run_id for info in self._engine.runs(_owner(request))}
+            mine = self._engine.owned(_owner(request))
             if event.made_by not in mine and not self._people.is_operator(request):
                 told["made_by"] = ""
         return told

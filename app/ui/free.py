@@ -60,7 +60,7 @@ class FreeButton:
         return gr.skip() if self._active() else gr.update(visible=False)
 
     def _active(self) -> bool:
-        return any(info.ended_at is None for info in self._engine.runs())
+        return self._engine.status().is_busy
 
     async def free_after(self, visit: dict[str, Any]) -> AsyncIterator[Updates]:
         """Frees when the run in progress is over."""

@@ -270,7 +270,7 @@ class GenerateTab:
         wanted = visit["workflow"]
         first = wanted if wanted in names else next(iter(names), "")
         person = visit["person"] or secrets.token_hex(16)
-        runs = self._engine.history(owner=person, limit=KEPT_RUNS)
+        runs = self._engine.runs(person, limit=KEPT_RUNS)
         older = [info.run_id for info in runs[1:] if info.ended_at is not None]
         results = newest(result for run in older for result in self.outcome.results_of(run))
         return {

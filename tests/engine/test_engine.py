@@ -192,7 +192,8 @@ def test_runs_are_listed_newest_first_and_by_owner(bench: Bench):
 def test_finished_runs_are_limited(unstarted: Bench):
     bench = unstarted.start(kept_runs=2)
     runs = [bench.run().run_id for _ in range(4)]
-    assert [run.run_id for run in bench.engine.runs()] == [runs[3], runs[2]]
+    assert bench.engine.owned("") == {runs[3], runs[2]}
+    assert [run.run_id for run in bench.engine.runs()] == runs[::-1]
     with pytest.raises(UnknownRun):
         bench.engine.cancel(runs[0])
 

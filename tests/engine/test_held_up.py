@@ -55,7 +55,6 @@ QUESTIONS: dict[str, Callable[[Bench, str], Any]] = {
     "status": lambda bench, _: bench.engine.status().running,
     "runs": lambda bench, _: bench.engine.runs(),
     "info": lambda bench, run_id: bench.engine.info(run_id),
-    "history": lambda bench, _: bench.engine.history(),
     "follow": first_event,
     "cancel": lambda bench, run_id: bench.engine.cancel(run_id),
     "pin": lambda bench, _: bench.engine.pin("unet"),

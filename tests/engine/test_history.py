@@ -26,7 +26,7 @@ def test_stopped_engine_runs_resume_in_order(
     bench.gate().touch()
     with serving(tmp_path, workflow, uploads, heard) as bench:
         finished = [bench.finish(run_id) for run_id in (active, *waiting)]
-        begun = [info.started_at or 0 for info in reversed(bench.engine.history())]
+        begun = [info.started_at or 0 for info in reversed(bench.engine.runs())]
     assert all(run.success for run in finished)
     assert begun == sorted(begun)
     first = [run.events[0] for run in finished]
@@ -41,7 +41,7 @@ def test_cancelled_run_is_not_resumed(tmp_path: Path, workflow: Path, uploads: P
         assert isinstance(bench.finish(cancelled).terminal, RunCancelled)
     bench.gate().touch()
     with serving(tmp_path, workflow, uploads, heard) as bench:
-        states = {info.run_id: info.state for info in bench.engine.history()}
+        states = {info.run_id: info.state for info in bench.engine.runs()}
     assert states[cancelled] == "cancelled"
 
 
@@ -98,7 +98,7 @@ def test_runs_of_ended_command_are_cancelled(
     run_id = beside.underway(f"wait for {beside.gate()}")
     with serving(tmp_path, workflow, uploads, heard) as bench:
         ended = bench.finish("20260101-000000-aaaaaa").terminal
-        assert {info.run_id: info.state for info in bench.engine.history()}[run_id] == "running"
+        assert {info.run_id: info.state for info in bench.engine.runs()}[run_id] == "running"
         beside.gate().touch()
         assert beside.finish(run_id).success
     living.close()
@@ -114,10 +114,10 @@ def test_past_run_can_be_followed_by_id(
         before = bench.run("nothing", owner="me")
     with serving(tmp_path, workflow, uploads, heard) as bench:
         after = bench.finish(before.run_id)
-        (mine,) = bench.engine.history(owner="me")
+        (mine,) = bench.engine.runs(owner="me")
         told = bench.engine.info(before.run_id)
-        assert bench.engine.history(owner="you") == []
-        assert [info.run_id for info in bench.engine.history(words="noth")] == [before.run_id]
+        assert bench.engine.runs(owner="you") == []
+        assert [info.run_id for info in bench.engine.runs(words="noth")] == [before.run_id]
         with pytest.raises(UnknownRun):
             bench.finish("20260101-000000-ffffff")
     assert after.terminal == before.terminal
@@ -131,7 +131,7 @@ def test_engine_without_history_writes_none(tmp_path: Path, workflow: Path, hear
     bench = Bench(engine, workflow, tmp_path, tmp_path, heard)
     bench.start(keep_history=False)
     run_id = bench.run("nothing").run_id
-    listed = [info.run_id for info in engine.history()]
+    listed = [info.run_id for info in engine.runs()]
     engine.close()
     assert listed == [run_id]
     assert not (tmp_path / ".history").exists()

@@ -48,7 +48,7 @@ def old_run(outputs: Path, run_id: str) -> Path:
 
 
 def listed(engine: Engine) -> list[str]:
-    return [info.run_id for info in engine.history(limit=1000)]
+    return [info.run_id for info in engine.runs(limit=1000)]
 
 
 def test_results_older_than_the_history_are_added(
@@ -63,9 +63,9 @@ def test_results_older_than_the_history_are_added(
     with serving(tmp_path, workflow, uploads, heard) as bench:
         again = bench.run("nothing").run_id
         old = bench.finish(ids[0])
-        found = [info.run_id for info in bench.engine.history(words="fox", limit=1000)]
+        found = [info.run_id for info in bench.engine.runs(words="fox", limit=1000)]
         order = listed(bench.engine)
-        first = bench.engine.history(words="fox")[0]
+        first = bench.engine.runs(words="fox")[0]
     assert order == [again, new, *reversed(ids)]
     assert [Path(result.path).name for result in old.results] == ["b.png", "a.png"]
     assert (old.results[0].seed, old.results[0].content_type) == (2**70, "image/png")

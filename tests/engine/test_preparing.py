@@ -226,7 +226,7 @@ def test_files_missing_in_worker_are_downloaded_and_run_restarts(far: Far, tmp_p
     assert far.bench.sent == [finished.run_id] * 2
     folder = far.home / "hub" / "models--test--third" / "snapshots"
     assert [path.name for path in folder.rglob("*.safetensors")] == ["other.safetensors"]
-    assert far.bench.engine.history()[0].state == "succeeded"
+    assert far.bench.engine.runs()[0].state == "succeeded"
 
 
 def test_files_missing_in_worker_twice_fail_the_run(far: Far):
