@@ -119,7 +119,9 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
         "--trust-remote-code", action="append", metavar="OWNER/NAME", default=[],
         help="allow code from this model repository if a document asks for it; repeatable",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", dest="outputs", help="folder for results"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"log level (default {log_level})")
     parser.set_defaults(default_log_level=log_level)
@@ -127,8 +129,9 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
 
 def _add_no_history(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--no-history", action="store_true", help="keep no history of the runs on disk"
-    )
+        "--no-history", action="store_false", default=None, dest="keep_history",
+        help="keep no history of the runs on disk",
+    )  # fmt: skip
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
@@ -177,12 +180,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
                 raise BadRequest(f"There is no folder '{missing[0]}' for --{name}.")
             paths[name] = (*getattr(given.paths, name), *folders)
         paths["allow_pickles"] = given.paths.allow_pickles or options.allow_pickles
-        paths["trusted_code"] = (*given.paths.trusted_code, *options.trust_remote_code)
-        if options.output:
-            paths["outputs"] = options.output
+        paths["trust_remote_code"] = (*given.paths.trust_remote_code, *options.trust_remote_code)
+        if options.outputs:
+            paths["outputs"] = options.outputs
         if options.name != "serve":
             paths["media"] = ANYWHERE
-        engine = {"keep_history": False} if getattr(options, "no_history", False) else {}
+        engine = {"keep_history": False} if getattr(options, "keep_history", None) is False else {}
         worker = _devices(options, given)
         level_is_set = "log_level" in given.worker.model_fields_set
         if options.log_level or not level_is_set:

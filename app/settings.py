@@ -1,8 +1,8 @@
 """Settings: the only reader of the environment. Read once at the front door, then passed down.
 
-Every field can be given as the environment variable `DW_<FIELD>`, or as the `Variable` it is
-annotated with; the command line wins over it. A new setting is one field here and one line in
-`docs/operating.md`.
+Every field can be given as the environment variable `DW_<FIELD>`; the command line wins over it.
+A new setting is one field here, with a docstring for people: the table of `docs/operating.md` is
+made of both (`python -m tests.settings_table`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -32,10 +32,8 @@ MADE_USER = "workbench"
 """The name that goes with a password which was made."""
 
 
-class Variable(NamedTuple):
-    """The environment variable of a field where it is not `DW_<FIELD>`; None: it has none."""
-
-    name: str | None
+class Decided:
+    """Marks a field that nobody gives: each command or the engine sets it by itself."""
 
 
 def _words(given: Any) -> Any:
@@ -75,41 +73,46 @@ class _Frozen(BaseModel):
 
 
 class UiSettings(_Frozen):
-    """How the page is served."""
+    """The page (`serve`)"""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=7860, ge=0, le=65535)
+    """Port to listen on; 0 chooses a free one."""
     share: bool = False
+    """Create a public link through Gradio's servers."""
     auth: tuple[Word, Word] | None = None
-    """User name and password; made and printed when needed and not given."""
+    """`name:password` of everybody. Unset: no password on 127.0.0.1, else one is generated and
+    printed."""
     operator_auth: tuple[Word, Word] | None = None
-    """User name and password of the operator, beside those of the guests."""
+    """`name:password` of the operator."""
     login_idle_s: float = Field(default=12 * 3600.0, gt=0)
-    """How long a login lasts in which nothing is asked."""
+    """Seconds before an unused login ends."""
     public: bool = False
-    """Serve beyond loopback without a password."""
+    """Serve without a password."""
     allowed_hosts: Words = ()
-    """Further names the page answers to, behind a reverse proxy for example."""
+    """Additional host names the page answers to, separated by spaces."""
     root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")] = ""
-    """The path below which a reverse proxy serves the page: `/draw`."""
+    """Path below which a reverse proxy serves the page (`/draw`)."""
     max_upload_bytes: ByteSize = Field(default=ByteSize(30 * MIB), gt=0)
+    """Largest upload."""
     uploads_bytes: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0)
-    """How much of what people have uploaded is kept, the oldest leaving first."""
+    """Total size of stored uploads. The oldest are deleted first, except those of the last hour and
+    those that a run needs."""
     media_urls: bool | None = None
-    """Whether media by URL are fetched for this page; None: only where just this machine's own
-    users reach it."""
+    """Fetch media by URL. Unset: only if no other machine can reach the page."""
 
     guest_pixels: int = Field(default=2**25, ge=1)
-    """The most one run of a guest may draw: width x height x pictures or frames. By default 32
-    pictures of 1024 x 1024 or 81 frames of 832 x 480. No picture a guest hands in may have more."""
+    """Largest output of a guest's run: width x height x images or frames. The default is 32 images
+    of 1024 x 1024 or 81 frames of 832 x 480. It also limits an image that a guest uploads."""
     guest_steps: int = Field(default=150, ge=1)
-    """The most denoising steps in a guest's run."""
+    """Most denoising steps of a guest's run."""
     unread_stream_s: float = Field(default=30.0, gt=0)
-    """How long a call waits for its stream to be opened before its run is cancelled."""
+    """Seconds within which the stream of a call must be opened; its run is cancelled otherwise."""
     guest_calls: int = Field(default=32, ge=1)
-    """Calls of one guest that may be answered or wait at a time."""
+    """Most concurrent calls of one guest, waiting ones included."""
     guest_visits: int = Field(default=40, ge=1)
-    """Visits of one guest that are kept; a further one takes the place of the oldest."""
+    """Most stored visits of one guest; a further one replaces the oldest."""
 
     @field_validator("host")
     @classmethod
@@ -154,77 +157,82 @@ class UiSettings(_Frozen):
 
 
 class EngineSettings(_Frozen):
-    """How the engine queues and cancels."""
+    """Queue and workers"""
 
     max_queued_runs: int = Field(default=200, ge=1)
+    """Longest queue."""
     max_queued_runs_per_person: int = Field(default=20, ge=1)
-    """Runs of one guest that may wait; an operator's are not counted."""
+    """Most waiting runs of one guest; an operator's are not counted."""
     max_preparing_runs: int = Field(default=4, ge=1)
-    """Runs whose media or models are fetched at a time; further ones wait for that."""
+    """Most runs whose media and models are fetched at a time."""
     passed_over_limit_s: float = Field(default=30.0, ge=0)
-    """How long later runs whose models are loaded already may start before a waiting one; 0: runs
+    """Seconds in which later runs whose models are loaded may start before a waiting run; 0: runs
     start in the order they came."""
     cancel_grace_s: float = Field(default=10.0, gt=0)
-    """The least time a worker has to obey a cancel before it is ended."""
+    """Minimum seconds for the worker to obey a cancel before it is killed."""
     cancel_grace_limit_s: float = Field(default=30.0, gt=0)
-    """The most time it has, where it is slow between the places at which a run can be cancelled."""
+    """Maximum of that time, for a worker that is slow between cancel points."""
     start_limit_s: float = Field(default=300.0, gt=0)
-    """How long a worker may take to be ready before it is ended and started anew."""
+    """Seconds for the worker to become ready before it is killed and restarted."""
     restart_delay_s: float = Field(default=1.0, gt=0)
-    """How long to wait before a worker that did not come up is started again; doubled each time."""
+    """Seconds before a worker that failed to start is started again. They double each time; after
+    three failures the next request tries again."""
     command_limit_s: float = Field(default=120.0, gt=0)
-    """How long a worker may take to free, pin, drop or move what it holds, or to begin a run,
-    before it is ended."""
+    """Seconds for the worker to free, pin, drop or move components, or to begin a run, before it is
+    killed."""
     cleanup_limit_s: float = Field(default=1800.0, gt=0)
-    """The same for what it does when nothing else is to be done, while nobody waits for it."""
+    """The same for idle work (such as writing converted weights) while nobody waits."""
     keep_history: bool = True
-    """Whether what was asked for is kept beside the results, across restarts."""
+    """Keep the history of runs on disk. Without it, waiting runs are lost when the server ends."""
     kept_runs: int = Field(default=500, ge=1)
-    """Finished runs whose events are kept for followers."""
+    """Number of finished runs whose whole log of events can still be followed."""
     idle_cleanup_s: float = Field(default=1.0, gt=0)
-    """How long nothing must happen before the light cleanup between runs."""
+    """Seconds without a run before library caches are emptied."""
     idle_to_ram_s: float | None = Field(default=None, gt=0)
-    """How long nothing must happen before everything that is not pinned goes from an accelerator to
-    RAM; None: never."""
+    """Seconds without a run before unpinned components move from the device to RAM. Unset:
+    never."""
     idle_drop_s: float | None = Field(default=None, gt=0)
-    """How long nothing must happen before everything that is not pinned is dropped; None: never."""
+    """Seconds without a run before unpinned components are dropped. Unset: never."""
 
 
 class WorkerSettings(_Frozen):
-    """What a worker process may use."""
+    """Device, memory and caches"""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
     devices: Devices = ()
-    """Instead of `device`, one worker for each of these, which may be the same."""
-    workers: Annotated[int, Variable(None)] = 1
+    """One worker for each of these devices, separated by commas, instead of `DW_DEVICE`
+    ([Several workers](#several-workers))."""
+    workers: Annotated[int, Decided()] = 1
     """Workers of this engine on this machine, which share its RAM and its cores; see `split`."""
-    workers_on_device: Annotated[int, Variable(None)] = 1
+    workers_on_device: Annotated[int, Decided()] = 1
     """Workers of this engine on this worker's device."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads a worker computes with on the CPU; None: torch's choice, divided by the workers."""
+    """Threads a worker computes with on the CPU. Unset: torch's choice, divided by the workers."""
     device_budget: ByteSize | None = None
-    """Weights that one worker may hold on its device; None: nine tenths of the device's memory,
-    divided by the workers on it. `20GB`, `16GiB`."""
+    """Limit of weights one worker holds on its device. Unset: 9/10 of its memory, divided by the
+    workers on it."""
     ram_budget: ByteSize | None = None
-    """Beside an accelerator, weights that one worker may hold in RAM; None: seven tenths of the
-    RAM, divided by the workers."""
+    """Limit of weights one worker holds in RAM, next to an accelerator. Unset: 7/10 of it, divided
+    by the workers."""
     growth_warning_bytes: ByteSize = Field(default=ByteSize(500_000_000), ge=0)
-    """Growth between two runs of one workflow that is worth a warning."""
+    """Growth of the worker between two runs of a workflow that logs a warning."""
     preview_interval_s: float = Field(default=0.2, gt=0)
-    """The least time between two previews (at most 5 per second)."""
+    """Minimum seconds between two previews."""
     prompt_memo_bytes: ByteSize = Field(default=ByteSize(256 * MIB), ge=0)
-    """How much of what text encoders returned is kept in memory."""
+    """Encoded prompts cached in memory; 0: none."""
     prompt_memo_disk_bytes: ByteSize = Field(default=ByteSize(1_000_000_000), ge=0)
-    """How much of it is kept beside the results, across restarts."""
+    """Encoded prompts cached in the results folder; 0: none."""
     step_memo_bytes: ByteSize = Field(default=ByteSize(512 * MIB), ge=0)
-    """How much of what steps made is kept in memory: 128 pictures of 1024 x 1024 pixels, or one
-    video of 81 frames of 832 x 480 as 32-bit floats."""
+    """Step results cached in memory; 0: none. The default holds 128 images of 1024 x 1024, or one
+    video of 81 frames of 832 x 480."""
     converted_weights_bytes: ByteSize = Field(default=ByteSize(30_000_000_000), ge=0)
-    """How much of weights converted to another dtype is kept beside the results; 0: none. By
-    default one model of 14 billion parameters in half precision (28 GB), or several smaller ones;
-    and it is never written what would leave less free on the disk than it takes."""
+    """Weights converted to another dtype, stored in the results folder; 0: none. The default holds
+    one model of 14 billion parameters in half precision. Nothing is written that would leave less
+    space free than it takes."""
     log_level: LogLevel = "INFO"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`. Unset, commands other than `serve` and `repl` log
+    from `WARNING`."""
 
     @field_validator("devices")
     @classmethod
@@ -255,48 +263,48 @@ class WorkerSettings(_Frozen):
 
 
 class UrlSettings(_Frozen):
-    """Pictures, videos and sounds behind URLs."""
+    """Media by URL"""
 
-    allowed: Annotated[bool, Variable("DW_MEDIA_URLS")] = True
-    """Whether they are fetched at all. A page that strangers reach fetches none by itself."""
-    hosts: Annotated[Words, Variable("DW_MEDIA_HOSTS")] = ()
-    """`name:port` of servers that are fetched from although their address is not public."""
-    max_file_bytes: Annotated[ByteSize, Variable("DW_MEDIA_FILE_BYTES")] = Field(
-        default=ByteSize(200_000_000), gt=0
-    )
-    """The largest file that is fetched."""
-    cache_bytes: Annotated[ByteSize, Variable("DW_MEDIA_CACHE_BYTES")] = Field(
-        default=ByteSize(5_000_000_000), gt=0
-    )
-    """How much of what was fetched is kept beside the results."""
+    media_urls: bool = True
+    """Whether they are fetched at all; the page decides for itself."""
+    media_hosts: Words = ()
+    """Servers (`name:port`, separated by spaces) that are allowed although they are not public."""
+    media_file_bytes: ByteSize = Field(default=ByteSize(200_000_000), gt=0)
+    """Largest media download."""
+    media_cache_bytes: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0)
+    """Media downloaded by URL, cached in the results folder."""
 
 
 class MediaLimits(_Frozen):
-    """How large pictures, videos and sounds may be once they are decoded."""
+    """Size of decoded media"""
 
     max_picture_pixels: int = Field(default=32_000_000, ge=1)
-    """Width times height of a picture or of a video's frames."""
+    """Largest image or video frame, in pixels (width times height)."""
     max_decoded_bytes: ByteSize = Field(default=ByteSize(2_000_000_000), gt=0)
-    """Of all files that one step takes: 13 s of a video of 1920 x 1080 at 24 frames per second, or
-    three hours and a half of a sound of one channel."""
+    """Total decoded size of the images, frames and samples in the files of one step. The default
+    holds 13 s of a video of 1920 x 1080 at 24 frames per second, or three hours and a half of audio
+    in one channel."""
 
 
 class PathSettings(_Frozen):
-    """Where things are read and written."""
+    """Locations and permissions"""
 
     outputs: Path = PROJECT / "outputs"
+    """Folder for results."""
     outputs_bytes: ByteSize | None = None
-    """Total size of results and kept uploads; the oldest runs are removed first. None: no limit."""
+    """Total size of results and kept uploads; the oldest runs are deleted first, from the history
+    too. Unset: unlimited."""
     workflows: Annotated[tuple[Path, ...], _folders(SHIPPED_WORKFLOWS)] = (SHIPPED_WORKFLOWS,)
-    """Folders of the catalog, in the order of the dropdown."""
+    """Additional workflow folders, separated by `:`, in the order of the dropdown."""
     models: Annotated[tuple[Path, ...], _folders(PROJECT / "models")] = (PROJECT / "models",)
-    """Folders that are looked in for a hub's `owner/name` before its cache is, and in which a
-    person's input may name a local model."""
+    """Additional model folders, separated by `:`. A model is searched for in them, as `OWNER/NAME`,
+    before the hub's cache."""
     allow_pickles: bool = False
-    """Whether a single file of weights that may hold code is read, without what it would run."""
-    trusted_code: Annotated[Repositories, Variable("DW_TRUST_REMOTE_CODE")] = ()
-    """Repositories (`owner/name`) whose own code may be run where a document asks for it."""
-    media: Annotated[tuple[Path, ...], Variable(None)] = ()
+    """Read weight files that may contain code; the code is never run."""
+    trust_remote_code: Repositories = ()
+    """Model repositories (`OWNER/NAME`, separated by spaces) whose code may run if a document asks
+    for it."""
+    media: Annotated[tuple[Path, ...], Decided()] = ()
     """Folders in which a person's input may name a picture: the page's uploads and the outputs;
     for somebody at a shell of this machine everything the shell may read. Each command decides."""
     urls: UrlSettings = UrlSettings()
@@ -335,7 +343,5 @@ def variables(model: type[BaseModel] = Settings) -> Iterator[tuple[tuple[str, ..
             for path, variable in variables(field.annotation):
                 yield (name, *path), variable
             continue
-        named = [each.name for each in field.metadata if isinstance(each, Variable)]
-        own = named[0] if named else f"DW_{name.upper()}"
-        if own is not None:
-            yield (name,), own
+        if not any(isinstance(each, Decided) for each in field.metadata):
+            yield (name,), f"DW_{name.upper()}"

@@ -68,7 +68,7 @@ class Site(Loopback):
     @property
     def urls(self) -> UrlSettings:
         """Settings of an operator who allows this site, although it is on loopback."""
-        return UrlSettings(hosts=(f"127.0.0.1:{self.port}",))
+        return UrlSettings(media_hosts=(f"127.0.0.1:{self.port}",))
 
     def url(self, path: str) -> str:
         return self.address + path

@@ -80,9 +80,9 @@ def test_page_fetches_urls_only_locally_or_if_allowed(
     tmp_path: Path, environment: dict[str, str], fetches: bool
 ):
     settings = Settings.from_environment(environment)
-    assert with_media(settings, tmp_path).paths.urls.allowed is fetches
+    assert with_media(settings, tmp_path).paths.urls.media_urls is fetches
     # A shell on this machine belongs to its user.
-    assert settings.paths.urls.allowed is (environment.get("DW_MEDIA_URLS") != "0")
+    assert settings.paths.urls.media_urls is (environment.get("DW_MEDIA_URLS") != "0")
 
 
 def test_operator_limits_fetching_and_caching():
@@ -93,5 +93,5 @@ def test_operator_limits_fetching_and_caching():
             "DW_MEDIA_CACHE_BYTES": "20GB",
         }
     ).paths.urls
-    assert found.hosts == ("nas.home:8080", "10.0.0.5:80")
-    assert (found.max_file_bytes, found.cache_bytes) == (1_000_000_000, 20_000_000_000)
+    assert found.media_hosts == ("nas.home:8080", "10.0.0.5:80")
+    assert (found.media_file_bytes, found.media_cache_bytes) == (1_000_000_000, 20_000_000_000)

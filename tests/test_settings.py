@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ByteSize, ValidationError
 
 from app.settings import PROJECT, SHIPPED_WORKFLOWS, Settings, WorkerSettings, variables
+from tests import settings_table
 
 SPECIAL = {
     "DW_AUTH": ("me:a:b", ("me", "a:b")),
@@ -76,6 +77,11 @@ def test_variable_sets_its_field(path: tuple[str, ...], variable: str) -> None:
     assert value_at(Settings(), path) != value
     assert value_at(Settings.from_environment({variable: text}), path) == value
     assert Settings.from_environment({variable: ""}) == Settings()
+
+
+def test_guide_has_the_tables_of_these_settings() -> None:
+    written = settings_table.PAGE.read_text(encoding="utf-8")
+    assert settings_table.page() == written, "run: python -m tests.settings_table"
 
 
 def test_variables_of_two_fields_are_told_apart() -> None:

@@ -215,7 +215,7 @@ def test_7_only_public_addresses_are_ever_asked(bench: Bench, url: str):
 
 
 def test_7_where_an_operator_does_not_allow_urls_none_is_asked(bench: Bench):
-    paths = bench.paths.model_copy(update={"urls": UrlSettings(allowed=False)})
+    paths = bench.paths.model_copy(update={"urls": UrlSettings(media_urls=False)})
     file = bench.write(drawing(steps=[step(arguments={"ip_adapter_image": "http://a.org/a.png"})]))
     with pytest.raises(BadRequest):
         make_plan(file, {}, paths=paths)
@@ -322,7 +322,7 @@ def test_12_a_model_is_never_asked_for_its_pickles(bench: Bench):
 
 
 def test_12_the_default_of_an_operator_allows_no_pickle_and_trusts_nobody():
-    assert (PathSettings().allow_pickles, PathSettings().trusted_code) == (False, ())
+    assert (PathSettings().allow_pickles, PathSettings().trust_remote_code) == (False, ())
 
 
 @pytest.fixture

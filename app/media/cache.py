@@ -92,7 +92,7 @@ class MediaCache:
 
         Raises FetchError with a sentence, Cancelled once `stopped()`.
         """
-        if not self._settings.allowed:
+        if not self._settings.media_urls:
             raise FetchError(f"{shown(url)} is not fetched: this server fetches no URLs.")
         known = self.find(url)
         if known is not None and known.fresh_until > time.time():
@@ -103,7 +103,7 @@ class MediaCache:
         if known is not None and known.last_modified:
             asked["If-Modified-Since"] = known.last_modified
         try:
-            hosts = self._settings.hosts
+            hosts = self._settings.media_hosts
             with answer_to(url, asked, hosts=hosts, stopped=stopped) as answer:
                 if answer.status >= 400:
                     raise refusing(url, answer)
@@ -157,7 +157,7 @@ class MediaCache:
         """Removes what has been used longest ago until the rest is within the bound; never what is
         held. Raises FetchError where what is held for this holder does not fit beside the files of
         the holders admitted before it: of two that come at once, one is admitted."""
-        bound_bytes = self._settings.cache_bytes
+        bound_bytes = self._settings.media_cache_bytes
         with self._removing:
             own_bytes = self._held_bytes({holder})
             needed_bytes = self._held_bytes({holder, *self._admitted})
@@ -211,7 +211,7 @@ class MediaCache:
         _check_type(url, kind, answer.headers.get("content-type", ""))
         declared = answer.headers.get("content-length", "")
         total = int(declared) if declared.isascii() and declared.isdigit() else None
-        limit = self._settings.max_file_bytes
+        limit = self._settings.media_file_bytes
         if total is not None and total > limit:
             raise _too_large(url, limit)
         digest, done = hashlib.sha256(), 0

@@ -103,7 +103,7 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
 def with_media(settings: Settings, uploads: Path) -> Settings:
     """The settings with the folders a person at the page may name media from, and whether URLs."""
     media = (uploads, settings.paths.outputs.resolve())
-    urls = settings.paths.urls.model_copy(update={"allowed": settings.ui.fetches_urls})
+    urls = settings.paths.urls.model_copy(update={"media_urls": settings.ui.fetches_urls})
     paths = settings.paths.model_copy(
         update={"media": media, "outputs": settings.paths.outputs.resolve(), "urls": urls}
     )

@@ -24,7 +24,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DW_MEDIA_HOSTS", " ".join(site.urls.hosts))
+        environment.setenv("DW_MEDIA_HOSTS", " ".join(site.urls.media_hosts))
         # Limits that a test can reach.
         environment.setenv("DW_MAX_QUEUED_RUNS_PER_PERSON", "3")
         environment.setenv("DW_UNREAD_STREAM_S", "2")

@@ -103,7 +103,7 @@ def test_media_of_waiting_run_are_not_evicted(
         Settings(
             worker=WorkerSettings(device="cpu"),
             paths=PathSettings(
-                outputs=tmp_path, urls=site.urls.model_copy(update={"cache_bytes": 25_000})
+                outputs=tmp_path, urls=site.urls.model_copy(update={"media_cache_bytes": 25_000})
             ),
         )
     )

@@ -106,7 +106,7 @@ def test_what_is_no_picture_of_a_fair_size_is_refused_and_leaves_nothing_behind(
     site: Site, tmp_path: Path, path: str, page: dict[str, object], reason: str
 ):
     limit = 10_000 if "32 million" not in reason else 1_000_000
-    found = cache(tmp_path, site, max_file_bytes=limit)
+    found = cache(tmp_path, site, media_file_bytes=limit)
     assert reason in refused(found, site.put(path, **page))  # type: ignore[arg-type]
     assert kept(tmp_path) == []
 
@@ -122,20 +122,20 @@ def test_a_picture_is_known_by_its_content_where_the_server_says_nothing(
 
 
 def test_the_least_recently_used_leaves_first(site: Site, tmp_path: Path):
-    found = cache(tmp_path, site, cache_bytes=1)
+    found = cache(tmp_path, site, media_cache_bytes=1)
     urls = [site.put(f"/{colour}.png", picture(colour)) for colour in ("red", "green", "blue")]
     files = [found.path(found.fetch(url, "image")) for url in urls]
     used_ago_s = (100, 300, 200)
     for file, ago_s in zip(files, used_ago_s, strict=True):
         os.utime(file, (time.time() - ago_s,) * 2)
     everything = sum(file.stat().st_size for file in (tmp_path / FOLDER).iterdir())
-    cache(tmp_path, site, cache_bytes=everything - 1).admit("a run")
+    cache(tmp_path, site, media_cache_bytes=everything - 1).admit("a run")
     assert [file.is_file() for file in files] == [True, False, True]
     assert found.find(urls[1]) is None
 
 
 def test_files_of_one_run_never_push_each_other_out(site: Site, tmp_path: Path):
-    found = cache(tmp_path, site, cache_bytes=100)
+    found = cache(tmp_path, site, media_cache_bytes=100)
     urls = [site.put(f"/{n}.png", picture(side=8 + n)) for n in range(2)]
     files = [found.fetch(url, "image") for url in urls]
     assert all(found.hold(file, "a run") for file in files)
@@ -148,7 +148,7 @@ def test_one_of_two_runs_that_come_at_once_is_admitted(site: Site, tmp_path: Pat
     waiting, other = (
         site.put(f"/{name}.png", picture(name) + bytes(1000)) for name in ("red", "blue")
     )
-    found = cache(tmp_path, site, cache_bytes=2000)
+    found = cache(tmp_path, site, media_cache_bytes=2000)
     held = found.fetch(waiting, "image")
     assert found.hold(held, "waiting")
     assert found.hold(found.fetch(other, "image"), "other")
@@ -163,7 +163,7 @@ def test_one_of_two_runs_that_come_at_once_is_admitted(site: Site, tmp_path: Pat
 
 
 def test_file_that_is_arriving_is_not_removed_and_one_left_over_is(site: Site, tmp_path: Path):
-    found = cache(tmp_path, site, cache_bytes=1)
+    found = cache(tmp_path, site, media_cache_bytes=1)
     (tmp_path / FOLDER).mkdir()
     arriving, left = tmp_path / FOLDER / ".arriving", tmp_path / FOLDER / ".left"
     for file in (arriving, left):
@@ -176,7 +176,7 @@ def test_file_that_is_arriving_is_not_removed_and_one_left_over_is(site: Site, t
 
 def test_nothing_is_fetched_where_that_is_not_allowed(site: Site, tmp_path: Path):
     assert "this server fetches no URLs" in refused(
-        cache(tmp_path, site, allowed=False), site.put("/a.png")
+        cache(tmp_path, site, media_urls=False), site.put("/a.png")
     )
     assert site.asked == []
 

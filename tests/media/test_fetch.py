@@ -21,7 +21,7 @@ from tests.site import Site, picture
 
 
 def body(site: Site, url: str, **how: object) -> bytes:
-    with answer_to(url, {}, hosts=site.urls.hosts, **how) as answer:  # type: ignore[arg-type]
+    with answer_to(url, {}, hosts=site.urls.media_hosts, **how) as answer:  # type: ignore[arg-type]
         return b"".join(answer.parts)
 
 

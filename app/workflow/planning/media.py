@@ -59,14 +59,14 @@ def media_value(
     if not isinstance(value, str):
         note(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
     elif is_url(value):
-        if not urls.allowed:
+        if not urls.media_urls:
             note(
                 f"A {CALLED[kind]} from the network is not fetched by this server.",
                 "Use a file. Whoever runs the server allows URLs with DW_MEDIA_URLS=1.",
             )
             return LiteralValue(value=None)
         try:
-            checked_url(value, urls.hosts)
+            checked_url(value, urls.media_hosts)
         except RefusedURLError as error:
             note(str(error))
         else:

@@ -72,7 +72,7 @@ class PipelineBuilder:
 
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
         self._models = paths.models
-        self._trusted = paths.trusted_code
+        self._trusted = paths.trust_remote_code
         self._reader = reader
         self._files = SingleFiles(paths, reader)
 

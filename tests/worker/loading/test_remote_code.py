@@ -98,7 +98,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def planned(bench: Bench, models: Path, step: Document, *trusted: str) -> Plan:
     path = bench.write(document(step))
-    return make_plan(path, {}, paths=PathSettings(models=(models,), trusted_code=trusted), seed=1)
+    return make_plan(
+        path, {}, paths=PathSettings(models=(models,), trust_remote_code=trusted), seed=1
+    )
 
 
 def drawing(**loading: Any) -> Document:
@@ -173,7 +175,7 @@ def blocks(**loading: Any) -> Document:
 
 def test_remote_code_is_allowed_by_environment():
     settings = Settings.from_environment({"DW_TRUST_REMOTE_CODE": "a/b c/d"})
-    assert settings.paths.trusted_code == ("a/b", "c/d")
+    assert settings.paths.trust_remote_code == ("a/b", "c/d")
 
 
 def test_global_random_numbers_follow_the_seed(bench: Bench, models: Path):

@@ -126,7 +126,7 @@ def test_a_kind_of_media_that_is_none_is_told_of(bench: Bench):
 
 
 def test_where_urls_are_not_fetched_planning_says_so(bench: Bench):
-    bench.paths = bench.paths.model_copy(update={"urls": UrlSettings(allowed=False)})
+    bench.paths = bench.paths.model_copy(update={"urls": UrlSettings(media_urls=False)})
     error = bench.refused(using(URL))
     assert isinstance(error, InvalidWorkflow)
     assert told(error) == {
