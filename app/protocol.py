@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
@@ -254,23 +254,28 @@ class Logged(Message):
 # --- facts about a run ---------------------------------------------------------------------------
 
 
-class RunQueued(Message):
+class RunEvent(Message):
+    """A fact about one run, for its log: all classes derived from this one. `advance` shows it on
+    the page, `script_event` reports it to scripts."""
+
+    run_id: str
+    time: float
+    """Unix seconds."""
+
+
+class RunQueued(RunEvent):
     """The engine has queued the run. `position` 0 is next."""
 
     type: Literal["run_queued"] = "run_queued"
-    run_id: str
-    time: float
     position: int
     notice: str = ""
     """A note for the user, for example that the server was restarted."""
 
 
-class FetchingMedia(Message):
+class FetchingMedia(RunEvent):
     """A media file of the waiting run is being fetched: `number` of `count`."""
 
     type: Literal["fetching_media"] = "fetching_media"
-    run_id: str
-    time: float
     url: str
     number: int
     count: int
@@ -279,44 +284,36 @@ class FetchingMedia(Message):
     """None if unknown."""
 
 
-class RunStarted(Message):
+class RunStarted(RunEvent):
     """The worker has started the run."""
 
     type: Literal["run_started"] = "run_started"
-    run_id: str
-    time: float
     steps: tuple[str, ...]
 
 
-class StepStarted(Message):
+class StepStarted(RunEvent):
     """A workflow step begins."""
 
     type: Literal["step_started"] = "step_started"
-    run_id: str
-    time: float
     step: str
     index: int
     count: int
 
 
-class StepRemembered(Message):
+class StepRemembered(RunEvent):
     """The step that has begun reuses a cached result."""
 
     type: Literal["step_remembered"] = "step_remembered"
-    run_id: str
-    time: float
     step: str
     made_by: str
     """Id of the run that made the result."""
     made_at: float
 
 
-class Loading(Message):
+class Loading(RunEvent):
     """A component is being loaded. Bytes are those of the whole run, from safetensors headers."""
 
     type: Literal["loading"] = "loading"
-    run_id: str
-    time: float
     step: str
     component: str
     model: str
@@ -324,13 +321,11 @@ class Loading(Message):
     total_bytes: int
 
 
-class Downloading(Message):
+class Downloading(RunEvent):
     """A model is being downloaded for a waiting run. Bytes are those of its weight files that were
     missing."""
 
     type: Literal["downloading"] = "downloading"
-    run_id: str
-    time: float
     model: str
     done_bytes: int
     """Includes earlier, interrupted downloads."""
@@ -339,12 +334,10 @@ class Downloading(Message):
     """Extrapolated."""
 
 
-class PhaseChanged(Message):
+class PhaseChanged(RunEvent):
     """The running step entered another phase."""
 
     type: Literal["phase_changed"] = "phase_changed"
-    run_id: str
-    time: float
     step: str
     phase: Phase
 
@@ -361,12 +354,10 @@ class FilesMissing(Message):
     """Missing files other than text files."""
 
 
-class MemoryRanOut(Message):
+class MemoryRanOut(RunEvent):
     """Memory ran out in the running step, which starts again, once, after the remedies."""
 
     type: Literal["memory_ran_out"] = "memory_ran_out"
-    run_id: str
-    time: float
     step: str
     phase: Phase
     """When it ran out."""
@@ -379,12 +370,10 @@ class MemoryRanOut(Message):
         return " ".join([f"Memory ran out in step '{self.step}' ({self.phase}).", *self.done])
 
 
-class StepProgress(Message):
+class StepProgress(RunEvent):
     """Denoising steps done; for a task, calls done."""
 
     type: Literal["step_progress"] = "step_progress"
-    run_id: str
-    time: float
     step: str
     done: int
     total: int
@@ -397,12 +386,10 @@ class StepProgress(Message):
     segments: int | None = None
 
 
-class Preview(Message):
+class Preview(RunEvent):
     """A small image of the current latents. Only the newest counts."""
 
     type: Literal["preview"] = "preview"
-    run_id: str
-    time: float
     jpeg: bytes
     width: int
     height: int
@@ -412,12 +399,10 @@ NOT_SHOWN = ("image/tiff", "video/x-matroska", "video/x-msvideo", "audio/aiff", 
 """Content types that browsers cannot show."""
 
 
-class ResultSaved(Message):
+class ResultSaved(RunEvent):
     """A result is on disk, with its record beside it."""
 
     type: Literal["result_saved"] = "result_saved"
-    run_id: str
-    time: float
     step: str
     path: str
     """Absolute."""
@@ -478,12 +463,10 @@ class Timings(Message):
     save_s: float = 0.0
 
 
-class RunSucceeded(Message):
+class RunSucceeded(RunEvent):
     """Terminal: all steps are done."""
 
     type: Literal["run_succeeded"] = "run_succeeded"
-    run_id: str
-    time: float
     timings: Timings
     loaded: tuple[str, ...]
     """Titles of the components that had to be loaded."""
@@ -498,21 +481,17 @@ class RunSucceeded(Message):
     """Time of the newest result if all were cached; None if any step ran."""
 
 
-class RunFailed(Message):
+class RunFailed(RunEvent):
     """Terminal: the run could not be finished."""
 
     type: Literal["run_failed"] = "run_failed"
-    run_id: str
-    time: float
     error: ErrorReport
 
 
-class RunCancelled(Message):
+class RunCancelled(RunEvent):
     """Terminal: the run was cancelled, in this `phase`."""
 
     type: Literal["run_cancelled"] = "run_cancelled"
-    run_id: str
-    time: float
     phase: Phase
     notice: str = ""
     """A note for the user, for example that the worker had to be ended."""
@@ -521,25 +500,7 @@ class RunCancelled(Message):
 TerminalEvent = RunSucceeded | RunFailed | RunCancelled
 TERMINAL = (RunSucceeded, RunFailed, RunCancelled)
 
-RunEvent = (
-    RunQueued
-    | FetchingMedia
-    | RunStarted
-    | StepStarted
-    | StepRemembered
-    | Downloading
-    | Loading
-    | PhaseChanged
-    | MemoryRanOut
-    | StepProgress
-    | Preview
-    | ResultSaved
-    | RunSucceeded
-    | RunFailed
-    | RunCancelled
-)
-
-Event = Annotated[
+Event = (
     WorkerReady
     | WorkerUnable
     | MemoryFreed
@@ -547,12 +508,14 @@ Event = Annotated[
     | Logged
     | CancelPointGap
     | FilesMissing
-    | RunEvent,
-    Field(discriminator="type"),
-]
+    | RunEvent
+)
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
-_EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+_ANY_EVENT: Any = Union[
+    (*(each for each in get_args(Event) if each is not RunEvent), *RunEvent.__subclasses__())
+]
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[_ANY_EVENT, Field(discriminator="type")])
 
 
 MAX_COMMAND_BYTES = 32_000_000

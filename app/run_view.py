@@ -208,6 +208,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 preview=None,
                 notice=f"{view.notice} {event.notice}".strip(),
             )
+        case _:
+            return view
 
 
 _CANCELLED_IN: dict[Phase, str] = {

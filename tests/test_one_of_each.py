@@ -14,7 +14,9 @@ import pytest
 
 from app.settings import PROJECT
 
-SHOUT = """
+NEW_FILES = {
+    # A task.
+    "app/tasks/shout.py": """
 from app.tasks.task import Arguments, Task
 
 class Words(Arguments):
@@ -24,12 +26,35 @@ def shout(arguments: Words) -> str:
     return arguments.text.upper() + "!"
 
 SHOUT = Task(Words, shout, gives="text")
-"""
+""",
+    # A result kind.
+    "app/worker/results/loud.py": """
+def save_loud(artifact, file, record, spec):
+    file.write((artifact + "!").encode())
+""",
+    # A form widget.
+    "app/ui/colour.py": """
+import gradio as gr
+from app.ui.widgets import Widget
+
+COLOUR = Widget(lambda spec, value: gr.ColorPicker(value, label=spec.label), str,
+                lambda _, value: True)
+""",
+    # A quantiser.
+    "app/worker/loading/loud.py": """
+def configuration(home, given):
+    return "loud", dict(given)
+""",
+    # An offload mode.
+    "app/worker/tuning/quiet.py": """
+def quiet(pipeline, step, device):
+    pipeline.append(step)
+""",
+}
+"""What does the work of each."""
 SHOUTED = """
-class Shouted(Message):
+class Shouted(RunEvent):
     type: Literal["shouted"] = "shouted"
-    run_id: str
-    time: float
 
 """
 WORKFLOW = """{
@@ -43,31 +68,26 @@ WORKFLOW = """{
   }]
 }"""
 ADDED = {
-    # A task: its file, and its line in TASKS.
+    # A task.
     "app/tasks/__init__.py": [
         ("    borders,\n", "    shout,\n"),
         ("TASKS: dict[str, Task] = {\n", '    "shout": shout.SHOUT,\n'),
     ],
-    "app/workflow/document.py": [
-        ("ContentType = Literal[\n", '    "text/loud",\n'),
-        ("InputKind = Literal[\n", '    "colour",\n'),
-    ],
     # A result kind.
-    "app/worker/results/__init__.py": [
+    "app/workflow/result_kinds.py": [
         ("RESULT_KINDS: dict[str, ResultKind] = {\n",
-         '    "text/loud": ResultKind(".loud", text.save_text),\n'),
+         '    "text/loud": ResultKind(".loud", "app.worker.results.loud:save_loud"),\n'),
     ],
     # A form widget.
-    "app/ui/widgets.py": [
-        ("WIDGETS: dict[str, Widget] = {\n",
-         '    "colour": Widget(lambda spec, value: gr.ColorPicker(value, label=spec.label), str,'
-         " lambda _, value: True),\n"),
+    "app/workflow/input_kinds.py": [
+        ("INPUT_KINDS: dict[str, str] = {\n", '    "colour": "app.ui.colour:COLOUR",\n'),
     ],
     # A setting.
-    "app/settings.py": [("    share: bool = False\n", "    loudness: int = 3\n")],
-    # An event, and how it is shown.
+    "app/settings.py": [
+        ("    share: bool = False\n", '    loudness: int = 3\n    """How loud."""\n'),
+    ],
+    # An event; what the page shows of it.
     "app/protocol.py": [
-        ("\nRunEvent = (\n    RunQueued\n", "    | Shouted\n"),
         ("TERMINAL = (RunSucceeded, RunFailed, RunCancelled)\n", SHOUTED),
     ],
     "app/run_view.py": [
@@ -75,33 +95,20 @@ ADDED = {
         ("    match event:\n",
          '        case Shouted():\n            return replace(view, status="It was loud")\n'),
     ],
-    # A quantiser: what a document may say, what it is called, and what makes its configuration.
-    "app/workflow/plan_sources.py": [
-        ("QuantiserKind = Literal[", '"loud", '),
-        ("        match self.kind:\n",
-         '            case "loud":\n                return "loudly"\n'),
-    ],
-    "app/workflow/planning/quantisers.py": [
+    # A quantiser.
+    "app/workflow/quantisation.py": [
         ("QUANTISERS: dict[str, Quantiser] = {\n",
-         '    "LoudConfig": Quantiser("loud", Package("json", "json"), Gguf),\n'),
+         '    "LoudConfig": Quantiser("loud", Package("json", "json"), Gguf, lambda _: "loudly",'
+         ' "app.worker.loading.loud:configuration"),\n'),
     ],
-    "app/worker/loading/quantising.py": [
-        ("[[Any, Mapping[str, JsonValue]], Any]] = {\n",
-         '    "loud": lambda home, given: ("loud", dict(given)),\n'),
-    ],
-    # An offload mode: its name, what is on the device at one time, and how a pipeline is told.
-    "app/workflow/plan_settings.py": [("Offload = Literal[", '"quiet", ')],
-    "app/workflow/models/fit.py": [
-        ("AT_ONCE: dict[Offload | None, Callable[[Need], int]] = {\n",
-         '    "quiet": lambda need: 7,\n'),
-    ],
-    "app/worker/tuning/offload.py": [
-        ("WAYS: dict[Offload, Callable[[Any, PipelineStep, Device], None]] = {\n",
-         '    "quiet": lambda pipeline, step, device: pipeline.append(step),\n'),
+    # An offload mode.
+    "app/workflow/offloads.py": [
+        ("OFFLOADS: dict[str, Way] = {\n",
+         '    "quiet": Way(lambda need: 7, "app.worker.tuning.quiet:quiet"),\n'),
     ],
 }  # fmt: skip
-"""What is inserted behind which text of a file. Texts that come twice are meant where they come
-first."""
+"""What is inserted behind which text of a file, in most of them one line. Texts that come twice are
+meant where they come first."""
 USE = """
 import sys
 from pathlib import Path
@@ -111,19 +118,20 @@ folder = Path(sys.argv[1])
 def parent():
     import gradio as gr
     from app.engine import Engine
-    from app.protocol import ResultSaved, Shouted
+    from app.protocol import ResultSaved, Shouted, decode_event, encode
     from app.run_view import RunView, advance
     from app.settings import PathSettings, Settings, WorkerSettings
     from app.ui.form import build_form
     from app.workflow.catalog import Catalog
     from app.workflow.document import Configuration
     from app.workflow.models.fit import Mode, Need, Room, Weights, peak_bytes
-    from app.workflow.planning.quantisers import QUANTISERS, quantisation
+    from app.workflow.quantisation import QUANTISERS, quantisation
 
     # The setting.
     assert Settings.from_environment({"DW_LOUDNESS": "11"}).ui.loudness == 11
     # The event.
-    assert advance(RunView(), Shouted(run_id="1", time=0.0)).status == "It was loud"
+    shouted = decode_event(encode(Shouted(run_id="1", time=0.0)))
+    assert advance(RunView(), shouted).status == "It was loud"
     # The widget.
     paths = PathSettings(workflows=(folder,), outputs=folder / "outputs")
     (entry,) = Catalog(paths).entries()
@@ -145,17 +153,27 @@ def parent():
     finally:
         engine.close()
     assert Path(saved.path).suffix == ".loud"
-    assert Path(saved.path).read_text() == "HELLO!"
+    assert Path(saved.path).read_text() == "HELLO!!"
 
 def worker():
+    from types import SimpleNamespace
+
     from app.worker.loading.quantising import configuration
-    from app.worker.tuning.offload import WAYS
-    from app.workflow.plan_sources import Quantisation
+    from app.worker.tuning.offload import on_device
+    from app.workflow.quantisation import Quantisation
 
     assert configuration(Quantisation(kind="loud"), "diffusers") == ("loud", {})
-    told = []
-    WAYS["quiet"](told, "step", None)
-    assert told == ["step"]
+
+    class Pipeline(list):
+        def remove_all_hooks(self):
+            pass
+
+        maybe_free_model_hooks = remove_all_hooks
+
+    step = SimpleNamespace(modular=None, offload="quiet")
+    pipeline = Pipeline()
+    with placed(pipeline, step, None):
+        assert pipeline == [step]
 
 if __name__ == "__main__":
     parent()
@@ -171,7 +189,8 @@ def copy(tmp_path: Path) -> Path:
     shutil.copytree(PROJECT / "app", copy / "app", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("workflows", "models"):
         (copy / name).symlink_to(PROJECT / name)
-    (copy / "app" / "tasks" / "shout.py").write_text(SHOUT)
+    for name, text in NEW_FILES.items():
+        (copy / name).write_text(text, encoding="utf-8")
     for name, additions in ADDED.items():
         file = copy / name
         text = file.read_text(encoding="utf-8")

@@ -27,11 +27,12 @@ from app.outputs import (
     sidecar_bytes,
     sidecar_of,
 )  # fmt: skip
-from app.worker.results import RESULT_KINDS, Save
+from app.worker.results import Save, writer_of
 from app.worker.results.image import save_jpeg, save_png, save_webp
 from app.worker.results.video import save_video
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
+from app.workflow.result_kinds import RESULT_KINDS
 from tests.worker.results.files import read_record
 
 RUN = "20260101-000000-abcdef"
@@ -358,3 +359,4 @@ def test_what_is_no_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact
 def test_every_kind_a_document_may_name_can_be_written():
     named = set(ResultBlock.model_json_schema()["properties"]["content_type"]["enum"])
     assert named == set(RESULT_KINDS)
+    assert all(callable(writer_of(kind)) for kind in RESULT_KINDS.values())

@@ -24,7 +24,7 @@ from app.media.files import MediaKind
 from app.media.pictures import WrongMediaError
 from app.settings import PathSettings
 from app.ui.painting import Editor, background_of, is_there, mask_editor, mask_of
-from app.ui.widgets import WIDGETS, asked, rounds, text_field
+from app.ui.widgets import asked, rounds, text_field, widget_of
 from app.workflow.inputs import MAX_EXACT, InputSpec
 
 MAX_EXAMPLES = 6
@@ -68,7 +68,7 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
         )
         return Field(spec, editor, mask)
     value = kept if fits(spec, kept) else shown(spec)
-    widget = text_field if rounds(spec.default) else WIDGETS[spec.kind].make
+    widget = text_field if rounds(spec.default) else widget_of(spec).make
     field = Field(spec, widget(spec, value))
     if spec.examples and spec.kind == "text":
         _chips(spec, field.component)
@@ -105,7 +105,7 @@ def fits(spec: InputSpec, value: Any) -> bool:
     """Returns whether a value kept from an earlier form can be in this input's component."""
     if rounds(spec.default):
         return isinstance(value, str)
-    return WIDGETS[spec.kind].keeps(spec, value)
+    return widget_of(spec).keeps(spec, value)
 
 
 def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:

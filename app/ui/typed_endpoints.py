@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from app.ui.widgets import WIDGETS
+from app.ui.widgets import widget_of
 from app.workflow.catalog import CatalogEntry
 from app.workflow.inputs import InputSpec
 from app.workflow.naming import SEED
@@ -74,5 +74,5 @@ def _annotation(spec: InputSpec) -> Any:
         case "text" if isinstance(spec.default, list):
             kind = list[str]
         case _:
-            kind = WIDGETS[spec.kind].sent
+            kind = widget_of(spec).sent
     return kind | None if spec.default is None and not spec.required else kind

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import FileData
 
+from app.workflow.input_kinds import INPUT_KINDS
 from app.workflow.inputs import MAX_EXACT, InputSpec, written
 
 PICTURE_HEIGHT = 260
@@ -147,19 +149,22 @@ def _in_range(spec: InputSpec, value: Any) -> bool:
     return _is_number(value) and (spec.minimum or 0) <= value <= (spec.maximum or 0)
 
 
-WIDGETS: dict[str, Widget] = {
-    "text": Widget(text_field, str, lambda _, value: isinstance(value, str)),
-    "number": Widget(_number, float, lambda _, value: _is_number(value)),
-    "integer": Widget(_number, int, lambda _, value: _is_number(value)),
-    "slider": Widget(_slider, float, _in_range),
-    "checkbox": Widget(_checkbox, bool, lambda _, value: isinstance(value, bool)),
-    "choice": Widget(_choice, str, lambda spec, value: value in spec.choices),
-    "image": Widget(_image, FileData, _is_there),
-    "mask": Widget(_image, FileData, _is_there),
-    "video": Widget(_video, FileData, _is_there),
-    "audio": Widget(_audio, FileData, _is_there),
-}
-"""By `app.workflow.document.InputKind`. A `seed` has its own place on the page."""
+TEXT = Widget(text_field, str, lambda _, value: isinstance(value, str))
+NUMBER = Widget(_number, float, lambda _, value: _is_number(value))
+INTEGER = Widget(_number, int, lambda _, value: _is_number(value))
+SLIDER = Widget(_slider, float, _in_range)
+CHECKBOX = Widget(_checkbox, bool, lambda _, value: isinstance(value, bool))
+CHOICE = Widget(_choice, str, lambda spec, value: value in spec.choices)
+IMAGE = Widget(_image, FileData, _is_there)
+VIDEO = Widget(_video, FileData, _is_there)
+AUDIO = Widget(_audio, FileData, _is_there)
+
+
+def widget_of(spec: InputSpec) -> Widget:
+    """Returns the widget of this input's kind; see `INPUT_KINDS`."""
+    found = resolve_name(INPUT_KINDS[spec.kind])
+    assert isinstance(found, Widget)
+    return found
 
 
 def rounds(value: Any) -> bool:

@@ -19,7 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from app.workflow.plan_settings import Offload
+from app.workflow.input_kinds import InputKind
+from app.workflow.offloads import Offload
+from app.workflow.result_kinds import ContentType
 from app.workflow.segments import MAX_SEGMENTS
 from app.workflow.setting_blocks import (
     CACHE_BLOCKS,
@@ -322,13 +324,6 @@ class TaskBlock(Block):
         return self
 
 
-ContentType = Literal[
-    "image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff",
-    "video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-msvideo",
-    "audio/wav", "audio/x-wav", "audio/aiff", "audio/x-aiff", "audio/flac", "audio/x-flac",
-    "audio/mpeg", "audio/mp3", "audio/ogg", "audio/vorbis", "audio/opus",
-    "text/plain", "text/markdown", "text/html", "text/csv", "text/json", "application/json",
-]  # fmt: skip
 SampleRate = Annotated[StrictInt, Field(ge=1000, le=768_000)]
 
 
@@ -370,21 +365,6 @@ class StepDocument(Block):
                 "a step has exactly one of 'pipeline', 'pipeline_reference', 'task' and 'workflow'"
             )
         return self
-
-
-InputKind = Literal[
-    "text",
-    "number",
-    "integer",
-    "slider",
-    "checkbox",
-    "choice",
-    "image",
-    "mask",
-    "video",
-    "audio",
-    "seed",
-]
 
 
 class InputBlock(Block):

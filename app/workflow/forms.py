@@ -16,12 +16,13 @@ from annotated_types import Ge, Le
 
 from app.media.files import SUFFIXES
 from app.tasks import TASKS
-from app.workflow.document import InputBlock, InputKind
+from app.workflow.document import InputBlock
+from app.workflow.input_kinds import InputKind
 from app.workflow.inputs import FILES_OF_ARGUMENTS, media_kind
 from app.workflow.installed import names
 from app.workflow.installed.signatures import call_signature
 from app.workflow.naming import SEED
-from app.workflow.plan_settings import Offload
+from app.workflow.offloads import OFFLOADS
 from app.workflow.planning.calls import MAX_SIDE_PX, RANGES, SIDE_MULTIPLE, SIDES
 from app.workflow.references import Path, parse
 from app.workflow.setting_blocks import AttentionBackend
@@ -48,7 +49,7 @@ MAIN = {"width", "height", "num_frames", "num_images_per_prompt", "num_videos_pe
 """Arguments of a pipeline that are asked for at once, beside prompts and media; others wait under
 Advanced."""
 CHOICES: dict[str, tuple[str, ...]] = {
-    "offload": get_args(Offload),
+    "offload": tuple(OFFLOADS),
     "attention_backend": get_args(AttentionBackend),
 }
 """Settings of a pipeline's configuration that are one of a few words."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import JsonValue
 
@@ -20,9 +20,10 @@ from app.errors import Problem, nearest, shortened
 from app.media.files import CALLED, MediaKind
 from app.media.urls import is_url
 from app.mistakes import shown
-from app.workflow.document import InputBlock, InputKind
+from app.workflow.document import InputBlock
 from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
+from app.workflow.input_kinds import InputKind
 from app.workflow.installed.names import unbraced
 from app.workflow.naming import parameter_names
 
@@ -114,7 +115,7 @@ class InputSpec(Frozen):
         """What kind of file it takes; None where it takes none."""
         if self.kind == "mask":
             return "image"
-        return self.kind if self.kind in ("image", "video", "audio") else None
+        return next((kind for kind in get_args(MediaKind) if kind == self.kind), None)
 
 
 def media_kind(name: str) -> MediaKind | None:

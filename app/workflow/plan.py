@@ -13,13 +13,13 @@ from pydantic import Field, JsonValue
 
 from app.settings import MediaLimits
 from app.workflow.frozen import Frozen
+from app.workflow.offloads import Offload
 from app.workflow.plan_settings import (
     DENOISERS,
     CacheSettings,
     Casting,
     ComponentChanges,
     DType,
-    Offload,
     SchedulerChange,
     TeaCacheSettings,
     Tuning,

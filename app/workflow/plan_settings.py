@@ -15,10 +15,6 @@ from app.workflow.frozen import Frozen
 DType = Literal["float32", "float16", "bfloat16"]
 StorageDType = Literal["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32"]
 
-Offload = Literal["model", "sequential"]
-"""How components wait in RAM while others compute: one component or one layer at a time is on the
-device."""
-
 DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
 
 

@@ -12,8 +12,9 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -25,12 +26,10 @@ from app.packages import Package
 from app.worker.device import Device
 from app.worker.steps.seeding import seeded
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import Quantisation, QuantiserKind
-from app.workflow.planning.quantisers import QUANTISERS, STORED
+from app.workflow.planning.quantisers import STORED
+from app.workflow.quantisation import QUANTISERS, Given, Quantisation, QuantiserKind
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
     from app.worker.loading.parts import Part
 
 log = logging.getLogger(__name__)
@@ -117,43 +116,39 @@ def with_quantised_matmul(parts: Sequence[Part], step: PipelineStep) -> tuple[Pa
 def configuration(quantisation: Quantisation, library: str) -> Any:
     """Returns the quantiser's configuration object of `diffusers` or `transformers`."""
     home = {"diffusers": diffusers, "transformers": transformers}[library]
-    return _CONFIGURATIONS[quantisation.kind](home, quantisation.arguments)
+    return resolve_name(quantisation.quantiser.configuration)(home, quantisation.arguments)
 
 
-def _bitsandbytes(home: Any, given: Mapping[str, JsonValue]) -> Any:
+def bitsandbytes(home: Any, given: Given) -> Any:
+    """Makes the configuration of bitsandbytes."""
     return home.BitsAndBytesConfig(**given)
 
 
-def _torchao(home: Any, given: Mapping[str, JsonValue]) -> Any:
-    import torchao.quantization
+def torchao(home: Any, given: Given) -> Any:
+    """Makes the configuration of torchao."""
+    from torchao import quantization
 
-    scheme = getattr(torchao.quantization, str(given["quant_type"]))()
+    scheme = getattr(quantization, str(given["quant_type"]))()
     return home.TorchAoConfig(**{**given, "quant_type": scheme})
 
 
-def _gguf(home: Any, given: Mapping[str, JsonValue]) -> Any:
+def gguf(home: Any, given: Given) -> Any:
+    """Makes the configuration of GGUF."""
     compute_dtype = getattr(torch, str(given.get("compute_dtype", "float32")))
     return home.GGUFQuantizationConfig(compute_dtype=compute_dtype)
 
 
-def _sdnq(_home: Any, given: Mapping[str, JsonValue]) -> Any:
-    import sdnq
+def sdnq(_home: Any, given: Given) -> Any:
+    """Makes the configuration of SDNQ."""
+    from sdnq import SDNQConfig
 
-    return sdnq.SDNQConfig(**given)
+    return SDNQConfig(**given)
 
 
-def _quanto(home: Any, given: Mapping[str, JsonValue]) -> Any:
+def quanto(home: Any, given: Given) -> Any:
+    """Makes the configuration of quanto."""
     name = "weights" if home is transformers else "weights_dtype"
     return home.QuantoConfig(**{name if k == "weights_dtype" else k: v for k, v in given.items()})
-
-
-_CONFIGURATIONS: dict[QuantiserKind, Callable[[Any, Mapping[str, JsonValue]], Any]] = {
-    "bitsandbytes": _bitsandbytes,
-    "torchao": _torchao,
-    "gguf": _gguf,
-    "sdnq": _sdnq,
-    "quanto": _quanto,
-}
 
 
 def _import(kind: QuantiserKind, device: Device) -> None:

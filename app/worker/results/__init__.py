@@ -8,7 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
@@ -24,11 +25,11 @@ from app.outputs import (
 from app.protocol import ResultSaved
 from app.stamps import stamp_of
 from app.unfinished import part_file, private_folder
-from app.worker.results import audio, image, text, video
+from app.worker.results import text, video
 from app.worker.results.record import record_of
 from app.worker.steps.step_output import Extras, StepOutput
 from app.workflow.plan import ResultSpec, Step
-from app.workflow.planning.sound_files import SOUND_FILES
+from app.workflow.result_kinds import RESULT_KINDS, ResultKind
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext
@@ -37,30 +38,6 @@ Save = Callable[[Any, NewFile, Record, ResultSpec], "tuple[int, int] | None"]
 """Writes an artifact to a file; returns width and height in pixels, or None."""
 
 
-class ResultKind(NamedTuple):
-    """The file suffix and writer of one content type."""
-
-    suffix: str
-    save: Save
-
-
-RESULT_KINDS: dict[str, ResultKind] = {
-    "image/png": ResultKind(".png", image.save_png),
-    "image/jpeg": ResultKind(".jpg", image.save_jpeg),
-    "image/webp": ResultKind(".webp", image.save_webp),
-    "image/gif": ResultKind(".gif", video.save_gif),
-    "image/bmp": ResultKind(".bmp", image.save_bmp),
-    "image/tiff": ResultKind(".tiff", image.save_tiff),
-    **{name: ResultKind(file.suffix, video.save_video) for name, file in video.VIDEO_FILES.items()},
-    **{name: ResultKind(file.suffix, audio.save_audio) for name, file in SOUND_FILES.items()},
-    "text/plain": ResultKind(".txt", text.save_text),
-    "text/markdown": ResultKind(".md", text.save_text),
-    "text/html": ResultKind(".html", text.save_text),
-    "text/csv": ResultKind(".csv", text.save_text),
-    "application/json": ResultKind(".json", text.save_json),
-    "text/json": ResultKind(".json", text.save_json),
-}
-"""By content type. A document may name those of `app.workflow.document.ContentType`."""
 WHOLE = ("text/", "application/json")
 """Content types that store a mapping in one file; others use one file per entry."""
 SHOWN_CHARACTERS = 10_000
@@ -92,6 +69,7 @@ class ResultWriter:
         saving = [other.name for other in plan.steps if other.saves]
         content_type = step.result.content_type
         kind = RESULT_KINDS[content_type]
+        save = writer_of(kind)
         for name, artifact in _files(made, content_type, self._calls[step.name]):
             index = self._files[step.name]
             self._files[step.name] += 1
@@ -103,7 +81,7 @@ class ResultWriter:
                 path = self._outputs.new_file(run_id, stem, kind.suffix)
                 self._hold(path.parent)
                 with self._outputs.new_result(path, record) as file:
-                    size = kind.save(artifact, file, record, step.result)
+                    size = save(artifact, file, record, step.result)
                 sidecar = sidecar_of(path)
                 stamps = stamp_of(path), stamp_of(sidecar)
             self._context.emit(
@@ -171,6 +149,12 @@ class ResultWriter:
             self._segments = self._context.at_end.enter_context(private_folder(folder))
             self._is_held = True
         return self._segments
+
+
+def writer_of(kind: ResultKind) -> Save:
+    """Returns the function that writes results of this kind."""
+    save: Save = resolve_name(kind.save)
+    return save
 
 
 def unsaved_data(step: Step, made: StepOutput) -> tuple[JsonValue, ...]:

@@ -37,7 +37,6 @@ MP3_RATES = (32_000, 44_100, 48_000)
 class VideoFile(NamedTuple):
     container: str
     """FFmpeg's name."""
-    suffix: str
     codec: str
     audio_codec: str
     rates: tuple[int, ...]
@@ -45,11 +44,11 @@ class VideoFile(NamedTuple):
 
 
 VIDEO_FILES = {
-    "video/mp4": VideoFile("mp4", ".mp4", "libx264", "aac", AAC_RATES),
-    "video/quicktime": VideoFile("mov", ".mov", "libx264", "aac", AAC_RATES),
-    "video/x-matroska": VideoFile("matroska", ".mkv", "libx264", "aac", AAC_RATES),
-    "video/webm": VideoFile("webm", ".webm", "libvpx-vp9", "libopus", OPUS_RATES),
-    "video/x-msvideo": VideoFile("avi", ".avi", "mpeg4", "libmp3lame", MP3_RATES),
+    "video/mp4": VideoFile("mp4", "libx264", "aac", AAC_RATES),
+    "video/quicktime": VideoFile("mov", "libx264", "aac", AAC_RATES),
+    "video/x-matroska": VideoFile("matroska", "libx264", "aac", AAC_RATES),
+    "video/webm": VideoFile("webm", "libvpx-vp9", "libopus", OPUS_RATES),
+    "video/x-msvideo": VideoFile("avi", "mpeg4", "libmp3lame", MP3_RATES),
 }
 """By content type."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 
 from app.worker.device import Device
+from app.workflow.offloads import OFFLOADS
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import Offload
 
 WORK_TOGETHER = {"language_model", "rvq_depth_decoder"}
 """Components of MiniMax Music 3 that its blocks alternate for every frame, so both must be on the
@@ -28,7 +29,7 @@ def on_device(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Non
                 given_back.enter_context(_offloading_modular(pipeline, step, device))
         elif step.offload is not None:
             given_back.callback(pipeline.remove_all_hooks)
-            WAYS[step.offload](pipeline, step, device)
+            resolve_name(OFFLOADS[step.offload].enable)(pipeline, step, device)
         if step.offload is None:
             _move(pipeline, device)
         if step.modular is None:
@@ -37,22 +38,17 @@ def on_device(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Non
         yield
 
 
-def _one_component(pipeline: Any, _step: PipelineStep, device: Device) -> None:
+def one_component(pipeline: Any, _step: PipelineStep, device: Device) -> None:
+    """Has one component at a time on the device."""
     pipeline.enable_model_cpu_offload(device=device.torch_device)
 
 
-def _one_layer(pipeline: Any, step: PipelineStep, device: Device) -> None:
+def one_layer(pipeline: Any, step: PipelineStep, device: Device) -> None:
+    """Has one layer at a time on the device."""
     # Set on the instance: diffusers' list belongs to the class.
     left = [*pipeline._exclude_from_cpu_offload, *step.never_offloaded]
     pipeline._exclude_from_cpu_offload = left
     pipeline.enable_sequential_cpu_offload(device=device.torch_device)
-
-
-WAYS: dict[Offload, Callable[[Any, PipelineStep, Device], None]] = {
-    "model": _one_component,
-    "sequential": _one_layer,
-}
-"""Offload of ordinary pipelines."""
 
 
 @contextlib.contextmanager

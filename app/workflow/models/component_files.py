@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from app.errors import LoadError
 from app.workflow.fingerprint import identify_file, identify_files
@@ -14,7 +13,8 @@ from app.workflow.models.quantised import component_bytes, single_file_bytes, st
 from app.workflow.models.specs import ComponentSpec, StepSpecs
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DType
-from app.workflow.plan_sources import ModelSource, Quantisation, QuantiserKind
+from app.workflow.plan_sources import ModelSource
+from app.workflow.quantisation import Quantisation
 
 WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|Guidance$")
 """In the names of classes whose objects are no modules."""
@@ -55,7 +55,7 @@ def in_a_folder(
     if has_weights(class_name):
         if (stored := stored_quantiser(folder)) is not None:
             # What is quantised already stays as it is: so diffusers and transformers have it.
-            quantisation, quantiser = None, cast(QuantiserKind, stored)
+            quantisation, quantiser = None, stored
         try:
             size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
         except (ValueError, OSError) as error:

@@ -6,13 +6,14 @@ ask `choose_mode`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from app.errors import TooLarge
 from app.units import size
 from app.workflow.models.activations import DecodeBytes
-from app.workflow.plan_settings import DType, Offload
+from app.workflow.offloads import OFFLOADS, Offload
+from app.workflow.plan_settings import DType
 
 DEVICE_SHARE, RAM_SHARE = 0.9, 0.7
 """Of all memory, what weights may take by default; the rest is for activations and others."""
@@ -24,7 +25,7 @@ REFUSED_TIMES = 2
 was measured (`benchmarks/peak.py`) is at least half of what is estimated."""
 NAMED = 4
 """So many components are named in the sentence, the largest first."""
-OFFLOADS: tuple[Offload | None, ...] = (None, "model")
+CHOSEN_FROM: tuple[Offload | None, ...] = (None, "model")
 """What is chosen from on an accelerator where a document leaves it open: all components stay there,
 or one at a time does.
 
@@ -76,12 +77,9 @@ class Need:
         return max((each.weight_bytes for each in self.weights), default=0)
 
 
-AT_ONCE: dict[Offload | None, Callable[[Need], int]] = {
-    None: lambda need: need.total_bytes,
-    "model": lambda need: need.largest_bytes,
-    "sequential": lambda need: need.never_offloaded_bytes,
-}
-"""How many bytes of weights are on the device at one time, by the way they are offloaded."""
+def _at_once_bytes(offload: Offload | None, need: Need) -> int:
+    """Returns how many bytes of weights are on the device at one time."""
+    return need.total_bytes if offload is None else OFFLOADS[offload].at_once_bytes(need)
 
 
 @dataclass(frozen=True)
@@ -146,11 +144,11 @@ def _offloads(asked: Mode, need: Need, room: Room) -> tuple[Offload | None, ...]
         return (None,)
     if asked.offload:
         return (asked.offload,)
-    return (*OFFLOADS, "sequential") if need.streams else OFFLOADS
+    return (*CHOSEN_FROM, "sequential") if need.streams else CHOSEN_FROM
 
 
 def _weights_fit(offload: Offload | None, need: Need, room: Room) -> bool:
-    return AT_ONCE[offload](need) <= room.device_bytes
+    return _at_once_bytes(offload, need) <= room.device_bytes
 
 
 def _decodings(asked: Mode, offload: Offload | None, need: Need) -> Iterator[Mode]:
@@ -177,7 +175,7 @@ def peak_bytes(mode: Mode, need: Need, room: Room | None) -> int:
     if mode.offload == "model":
         denoising = need.denoiser_bytes + (need.denoise_bytes or 0)
         return max(need.largest_bytes, denoising, need.decoder_bytes + _decode_bytes(mode, need))
-    return AT_ONCE[mode.offload](need) + working
+    return _at_once_bytes(mode.offload, need) + working
 
 
 def working_bytes(mode: Mode, need: Need, *, on_cpu: bool) -> int:

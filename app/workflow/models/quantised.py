@@ -20,7 +20,7 @@ from app.workflow.fingerprint import (
     weight_files,
 )
 from app.workflow.plan_settings import ComponentChanges, DType
-from app.workflow.plan_sources import Quantisation
+from app.workflow.quantisation import Quantisation
 
 BNB_BLOCK, BNB_NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one of their own, in bitsandbytes."""

@@ -21,7 +21,8 @@ from app.workflow.files import safe_name
 from app.workflow.fingerprint import FileIdentity, of_variant
 from app.workflow.models.hub import held, this_machine
 from app.workflow.plan_settings import ComponentChanges, DType
-from app.workflow.plan_sources import ModelSource, Quantisation, QuantiserKind
+from app.workflow.plan_sources import ModelSource
+from app.workflow.quantisation import Quantisation, QuantiserKind
 
 CODE = ".py"
 

@@ -15,9 +15,10 @@ from app.workflow.installed.signatures import CallSignature, Parameter
 from app.workflow.models.hub import find_in_folders, find_snapshot, is_repository
 from app.workflow.models.model_index import ModelIndex, holds, read_index
 from app.workflow.plan_settings import DType
-from app.workflow.plan_sources import OTHERS, ModelSource, ModularSettings, Quantisation
+from app.workflow.plan_sources import OTHERS, ModelSource, ModularSettings
 from app.workflow.planning.quantisers import read_quantisation
 from app.workflow.planning.values import ValueReader
+from app.workflow.quantisation import Quantisation
 from app.workflow.references import Path as Place
 
 ONLY_MODULAR = ("load_components", "configs", "components_manager")

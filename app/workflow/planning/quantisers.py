@@ -8,30 +8,28 @@ workbench's business, so arguments that only say that are taken and decide nothi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
-
-from pydantic import BeforeValidator, PlainValidator, model_validator
-from pydantic_core import PydanticCustomError
 
 from app.errors import nearest
-from app.packages import Package
-from app.tasks.task import Arguments, mistakes_in
+from app.tasks.task import mistakes_in
 from app.workflow.document import PipelineBlock, QuantisationBlock
-from app.workflow.installed import names
 from app.workflow.models.hub import find_snapshot
 from app.workflow.models.quantised import stored_quantiser
-from app.workflow.plan_sources import ComponentBlock, ModelSource, Quantisation, QuantiserKind
+from app.workflow.plan_sources import ComponentBlock, ModelSource
 from app.workflow.planning.values import ValueReader
+from app.workflow.quantisation import (
+    BITSANDBYTES,
+    GGUF,
+    QUANTISERS,
+    QUANTO,
+    SDNQ,
+    TORCHAO,
+    Quantisation,
+    quantisation,
+)
 from app.workflow.references import Path as Place
 
-BITSANDBYTES = Package("bitsandbytes", "bitsandbytes")
-TORCHAO = Package("torchao", "torchao")
-GGUF = Package("gguf", "gguf")
-SDNQ = Package("sdnq", "sdnq")
-QUANTO = Package("optimum.quanto", "optimum-quanto")
 PRE_LOADED = {package.module: package for package in (BITSANDBYTES, TORCHAO, GGUF, SDNQ, QUANTO)}
 """What `pre_load_modules` may name. The worker imports what it needs itself."""
 STORED = {
@@ -40,196 +38,7 @@ STORED = {
 """What may have quantised published weights, as their configurations call it; what else there is
 may fetch code of the hub."""
 
-TorchAoScheme = Literal[
-    "Int8WeightOnlyConfig",
-    "Int8DynamicActivationInt8WeightConfig",
-    "Int4WeightOnlyConfig",
-    "IntxWeightOnlyConfig",
-    "Int8DynamicActivationIntxWeightConfig",
-    "Float8WeightOnlyConfig",
-    "Float8DynamicActivationFloat8WeightConfig",
-    "Float8DynamicActivationInt4WeightConfig",
-]
-"""Those of torchao's that can be made without arguments."""
-TORCHAO_SHORTHANDS: dict[str, TorchAoScheme] = {
-    "int8wo": "Int8WeightOnlyConfig",
-    "int8_weight_only": "Int8WeightOnlyConfig",
-    "int8dq": "Int8DynamicActivationInt8WeightConfig",
-    "int8_dynamic_activation_int8_weight": "Int8DynamicActivationInt8WeightConfig",
-    "int4wo": "Int4WeightOnlyConfig",
-    "int4_weight_only": "Int4WeightOnlyConfig",
-    "float8wo": "Float8WeightOnlyConfig",
-    "float8_weight_only": "Float8WeightOnlyConfig",
-    "float8dq": "Float8DynamicActivationFloat8WeightConfig",
-}
-"""The words older versions of diffusers took."""
-
-
-def sdnq_types() -> frozenset[str]:
-    """Every weight type of SDNQ: `int8`, `uint4`, `float8_e4m3fn`, `fp6` …; the first number in a
-    name is its bits."""
-    bits = range(1, 17)
-    found = {f"{kind}{n}" for kind in ("int", "uint", "fp", "ufp") for n in bits}
-    found |= {"int32", "uint32", "float32", "fp32", "float16", "bfloat16", "bf16", "bool"}
-    found |= {"float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e4m3fn_sdnq"}
-    found |= {"float8_e8m0fnu"}
-    for n, exponent in itertools.product(bits, range(1, 6)):
-        if n > exponent:
-            found.add(f"float{n}_e{exponent}m{n - 1 - exponent}fn")
-        if n >= exponent:
-            found.add(f"float{n}_e{exponent}m{n - exponent}fnu")
-    return frozenset(found)
-
-
-def _unescaped(value: Any) -> Any:
-    """Braces keep the dialect's type rule from looking a text up, and are no part of it."""
-    text = names.unbraced(value) if isinstance(value, str) else None
-    return value if text is None else text
-
-
-def _bare(value: Any) -> Any:
-    value = _unescaped(value)
-    return value.removeprefix("torch.") if isinstance(value, str) else value
-
-
-def _scheme(value: Any) -> Any:
-    value = _unescaped(value)
-    if not isinstance(value, str):
-        return value
-    return TORCHAO_SHORTHANDS.get(value, value.removeprefix("torchao.quantization."))
-
-
-_SDNQ_TYPES = sdnq_types()
-
-
-def _sdnq_type(value: Any) -> Any:
-    value = _unescaped(value)
-    if isinstance(value, str) and value in _SDNQ_TYPES:
-        return value
-    hint = nearest(str(value), _SDNQ_TYPES) or "Common ones: int8, uint4, float8_e4m3fn."
-    raise PydanticCustomError("sdnq_type", "{given} is no type of SDNQ's weights",
-                              {"given": repr(value), "hint": hint})  # fmt: skip
-
-
-ComputeDType = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_bare)]
-StorageDType = Annotated[
-    Literal["uint8", "int8", "float16", "bfloat16", "float32", "float64"], BeforeValidator(_bare)
-]
-SdnqType = Annotated[str, PlainValidator(_sdnq_type)]
-MatmulType = Annotated[Literal["int8", "float8_e4m3fn", "float16"], BeforeValidator(_unescaped)]
-Modules = list[str] | None
-WhereItIs = Annotated[str | int | None, BeforeValidator(_unescaped)]
-
-
-class BitsAndBytes(Arguments):
-    """Of `BitsAndBytesConfig`; the defaults are the library's."""
-
-    load_in_8bit: bool = False
-    load_in_4bit: bool = False
-    llm_int8_threshold: float = 6.0
-    llm_int8_skip_modules: Modules = None
-    llm_int8_enable_fp32_cpu_offload: bool = False
-    llm_int8_has_fp16_weight: bool = False
-    bnb_4bit_compute_dtype: ComputeDType = "float32"
-    bnb_4bit_quant_type: Annotated[Literal["fp4", "nf4"], BeforeValidator(_unescaped)] = "fp4"
-    bnb_4bit_use_double_quant: bool = False
-    bnb_4bit_quant_storage: StorageDType = "uint8"
-
-    @model_validator(mode="after")
-    def _has_one_width(self) -> BitsAndBytes:
-        if self.load_in_8bit == self.load_in_4bit:
-            raise ValueError("exactly one of 'load_in_4bit' and 'load_in_8bit' has to be true")
-        return self
-
-
-class TorchAo(Arguments):
-    """Of `TorchAoConfig`."""
-
-    quant_type: Annotated[TorchAoScheme, BeforeValidator(_scheme)]
-    modules_to_not_convert: Modules = None
-
-
-class Gguf(Arguments):
-    """Of `GGUFQuantizationConfig`."""
-
-    compute_dtype: ComputeDType = "float32"
-
-
-class Sdnq(Arguments):
-    """Of `SDNQConfig`, but for what training needs; the defaults are the library's."""
-
-    weights_dtype: SdnqType = "int8"
-    scale_dtype: SdnqType | None = None
-    zero_point_dtype: SdnqType | None = None
-    quantized_matmul_dtype: MatmulType | None = None
-    hadamard_group_size: int = 256
-    group_size: int = 0
-    svd_rank: int = 32
-    svd_steps: int = 8
-    codebook_steps: int = 24
-    dynamic_loss_threshold: float | None = None
-    use_svd: bool = False
-    use_hadamard: bool = False
-    use_codebook: bool = False
-    use_codebook_scale: bool = False
-    quant_conv: bool = False
-    quant_embedding: bool = False
-    use_quantized_matmul: bool = False
-    use_quantized_matmul_conv: bool = False
-    use_static_quantization: bool = True
-    use_dynamic_quantization: bool = False
-    use_stochastic_rounding: bool = False
-    dequantize_fp32: bool = True
-    add_skip_keys: bool = True
-    minimum_allowed_numel: int = 16384
-    minimum_allowed_channel_size: int = 32
-    modules_to_not_convert: Modules = None
-    modules_to_not_use_matmul: Modules = None
-    modules_dtype_dict: dict[SdnqType, list[str]] | None = None
-    quantization_device: WhereItIs = None
-    return_device: WhereItIs = None
-    non_blocking: bool = False
-
-
-class Quanto(Arguments):
-    """Of `QuantoConfig`: diffusers' `weights_dtype` is transformers' `weights`."""
-
-    weights_dtype: Annotated[
-        Literal["float8", "int8", "int4", "int2"], BeforeValidator(_unescaped)
-    ] = "int8"
-    modules_to_not_convert: Modules = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_in_diffusers(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "weights" in values and "weights_dtype" not in values:
-            return {**{k: v for k, v in values.items() if k != "weights"},
-                    "weights_dtype": values["weights"]}  # fmt: skip
-        return values
-
-
-class Quantiser(NamedTuple):
-    """One way to quantise."""
-
-    kind: QuantiserKind
-    package: Package
-    arguments: type[Arguments]
-    told: tuple[str, ...] = ()
-    """Arguments that a plan has even where they have their default: for people, and for sizes."""
-
-
-QUANTISERS: dict[str, Quantiser] = {
-    "BitsAndBytesConfig": Quantiser(
-        "bitsandbytes", BITSANDBYTES, BitsAndBytes, ("bnb_4bit_quant_type",)
-    ),
-    "TorchAoConfig": Quantiser("torchao", TORCHAO, TorchAo),
-    "GGUFQuantizationConfig": Quantiser("gguf", GGUF, Gguf),
-    "SDNQConfig": Quantiser("sdnq", SDNQ, Sdnq, ("weights_dtype",)),
-    "QuantoConfig": Quantiser("quanto", QUANTO, Quanto, ("weights_dtype",)),
-}
 LIBRARIES = ("diffusers", "transformers", "sdnq")
-PLACEMENT = {"quantization_device", "return_device", "non_blocking"}
-"""Where SDNQ computes and where its result lies: on the worker's device, whatever is said."""
 
 
 def read_quantisation(
@@ -261,14 +70,6 @@ def read_quantisation(
     for found in wrong:
         reader.note((*at, "arguments", *found.path), found.message, found.hint)
     return None if wrong else quantisation(quantiser, block.arguments)
-
-
-def quantisation(quantiser: Quantiser, arguments: Mapping[str, Any]) -> Quantisation:
-    """What these arguments, which are right, ask for: equal for equal quantisations."""
-    read = quantiser.arguments.model_validate(dict(arguments))
-    differing = read.model_dump(exclude_defaults=True, exclude=PLACEMENT)
-    told = {name: getattr(read, name) for name in quantiser.told}
-    return Quantisation(kind=quantiser.kind, arguments=dict(sorted({**told, **differing}.items())))
 
 
 def check_quantisers(
@@ -333,6 +134,3 @@ def _check_stored(folder: Path, name: str, at: Place, reader: ValueReader) -> No
     elif package.is_missing:
         message = f"The {name} is quantised with {package.name}, which is not installed."
         reader.note(at, message, package.how_to_add)
-
-
-assert set(get_args(QuantiserKind)) == {each.kind for each in QUANTISERS.values()}

@@ -29,9 +29,9 @@ from app.workflow.installed.signatures import single_file_classes
 from app.workflow.models.hub import is_repository
 from app.workflow.models.single_files import HOW_TO_ALLOW
 from app.workflow.plan_settings import DType
-from app.workflow.plan_sources import ModelSource, Quantisation
-from app.workflow.planning.quantisers import GGUF
+from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.values import ValueReader
+from app.workflow.quantisation import GGUF, Quantisation
 from app.workflow.references import Path as Place
 
 HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")

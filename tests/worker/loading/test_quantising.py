@@ -21,8 +21,8 @@ from app.worker.loading.quantising import _plain_tensors, held_bytes
 from app.worker.loading.weights import _from_pretrained
 from app.workflow.models.component_files import in_a_folder
 from app.workflow.models.quantised import component_bytes
-from app.workflow.plan_sources import ModelSource, Quantisation
-from app.workflow.planning.quantisers import QUANTISERS, quantisation
+from app.workflow.plan_sources import ModelSource
+from app.workflow.quantisation import QUANTISERS, Quantisation, quantisation
 from tests.doubles.accelerator import Accelerator
 from tests.engines import run, started_engine
 from tests.standins import build_flux

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from app.outputs import RECORD_KEY, Record
-from app.worker.results import RESULT_KINDS
+from app.worker.results import writer_of
 from app.worker.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
 from app.workflow.plan import ResultSpec
+from app.workflow.result_kinds import RESULT_KINDS
 
 RECORD = {"seed": 7, "prompt": "ü"}
 
@@ -44,7 +45,7 @@ def loudest_hz(sound: np.ndarray, rate: int) -> float:
 def saved(folder: Path, artifact: Any, content_type: str, **spec: Any) -> Path:
     kind = RESULT_KINDS[content_type]
     path = folder / f"made{kind.suffix}"
-    kind.save(artifact, path, RECORD, ResultSpec(content_type=content_type, **spec))
+    writer_of(kind)(artifact, path, RECORD, ResultSpec(content_type=content_type, **spec))
     return path
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from app.engine.request_cache import RequestCache, RequestResults
 from app.errors import ResultError
 from app.outputs import OutputStore, naming_disk_errors, replacing
-from app.worker.results import RESULT_KINDS
+from app.worker.results import writer_of
 from app.workflow.plan import ResultSpec
+from app.workflow.result_kinds import RESULT_KINDS
 from tests.full_disk import full_disk
 
 NOISE = np.random.default_rng(0)
@@ -46,7 +47,7 @@ def test_result_on_a_full_disk_leaves_nothing_and_names_the_folder(
         full_disk(max_bytes=5000),
         OutputStore(tmp_path).new_result(path, {}) as file,
     ):
-        RESULT_KINDS[content_type].save(artifact, file, {}, spec)
+        writer_of(RESULT_KINDS[content_type])(artifact, file, {}, spec)
     assert caught.value.message == f"Results cannot be written to '{tmp_path}': the disk is full."
     assert "Make room" in caught.value.hint
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,8 @@ from app.workflow.fingerprint import FileIdentity
 from app.workflow.models.component_files import in_a_folder
 from app.workflow.models.specs import NOT_DECISIVE, ComponentSpec, Selection
 from app.workflow.plan_settings import ComponentChanges
-from app.workflow.plan_sources import ModelSource, Quantisation
+from app.workflow.plan_sources import ModelSource
+from app.workflow.quantisation import Quantisation
 from tests.workflow.bench import safetensors
 
 SPEC = ComponentSpec(

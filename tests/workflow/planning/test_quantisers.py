@@ -10,8 +10,7 @@ import pytest
 
 from app.packages import Package
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import Quantisation
-from app.workflow.planning.quantisers import QUANTISERS, quantisation, sdnq_types
+from app.workflow.quantisation import QUANTISERS, Quantisation, quantisation, sdnq_types
 from tests.workflow.bench import MODEL, Bench, Document, drawing, step
 
 UNET = "steps[0].pipeline.unet.quantization_config"

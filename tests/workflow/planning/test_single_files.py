@@ -14,8 +14,9 @@ from app.workflow.files import safe_name
 from app.workflow.installed.signatures import single_file_classes
 from app.workflow.models.needs import lines
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import ModelSource, Quantisation
+from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.planner import make_plan
+from app.workflow.quantisation import Quantisation
 from tests.workflow.bench import MODEL, Bench, Document, drawing, step
 
 NAMED = "steps[0].pipeline.unet.from_pretrained_arguments.from_single_file"
