@@ -264,7 +264,9 @@ class RunEvent(Message):
 
 
 class RunQueued(RunEvent):
-    """The engine has queued the run. `position` 0 is next."""
+    """The engine has queued the run. `position` counts the runs that came earlier and wait too,
+    those among them whose media or models are still fetched included. A slot that holds what a
+    later run loads may take that run first."""
 
     type: Literal["run_queued"] = "run_queued"
     position: int

@@ -172,7 +172,7 @@ def worker():
 
     step = SimpleNamespace(modular=None, offload="quiet")
     pipeline = Pipeline()
-    with placed(pipeline, step, None):
+    with on_device(pipeline, step, None):
         assert pipeline == [step]
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class EngineLoop:
         self.mailbox = Mailbox()
         self._runs = Runs(settings.engine, settings.paths.outputs.resolve(), history)
         self._preparation = Preparation(settings, self._runs, self.post)
+        workers = settings.worker.split()
         self._slots = tuple(
             WorkerSlot(
                 start_worker,
@@ -60,8 +61,9 @@ class EngineLoop:
                 self._runs,
                 self.post,
                 self.status,
+                f"Worker {number}: " if len(workers) > 1 else "",
             )
-            for worker in settings.worker.split()
+            for number, worker in enumerate(workers, start=1)
         )
         self._passed_over: dict[str, float] = {}
         """When runs were first passed over, in monotonic seconds."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from app.log_lines import printable
-from app.ui import calls
+from app.ui import calls, plain_errors
 from app.ui.answers import cleaned, policy
 from app.ui.names import SPACES, Names, name_of, public_host
 from app.ui.routes import API, Route, find
@@ -260,9 +260,8 @@ class _Answer:
 
 
 def _not_taken(sentence: str) -> Refused:
-    """The answer to a call that cannot be read, as the framework would give it."""
-    detail = json.dumps({"detail": sentence})
-    return Refused(422, detail, content_type="application/json")
+    body = json.dumps(plain_errors.refused_call(sentence))
+    return Refused(422, body, content_type="application/json")
 
 
 async def _whole(receive: Receive, most: int) -> bytes:

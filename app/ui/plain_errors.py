@@ -59,7 +59,16 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return JSONResponse({"detail": unreadable(error.errors())}, status_code=422)
+    return JSONResponse(refused_call(unreadable(error.errors())), status_code=422)
+
+
+def refused_call(sentence: str) -> dict[str, Any]:
+    """Returns the body of the answer to a call that cannot be read.
+
+    It has the form of Gradio's own failed validation: of a 422 its client reads nothing else.
+    """
+    told = {"__type__": "validate", "is_valid": False, "parameter_name": "request"}
+    return {"detail": [{**told, "message": sentence}]}
 
 
 def unreadable(errors: Sequence[Any], *place: str) -> str:

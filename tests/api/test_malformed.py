@@ -9,7 +9,10 @@ import urllib.request
 from typing import Any
 
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import ValidationError
 
+from app.ui.calls import MAX_DEPTH
 from tests.servers import Server
 
 OF_PYTHON = re.compile(
@@ -49,8 +52,18 @@ def test_malformed_request_is_refused_in_a_sentence(
 ) -> None:
     status, text = posted(server, path, body)
     assert status == 422
-    assert sentence in json.loads(text)["detail"]
+    assert sentence in json.loads(text)["detail"][0]["message"]
     assert not OF_PYTHON.search(text)
+
+
+def test_client_of_gradio_raises_the_sentence_of_a_call_that_cannot_be_read(
+    client: Client,
+) -> None:
+    prompt: list[Any] = []
+    for _ in range(MAX_DEPTH):
+        prompt = [prompt]
+    with pytest.raises(ValidationError, match=f"nested deeper than {MAX_DEPTH} levels"):
+        client.predict("text-to-image", {"prompt": prompt}, api_name="/generate")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ class Heard(logging.Handler):
     @property
     def commands(self) -> list[Command]:
         """Returns all commands the worker has read, in order."""
-        return [decode_command(record.getMessage().encode()) for record in self._records]
+        # (With several workers, the worker's name comes before the line.)
+        lines = [record.getMessage().partition("{") for record in self._records]
+        return [decode_command(f"{brace}{rest}".encode()) for _, brace, rest in lines]
 
     @property
     def kinds(self) -> list[str]:

@@ -98,7 +98,7 @@ def test_status_of_one_slot_is_that_of_the_engine(bench: Bench):
     bench.run("hold unet")
     status = bench.engine.status()
     (slot,) = status.slots
-    assert slot.model_dump() == status.model_dump(exclude={"queue", "slots"})
+    assert slot.model_dump() == status.model_dump(exclude={"queue", "slots", "runs"})
 
 
 def test_status_of_several_slots_shows_the_first_that_has_a_run(two: Bench):
@@ -262,6 +262,16 @@ def test_run_that_was_not_begun_goes_to_another_slot(unstarted: Bench):
     bench.gate().touch()
     assert bench.finish(first).success
     assert bench.finish(second).success
+
+
+def test_lines_of_the_log_say_which_of_several_workers_they_are_about(
+    two: Bench, caplog: pytest.LogCaptureFixture
+):
+    runs = in_both(two, "log WARNING tests.slots a line")
+    two.gate().touch()
+    assert all(two.finish(run_id).success for run_id in runs)
+    lines = sorted(line.getMessage() for line in caplog.records if line.name == "tests.slots")
+    assert lines == ["Worker 1: a line", "Worker 2: a line"]
 
 
 def test_close_ends_all_workers(two: Bench):

@@ -58,8 +58,11 @@ class WorkerSlot:
         runs: Runs,
         post: Callable[[Callable[[], None]], None],
         engine_status: Callable[[], EngineStatus],
+        log_prefix: str = "",
     ) -> None:
-        """`post` schedules a call on the engine's thread."""
+        """`post` schedules a call on the engine's thread; log lines about the worker begin with
+        `log_prefix`."""
+        self._log_prefix = log_prefix
         self._start_worker, self._settings = start_worker, settings
         self._runs, self._post, self._engine_status = runs, post, engine_status
         self._active: Run | None = None
@@ -139,7 +142,7 @@ class WorkerSlot:
             self._worker.send(run.command())
         except Exception as error:
             # Nothing was sent, so the worker can go on.
-            log.exception("Run %s could not be sent to the worker", run.run_id)
+            log.exception("%sRun %s could not be sent to the worker", self._log_prefix, run.run_id)
             self._active = None
             self._runs.end_early(run, engine_failure(run, error))
             return
@@ -239,7 +242,7 @@ class WorkerSlot:
             )
         except Exception as error:
             # Out of memory or file handles, say: counts as a worker that ends before it is ready.
-            log.exception("The worker process could not be started")
+            log.exception("%sThe worker process could not be started", self._log_prefix)
             self._starts.ended(time.monotonic())
             if self._starts.given_up:
                 self._give_up(f"{type(error).__name__}: {error}")
@@ -263,7 +266,7 @@ class WorkerSlot:
     def _kill(self, why: str) -> None:
         assert self._worker is not None
         self._killed = why
-        log.warning("%s", why)
+        log.warning("%s%s", self._log_prefix, why)
         self._worker.kill()
 
     def _order(self, order: Order) -> str:
@@ -281,20 +284,20 @@ class WorkerSlot:
         try:
             self._take(event)
         except Exception as error:
-            log.exception("An event of the worker could not be handled")
+            log.exception("%sAn event of the worker could not be handled", self._log_prefix)
             self._fail_active(error)
 
     def _take(self, event: Event) -> None:
         match event:
             case Logged():
-                log_worker_line(event)
+                log_worker_line(event, self._log_prefix)
             case WorkerReady():
                 self._outstanding.is_ready(time.monotonic())
                 self._memory.began(event.memory)
                 self._starts.is_ready(time.monotonic())
                 self._started_before, self._ready = True, event
             case WorkerUnable():
-                log.error("%s", event.error.sentence())
+                log.error("%s%s", self._log_prefix, event.error.sentence())
                 self._unable = event.error
                 self._starts.give_up()
             case MemoryReported():
@@ -364,7 +367,7 @@ class WorkerSlot:
         self._outstanding.clear()
         self._ready, self._worker = None, None
         if self._unable is None and not self._killed:
-            log.error("%s %s", ended.sentence, ended.last_lines)
+            log.error("%s%s %s", self._log_prefix, ended.sentence, ended.last_lines)
         if self._active is not None:
             run, self._active = self._active, None
             if self._can_go_again(run):
