@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from app.errors import ErrorReport
 from app.stamps import FileStamp, stamp_of
+from app.workflow.models.specs import PlanSpecs
 from app.workflow.plan import Plan
 from app.workflow.plan_sources import ModelSource
 
@@ -50,6 +51,8 @@ class StartRun(Message):
     """Whether to run every step, even if its result is cached."""
     request_key: str | None = None
     """The plan's key when it was submitted; see `fingerprint.request_key`."""
+    specs: PlanSpecs | None = None
+    """What the plan's steps load, as it was found when the run was prepared."""
 
 
 class CancelRun(Message):

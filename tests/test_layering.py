@@ -236,3 +236,46 @@ class Lazy:
         *((name, True) for name in at_once),
         ("torch.nn", False),
     ]
+
+
+# --- one resolver --------------------------------------------------------------------------------
+
+CALLERS: dict[str, set[str]] = {
+    "ComponentSpec": {"app.workflow.models.component_files", "app.workflow.models.resolve"},
+    "AdapterSpec": {"app.workflow.models.adapters"},
+    # What preparing finds, what is brought, what fits, and what only the worker can tell.
+    "component_specs": {
+        "app.workflow.models.plan_specs",
+        "app.workflow.models.wanted",
+        "app.workflow.models.needs",
+        "app.worker.loading.load",
+        "app.worker.loading.modular",
+        "app.worker.loading.task_parts",
+    },
+    # The worker reads an index for the classes of code that may run, and of blocks.
+    "read_pipeline_index": {"app.workflow.models.resolve", "app.worker.loading.load"},
+    "model_index": {"app.workflow.models.resolve", "app.worker.loading.modular"},
+    # Planning reads it for how a pipeline is called, and which repositories it names.
+    "read_index": {
+        "app.workflow.models.pipeline_shapes",
+        "app.workflow.planning.calls",
+        "app.workflow.planning.modular",
+    },
+}
+"""Which modules call what turns models' indexes into components."""
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_components_are_resolved_in_one_place(name: str):
+    found = {
+        name_of(file)
+        for file in MODULES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name
+    }
+    assert found == CALLERS[name]
+
+
+def test_index_of_a_model_is_read_by_its_own_module_alone():
+    named = {name_of(file) for file in MODULES if '"model_index.json"' in file.read_text("utf-8")}
+    assert named == {"app.workflow.models.model_index"}

@@ -12,11 +12,11 @@ from psutil import virtual_memory
 
 from app.engine import Engine
 from app.engine.assign import missing_bytes
-from app.engine.loads import loads_of
 from app.engine.status import SlotStatus
 from app.protocol import RunStarted
 from app.settings import PathSettings, WorkerSettings
 from app.workflow.models.fit import DEVICE_SHARE
+from app.workflow.models.plan_specs import plan_specs
 from app.workflow.planning.planner import make_plan
 from tests.engines import Finished, started_engine
 
@@ -63,7 +63,7 @@ def test_two_workers_compute_at_the_same_time_what_one_would(
     assert len(set(expected)) == len(SEEDS)
     starts = [event.time for run in runs for event in run.events if isinstance(event, RunStarted)]
     assert max(starts) < min(run.terminal.time for run in runs)
-    loads = loads_of(make_plan(workflow, DRAWN, paths=PathSettings()), two)
+    loads = plan_specs(make_plan(workflow, DRAWN, paths=PathSettings()).steps).weight_bytes
     for slot in slots:
         assert slot.budgets is not None
         assert slot.budgets.device_bytes <= DEVICE_SHARE * virtual_memory().total / 2

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 
+from app.machine import expects_accelerator
+from app.settings import WorkerSettings
 from app.workflow.models.hub import Place, held, this_machine
+from app.workflow.models.plan_specs import plan_specs
+from app.workflow.models.specs import PlanSpecs
 from app.workflow.models.wanted import Wanted, bring_all
 from app.workflow.plan import Plan
 from app.workflow.remote import remote_values
+from app.workflow.request_keys import request_key
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,15 @@ def is_prepared(plan: Plan) -> bool:
         log.debug("The files of a plan are not known yet", exc_info=True)
         return False
     return not remote_values(plan)
+
+
+def identified(plan: Plan, settings: WorkerSettings) -> tuple[PlanSpecs, str | None]:
+    """Returns what the steps of a plan load that is prepared, on the kind of device that the
+    workers seem to have, and the key of its request; None for a plan whose seed is drawn, which is
+    another request each time."""
+    specs = plan_specs(plan.steps, accelerator=expects_accelerator(settings.split()[0].device))
+    key = request_key(plan, settings.device_names, specs) if plan.seed_given else None
+    return specs, key
 
 
 def is_here(model: Wanted, place: Place) -> bool:

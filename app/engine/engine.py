@@ -14,13 +14,12 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
-from app.engine.availability import is_prepared
+from app.engine.availability import identified, is_prepared
 from app.engine.following import LogReader, following
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
 from app.engine.kept_inputs import with_kept_inputs
 from app.engine.listing import info_of, listed
-from app.engine.loads import loads_of
 from app.engine.loop import EngineLoop, FreeMode
 from app.engine.run import Follower, Run, RunInfo, check_command
 from app.engine.runs import new_run_id
@@ -38,12 +37,10 @@ from app.protocol import (
 )
 from app.settings import Settings
 from app.trimming import Needed
-from app.workflow.fingerprint import request_key
 from app.workflow.models import needs
 from app.workflow.models.hub_headers import HubHeaders, NotAsked
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
-from app.workflow.remote import remote_values
 
 log = logging.getLogger(__name__)
 
@@ -134,21 +131,19 @@ class Engine:
         if self._uploads is not None:
             plan = with_kept_inputs(plan, self._uploads, settings.paths.outputs)
         run_id = new_run_id()
-        known = plan.seed_given and not remote_values(plan)
-        key = request_key(plan, settings.worker.device_names) if known else None
+        specs, key = identified(plan, settings.worker) if is_prepared(plan) else (None, None)
         run = Run(
             run_id,
             owner,
             plan,
             request_key=key,
             fresh=fresh,
-            prepared=is_prepared(plan),
+            prepared=specs is not None,
             person=person,
             check=check,
         )
-        if run.stage == "ready" and loop.has_choice:
-            run.loads = loads_of(plan, settings.worker)
         check_command(run.command())
+        run.specs = specs
         noted = loop.mailbox.ask(partial(loop.submit, run))
         try:
             noted.result()

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from app.engine.availability import is_prepared
+from app.engine.availability import identified, is_prepared
 from app.engine.run import Run
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun
@@ -26,10 +26,9 @@ from app.protocol import (
     TerminalEvent,
 )
 from app.settings import Settings
-from app.workflow.fingerprint import request_key
 from app.workflow.plan import Plan
 from app.workflow.planning.planner import make_plan
-from app.workflow.remote import media_files, remote_values
+from app.workflow.remote import media_files
 
 log = logging.getLogger(__name__)
 
@@ -163,15 +162,17 @@ class History:
         for path in media_files(plan):
             if not Path(path).is_file():
                 raise RunError(f"'{Path(path).name}', which this run needs, is gone.")
-        known = plan.seed_given and not remote_values(plan)
+        worker = self._settings.worker
+        specs, key = identified(plan, worker) if is_prepared(plan) else (None, None)
         run = Run(
             stored.run_id,
             stored.owner,
             plan,
-            request_key=request_key(plan, self._settings.worker.device_names) if known else None,
+            request_key=key,
             fresh=stored.fresh,
-            prepared=is_prepared(plan),
+            prepared=specs is not None,
         )
+        run.specs = specs
         self.note_state(run)
         run.submitted_at = stored.submitted_at
         run.notice = AGAIN if was_running else WAITED

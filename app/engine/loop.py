@@ -170,12 +170,6 @@ class EngineLoop:
             lambda run_id: RunFailed(run_id=run_id, time=time.time(), error=report)
         )
 
-    @property
-    def has_choice(self) -> bool:
-        """True if a new run may have to wait, or could go to several slots. For any thread."""
-        busy = any(slot.active for slot in self._slots)
-        return len(self._slots) > 1 or busy or bool(self._runs.waiting)
-
     # --- requests of the engine's methods --------------------------------------------------------
 
     def submit(self, run: Run) -> Future[None]:

@@ -15,8 +15,7 @@ from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app.engine.availability import is_here
-from app.engine.loads import loads_of
+from app.engine.availability import identified, is_here
 from app.engine.run import Run
 from app.engine.runs import Runs
 from app.errors import Cancelled, FetchError, WorkbenchError
@@ -24,7 +23,6 @@ from app.media.cache import MediaCache, MediaFile
 from app.protocol import Downloading, FetchingMedia, RunEvent, RunFailed
 from app.settings import Settings
 from app.shared_work import Share, SharedWork
-from app.workflow.fingerprint import request_key
 from app.workflow.models.hub import Place, this_machine
 from app.workflow.models.wanted import Wanted, bring_all, exactly
 from app.workflow.plan import Plan
@@ -80,12 +78,9 @@ class Preparation:
 
     def _prepare(self, run: Run) -> None:
         try:
-            plan, key = run.plan, run.request_key
-            if remote_values(plan):
-                plan = self._with_media(run)
-                key = request_key(plan, self._worker.device_names) if plan.seed_given else None
+            plan = self._with_media(run) if remote_values(run.plan) else run.plan
             self._download_models(run, plan)
-            loads = loads_of(plan, self._worker)
+            specs, key = identified(plan, self._worker)
         except Cancelled:
             pass
         except WorkbenchError as error:
@@ -95,7 +90,7 @@ class Preparation:
             log.exception("A run could not be prepared")
             self._fail(run, FetchError(f"The files of the run could not be fetched: {error}"))
         else:
-            self._post(partial(self._runs.prepared, run, plan, key, loads))
+            self._post(partial(self._runs.prepared, run, plan, key, specs))
         finally:
             self._post(self._has_ended)
 

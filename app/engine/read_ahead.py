@@ -9,12 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from app.engine.assign import missing_bytes
-from app.engine.loads import specs_of
 from app.engine.run import Run
-from app.errors import WorkbenchError
 from app.machine import ram_free_and_total_bytes
 from app.workflow.fingerprint import weight_files
-from app.workflow.plan import Plan
+from app.workflow.models.specs import PlanSpecs
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +37,21 @@ class ReadAhead:
         if not IS_POSSIBLE or not ready or ready[0].run_id == self._run_id:
             return
         run = ready[0]
-        self._run_id = run.run_id
-        if all(missing_bytes(run.loads, each) is None for each in held):
-            threading.Thread(target=_read, args=(run.plan,), name="read ahead", daemon=True).start()
+        self._run_id, specs = run.run_id, run.specs
+        if specs is not None and all(missing_bytes(run.loads, each) is None for each in held):
+            threading.Thread(target=_read, args=(specs,), name="read ahead", daemon=True).start()
 
 
-def _read(plan: Plan) -> None:
+def _read(specs: PlanSpecs) -> None:
     try:
-        files = {file: file.stat().st_size for file in _files(plan)}
+        files = {file: file.stat().st_size for file in _files(specs)}
         free_bytes, _ = ram_free_and_total_bytes()
         if not has_room(sum(files.values()), free_bytes):
             return
         for file in files:
             with file.open("rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-    except (WorkbenchError, OSError) as error:
+    except OSError as error:
         # The load itself will report the error.
         log.debug("Nothing is read ahead: %s", error)
 
@@ -62,8 +60,8 @@ def has_room(size_bytes: int, free_bytes: int) -> bool:
     return size_bytes <= SHARE * free_bytes
 
 
-def _files(plan: Plan) -> Iterator[Path]:
-    """Yields the weight files of the plan's components."""
-    for spec in specs_of(plan):
+def _files(specs: PlanSpecs) -> Iterator[Path]:
+    """Yields the weight files of the components."""
+    for spec in specs.components:
         found = [spec.file] if spec.file else weight_files(spec.folder, spec.variant)
         yield from (file.resolve() for file in found)

@@ -29,6 +29,7 @@ from app.protocol import (
     decode_command,
     encode,
 )
+from app.workflow.models.specs import PlanSpecs
 from app.workflow.plan import Plan
 from app.workflow.plan_sources import ModelSource
 
@@ -102,8 +103,8 @@ class Run:
         self.fresh = fresh
         self.stage: Stage = "ready" if prepared else "queued"
         """Stage of a waiting run; only a ready one can start."""
-        self.loads: Mapping[str, int] | None = None
-        """Bytes of its components, by key; None if unknown."""
+        self.specs: PlanSpecs | None = None
+        """What its steps load; None until it is ready."""
         self.asked: list[tuple[ModelSource, tuple[str, ...]]] = []
         """Models and files that workers have reported missing."""
         self.submitted_at = time.time()
@@ -143,7 +144,13 @@ class Run:
             previews=self.watched,
             fresh=self.fresh,
             request_key=self.request_key,
+            specs=self.specs,
         )
+
+    @property
+    def loads(self) -> Mapping[str, int] | None:
+        """The bytes of the components it loads, by their keys; None where that is not known."""
+        return None if self.specs is None else self.specs.weight_bytes
 
     @property
     def over(self) -> bool:

@@ -33,6 +33,7 @@ from app.protocol import (
 from app.settings import EngineSettings
 from app.trimming import Needed
 from app.workflow.inputs import printable
+from app.workflow.models.specs import PlanSpecs
 from app.workflow.plan import Plan
 from app.workflow.remote import media_files
 
@@ -99,13 +100,11 @@ class Runs:
         self._history.note_state(run)
         run.append(PhaseChanged(run_id=run.run_id, time=time.time(), step="", phase="preparing"))
 
-    def prepared(
-        self, run: Run, plan: Plan, request_key: str | None, loads: Mapping[str, int] | None
-    ) -> None:
+    def prepared(self, run: Run, plan: Plan, request_key: str | None, specs: PlanSpecs) -> None:
         """Notes that the run's files are here: sets its final plan, and makes it ready."""
         if run.over:
             return
-        run.plan, run.request_key, run.loads, run.stage = plan, request_key, loads, "ready"
+        run.plan, run.request_key, run.specs, run.stage = plan, request_key, specs, "ready"
         self._history.note_state(run)
         made = self._cached_results(run)
         if made is not None:
@@ -174,7 +173,7 @@ class Runs:
             self.end(run, RunFailed(run_id=run.run_id, time=time.time(), error=files_gone(missing)))
             return
         run.asked.append(asked)
-        run.stage = "queued"
+        run.stage, run.specs = "queued", None
         self._history.note_waiting(run)
         self.put_back(run)
 

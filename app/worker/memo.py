@@ -35,8 +35,6 @@ from app.worker.embeddings import (
 from app.worker.loading.parts import Parts
 from app.worker.lru_cache import LruCache
 from app.workflow.fingerprint import computing_versions
-from app.workflow.models.resolve import lora_spec
-from app.workflow.models.specs import local_folder
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import DENOISERS
 
@@ -195,8 +193,8 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         elif part.name != "scheduler":
             components[part.name] = part.key
     loras = [
-        [lora.scale, [file.model_dump() for file in lora_spec(lora, local_folder).files]]
-        for lora in step.loras
+        [lora.scale, [file.model_dump() for file in spec.files]]
+        for lora, spec in zip(step.loras, parts.loras, strict=True)
     ]
     return [
         f"{type(pipeline).__module__}.{type(pipeline).__qualname__}",

@@ -35,9 +35,8 @@ from app.worker.growth import Growth
 from app.worker.guards import optional_work
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
-from app.worker.loading.load import find_parts
 from app.worker.loading.parts import Part, StepParts, TaskParts
-from app.worker.loading.task_parts import find_task_parts
+from app.worker.loading.plan_parts import plan_parts
 from app.worker.loading.weights import Weights
 from app.worker.memo import FOLDER, PromptMemo
 from app.worker.memory_reports import MemoryReports
@@ -52,15 +51,7 @@ from app.worker.steps import STEP_KINDS
 from app.worker.watched_files import WatchedFiles, drop_replaced
 from app.workflow.fingerprint import library_versions
 from app.workflow.models.specs import NotHere
-from app.workflow.plan import (
-    LoadingStep,
-    PipelineStep,
-    Plan,
-    Step,
-    SubWorkflowStep,
-    TaskStep,
-    for_device,
-)
+from app.workflow.plan import LoadingStep, Plan, Step, SubWorkflowStep, for_device
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +135,7 @@ class Runner:
         ended: TerminalEvent | FilesMissing
         try:
             with context.at_end, files.watching():
-                loaded, made_at = self._walk(plan, context, files, fresh=command.fresh)
+                loaded, made_at = self._walk(command, plan, context, files)
             ended = RunSucceeded(
                 run_id=run_id,
                 time=time.time(),
@@ -186,7 +177,7 @@ class Runner:
         self.signals.watched.discard(run_id)
 
     def _walk(
-        self, plan: Plan, context: RunContext, files: WatchedFiles, *, fresh: bool
+        self, command: StartRun, plan: Plan, context: RunContext, files: WatchedFiles
     ) -> tuple[list[Part], float | None]:
         """Runs the steps whose results are not cached.
 
@@ -200,8 +191,8 @@ class Runner:
         context.enter("loading")
         looking_started = time.monotonic()
         try:
-            needed = self._needed(plan)
-            cached = self.step_results.look_up(plan, needed, self._device, fresh=fresh)
+            needed = plan_parts(plan, files.still_as(command.specs), self._device)
+            cached = self.step_results.look_up(plan, needed, self._device, fresh=command.fresh)
         except NotHere as lacks:
             raise _Unprepared(lacks) from lacks
         running = [
@@ -265,16 +256,6 @@ class Runner:
                 if step.rounds and step.name in cached.running:
                     self._cache(step, cached, context, files)
         return loaded, cached.made_at
-
-    def _needed(self, plan: Plan) -> dict[str, StepParts]:
-        """Returns the parts of each step, by step name."""
-        needed: dict[str, StepParts] = {}
-        for each in plan.steps:
-            if isinstance(each, PipelineStep):
-                needed[each.name] = find_parts(each, needed)
-            elif isinstance(each, TaskStep) and each.components:
-                needed[each.name] = find_task_parts(each, self._device)
-        return needed
 
     def _cache(
         self, step: Step, cached: CachedResults, context: RunContext, files: WatchedFiles

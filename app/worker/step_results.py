@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
 
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
-from app.worker.loading.parts import StepParts, TaskParts
+from app.worker.loading.parts import Part, StepParts
 from app.worker.lru_cache import LruCache
 from app.worker.steps.step_output import CallOutput, StepOutput
 from app.workflow.fingerprint import computing_versions
-from app.workflow.models.resolve import ip_adapter_spec, lora_spec
-from app.workflow.models.specs import local_folder
-from app.workflow.plan import LoadingStep, Plan, SubWorkflowStep, TaskStep
+from app.workflow.models.specs import AdapterSpec
+from app.workflow.plan import Plan
 from app.workflow.result_keys import answered, result_key, steps_to_run
 
 
@@ -85,9 +85,7 @@ class StepResults:
         machine: JsonValue = [str(device), device.name, dict(computing_versions())]
         keys: dict[str, str | None] = {}
         for step in plan.steps:
-            loaded: list[Any] = []
-            if not isinstance(step, SubWorkflowStep) and step.name in needed:
-                loaded = _identity(step, needed[step.name])
+            loaded = _identity(needed[step.name]) if step.name in needed else None
             keys[step.name] = result_key(step, loaded=loaded, machine=machine, earlier=keys)
         results = {}
         for name, key in keys.items():
@@ -113,28 +111,27 @@ class StepResults:
         self.cache.clear()
 
 
-def _identity(step: LoadingStep, parts: StepParts) -> list[Any]:
-    """Returns the identities of everything the step loads, and of its pipeline."""
-    if isinstance(step, TaskStep) or isinstance(parts, TaskParts):
-        return [[part.name, part.key] for part in parts.parts]
-    return [
-        f"{parts.pipeline_class.__module__}.{parts.pipeline_class.__qualname__}",
-        dict(parts.settings),
-        [[part.name, part.key] for part in parts.parts],
-        [
-            [
-                lora.scale,
-                [file.model_dump() for file in lora_spec(lora, local_folder).files],
-            ]
-            for lora in step.loras
-        ],
-        None
-        if (adapter := step.ip_adapter) is None
-        else [
-            adapter.scale,
-            [file.model_dump() for file in ip_adapter_spec(adapter, local_folder).files],
-        ],
-    ]
+def _identity(parts: StepParts) -> JsonValue:
+    """Returns everything in the parts but the folder, as JSON, with classes, components and
+    adapters by their identities."""
+    identities = {
+        name: _json_of(value) for name, value in parts._asdict().items() if name != "folder"
+    }
+    found: JsonValue = to_jsonable_python(identities)
+    return found
+
+
+def _json_of(value: Any) -> Any:
+    match value:
+        case type():
+            return f"{value.__module__}.{value.__qualname__}"
+        case AdapterSpec():
+            return value.files
+        case Part():
+            return [value.name, value.key]
+        case tuple():
+            return [*map(_json_of, value)]
+    return value
 
 
 # --- copies of images, arrays, tensors, text, data, and containers of them ------------------------

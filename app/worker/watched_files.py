@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 from app.protocol import StartRun
 from app.stamps import FileStamp, stamp_of
 from app.worker.residency import Residency
-from app.workflow.fingerprint import noting_files, request_key
+from app.workflow.fingerprint import noting_files
+from app.workflow.models.plan_specs import are_current
+from app.workflow.models.specs import PlanSpecs
 from app.workflow.plan import Plan
 from app.workflow.plan_values import AudioValue, ImageValue, VideoValue
 from app.workflow.remote import given_values
+from app.workflow.request_keys import is_certain, request_key
 
 if TYPE_CHECKING:
     from app.worker.loading.weights import Weights
@@ -40,6 +43,12 @@ class WatchedFiles:
             if isinstance(value, ImageValue | VideoValue | AudioValue)
         }
         self._stamps: dict[Path, FileStamp | None] = {path: _stamp(path) for path in self._media}
+        self._as_prepared = True
+
+    def still_as(self, specs: PlanSpecs | None) -> PlanSpecs | None:
+        """Returns what the run was prepared with; None where its files have changed since."""
+        self._as_prepared = specs is None or are_current(specs)
+        return specs if self._as_prepared else None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -65,7 +74,10 @@ class WatchedFiles:
         """Returns whether the run's results are valid for its request key."""
         if command.request_key is None:
             return True
-        return request_key(command.plan, device) == command.request_key and self.are_as_planned
+        if not (self._as_prepared and self.are_as_planned):
+            return False
+        plan, specs = command.plan, command.specs
+        return is_certain(plan, specs) or request_key(plan, device, specs) == command.request_key
 
     def _note(self, path: Path) -> None:
         if path not in self._stamps:

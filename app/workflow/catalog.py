@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.errors import (
     ErrorReport,
     InvalidWorkflow,
-    LoadError,
     UnknownWorkflow,
     WorkbenchError,
     nearest,
@@ -24,23 +21,15 @@ from app.errors import (
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.stamps import stamp_of
 from app.workflow.declarations import declared_inputs
-from app.workflow.files import can_be_path
 from app.workflow.frozen import Frozen
 from app.workflow.inputs import InputSpec, printable
 from app.workflow.loader import read_document
-from app.workflow.models.hub import (
-    DOWNLOAD_BYTES,
-    find_in_folders,
-    find_snapshot,
-    held,
-    is_repository,
-    this_machine,
-)
-from app.workflow.models.wanted import Wanted, bring_all
+from app.workflow.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot
+from app.workflow.models.plan_specs import plan_specs
+from app.workflow.models.specs import NotHere, Selection, local_folder
 from app.workflow.naming import one_line, slug, workflow_names
-from app.workflow.planning.planner import make_plan
-from app.workflow.planning.task_models import models_named
-from app.workflow.references import parse
+from app.workflow.plan_sources import ModelSource
+from app.workflow.planning.drafts import Draft, draft_plan
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +63,20 @@ class _Read(NamedTuple):
     entry: CatalogEntry
 
 
+class _Drafted(NamedTuple):
+    """A draft as last made, with what tells that one of its files has changed."""
+
+    stamps: tuple[object, ...]
+    draft: Draft
+
+
 class Catalog:
     """The workflows in these folders; files are read again when they have changed."""
 
     def __init__(self, paths: PathSettings) -> None:
         self._paths = paths
         self._read: dict[Path, _Read] = {}
+        self._drafts: dict[str, _Drafted] = {}
         self._names: dict[Path, str] = {}
         self._naming = threading.Lock()
 
@@ -87,11 +84,7 @@ class Catalog:
         """All workflows: those that ship first, of those the ones that are ready, and of those the
         ones that run at a click, the simplest first. What is wrong with a file is told in its own
         entry and keeps no other from being listed."""
-        files = self._files()
-        with self._naming:
-            self._names = names = workflow_names(files, self._names)
-        found = [self._entry(file).model_copy(update={"name": names[file]}) for file in files]
-        found = [entry.model_copy(update=_availability(entry, self._paths)) for entry in found]
+        found = [entry.model_copy(update=self._readiness(entry)) for entry in self._listed()]
         shipped = SHIPPED_WORKFLOWS.resolve()
 
         def order(entry: CatalogEntry) -> tuple[bool, bool, bool, int]:
@@ -104,8 +97,9 @@ class Catalog:
     def find(self, name: str) -> CatalogEntry:
         """The workflow of this name. Raises UnknownWorkflow with the nearest name."""
         name = unicodedata.normalize("NFC", name)
-        entries = {entry.name: entry for entry in self.entries()}
-        if name not in entries:
+        listed = {entry.name: entry for entry in self._listed()}
+        if name not in listed:
+            entries = {entry.name: entry for entry in self.entries()}
             alike = [other for other in entries if other.rpartition("-")[0] == name]
             there = ", ".join([*itertools.islice(entries, MAX_NAMES_TOLD)])
             raise UnknownWorkflow(
@@ -114,7 +108,14 @@ class Catalog:
                 if len(alike) > 1
                 else nearest(name, entries) or f"There are: {there}.",
             )
-        return entries[name]
+        return listed[name].model_copy(update=self._readiness(listed[name]))
+
+    def _listed(self) -> list[CatalogEntry]:
+        """All entries with their names, before it is looked whether they are ready."""
+        files = self._files()
+        with self._naming:
+            self._names = names = workflow_names(files, self._names)
+        return [self._entry(file).model_copy(update={"name": names[file]}) for file in files]
 
     def _files(self) -> list[Path]:
         """Everything that is called like a workflow, in the order of the folders."""
@@ -134,6 +135,42 @@ class Catalog:
         if known is None or known.stamp != stamp:
             self._read[path] = known = _Read(stamp, _read_entry(path))
         return known.entry
+
+    def _readiness(self, entry: CatalogEntry) -> dict[str, Any]:
+        if entry.problem is not None:
+            return {"ready": False, "availability": "has a mistake in its file"}
+        draft = self._draft(entry.path)
+        models = tuple(dict.fromkeys(each.model for step in draft.steps for each in step.sources))
+        return {"models": models, **_availability(draft)}
+
+    def _draft(self, path: str) -> Draft:
+        known = self._drafts.get(path)
+        if known is None or not _still_stands(known, self._paths):
+            draft = Draft((), (Path(path),), lacks_folder=False)
+            try:
+                draft = draft_plan(read_document(Path(path)), self._paths)
+            except WorkbenchError as error:
+                log.debug("The workflow %r cannot be planned: %s", path, error)
+            except Exception:
+                # Whatever a file holds, it keeps no other from being listed.
+                log.exception("The workflow %r cannot be planned", path)
+            known = _Drafted(tuple(map(_stamp, draft.files)), draft)
+            self._drafts[path] = known
+        return known.draft
+
+
+def _still_stands(known: _Drafted, paths: PathSettings) -> bool:
+    """Whether a draft would be the same if it was made now."""
+    draft = known.draft
+    if draft.lacks_folder or tuple(map(_stamp, draft.files)) != known.stamps:
+        return False
+    return all(
+        find_in_folders(source.model, paths.models) is None
+        if source.folder is None
+        else Path(source.folder).is_dir()
+        for step in draft.steps
+        for source in step.sources
+    )
 
 
 def find_workflow(name: str, paths: PathSettings) -> Path:
@@ -208,7 +245,6 @@ def _facts(path: Path) -> dict[str, Any]:
         "description": str(raw.tree.get("description", ""))[:MAX_DESCRIPTION_LENGTH],
         "path": str(raw.path),
         "inputs": declared_inputs(raw),
-        "models": tuple(dict.fromkeys(_models(raw.tree, raw.tree.get("variables", {})))),
         "steps": len(steps) if isinstance(steps, list) else 0,
     }
 
@@ -236,18 +272,16 @@ def _inside_its_folder(path: Path) -> Path:
     return file
 
 
-def _availability(entry: CatalogEntry, paths: PathSettings) -> dict[str, Any]:
+def _availability(draft: Draft) -> dict[str, Any]:
     """Readiness is looked up each time: a model may have been downloaded meanwhile."""
-    if entry.problem is not None:
-        return {"ready": False, "availability": "has a mistake in its file"}
-    folder = Path(entry.path).parent
-    absent = [model for model in entry.models if not _is_here(model, folder, paths.models)]
-    if not absent and any(_is_of_the_hub(model, folder, paths.models) for model in entry.models):
-        absent = _lacking(entry, paths)
+    if draft.lacks_folder:
+        return {"ready": False, "availability": "its model folder is missing"}
+    sources = dict.fromkeys(source for step in draft.steps for source in step.sources)
+    of_the_hub = [source for source in sources if source.folder is None]
+    lacking = [s.model for s in of_the_hub if find_snapshot(s.model, s.revision, part="") is None]
+    absent = [*dict.fromkeys(lacking or _incomplete(draft))]
     if not absent:
         return {"ready": True, "availability": "ready"}
-    if not all(is_repository(model) for model in absent):
-        return {"ready": False, "availability": "its model folder is missing"}
     sizes = [DOWNLOAD_BYTES.get(model) for model in absent]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
@@ -262,68 +296,19 @@ def _availability(entry: CatalogEntry, paths: PathSettings) -> dict[str, Any]:
     }
 
 
-def _is_of_the_hub(model: str, folder: Path, models: tuple[Path, ...]) -> bool:
-    """Whether the model lies in the hub's cache and in no folder of models."""
-    in_a_folder = find_in_folders(model, models) is not None or (folder / model).exists()
-    return is_repository(model) and not in_a_folder
-
-
-def _lacking(entry: CatalogEntry, paths: PathSettings) -> list[str]:
-    """The first model of the hub that lacks a file which a run with the defaults loads; none for a
-    workflow that does not run without inputs: what it loads is known when it has them."""
+def _incomplete(draft: Draft) -> list[str]:
+    """The models of the hub that lack a file which a run with the defaults loads."""
     lacking: list[str] = []
 
-    def look(model: Wanted) -> None:
-        source = model.source
-        if not held(place, source.model, source.revision, model.choose).is_whole:
+    def find(source: ModelSource, wanted: Selection) -> Path:
+        try:
+            return local_folder(source, wanted)
+        except NotHere:
             lacking.append(source.model)
-            raise LoadError("It is not here.")
+            raise
 
-    place = this_machine()
-    with contextlib.suppress(WorkbenchError):
-        bring_all(make_plan(Path(entry.path), {}, paths=paths, seed=0), look, place)
+    plan_specs(draft.steps, find)
     return lacking
-
-
-def _is_here(model: str, folder: Path, models: tuple[Path, ...]) -> bool:
-    local = find_in_folders(model, models) or folder / model
-    if not can_be_path(local):
-        return False
-    if local.is_file():
-        return True
-    found = find_snapshot(model, part="") if is_repository(model) else None
-    return any(
-        (folder / "model_index.json").is_file() or any(folder.glob("*.safetensors"))
-        for folder in (local, found)
-        if folder is not None
-    )
-
-
-def _models(tree: Any, variables: dict[str, Any]) -> Iterator[str]:
-    """Every model a document names, a variable's by its default."""
-    if isinstance(tree, dict):
-        if "command" in tree:
-            yield from models_named(_with_defaults(tree, variables))
-            return
-        for key, value in tree.items():
-            named = _with_defaults(value, variables) if key == "model_name" else None
-            if isinstance(named, str):
-                yield named
-            else:
-                yield from _models(value, variables)
-    elif isinstance(tree, list):
-        for item in tree:
-            yield from _models(item, variables)
-
-
-def _with_defaults(tree: Any, variables: dict[str, Any]) -> Any:
-    """The tree with the defaults of the variables that it refers to."""
-    if isinstance(tree, dict):
-        return {key: _with_defaults(value, variables) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_with_defaults(item, variables) for item in tree]
-    reference = parse(tree)
-    return tree if reference is None else variables.get(reference.target, tree)
 
 
 def _title(stem: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +16,7 @@ from typing import Any, TypeGuard
 from app.stamps import FileStamp, stamp_of
 from app.workflow.files import object_in
 from app.workflow.frozen import Frozen
-from app.workflow.plan import Plan
 from app.workflow.plan_settings import ComponentChanges, DType, StorageDType
-from app.workflow.plan_sources import ModelSource
 
 HEADER_LENGTH_BYTES = 8
 DTYPE_BYTES: dict[StorageDType, int] = {
@@ -71,53 +68,13 @@ def computing_versions() -> dict[str, str]:
     return found
 
 
-def request_key(plan: Plan, device: str = "auto") -> str:
-    """The key of what a plan makes: equal for requests that would make the same files again.
-
-    It covers the resolved steps with their seeds, the content of pictures, the identity of every
-    file of a local model (for a model of the hub its name and revision), the libraries' versions
-    and the device as the settings name it.
-    """
-    digest = hashlib.sha256(json.dumps([plan.workflow_id, device, computing_versions()]).encode())
-    for step in plan.steps:
-        digest.update(step.model_dump_json().encode())
-        for source in step.sources:
-            digest.update(_identity_of_source(source).encode())
-    return digest.hexdigest()
-
-
-def _identity_of_source(source: ModelSource) -> str:
-    if source.folder is None:
-        return ""
-    if source.file:
-        return identify_file(Path(source.folder) / source.file).model_dump_json()
-    # Resolved once: to resolve the path of each file would take most of a request's key.
-    files = _files_below(os.path.realpath(source.folder))
-    return "".join(_identity_of(file).model_dump_json() for file in files)
-
-
-def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
-    """All files in this folder and those in it, in order; none where it cannot be listed, which the
-    load will tell."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_below(entry.path)
-        elif entry.is_file():
-            yield entry
-
-
 def identify_files(folder: Path, variant: str | None) -> tuple[FileIdentity, ...]:
     """The identities of the files in this folder that a load with this variant may read."""
     with os.scandir(os.path.realpath(folder)) as entries:
         files = {entry.name: entry for entry in entries if entry.is_file()}
     read = {*of_variant((name for name in files if name.endswith(WEIGHTS)), variant)}
     return tuple(
-        _identity_of(files[name])
+        identity_of(files[name])
         for name in sorted(files)
         if name in read or not name.endswith(WEIGHTS)
     )
@@ -141,7 +98,7 @@ def identify_file(path: Path) -> FileIdentity:
     return _identity(path, path.resolve())
 
 
-def _identity_of(file: os.DirEntry[str]) -> FileIdentity:
+def identity_of(file: os.DirEntry[str]) -> FileIdentity:
     """The identity of a file in a folder whose own path is resolved."""
     path = Path(file.path)
     return _identity(path, path.resolve() if file.is_symlink() else path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -24,15 +25,27 @@ from app.workflow.plan_values import (
 )
 
 CALLED_AND_SAVED = {"name", "place", "file_stem", "result", "releases"}
-RESOLVED = {
-    "source", "code", "config", "model_folders", "components", "reused", "loras", "ip_adapter",
-    "dtype_open",
-}  # fmt: skip
+RESOLVED = {"source", "code", "config", "model_folders", "reused", "dtype_open"}
 """Where what a step loads comes from: what that is says `loaded`, by the identity of its files."""
 NOT_DECISIVE = CALLED_AND_SAVED | RESOLVED | {"seed_drawn"}
 """Fields of a step that cannot change what it makes; every other one is part of its key."""
+RESOLVED_IN: dict[str, set[str]] = {
+    "components": {"class_name", "source", "dtype", "quantisation", "config", "files"},
+    "loras": {"source", "weight_name", "adapter_name"},
+    "ip_adapter": {"source", "weight_name", "image_encoder", "encoder_source"},
+}
+"""In these fields of a step, what `loaded` says too; all else in them is part of its key."""
 DESCRIBED = {"arguments", "chain", "calls", "rounds", "seed"}
 """Fields that are part of the key in a form in which equal things are equal."""
+
+
+_EXCLUDED: dict[str, Any] = {
+    **dict.fromkeys(NOT_DECISIVE | DESCRIBED, True),
+    "components": {"__all__": RESOLVED_IN["components"]},
+    "loras": {"__all__": RESOLVED_IN["loras"]},
+    "ip_adapter": RESOLVED_IN["ip_adapter"],
+}
+"""As pydantic is told it."""
 
 
 def result_key(
@@ -44,9 +57,9 @@ def result_key(
 ) -> str | None:
     """The key of what the step makes: equal only where another run would make the same again.
 
-    `loaded` identifies everything the step loads, LoRAs with their scales too; `machine` the device
-    and the libraries; `earlier` holds the keys of the steps before. Of the step everything counts
-    but NOT_DECISIVE. None where it would be another result each time: with a seed that was drawn,
+    `loaded` identifies everything the step loads, `machine` the device and the libraries; `earlier`
+    holds the keys of the steps before. Of the step everything counts but NOT_DECISIVE and
+    RESOLVED_IN. None where it would be another result each time: with a seed that was drawn,
     without a generator (the pipeline then draws from torch's own), or with a reference to such a
     step.
     """
@@ -58,7 +71,7 @@ def result_key(
         return earlier[step.last]
     if isinstance(step, PipelineStep) and not step.generator:
         return None
-    decisive = step.model_dump(mode="json", exclude={*NOT_DECISIVE, *DESCRIBED})
+    decisive = step.model_dump(mode="json", exclude=_EXCLUDED)
     if isinstance(step, PipelineStep):
         decisive["arguments"] = _all_described(step.arguments, earlier)
         decisive["chain"] = None if step.chain is None else _chain_described(step.chain, earlier)

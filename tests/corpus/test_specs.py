@@ -1,4 +1,4 @@
-"""What a step loads is the same for planning, the fit line, and the worker: one list of specs."""
+"""What a step loads is the same for planning, catalog, fit, keys and the worker: one list."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from app.protocol import StartRun, decode_command, encode
 from app.settings import PathSettings
 from app.worker.device import Device
-from app.worker.loading.load import find_parts
-from app.worker.loading.parts import StepParts
-from app.worker.loading.task_parts import find_task_parts
+from app.worker.loading.parts import Parts
+from app.worker.loading.plan_parts import plan_parts
+from app.worker.step_results import StepResults
+from app.workflow.loader import read_document
 from app.workflow.models.fit import Room
-from app.workflow.models.needs import lines
-from app.workflow.models.resolve import component_names, component_specs
-from app.workflow.models.specs import ComponentSpec, StepSpecs, Unknown
-from app.workflow.plan import PipelineStep, Plan, SubWorkflowStep
+from app.workflow.models.needs import lines, weighed_specs
+from app.workflow.models.plan_specs import plan_specs
+from app.workflow.models.resolve import component_names
+from app.workflow.models.specs import ComponentSpec, PlanSpecs, StepSpecs
+from app.workflow.plan import PipelineStep, Plan, Step, SubWorkflowStep
+from app.workflow.planning.drafts import draft_plan
 from app.workflow.planning.planner import make_plan
+from app.workflow.request_keys import request_key
 from tests.corpus.bench import make_media, with_children, write_own
 from tests.corpus.own import OWN, Own
 from tests.corpus.real import REAL, Runs
@@ -29,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
+CPU = Device("cpu")
 RUNNING = [name for name, line in REAL.items() if isinstance(line, Runs)]
 
 
@@ -36,38 +42,88 @@ def identities(components: tuple[ComponentSpec, ...]) -> list[tuple[str, str, in
     return [(each.name, each.key, each.weight_bytes) for each in components]
 
 
-def check(plan: Plan) -> None:
-    """Asserts that all who read what the plan loads read the same."""
-    specs: dict[str, StepSpecs] = {}
-    parts: dict[str, StepParts] = {}
+def check(plan: Plan, paths: PathSettings) -> None:
+    """Asserts that all who read what the plan loads read the same bytes and identities."""
+    specs = sent(plan)
+    assert specs.is_whole or any(map(is_modular, plan.steps))
+    check_worker(plan, specs)
+    check_keys(plan, specs)
+    check_planning(plan, specs)
+    check_fit(plan, specs)
+    check_catalog(plan, specs, paths)
+
+
+def check_worker(plan: Plan, specs: PlanSpecs) -> None:
+    """It makes the same parts of what it is sent as of what it resolves."""
+    resolved, given = (plan_parts(plan, each, CPU) for each in (None, specs))
+    assert given.keys() == resolved.keys() >= specs.steps.keys()
+    for name, parts in given.items():
+        assert identities(parts.parts) == identities(resolved[name].parts)
+        if isinstance(parts, Parts):
+            assert parts == resolved[name]
+    for name, each in specs.steps.items():
+        assert identities(each.components) == identities(given[name].parts)
+        assert each.weight_bytes == given[name].weight_bytes
+
+
+def check_keys(plan: Plan, specs: PlanSpecs) -> None:
+    """Of the request, on both sides of the pipe, and of the results."""
+    here = plan_specs(plan.steps)
+    assert request_key(plan, "cpu", specs) == request_key(plan, "cpu", here)
+    resolved, given = (
+        StepResults(0).look_up(plan, plan_parts(plan, each, CPU), CPU, fresh=True).keys
+        for each in (None, specs)
+    )
+    assert given == resolved
+
+
+def check_planning(plan: Plan, specs: PlanSpecs) -> None:
+    """It knows the components by name."""
     for step in plan.steps:
-        if isinstance(step, SubWorkflowStep) or not step.sources:
-            continue
-        before = {name: each.components for name, each in specs.items()}
-        if isinstance(step, PipelineStep):
-            found: StepParts = find_parts(step, parts)
+        if isinstance(step, PipelineStep) and step.name in specs.steps:
             named = component_names(step)
-            assert {each.name for each in found.parts} <= {
+            assert {each.name for each in specs.steps[step.name].components} <= {
                 *(name for name, is_there in named.items() if is_there),
                 "image_encoder",
             }
-        else:
-            found = find_task_parts(step, Device("cpu"))
-        parts[step.name] = found
-        try:
-            specs[step.name] = component_specs(step, earlier=before)
-        except Unknown:
-            # Of a modular pipeline's workflow only its blocks know the components.
-            if isinstance(step, PipelineStep) and step.modular is not None:
-                continue
-            raise
-        assert identities(specs[step.name].components) == identities(found.parts)
-        assert specs[step.name].weight_bytes == found.weight_bytes
+
+
+def check_fit(plan: Plan, specs: PlanSpecs) -> None:
+    """Its sentences count the same components."""
+    earlier: dict[str, StepSpecs] = {}
+    for step in plan.steps:
+        if step.name not in specs.steps or not specs.steps[step.name].weight_bytes:
+            continue
+        assert not isinstance(step, SubWorkflowStep)
+        earlier[step.name] = found = weighed_specs(step, earlier=earlier)
+        assert identities(found.components) == identities(specs.steps[step.name].components)
     told = lines(plan, ROOM)
-    for name, each in specs.items():
-        if each.weight_bytes:
-            mine = told[0] if len(told) == 1 else next(t for t in told if f"'{name}'" in t)
-            assert "memory needs unknown" not in mine
+    for name in earlier:
+        mine = told[0] if len(told) == 1 else next(t for t in told if f"'{name}'" in t)
+        assert "memory needs unknown" not in mine
+
+
+def check_catalog(plan: Plan, specs: PlanSpecs, paths: PathSettings) -> None:
+    """Of the document with its defaults it says the same."""
+    if plan.changes:
+        return
+    listed = plan_specs(draft_plan(read_document(Path(plan.workflow_path)), paths).steps)
+    assert listed.steps.keys() == specs.steps.keys()
+    for name, each in listed.steps.items():
+        assert identities(each.components) == identities(specs.steps[name].components)
+
+
+def sent(plan: Plan) -> PlanSpecs:
+    """What preparing finds that the plan loads, as it reaches the worker."""
+    command = decode_command(encode(StartRun(run_id="1", plan=plan, specs=plan_specs(plan.steps))))
+    assert isinstance(command, StartRun)
+    assert command.specs is not None
+    return command.specs
+
+
+def is_modular(step: Step) -> bool:
+    """Whether it may be that only its blocks know the components."""
+    return isinstance(step, PipelineStep) and step.modular is not None
 
 
 @pytest.mark.parametrize("own", OWN, ids=lambda own: own.name)
@@ -77,7 +133,7 @@ def test_specs_of_our_own_documents_are_the_same_for_all(
     make_media(tmp_path)
     stand_ins.add_named(own.document)
     paths = PathSettings(models=(stand_ins.folder,), media=(tmp_path,))
-    check(make_plan(write_own(own, tmp_path), {}, paths=paths, seed=1))
+    check(make_plan(write_own(own, tmp_path), {}, paths=paths, seed=1), paths)
 
 
 @pytest.mark.parametrize("name", RUNNING)
@@ -90,4 +146,4 @@ def test_specs_of_third_party_documents_are_the_same_for_all(
     line = REAL[name]
     assert isinstance(line, Runs)
     plan = make_plan(real_workflows / name, line.inputs, paths=paths, seed=1, changes=line.changes)
-    check(plan)
+    check(plan, paths)

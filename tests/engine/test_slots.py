@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.engine.loads import loads_of
 from app.engine.status import EngineStatus
 from app.errors import WorkerDied
 from app.protocol import RunCancelled, RunFailed, RunSucceeded
-from app.settings import PathSettings, WorkerSettings
+from app.settings import PathSettings
+from app.workflow.models.plan_specs import plan_specs
 from app.workflow.planning.planner import make_plan
 from tests.engine.bench import PATIENCE_S, Bench
 
@@ -44,7 +44,7 @@ def drawing(shipped_workflows: Path) -> Path:
 def unet(drawing: Path) -> str:
     """Key of the largest component of its runs."""
     plan = make_plan(drawing, {"prompt": "nothing"}, paths=PathSettings())
-    loads = loads_of(plan, WorkerSettings(device="cpu"))
+    loads = plan_specs(plan.steps).weight_bytes
     assert loads is not None
     return max(loads, key=loads.__getitem__)
 

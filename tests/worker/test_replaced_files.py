@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from app.protocol import Event, MemoryReported, PhaseChanged, RunSucceeded, StartRun, StepRemembered
-from app.workflow.fingerprint import identify_file, request_key
+from app.workflow.fingerprint import identify_file
+from app.workflow.models.plan_specs import plan_specs
 from app.workflow.plan import Plan
+from app.workflow.request_keys import request_key
 from tests.engines import Finished
 from tests.worker.bench import Bench, document, pixels, step
 
@@ -38,11 +40,17 @@ def is_remembered(finished: Finished) -> bool:
     return any(isinstance(event, StepRemembered) for event in finished.events)
 
 
-def run_with_key(bench: Bench, plan: Plan, request_key: str) -> RunSucceeded:
+def prepared(plan: Plan, *, lists: bool = True) -> StartRun:
+    """The command of a run, with what it loads as a list or only by its folders."""
+    specs = plan_specs(plan.steps) if lists else None
+    key = request_key(plan, "cpu", specs)
+    return StartRun(run_id="20260101-000000-ffffff", plan=plan, request_key=key, specs=specs)
+
+
+def carried_out(bench: Bench, command: StartRun) -> RunSucceeded:
     ended: list[Event] = []
     bench.when = ended.append
-    run_id = "20260101-000000-ffffff"
-    bench.runner.run(StartRun(run_id=run_id, plan=plan, request_key=request_key))
+    bench.runner.run(command)
     found = next(event for event in ended if isinstance(event, RunSucceeded))
     return found
 
@@ -97,12 +105,12 @@ def test_components_of_replaced_file_are_dropped(bench: Bench, model: Path):
     assert bench.runner.prompts.cache.held_bytes == 0
 
 
-def test_request_with_replaced_model_is_not_cached(bench: Bench, model: Path):
-    plan = bench.plan(document(step(model=model)))
-    key = request_key(plan, "cpu")
-    assert not run_with_key(bench, plan, key).files_changed
+@pytest.mark.parametrize("lists", [True, False])
+def test_request_with_replaced_model_is_not_cached(bench: Bench, model: Path, lists: bool):
+    command = prepared(bench.plan(document(step(model=model))), lists=lists)
+    assert not carried_out(bench, command).files_changed
     overwrite(unet_of(model), unet_of(model).read_bytes())
-    assert run_with_key(bench, plan, key).files_changed
+    assert carried_out(bench, command).files_changed
 
 
 @pytest.fixture
@@ -116,10 +124,10 @@ def test_result_of_replaced_image_is_not_cached(bench: Bench, picture: Path):
     """The plan names the image by its content, which has changed."""
     image = {"location": picture.name}
     plan = bench.plan(document(step(kind="Img2Img", image=image, strength=1.0)))
-    key = request_key(plan, "cpu")
+    command = prepared(plan)
     red = picture.read_bytes()
     Image.new("RGB", (64, 64), "blue").save(picture)
-    assert run_with_key(bench, plan, key).files_changed
+    assert carried_out(bench, command).files_changed
     picture.write_bytes(red)
     bench.when = lambda _event: None
     assert not is_remembered(bench.run(plan, fresh=False))

@@ -13,9 +13,10 @@ import pytest
 from app.errors import UnknownWorkflow
 from app.settings import PROJECT, SHIPPED_WORKFLOWS, PathSettings
 from app.workflow.catalog import Catalog, CatalogEntry
-from tests.workflow.bench import MODEL, Bench, drawing, step
+from tests.workflow.bench import MODEL, Bench, drawing, step, sub
 
 SHAPES = PROJECT / "models" / "shapes"
+VARIABLES = {"prompt": "a red circle", "steps": 20}
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
@@ -316,11 +317,39 @@ def test_the_model_that_a_task_has_as_its_default_is_downloaded_too(catalog: Cat
     folder = bench.model.parent / "Qwen" / "Qwen2.5-1.5B-Instruct"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").touch()
+    (folder / "config.json").write_text("{}")
     assert only(catalog).ready
 
 
 def test_a_tasks_model_may_be_the_default_of_a_variable(catalog: Catalog, bench: Bench):
     arguments = {"image": "previous_result:draw", "sam_model_name": "variable:masks"}
     task = {"command": "segment", "arguments": {"prompt": "cat", **arguments}}
-    bench.write(drawing(variables={"masks": "owner/masks"}, steps=[{"name": "cut", "task": task}]))
-    assert only(catalog).models == ("IDEA-Research/grounding-dino-base", "owner/masks")
+    steps = [step("draw"), {"name": "cut", "task": task}]
+    bench.write(drawing(variables={"masks": "owner/masks", **VARIABLES}, steps=steps))
+    assert only(catalog).models == (MODEL, "IDEA-Research/grounding-dino-base", "owner/masks")
+
+
+def test_models_of_a_sub_workflow_count_and_a_change_of_its_file_is_seen(
+    catalog: Catalog, bench: Bench
+):
+    parent = bench.write(drawing(steps=[sub("part/child.json")]), "parent.json")
+    (bench.workflows / "part").mkdir()
+    child = bench.write(loading(SDXL), "part/child.json")
+    assert only(catalog).models == (SDXL,)
+    assert not only(catalog).ready
+    child.write_text(json.dumps(loading(f"../{MODEL}")))
+    assert only(catalog).models == (f"../{MODEL}",)
+    assert only(catalog).ready
+    assert parent.is_file()
+
+
+def test_workflow_that_needs_inputs_is_looked_at_like_any_other(
+    catalog: Catalog, bench: Bench, tmp_path: Path
+):
+    arguments = {"prompt": "variable:prompt", "ip_adapter_image": "variable:image"}
+    asking = step(from_pretrained_arguments={"model_name": SDXL}, arguments=arguments)
+    inputs = {"image": {"kind": "image", "required": True}}
+    variables = {"prompt": "", "image": None}
+    bench.write(drawing(variables=variables, inputs=inputs, steps=[asking]))
+    assert [spec.name for spec in only(catalog).inputs if spec.required] == ["image"]
+    assert only(catalog).availability == "downloads about 6.9 GB first"

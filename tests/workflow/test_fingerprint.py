@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from app.workflow.fingerprint import (
     identify_file,
-    request_key,
     tensor_bytes,
     weight_bytes,
     weight_files,
     workflow_hash,
 )
+from app.workflow.request_keys import request_key
 from tests.workflow.bench import Bench, drawing, safetensors, step, sub
 
 # --- the hash of a workflow ----------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
+from pydantic import Field
 
 from app.workflow.plan import PipelineStep, ResultSpec, Step, TaskStep
 from app.workflow.plan_settings import (
@@ -16,7 +17,13 @@ from app.workflow.plan_settings import (
     TeaCacheSettings,
     Tuning,
 )
-from app.workflow.plan_sources import ModelSource, ModularSettings
+from app.workflow.plan_sources import (
+    ComponentBlock,
+    IpAdapterSource,
+    LoraSource,
+    ModelSource,
+    ModularSettings,
+)
 from app.workflow.plan_values import (
     ImageValue,
     ListValue,
@@ -25,7 +32,13 @@ from app.workflow.plan_values import (
     ResultValue,
     Value,
 )
-from app.workflow.result_keys import DESCRIBED, NOT_DECISIVE, result_key, steps_to_run
+from app.workflow.result_keys import (
+    DESCRIBED,
+    NOT_DECISIVE,
+    RESOLVED_IN,
+    result_key,
+    steps_to_run,
+)
 
 EARLIER = {"before": "k1", "other": "k2", "random": None}
 
@@ -94,7 +107,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 def test_every_field_of_a_step_changes_its_key_unless_it_is_named_as_not_decisive():
-    fields = set(PipelineStep.model_fields) - NOT_DECISIVE - DESCRIBED - {"kind"}
+    fields = set(PipelineStep.model_fields) - NOT_DECISIVE - DESCRIBED - {"kind", *RESOLVED_IN}
     assert set(OTHER_VALUES) == fields
     keys = [key(step(**{name: value})) for name, value in OTHER_VALUES.items()]
     assert len({key(step()), *keys}) == len(keys) + 1
@@ -106,6 +119,51 @@ def test_a_field_that_a_step_gets_is_part_of_its_key():
 
     plain = step().model_dump()
     assert key(Grown(**plain)) != key(Grown(**plain, new="b"))
+
+
+class GrownLora(LoraSource):
+    new: str = "a"
+
+
+class GrownAdapter(IpAdapterSource):
+    new: str = "a"
+
+
+class GrownBlock(ComponentBlock):
+    new: str = "a"
+
+
+class GrownInside(PipelineStep):
+    """A step whose adapters and components have a field that is new."""
+
+    components: dict[str, GrownBlock] = Field(default_factory=dict)
+    loras: tuple[GrownLora, ...] = ()
+    ip_adapter: GrownAdapter | None = None
+
+
+SOURCE = ModelSource(model="b")
+NESTED: dict[str, Callable[..., Any]] = {
+    "loras": lambda **changes: (GrownLora(source=SOURCE, adapter_name="a", **changes),),
+    "ip_adapter": lambda **changes: GrownAdapter(
+        source=SOURCE, weight_name="a.safetensors", image_encoder="b", **changes
+    ),
+    "components": lambda **changes: {
+        "vae": GrownBlock(class_name="diffusers.AutoencoderKL", source=SOURCE, **changes)
+    },
+}
+
+
+@pytest.mark.parametrize("name", RESOLVED_IN)
+def test_a_field_that_an_adapter_or_a_component_gets_is_part_of_the_key(name: str):
+    plain = step().model_dump()
+    one, other = (GrownInside(**{**plain, name: NESTED[name](new=new)}) for new in ("a", "b"))
+    assert key(one) != key(other)
+
+
+@pytest.mark.parametrize("name", ["loras", "ip_adapter"])
+def test_an_adapters_scale_is_part_of_the_key(name: str):
+    made = NESTED[name]
+    assert key(step(**{name: made()})) != key(step(**{name: made(scale=0.5)}))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +182,7 @@ def test_every_field_of_a_task_changes_its_key(changed: dict[str, Any]):
         "name": "cut", "place": "steps[0]", "command": "gather", "calls": ({},), "seed": 7,
     }  # fmt: skip
     assert key(TaskStep(**task)) != key(TaskStep(**{**task, **changed}))
-    left_out = NOT_DECISIVE | DESCRIBED | {"kind", "command", "random", "on_cpu"}
+    left_out = NOT_DECISIVE | DESCRIBED | {"kind", "command", "random", "on_cpu", "components"}
     assert set(TaskStep.model_fields) <= left_out
 
 

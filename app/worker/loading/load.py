@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,9 +25,10 @@ from app.worker.loading.quantising import with_quantised_matmul
 from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
 from app.worker.loading.schedulers import changed_scheduler
 from app.worker.loading.single_files import read_pickle
+from app.workflow.models.adapters import with_adapters
 from app.workflow.models.pipeline_shapes import Shape, read_pipeline_index
 from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import Selection, local_folder
+from app.workflow.models.specs import Selection, StepSpecs, local_folder
 from app.workflow.plan import PipelineStep
 
 IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
@@ -34,15 +36,20 @@ IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
 
 
 def find_parts(
-    step: PipelineStep, earlier: Mapping[str, StepParts] = MappingProxyType({})
+    step: PipelineStep,
+    earlier: Mapping[str, StepParts] = MappingProxyType({}),
+    specs: StepSpecs | None = None,
 ) -> Parts:
-    """Returns the parts the step needs, from its model's index.
+    """Returns the parts the step needs, as `specs` list them; without specs the step is resolved.
 
     `earlier` has the parts of earlier steps, for components reused from them. Raises LoadError, and
     NotHere for files that are not on this machine.
     """
     before = {name: each.parts for name, each in earlier.items()}
-    if step.modular is None:
+    if specs is not None:
+        specs = _with_shared(specs, before)
+        found = _parts_of(step, specs, _pipeline_class(step, specs.class_name))
+    elif step.modular is None:
         found = _find_parts(step, before)
     else:
         # Imported late: it imports the blocks of every family.
@@ -56,7 +63,25 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part]]) -> 
     own_class = None if step.code is None else _own_class(step)
     shape = None if own_class is None else _shape_of(own_class)
     specs = component_specs(step, local_folder, earlier, shape=shape, read_pickle=read_pickle)
-    pipeline_class = own_class or _pipeline_class(step, specs.class_name)
+    specs = with_adapters(specs, step, local_folder)
+    return _parts_of(step, specs, own_class or _pipeline_class(step, specs.class_name))
+
+
+def _with_shared(specs: StepSpecs, earlier: Mapping[str, Collection[Part]]) -> StepSpecs:
+    """The specs with the very parts of the earlier steps whose components they share."""
+    components = (
+        each
+        if each.shared_by is None
+        else replace(
+            next(part for part in earlier[each.shared_by] if part.name == each.name),
+            shared_by=each.shared_by,
+        )
+        for each in specs.components
+    )
+    return replace(specs, components=tuple(components))
+
+
+def _parts_of(step: PipelineStep, specs: StepSpecs, pipeline_class: type[Any]) -> Parts:
     if step.ip_adapter is not None and not issubclass(pipeline_class, IP_ADAPTED):
         raise LoadError(
             f"{pipeline_class.__name__} takes no IP-adapter.",
@@ -64,7 +89,7 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part]]) -> 
         )
     parts = tuple(map(part_of, specs.components))
     check_settings(step, {part.name: part.component_class for part in parts}, specs.settings)
-    return Parts(pipeline_class, specs.folder, parts, specs.settings)
+    return Parts(pipeline_class, specs.folder, parts, specs.settings, specs.loras, specs.ip_adapter)
 
 
 def _pipeline_class(step: PipelineStep, name: str) -> type[Any]:

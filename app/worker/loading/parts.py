@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.workflow.models.specs import ComponentSpec
+from app.workflow.models.specs import AdapterSpec, ComponentSpec
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Parts(NamedTuple):
     parts: tuple[Part, ...]
     settings: Mapping[str, Any]
     """Further arguments of the pipeline's constructor: absent components, plain values."""
+    loras: tuple[AdapterSpec, ...] = ()
+    ip_adapter: AdapterSpec | None = None
 
     @property
     def weight_bytes(self) -> int:

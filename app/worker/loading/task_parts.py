@@ -6,11 +6,15 @@ from app.worker.device import Device
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import TaskParts
 from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import local_folder
+from app.workflow.models.specs import StepSpecs, local_folder
 from app.workflow.plan import TaskStep
 
 
-def find_task_parts(step: TaskStep, device: Device) -> TaskParts:
-    """Returns the models the task needs. Raises LoadError."""
-    specs = component_specs(step, local_folder, accelerator=device.is_accelerator)
+def find_task_parts(step: TaskStep, device: Device, specs: StepSpecs | None = None) -> TaskParts:
+    """Returns the models the task needs, as `specs` list them; without specs the step is resolved.
+
+    Raises LoadError.
+    """
+    if specs is None:
+        specs = component_specs(step, local_folder, accelerator=device.is_accelerator)
     return TaskParts(tuple(map(part_of, specs.components)))

@@ -48,7 +48,7 @@ def run(
     drawing = seeded(step.seed, context.device.torch_device)
     with (
         drawing if step.generator else contextlib.nullcontext(),
-        tuned(pipeline, step, context.device),
+        tuned(pipeline, step, parts, context.device),
         context.prompts.memoising(pipeline, step, parts, context.device),
     ):
         context.map_phases(pipeline.components)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from diffusers.loaders import FluxIPAdapterMixin
 
 from app.errors import LoadError, first_line
 from app.worker.device import is_out_of_memory
-from app.workflow.models.resolve import ip_adapter_spec
-from app.workflow.models.specs import local_folder
 from app.workflow.plan_sources import IpAdapterSource
 
 PROJECTION_OF_TEXT = "text_encoder_hid_proj"
@@ -19,8 +18,10 @@ PROJECTION_OF_TEXT = "text_encoder_hid_proj"
 
 
 @contextlib.contextmanager
-def using_ip_adapter(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> Iterator[None]:
-    """Loads the adapter into the pipeline's denoiser inside. Raises LoadError.
+def using_ip_adapter(
+    pipeline: Any, adapter: IpAdapterSource, folder: Path, step_name: str
+) -> Iterator[None]:
+    """Loads the adapter in this folder into the pipeline's denoiser inside. Raises LoadError.
 
     diffusers' own unload leaves other processors than before and removes the image encoder, so
     everything the adapter replaces is restored here.
@@ -32,7 +33,7 @@ def using_ip_adapter(pipeline: Any, adapter: IpAdapterSource, step_name: str) ->
     projection = getattr(denoiser, "encoder_hid_proj", None)
     kind = getattr(denoiser.config, "encoder_hid_dim_type", None)
     try:
-        _load(pipeline, adapter, step_name)
+        _load(pipeline, adapter, folder, step_name)
         yield
     finally:
         if getattr(denoiser, "peft_config", None):
@@ -45,14 +46,14 @@ def using_ip_adapter(pipeline: Any, adapter: IpAdapterSource, step_name: str) ->
             delattr(denoiser, PROJECTION_OF_TEXT)
 
 
-def _load(pipeline: Any, adapter: IpAdapterSource, step_name: str) -> None:
+def _load(pipeline: Any, adapter: IpAdapterSource, folder: Path, step_name: str) -> None:
     # The image encoder is already a component of the pipeline.
     is_flux = isinstance(pipeline, FluxIPAdapterMixin)
     name = "image_encoder_pretrained_model_name_or_path" if is_flux else "image_encoder_folder"
     no_encoder: dict[str, Any] = {name: None}
     try:
         pipeline.load_ip_adapter(
-            str(ip_adapter_spec(adapter, local_folder).folder),
+            str(folder),
             subfolder=adapter.source.subfolder,
             weight_name=adapter.weight_name,
             local_files_only=True,

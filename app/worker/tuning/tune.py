@@ -12,19 +12,18 @@ from typing import Any
 
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
+from app.worker.loading.parts import Parts
 from app.worker.tuning.attention import using_attention_backend, using_cache
 from app.worker.tuning.component_tuning import using_component_settings
 from app.worker.tuning.ip_adapters import using_ip_adapter
 from app.worker.tuning.offload import on_device
 from app.worker.tuning.teacache import using_teacache
 from app.worker.tuning.weighting import weighting_prompts
-from app.workflow.models.resolve import lora_spec
-from app.workflow.models.specs import local_folder
 from app.workflow.plan import PipelineStep
 
 
 @contextlib.contextmanager
-def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
+def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> Iterator[Any]:
     """Applies the step's settings to the pipeline inside, and undoes them whatever happens."""
     with contextlib.ExitStack() as given_back:
         if step.loras:
@@ -34,12 +33,13 @@ def tuned(pipeline: Any, step: PipelineStep, device: Device) -> Iterator[Any]:
                     hint=f"Remove 'loras' from {step.place}.pipeline.",
                 )
             given_back.callback(pipeline.unload_lora_weights)
-            _load_adapters(pipeline, step)
+            _load_adapters(pipeline, step, parts)
         given_back.enter_context(using_attention_backend(step))
         given_back.enter_context(using_component_settings(pipeline, step))
         given_back.enter_context(weighting_prompts(pipeline, step))
-        if step.ip_adapter is not None:
-            given_back.enter_context(using_ip_adapter(pipeline, step.ip_adapter, step.name))
+        if step.ip_adapter is not None and parts.ip_adapter is not None:
+            folder = parts.ip_adapter.folder
+            given_back.enter_context(using_ip_adapter(pipeline, step.ip_adapter, folder, step.name))
         vae = getattr(pipeline, "vae", None)
         if vae is not None:
             given_back.callback(_restore_dtype, vae, vae.dtype)
@@ -66,11 +66,11 @@ def _restore_dtype(vae: Any, dtype: Any) -> None:
         vae.to(dtype=dtype)
 
 
-def _load_adapters(pipeline: Any, step: PipelineStep) -> None:
-    for lora in step.loras:
+def _load_adapters(pipeline: Any, step: PipelineStep, parts: Parts) -> None:
+    for lora, spec in zip(step.loras, parts.loras, strict=True):
         try:
             pipeline.load_lora_weights(
-                str(lora_spec(lora, local_folder).folder),
+                str(spec.folder),
                 weight_name=lora.weight_name,
                 adapter_name=lora.adapter_name,
                 local_files_only=True,

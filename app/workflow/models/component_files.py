@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from app.errors import LoadError
-from app.workflow.fingerprint import identify_file, identify_files
+from app.workflow.fingerprint import FileIdentity, identify_file, identify_files
 from app.workflow.installed.signatures import public_classes, single_file_classes
 from app.workflow.models.quantised import component_bytes, single_file_bytes, stored_quantiser
 from app.workflow.models.specs import ComponentSpec, StepSpecs
@@ -104,6 +105,23 @@ def in_a_file(
         raise unreadable(file.name, error) from error
 
 
+def identities(spec: ComponentSpec) -> tuple[FileIdentity, ...]:
+    """The files that the component is loaded from, as they are now. Raises OSError."""
+    if spec.file is None:
+        return identify_files(spec.folder, spec.variant)
+    if spec.library in ("diffusers", "transformers"):
+        return identify_file(spec.file), identify_file(spec.folder / "config.json")
+    return tuple(identify_file(file) for file in tool_files(spec.file, spec.tool_files))
+
+
+def tool_files(first: Path, names: Mapping[str, str]) -> list[Path]:
+    """The files of a model that its own library loads, by what the library calls them."""
+    if not names:
+        return [first]
+    folder = first.parents[next(iter(names.values())).count("/")]
+    return [folder / name for name in names.values()]
+
+
 def undescribed(file: Path, step: PipelineStep) -> StepSpecs:
     """A whole pipeline in a file whose configuration is not known yet: its bytes are."""
     named = step.pipeline_class.rpartition(".")[2]
@@ -116,7 +134,7 @@ def undescribed(file: Path, step: PipelineStep) -> StepSpecs:
     whole = ComponentSpec(
         CHECKPOINT, "", source, Path(), identity, step.dtype, None, size_bytes, file=file
     )
-    return StepSpecs(named, Path(), (whole,))
+    return StepSpecs(named, Path(), (whole,), is_final=False)
 
 
 def changed(spec: ComponentSpec, step: PipelineStep) -> ComponentSpec:

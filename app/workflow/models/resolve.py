@@ -7,17 +7,17 @@ worker) says so with a `Shape`; without one they are those of the model's index.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from app.errors import LoadError
 from app.workflow.files import config_of
-from app.workflow.fingerprint import FileIdentity, identify_file, weight_files
+from app.workflow.fingerprint import identify_file, weight_files
 from app.workflow.installed.constructors import model_class
+from app.workflow.models.adapters import of_ip_adapter
 from app.workflow.models.component_files import (
     changed,
     config_folder,
@@ -31,6 +31,7 @@ from app.workflow.models.component_files import (
 from app.workflow.models.file_places import described_by, single_file
 from app.workflow.models.hub import is_repository
 from app.workflow.models.model_index import (
+    INDEX,
     IndexedPart,
     holds,
     is_component,
@@ -52,7 +53,6 @@ from app.workflow.models.single_files import (
     Shapes,
 )
 from app.workflow.models.specs import (
-    AdapterSpec,
     ComponentSpec,
     Find,
     Selection,
@@ -62,12 +62,9 @@ from app.workflow.models.specs import (
 )
 from app.workflow.plan import LoadingStep, PipelineStep, TaskStep, task_dtype
 from app.workflow.plan_settings import DType
-from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, LoraSource, ModelSource
+from app.workflow.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
 
-WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|Guidance$")
-"""In the names of classes whose objects are no modules."""
 IMAGE_ENCODER = "transformers.CLIPVisionModelWithProjection"
-CHECKPOINT = "checkpoint"
 NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
 """Components that diffusers leaves out where a whole pipeline is one file."""
 
@@ -127,25 +124,6 @@ def component_specs(
     if step.modular is not None:
         return resolver.modular(step, shape, earlier)
     return resolver.pipeline(step, shape, earlier)
-
-
-def lora_spec(lora: LoraSource, find: Find = known_folder) -> AdapterSpec:
-    """Where the LoRA's weights lie. Raises what `find` raises."""
-    folder_name = lora.source.subfolder
-    if lora.weight_name is not None:
-        wanted = Selection(files=(str(PurePosixPath(folder_name, lora.weight_name)),))
-    else:
-        wanted = Selection(adapters=(folder_name,))
-    folder = find(lora.source, wanted) / folder_name
-    files = [folder / lora.weight_name] if lora.weight_name else folder.glob("*.safetensors")
-    return AdapterSpec(lora.source, folder, _identities(files))
-
-
-def ip_adapter_spec(adapter: IpAdapterSource, find: Find = known_folder) -> AdapterSpec:
-    """Where the adapter lies, with its image encoder. Raises what `find` raises."""
-    folder = find(adapter.source, _of_ip_adapter(adapter))
-    file = folder / adapter.source.subfolder / adapter.weight_name
-    return AdapterSpec(adapter.source, folder, _identities([file]))
 
 
 class _Resolver:
@@ -225,7 +203,14 @@ class _Resolver:
         components = tuple(found[name] for name in shape.parameters if name in found)
         # A pipeline without a model lies where its first component does.
         first = components[0].folder.parent if components else Path()
-        return StepSpecs(shape.class_name, folder or first, components, settings)
+        return StepSpecs(
+            shape.class_name,
+            folder or first,
+            components,
+            settings,
+            index=identify_file(folder / INDEX) if folder else None,
+            is_final=step.code is None,
+        )
 
     def modular(
         self,
@@ -257,7 +242,7 @@ class _Resolver:
         }
         found = {name: changed(spec, step) for name, spec in loaded.items()} | reused
         components = tuple(found[name] for name in shape.parameters if name in found)
-        return StepSpecs(shape.class_name, folder, components)
+        return StepSpecs(shape.class_name, folder, components, is_final=False)
 
     def task(self, step: TaskStep, dtype: DType) -> StepSpecs:
         """What a task computes with."""
@@ -363,7 +348,7 @@ class _Resolver:
     def _image_encoder(self, adapter: IpAdapterSource, dtype: DType) -> ComponentSpec:
         source = adapter.encoder_source
         if source is None:
-            folder = self._find(adapter.source, _of_ip_adapter(adapter)) / adapter.image_encoder
+            folder = self._find(adapter.source, of_ip_adapter(adapter)) / adapter.image_encoder
             return in_a_folder("image_encoder", IMAGE_ENCODER, folder, dtype, adapter.source)
         folder = self._find(source, Selection(folders=("",)))
         return in_a_folder("image_encoder", IMAGE_ENCODER, folder, dtype, source)
@@ -406,18 +391,6 @@ class _Resolver:
             file=files[0],
             tool_files=block.files,
         )
-
-
-def _of_ip_adapter(adapter: IpAdapterSource) -> Selection:
-    """Its weights, and its image encoder's where that lies beside them."""
-    return Selection(
-        folders=() if adapter.encoder_source else (adapter.image_encoder,),
-        files=(str(PurePosixPath(adapter.source.subfolder, adapter.weight_name)),),
-    )
-
-
-def _identities(files: Any) -> tuple[FileIdentity, ...]:
-    return tuple(identify_file(file) for file in sorted(files) if file.is_file())
 
 
 def _not_read(file: Path) -> Shapes:

@@ -193,9 +193,10 @@ class ComponentSpec:
 class AdapterSpec:
     """A LoRA or an IP-adapter of a step."""
 
-    source: ModelSource
     folder: Path
     """From which its library reads it; see `load_lora_weights`, `load_ip_adapter`."""
+    file: Path | None
+    """Its weights; None: whatever safetensors file lies in the folder."""
     files: tuple[FileIdentity, ...]
     """What it may read there, as it is now; a file that is missing is told of by the load."""
 
@@ -211,8 +212,55 @@ class StepSpecs:
     components: tuple[ComponentSpec, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the pipeline's constructor: absent components, plain values."""
+    loras: tuple[AdapterSpec, ...] = ()
+    """In the order of the step's."""
+    ip_adapter: AdapterSpec | None = None
+    index: FileIdentity | None = None
+    """The model's index as it was read; None where there is none."""
+    is_final: bool = True
+    """False where the worker may find another list, because it takes code to know it: a modular
+    pipeline's blocks, a model's own classes, or a file that may hold code."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything in it that decides what the step makes, by the names of the fields."""
+        decisive = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in PLACES
+        }
+        decisive["components"] = [(each.name, each.key) for each in self.components]
+        decisive["loras"] = [each.files for each in self.loras]
+        decisive["ip_adapter"] = self.ip_adapter and self.ip_adapter.files
+        return decisive
 
     @property
     def weight_bytes(self) -> int:
         """Of all components together, each once."""
         return sum({each.key: each.weight_bytes for each in self.components}.values())
+
+
+PLACES = frozenset({"folder", "index", "is_final"})
+"""Fields of a step's specs that say where they were read from, and decide nothing."""
+
+
+@dataclass(frozen=True)
+class PlanSpecs:
+    """What the steps of a plan load, as far as it could be told without loading anything."""
+
+    steps: Mapping[str, StepSpecs]
+    """By the steps' names; without the steps that load nothing or could not be resolved."""
+    is_whole: bool
+    """Whether every step that loads something could be resolved."""
+    accelerator: bool
+    """Whether they are loaded for an accelerator, which decides the dtypes left open."""
+
+    @property
+    def components(self) -> Iterator[ComponentSpec]:
+        """All components, in the order of the steps."""
+        return (component for step in self.steps.values() for component in step.components)
+
+    @cached_property
+    def weight_bytes(self) -> Mapping[str, int] | None:
+        """The bytes of each component by its key; None where some are not known."""
+        if not self.is_whole:
+            return None
+        return {each.key: each.weight_bytes for each in self.components}

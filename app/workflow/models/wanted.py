@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import LoadError, WorkbenchError
+from app.workflow.models.adapters import ip_adapter_spec, lora_spec
 from app.workflow.models.hub import Choose, Place, snapshot_folder
-from app.workflow.models.resolve import component_specs, ip_adapter_spec, lora_spec
+from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import ComponentSpec, Find, Selection, Unknown
 from app.workflow.plan import LoadingStep, PipelineStep, Plan, SubWorkflowStep, TaskStep
 from app.workflow.plan_sources import ModelSource

@@ -60,6 +60,7 @@ REFUSED_LOADING_ARGUMENTS = {
     ),
 }
 """Loading arguments that cannot be honoured: why, and what to do instead."""
+NO_FOLDER, NOT_A_MODEL = "There is no model folder", "is not a diffusers model: it has no"
 NAME_NEEDED = "The name of a model is needed: a folder or 'owner/name'."
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
@@ -319,7 +320,7 @@ class PipelineBuilder:
             return None
         inside = folder / texts.get("subfolder", "")
         if needs and not any((inside / each).is_file() for each in needs):
-            message = f"'{model}' is not a diffusers model: it has no {needs[0]}."
+            message = f"'{model}' {NOT_A_MODEL} {needs[0]}."
             self._reader.note(where, message)
             return None
         return ModelSource(model=model, folder=str(folder), **texts)
@@ -347,7 +348,7 @@ class PipelineBuilder:
                 return None
         if not folder.is_dir():
             hint = self._reader.near(folder)
-            self._reader.note(where, f"There is no model folder '{model}'.", hint)
+            self._reader.note(where, f"{NO_FOLDER} '{model}'.", hint)
             return None
         return folder
 

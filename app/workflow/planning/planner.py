@@ -84,10 +84,7 @@ def make_plan(
     if wrong:
         raise InvalidInputs(f"'{workflow.stem}' cannot run with these inputs.", wrong)
     seed = seed_of_run(specs, values, seed, raw.tree.get("seed"))
-    planning = _Planning(paths, drawn_seed=drawn_seed())
-    origins = {name: ("inputs", name) for name in values}
-    with contextlib.suppress(TooManyProblems):
-        planning.add(raw, values, origins, seed=seed, changes=changes)
+    planning = planned(raw, values, paths, seed, changes)
     if problems := planning.mistakes():
         # What only arises from what was typed (a missing picture, say) is the inputs' mistake.
         typed = all(found.place.startswith("inputs.") for found in problems)
@@ -108,7 +105,22 @@ def make_plan(
     )
 
 
-class _Planning:
+def planned(
+    raw: RawDocument,
+    values: Mapping[str, Any],
+    paths: PathSettings,
+    seed: int | None = None,
+    changes: Mapping[str, JsonValue] = MappingProxyType({}),
+) -> Planning:
+    """Returns the steps of the document with these inputs, and everything that is wrong."""
+    planning = Planning(paths, drawn_seed=drawn_seed())
+    origins = {name: ("inputs", name) for name in values}
+    with contextlib.suppress(TooManyProblems):
+        planning.add(raw, values, origins, seed=seed, changes=changes)
+    return planning
+
+
+class Planning:
     """One plan in the making: gathers steps, problems and the files the hash covers."""
 
     def __init__(self, paths: PathSettings, drawn_seed: int) -> None:
@@ -122,6 +134,7 @@ class _Planning:
         self._without_value: list[str] = []
         """Places whose variable has no value: what follows from that is no mistake of its own."""
         self.contents: list[bytes] = []
+        self.files: list[Path] = []
         self._properties: dict[str, tuple[str, ...]] = {}
         """What can be taken of the results of a step, where that is known."""
         self._releases = Releases()
@@ -159,6 +172,7 @@ class _Planning:
         each was given, for the wording of problems.
         """
         self.contents.append(raw.content)
+        self.files.append(raw.path)
         self.warnings += raw.warnings
         tree = self._substituted(raw, given, place_prefix)
         body, changed, wrong = with_changes(tree.tree, changes)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.settings import PathSettings
-from app.tasks import TASKS
 from app.tasks.task import UNKNOWN, Loads, Task
 from app.workflow.plan import PipelineStep, ResultSpec
 from app.workflow.plan_sources import ComponentBlock, ModelSource
@@ -33,18 +32,6 @@ class Call(NamedTuple):
     """Something of the kind that each value will be, to check it with."""
     devices: list[Any]
     """The one that is asked for, if one is."""
-
-
-def models_named(block: Mapping[str, Any]) -> Iterator[str]:
-    """The models that a document's task block needs; one that is not plainly named is left out."""
-    task = TASKS.get(str(block.get("command")))
-    for given in (block.get("arguments"), *(block.get("inputs") or ())):
-        if task is not None and isinstance(given, dict):
-            values = with_defaults(task, given)
-            models = [each.model for each in task.loads(values)]
-            if task.becomes is not None:
-                models.append(task.becomes(values).model)
-            yield from (model for model in models if isinstance(model, str))
 
 
 def with_defaults(task: Task, samples: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def assembled(bench: Bench, wanted: Document) -> tuple[Any, Any]:
 def test_attention_backend_is_restored_after_the_step(bench: Bench, flux: Path):
     before = _AttentionBackendRegistry._active_backend
     planned, pipeline = assembled(bench, drawn(flux, attention_backend="_native_math"))
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         assert _AttentionBackendRegistry._active_backend.value == "_native_math"
     assert _AttentionBackendRegistry._active_backend == before
 
@@ -238,7 +238,7 @@ def test_attention_processors_are_restored_after_the_step(bench: Bench):
     name = "diffusers.models.attention_processor.AttnProcessor"
     planned, pipeline = assembled(bench, processing(name))
     own = dict(pipeline.unet.attn_processors)
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         kinds = {type(processor).__name__ for processor in pipeline.unet.attn_processors.values()}
         assert kinds == {"AttnProcessor"}
     assert pipeline.unet.attn_processors == own

@@ -66,7 +66,7 @@ def test_attention_slicing_changes_no_pixel_and_leaves_no_trace(bench: Bench):
     wanted = configured(enable_attention_slicing=True)
     planned, pipeline = assembled(bench, wanted)
     own = dict(pipeline.unet.attn_processors)
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         kinds = {type(processor).__name__ for processor in pipeline.unet.attn_processors.values()}
         assert kinds == {"SlicedAttnProcessor"}
     assert pipeline.unet.attn_processors == own
@@ -79,7 +79,7 @@ def test_attention_processors_of_transformer_are_restored(bench: Bench, flux: Pa
     name = "diffusers.models.transformers.transformer_flux.FluxAttnProcessor"
     planned, pipeline = assembled(bench, with_flux(flux, transformer={"attn_processor_type": name}))
     own = pipeline.transformer.attn_processors
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         inside = pipeline.transformer.attn_processors
         assert {type(each).__name__ for each in inside.values()} == {"FluxAttnProcessor"}
         assert not set(map(id, inside.values())) & set(map(id, own.values()))
@@ -95,7 +95,7 @@ def test_component_attention_backend_affects_that_component_only(bench: Bench, f
         return {each._attention_backend for each in pipeline.transformer.attn_processors.values()}
 
     own = backends()
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         assert {backend.value for backend in backends()} == {"_native_math"}
         assert _AttentionBackendRegistry._active_backend == before
     assert backends() == own == {None}
@@ -180,7 +180,8 @@ def test_sequential_offload_exclusions_affect_one_pipeline_only(bench: Bench):
     planned, pipeline = assembled(
         bench, configured(offload="sequential", exclude_from_cpu_offload=["vae"])
     )
-    with tuned(pipeline, planned.model_copy(update={"offload": "sequential"}), Device("cpu")):
+    sequential = planned.model_copy(update={"offload": "sequential"})
+    with tuned(pipeline, sequential, find_parts(planned), Device("cpu")):
         assert not hasattr(pipeline.vae.decoder.conv_in, "_hf_hook")
         assert hasattr(pipeline.unet.conv_in, "_hf_hook")
         assert StableDiffusionPipeline._exclude_from_cpu_offload == own

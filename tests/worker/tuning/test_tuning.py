@@ -188,10 +188,13 @@ def with_vae(bench: Bench, **switches: bool) -> tuple[Any, Any]:
 def test_tiling_and_slicing_are_undone_after_the_step(bench: Bench, setting: str):
     planned, pipeline = with_vae(bench, **{f"enable_{setting}": True})
     assert getattr(pipeline.vae, f"use_{setting}") is False
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         assert getattr(pipeline.vae, f"use_{setting}") is True
     assert getattr(pipeline.vae, f"use_{setting}") is False
-    with pytest.raises(ZeroDivisionError), tuned(pipeline, planned, Device("cpu")):
+    with (
+        pytest.raises(ZeroDivisionError),
+        tuned(pipeline, planned, find_parts(planned), Device("cpu")),
+    ):
         raise ZeroDivisionError
     assert getattr(pipeline.vae, f"use_{setting}") is False
 
@@ -219,7 +222,7 @@ def test_vae_dtype_is_restored_after_a_call(bench: Bench):
     """SDXL decodes in float32 and restores its autoencoder only at the end of a whole call."""
     planned, pipeline = with_vae(bench)
     dtype = pipeline.vae.dtype
-    with tuned(pipeline, planned, Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
         pipeline.vae.half()
     assert pipeline.vae.dtype == dtype
 

@@ -11,10 +11,10 @@ import pytest
 from app.errors import InvalidWorkflow
 from app.tasks import TASKS
 from app.tasks.detectors import DETECTORS
-from app.workflow.fingerprint import request_key
 from app.workflow.plan import TaskStep
 from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.planner import make_plan
+from app.workflow.request_keys import request_key
 from tests.workflow.bench import Bench, Document, drawing, step, sub
 
 ARGUMENTS = "steps[0].task.arguments"

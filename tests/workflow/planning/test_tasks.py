@@ -9,10 +9,10 @@ import pytest
 
 from app.tasks import REFUSED, TASKS
 from app.tasks.detectors import DETECTORS
-from app.workflow.fingerprint import request_key
 from app.workflow.models import needs
 from app.workflow.plan import TaskStep
 from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, ResultValue
+from app.workflow.request_keys import request_key
 from tests.workflow.bench import Bench, drawing, step, sub
 
 ARGUMENTS = "steps[0].task.arguments"
