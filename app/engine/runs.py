@@ -41,8 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def new_run_id() -> str:
-    """Returns an id that sorts by time and cannot be guessed: it gives access to the run and its
-    folder."""
+    """Returns an id that sorts by time and cannot be guessed, since it gives access to the run."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}"
 
 

@@ -200,8 +200,7 @@ class Store:
         return [self._result(saved) for (saved,) in rows]
 
     def mentions(self, text: str) -> list[tuple[str, str]]:
-        """Returns id, and inputs and plan as JSON, of runs that contain this text there, oldest
-        first."""
+        """Returns id, and inputs and plan as JSON, of runs with this text there, oldest first."""
         return self._rows(
             "SELECT run_id, inputs || coalesce(plan, '') AS asked FROM runs"
             " WHERE instr(asked, ?) ORDER BY number",

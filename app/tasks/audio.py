@@ -71,8 +71,7 @@ def slice_audio(arguments: Slice) -> Array:
 
 
 def crossfade_audio(arguments: Crossfade) -> Array:
-    """Returns the audios joined with equal-power crossfades, which shorten the whole by one window
-    per seam."""
+    """Returns the audios joined with equal-power crossfades, each shortening the whole."""
     joined, *others = (as_audio(audio) for audio in arguments.audios)
     for audio in others:
         window = round(arguments.crossfade_ms / 1000 * arguments.sample_rate)

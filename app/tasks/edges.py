@@ -82,8 +82,7 @@ def lineart_standard(arguments: Lineart) -> Image.Image:
 
 
 def shuffle(arguments: Shuffle, random: np.random.Generator) -> Image.Image:
-    """Returns the image warped by smooth random noise, as controlnet_aux's
-    ContentShuffleDetector does."""
+    """Returns the image warped by smooth noise, as controlnet_aux's ContentShuffleDetector."""
     import cv2
     import numpy as np
 

@@ -99,8 +99,7 @@ def sam(arguments: Sam, loaded: Loaded) -> Image.Image:
 
 
 def _boxes(image: Image.Image, arguments: Segment, loaded: Loaded) -> Tensor:
-    """Returns boxes of the objects named by the text: (count, 4), left, top, right, bottom in
-    pixels."""
+    """Returns boxes of the objects named by the text: (count, 4), x1, y1, x2, y2 in pixels."""
     from transformers import GroundingDinoProcessor
 
     detector = loaded.components["detector"]

@@ -62,8 +62,7 @@ def _memoised_class(block_class: Any, lookup: MemoLookup) -> Any:
 
 
 def _guiders(components: Any) -> list[Any]:
-    """Returns the guiders' settings that a text encoder reads: whether to encode a negative
-    prompt."""
+    """Returns guider settings that a text encoder reads: whether there is a negative prompt."""
     return [
         [name, type(each).__qualname__, str(dict(each.config)), each._enabled, each.num_conditions]
         for name, each in components.components.items()

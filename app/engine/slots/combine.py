@@ -15,8 +15,7 @@ Whole = TypeVar("Whole")
 def gather(
     parts: Sequence[Future[Any]], answer: Future[Whole], combine: Callable[[], Whole]
 ) -> None:
-    """Sets `answer` to the result of `combine` when all parts are done; if all failed, to the first
-    error."""
+    """Sets `answer` to `combine()` when all parts are done; if all failed, to the first error."""
     left = len(parts)
 
     def one_is_done(_part: Future[Any]) -> None:

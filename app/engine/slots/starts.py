@@ -5,8 +5,7 @@ from __future__ import annotations
 STARTS_IN_A_ROW = 3
 """Failed starts before giving up until the next request."""
 STEADY_S = 60.0
-"""A worker that ends earlier after becoming ready, without any work done, counts as a failed start.
-"""
+"""A worker that ends earlier, without any work done, counts as a failed start."""
 
 
 class Starts:

@@ -41,8 +41,7 @@ def part_of(spec: ComponentSpec) -> Part:
 
 
 def class_of(spec: ComponentSpec) -> type[Any]:
-    """Returns the class that the spec names; for an Auto class the model's own class. Raises
-    LoadError."""
+    """Returns the spec's class; for an Auto class the model's own class. Raises LoadError."""
     library, _, name = spec.class_name.rpartition(".")
     if library == "transformers" and name in PROCESSORS:
         return PROCESSORS[name]

@@ -193,8 +193,7 @@ def _plain_tensors(held: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _beside(holder: Any) -> Iterator[torch.Tensor]:
-    """Yields tensors that bitsandbytes keeps in attributes of its parameters and layers,
-    recursively."""
+    """Yields tensors in attributes of bitsandbytes parameters and layers, recursively."""
     for value in vars(holder).values():
         if isinstance(value, torch.Tensor):
             yield from _plain_tensors(value)

@@ -183,8 +183,7 @@ def _picked(value: Any, name: str) -> Any:
 
 
 def _as_input(value: Any, name: str) -> Any:
-    """Returns the value; for an image argument, converts one-channel measures (depth, say) to
-    RGB."""
+    """Returns the value; converts one-channel measures (depth) to RGB for an image argument."""
     shape: tuple[int, ...] = getattr(value, "shape", ())
     if media_kind(name) == "image" and len(shape) == 3 and shape[-1] == 1:
         return as_image(value).convert("RGB")

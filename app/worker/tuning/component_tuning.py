@@ -109,8 +109,7 @@ def _attention_of(component: torch.nn.Module) -> Callable[[], None]:
 
 
 def _plain_attributes_of(module: torch.nn.Module) -> Callable[[], None]:
-    """Returns a function that restores the module's present plain attributes: tile sizes,
-    switches."""
+    """Returns a function that restores the module's plain attributes: tile sizes, switches."""
     plain = {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
 
     def put_back() -> None:
