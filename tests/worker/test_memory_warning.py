@@ -110,8 +110,8 @@ def test_memory_is_reported_after_every_run(bench: Bench):
     bench.run(document(step()))
     bench.run(document(step(sigmas=[1.0, 0.5])))
     titles = [[held.title for held in report.held] for report in reports]
-    # Twice after a failure: the first report precedes the measurement.
-    assert len(titles) == 3
-    assert titles[0] == titles[1] == titles[2]
+    # Twice for each run: before its final event, and measured after it.
+    assert len(titles) == 4
+    assert titles[0] == titles[1] == titles[2] == titles[3]
     assert "unet of shapes (float32)" in titles[0]
     assert all(report.memory.resident_bytes > 0 for report in reports)
