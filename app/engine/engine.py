@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
-from app.engine.availability import identified, is_prepared
+from app.engine.availability import identified_if_here
 from app.engine.following import LogReader, following
 from app.engine.history import History
 from app.engine.housekeeping import Housekeeping
@@ -131,7 +131,7 @@ class Engine:
         if self._uploads is not None:
             plan = with_kept_inputs(plan, self._uploads, settings.paths.outputs)
         run_id = new_run_id()
-        specs, key = identified(plan, settings.worker) if is_prepared(plan) else (None, None)
+        specs, key = identified_if_here(plan, settings.worker)
         run = Run(
             run_id,
             owner,

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from app.engine.availability import identified, is_prepared
+from app.engine.availability import identified_if_here
 from app.engine.run import Run
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun
@@ -162,8 +162,7 @@ class History:
         for path in media_files(plan):
             if not Path(path).is_file():
                 raise RunError(f"'{Path(path).name}', which this run needs, is gone.")
-        worker = self._settings.worker
-        specs, key = identified(plan, worker) if is_prepared(plan) else (None, None)
+        specs, key = identified_if_here(plan, self._settings.worker)
         run = Run(
             stored.run_id,
             stored.owner,

@@ -26,9 +26,7 @@ from app.workflow.inputs import InputSpec, printable
 from app.workflow.loader import read_document
 from app.workflow.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot
 from app.workflow.models.plan_specs import plan_specs
-from app.workflow.models.specs import NotHere, Selection, local_folder
 from app.workflow.naming import one_line, slug, workflow_names
-from app.workflow.plan_sources import ModelSource
 from app.workflow.planning.drafts import Draft, draft_plan
 
 log = logging.getLogger(__name__)
@@ -279,7 +277,9 @@ def _availability(draft: Draft) -> dict[str, Any]:
     sources = dict.fromkeys(source for step in draft.steps for source in step.sources)
     of_the_hub = [source for source in sources if source.folder is None]
     lacking = [s.model for s in of_the_hub if find_snapshot(s.model, s.revision, part="") is None]
-    absent = [*dict.fromkeys(lacking or _incomplete(draft))]
+    if of_the_hub and not lacking:
+        lacking = [source.model for source in plan_specs(draft.steps).missing]
+    absent = [*dict.fromkeys(lacking)]
     if not absent:
         return {"ready": True, "availability": "ready"}
     sizes = [DOWNLOAD_BYTES.get(model) for model in absent]
@@ -294,21 +294,6 @@ def _availability(draft: Draft) -> dict[str, Any]:
         if gigabytes < 10
         else f"downloads about {gigabytes:.0f} GB first",
     }
-
-
-def _incomplete(draft: Draft) -> list[str]:
-    """The models of the hub that lack a file which a run with the defaults loads."""
-    lacking: list[str] = []
-
-    def find(source: ModelSource, wanted: Selection) -> Path:
-        try:
-            return local_folder(source, wanted)
-        except NotHere:
-            lacking.append(source.model)
-            raise
-
-    plan_specs(draft.steps, find)
-    return lacking
 
 
 def _title(stem: str) -> str:

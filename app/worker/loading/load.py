@@ -25,7 +25,7 @@ from app.worker.loading.quantising import with_quantised_matmul
 from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
 from app.worker.loading.schedulers import changed_scheduler
 from app.worker.loading.single_files import read_pickle
-from app.workflow.models.adapters import with_adapters
+from app.workflow.models.adapters import adapters_of
 from app.workflow.models.pipeline_shapes import Shape, read_pipeline_index
 from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import Selection, StepSpecs, local_folder
@@ -63,7 +63,7 @@ def _find_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part]]) -> 
     own_class = None if step.code is None else _own_class(step)
     shape = None if own_class is None else _shape_of(own_class)
     specs = component_specs(step, local_folder, earlier, shape=shape, read_pickle=read_pickle)
-    specs = with_adapters(specs, step, local_folder)
+    specs = replace(specs, **adapters_of(step, local_folder))
     return _parts_of(step, specs, own_class or _pipeline_class(step, specs.class_name))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -30,7 +31,7 @@ from app.worker.modular_blocks import blocks_in, loops_in
 from app.workflow.files import read_object
 from app.workflow.installed.blocks import family_of
 from app.workflow.installed.names import MODULAR
-from app.workflow.models.adapters import with_adapters
+from app.workflow.models.adapters import adapters_of
 from app.workflow.models.model_index import OWN_BLOCKS, ModelIndex
 from app.workflow.models.pipeline_shapes import Shape, model_index
 from app.workflow.models.resolve import component_specs
@@ -53,7 +54,7 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part
     _check_names(step, list(pipeline.pretrained_component_names), pipeline.component_names)
     shape = Shape(type(pipeline).__name__, dict.fromkeys(pipeline.component_names, True))
     specs = component_specs(step, local_folder, earlier, shape=shape, read_pickle=read_pickle)
-    specs = with_adapters(specs, step, local_folder)
+    specs = replace(specs, **adapters_of(step, local_folder))
     parts = tuple(map(part_of, specs.components))
     unset = dict.fromkeys(pipeline.component_names)
     check_settings(step, {part.name: part.component_class for part in parts}, unset)

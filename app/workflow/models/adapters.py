@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 from app.workflow.fingerprint import FileIdentity, identify_file
-from app.workflow.models.specs import AdapterSpec, Find, Selection, StepSpecs, known_folder
+from app.workflow.models.specs import AdapterSpec, Find, Selection
 from app.workflow.plan import LoadingStep, PipelineStep
 from app.workflow.plan_sources import IpAdapterSource, LoraSource
 
 
-def with_adapters(specs: StepSpecs, step: LoadingStep, find: Find) -> StepSpecs:
-    """Returns the specs with those of the step's adapters. Raises what `find` raises."""
+class Adapters(TypedDict, total=False):
+    """The fields of `StepSpecs` for the adapters of a pipeline step."""
+
+    loras: tuple[AdapterSpec, ...]
+    ip_adapter: AdapterSpec | None
+
+
+def adapters_of(step: LoadingStep, find: Find) -> Adapters:
+    """Returns the specs of the step's adapters; empty for a task. Raises what `find` raises."""
     if not isinstance(step, PipelineStep):
-        return specs
-    loras = tuple(lora_spec(lora, find) for lora in step.loras)
-    adapter = None if step.ip_adapter is None else ip_adapter_spec(step.ip_adapter, find)
-    return replace(specs, loras=loras, ip_adapter=adapter)
+        return {}
+    adapter = None if step.ip_adapter is None else _ip_adapter_spec(step.ip_adapter, find)
+    return {"loras": tuple(_lora_spec(lora, find) for lora in step.loras), "ip_adapter": adapter}
 
 
-def lora_spec(lora: LoraSource, find: Find = known_folder) -> AdapterSpec:
+def _lora_spec(lora: LoraSource, find: Find) -> AdapterSpec:
     """Returns where the LoRA's weights lie. Raises what `find` raises."""
     subfolder = lora.source.subfolder
     if lora.weight_name is not None:
@@ -31,7 +37,7 @@ def lora_spec(lora: LoraSource, find: Find = known_folder) -> AdapterSpec:
     return _spec(folder, folder / lora.weight_name if lora.weight_name else None)
 
 
-def ip_adapter_spec(adapter: IpAdapterSource, find: Find = known_folder) -> AdapterSpec:
+def _ip_adapter_spec(adapter: IpAdapterSource, find: Find) -> AdapterSpec:
     """Returns where the adapter lies, with its image encoder. Raises what `find` raises."""
     folder = find(adapter.source, of_ip_adapter(adapter))
     return _spec(folder, folder / adapter.source.subfolder / adapter.weight_name)

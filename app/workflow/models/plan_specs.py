@@ -8,50 +8,63 @@ from dataclasses import replace
 
 from app.errors import WorkbenchError
 from app.workflow.fingerprint import identify_file
-from app.workflow.models.adapters import adapter_identities, with_adapters
+from app.workflow.models.adapters import adapter_identities, adapters_of
 from app.workflow.models.component_files import identities
 from app.workflow.models.model_index import INDEX
 from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import Find, PlanSpecs, Selection, StepSpecs, known_folder
+from app.workflow.models.specs import (
+    Find,
+    NotHere,
+    PlanSpecs,
+    Selection,
+    StepSpecs,
+    local_folder,
+)
 from app.workflow.plan import PipelineStep, Step, SubWorkflowStep, TaskStep, for_device
+from app.workflow.plan_sources import ModelSource
 
 log = logging.getLogger(__name__)
 
 
 def plan_specs(
-    steps: Iterable[Step], find: Find = known_folder, *, accelerator: bool = False
+    steps: Iterable[Step], find: Find = local_folder, *, accelerator: bool = False
 ) -> PlanSpecs:
     """Returns what a plan's steps load, from files' headers.
 
-    A step is left out where it cannot be told here what it loads, and so is a step that reuses a
-    component of such a one. Whatever is wrong with a model's files, the run itself tells it.
+    Leaves out a step whose components are not known here, or that reuses one of such a step: the
+    worker reports what is wrong with its model.
     """
     found: dict[str, StepSpecs] = {}
     is_whole = True
+    missing: list[ModelSource] = []
     for planned in steps:
         step = for_device(planned, accelerator=accelerator)
         if isinstance(step, SubWorkflowStep) or (isinstance(step, TaskStep) and not step.sources):
             continue
         reused = {*step.reused.values()} if isinstance(step, PipelineStep) else set()
-        if not reused <= found.keys():
-            is_whole = False
-            continue
         earlier = {name: each.components for name, each in found.items()}
         try:
             if isinstance(step, PipelineStep) and step.code is not None:
                 find(step.code, Selection(code=True))
+            adapters = adapters_of(step, find)
             specs = component_specs(step, find, earlier, accelerator=accelerator)
-            specs = with_adapters(specs, step, find)
+        except NotHere as lacks:
+            is_whole = False
+            missing.append(lacks.source)
         except WorkbenchError:
             is_whole = False
         except Exception:
+            # A damaged file may raise anything.
             is_whole = False
-            log.warning("What step '%s' loads could not be told", step.name, exc_info=True)
+            log.warning("The components of step '%s' are not known", step.name, exc_info=True)
         else:
-            # What it reuses may turn out to be another component too.
+            if not reused <= found.keys():
+                is_whole = False
+                continue
+            # A component that it reuses may turn out to be another one in the worker.
             is_final = specs.is_final and all(found[name].is_final for name in reused)
-            found[step.name] = replace(specs, is_final=is_final)
-    return PlanSpecs(found, is_whole, accelerator)
+            found[step.name] = replace(specs, is_final=is_final, **adapters)
+    return PlanSpecs(found, is_whole, accelerator, tuple(missing))
 
 
 def are_current(specs: PlanSpecs) -> bool:

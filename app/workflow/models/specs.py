@@ -252,6 +252,8 @@ class PlanSpecs:
     """Whether every step that loads something could be resolved."""
     accelerator: bool
     """Whether they are loaded for an accelerator, which decides the dtypes left open."""
+    missing: tuple[ModelSource, ...] = ()
+    """Models of which files are not here."""
 
     @property
     def components(self) -> Iterator[ComponentSpec]:

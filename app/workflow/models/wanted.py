@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import LoadError, WorkbenchError
-from app.workflow.models.adapters import ip_adapter_spec, lora_spec
+from app.workflow.models.adapters import adapters_of
 from app.workflow.models.hub import Choose, Place, snapshot_folder
 from app.workflow.models.resolve import component_specs
 from app.workflow.models.specs import ComponentSpec, Find, Selection, Unknown
@@ -75,13 +75,9 @@ def bring_all(plan: Plan, bring: Callable[[Wanted], None], place: Place) -> None
 
 
 def _resolve(step: LoadingStep, find: Find, earlier: dict[str, Iterable[ComponentSpec]]) -> None:
-    if isinstance(step, PipelineStep):
-        if step.code is not None:
-            find(step.code, Selection(code=True))
-        for lora in step.loras:
-            lora_spec(lora, find)
-        if step.ip_adapter is not None:
-            ip_adapter_spec(step.ip_adapter, find)
+    if isinstance(step, PipelineStep) and step.code is not None:
+        find(step.code, Selection(code=True))
+    adapters_of(step, find)
     before = {name: tuple(components) for name, components in earlier.items()}
     earlier[step.name] = component_specs(step, find, before).components
 

@@ -122,6 +122,23 @@ def test_specs_are_no_longer_current_when_a_lora_has_changed(
     assert not are_current(specs)
 
 
+def test_models_of_which_files_are_missing_are_named(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A LoRA too; the other steps are resolved."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    plan = planned(
+        tmp_path,
+        step("with a lora", model, loras=[{"model_name": "owner/lora"}]),
+        step("elsewhere", "owner/model"),
+        step("here", model),
+    )
+    specs = plan_specs(plan.steps)
+    assert [source.model for source in specs.missing] == ["owner/lora", "owner/model"]
+    assert set(specs.steps) == {"here"}
+    assert not specs.is_whole
+
+
 # --- the key of a request ------------------------------------------------------------------------
 
 
