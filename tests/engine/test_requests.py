@@ -98,7 +98,7 @@ def test_command_size_is_limited(bench: Bench):
     document["steps"] = [{**drawing, "name": f"draw {number}"} for number in range(count)]
     many = bench.workflow.with_name("many-steps.json")
     many.write_text(json.dumps(document))
-    with pytest.raises(InvalidInputs, match=f"at most {MAX_COMMAND_BYTES:,} are taken"):
+    with pytest.raises(InvalidInputs, match=f"the maximum is {MAX_COMMAND_BYTES:,}"):
         bench.engine.submit(many, {"prompt": "nothing"})
     assert bench.run().success
 
@@ -129,6 +129,6 @@ def test_too_large_run_is_refused_at_once(bench: Bench, tmp_path: Path):
     tree["steps"] = [{**step, "name": f"draw{number}"} for number in range(40)]
     workflow = tmp_path / "large.json"
     workflow.write_text(json.dumps(tree))
-    with pytest.raises(InvalidInputs, match="at most 32,000,000 are taken"):
+    with pytest.raises(InvalidInputs, match="the maximum is 32,000,000"):
         bench.engine.submit(workflow, {"prompt": "nothing"})
     assert bench.run().success
