@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Generic, TypeVar
 
 from app.errors import Cancelled
 
 T = TypeVar("T")
 POLL_S = 0.1
-"""How often a pause looks whether somebody still waits."""
+"""How often a wait checks whether it has been stopped."""
 
 
 class Share(Generic[T]):
@@ -75,6 +75,44 @@ class SharedWork:
             threading.Thread(target=self._do, args=(share,), name="fetch", daemon=True).start()
             self._going[key] = share  # type: ignore[assignment]
             return share
+
+    def results(
+        self,
+        works: Mapping[Hashable, Callable[[Share[T]], T]],
+        *,
+        stopped: Callable[[], bool],
+        progress: Callable[[Sequence[Share[T]]], None] = lambda _shares: None,
+        at_a_time: int = 1,
+    ) -> list[T]:
+        """Waits for all of this work, a few pieces at a time, and returns what each returned, in
+        the order they ended.
+
+        `progress` gets the shares that have begun, ended ones too, whenever it looks and once at
+        the end. The first error is raised and the rest is left. Raises Cancelled once `stopped()`.
+        """
+        results: list[T] = []
+        todo = list(works.items())
+        begun: list[Share[T]] = []
+        going: list[Share[T]] = []
+        try:
+            while todo or going:
+                while todo and len(going) < at_a_time:
+                    share = self.join(*todo.pop(0))
+                    begun.append(share)
+                    going.append(share)
+                progress(begun)
+                wait([share.result for share in going], POLL_S, FIRST_COMPLETED)
+                if stopped():
+                    raise Cancelled
+                for share in [each for each in going if each.result.done()]:
+                    results.append(share.result.result())
+                    going.remove(share)
+                    self.leave(share)
+            progress(begun)
+        finally:
+            for share in going:
+                self.leave(share)
+        return results
 
     def leave(self, share: Share[T]) -> None:
         """Waits for it no longer."""

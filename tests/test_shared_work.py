@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import wait
 
 import pytest
@@ -27,6 +28,45 @@ def test_work_is_done_once_for_all_that_join_it():
     assert done == ["a"]
     assert shared.join("a", work).result.result(PATIENCE_S) == "done"
     assert done == ["a", "a"]
+
+
+def test_results_come_a_few_at_a_time_with_progress_to_the_end():
+    shared, seen = SharedWork(), []
+
+    def work(share: Share[str]) -> str:
+        share.done_bytes = 10
+        return str(share.key)
+
+    def progress(shares: Sequence[Share[str]]) -> None:
+        seen.append((len(shares), sum(each.done_bytes for each in shares)))
+
+    found = shared.results(
+        dict.fromkeys("abc", work), stopped=lambda: False, progress=progress, at_a_time=2
+    )
+    assert sorted(found) == ["a", "b", "c"]
+    assert (seen[0][0], seen[-1]) == (2, (3, 30))
+
+
+def test_stopped_results_leave_the_work_and_the_first_error_leaves_the_rest():
+    shared, ended = SharedWork(), threading.Event()
+
+    def goes_on(share: Share[str]) -> str:
+        try:
+            while True:
+                share.pause(0.01)
+        finally:
+            ended.set()
+
+    def fails(_share: Share[str]) -> str:
+        raise ValueError("no")
+
+    with pytest.raises(Cancelled):
+        shared.results({"a": goes_on}, stopped=lambda: True)
+    assert ended.wait(PATIENCE_S)
+    ended.clear()
+    with pytest.raises(ValueError, match="no"):
+        shared.results({"a": goes_on, "b": fails}, stopped=lambda: False, at_a_time=2)
+    assert ended.wait(PATIENCE_S)
 
 
 def test_work_goes_on_while_one_waits_and_stops_when_nobody_does():

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from app.workflow.models.hub_download import Progress
 
 log = logging.getLogger(__name__)
-
-POLL_S = 0.1
-"""Interval at which a run that waits for a file checks for its cancel."""
 
 
 class Preparation:
@@ -143,21 +139,21 @@ class Preparation:
                 value.url, value.kind, tell=arrived, stopped=lambda: share.is_unwanted
             )
 
-        while True:
-            share = self._shared.join(("media", value.kind, value.url), fetch)
-            try:
-                told = -1
-                while not share.result.done():
-                    if run.over:
-                        raise Cancelled
-                    if share.done_bytes != told:
-                        told = share.done_bytes
-                        self._report(run, _fetching(run, value, number, count, share))
-                    wait([share.result], POLL_S)
-                file = share.result.result()
+        told: tuple[int, bool] | None = None
+
+        def progress(shares: Sequence[Share[MediaFile]]) -> None:
+            nonlocal told
+            (share,) = shares
+            now = share.done_bytes, share.result.done()
+            if now != told:
+                told = now
                 self._report(run, _fetching(run, value, number, count, share))
-            finally:
-                self._shared.leave(share)
+
+        key = ("media", value.kind, value.url)
+        while True:
+            (file,) = self._shared.results(
+                {key: fetch}, stopped=lambda: run.over, progress=progress
+            )
             # Fetched again if it was just removed to make room.
             if self._media.hold(file, run.run_id):
                 return file

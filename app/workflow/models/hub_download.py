@@ -14,7 +14,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -28,7 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     disable_progress_bars,
 )
 
-from app.errors import Cancelled, LoadError
+from app.errors import LoadError
 from app.shared_work import Share, SharedWork
 from app.units import size
 from app.workflow.models.hub import TEXT_FILES, Place, held
@@ -39,8 +38,6 @@ from app.workflow.plan_sources import ModelSource
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.1
-"""How often a run that waits for a download looks whether it was cancelled."""
 TELL_EVERY_S = 0.5
 FILES_AT_A_TIME = 4
 T = TypeVar("T")
@@ -113,6 +110,7 @@ class _Download:
         self.done_bytes = 0
         self._total_bytes = 0
         self._started = time.monotonic()
+        self._told_at = 0.0
 
     def run(self) -> None:
         """Fetch what is missing: text files and the list of all others, then the chosen ones."""
@@ -136,13 +134,15 @@ class _Download:
             self._source.model, revision=self._source.revision, cache_dir=cache
         )
         sizes = {file.path: file.size for file in tree}
-        found = self._all(
+        found = self._shared.results(
             {
                 ("file", blobs, commit, path): partial(
                     look_up, self._source.model, commit, path, sizes[path]
                 )
                 for path in missing
-            }
+            },
+            stopped=self._stopped,
+            at_a_time=FILES_AT_A_TIME,
         )
         self._total_bytes = sum({f.etag or f.path: f.size_bytes for f in found}.values())
         # What has no name there cannot be kept: the library will fetch it in its own way.
@@ -155,7 +155,9 @@ class _Download:
         }
         self._check_room(blobs, found, self._shared.left_bytes(but=works))
         self._started = time.monotonic()
-        self._all(works, tells=True)
+        self._shared.results(
+            works, stopped=self._stopped, progress=self._progress, at_a_time=FILES_AT_A_TIME
+        )
 
     def _check_room(self, blobs: Path, missing: Collection[HubFile], promised_bytes: int) -> None:
         """Raises _NoRoom where the disk cannot hold all of it beside the downloads under way."""
@@ -170,46 +172,16 @@ class _Download:
             )
 
     def _one(self, key: Hashable, work: Callable[[Share[T]], T]) -> T:
-        return self._all({key: work})[0]
+        return self._shared.results({key: work}, stopped=self._stopped)[0]
 
-    def _all(
-        self, works: dict[Hashable, Callable[[Share[T]], T]], *, tells: bool = False
-    ) -> list[T]:
-        """What all of this work returns, a few at a time; `tells` says how many bytes are here.
-
-        The first that fails is raised, and the others are left. Raises Cancelled once stopped.
-        """
-        results: list[T] = []
-        todo = list(works.items())
-        joined: list[Share[T]] = []
-        ended_bytes = ended_resumed = 0
-        told_at = 0.0
-        try:
-            while todo or joined:
-                while todo and len(joined) < FILES_AT_A_TIME:
-                    joined.append(self._shared.join(*todo.pop(0)))
-                wait([share.result for share in joined], POLL_S, FIRST_COMPLETED)
-                if self._stopped():
-                    raise Cancelled
-                for share in [each for each in joined if each.result.done()]:
-                    results.append(share.result.result())
-                    ended_bytes += share.done_bytes
-                    ended_resumed += share.resumed_bytes
-                    joined.remove(share)
-                    self._shared.leave(share)
-                if not tells:
-                    continue
-                self.done_bytes = ended_bytes + sum(share.done_bytes for share in joined)
-                now = time.monotonic()
-                if now - told_at >= TELL_EVERY_S or not (todo or joined):
-                    told_at = now
-                    resumed = ended_resumed + sum(share.resumed_bytes for share in joined)
-                    left = self._seconds_left(resumed)
-                    self._tell(Progress(self.done_bytes, self._total_bytes, left))
-        finally:
-            for share in joined:
-                self._shared.leave(share)
-        return results
+    def _progress(self, shares: Sequence[Share[None]]) -> None:
+        """Tells how many bytes are here, at most twice a second but at the end."""
+        self.done_bytes = sum(share.done_bytes for share in shares)
+        now = time.monotonic()
+        if now - self._told_at >= TELL_EVERY_S or all(share.result.done() for share in shares):
+            self._told_at = now
+            left = self._seconds_left(sum(share.resumed_bytes for share in shares))
+            self._tell(Progress(self.done_bytes, self._total_bytes, left))
 
     def _seconds_left(self, resumed_bytes: int) -> float | None:
         arrived = self.done_bytes - resumed_bytes
