@@ -17,6 +17,7 @@ from app.engine.run import Run
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun
 from app.errors import RunError, WorkbenchError
+from app.outputs import OutputStore
 from app.protocol import (
     ResultSaved,
     RunCancelled,
@@ -173,9 +174,18 @@ class History:
         )
         run.specs = specs
         self.note_state(run)
+        self._remove_results(run)
         run.submitted_at = stored.submitted_at
         run.notice = AGAIN if was_running else WAITED
         return run
+
+    def _remove_results(self, run: Run) -> None:
+        """Removes what an interrupted attempt has saved: the next one saves it again, and the
+        history only knows results of ended runs."""
+        try:
+            OutputStore(self._settings.paths.outputs).delete(run.run_id)
+        except OSError as error:
+            log.warning("Results of an interrupted run could not be removed: %s", error)
 
     def _plan_of(self, stored: StoredRun) -> Plan:
         try:

@@ -77,6 +77,22 @@ def test_runs_of_killed_server_are_attempted_twice_at_most(
     assert waited.success
 
 
+def test_results_of_interrupted_attempt_are_removed(
+    tmp_path: Path, workflow: Path, uploads: Path, heard: Heard
+):
+    store = Store(tmp_path / "outputs")
+    left_behind(store, workflow, "20260101-000000-aaaaaa", attempts=1)
+    store.close()
+    # Saved, but the server was killed before it noted the end of the run.
+    folder = tmp_path / "outputs" / "20260101-000000-aaaaaa"
+    folder.mkdir()
+    for name in ("draw.png", "draw.png.json"):
+        (folder / name).write_bytes(b"{}")
+    with serving(tmp_path, workflow, uploads, heard) as bench:
+        assert bench.finish("20260101-000000-aaaaaa").success
+    assert not folder.exists()
+
+
 def test_waiting_run_counts_no_attempt(tmp_path: Path, workflow: Path, uploads: Path, heard: Heard):
     store = Store(tmp_path / "outputs")
     left_behind(store, workflow, "20260101-000000-aaaaaa", attempts=1)
