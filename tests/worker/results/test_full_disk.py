@@ -96,7 +96,7 @@ def test_request_cache_write_error_is_only_logged(tmp_path: Path, caplog: pytest
     made = RequestResults(made_at=1.0, results=(), outputs=("x" * 10_000,))
     with caplog.at_level(logging.WARNING), full_disk():
         remembered.note("key", made)
-    assert "could not be remembered" in caplog.text
+    assert "could not be cached" in caplog.text
     assert remembered.find("key") is None
     remembered.note("key", made)
     assert remembered.find("key") == made
