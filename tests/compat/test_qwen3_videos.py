@@ -74,5 +74,5 @@ def test_auto_processor_uses_class_named_in_files(tmp_path: Path):
 
 
 def test_files_without_processor_class_are_reported(tmp_path: Path):
-    with pytest.raises(LoadError, match="do not say which processor"):
+    with pytest.raises(LoadError, match="do not name a processor class"):
         load_processor(AutoProcessor, tmp_path)
