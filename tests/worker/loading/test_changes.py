@@ -145,8 +145,7 @@ def test_removed_module_passes_input_through(bench: Bench):
         ),
         (
             {"compile": {"repeated_blocks": True}},
-            "The text_encoder of shapes (float32, compiled) does not say which of its blocks are"
-            " repeated.",
+            "The text_encoder of shapes (float32, compiled) declares no repeated blocks.",
             "Leave 'repeated_blocks' out to compile all of it.",
         ),
     ],
