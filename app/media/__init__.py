@@ -1,1 +1,1 @@
-"""Pictures, videos and sounds as files: what they may be, and how those behind URLs come here."""
+"""Images, videos and audio as files: accepted formats, size limits, download from URLs."""

@@ -1,8 +1,8 @@
-"""One GET of a URL that anybody may have written: checked, bounded, and ended when asked.
+"""One GET of an untrusted URL: checked, bounded in time and size, cancellable.
 
-The name is resolved here and the connection made to the very address that was checked, so that a
-name cannot lead elsewhere a moment later. TLS still checks the certificate of the name. A proxy of
-the environment is not used: it would resolve the name itself.
+The name is resolved here and the connection made to the address that was checked, so that the name
+cannot resolve to another address a moment later. TLS still checks the certificate of the name.
+Proxies of the environment are not used: they would resolve the name themselves.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 MAX_REDIRECTS = 5
 CONNECT_S = 8.0
 SILENT_S = 15.0
-"""So long nothing may come."""
+"""Longest time without any data."""
 WHOLE_S = 300.0
-"""So long the whole answer may take."""
+"""Longest time of the whole answer."""
 POLL_S = 0.25
-"""So often a wait looks whether it shall end."""
+"""Interval at which a wait checks for cancellation."""
 REDIRECTS = {301, 302, 303, 307, 308}
 HEADERS = {
     "User-Agent": f"diffusers-workbench/{__version__}",
@@ -51,17 +51,17 @@ HEADERS = {
 
 
 class Unreachable(FetchError):
-    """There was no answer, or only that the server cannot give one now."""
+    """There was no answer, or one that a later try may change."""
 
 
 class Answer(NamedTuple):
-    """What a server answered, after all redirects."""
+    """A server's answer, after all redirects."""
 
     status: int
     headers: Mapping[str, str]
     """By lower-case name."""
     parts: Iterator[bytes]
-    """The body as it comes; raises as `answer_to` does."""
+    """The body as it arrives; raises as `open_url` does."""
 
 
 @contextlib.contextmanager
@@ -74,10 +74,10 @@ def answer_to(
     whole_s: float = WHOLE_S,
     silent_s: float = SILENT_S,
 ) -> Iterator[Answer]:
-    """The answer to a GET, redirects followed; every one of them is checked as the first URL was.
+    """Opens the answer to a GET; every redirect is followed and checked as the first URL was.
 
     `hosts` are the `name:port` an operator allows. Raises FetchError with a sentence, Unreachable
-    where a later try may go well, Cancelled once `stopped()`.
+    where a later try may succeed, Cancelled once `stopped()`.
     """
     watch = _Watch(time.monotonic() + whole_s, silent_s, stopped)
     backend = _CheckedBackend(hosts, watch)
@@ -96,7 +96,7 @@ def answer_to(
                 headers=_header_list(at, headers),
                 extensions={"timeout": {"connect": CONNECT_S, "write": silent_s}},
             )
-            # Each answer on the way is left before the next is asked for.
+            # Each redirect's answer is closed before the next request.
             with contextlib.ExitStack() as this_one:
                 response = this_one.enter_context(streaming)
                 found = _decoded(response.headers)
@@ -111,7 +111,7 @@ def answer_to(
 
 
 def refusing(url: str, answer: Answer) -> FetchError:
-    """The error that an answer with a status of 400 and more is."""
+    """Returns the error for an answer of status 400 or more."""
     try:
         words = f"{answer.status} ({http.HTTPStatus(answer.status).phrase})"
     except ValueError:
@@ -121,7 +121,8 @@ def refusing(url: str, answer: Answer) -> FetchError:
 
 
 def shown(url: str) -> str:
-    """The URL as sentences quote it: they are logged, and its query may open it to others."""
+    """Returns the URL as messages quote it: without the query, which may give access to the
+    file."""
     told = without_query(url)
     return f"'{told if len(told) <= 120 else told[:119] + '…'}'"
 
@@ -143,7 +144,7 @@ def _as_sentences(url: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     text = str(error).strip().rstrip(".")
-    # The pool raises again what it caught, and hides where that came from.
+    # The pool raises again what it caught, and hides the cause.
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not valid ({cause.verify_message})"
@@ -161,7 +162,7 @@ def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 class _Watch(NamedTuple):
-    """Until when a fetch may take, and whether it is still wanted."""
+    """Deadline of a fetch, and its cancellation."""
 
     deadline: float
     silent_s: float
@@ -175,7 +176,7 @@ class _Watch(NamedTuple):
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to public addresses and to what an operator lists, and to nothing else."""
+    """Connects to public addresses and to hosts an operator lists, and to nothing else."""
 
     def __init__(self, hosts: Collection[str], watch: _Watch) -> None:
         self._hosts = hosts
@@ -192,10 +193,10 @@ class _CheckedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         addresses = _addresses(host, port)
         if not is_listed(host, port, self._hosts):
-            # One that is not public is enough: a name that leads both ways is up to something.
+            # One private address is enough to refuse: a name that has both kinds is suspicious.
             private = [address for address in addresses if not is_public(address)]
             if private:
-                # Who asks is not told where a name of this network leads, nor that there is one.
+                # The answer tells neither the address of a local name nor that the name exists.
                 log.warning("The name '%s' leads to %s and is not fetched from", host, private[0])
                 raise _nowhere(host)
         failed: httpcore.NetworkError | httpcore.TimeoutException | None = None
@@ -217,7 +218,7 @@ def _nowhere(host: str) -> httpcore.ConnectError:
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """The addresses of the host, in the system's order of preference."""
+    """Returns the addresses of the host, in the system's order of preference."""
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
@@ -230,7 +231,7 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 class _WatchedStream(httpcore.NetworkStream):
-    """A stream whose waits end at the deadline, after too long a silence, and when stopped."""
+    """A stream whose reads end at the deadline, after too long a silence, and on cancellation."""
 
     def __init__(self, stream: httpcore.NetworkStream, watch: _Watch) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
-"""Which files are media, and whether one is what its name says.
+"""Media formats, and the check that a file's content is what its name says.
 
-FFmpeg chooses a format by content and knows formats that read other files (HLS). So it is only ever
-asked for the formats of this list; pictures are opened in `pictures` alone.
+FFmpeg chooses a format by content and knows formats that read other files (HLS). So it is only
+asked for the formats of this list; images are opened in `images` alone.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ SUFFIXES: dict[MediaKind, tuple[str, ...]] = {
 ACCEPTED: dict[MediaKind, tuple[str, ...]] = {
     **SUFFIXES, "audio": SUFFIXES["audio"] + SUFFIXES["video"],
 }  # fmt: skip
-"""The sound of a video is one, too."""
+"""A video is accepted as audio: its audio track is used."""
 CALLED: dict[MediaKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
-"""What each kind is called in sentences."""
+"""Name of each kind in messages."""
 
 
 def suffix_of(file: Path, kind: MediaKind, limits: MediaLimits, name: str = "") -> str:
-    """The suffix that fits the content. Raises WrongMediaError, also for what is too large.
+    """Returns the suffix that fits the content. Raises WrongMediaError, also for too large a file.
 
-    `name` is what the file is called in the sentence, and for a video or a sound says by its
-    suffix what the content has to be.
+    `name` is the file's name in messages; the suffix of a video's or audio's name decides the
+    expected format.
     """
     if kind == "image":
         return pictures.checked(file, limits.max_picture_pixels, name)
@@ -51,33 +51,33 @@ def suffix_of(file: Path, kind: MediaKind, limits: MediaLimits, name: str = "") 
 
 
 def _holds(file: Path, kind: MediaKind, container: str, limits: MediaLimits, name: str) -> bool:
-    """Whether FFmpeg finds such a stream, and anything in it, where it takes the file for this.
+    """Returns True if FFmpeg reads such a stream, with at least one frame, in this container.
 
     Raises WrongMediaError for one that is too large.
     """
     import av
 
     try:
-        # A text that is not UTF-8 (a title in Latin-1, say) is no reason to refuse the rest.
+        # Text that is not UTF-8 (a title in Latin-1, say) is no reason to refuse the rest.
         with av.open(str(file), format=container, metadata_errors="replace") as opened:
             streams = opened.streams.video if kind == "video" else opened.streams.audio
             if not streams:
                 return False
             check_stream(streams[0], kind, limits, name)
-            # Of some formats the header alone is believed whatever follows.
+            # For some formats FFmpeg accepts any content after a valid header.
             return next(opened.decode(streams[0]), None) is not None
     except (av.FFmpegError, OSError):
         return False
 
 
 MAX_CHANNELS = 8
-"""Of a sound: 7.1. PyAV makes arrays of no more, and crashes on a plane that is not there."""
+"""Limit for audio: 7.1. PyAV makes arrays of no more, and crashes on a missing plane."""
 
 
 def check_stream(stream: Any, kind: MediaKind, limits: MediaLimits, name: str) -> None:
-    """Raises WrongMediaError where a stream is too large by what its header says.
+    """Raises WrongMediaError where a stream is too large by its header.
 
-    The decoder is told how many pixels a frame may have: a header need not be true.
+    The decoder gets the limit of pixels per frame too: a header need not be true.
     """
     if stream.codec_context is None:
         raise WrongMediaError(f"'{name}' cannot be read: its codec is not known here.")
@@ -104,7 +104,7 @@ def check_stream(stream: Any, kind: MediaKind, limits: MediaLimits, name: str) -
 
 
 def check_channels(channels: int, name: str) -> None:
-    """Raises WrongMediaError for a sound of more channels than can be read."""
+    """Raises WrongMediaError for audio of more channels than can be read."""
     if channels > MAX_CHANNELS:
         raise WrongMediaError(
             f"'{name}' holds a sound of {channels} channels; {MAX_CHANNELS} are the most."

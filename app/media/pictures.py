@@ -1,8 +1,8 @@
-"""Opens pictures: the one place that does, for the page, the planner and the worker.
+"""Opens images: the only module that does, for the page, the planner and the worker.
 
 Pillow knows formats that run other programs or read other files (EPS runs Ghostscript), and a file
-of a few kilobytes may say that it has a billion pixels. So a format is chosen by the first bytes
-from a list of five, and the number of pixels is read from the header before anything is decoded.
+of a few kilobytes may declare a billion pixels. So the format is chosen from a list of five by the
+first bytes, and the number of pixels is read from the header before anything is decoded.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 HEADER_BYTES = 32
 SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WEBP": ".webp"}
-"""The formats that are read, as Pillow calls them. TIFF is not: its tiles and codecs are many."""
+"""The accepted formats, by Pillow's names. TIFF is not one: its tiles and codecs are many."""
 DECODER_ERRORS = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError,
     MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-"""What Pillow's decoders raise for broken content."""
+"""Exceptions of Pillow's decoders on broken content."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""What undoes each of EXIF's orientations. Pillow's own `exif_transpose` also writes the other tags
-anew, and fails where a camera has left a broken one."""
+"""The inverse of each EXIF orientation. Pillow's own `exif_transpose` also rewrites the other tags,
+and fails where a camera has left a broken one."""
 
-# A picture made by other programs may carry more than the 1 MiB that Pillow reads of one text (the
-# graph it was made with, say). What all texts of one picture may hold stays bounded by 64 MiB.
+# An image of another program may carry more than the 1 MiB that Pillow reads of one text chunk (the
+# graph it was made with, say). All texts of one image stay bounded by 64 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class WrongMediaError(ValueError):
-    """The file is not what it should be; the text is a sentence without any path."""
+    """The file is not of the expected kind; the text is a sentence without any path."""
 
 
 def format_of(head: bytes) -> str | None:
@@ -56,12 +56,12 @@ def format_of(head: bytes) -> str | None:
 
 
 def checked(file: Path, max_pixels: int, name: str = "") -> str:
-    """Returns the suffix that fits the content of a picture file; it is not decoded.
+    """Returns the suffix that fits an image's content, without decoding it.
 
-    `name` is what the file is called in the sentence. Raises WrongMediaError.
+    `name` is the file's name in messages. Raises WrongMediaError.
     """
     with _opened(file, max_pixels, name) as picture:
-        # What Pillow opens as JPEG may turn out to be the MPO of some cameras.
+        # Pillow may identify a JPEG as the MPO of some cameras.
         suffix = SUFFIX_BY_FORMAT.get(picture.format or "", ".jpg")
         picture.verify()
     return suffix
@@ -74,7 +74,7 @@ def size_of(file: Path) -> tuple[int, int]:
 
 
 def read(file: Path, max_pixels: int) -> Image.Image:
-    """Returns the picture as RGB, turned as its camera says; of an animated one the first frame.
+    """Returns the image as RGB, rotated as EXIF says; of an animation the first frame.
 
     Raises WrongMediaError.
     """
@@ -85,7 +85,7 @@ def read(file: Path, max_pixels: int) -> Image.Image:
 
 
 def on_white(file: Path, max_pixels: int) -> Image.Image | None:
-    """Returns the picture on white where it is transparent; None where it is opaque already.
+    """Returns a transparent image on white; None where it is opaque.
 
     Raises WrongMediaError.
     """
@@ -102,7 +102,7 @@ def on_white(file: Path, max_pixels: int) -> Image.Image | None:
 
 
 def alpha_of(file: Path, max_pixels: int) -> Image.Image:
-    """Returns how opaque each pixel is, 0 to 255 in one channel. Raises WrongMediaError."""
+    """Returns the alpha channel, 0 to 255. Raises WrongMediaError."""
     with _opened(file, max_pixels) as picture:
         if not picture.has_transparency_data:
             return Image.new("L", picture.size, 255)
@@ -111,9 +111,10 @@ def alpha_of(file: Path, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _opened(file: Path, max_pixels: int | None = None, name: str = "") -> Iterator[Image.Image]:
-    """Opens the picture; nothing has been decoded yet.
+    """Opens the image without decoding it.
 
-    Raises WrongMediaError, also for what Pillow raises inside: the content is broken then.
+    Raises WrongMediaError, also for Pillow's exceptions inside the block: the content is broken
+    then.
     """
     name = name or file.name
     try:
@@ -127,7 +128,7 @@ def _opened(file: Path, max_pixels: int | None = None, name: str = "") -> Iterat
         raise
     except DECODER_ERRORS as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        # It may hold a whole path, on a machine that need not be the reader's.
+        # The reason may contain a path, on a machine that need not be the reader's.
         told = f" ({why})" if why and "/" not in why else ""
         raise WrongMediaError(f"'{name}' cannot be read as a picture{told}.") from error
 
@@ -141,13 +142,13 @@ def _checked_kind(head: bytes, max_pixels: int | None, name: str) -> str:
         )
     told = _told_size(kind, head)
     if told is not None:
-        # As soon as Pillow opens a WebP it takes memory for two whole frames.
+        # Pillow allocates two whole frames as soon as it opens a WebP.
         check_pixels(*told, max_pixels, name)
     return kind
 
 
 def check_pixels(width: int, height: int, max_pixels: int | None, name: str) -> None:
-    """Raises WrongMediaError where a picture or a frame has more pixels."""
+    """Raises WrongMediaError where an image or a frame has more pixels."""
     if max_pixels is not None and width * height > max_pixels:
         raise WrongMediaError(
             f"'{name}' has {width}x{height} pixels; {max_pixels / 1e6:.4g} million fit"
@@ -156,7 +157,7 @@ def check_pixels(width: int, height: int, max_pixels: int | None, name: str) -> 
 
 
 def _told_size(kind: str, head: bytes) -> tuple[int, int] | None:
-    """Returns width and height where they stand in the first bytes; None for a JPEG."""
+    """Returns width and height if the first bytes hold them; None for a JPEG."""
     if kind == "JPEG":
         return None
     if kind == "PNG":
@@ -177,7 +178,7 @@ def _told_size(kind: str, head: bytes) -> tuple[int, int] | None:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Returns a picture of 16 bits in 8: Pillow would cut off at 255, leaving nearly all white."""
+    """Returns a 16-bit image in 8 bits: Pillow would clip at 255, leaving nearly all white."""
     import numpy as np
 
     if not picture.mode.startswith("I;16"):

@@ -1,7 +1,7 @@
-"""Which URLs media may come from: public addresses, and what an operator lists.
+"""Rules for the URLs of media: public addresses, and hosts an operator lists.
 
-A URL is looked at while planning, and again for every redirect; the address its name leads to is
-checked where the connection is made (`fetch.py`).
+A URL is checked while planning, and again for every redirect; the address of its name is checked
+when the connection is made (`fetch.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_URL_LENGTH = 8000
-"""Signed ones, to which others redirect, have some thousand characters."""
+"""Signed URLs, to which others redirect, have some thousand characters."""
 PORTS = {"http": 80, "https": 443}
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
@@ -24,22 +24,22 @@ LOCAL_DOMAINS = frozenset({
     "localhost", "local", "localdomain", "internal", "intranet", "private", "corp", "home", "lan",
     "workgroup", "arpa", "invalid", "onion", "alt",
 })  # fmt: skip
-"""Last labels of names that no public server has: those of local networks, and those that are
-reserved. To look such a name up would tell it to others, and who asks what there is."""
+"""Top-level labels of local networks and reserved names. Looking such a name up would disclose it
+to others, and tell the caller whether it exists."""
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class RefusedURLError(ValueError):
-    """The URL is none that media may come from; the text is a sentence."""
+    """Media may not come from this URL; the text is a sentence."""
 
 
 def is_url(value: object) -> bool:
-    """Whether this is a text that names something by its URL, of whatever scheme, and no path."""
+    """Returns True for a text that is a URL of any scheme, not a path."""
     if not isinstance(value, str):
         return False
     scheme = SCHEME.match(value)
-    # `c:` is a drive of another system, and no scheme has one letter.
+    # `c:` is a drive of another system; no scheme has one letter.
     return scheme is not None and (len(scheme[0]) > 2 and ("://" in value or scheme[0] == "data:"))
 
 
@@ -56,9 +56,9 @@ def without_query(url: str) -> str:
 
 
 def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:
-    """The URL, where media may come from there as far as the URL says; else RefusedURLError.
+    """Returns the parsed URL; raises RefusedURLError where media may not come from there.
 
-    `hosts` are the `name:port` an operator allows wherever they lead.
+    `hosts` are the `name:port` an operator allows, public or not.
     """
     import httpx
 
@@ -92,17 +92,17 @@ def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:
 
 
 def port_of(url: httpx.URL) -> int:
-    """The port that is connected to."""
+    """Returns the port of the connection."""
     return url.port or PORTS[url.scheme]
 
 
 def is_listed(host: str, port: int, hosts: Collection[str]) -> bool:
-    """Whether an operator has named this host with this port."""
+    """Returns True if an operator has listed this host with this port."""
     return f"{host}:{port}".lower() in {each.lower() for each in hosts}
 
 
 def is_address(host: str) -> bool:
-    """Whether this is the address itself and not a name."""
+    """Returns True for an IP address, False for a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -111,17 +111,17 @@ def is_address(host: str) -> bool:
 
 
 def can_be_public(name: str) -> bool:
-    """Whether a public server could have this name; nothing is looked up."""
+    """Returns True if a public server could have this name; nothing is looked up."""
     *above, last = name.rstrip(".").lower().split(".")
     # A number at the end is another way to write an address, `127.1` for example.
     return bool(above) and last not in LOCAL_DOMAINS and NUMBER.fullmatch(last) is None
 
 
 def is_public(address: str) -> bool:
-    """Whether this address belongs to the public internet, also within what it is wrapped in.
+    """Returns True for an address of the public internet, wrapped addresses included.
 
     Loopback, private, link-local (with the metadata services of clouds), shared, multicast and
-    reserved addresses do not, nor do those of IPv6 that stand for such an address of IPv4.
+    reserved addresses are not public, nor IPv6 addresses that stand for such an IPv4 address.
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
