@@ -1,1 +1,1 @@
-"""The vocabulary: what a workflow may say. Free of torch; heavy imports never happen here."""
+"""What a workflow may say: documents, plans and catalog. Free of torch and other heavy imports."""

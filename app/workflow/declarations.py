@@ -1,4 +1,4 @@
-"""What a document declares: its variables, and how it asks for them."""
+"""A document's declarations: its variables, and the form fields for them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from app.workflow.references import MAX_PROBLEMS, TooManyNodes, parse, place, su
 MAX_VARIABLES = 200
 """Each is a field of a form; real documents have ten."""
 MAX_VARIABLES_BYTES = 1_000_000
-"""Their defaults go to every page that is opened."""
+"""Their defaults are sent to every page that is opened."""
 MAX_DEPTH = 8
-"""How deep sub-workflows may stand in each other."""
+"""Greatest nesting of sub-workflows."""
 
 
 def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, ...]:
-    """What the document asks for. Raises InvalidWorkflow where that part is malformed.
+    """Returns the document's inputs. Raises InvalidWorkflow where the declarations are malformed.
 
-    With `deep` what its sub-workflows tell of their variables is handed up.
+    With `deep`, inputs of sub-workflows describe the variables passed to them.
     """
     variables = raw.tree.get("variables", {})
     blocks = raw.tree.get("inputs", {})
@@ -60,7 +60,7 @@ def declared_inputs(raw: RawDocument, *, deep: bool = True) -> tuple[InputSpec, 
     parsed: dict[str, InputBlock] = {}
     for name, block in blocks.items():
         if len(problems) >= MAX_PROBLEMS:
-            # To look for the nearest name of each takes long, and nobody reads so much.
+            # Finding the nearest name of each takes long, and nobody reads so many.
             break
         if name not in variables:
             problems.append(
@@ -107,7 +107,7 @@ def _problem(name: str, wrong: ErrorDetails) -> Problem:
 
 
 def child_path(parent: Path, named: str) -> Path:
-    """Where a sub-workflow's file lies. Raises InvalidWorkflow for what may not be named."""
+    """Returns the path of a sub-workflow's file. Raises InvalidWorkflow for a forbidden name."""
     if parse(named) is not None or not can_be_path(parent.parent / named):
         raise InvalidWorkflow(f"'{shortened(named)}' is not a path.")
     if named.startswith("builtin:"):
@@ -123,19 +123,19 @@ def child_path(parent: Path, named: str) -> Path:
 
 
 def _overridden(derived: InputBlock, own: InputBlock | None) -> InputBlock:
-    """What was derived, with what the document itself says on top."""
+    """Returns the derived block, overridden by the document's own."""
     if own is None:
         return derived
     told = {key: getattr(derived, key) for key in derived.model_fields_set}
     said = {key: getattr(own, key) for key in own.model_fields_set}
     if said.keys() & {"choices", "mask_of"} or {"minimum", "maximum"} <= said.keys():
-        # These say what kind of field it is as well as the word would.
+        # These imply the kind of field.
         told.pop("kind", None)
     return InputBlock(**{**told, "group": "", **said})
 
 
 class _Children:
-    """What is told of the variables of sub-workflows; each file is read once."""
+    """Input blocks of sub-workflows; each file is read once."""
 
     def __init__(self) -> None:
         self._known: dict[Path, Mapping[str, InputBlock]] = {}
@@ -143,8 +143,8 @@ class _Children:
     def blocks(
         self, raw: RawDocument, depth: int = MAX_DEPTH
     ) -> dict[str, Mapping[str, InputBlock]]:
-        """By the step that runs it. One that cannot be read is passed over here; the planner says
-        what is wrong with it."""
+        """Returns the blocks by the step that runs the sub-workflow. An unreadable one is skipped
+        here; the planner reports it."""
         found = {}
         for step, named in children_of(raw.tree) if depth else ():
             with contextlib.suppress(WorkbenchError):
@@ -153,7 +153,7 @@ class _Children:
 
     def _of(self, path: Path, depth: int) -> Mapping[str, InputBlock]:
         if path not in self._known:
-            # While it is read nothing is known of it: it may run itself.
+            # Empty while the file is read: it may run itself.
             self._known[path] = {}
             child = read_document(path)
             own = _own_blocks(child)
@@ -174,7 +174,7 @@ def _own_blocks(raw: RawDocument) -> dict[str, InputBlock]:
 
 
 def _defaults(raw: RawDocument, variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """What each variable is when nobody gives anything: one may be another's default."""
+    """Returns each variable's value without inputs: one may be another's default."""
     try:
         found = substitute(variables, variables, frozenset(), frozenset())
     except TooManyNodes:

@@ -1,4 +1,4 @@
-"""Names of files as a document or a person gives them, and what a model says of itself."""
+"""File names in documents and inputs, and JSON files of models."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_NAME_BYTES = 255
 GGUF_SUFFIX = ".gguf"
 SAFE_SUFFIXES = {".safetensors", GGUF_SUFFIX}
 PICKLE_SUFFIXES = {".ckpt", ".bin", ".pt", ".pth"}
-"""Of files of weights that hold no code, and of those that may."""
+"""Suffixes of weight files that hold no code, and of those that may."""
 PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
 
 
 def can_be_path(path: str | Path) -> bool:
-    """Whether a file could have this path at all; asking the system about others raises."""
+    """Returns True if a file could have this path; the system raises for others."""
     text = str(path)
     return (
         "\0" not in text
@@ -32,14 +32,14 @@ def can_be_path(path: str | Path) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Whether this can only name something below a folder: words with `/` between them."""
+    """Returns True if the name can only lead below a folder: words with `/` between them."""
     return PLAIN_NAME.fullmatch(name) is not None and ".." not in name
 
 
 def safe_name(name: str, files: Container[str], *, allow_pickles: bool = False) -> str | None:
-    """Which of these files is read where this one is named; None where none may be.
+    """Returns which of these files is read for this name; None where none may be.
 
-    The safetensors file of the same name beside one that may hold code.
+    For a file that may hold code: the safetensors file of the same name beside it.
     """
     path = PurePosixPath(name)
     if path.suffix.lower() in SAFE_SUFFIXES:
@@ -53,8 +53,8 @@ def safe_name(name: str, files: Container[str], *, allow_pickles: bool = False) 
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """A component's `config.json`; empty where there is none that can be read, of which the load
-    says more."""
+    """Returns a component's `config.json`; empty where it is missing or unreadable, which its load
+    reports."""
     path = folder / "config.json"
     if not path.is_file():
         return {}
@@ -70,12 +70,12 @@ def _read_json(path: Path, _stamp: FileStamp) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a model's file. Raises ValueError where it holds none, OSError."""
+    """Returns the JSON object in a model's file. Raises ValueError for anything else, OSError."""
     return object_in(path.read_bytes())
 
 
 def object_in(data: bytes) -> dict[str, Any]:
-    """The object that these bytes are as JSON. Raises ValueError where they are none."""
+    """Returns the JSON object in these bytes. Raises ValueError for anything else."""
     try:
         found = json.loads(data)
     except RecursionError:

@@ -1,8 +1,8 @@
-"""What a form can tell of a variable from where it ends up: in a pipeline's call, a task's, a
+"""Derives form fields of variables from their uses: in a pipeline's call, a task's, a
 sub-workflow's, or a setting of the document.
 
-What is derived here has the form of an `inputs` block, so that the document's own block overrides
-any of it. Limits are hard ones: a value beyond them would be refused where it arrives.
+The result has the form of an `inputs` block, so that the document's own block overrides any of it.
+Limits are hard ones: a value beyond them would be refused where it arrives.
 """
 
 from __future__ import annotations
@@ -41,42 +41,41 @@ LABELS = {
     "model_name": "Model",
     "torch_dtype": "Number format",
 }
-"""What well-known arguments are called on a form."""
+"""Labels of well-known arguments."""
 WORDS = {"lora": "LoRA", "vae": "VAE", "url": "URL", "uri": "URI", "id": "ID", "qr": "QR",
          "ip": "IP", "num": "number of"}  # fmt: skip
 MAIN = {"width", "height", "num_frames", "num_images_per_prompt", "num_videos_per_prompt",
         "strength"}  # fmt: skip
-"""Arguments of a pipeline that are asked for at once, beside prompts and media; others wait under
-Advanced."""
+"""Arguments of a pipeline shown at once, beside prompts and media; others are under Advanced."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "offload": tuple(OFFLOADS),
     "attention_backend": get_args(AttentionBackend),
 }
-"""Settings of a pipeline's configuration that are one of a few words."""
+"""Settings of a pipeline's configuration with a fixed set of values."""
 LIMITS: dict[tuple[str, str], tuple[float | None, float | None]] = {
     ("result", "fps"): (1, 240),
     ("scheduler", "shift"): (0, None),
 }
 MAX_HELP_LENGTH = 160
 MEDIA_PLACE = re.compile(r"_(url|uri|location|path|file)$")
-"""How the name of a variable ends that names a file; a form takes the file itself."""
+"""Ends of the names of variables that hold a file's place; a form takes the file itself."""
 LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)|\[(`[^`]+`)\]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 NOT_FOR_FORMS = re.compile(r"_embeds|torch\.Tensor|numpy|equation")
-"""What a sentence is about that only helps who calls the pipeline from Python."""
+"""Subjects of sentences that only help callers from Python."""
 ENTRY = re.compile(r"^ {0,4}(\w+)(?: \(.*)?:?\s*$")
 
 
 class Use(NamedTuple):
-    """One place where a variable stands."""
+    """One place where a variable is used."""
 
     path: Path
     step: Mapping[str, Any]
-    """The step it stands in."""
+    """The step that contains it."""
 
 
 def uses_of_variables(tree: Mapping[str, Any]) -> dict[str, list[Use]]:
-    """Every place of every variable in the document's steps, in order."""
+    """Returns every use of every variable in the document's steps, in order."""
     found: dict[str, list[Use]] = {}
 
     def walk(value: Any, path: Path, step: Mapping[str, Any]) -> None:
@@ -99,7 +98,7 @@ def uses_of_variables(tree: Mapping[str, Any]) -> dict[str, list[Use]]:
 def derived_blocks(
     tree: Mapping[str, Any], children: Mapping[str, Mapping[str, InputBlock]]
 ) -> dict[str, InputBlock]:
-    """What can be told of each variable of the document.
+    """Returns what can be derived of each variable of the document.
 
     `children` has the blocks of the sub-workflows' variables, by the name of the step.
     """
@@ -120,7 +119,7 @@ def derived_blocks(
 
 
 def _block(name: str, default: Any, told: list[dict[str, Any]]) -> InputBlock:
-    """What all the places of a variable say of it together."""
+    """Combines what all uses of a variable tell."""
     fields: dict[str, Any] = {}
     for key in ("kind", "help", "choices"):
         said = [each[key] for each in told if each.get(key)]
@@ -137,20 +136,20 @@ def _block(name: str, default: Any, told: list[dict[str, Any]]) -> InputBlock:
                 fields[key] = said[0]
         low, high = fields.get("minimum"), fields.get("maximum")
         if (low is not None and default < low) or (high is not None and default > high):
-            # The document's own word; whether it can stand is for the planner to say.
+            # The document's own value; the planner decides whether it is valid.
             fields = {key: fields[key] for key in fields.keys() - {"minimum", "maximum"}}
         ranged = isinstance(default, float) and low is not None and high is not None
         kind: InputKind = (
             "slider" if ranged else "integer" if isinstance(default, int) else "number"
         )
-        # One that is called so is the run's own seed, for which the page has a field already.
+        # This name means the run's own seed, for which the page has a field already.
         fields["kind"] = "seed" if name == SEED else kind
     fields["group"] = "" if any(each.get("main") for each in told) else "advanced"
     return InputBlock(**fields)
 
 
 def label(name: str) -> str:
-    """The name in words: `lora_scale` → `LoRA scale`."""
+    """Returns the name in words: `lora_scale` becomes `LoRA scale`."""
     if name in LABELS:
         return LABELS[name]
     words = [WORDS.get(word.lower(), word) for word in re.split(r"[-_\s]+", name) if word]
@@ -163,7 +162,7 @@ def _told(
     steps: Mapping[str, Mapping[str, Any]],
     children: Mapping[str, Mapping[str, InputBlock]],
 ) -> Iterator[tuple[str, Any]]:
-    """What one place says, as fields of a block, and whether it is of the `main` ones."""
+    """Yields what one use tells, as fields of a block, and `main` for the main arguments."""
     match use.path:
         case ("pipeline" | "pipeline_reference", "arguments", str(argument), *_):
             yield from _of_argument(_pipeline_class(use.step, steps), argument, use.path)
@@ -211,7 +210,7 @@ def _of_argument(class_name: str, argument: str, path: Path) -> Iterator[tuple[s
 
 
 def _of_media(path: Path) -> Iterator[tuple[str, Any]]:
-    """That a picture or a video stands here, by the key it stands under."""
+    """Yields the kind of media at this place, by its key."""
     keys = [part for part in path if isinstance(part, str)]
     key = keys[-2] if keys[-1] == "location" else keys[-1]
     kind = media_kind(key)
@@ -238,7 +237,7 @@ def _of_task(task: Mapping[str, Any], argument: str) -> Iterator[tuple[str, Any]
 
 
 def _pipeline_class(step: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> str:
-    """The unqualified class whose call the step makes; "" where it cannot be told."""
+    """Returns the unqualified class that the step calls; "" where unknown."""
     reference = step.get("pipeline_reference")
     if isinstance(reference, dict):
         step = steps.get(str(reference.get("reference_name")), {})
@@ -251,7 +250,7 @@ def _pipeline_class(step: Mapping[str, Any], steps: Mapping[str, Mapping[str, An
 
 @cache
 def argument_help(class_name: str) -> Mapping[str, str]:
-    """What the docstring of the pipeline's call says of each argument, in a sentence or two."""
+    """Returns one or two sentences of each argument's docstring in the pipeline's call."""
     signature = call_signature(class_name) if class_name else None
     if signature is None:
         return {}
@@ -268,7 +267,7 @@ def argument_help(class_name: str) -> Mapping[str, str]:
 
 
 def _first_sentences(text: str) -> str:
-    """The sentences of a docstring that fit on a form, without links."""
+    """Returns the first sentences of a docstring that fit on a form, without links."""
     text = LINK.sub(lambda link: link[1] or link[2], text)
     told = ""
     for sentence in SENTENCE_END.split(text):
@@ -282,7 +281,8 @@ def _first_sentences(text: str) -> str:
 
 
 def children_of(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The sub-workflows of the document: the step's name, and the path, a variable's by default."""
+    """Yields each sub-workflow of the document: the step's name, and the path, a variable's by
+    default."""
     steps, variables = tree.get("steps"), tree.get("variables")
     for step in steps if isinstance(steps, list) else ():
         if not isinstance(step, dict) or not isinstance(step.get("workflow"), dict):

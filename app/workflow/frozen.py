@@ -1,4 +1,4 @@
-"""What plans are made of."""
+"""Base class of plans."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""The kinds of inputs that a form asks for."""
+"""Kinds of form inputs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The text of a document: JSON → values, in words what keeps it from being JSON, and which line
-something stands on."""
+"""Parses a document's JSON, explains syntax errors in words, and finds lines of values."""
 
 from __future__ import annotations
 
@@ -14,17 +13,17 @@ NOT_JSON = {
     "True": "true", "False": "false", "None": "null", "TRUE": "true", "FALSE": "false",
     "NULL": "null", "undefined": "null", "nil": "null",
 }  # fmt: skip
-"""Words of other languages and what JSON writes instead."""
+"""Words of other languages and their JSON equivalents."""
 COMMA_TOO_MANY = ("There is a comma too many before this.", "")
 DECODER = json.JSONDecoder()
 
 
 class Parsed(NamedTuple):
-    """A text that is JSON."""
+    """A parsed JSON text."""
 
     value: Any
     repeated: tuple[str, ...]
-    """Keys that stand twice in one object, of which JSON takes the last."""
+    """Keys that occur twice in one object; JSON takes the last."""
 
 
 class WrongJson(ValueError):
@@ -37,15 +36,14 @@ class WrongJson(ValueError):
 
 
 def text_of(content: bytes) -> str:
-    """The text in these bytes: UTF-8, or UTF-16 or UTF-32 as an editor may have saved it. Raises
-    UnicodeDecodeError."""
+    """Returns the text in these bytes: UTF-8, UTF-16 or UTF-32. Raises UnicodeDecodeError."""
     return content.decode(json.detect_encoding(content))
 
 
 def parse_json(content: bytes) -> Parsed:
-    """The value in these bytes (see `text_of`).
+    """Returns the value in these bytes (see `text_of`).
 
-    Raises WrongJson, UnicodeDecodeError, or RecursionError where lists in lists have no end.
+    Raises WrongJson, UnicodeDecodeError, or RecursionError for endless nesting.
     """
     text = text_of(content)
     repeated: dict[str, None] = {}
@@ -75,8 +73,8 @@ def parse_json(content: bytes) -> Parsed:
 
 
 def line_of(text: str, pointer: str) -> int:
-    """The line, from 1, of what this JSON pointer leads to in a text that is JSON; of what is
-    nearest above it, where it leads further than the text."""
+    """Returns the line, from 1, of the value at this JSON pointer; of its nearest parent where the
+    pointer leads beyond the text."""
     at = found = BLANK.match(text).end()  # type: ignore[union-attr]
     for part in pointer.split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
@@ -88,7 +86,7 @@ def line_of(text: str, pointer: str) -> int:
 
 
 def _entered(text: str, at: int, key: str) -> tuple[int, int] | None:
-    """Where the entry of this key begins, and its value, in the object or list that begins here."""
+    """Returns where this key's entry and its value begin in the object or list that begins here."""
     opening, number = text[at], 0
     while opening in "{[":
         begins = at = BLANK.match(text, at + 1).end()  # type: ignore[union-attr]
@@ -116,7 +114,7 @@ def _wrong(text: str, position: int, message: str, hint: str = "") -> WrongJson:
 
 
 def _explained(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
-    """What is wrong at this place, and what to do, for the mistakes that people make."""
+    """Explains the error, and how to correct it, for common mistakes."""
     rest = text[error.pos :].lstrip()
     word = WORD.match(rest)
     if not text.strip():

@@ -1,4 +1,4 @@
-"""File → JSON → raw document, and the wording of what is wrong with a document."""
+"""Reads a file into a raw document, and words the problems of a document."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 
 
 class RawDocument(NamedTuple):
-    """A workflow file as read: no variable substituted, nothing checked beyond being a JSON
-    object."""
+    """A workflow file as read: a JSON object, variables not substituted, nothing else checked."""
 
     path: pathlib.Path
     content: bytes
     tree: dict[str, Any]
-    """With the values of its constants."""
+    """Constants are replaced by their values."""
     wrong_constants: tuple[tuple[Path, str], ...] = ()
-    """Where a constant stands that cannot be taken, and why; there the tree has null."""
+    """Places of constants that cannot be resolved, with the reason; the tree has null there."""
     warnings: tuple[str, ...] = ()
-    """What is no mistake of the file and may be one of who wrote it."""
+    """Probable mistakes that do not make the file invalid."""
 
 
 def read_document(path: pathlib.Path) -> RawDocument:
-    """The document in this file. Raises UnknownWorkflow or InvalidWorkflow with a sentence."""
+    """Returns the document in this file. Raises UnknownWorkflow or InvalidWorkflow with a
+    sentence."""
     if not can_be_path(path):
         raise UnknownWorkflow(f"No file can be called '{shortened(str(path))}'.")
     if path.suffix.lower() != ".json" or not path.is_file():
@@ -65,7 +65,7 @@ def read_document(path: pathlib.Path) -> RawDocument:
             f"'{path.name}' is not UTF-8 text.", hint="Save it with that encoding."
         ) from error
     except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, lists in lists without end.
+        # A number of thousands of digits, or endless nesting.
         raise InvalidWorkflow(f"'{path.name}' is beyond what a workflow can hold.") from error
     if not isinstance(tree, dict):
         raise InvalidWorkflow(f"'{path.name}' is not a workflow: a JSON object is needed.")
@@ -84,7 +84,7 @@ def read_document(path: pathlib.Path) -> RawDocument:
 
 
 def _place_of_unfit(tree: Any) -> Path:
-    """How far into the tree the first value lies that `unfit` objects to."""
+    """Returns the path of the first value that `unfit` rejects, as far as it can be followed."""
     path: Path = ()
     while isinstance(tree, dict | list):
         entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
@@ -96,7 +96,7 @@ def _place_of_unfit(tree: Any) -> Path:
 
 
 def _no_file(path: pathlib.Path) -> tuple[str, str]:
-    """Why there is no document under this path, and which one may be meant."""
+    """Returns why there is no document at this path, and a similar one."""
     if path.is_dir():
         there = sorted(file.name for file in path.glob("*.json"))
         listed = f"It has: {shortened(', '.join(there))}." if there else "It has no .json file."
@@ -108,20 +108,20 @@ def _no_file(path: pathlib.Path) -> tuple[str, str]:
 
 
 class Parsed(NamedTuple):
-    """A document as far as it could be read, and everything that is wrong with the rest."""
+    """The valid part of a document, and the problems of the rest."""
 
     document: WorkflowDocument | None
-    """Without the steps that are wrong; None where nothing of it can be used."""
+    """Without the invalid steps; None where nothing is usable."""
     positions: tuple[int, ...]
-    """Where each of its steps stands among all of the file."""
+    """The index in the file of each of its steps."""
     unread: tuple[str, ...]
-    """The names of the steps that are wrong."""
+    """The names of the invalid steps."""
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
 
 def parse_document(tree: dict[str, Any]) -> Parsed:
-    """The typed document, with everything that is wrong with it."""
+    """Returns the typed document and all its problems."""
     unknown = UnknownKeys()
     document, wrong = _validated(tree)
     extra = [_path(each["loc"], tree) for each in wrong if each["type"] == "extra_forbidden"]
@@ -156,7 +156,8 @@ def _validated(tree: dict[str, Any]) -> tuple[WorkflowDocument | None, list[Erro
     try:
         return WorkflowDocument.model_validate(tree), []
     except ValidationError as error:
-        # A list whose items are all wrong counts as empty too; only what is wrong in them is told.
+        # A list whose items are all wrong counts as empty too; only the items' problems are
+        # reported.
         return None, [
             wrong
             for wrong in error.errors()
@@ -188,7 +189,7 @@ def _repeated(steps: Any) -> Iterator[Problem]:
 
 
 def _path(loc: tuple[int | str, ...], tree: Any) -> Path:
-    """Where in the tree pydantic found this; names of its own types in between are left out."""
+    """Returns the path in the tree of pydantic's location; names of its own types are left out."""
     path: list[int | str] = []
     for position, part in enumerate(loc):
         inside = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
@@ -201,7 +202,7 @@ def _path(loc: tuple[int | str, ...], tree: Any) -> Path:
 
 
 def _told(details: ErrorDetails, tree: Any, unknown: UnknownKeys) -> Problem | None:
-    """The sentence for this; None where an unknown key has explained it."""
+    """Returns the problem in words; None where an unknown key has explained it."""
     path = _path(details["loc"], tree)
     last = str(path[-1]) if path else ""
     hint = ""
@@ -231,13 +232,13 @@ CLOSED = {
     "chain", "frame_snap", "ip_adapter", "scheduler", "audio_scheduler", "inputs", "compile",
     "group_offload", "enable_layerwise_casting", "teacache",
 }  # fmt: skip
-"""Blocks whose keys the dialect closes, or hands on to a call that would refuse others."""
+"""Blocks whose keys the dialect closes, or passes on to a call that would refuse others."""
 ACTIONS = ("pipeline", "pipeline_reference", "task", "workflow")
-"""Of which a step has one."""
+"""A step has exactly one."""
 
 
 def is_open(path: Path) -> bool:
-    """Whether the dialect lets other software's keys stand beside this one."""
+    """Returns True if the dialect lets other software's keys stand beside this one."""
     above = [part for part in path[:-1] if isinstance(part, str)]
     if not above:
         return True
@@ -247,7 +248,7 @@ def is_open(path: Path) -> bool:
 
 
 def without(tree: Any, paths: Iterable[Path]) -> Any:
-    """The tree without these keys; what lies beside them is shared, not copied."""
+    """Returns the tree without these keys; the rest is shared, not copied."""
     removals: dict[str | int, Any] = {}
     for path in paths:
         inner = removals
@@ -271,24 +272,24 @@ def without(tree: Any, paths: Iterable[Path]) -> Any:
 
 
 class UnknownKeys:
-    """The unknown keys of one document, as they are found."""
+    """Collects the unknown keys of one document."""
 
     def __init__(self) -> None:
         self._ignored: dict[Path, None] = {}
         self._refused: dict[Path, str] = {}
-        """With the hint at what may be meant."""
+        """With a hint at a similar key."""
 
     def add(self, path: Path) -> None:
-        """Take note of the key at the end of this path."""
+        """Adds the key at the end of this path."""
         if is_open(path):
             self._ignored[path] = None
         else:
             self._refused[path] = _near(path)
 
     def explain(self, path: Path, wanted: Iterable[str]) -> bool:
-        """Whether one of the wanted keys is missing here only because it is mistyped.
+        """Returns True if one of the wanted keys is missing here because it is mistyped.
 
-        If so the mistyped key is the mistake, and is refused.
+        The mistyped key is the mistake then, and is refused.
         """
         for each in (*self._ignored, *self._refused):
             hint = nearest(str(each[-1]), wanted) if each[:-1] == path else ""
@@ -300,7 +301,7 @@ class UnknownKeys:
 
     @property
     def problems(self) -> list[Problem]:
-        """One for every key that is refused."""
+        """One problem for every refused key."""
         return [
             Problem(
                 place=place(path),
@@ -312,7 +313,7 @@ class UnknownKeys:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for every key that is ignored."""
+        """One sentence for every ignored key."""
         return [
             f"{place(path)}: The key '{path[-1]}' is not known{_here(path)} and is ignored."
             f" {_near(path)}".rstrip()
@@ -321,7 +322,7 @@ class UnknownKeys:
 
 
 def _here(path: Path) -> str:
-    """A key that is known elsewhere."""
+    """Returns " here" for a key that is known elsewhere."""
     return " here" if path[-1] in KNOWN_KEYS else ""
 
 

@@ -1,4 +1,4 @@
-"""What workflows and their variables are called by scripts: pure, and the same in every process."""
+"""Names of workflows and variables for scripts: pure, and the same in every process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TAKEN_PARAMETERS = frozenset({"request", "self", "api_name", "fn_index", "header
                               "result_callbacks"})  # fmt: skip
 """Names that a parameter cannot have: Gradio's own, and those of `gradio_client.Client.submit`."""
 SEED = "seed"
-"""Every endpoint has this parameter; a variable of that name is given by it."""
+"""A parameter of every endpoint; a variable of that name is given by it."""
 MAX_TITLE_LENGTH = 100
 
 
 def slug(stem: str) -> str:
-    """The stem in lower case, letters and digits of any script with `-` between them."""
+    """Returns the stem in lower case, letters and digits of any script with `-` between them."""
     kept = [
         char if unicodedata.category(char)[0] in "LMN" else " "
         for char in unicodedata.normalize("NFC", stem).lower()
@@ -28,7 +28,7 @@ def slug(stem: str) -> str:
 
 
 def workflow_names(files: Iterable[Path], known: Mapping[Path, str]) -> dict[Path, str]:
-    """A unique name for each of these files; those that are known keep theirs.
+    """Returns a unique name for each of these files; known files keep theirs.
 
     A name never moves to another file. Files of one folder with the same slug all get a short hash
     of their path; of those in several folders the first folder's keeps the plain name.
@@ -60,8 +60,8 @@ def _hashed(file: Path, taken: set[str]) -> str:
 
 
 def parameter_names(variables: Iterable[str]) -> dict[str, str]:
-    """The parameter by which a script gives each variable: the variable's own name where Python
-    allows it, else the nearest that it does, each once."""
+    """Returns each variable's parameter name: its own name where Python allows it, else the nearest
+    allowed one, each once."""
     variables = tuple(variables)
     names = {name: name for name in variables if _can_be_parameter(name)}
     for name in variables:
@@ -82,7 +82,7 @@ def _free_parameter(base: str, taken: set[str]) -> str:
 
 
 def one_line(text: str, limit: int = MAX_TITLE_LENGTH) -> str:
-    """The text in one line, without characters that are not seen or turn the others around."""
+    """Returns the text in one line, without invisible and bidirectional control characters."""
     shown = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
     line = " ".join(shown.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""The ways in which components wait in RAM while others compute."""
+"""Offload modes: components wait in RAM while others compute."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Weighed(Protocol):
 
 
 class Way(NamedTuple):
-    """One way to offload."""
+    """One offload mode."""
 
     at_once_bytes: Callable[[Weighed], int]
-    """How many bytes of weights are on the device at one time."""
+    """Bytes of weights on the device at one time."""
     enable: str
-    """The worker's function that tells a pipeline; see `app.worker.tuning.offload`."""
+    """The worker's function that applies it to a pipeline; see `app.worker.tuning.offload`."""
 
 
 IN_WORKER = "app.worker.tuning.offload"
@@ -32,5 +32,5 @@ OFFLOADS: dict[str, Way] = {
     "sequential": Way(lambda need: need.never_offloaded_bytes, f"{IN_WORKER}:one_layer"),
 }
 Offload = Annotated[str, OneOf(OFFLOADS)]
-"""How components wait in RAM while others compute: one component or one layer at a time is on the
+"""Components wait in RAM while others compute: one component, or one layer, at a time is on the
 device."""

@@ -1,4 +1,4 @@
-"""A word of a table: the type of a document's or a plan's field that names a line of it."""
+"""The type of a field that names an entry of a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class OneOf:
-    """In `Annotated[str, OneOf(TABLE)]`, has pydantic take the table's words and no others."""
+    """In `Annotated[str, OneOf(TABLE)]`, makes pydantic accept only the table's keys."""
 
     def __init__(self, words: Collection[str]) -> None:
         self._words = words

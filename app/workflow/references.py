@@ -1,7 +1,7 @@
-"""The three prefixes a document's string may carry: `variable:`, `previous_result:`, `constant:`.
+"""The three prefixes of a document's strings: `variable:`, `previous_result:`, `constant:`.
 
-A string is a reference only as a whole; inside a longer text a prefix is just text. Only what the
-document itself says is ever parsed here: what a person typed is literal.
+A string is a reference only as a whole; inside a longer text a prefix is just text. Only the
+document's own strings are parsed here: typed values are literal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from app.errors import Problem
 
 Path = tuple[str | int, ...]
-"""Where a value stands in a document: `("steps", 0, "pipeline", "arguments", "prompt")`."""
+"""A value's place in a document: `("steps", 0, "pipeline", "arguments", "prompt")`."""
 
 PREFIXES: tuple[Literal["variable", "previous_result", "constant"], ...] = (
     "variable",
@@ -31,14 +31,14 @@ PLAIN_KEY = re.compile(r'[^.\[\]"/, ]+')
 
 
 class Reference(NamedTuple):
-    """A parsed reference: which kind, and to what."""
+    """A parsed reference: its kind and its target."""
 
     kind: Literal["variable", "previous_result", "constant"]
     target: str
 
 
 def parse(value: object) -> Reference | None:
-    """The reference this value is, or None."""
+    """Returns the reference in this value, or None."""
     if isinstance(value, str):
         for kind in PREFIXES:
             if value.startswith(f"{kind}:"):
@@ -47,9 +47,9 @@ def parse(value: object) -> Reference | None:
 
 
 def place(path: Path) -> str:
-    """The path as a person reads it: `steps[0].pipeline.arguments.prompt`.
+    """Returns the path in readable form: `steps[0].pipeline.arguments.prompt`.
 
-    A key that is no plain name stands in quotes: `arguments["a.b"]`.
+    A key that is not a plain name is quoted: `arguments["a.b"]`.
     """
     text = ""
     for part in path:
@@ -67,19 +67,20 @@ class Substituted(NamedTuple):
 
     tree: Any
     literal: frozenset[Path]
-    """Where a person's own value landed: nothing below is a reference, a name or a file rule."""
+    """Places of typed values: nothing below is a reference, a name or a file rule."""
     references: dict[Path, str]
-    """Where each variable stood."""
+    """The variable that stood at each place."""
     undeclared: tuple[tuple[Path, str], ...]
     """References to variables the document does not declare."""
     endless: tuple[tuple[Path, str], ...]
     """References to variables whose default leads back to themselves."""
     nodes: int
-    """How many objects, lists and values the tree has."""
+    """Number of objects, lists and values in the tree."""
 
 
 def count_nodes(tree: Any) -> int:
-    """How many objects, lists and values the tree has; no more than is needed to say too many."""
+    """Returns the number of objects, lists and values in the tree; stops counting above
+    MAX_NODES."""
     count, level = 0, [tree]
     while level and count <= MAX_NODES:
         count += len(level)
@@ -94,17 +95,17 @@ def count_nodes(tree: Any) -> int:
 
 
 class TooManyNodes(Exception):
-    """The document has more parts than `MAX_NODES` once its variables are replaced."""
+    """The document has more than `MAX_NODES` parts once its variables are replaced."""
 
 
 def substitute(
     tree: JsonValue, values: Mapping[str, Any], typed: frozenset[str], given: frozenset[str]
 ) -> Substituted:
-    """Replace every `variable:NAME` by its value.
+    """Replaces every `variable:NAME` by its value.
 
-    A default may itself refer to variables, at any depth. The values of those in `given` are taken
-    as they are; of those, the ones in `typed` are a person's own word and literal.
-    Raises TooManyNodes where defaults that hold defaults grow without bounds.
+    A default may itself refer to variables, at any depth. Values in `given` are taken as they are;
+    of those, the ones in `typed` are typed by a person and literal. Raises TooManyNodes where
+    nested defaults grow without bounds.
     """
     literal: set[Path] = set()
     references: dict[Path, str] = {}
@@ -151,11 +152,11 @@ MAX_PROBLEMS = 100
 
 
 class TooManyProblems(Exception):
-    """Nobody reads more; a document that is wrong everywhere must not keep the planner busy."""
+    """The limit of reported problems is reached; the planner stops looking."""
 
 
 def problem(problems: list[Problem], path: Path, message: str, hint: str = "") -> None:
-    """Note one thing that is wrong at this place. Raises TooManyProblems."""
+    """Notes a problem at this place. Raises TooManyProblems."""
     if len(problems) >= MAX_PROBLEMS:
         raise TooManyProblems
     problems.append(Problem(place=place(path), message=message, hint=hint))

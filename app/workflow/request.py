@@ -1,4 +1,4 @@
-"""What a request may carry at all, checked before anything of it is read."""
+"""Limits of a request, checked before any of it is read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_REQUEST_BYTES = 1_000_000
 """Inputs and changes together, as JSON. Every run keeps them in its record, and the worker needs
 many times as much memory to read them."""
 MAX_NAMES = 1000
-"""Inputs or changes of one request; each may get a sentence of its own when it is refused."""
+"""Inputs or changes of one request; each may get a message of its own when it is refused."""
 
 
 def request_problems(inputs: Mapping[str, Any], changes: Mapping[str, Any]) -> list[Problem]:
-    """Everything that keeps the inputs and changes of a request from being carried as JSON."""
+    """Returns the problems that keep a request's inputs and changes from being carried as JSON."""
     problems: list[Problem] = []
     for kind, given in (("inputs", inputs), ("changes", changes)):
         if len(given) > MAX_NAMES:
@@ -35,7 +35,7 @@ def request_problems(inputs: Mapping[str, Any], changes: Mapping[str, Any]) -> l
                 problems.append(Problem(place=where, message=f"The value {wrong}."))
     if problems:
         return problems
-    # A value that fits is not deep, so this cannot run out of stack.
+    # A value that fits is not deep, so this cannot overflow the stack.
     size = sum(
         len(json.dumps(dict(given), ensure_ascii=False).encode()) for given in (inputs, changes)
     )
@@ -58,17 +58,17 @@ INDEX = re.compile(r"0|[1-9][0-9]{0,6}")
 def with_changes(
     tree: dict[str, Any], changes: Mapping[str, JsonValue]
 ) -> tuple[dict[str, Any], frozenset[Path], list[Problem]]:
-    """The document with these values set, the places they stand at, and what was wrong.
+    """Returns the document with these values set, their places, and the problems.
 
-    An object may get a key it does not have; an item of a list has to be there. What is set is
-    literal, as an input is: it can neither refer to anything nor choose a class.
+    An object may get a new key; a list's item must exist. A changed value is literal, as an input
+    is: it can neither refer to anything nor choose a class.
     """
     changed: Any = tree
     places: set[Path] = set()
     problems: list[Problem] = []
     for number, (pointer, value) in enumerate(changes.items()):
         if len(problems) >= MAX_TOLD:
-            # Each may be compared with every key there is.
+            # Each may be compared with every known key.
             message = f"{len(changes) - number} more changes were not looked at."
             problems.append(Problem(place="changes", message=message))
             break
@@ -88,7 +88,8 @@ class _NoPlace(Exception):
 
 
 def _path(pointer: str, tree: Any) -> Path:
-    """Where the pointer leads in this document. Raises _NoPlace where nothing can stand."""
+    """Returns the path of the pointer in this document. Raises _NoPlace where nothing can be
+    set."""
     words = [word.replace("~1", "/").replace("~0", "~") for word in pointer.split("/")[1:]]
     if not pointer.startswith("/") or words[0] not in SETTABLE:
         raise _NoPlace(
@@ -115,7 +116,7 @@ def _path(pointer: str, tree: Any) -> Path:
 
 
 def _replaced(tree: Any, path: Path, value: JsonValue) -> Any:
-    """A copy of the tree along this path with the value at its end; the rest is shared."""
+    """Returns a copy of the tree along this path with the value at its end; the rest is shared."""
     if not path:
         return value
     first, *rest = path

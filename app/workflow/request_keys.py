@@ -17,12 +17,12 @@ from app.workflow.plan_sources import ModelSource
 
 
 def request_key(plan: Plan, device: str = "auto", specs: PlanSpecs | None = None) -> str:
-    """Returns the key of what a plan makes.
+    """Returns the key of a plan's files.
 
     It covers the resolved steps with their seeds, the content of images, what the steps load, the
     libraries' versions and the device as the settings name it. What a step loads is read from
-    `specs`; where they do not say it for certain, it is every file of its local models, and for a
-    model of the hub its name and revision.
+    `specs`; where they are not certain, it is every file of its local models, and for a model of
+    the hub its name and revision.
     """
     digest = hashlib.sha256(json.dumps([plan.workflow_id, device, computing_versions()]).encode())
     for step in plan.steps:
@@ -37,8 +37,7 @@ def request_key(plan: Plan, device: str = "auto", specs: PlanSpecs | None = None
 
 
 def is_certain(plan: Plan, specs: PlanSpecs | None) -> bool:
-    """Returns whether `specs` say for certain what each step loads, so that the key needs no file
-    to be looked at."""
+    """Returns True if `specs` are certain for each step, so that the key needs no look at files."""
     steps = {} if specs is None else specs.steps
     return all(
         step.name in steps and steps[step.name].is_final for step in plan.steps if step.sources
@@ -50,14 +49,14 @@ def _identity_of_source(source: ModelSource) -> str:
         return ""
     if source.file:
         return identify_file(Path(source.folder) / source.file).model_dump_json()
-    # Resolved once: to resolve the path of each file would take most of a request's key.
+    # Resolved once: resolving the path of each file would take most of a request key's time.
     files = _files_below(os.path.realpath(source.folder))
     return "".join(identity_of(file).model_dump_json() for file in files)
 
 
 def _files_below(folder: str) -> Iterator[os.DirEntry[str]]:
-    """All files in this folder and those in it, in order; none where it cannot be listed, which the
-    load will tell."""
+    """Yields all files below this folder, in order; none where it cannot be listed, which the load
+    reports."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""The kinds of results that a document may name, and what writes each."""
+"""The kinds of results, and their writers."""
 
 from __future__ import annotations
 

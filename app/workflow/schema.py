@@ -1,9 +1,9 @@
-"""The dialect as JSON Schema (draft 2020-12), made from the typed document.
+"""Generates the JSON Schema (draft 2020-12) of the dialect from the typed document.
 
     python -m app.workflow.schema > docs/workflow.schema.json
 
-An editor that is told of it (`"$schema"` in the document) completes keys and marks mistakes. It
-describes the document as it is written: anything but a key may be a `variable:`.
+An editor that is given it (`"$schema"` in the document) completes keys and marks mistakes. It
+describes the document as written: any value may be a `variable:`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ PLACES = {
     "ChainBlock": ("chain",),
     "InputBlock": ("inputs", "x"),
 }
-"""Where the blocks stand that may be closed; the others are open."""
+"""Places of the blocks that may be closed; the others are open."""
 LITERAL = {"InputBlock"}
 """Blocks that are read before variables are replaced."""
 Schema = dict[str, Any]
 
 
 def workflow_schema() -> Schema:
-    """The schema of a workflow's file."""
+    """Returns the schema of a workflow file."""
     schema = WorkflowDocument.model_json_schema()
     blocks: Schema = schema.pop("$defs")
     blocks["WorkflowDocument"] = schema
@@ -61,7 +61,7 @@ def workflow_schema() -> Schema:
 
 
 def _block(name: str, block: Schema) -> Schema:
-    """One object of the document: open or closed, and with variables where they may stand."""
+    """Returns the schema of one object: open or closed, with variables where they are allowed."""
     if block.get("type") != "object":
         return block
     place = PLACES.get(name, (name,))
@@ -83,7 +83,7 @@ def _block(name: str, block: Schema) -> Schema:
 
 
 def _add_what_validators_check(blocks: dict[str, Schema]) -> None:
-    """What the document's own validators say beyond the types of its fields."""
+    """Adds the rules of the document's validators, which field types do not express."""
     step, task, pipeline = blocks["StepDocument"], blocks["TaskBlock"], blocks["PipelineBlock"]
     some_change = [{"required": [key]} for key in ("configuration", "shift", "from_config_args")]
     blocks["SchedulerBlock"]["anyOf"] = some_change
@@ -100,9 +100,9 @@ def _add_what_validators_check(blocks: dict[str, Schema]) -> None:
 
 
 def _or_variable(value: Schema) -> Schema:
-    """A number, a truth value or one of some words may also be a variable that holds it.
+    """Returns the schema with a variable as an alternative to a number, a boolean or an enum.
 
-    A text may be one anyhow; of a block that is one an editor could say nothing.
+    A string may be one anyway; for a block an editor could tell nothing.
     """
     options = value.get("anyOf", [value])
     kinds = {option.get("type") for option in options} - {"null"}
@@ -117,7 +117,7 @@ def _or_variable(value: Schema) -> Schema:
 
 @cache
 def _described() -> dict[str, dict[str, str]]:
-    """What stands below the fields of the document's classes, by class and field."""
+    """Returns the docstrings of the document's fields, by class and field."""
     tree = ast.parse(Path(document.__file__).read_text(encoding="utf-8"))
     found: dict[str, dict[str, str]] = {}
     for block in tree.body:
@@ -138,7 +138,7 @@ def _without_titles(value: Any) -> Any:
 
 
 def text() -> str:
-    """The schema as its file has it."""
+    """Returns the text of the schema file."""
     return json.dumps(workflow_schema(), indent=2) + "\n"
 
 

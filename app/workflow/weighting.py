@@ -1,9 +1,8 @@
 """Weights in a prompt, in the notation of AUTOMATIC1111's web UI; pure.
 
-`(text)` weighs 1.1 times as much, `[text]` 1.1 times less, `(text:1.5)` as much as it says; inside
-one another they multiply. `\\(`, `\\)`, `\\[` and `\\]` are the characters themselves. The word
-BREAK begins a new chunk. A bracket that is never closed counts to the end, and one that was never
-opened is a character like others.
+`(text)` multiplies the weight by 1.1, `[text]` divides it by 1.1, `(text:1.5)` multiplies by the
+number; nested ones multiply. `\\(`, `\\)`, `\\[` and `\\]` are the characters themselves. The word
+BREAK begins a new chunk. An unclosed bracket counts to the end, and an unopened one is plain text.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 STEP = 1.1
 SUPPORTED = ("Flux", "StableDiffusion")
-"""How the names of pipelines begin whose prompts can be weighed here."""
+"""Prefixes of the pipelines whose prompts can be weighted here."""
 NOT_SUPPORTED = ("Flux2", "Flux3")
 MARKS = re.compile(
     r"\\[()\[\]]"  # an escaped bracket
@@ -34,18 +33,18 @@ Chunk = tuple[Piece, ...]
 
 
 def has_marks(prompt: str) -> bool:
-    """Whether anything in it could be a weight."""
+    """Returns True if the prompt may contain a weight."""
     return any(mark in prompt for mark in "([")
 
 
 def can_be_weighed(pipeline_class: str) -> bool:
-    """Whether a pipeline of this name may have its prompts weighed; unqualified."""
+    """Returns True if prompts of this pipeline class (unqualified) can be weighted."""
     is_one = pipeline_class.startswith(SUPPORTED) and not pipeline_class.startswith(NOT_SUPPORTED)
     return is_one or pipeline_class.startswith(("AutoPipeline", "DiffusionPipeline"))
 
 
 def read_weights(prompt: str) -> tuple[Chunk, ...]:
-    """The prompt's chunks, each of pieces; neighbours have different weights."""
+    """Returns the prompt's chunks, each of pieces; neighbours have different weights."""
     chunks: list[list[Piece]] = [[]]
     round_open: list[tuple[int, int]] = []
     square_open: list[tuple[int, int]] = []
@@ -89,12 +88,12 @@ def read_weights(prompt: str) -> tuple[Chunk, ...]:
 
 
 def plain(chunks: tuple[Chunk, ...]) -> str:
-    """The prompt as an encoder reads it, without marks."""
+    """Returns the prompt without marks, as an encoder reads it."""
     return " ".join("".join(piece.text for piece in chunk) for chunk in chunks)
 
 
 def weights_of_characters(chunks: tuple[Chunk, ...]) -> list[float]:
-    """The weight of each character of the plain prompt."""
+    """Returns the weight of each character of the plain prompt."""
     found: list[float] = []
     for number, chunk in enumerate(chunks):
         found += [1.0] if number else []

@@ -1,1 +1,1 @@
-"""What the installed libraries say of themselves, read from their source and never imported."""
+"""Facts about the installed libraries, read from their source without importing them."""

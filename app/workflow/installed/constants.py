@@ -1,7 +1,7 @@
-"""`constant:dotted.NAME`: a value that stands in the source of diffusers or transformers.
+"""Resolves `constant:dotted.NAME`: a value in the source of diffusers or transformers.
 
-Only the source is read: nothing is imported or run, so there is nothing a document could set off.
-What is taken are literals and what is made of literals by arithmetic and slicing.
+The source is only read: nothing is imported or run, so a document cannot trigger anything. Literals
+are resolved, and expressions of literals by arithmetic and slicing.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 MAX_NAME_LENGTH = 200
 PACKAGES = ("diffusers", "transformers")
 MAX_IMPORTS = 8
-"""So often a name may be imported from one module into the next."""
+"""Greatest number of imports of a name from one module into the next."""
 MAX_LENGTH = 100_000
-"""Of a list or a text that arithmetic makes."""
+"""Limit for lists and texts made by arithmetic."""
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -39,14 +39,15 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 class UnknownConstant(ValueError):
-    """There is no such constant to take; the text is a sentence that begins with just that."""
+    """The constant cannot be resolved; the text is a sentence that begins with that."""
 
 
 @functools.lru_cache(maxsize=256)
 def constant(name: str) -> JsonValue:
-    """The value of this constant; a bare name is one of diffusers itself. Raises UnknownConstant.
+    """Returns the value of this constant; a bare name is one of diffusers itself. Raises
+    UnknownConstant.
 
-    Whoever changes what is returned has to copy it first.
+    The result is cached: copy it before changing it.
     """
     if len(name) > MAX_NAME_LENGTH or not NAME.fullmatch(name):
         raise _unknown(name, "that is no name with dots in it.")
@@ -72,7 +73,8 @@ def _unknown(name: str, why: str) -> UnknownConstant:
 
 
 def _module(parts: list[str]) -> tuple[Path, list[str]]:
-    """The file of the module that the longest part of the name is, and what is left of it."""
+    """Returns the file of the module named by the longest part of the name, and the rest of the
+    name."""
     folder = package_root(parts[0])
     for index, part in enumerate(parts[1:], start=1):
         if (folder / part / "__init__.py").is_file():
@@ -85,7 +87,7 @@ def _module(parts: list[str]) -> tuple[Path, list[str]]:
 
 
 class _NotTaken(ValueError):
-    """Why a value cannot be taken, as the end of a sentence."""
+    """Why a value cannot be resolved, as the end of a sentence."""
 
 
 class _Module:
@@ -96,7 +98,7 @@ class _Module:
         self._imports_left = imports_left
         self._tree = ast.parse(file.read_text(encoding="utf-8"))
         self._open: set[str] = set()
-        """Names whose values are being worked out."""
+        """Names whose values are being computed."""
 
     def value(self, name: str) -> JsonValue:
         for node in self._statements():
@@ -125,7 +127,7 @@ class _Module:
         raise _NotTaken("its module has none of this name.")
 
     def _statements(self) -> list[ast.stmt]:
-        """Those at the top of the module, also below an `if` and a `try`."""
+        """Returns the statements at the top of the module, also those below an `if` and a `try`."""
         found: list[ast.stmt] = []
         level: list[ast.stmt] = list(self._tree.body)
         while level:
@@ -214,7 +216,8 @@ def _names(node: ast.stmt) -> list[str]:
 def with_constants(
     tree: Mapping[str, Any],
 ) -> tuple[dict[str, Any], tuple[tuple[Place, str], ...]]:
-    """The document with its constants replaced, and where which could not be, with why."""
+    """Returns the document with its constants replaced, and the places and reasons of the
+    failures."""
     wrong: list[tuple[Place, str]] = []
 
     def walk(value: Any, path: Place) -> Any:

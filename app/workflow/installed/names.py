@@ -1,4 +1,4 @@
-"""Which type names a document may name. Names only: nothing is imported to find out."""
+"""Type names that a document may use. Checked without importing anything."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from app.workflow.plan_settings import DType
 
 DTYPES: dict[str, DType] = {name: name for name in get_args(DType)}
 OTHER_DTYPES: dict[str, DType] = {"half": "float16", "float": "float32"}
-"""What torch calls them too."""
+"""Torch's aliases."""
 CLASS_RENAMES = {
     "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
     "CLIPFeatureExtractor": "CLIPImageProcessor",
 }
-"""Names in older documents and models, and what the class is called now."""
+"""Old class names in documents and models, and the present ones."""
 ATTENTION_PROCESSORS = "diffusers.models.attention_processor"
 MODULAR = "ModularPipeline"
-"""How the names of modular pipeline classes end; the bare name stands for the model's own."""
+"""Suffix of modular pipeline classes; the bare name stands for the model's own class."""
 PACKAGES = ("diffusers", "transformers")
 NOT_HERE = {
     "transformers.pipeline": "Use the tasks text_generation and image_to_text instead.",
@@ -34,20 +34,21 @@ NOT_HERE = {
         "It is code of another program, which is not run here; FluxImg2ImgPipeline is near."
     ),
 }
-"""Classes of other software's documents that cannot be a pipeline here, and what to do instead."""
+"""Classes in other software's documents that cannot be a pipeline here, with the alternative."""
 
 
 IMPORTED_AS = {"opencv": "cv2", "onnx": "onnxruntime"}
 DISTRIBUTIONS = {"opencv": "opencv-python-headless", "onnx": "onnxruntime", "note_seq": "note-seq"}
-"""What diffusers calls a package, as Python and as pip know it, where these differ."""
+"""Packages by diffusers' names: their import names and distribution names, where these differ."""
 
 
 class UnknownName(ValueError):
-    """The name is not one a document may use; the text says why and what is near."""
+    """A document may not use this name; the text says why, and names a similar one."""
 
 
 def class_name(name: str, *kinds: Kind) -> str:
-    """The qualified name of a class of one of these kinds: `diffusers.StableDiffusionPipeline`.
+    """Returns the qualified name of a class of one of these kinds:
+    `diffusers.StableDiffusionPipeline`.
 
     Raises UnknownName for anything that is not a public diffusers or transformers class.
     """
@@ -62,10 +63,10 @@ def class_name(name: str, *kinds: Kind) -> str:
     classes = public_classes(package)
     bare = CLASS_RENAMES.get(bare, bare)
     if bare not in classes and bare.endswith("TokenizerFast"):
-        # transformers has only these by now, and calls them what the slow ones were called.
+        # transformers has only fast tokenizers by now, under the names of the slow ones.
         bare = bare.removesuffix("Fast")
     found = classes.get(bare)
-    # Whoever may name a modular pipeline may name any.
+    # Where a modular pipeline is allowed, every pipeline is.
     wanted = " or ".join(kind for kind in kinds if kind != "modular pipeline" or len(kinds) == 1)
     if found is None:
         fitting = [known for known, place in classes.items() if place.kind in kinds]
@@ -77,7 +78,7 @@ def class_name(name: str, *kinds: Kind) -> str:
 
 
 def missing_packages(name: str) -> tuple[Package, ...]:
-    """What would have to be installed for this class, by its qualified name, to be there."""
+    """Returns the missing packages that this class (by its qualified name) needs."""
     package, _, bare = name.rpartition(".")
     modules = public_classes(package)[bare].needs if package == "diffusers" else ()
     needed = [Package(IMPORTED_AS.get(m, m), DISTRIBUTIONS.get(m, m)) for m in modules]
@@ -85,7 +86,7 @@ def missing_packages(name: str) -> tuple[Package, ...]:
 
 
 def attention_processor(name: str) -> str:
-    """The qualified name of one of diffusers' attention processors.
+    """Returns the qualified name of one of diffusers' attention processors.
 
     Documents name the module too, as `diffusers.models.attention_processor.AttnProcessor`; a bare
     name is one of that module. Raises UnknownName.
@@ -101,7 +102,7 @@ def attention_processor(name: str) -> str:
 
 
 def dtype_name(name: str) -> DType:
-    """The dtype that `torch.float16` or `float16` names, in braces or without. Raises
+    """Returns the dtype of `torch.float16` or `float16`, with or without braces. Raises
     UnknownName."""
     bare = (unbraced(name) or name).removeprefix("torch.")
     bare = OTHER_DTYPES.get(bare, bare)
@@ -114,5 +115,5 @@ def dtype_name(name: str) -> DType:
 
 
 def unbraced(name: str) -> str | None:
-    """The text of a braced string (`{latent}` → `latent`), None where there are no braces."""
+    """Returns the text of a braced string (`{latent}` gives `latent`), None without braces."""
     return name[1:-1] if name.startswith("{") and name.endswith("}") else None

@@ -1,1 +1,1 @@
-"""What models say of themselves, here or on the hub, and what they need to run."""
+"""Models, local or on the hub: their components, files, and memory needs."""

@@ -1,10 +1,10 @@
-"""About how many bytes a denoiser and an autoencoder need beside their weights while they compute.
+"""Estimates the bytes that a denoiser and an autoencoder need beside their weights.
 
-From the models' configurations alone, so it can be said before anything is loaded. What is counted
-are the tensors alive at the worst moment of one forward pass, which the shapes of the networks
-give; `benchmarks/peak.py` counts them in real networks and compares. The attention is taken to be
-one that never writes its matrix down, as torch's is on a GPU and on a CPU. What libraries use
-inside a call (cuDNN's workspaces, oneDNN's reordered copies) is not in it.
+Computed from the models' configurations alone, before anything is loaded. Counted are the tensors
+alive at the peak of one forward pass, which follow from the shapes of the networks;
+`benchmarks/peak.py` counts them in real networks and compares. Attention is assumed never to
+materialise its matrix, like torch's on a GPU and on a CPU. Memory that libraries use inside a call
+(cuDNN's workspaces, oneDNN's reordered copies) is not included.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ from app.workflow.plan_settings import DType
 RESNET_COPIES = 3
 """A resnet's input, its norm, and the norm's activation: alive together, in its input's width."""
 TRANSFORMER_WIDTHS = 21
-"""A U-Net's transformer block at its worst: GEGLU of 8 widths in, 4 of its gate, 4 of the product;
-the block's input, norm and residuals."""
+"""Peak of a U-Net's transformer block: GEGLU of 8 widths in, 4 of its gate, 4 of the product; the
+block's input, norm and residuals."""
 DIT_WIDTHS = 17
 """The same of a diffusion transformer's block, per token; 12 to 17.4 were counted."""
 VIDEO_FIRST_WIDTHS, VIDEO_FRAME_WIDTHS = 9, 5.6
-"""Of a causal video decoder at full resolution, in the width before its last upsampling: for a
-single frame, and for each further one of a chunk. Counted, not derived: its caches grow with its
-depth."""
+"""Widths of a causal video decoder at full resolution, in units of the width before its last
+upsampling: for a single frame, and for each further one of a chunk. Counted, not derived: its
+caches grow with its depth."""
 VIDEO_TILE_PX = 256
-"""The side of a tile of the video autoencoders; it is set in their code, not in a configuration."""
+"""The side of a video autoencoder's tile; a constant of its code, not of its configuration."""
 TEXT_TOKENS = 512
 
 
 @dataclass(frozen=True)
 class Size:
-    """What one call is asked for."""
+    """The size of one call's output."""
 
     width_px: int
     height_px: int
     frames: int = 1
     batch: int = 1
     guided: bool = False
-    """Whether the denoiser sees everything twice at once, with the prompt and without."""
+    """True if the denoiser runs with and without the prompt in one batch."""
 
 
 @dataclass(frozen=True)
 class DecodeBytes:
-    """What decoding one picture or film needs, whole or tile by tile, and how many there are."""
+    """Needs of decoding one image or video, at once or in tiles, and their number."""
 
     whole: int
     tile: int
     decoded: int
-    """What one is when it is decoded."""
+    """Size of the decoded output of one."""
     batch: int = 1
 
     def needed(self, *, slicing: bool, tiling: bool) -> int:
-        """For all of them: at once, or with `slicing` one after the other."""
+        """Returns the bytes for all of them: at once, or with `slicing` one after the other."""
         one = self.tile if tiling else self.whole
         return one + (self.batch - 1) * (self.decoded if slicing else one)
 
 
 def compression(config: Mapping[str, Any]) -> int | None:
-    """How many pixels of a side one latent stands for; None for an unknown autoencoder."""
+    """Returns the pixels of a side per latent; None for an unknown autoencoder."""
     levels = config.get("block_out_channels") or config.get("dim_mult")
     return 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else None
 
 
 def decode_bytes(config: Mapping[str, Any], size: Size, dtype: DType) -> DecodeBytes | None:
-    """What the autoencoder of this configuration needs to decode; None where it is unknown.
+    """Returns the bytes that this autoencoder needs to decode; None where unknown.
 
-    The worst moment comes at full resolution, in the first resnet after the last upsampling, whose
-    input still has the width of the level below.
+    The peak is at full resolution, in the first resnet after the last upsampling, whose input still
+    has the width of the level below.
     """
     each = DTYPE_BYTES[dtype]
     blocks, multiples = config.get("block_out_channels"), config.get("dim_mult")
@@ -82,7 +82,7 @@ def decode_bytes(config: Mapping[str, Any], size: Size, dtype: DType) -> DecodeB
         chunk = 2 ** sum(config.get("temperal_downsample", ())) if size.frames > 1 else 1
         widths = VIDEO_FIRST_WIDTHS + VIDEO_FRAME_WIDTHS * (chunk - 1)
         per_pixel = int(widths * config["base_dim"] * multiples[min(1, len(multiples) - 1)] * each)
-        # Frame after frame is put to the film so far, in a copy.
+        # Each frame is appended to the video so far, in a copy.
         decoded *= 2
         tile_px = VIDEO_TILE_PX
     else:
@@ -90,7 +90,7 @@ def decode_bytes(config: Mapping[str, Any], size: Size, dtype: DType) -> DecodeB
     pixels = size.width_px * size.height_px
     tile_pixels = min(tile_px, size.width_px) * min(tile_px, size.height_px)
     whole = per_pixel * pixels + (decoded if size.frames > 1 else 0)
-    # Tiles are kept until all are there, and then put together.
+    # All tiles are kept until the last, and then joined.
     tile = per_pixel * tile_pixels + 2 * decoded if tile_pixels < pixels else whole
     return DecodeBytes(whole, min(whole, tile), decoded, size.batch)
 
@@ -98,7 +98,7 @@ def decode_bytes(config: Mapping[str, Any], size: Size, dtype: DType) -> DecodeB
 def denoise_bytes(
     config: Mapping[str, Any], autoencoder: Mapping[str, Any], size: Size, dtype: DType
 ) -> int | None:
-    """What one step of the denoiser of this configuration needs; None where it is unknown."""
+    """Returns the bytes that one step of this denoiser needs; None where unknown."""
     pixels = compression(autoencoder)
     if pixels is None:
         return None
@@ -117,10 +117,10 @@ def denoise_bytes(
 
 
 def _unet_widths(config: Mapping[str, Any]) -> float:
-    """Channels alive at the worst moment of a U-Net, per position of the latents.
+    """Returns the channels alive at the peak of a U-Net, per position of the latents.
 
-    The worst moment lies on the way up, at one of the levels: what the way down left for this level
-    and for those above, what came from below, and the block at work.
+    The peak is on the way up, at one of the levels: skip connections of this level and those above,
+    the input from below, and the working block.
     """
     blocks: list[int] = config["block_out_channels"]
     layers = config.get("layers_per_block", 2)
@@ -146,7 +146,7 @@ def _transformer_width(config: Mapping[str, Any]) -> int | None:
 
 
 def _patch_area(config: Mapping[str, Any], latent_channels: int) -> int:
-    """How many positions of the latents are one token: packed into channels, or cut in patches."""
+    """Returns the latent positions per token: packed into channels, or cut into patches."""
     packed = int(config.get("in_channels") or 0) // latent_channels
     if packed > 1:
         return packed

@@ -1,4 +1,4 @@
-"""LoRAs and IP-adapters of a step → where they lie, and the identities of their files."""
+"""Resolves a step's LoRAs and IP-adapters into specs with the identities of their files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adapters_of(step: LoadingStep, find: Find) -> Adapters:
 
 
 def _lora_spec(lora: LoraSource, find: Find) -> AdapterSpec:
-    """Returns where the LoRA's weights lie. Raises what `find` raises."""
+    """Returns the spec of a LoRA. Raises exceptions of `find`."""
     subfolder = lora.source.subfolder
     if lora.weight_name is not None:
         wanted = Selection(files=(str(PurePosixPath(subfolder, lora.weight_name)),))
@@ -38,13 +38,13 @@ def _lora_spec(lora: LoraSource, find: Find) -> AdapterSpec:
 
 
 def _ip_adapter_spec(adapter: IpAdapterSource, find: Find) -> AdapterSpec:
-    """Returns where the adapter lies, with its image encoder. Raises what `find` raises."""
+    """Returns the spec of an IP-adapter. Raises exceptions of `find`."""
     folder = find(adapter.source, of_ip_adapter(adapter))
     return _spec(folder, folder / adapter.source.subfolder / adapter.weight_name)
 
 
 def of_ip_adapter(adapter: IpAdapterSource) -> Selection:
-    """Returns its weights, and its image encoder's where that lies beside them."""
+    """Returns the adapter's weights, and its image encoder's if that is beside them."""
     return Selection(
         folders=() if adapter.encoder_source else (adapter.image_encoder,),
         files=(str(PurePosixPath(adapter.source.subfolder, adapter.weight_name)),),
@@ -52,7 +52,7 @@ def of_ip_adapter(adapter: IpAdapterSource) -> Selection:
 
 
 def adapter_identities(folder: Path, file: Path | None) -> tuple[FileIdentity, ...]:
-    """Returns the files that an adapter may be read from, as they are now."""
+    """Returns the present identities of the files that an adapter may be read from."""
     files = [file] if file is not None else folder.glob("*.safetensors")
     return tuple(identify_file(each) for each in sorted(files) if each.is_file())
 

@@ -1,4 +1,4 @@
-"""One component → its spec: what its files are, and what they will take of memory."""
+"""Makes the spec of one component: its files and its memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint"
 
 
 def has_weights(class_name: str) -> bool:
-    """Whether objects of the class are models, and no tokenizers, processors or schedulers."""
+    """Returns True for classes of models, False for tokenizers, processors and schedulers."""
     library, _, bare = class_name.rpartition(".")
     known = public_classes("diffusers").get(bare) if library == "diffusers" else None
     if known is not None and known.kind == "model":
@@ -32,7 +32,7 @@ def has_weights(class_name: str) -> bool:
 
 
 def is_in_checkpoints(class_name: str) -> bool:
-    """Whether the weights of such a component may be in a single file."""
+    """Returns True if a single file may hold such a component's weights."""
     library, _, bare = class_name.rpartition(".")
     return bare in single_file_classes() or (library == "transformers" and has_weights(class_name))
 
@@ -45,7 +45,7 @@ def in_a_folder(
     source: ModelSource,
     quantisation: Quantisation | None = None,
 ) -> ComponentSpec:
-    """The component whose files are in this folder. Raises LoadError."""
+    """Returns the component whose files are in this folder. Raises LoadError."""
     if not folder.is_dir():
         raise LoadError(
             f"'{source.model}' has no folder for its {name}.",
@@ -55,7 +55,7 @@ def in_a_folder(
     size_bytes = 0
     if has_weights(class_name):
         if (stored := stored_quantiser(folder)) is not None:
-            # What is quantised already stays as it is: so diffusers and transformers have it.
+            # Weights quantised already stay as they are, as in diffusers and transformers.
             quantisation, quantiser = None, stored
         try:
             size_bytes = component_bytes(folder, source.variant, dtype, quantisation)
@@ -86,7 +86,7 @@ def in_a_file(
     source: ModelSource,
     quantisation: Quantisation | None = None,
 ) -> ComponentSpec:
-    """A component whose weights are in a single file, and its configuration in this folder."""
+    """Returns a component with weights in a single file and its configuration in this folder."""
     try:
         return ComponentSpec(
             name,
@@ -106,7 +106,7 @@ def in_a_file(
 
 
 def identities(spec: ComponentSpec) -> tuple[FileIdentity, ...]:
-    """The files that the component is loaded from, as they are now. Raises OSError."""
+    """Returns the present identities of the component's files. Raises OSError."""
     if spec.file is None:
         return identify_files(spec.folder, spec.variant)
     if spec.library in ("diffusers", "transformers"):
@@ -115,7 +115,7 @@ def identities(spec: ComponentSpec) -> tuple[FileIdentity, ...]:
 
 
 def tool_files(first: Path, names: Mapping[str, str]) -> list[Path]:
-    """The files of a model that its own library loads, by what the library calls them."""
+    """Returns the files of a model that its own library loads, by the library's names."""
     if not names:
         return [first]
     folder = first.parents[next(iter(names.values())).count("/")]
@@ -123,7 +123,7 @@ def tool_files(first: Path, names: Mapping[str, str]) -> list[Path]:
 
 
 def undescribed(file: Path, step: PipelineStep) -> StepSpecs:
-    """A whole pipeline in a file whose configuration is not known yet: its bytes are."""
+    """Returns the specs of a whole pipeline in a file of unknown configuration, but known size."""
     named = step.pipeline_class.rpartition(".")[2]
     source = step.named_source
     try:
@@ -138,7 +138,7 @@ def undescribed(file: Path, step: PipelineStep) -> StepSpecs:
 
 
 def changed(spec: ComponentSpec, step: PipelineStep) -> ComponentSpec:
-    """The component after what the step changes about it."""
+    """Returns the component after the step's changes."""
     changes = step.changes_of(spec.name)
     if changes is None:
         return spec
@@ -151,7 +151,7 @@ def changed(spec: ComponentSpec, step: PipelineStep) -> ComponentSpec:
 
 
 def config_folder(folder: Path, class_name: str, name: str, file: Path) -> Path:
-    """Where below a model's folder the configuration of its component is. Raises LoadError."""
+    """Returns the folder of a component's configuration in a model's folder. Raises LoadError."""
     bare = class_name.rpartition(".")[2]
     for candidate in (folder, folder / name, folder / single_file_classes().get(bare, "")):
         if (candidate / "config.json").is_file():

@@ -1,7 +1,7 @@
-"""What is wrong with the values of a component's configuration, before anything is made of them.
+"""Checks the values of a component's configuration before anything is built from them.
 
-Libraries build a model of whatever a `config.json` says, also of 10^13 positions, and compute sizes
-of pictures with what it holds. Checked is what they allocate memory by and what is estimated from.
+Libraries build a model of any size that a `config.json` names, even of 10^13 positions, and compute
+image sizes from it. Checked are the values that decide memory allocation and estimates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app.stamps import FileStamp, stamp_of
 from app.workflow.files import config_of
 
 MOST = 1 << 40
-"""No whole number in a configuration is larger."""
+"""Upper bound of all whole numbers in a configuration."""
 MOST_BY_KEY = {
     "sample_size": 65_536,
     "sample_height": 65_536,
@@ -35,15 +35,15 @@ MOST_BY_KEY = {
     "vocab_size": 100_000_000,
     "max_position_embeddings": 20_000_000,
 }
-"""Values that are whole numbers, or lists of them, and the most that any model has, with room."""
+"""Upper bounds of whole numbers, or lists of them, above those of any model."""
 NUMBERS = ("scaling_factor", "shift_factor")
 TEXTS = ("down_block_types", "up_block_types")
 NESTED = 50
-"""No configuration has so many levels."""
+"""Greatest nesting of a configuration."""
 
 
 def wrong_in(folder: Path) -> str:
-    """The first value of the folder's `config.json` that cannot be right; see `wrong_value`."""
+    """Returns the first impossible value of the folder's `config.json`; see `wrong_value`."""
     file = folder / "config.json"
     return _wrong_in(folder, stamp_of(file)) if file.is_file() else ""
 
@@ -54,7 +54,7 @@ def _wrong_in(folder: Path, _stamp: FileStamp) -> str:
 
 
 def wrong_value(config: Mapping[str, Any]) -> str:
-    """The first value that cannot be right, in words; "" where there is none."""
+    """Returns the first impossible value, in words; "" for none."""
     for key, value in config.items():
         if value is None:
             continue

@@ -1,4 +1,4 @@
-"""Where a single file lies, and the configuration that it has not got itself."""
+"""Finds a single file, and the configuration that it lacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from app.workflow.plan_sources import ModelSource
 
 
 def single_file(source: ModelSource, find: Find) -> Path:
-    """The single file itself. Raises LoadError where its model has none of this name."""
+    """Returns the path of the single file. Raises LoadError where its model has none of this
+    name."""
     if source.folder is not None:
         return Path(source.folder) / source.file
     folder = find(source, Selection(files=(source.file,)))
@@ -48,10 +49,10 @@ def described_by(
     models: tuple[str, ...],
     own: Path | None = None,
 ) -> Path:
-    """The folder with the configuration of the component, or of the pipeline, in this file.
+    """Returns the folder with the configuration of the component, or pipeline, in this file.
 
-    `models` are folders that are looked in before the hub's cache. `own` is taken where the
-    tensors are named as in diffusers, from which diffusers tells nothing. Raises LoadError.
+    `models` are folders searched before the hub's cache. `own` is used where the tensors have
+    diffusers' names, from which diffusers cannot infer a model. Raises LoadError.
     """
     if config is not None:
         return find(config, TEXTS) / config.subfolder

@@ -1,7 +1,7 @@
-"""Will it fit? What a step needs, what there is, and the mode in which the one goes into the other.
+"""Decides whether a step fits into memory, and in which mode.
 
-Functions of numbers alone. The page and `validate` say what the worker will do because all three
-ask `choose_mode`.
+Functions of numbers alone. The page and `validate` predict what the worker will do because all
+three call `choose_mode`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from app.workflow.offloads import OFFLOADS, Offload
 from app.workflow.plan_settings import DType
 
 DEVICE_SHARE, RAM_SHARE = 0.9, 0.7
-"""Of all memory, what weights may take by default; the rest is for activations and others."""
+"""Default share of all memory for weights; the rest is for activations and others."""
 CPU_FACTOR = 1.75
-"""On a CPU a run takes so many times what its tensors do: oneDNN keeps a reordered copy of what it
-convolves, and malloc keeps what was freed. `benchmarks/peak.py` measured 1.6 to 1.8."""
+"""Factor of a run's memory on a CPU to that of its tensors: oneDNN keeps a reordered copy of
+convolution inputs, and malloc keeps what was freed. `benchmarks/peak.py` measured 1.6 to 1.8."""
 REFUSED_TIMES = 2
-"""So many times the memory there is a step must seem to need before it is refused for that: what
-was measured (`benchmarks/peak.py`) is at least half of what is estimated."""
+"""Factor of the available memory above which an estimate refuses a step: measured memory
+(`benchmarks/peak.py`) is at least half of the estimate."""
 NAMED = 4
-"""So many components are named in the sentence, the largest first."""
+"""Number of components named in the sentence, the largest first."""
 CHOSEN_FROM: tuple[Offload | None, ...] = (None, "model")
-"""What is chosen from on an accelerator where a document leaves it open: all components stay there,
-or one at a time does.
+"""The choices on an accelerator where a document has no offload: all components stay there, or one
+at a time is there.
 
 Two leaner ways are not chosen. Sequential offload (a layer at a time) is many times slower, so a
 document has to ask for it, or for group offload, which it stands for here: diffusers' own cannot be
-taken off again, so a held component would keep it for every later step, and on disk it trusts a
-file of the same name that another model has left."""
+removed again, so a held component would keep it for every later step, and on disk it trusts a file
+of the same name that another model has left.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Need:
-    """What one step needs. Weights are known; the rest is about right, or None: unknown."""
+    """Needs of one step. Weights are exact; the rest is an estimate, or None where unknown."""
 
     step: str
     weights: tuple[Weights, ...]
@@ -54,17 +55,17 @@ class Need:
     denoise_bytes: int | None = None
     decode: DecodeBytes | None = None
     denoiser_bytes: int = 0
-    """The weights that a denoising step computes with."""
+    """The weights used by a denoising step."""
     decoder_bytes: int = 0
-    """The weights that decoding computes with."""
+    """The weights used by decoding."""
     takes_turns: bool = True
-    """Whether its components can be on the device one at a time."""
+    """True if its components can be on the device one at a time."""
     streams: bool = False
-    """Whether the document lets weights pass through the device in groups."""
+    """True if the document lets weights pass through the device in groups."""
     never_offloaded_bytes: int = 0
     """The weights that sequential offload leaves on the device."""
     drawn_bytes: int = 0
-    """What is drawn, as 32-bit floats: there is no way to make it in less."""
+    """The output as 32-bit floats, which no mode can reduce."""
 
     @property
     def total_bytes(self) -> int:
@@ -78,30 +79,30 @@ class Need:
 
 
 def _at_once_bytes(offload: Offload | None, need: Need) -> int:
-    """Returns how many bytes of weights are on the device at one time."""
+    """Returns the bytes of weights on the device at one time."""
     return need.total_bytes if offload is None else OFFLOADS[offload].at_once_bytes(need)
 
 
 @dataclass(frozen=True)
 class Room:
-    """What there is to be used."""
+    """The available memory."""
 
     device_bytes: int
     """Weights that may be on the device."""
     ram_bytes: int
     """Weights that may be in RAM beside it; 0 without an accelerator: nothing can be offloaded."""
     total_bytes: int
-    """All memory of the device, for weights and whatever is computed."""
+    """All memory of the device, for weights and activations."""
 
     @property
     def is_accelerator(self) -> bool:
-        """Whether there is RAM beside the device."""
+        """True if there is RAM beside the device."""
         return self.ram_bytes > 0
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a step is run: what a document asks for, or what was chosen for it."""
+    """How a step is run: a document's settings, or the chosen ones."""
 
     offload: Offload | None = None
     vae_slicing: bool = False
@@ -109,13 +110,13 @@ class Mode:
 
 
 def choose_mode(asked: Mode, need: Need, room: Room) -> Mode:
-    """The fastest mode in which the step fits.
+    """Returns the fastest mode in which the step fits.
 
-    What the document asks for is done; what it leaves open is decided: first all components stay
-    on the device, with the autoencoder decoding at once, one picture after the other, or in tiles;
-    then they take turns. Weights are known, so a step whose weights fit in no mode raises TooLarge.
-    The rest is an estimate: what fits in no mode is tried in the leanest, unless even that needs
-    several times the memory there is; then it raises TooLarge too.
+    The document's settings are obeyed; the rest is chosen: first all components stay on the device,
+    with the autoencoder decoding at once, one image after the other, or in tiles; then components
+    take turns. Weights are known, so a step whose weights fit in no mode raises TooLarge. The rest
+    is an estimate: a step that fits in no mode is tried in the leanest, unless even that needs
+    several times the available memory; then it raises TooLarge too.
     """
     takes_turns = room.is_accelerator and need.takes_turns
     offloads = [each for each in _offloads(asked, need, room) if _weights_fit(each, need, room)]
@@ -152,7 +153,7 @@ def _weights_fit(offload: Offload | None, need: Need, room: Room) -> bool:
 
 
 def _decodings(asked: Mode, offload: Offload | None, need: Need) -> Iterator[Mode]:
-    """The ways to decode, the leanest last; only those that make it leaner."""
+    """Yields the ways to decode, the leanest last; only those that reduce memory."""
     yield (mode := Mode(offload, asked.vae_slicing, asked.vae_tiling))
     if _decode_bytes(leaner := replace(mode, vae_slicing=True), need) < _decode_bytes(mode, need):
         yield (mode := leaner)
@@ -167,9 +168,9 @@ def _decode_bytes(mode: Mode, need: Need) -> int:
 
 
 def peak_bytes(mode: Mode, need: Need, room: Room | None) -> int:
-    """The most that is on the device at one time: weights, and about what is computed with them.
+    """Returns the peak on the device: weights, and an estimate of the activations.
 
-    What is unknown counts as nothing.
+    Unknown needs count as nothing.
     """
     working = working_bytes(mode, need, on_cpu=room is not None and not room.is_accelerator)
     if mode.offload == "model":
@@ -179,7 +180,7 @@ def peak_bytes(mode: Mode, need: Need, room: Room | None) -> int:
 
 
 def working_bytes(mode: Mode, need: Need, *, on_cpu: bool) -> int:
-    """About what is computed with at the worst moment, beside the weights on the device."""
+    """Returns an estimate of the peak beside the weights on the device."""
     tensors = max(need.denoise_bytes or 0, _decode_bytes(mode, need))
     return int(CPU_FACTOR * tensors) if on_cpu else tensors
 
@@ -188,9 +189,9 @@ def working_bytes(mode: Mode, need: Need, *, on_cpu: bool) -> int:
 
 
 def sentence(title: str, asked: Mode, need: Need, room: Room | None) -> str:
-    """One line for a person: what the step needs, and what that means here.
+    """Returns one line for a person: the step's needs, and whether and how it fits.
 
-    Without `room` there is nothing to compare with yet, and nothing is said about it.
+    Without `room` nothing is said about fitting.
     """
     heavy = sorted(need.weights, key=lambda each: -each.weight_bytes)[:NAMED]
     names = ", ".join(f"{each.name} {size(each.weight_bytes)}" for each in heavy)
@@ -238,7 +239,7 @@ def _why(need: Need, room: Room) -> str:
 
 
 def _in_words(asked: Mode, mode: Mode) -> str:
-    """What is chosen to make it fit, and the offload that the document itself asks for."""
+    """Returns the chosen measures, and the document's own offload, in words."""
     parts = []
     if mode.offload:
         parts.append(f"{mode.offload} offload" + (", as the document says" * bool(asked.offload)))

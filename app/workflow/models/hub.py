@@ -1,4 +1,4 @@
-"""What this machine holds of the hub's repositories. Never the network, never torch."""
+"""The hub's cache on this machine. Never the network, never torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from app.workflow.files import read_object
 from app.workflow.models.model_index import INDEXES
 
 Choose = Callable[[Sequence[str]], Iterable[str]]
-"""Of all files of a repository those that are wanted beside its text files."""
+"""Chooses from all files of a repository those wanted beside its text files."""
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
-"""What is fetched of every repository. Weights are fetched by name; no pickles, no code."""
+"""Files fetched of every repository. Weights are fetched by name; no pickles, no code."""
 TREE_FORMAT = 1
-"""Of the lists of files that the hub's library keeps beside what it has fetched."""
+"""Version of the file lists that the hub's library keeps beside its downloads."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 DOWNLOAD_BYTES = {
@@ -41,29 +41,29 @@ DOWNLOAD_BYTES = {
     "facebook/sam2-hiera-large": 900_000_000,
     "facebook/sam-vit-base": 380_000_000,
 }
-"""About how much a first run downloads: parameter counts of the published configurations times the
+"""Approximate download of a first run: parameter counts of the published configurations times the
 bytes of the dtype their files are in. For the person who chooses, not for arithmetic."""
 
 
 def is_repository(name: str) -> bool:
-    """Whether the name has the form `owner/name` of a hub repository."""
+    """Returns True for a name of the form `owner/name`."""
     return REPOSITORY.fullmatch(name) is not None and ".." not in name
 
 
 class Place(NamedTuple):
-    """Where models are brought so that a worker can read them."""
+    """Where models are downloaded so that a worker can read them."""
 
     cache: Path
     """The hub's cache folder, laid out by its library."""
 
 
 def this_machine() -> Place:
-    """The place that workers of this machine read from."""
+    """Returns the place that workers of this machine read from."""
     return Place(cache_folder())
 
 
 def cache_folder() -> Path:
-    """The hub's cache folder, found as huggingface_hub finds it."""
+    """Returns the hub's cache folder, found as huggingface_hub finds it."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = os.environ.get("HF_HOME") or Path(base) / "huggingface"
     named = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
@@ -71,7 +71,7 @@ def cache_folder() -> Path:
 
 
 def find_in_folders(repository: str, folders: Iterable[Path]) -> Path | None:
-    """The folder of `owner/name` below the first of these that has one, or None."""
+    """Returns the folder of `owner/name` below the first of these that has one, or None."""
     if not is_repository(repository):
         return None
     return next((root / repository for root in folders if (root / repository).is_dir()), None)
@@ -80,10 +80,10 @@ def find_in_folders(repository: str, folders: Iterable[Path]) -> Path | None:
 def find_snapshot(
     repository: str, revision: str | None = None, part: str | None = None
 ) -> Path | None:
-    """The folder of a downloaded diffusers model, or None when it is not (wholly) there.
+    """Returns the folder of a downloaded diffusers model, or None for a missing or incomplete one.
 
-    `part` is the folder of the component that is wanted, of a repository that may hold nothing
-    else ("" for the repository's own); None: the whole pipeline, which has an index.
+    `part` is the folder of the wanted component, of a repository that may hold nothing else ("" for
+    the repository's own); None for the whole pipeline, which has an index.
     """
     folder = snapshot_folder(this_machine(), repository, revision)
     wanted = INDEXES if part is None else (part,)
@@ -94,8 +94,8 @@ def find_snapshot(
 
 
 def snapshot_folder(place: Place, repository: str, revision: str | None) -> Path | None:
-    """Where the files of a revision of the repository lie, as far as they are here; None where
-    nothing is known of it."""
+    """Returns the folder of a repository's revision, as far as it is cached; None where nothing is
+    known of it."""
     root = place.cache / f"models--{repository.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "")
@@ -103,25 +103,25 @@ def snapshot_folder(place: Place, repository: str, revision: str | None) -> Path
 
 
 class Held(NamedTuple):
-    """What a place holds of a model that is wanted."""
+    """The files of a wanted model that a place has."""
 
     folder: Path | None
-    """None where nothing of it is there."""
+    """None where it has none."""
     wanted: tuple[str, ...] = ()
-    """The files chosen from the repository's list, its text files apart; empty without a list."""
+    """The files chosen from the repository's list, without its text files; empty without a list."""
     missing: tuple[str, ...] = ()
-    """Those of them that are not there, and text files that are not."""
+    """The missing ones, including text files."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the model can be loaded from there."""
+        """True if the model can be loaded from there."""
         return self.folder is not None and not self.missing
 
 
 def held(place: Place, repository: str, revision: str | None, choose: Choose) -> Held:
-    """What the place holds of the repository's text files and of those that are chosen.
+    """Returns what the place has of the repository's text files and the chosen ones.
 
-    What an older library has fetched, which noted no list of files, counts as whole.
+    Downloads of an older library, which stored no list of files, count as complete.
     """
     folder = snapshot_folder(place, repository, revision)
     if folder is None:
@@ -139,7 +139,8 @@ def held(place: Place, repository: str, revision: str | None, choose: Choose) ->
 
 
 def listed_files(repository: str, revision: str | None = None) -> tuple[str, ...]:
-    """The files of a repository, as noted when it was last fetched; none where nothing is noted."""
+    """Returns the files of a repository, as listed when it was last fetched; empty without a
+    list."""
     folder = snapshot_folder(this_machine(), repository, revision)
     if folder is None:
         return ()
@@ -152,7 +153,7 @@ def listed_files(repository: str, revision: str | None = None) -> tuple[str, ...
 
 @lru_cache(maxsize=256)
 def _listed(tree: Path, _stamp: FileStamp) -> tuple[str, ...]:
-    """The names in a repository's list of files; read again when it has changed."""
+    """Returns the names in a repository's list of files; read again when it has changed."""
     found = read_object(tree)
     if found.get("format_version") != TREE_FORMAT:
         raise ValueError(f"'{tree.name}' has another format")

@@ -1,11 +1,11 @@
-"""Models of the hub → a place: only what is wanted of them, told in bytes, resumed, verified.
+"""Downloads the wanted files of hub models: with progress in bytes, resumed, verified.
 
-huggingface_hub knows repositories and lays out its cache. It throws half a file away, though, and
-cannot be told to stop; so the weights are streamed here (`hub_file`), into the cache's own `blobs`,
-under the name that their content has there.
+huggingface_hub knows repositories and lays out its cache. It discards incomplete files, though, and
+cannot be stopped; so the weights are streamed here (`hub_file`), into the cache's own `blobs`,
+under the names of their content there.
 
 Every request is made by shared work (`SharedWork`): two runs that want the same file wait for one
-download, and who is cancelled leaves at once, whatever the network does.
+download, and a cancelled run leaves at once, whatever the network does.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ disable_progress_bars()
 
 
 class Progress(NamedTuple):
-    """How far a model has arrived. Bytes are those of the weight files that were not there."""
+    """Progress of a model's download. Bytes are those of the missing weight files."""
 
     done_bytes: int
-    """Here by now, of an earlier download too."""
+    """Bytes present by now, including those of an earlier download."""
     total_bytes: int
     seconds_left: float | None
-    """From the pace so far."""
+    """Estimated from the pace so far."""
 
 
 Tell = Callable[[Progress], None]
 
 
 class _NoRoom(Exception):
-    """The disk has too little room for what is still to come."""
+    """The disk has too little room for the rest of the download."""
 
 
 def download(
     wanted: Wanted, place: Place, shared: SharedWork, *, tell: Tell, stopped: Callable[[], bool]
 ) -> None:
-    """Brings what is wanted of a model to the place.
+    """Downloads the wanted files of a model to the place.
 
     Raises LoadError with a sentence, and Cancelled once `stopped()`.
     """
@@ -83,7 +83,7 @@ def download(
             else "Run it again: the file is then fetched anew.",
         ) from error
     except Exception as error:
-        # Refused, unreachable, cut off: the hub's library lets errors of many others through.
+        # Refused, unreachable, cut off: the hub's library passes on exceptions of many others.
         arrived = f" after {size(under_way.done_bytes)}" if under_way.done_bytes else ""
         raise LoadError(
             f"The model '{source.model}' is not on this machine and could not be downloaded:"
@@ -94,7 +94,7 @@ def download(
 
 
 class _Download:
-    """One model on its way for one run."""
+    """The download of one model for one run."""
 
     def __init__(
         self,
@@ -113,14 +113,15 @@ class _Download:
         self._told_at = 0.0
 
     def run(self) -> None:
-        """Fetch what is missing: text files and the list of all others, then the chosen ones."""
+        """Fetches the missing files: text files and the list of all others, then the chosen
+        ones."""
         text = partial(_snapshot, self._source, self._place, TEXT_FILES)
         self._one(("text", self._place, self._source.model, self._source.revision), text)
         here = held(self._place, self._source.model, self._source.revision, self._choose)
         if here.folder is None or not here.missing:
             return
         self._fetch_files(here.folder, here.missing)
-        # Every blob is here: what is left is to name them.
+        # Every blob is there: now they only need their names.
         names = (*TEXT_FILES, *(escape(name) for name in here.wanted))
         name_them = partial(_snapshot, self._source, self._place, names)
         self._one(("names", self._place, self._source.model, here.folder.name, names), name_them)
@@ -145,7 +146,7 @@ class _Download:
             at_a_time=FILES_AT_A_TIME,
         )
         self._total_bytes = sum({f.etag or f.path: f.size_bytes for f in found}.values())
-        # What has no name there cannot be kept: the library will fetch it in its own way.
+        # A file without a valid name cannot be stored here: the library fetches it in its own way.
         works: dict[Hashable, Callable[[Share[None]], None]] = {
             ("blob", blobs, file.etag): partial(
                 fetch_blob, self._source.model, commit, cache, blobs, file
@@ -160,7 +161,7 @@ class _Download:
         )
 
     def _check_room(self, blobs: Path, missing: Collection[HubFile], promised_bytes: int) -> None:
-        """Raises _NoRoom where the disk cannot hold all of it beside the downloads under way."""
+        """Raises _NoRoom where the disk cannot hold all of it beside the downloads in progress."""
         parts = (unfinished_file(blobs, file.etag) for file in missing if file.etag is not None)
         here = sum(part.stat().st_size for part in parts if part.is_file())
         needed, free = self._total_bytes - here, shutil.disk_usage(blobs).free - promised_bytes

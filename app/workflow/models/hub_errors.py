@@ -1,4 +1,4 @@
-"""Why the hub did not give what was asked for, and what a person can do about it, as words."""
+"""Words the reasons why the hub gave no answer, and the remedies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GOES_ON = "What has arrived is kept: the next run goes on from there."
 
 
 def reason(error: BaseException, revision: str | None = None) -> str:
-    """The half of a sentence that says why; whatever the hub's library let through."""
+    """Returns the reason as half of a sentence, for any exception of the hub's library."""
     from httpx2 import TransportError
     from huggingface_hub import errors
 
@@ -36,7 +36,7 @@ def reason(error: BaseException, revision: str | None = None) -> str:
 
 
 def advice(error: BaseException, model: str) -> str:
-    """What to do next about it."""
+    """Returns what to do next."""
     from huggingface_hub import constants, errors
 
     cause = _cause(error)
@@ -57,7 +57,7 @@ def advice(error: BaseException, model: str) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The hub's library says "not in the cache" and keeps what went wrong as that error's cause."""
+    """Returns the cause: the hub's library raises "not in the cache" from the real failure."""
     from huggingface_hub import errors
 
     while isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:

@@ -1,6 +1,6 @@
-"""One file of the hub → the cache's `blobs`: streamed, resumed at its last byte, verified.
+"""Downloads one file of the hub into the cache's `blobs`: streamed, resumed, verified.
 
-A file that is cut off stays as `….incomplete`; one whose hash is wrong is not kept.
+A file that is cut off stays as `….incomplete`; one with a wrong hash is removed.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from app.shared_work import Share
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
-"""How long a connection may be silent before it counts as broken."""
+"""Silence after which a connection counts as broken."""
 PAUSES_S = (1.0, 2.0, 4.0)
-"""Before a broken connection is made anew, as long as nothing arrives; then it is given up."""
+"""Delays before reconnecting, as long as nothing arrives; then the download fails."""
 PASSING = frozenset({408, 425, 429})
-"""What a server that is busy answers, besides what begins with 5."""
+"""Statuses of a busy server, besides 5xx."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 GIT_BLOB = re.compile(r"[0-9a-f]{40}")
-"""What the hub calls a file's content: large ones by their SHA-256, others as git does."""
+"""The hub's names of contents: SHA-256 for large files, git's hash for others."""
 
 T = TypeVar("T")
 
 
 class Damaged(Exception):
-    """What arrived is not what the hub says it has."""
+    """The received content is not what the hub declares."""
 
 
 class HubFile(NamedTuple):
-    """One file that is not there."""
+    """A missing file."""
 
     path: str
     size_bytes: int
     etag: str | None
-    """What its content is called there; None where it has no name that a file could have."""
+    """Name of its content; None where no file could have that name."""
 
 
 def look_up(model: str, commit: str, path: str, size_bytes: int, share: Share[HubFile]) -> HubFile:
-    """The file of this path as the hub has it."""
+    """Returns the hub's facts about the file of this path."""
     etag = _metadata(model, commit, path, share).etag
     named = etag is not None and re.fullmatch(r"[\w-]+", etag) is not None
     return HubFile(path, size_bytes, etag if named else None)
@@ -70,17 +70,17 @@ def _metadata(model: str, commit: str, path: str, share: Share[Any]) -> HfFileMe
 def fetch_blob(
     model: str, commit: str, cache: Path, blobs: Path, file: HubFile, share: Share[None]
 ) -> None:
-    """Brings the file's content into `blobs`. Raises Damaged, Cancelled once nobody waits, and what
-    the hub's library raises."""
+    """Downloads the file's content into `blobs`. Raises Damaged, Cancelled once nobody waits, and
+    exceptions of the hub's library."""
     etag = file.etag
     assert etag is not None
 
     def address() -> tuple[str, dict[str, Any]]:
-        """Where the file is now: signed addresses are good for a while only."""
+        """Returns the file's present URL: signed ones are valid for a while only."""
         location = _metadata(model, commit, file.path, share).location
         return location, build_hf_headers() if _at_hub(location) else {}
 
-    # Who fetches the same file in another process waits here, the hub's library too.
+    # Other processes fetching the same file wait here, including the hub's library.
     lock = cache / ".locks" / blobs.parent.name / f"{etag}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     share.total_bytes = file.size_bytes
@@ -96,7 +96,7 @@ def fetch_blob(
 
 
 class _Stream:
-    """One file on its way."""
+    """One download in progress."""
 
     def __init__(self, file: Path, size_bytes: int, etag: str, share: Share[None]) -> None:
         self._file = file
@@ -106,8 +106,8 @@ class _Stream:
         self._digest = self._new_digest()
 
     def run(self, address: Callable[[], tuple[str, dict[str, Any]]]) -> None:
-        """Fetch what the file lacks, with as many connections as it takes; `address` is asked
-        before each of them, for the URL and the headers to send there."""
+        """Fetches the rest of the file, with as many connections as needed; `address` gives URL and
+        headers for each of them."""
         self._file.touch()
         with self._file.open("rb") as file:
             while chunk := file.read(1 << 20):
@@ -137,7 +137,7 @@ class _Stream:
             hf_raise_for_status(answer)
             whole = answer.status_code == httpx2.codes.OK
             if whole and here:
-                # The server knows no ranges: from the start.
+                # The server does not support ranges: from the start.
                 self._digest = self._new_digest()
                 self._share.done_bytes = self._share.resumed_bytes = 0
             with self._file.open("wb" if whole else "ab") as file:
@@ -163,8 +163,8 @@ class _Stream:
 
 
 def _retried(attempt: Callable[[], T], share: Share[Any], here: Callable[[], int] = lambda: 0) -> T:
-    """What the attempt returns. It is made again where another may go well, after longer and longer
-    pauses; those begin anew whenever more is `here` than before."""
+    """Returns the result of the attempt, repeated where that may succeed, after growing pauses;
+    these start again whenever more is `here` than before."""
     pauses = iter(PAUSES_S)
     while True:
         share.check()
@@ -177,13 +177,13 @@ def _retried(attempt: Callable[[], T], share: Share[Any], here: Callable[[], int
             pause_s = next(pauses, None) if _may_pass(error) else None
             if pause_s is None:
                 raise
-            # Not the address: that of a content network carries its own signature.
+            # Not the URL: that of a content network contains its own signature.
             log.warning("A download broke off (%s) and goes on", type(error).__name__)
         share.pause(pause_s)
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the next attempt may go well: with a new connection or a new address, or later."""
+    """Returns True if another attempt may succeed: with a new connection or URL, or later."""
     if not isinstance(error, HfHubHTTPError):
         return True
     status = error.response.status_code
@@ -191,10 +191,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 def unfinished_file(blobs: Path, etag: str) -> Path:
-    """Where what has come of a file lies until it is whole."""
+    """Returns the path of a file's content until it is complete."""
     return blobs / f"{etag}.incomplete"
 
 
 def _at_hub(url: str) -> bool:
-    """Whether the person's token may be sent there."""
+    """Returns True if the person's token may be sent there."""
     return urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc

@@ -1,8 +1,8 @@
-"""What the hub says of a model that is not on this machine: configurations and headers.
+"""Configurations and headers of a model that is not local, from the hub.
 
-No weights are fetched. Of each weight file the safetensors header is asked for by a range request
-and written as a file that ends where its tensors would begin, in the folders of the model. So what
-reads the headers of a downloaded model reads these, and finds the same.
+No weights are fetched. Of each weight file the safetensors header is requested by range and written
+as a file that ends where its tensors would begin, in the folders of the model. So readers of a
+downloaded model's headers can read these, and find the same.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 TIMEOUT_S = 5.0
-"""How long the hub may keep one request waiting."""
+"""Timeout of one request to the hub."""
 ASK_AGAIN_S = 60.0
-"""After so long a model that the hub said nothing of is asked for again."""
+"""Time after which a model that the hub refused is requested again."""
 WEIGHTS = ".safetensors"
 CONFIG = "config.json"
 AT_A_TIME = 8
-"""Requests that are under way at the same time: a large model has two dozen files."""
+"""Requests in progress at the same time: a large model has two dozen files."""
 
 
 class NotAsked(WorkbenchError):
-    """The hub would have to be asked, and was not to be."""
+    """A request to the hub would be needed, and was not allowed."""
 
 
 class _Listing(NamedTuple):
-    """One repository: its commit, its files, and where what is known of them is written."""
+    """One repository: its commit, its files, and the folder for its headers."""
 
     commit: str
     files: tuple[str, ...]
@@ -57,10 +57,10 @@ class _Refusal(NamedTuple):
 
 
 class HubHeaders:
-    """Remembers what it was told until it is closed; for any thread."""
+    """Caches the hub's answers until it is closed; thread-safe."""
 
     def __init__(self) -> None:
-        # Who closes it does not wait for a thread that still writes down an answer.
+        # Closing does not wait for a thread that still writes an answer.
         self._open = contextlib.ExitStack()
         self._root = self._open.enter_context(
             private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}headers-")
@@ -70,14 +70,15 @@ class HubHeaders:
         self._answers: dict[tuple[ModelSource, Selection], Path | _Refusal] = {}
 
     def close(self) -> None:
-        """Forget everything."""
+        """Forgets everything."""
         self._open.close()
 
     def ask(self, source: ModelSource, wanted: Selection) -> Path:
-        """As `specs.known_folder`; a model that is not on this machine is asked for at the hub.
+        """Returns the folder as `specs.known_folder` does; asks the hub for a model that is not
+        local.
 
-        Raises Unknown with a sentence, whatever the hub says or does not say. Nothing is asked
-        with HF_HUB_OFFLINE=1.
+        Raises Unknown with a sentence, whatever the hub says. Nothing is requested with
+        HF_HUB_OFFLINE=1.
         """
         try:
             return self.known(source, wanted)
@@ -85,13 +86,14 @@ class HubHeaders:
             pass
         with self._one_at_a_time:
             try:
-                # Who was first has asked meanwhile.
+                # Another thread may have asked meanwhile.
                 return self.known(source, wanted)
             except NotAsked:
                 return self._fetch(source, wanted)
 
     def known(self, source: ModelSource, wanted: Selection) -> Path:
-        """As `ask`, but never with a request: raises NotAsked where it would need one."""
+        """Returns what `ask` does, but without requests: raises NotAsked where it would need
+        one."""
         try:
             return known_folder(source, wanted)
         except Unknown:
@@ -114,7 +116,8 @@ class HubHeaders:
         except Unknown:
             raise
         except Exception as error:
-            # Refused, unreachable, malformed: the hub's library lets errors of many others through.
+            # Refused, unreachable, malformed: the hub's library passes on exceptions of many
+            # others.
             unknown = Unknown(
                 f"memory needs unknown until '{source.model}' has been downloaded:"
                 f" {reason(error, source.revision)}."
@@ -143,10 +146,10 @@ def _is_offline() -> bool:
 
 
 def _fetch_wanted(api: HfApi, listing: _Listing, source: ModelSource, wanted: Selection) -> Path:
-    """Write down what is said of the files that are wanted."""
+    """Writes the headers and texts of the wanted files."""
     weights = wanted.of(list(listing.files))
     if not all(name.endswith(WEIGHTS) for name in (*weights, *wanted.files)):
-        # Other files say at their end, or by their code, what is in them.
+        # Other files have their header at their end, or hold code.
         raise Unknown(f"memory needs unknown until '{source.short_name}' has been downloaded.")
     indexes = [name for name in (*INDEXES, OWN_BLOCKS) if name in listing.files]
     names = {*weights, *((indexes or [INDEX]) if wanted.whole else ())}

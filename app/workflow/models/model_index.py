@@ -1,7 +1,7 @@
-"""What a model says of its parts, in the file that lies beside them.
+"""Reads a model's index of its components.
 
-`model_index.json` of an ordinary pipeline names the class of each component, which lies in a folder
-of its name. `modular_model_index.json` says where each lies, which may be in another repository.
+`model_index.json` of an ordinary pipeline names the class of each component, which is in a folder
+of its name. `modular_model_index.json` names the place of each, which may be another repository.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from app.workflow.files import read_object
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 INDEXES = (INDEX, MODULAR_INDEX)
 OWN_BLOCKS = "modular_config.json"
-"""In which a repository names the code of blocks of its own."""
+"""Names the code of a repository's own blocks."""
 
 
 class IndexedPart(NamedTuple):
-    """One component, as the index has it."""
+    """One component in the index."""
 
     library: str
     class_name: str
     """Both empty where the index names no class."""
     subfolder: str
     model: str | None = None
-    """The repository it lies in; None: the index's own."""
+    """The repository of its files; None for the index's own."""
     variant: str | None = None
     revision: str | None = None
 
@@ -34,30 +34,30 @@ class ModelIndex(NamedTuple):
     """One model's index."""
 
     class_name: str
-    """The pipeline's, unqualified; of an ordinary pipeline where there is no other."""
+    """The pipeline's, unqualified; an ordinary pipeline's if there is no other."""
     module: str
-    """The module of the repository's own code that defines it; empty where diffusers does."""
+    """The module of the repository's own code that defines it; empty for diffusers' classes."""
     is_modular: bool
     parts: dict[str, IndexedPart]
     empty: frozenset[str]
-    """Components in whose place there is none."""
+    """Components set to null."""
     settings: dict[str, Any]
-    """What is neither: values of the pipeline's configuration."""
+    """All other entries: values of the pipeline's configuration."""
 
     @property
     def blocks_class(self) -> str:
-        """The class of a modular pipeline's blocks; empty where it is its pipeline's own."""
+        """The class of a modular pipeline's blocks; empty for its pipeline's default."""
         return str(self.settings.get("_blocks_class_name") or "")
 
 
 NO_INDEX = ModelIndex("", "", False, {}, frozenset(), {})
-"""Of a pipeline whose document names no model."""
+"""For a pipeline whose document names no model."""
 
 
 def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
-    """The index of the model in this folder; `modular` prefers a modular pipeline's.
+    """Returns the index of the model in this folder; `modular` prefers a modular pipeline's.
 
-    Raises OSError where there is none, ValueError where it is no index.
+    Raises OSError where there is none, ValueError where it is invalid.
     """
     is_modular = modular and (folder / MODULAR_INDEX).is_file()
     tree = read_object(folder / (MODULAR_INDEX if is_modular else INDEX))
@@ -80,9 +80,9 @@ def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
 
 
 def is_component(entry: Any) -> TypeGuard[list[Any]]:
-    """Whether an entry of a model's index is meant as a component: library and class, or nulls.
+    """Returns True for an index entry of a component: library and class, or nulls.
 
-    The others are settings of the pipeline, of which some are lists of numbers.
+    Other entries are settings of the pipeline, some of them lists of numbers.
     """
     numbers = isinstance(entry, list) and entry and all(isinstance(n, int | float) for n in entry)
     return isinstance(entry, list) and not numbers
@@ -99,7 +99,7 @@ def _modular_part(name: str, entry: Any) -> IndexedPart | None:
         return None
     spec = entry[2]
     hint = spec.get("type_hint")
-    # What was saved without the component names its class in the hint alone.
+    # A model saved without the component names its class in the hint alone.
     library, class_name = hint if isinstance(hint, list) and len(hint) == 2 else entry[:2]
     texts = {key: str(spec[key]) for key in ("variant", "revision") if spec.get(key)}
     return IndexedPart(
@@ -115,7 +115,7 @@ PLACE = "pretrained_model_name_or_path"
 
 
 def holds(folder: Path) -> bool:
-    """Whether a component lies in this folder: a copy of a model keeps its index, which names
+    """Returns True if a component is in this folder: a copy of a model keeps its index, which names
     the repository it comes from."""
     if not folder.is_dir():
         return False

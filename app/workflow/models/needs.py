@@ -1,4 +1,4 @@
-"""What the steps of a plan need: the bytes of their components, and of computing with them."""
+"""Memory needs of a plan's steps: the bytes of their components, and of computing with them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DECODERS = ("vae", "vqvae", "movq", "audio_vae")
 
 
 def lines(plan: Plan, room: Room | None, find: Find = known_folder) -> list[str]:
-    """For each step that loads a model one sentence: what it needs, and whether that fits."""
+    """Returns a sentence for each step that loads a model: its needs, and whether it fits."""
     found = [_sentence(plan, step, need, room) for step, need in _needs(plan, room, find)]
     return found or [_no_model(plan)]
 
 
 def line(plan: Plan, room: Room | None, find: Find = known_folder) -> str:
-    """The sentence of the step that needs most; of the first whose need is unknown, if one is."""
+    """Returns the sentence of the step with the greatest need; of the first unknown one, if any."""
 
     def order(each: tuple[LoadingStep, Need | Unknown]) -> float:
         step, found = each
@@ -72,13 +72,13 @@ def _sentence(plan: Plan, step: LoadingStep, found: Need | Unknown, room: Room |
     if isinstance(found, Unknown):
         return f"{title}: {found.message}"
     if isinstance(step, TaskStep) and step.on_cpu and room is not None and room.is_accelerator:
-        # Of the machine's memory only what may be held of it is known here.
+        # Of RAM only the budget for weights is known here.
         room = Room(room.ram_bytes, 0, room.ram_bytes)
     return fit.sentence(title, asked_mode(step), found, room)
 
 
 def asked_mode(step: LoadingStep) -> Mode:
-    """What the document itself asks for."""
+    """Returns the document's own settings."""
     if not isinstance(step, PipelineStep):
         return Mode()
     return Mode(step.offload, step.vae_slicing, step.vae_tiling)
@@ -91,12 +91,12 @@ def weighed_specs(
     *,
     accelerator: bool = False,
 ) -> StepSpecs:
-    """The step's component specs. Raises Unknown where there are none, or none has weights."""
+    """Returns the step's component specs. Raises Unknown for none, or none with weights."""
     before = {name: each.components for name, each in earlier.items()}
     try:
         found = component_specs(step, find, before, accelerator=accelerator)
     except LoadError as error:
-        # What cannot be loaded is told by the run too.
+        # The run reports what cannot be loaded.
         raise Unknown(f"memory needs unknown. {error.message} {error.hint}".strip()) from error
     if not any(each.weight_bytes for each in found.components):
         model = step.model if isinstance(step, PipelineStep) else step.sources[0].model
@@ -105,9 +105,9 @@ def weighed_specs(
 
 
 def step_need(step: LoadingStep, specs: StepSpecs, sizes: dict[str, Size]) -> Need:
-    """What the step needs with these components.
+    """Returns the step's needs with these components.
 
-    `sizes` has what the steps before it draw, and what this one draws afterwards.
+    `sizes` has the output sizes of the steps before it, and this step's afterwards.
     """
     class_name, components = specs.class_name, specs.components
     if isinstance(step, TaskStep):
@@ -142,7 +142,8 @@ def step_need(step: LoadingStep, specs: StepSpecs, sizes: dict[str, Size]) -> Ne
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The component's configuration; empty where its values cannot be right: the load tells it."""
+    """Returns the component's configuration; empty for impossible values, which the load
+    reports."""
     return {} if wrong_in(folder) else config_of(folder)
 
 
@@ -154,6 +155,6 @@ def _weights(components: Sequence[ComponentSpec]) -> tuple[Weights, ...]:
 
 
 def _decoded_in(dtype: DType, class_name: str, autoencoder: Mapping[str, Any]) -> DType:
-    """SDXL's pipelines decode in float32 where float16 would overflow."""
+    """Returns float32 for SDXL's pipelines where float16 would overflow while decoding."""
     upcast = class_name.startswith("StableDiffusionXL") and autoencoder.get("force_upcast", True)
     return "float32" if upcast and dtype == "float16" else dtype

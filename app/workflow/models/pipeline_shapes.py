@@ -1,4 +1,4 @@
-"""What pipelines take, by the names of their classes and by the indexes of their models."""
+"""Components of pipelines, from their class names and their models' indexes."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ OWN_CODE_FLAG = "--trust-remote-code"
 
 
 class Shape(NamedTuple):
-    """What a pipeline is put together from."""
+    """The components and settings of a pipeline class."""
 
     class_name: str
     """Unqualified."""
     parameters: Mapping[str, bool]
-    """The components and settings it takes: whether one may be left out."""
+    """Parameters of the constructor: True for one with a default."""
     optional: Collection[str] = ()
     """Components that may be None."""
 
 
 def read_pipeline_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
-    """The index of an ordinary pipeline's model as it stands. Raises LoadError."""
+    """Returns the index of an ordinary pipeline's model. Raises LoadError."""
     try:
         return read_object(folder / INDEX)
     except (OSError, ValueError) as error:
@@ -50,7 +50,7 @@ def read_pipeline_index(folder: Path, step: PipelineStep) -> dict[str, Any]:
 
 
 def pipeline_class_name(step: PipelineStep, index: Mapping[str, Any]) -> str:
-    """The name of the diffusers class that the step's pipeline is of, with a model of this index.
+    """Returns the name of the step's diffusers class, with a model of this index.
 
     Raises LoadError where the model's own code defines it, and may not run.
     """
@@ -66,7 +66,8 @@ def pipeline_class_name(step: PipelineStep, index: Mapping[str, Any]) -> str:
 
 
 def shape_of(step: PipelineStep, index: Mapping[str, Any]) -> Shape:
-    """From the source of the pipeline's class; where its own code defines it, from its index."""
+    """Returns the shape from the source of the pipeline's class; for the repository's own code from
+    its index."""
     if step.code is not None:
         named = [name for name, entry in index.items() if is_component(entry)]
         parts = dict.fromkeys([*named, *step.components, *step.reused], True)
@@ -79,7 +80,7 @@ def shape_of(step: PipelineStep, index: Mapping[str, Any]) -> Shape:
 
 
 def model_index(folder: Path, step: PipelineStep) -> ModelIndex:
-    """The index of a modular pipeline's model. Raises LoadError."""
+    """Returns the index of a modular pipeline's model. Raises LoadError."""
     brings_blocks = (folder / OWN_BLOCKS).is_file()
     if brings_blocks and step.code is None:
         raise own_code_refused(step.model)
@@ -96,8 +97,8 @@ def model_index(folder: Path, step: PipelineStep) -> ModelIndex:
 
 
 def modular_shape(step: PipelineStep, index: ModelIndex) -> Shape:
-    """What a modular pipeline takes, from what is written of its blocks; raises Unknown where only
-    the blocks themselves say it."""
+    """Returns the shape of a modular pipeline from its blocks' docstrings; raises Unknown where
+    only the blocks themselves tell it."""
     assert step.modular is not None
     name = step.pipeline_class.rpartition(".")[2]
     if name == MODULAR:
@@ -115,21 +116,21 @@ def modular_shape(step: PipelineStep, index: ModelIndex) -> Shape:
 
 
 def qualified_class(entry: list[Any], name: str, step: PipelineStep) -> str:
-    """The qualified class of an index's entry: one of diffusers or transformers; nothing else is
-    ever imported for a model. Raises LoadError."""
+    """Returns the qualified class of an index's entry: one of diffusers or transformers, as nothing
+    else is ever imported for a model. Raises LoadError."""
     library, class_name = (str(part) for part in entry) if len(entry) == 2 else ("", str(entry))
     bare = CLASS_RENAMES.get(class_name, class_name)
     if bare.isidentifier():
         if library in ("diffusers", "transformers"):
             return f"{library}.{bare}"
-        # What lies beside a pipeline is named by the pipeline's folder.
+        # Models kept beside a pipeline are named by the pipeline's folder.
         if library.isidentifier() and (package_root("diffusers") / "pipelines" / library).is_dir():
             return f"diffusers.pipelines.{library}.{bare}"
     raise not_loaded(name, step.model, f"{library}.{class_name}")
 
 
 def own_code_refused(model: str) -> LoadError:
-    """The refusal of a model's own code, which nobody has allowed."""
+    """Returns the refusal of a model's own code, which nobody has allowed."""
     return LoadError(
         f"'{model}' brings code of its own, and nobody has allowed to run it.",
         hint="Set 'trust_remote_code' in the document, and start the workbench with"
@@ -138,7 +139,7 @@ def own_code_refused(model: str) -> LoadError:
 
 
 def not_loaded(name: str, model: str, class_name: str) -> LoadError:
-    """The refusal of a class that is not loaded for a model."""
+    """Returns the refusal of a class that is not loaded for a model."""
     return LoadError(
         f"The {name} of '{model}' is a {class_name}, which is not a class of diffusers or"
         " transformers and is not loaded."
@@ -146,7 +147,8 @@ def not_loaded(name: str, model: str, class_name: str) -> LoadError:
 
 
 def named_in(folder: Path) -> list[str]:
-    """The class that the component's own configuration names, as diffusers' models' do."""
+    """Returns the class named in the component's own configuration, as diffusers' models have
+    it."""
     try:
         return ["diffusers", str(read_object(folder / "config.json").get("_class_name", ""))]
     except (OSError, ValueError):
@@ -154,7 +156,7 @@ def named_in(folder: Path) -> list[str]:
 
 
 def unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
-    """The refusal of a model that has something else in the place of a component."""
+    """Returns the refusal of a model with another value in place of a component."""
     return LoadError(
         f"'{step.model}' names no class for its {name}, which {shape.class_name} needs.",
         hint=f"Its {INDEX} says {shortened(repr(index[name]))}.",
@@ -162,7 +164,7 @@ def unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any
 
 
 def lacking(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
-    """The refusal of a pipeline that takes a component which there is not."""
+    """Returns the refusal of a pipeline with a missing component."""
     if step.source is None:
         return LoadError(
             f"{shape.class_name} needs a {name}, and {step.place} names no model that it could be"
@@ -178,9 +180,10 @@ def lacking(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any
 def reused_components(
     step: PipelineStep, shape: Shape, earlier: Mapping[str, Collection[ComponentSpec]]
 ) -> dict[str, ComponentSpec]:
-    """The very components of the steps that share them: under the same keys, so each is held once.
+    """Returns the components of the steps that share them: under the same keys, so each is held
+    once.
 
-    Raises LoadError where the other step has no such one, or this pipeline takes none.
+    Raises LoadError where the other step has no such component, or this pipeline takes none.
     """
     where = f"{step.place}.pipeline"
     found = {}

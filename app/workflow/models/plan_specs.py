@@ -1,4 +1,4 @@
-"""A plan → what its steps load: made once when a run is prepared, and read by everybody after."""
+"""Resolves what a plan's steps load, once when a run is prepared, for all later readers."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def plan_specs(
 
 
 def are_current(specs: PlanSpecs) -> bool:
-    """Returns whether the files that the final specs were made from are still the same."""
+    """Returns True if the files of the final specs are unchanged."""
     return all(map(_is_current, (each for each in specs.steps.values() if each.is_final)))
 
 
 def _is_current(specs: StepSpecs) -> bool:
-    """Whether the files that the specs were made from are still the same."""
+    """Returns True if the files of the specs are unchanged."""
     try:
         if specs.index is not None and identify_file(specs.folder / INDEX) != specs.index:
             return False

@@ -1,8 +1,8 @@
-"""How many bytes quantised weights take, from what their files' headers say of the tensors.
+"""Bytes of quantised weights, from their files' headers.
 
-Exact for what lies quantised in its files. For weights that are quantised while they are loaded it
-is an estimate: which layers a quantiser leaves alone is known when it has run. The worker counts
-what it then really holds (`app/worker/loading/quantising.py`).
+Exact for weights stored quantised. For weights quantised while they load it is an estimate: which
+layers a quantiser skips is known when it has run. The worker counts the real bytes
+(`app/worker/loading/quantising.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.workflow.plan_settings import ComponentChanges, DType
 from app.workflow.quantisation import Quantisation
 
 BNB_BLOCK, BNB_NESTED_BLOCK = 64, 256
-"""Weights that share a scale, and scales that share one of their own, in bitsandbytes."""
+"""Weights that share a scale, and scales that share a second scale, in bitsandbytes."""
 TORCHAO_GROUP = 128
 """Weights that share a scale and a zero point in torchao's 4-bit layouts."""
 QUANTO_GROUP = 128
@@ -32,7 +32,7 @@ EMBEDDINGS = {
     "shared", "embed_tokens", "token_embedding", "position_embedding", "relative_attention_bias",
     "wte", "wpe", "word_embeddings", "lm_head",
 }  # fmt: skip
-"""Layers of text encoders that have a table for a weight, or that quantisers leave alone."""
+"""Layers of text encoders with a table as weight, or that quantisers skip."""
 
 PREFIXES: dict[str, tuple[str, ...]] = {
     "unet": ("model.diffusion_model.",),
@@ -44,7 +44,7 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("conditioner.embedders.1.model.", "text_encoders.clip_g."),
     "text_encoder_3": ("text_encoders.t5xxl.",),
 }  # fmt: skip
-"""How the tensors of a component begin in a checkpoint that holds a whole pipeline."""
+"""Prefixes of a component's tensors in a checkpoint that holds a whole pipeline."""
 
 
 def component_bytes(
@@ -54,7 +54,7 @@ def component_bytes(
     quantisation: Quantisation | None,
     changes: ComponentChanges | None = None,
 ) -> int:
-    """Bytes of the component in this folder as it will be held, after these changes to it.
+    """Returns the bytes of the component in this folder as it will be held, after these changes.
 
     Raises ValueError where a file is not a safetensors file, OSError where it cannot be read.
     """
@@ -69,13 +69,13 @@ def component_bytes(
 def single_file_bytes(
     file: Path, component: str, dtype: DType, quantisation: Quantisation | None
 ) -> int:
-    """Bytes of this component's weights in a single file, as they will be held; of the whole file
-    where it has none that are named as a whole checkpoint's.
+    """Returns the bytes of this component's weights in a single file, as they will be held; of the
+    whole file if no tensors have a checkpoint's names.
 
     An estimate until it has been loaded. Raises ValueError or OSError where it cannot be read.
     """
     if file.suffix != ".safetensors":
-        # A GGUF file is held as it is, but for its header.
+        # A GGUF file is held as it is, except its header.
         return file.stat().st_size
     within = _file_bytes(file, component, dtype, quantisation)
     return round(within or _file_bytes(file, "", dtype, quantisation))
@@ -97,8 +97,8 @@ def _file_bytes(
 
 
 def stored_quantiser(folder: Path) -> str | None:
-    """What the weights in this folder were quantised by before they were published, as their
-    configuration says (`bitsandbytes`, `sdnq`); None where they are as they were trained."""
+    """Returns the quantiser of published quantised weights in this folder, from their configuration
+    (`bitsandbytes`, `sdnq`); None for others."""
     stored = config_of(folder).get("quantization_config")
     if not isinstance(stored, dict):
         return None
@@ -116,7 +116,7 @@ def _tensor_bytes(
 
 
 def _is_converted(name: str, shape: tuple[int, ...], quantisation: Quantisation) -> bool:
-    """Whether a tensor is the weight of a linear layer that the quantiser takes."""
+    """Returns True for the weight of a linear layer that the quantiser converts."""
     if not name.endswith(".weight") or len(shape) != 2 or EMBEDDINGS.intersection(name.split(".")):
         return False
     given = quantisation.arguments
@@ -127,7 +127,7 @@ def _is_converted(name: str, shape: tuple[int, ...], quantisation: Quantisation)
     if quantisation.kind != "sdnq":
         return True
     if given.get("add_skip_keys", True) and not re.search(r"\.\d+\.", name):
-        # It leaves alone what is before and behind a model's blocks, which are numbered.
+        # It skips the layers before and after a model's blocks, which are numbered.
         return False
     least, least_channels = 16384, 32
     return prod(shape) >= int(str(given.get("minimum_allowed_numel", least))) and min(shape) >= int(
@@ -159,8 +159,9 @@ def _bytes_per_weight(quantisation: Quantisation, dtype: DType, shape: tuple[int
 
 
 def _sdnq_bytes(quantisation: Quantisation, shape: tuple[int, ...], dtype: DType) -> float:
-    """With a scale for each group, and for the unsigned kinds a zero point; a group that is not
-    given is of 2 to the power of the bits and 2 more. SVDQuant keeps two thin matrices beside."""
+    """Returns the bytes with a scale for each group, and for the unsigned types a zero point; the
+    default group is of 2 to the power of the bits plus 2. SVDQuant keeps two thin matrices in
+    addition."""
     given = quantisation.arguments
     kind = str(given["weights_dtype"])
     bits = _bits(kind)
@@ -173,6 +174,6 @@ def _sdnq_bytes(quantisation: Quantisation, shape: tuple[int, ...], dtype: DType
 
 
 def _bits(kind: object) -> int:
-    """`uint4` → 4; every name has its bits first."""
+    """Returns the bits in a name, which come first: `uint4` gives 4."""
     found = re.search(r"\d+", str(kind))
     return int(found[0]) if found else {"bf": 16}.get(str(kind)[:2], 1)

@@ -1,8 +1,9 @@
-"""A planned step → its component specs. The one place where it is worked out what a step loads.
+"""Resolves a planned step into its component specs. The only place that determines what a step
+loads.
 
-Without torch: classes are names here, and what a pipeline's constructor takes is read from its
-source. Of modular pipelines only their blocks know which components they load: who has them (the
-worker) says so with a `Shape`; without one they are those of the model's index.
+Without torch: classes are names here, and constructors are read from their source. Only the blocks
+of a modular pipeline know which components they load: the worker, which has them, passes a `Shape`;
+without one the components are those of the model's index.
 """
 
 from __future__ import annotations
@@ -70,25 +71,25 @@ NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
 
 
 class _Layout(NamedTuple):
-    """What an ordinary pipeline takes, and from where, before its components are looked at."""
+    """The components of an ordinary pipeline and their sources, before they are resolved."""
 
     shape: Shape
     checkpoint: Path | None
     """The file that has the whole pipeline."""
     folder: Path | None
-    """Of its model's index."""
+    """Folder of its model's index."""
     own: dict[str, str]
     """The model's own components, with their classes."""
     settings: dict[str, Any]
-    """Plain values, and None in the place of components."""
+    """Plain values, and None for absent components."""
     unfit: tuple[LoadError, ...] = ()
-    """Why the pipeline cannot be put together."""
+    """Reasons why the pipeline cannot be assembled."""
 
 
 def component_names(step: PipelineStep, find: Find = known_folder) -> dict[str, bool]:
-    """The components the step's pipeline takes, and whether each is there or none in its place.
+    """Returns the components of the step's pipeline, False for one set to null.
 
-    Only its model's index is read. Raises as `component_specs` does.
+    Reads only its model's index. Raises as `component_specs` does.
     """
     given = dict.fromkeys([*step.components, *step.reused], True)
     resolver = _Resolver(find, _not_read)
@@ -110,13 +111,12 @@ def component_specs(
     shape: Shape | None = None,
     read_pickle: ReadPickle | None = None,
 ) -> StepSpecs:
-    """What the step loads, each component with its files' identities and its bytes.
+    """Returns what the step loads, each component with its files' identities and its bytes.
 
-    `find` says where models lie. `earlier` has the components of the steps before, for what is
-    reused of them; of a step that it lacks nothing is counted. `shape` is the pipeline's where its
-    class has been loaded, and `read_pickle` reads files that may hold code. Raises LoadError where
-    the step cannot be loaded, Unknown where it cannot be said what it loads, and what `find`
-    raises.
+    `find` returns the places of models. `earlier` has the components of the steps before, for
+    reuse; components of other steps are not counted. `shape` is the pipeline's where its class has
+    been loaded, and `read_pickle` reads files that may hold code. Raises LoadError where the step
+    cannot be loaded, Unknown where it cannot be determined what it loads, and exceptions of `find`.
     """
     resolver = _Resolver(find, read_pickle or _not_read)
     if isinstance(step, TaskStep):
@@ -136,7 +136,8 @@ class _Resolver:
     # --- kinds of steps --------------------------------------------------------------------------
 
     def layout(self, step: PipelineStep, shape: Shape | None) -> _Layout:
-        """What an ordinary pipeline takes, and from where; only its model's index is read."""
+        """Returns the components and sources of an ordinary pipeline; reads only its model's
+        index."""
         checkpoint, folder = self._described_in(step)
         if checkpoint is not None and folder is None:
             named = step.pipeline_class.rpartition(".")[2]
@@ -170,7 +171,7 @@ class _Resolver:
         if "safety_checker" in settings and "requires_safety_checker" in shape.parameters:
             settings["requires_safety_checker"] = False
         if "add_watermarker" in shape.parameters:
-            # Otherwise SDXL's pictures are other ones as soon as a certain package is installed.
+            # Otherwise SDXL's images change as soon as a certain package is installed.
             settings["add_watermarker"] = False
         return _Layout(shape, checkpoint, folder, own, settings, tuple(unfit))
 
@@ -180,7 +181,7 @@ class _Resolver:
         shape: Shape | None,
         earlier: Mapping[str, Collection[ComponentSpec]],
     ) -> StepSpecs:
-        """What an ordinary pipeline loads."""
+        """Returns what an ordinary pipeline loads."""
         shape, checkpoint, folder, own, settings, unfit = self.layout(step, shape)
         for error in unfit:
             raise error
@@ -195,13 +196,12 @@ class _Resolver:
         }
         found = {name: changed(spec, step) for name, spec in loaded.items()} | reused
         if step.ip_adapter is not None and "image_encoder" in shape.parameters:
-            # As diffusers has it: the adapter's own encoder looks at the picture, where the model
-            # has none.
+            # As in diffusers: the adapter's own encoder is used where the model has none.
             settings.pop("image_encoder", None)
             if "image_encoder" not in found:
                 found["image_encoder"] = self._image_encoder(step.ip_adapter, step.dtype)
         components = tuple(found[name] for name in shape.parameters if name in found)
-        # A pipeline without a model lies where its first component does.
+        # A pipeline without a model uses the folder of its first component.
         first = components[0].folder.parent if components else Path()
         return StepSpecs(
             shape.class_name,
@@ -218,7 +218,7 @@ class _Resolver:
         shape: Shape | None,
         earlier: Mapping[str, Collection[ComponentSpec]],
     ) -> StepSpecs:
-        """What a modular pipeline loads."""
+        """Returns what a modular pipeline loads."""
         assert step.modular is not None
         folder = self._find(step.named_source, Selection(whole=True))
         index = model_index(folder, step)
@@ -245,7 +245,7 @@ class _Resolver:
         return StepSpecs(shape.class_name, folder, components, is_final=False)
 
     def task(self, step: TaskStep, dtype: DType) -> StepSpecs:
-        """What a task computes with."""
+        """Returns the components of a task."""
         components = tuple(
             self._foreign(name, block) if block.is_foreign else self._of_task(name, block, dtype)
             for name, block in step.components.items()
@@ -255,7 +255,7 @@ class _Resolver:
     # --- where components lie --------------------------------------------------------------------
 
     def _described_in(self, step: PipelineStep) -> tuple[Path | None, Path | None]:
-        """The file that has the whole pipeline, where it is in one, and the folder of its index; no
+        """Returns the file of the whole pipeline, if it is in one, and the folder of its index; no
         folder where the step names no model, or where a file's configuration is not known yet."""
         if step.source is None:
             return None, None
@@ -274,7 +274,7 @@ class _Resolver:
         checkpoint: Path | None,
         index: Path | None,
     ) -> dict[str, ComponentSpec]:
-        """The components that the step's model has of its own, by their classes."""
+        """Returns the step's own model's components, by their classes."""
         source = step.source
         if source is None or index is None:
             return {}
@@ -295,7 +295,7 @@ class _Resolver:
         folder: Path,
         own: Mapping[str, IndexedPart],
     ) -> ComponentSpec:
-        """One of the components that a modular pipeline's index names."""
+        """Returns one of the components in a modular pipeline's index."""
         assert step.modular is not None
         variant = step.named_source.variant or part.variant
         here = step.named_source.model if step.named_source.folder is None else None
@@ -323,9 +323,9 @@ class _Resolver:
     def _block(
         self, name: str, block: ComponentBlock, models: tuple[str, ...], own: Path | None
     ) -> ComponentSpec:
-        """The component of a block of the document.
+        """Returns the component of a block of the document.
 
-        `own` is the folder that the pipeline's own model has for such a component, if it has.
+        `own` is the folder of this component in the pipeline's own model, if there is one.
         """
         if block.source.file:
             file = single_file(block.source, self._find)
@@ -356,7 +356,7 @@ class _Resolver:
     def _of_task(self, name: str, block: ComponentBlock, dtype: DType) -> ComponentSpec:
         folder = self._block_folder(block)
         if not has_weights(block.class_name):
-            # In whatever a model computes, its tokenizer is the same.
+            # A tokenizer is the same for every dtype of its model.
             return in_a_folder(name, block.class_name, folder, "float32", block.source)
         if not weight_files(folder, block.source.variant):
             raise LoadError(
@@ -366,12 +366,12 @@ class _Resolver:
         library, _, automatic = block.class_name.rpartition(".")
         class_name = block.class_name
         if automatic.startswith("AutoModel"):
-            # What stands behind it, so that a pipeline and a task hold one.
+            # The real class, so that a pipeline and a task share one component.
             class_name = f"{library}.{model_class(automatic, config_of(folder)) or automatic}"
         return in_a_folder(name, class_name, folder, dtype, block.source)
 
     def _foreign(self, name: str, block: ComponentBlock) -> ComponentSpec:
-        """What its own library loads takes about what its files do."""
+        """Returns the spec of a component whose library needs about the bytes of its files."""
         source, names = block.source, block.files or {"": block.source.file}
         sources = (source.model_copy(update={"file": file}) for file in names.values())
         files = [single_file(each, self._find) for each in sources]

@@ -1,7 +1,7 @@
-"""Weights in a single file: which file is read, and which published model's configuration it has.
+"""Weights in a single file: infers the published model with their configuration.
 
-Such a file has tensors and no configuration. diffusers tells by names and shapes of the tensors
-which published model it is of. Its own function is asked, taken out of its source: importing it
+Such a file has tensors and no configuration. diffusers infers by names and shapes of the tensors
+which published model it is of. Its own function is called, extracted from its source: importing it
 would import torch.
 """
 
@@ -22,9 +22,9 @@ HOW_TO_ALLOW = "Put a safetensors file of its name beside it, or start with --al
 STABLE_DIFFUSION = (
     "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "encoder.down.",
 )  # fmt: skip
-"""How the tensors of Stable Diffusion's checkpoints begin."""
+"""Prefixes of the tensors in Stable Diffusion's checkpoints."""
 TOLD_BY = ("CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS", "infer_diffusers_model_type")
-"""What of diffusers' source tells the published model."""
+"""The parts of diffusers' source that infer the published model."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor of a file, by name."""
@@ -33,21 +33,21 @@ ReadPickle = Callable[[Path], Shapes]
 
 
 class Published(NamedTuple):
-    """A published model whose configuration a single file has."""
+    """A published model with the configuration of a single file."""
 
     model: str
     subfolder: str
 
 
 class _Tensor(NamedTuple):
-    """Stands for a tensor whose shape alone is asked for."""
+    """Stands for a tensor of which only the shape is needed."""
 
     shape: tuple[int, ...]
 
 
 def file_shapes(file: Path, read_pickle: ReadPickle) -> Shapes:
-    """The shapes of all tensors of the file. Raises ValueError or OSError where it cannot be read,
-    and what `read_pickle` raises."""
+    """Returns the shapes of all tensors of the file. Raises ValueError or OSError where it cannot
+    be read, and exceptions of `read_pickle`."""
     if file.suffix in SAFE_SUFFIXES:
         return _safe_shapes(file, stamp_of(file))
     return read_pickle(file)
@@ -63,15 +63,15 @@ def _safe_shapes(file: Path, _stamp: FileStamp) -> Shapes:
 
 
 def published_model(shapes: Shapes) -> Published:
-    """The published model that diffusers takes a file with these tensors to be of. Raises
-    ValueError where it cannot tell."""
+    """Returns the published model that diffusers infers from these tensors. Raises ValueError where
+    it cannot tell."""
     found = _source()["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][_kind(shapes)]
     return Published(str(found["pretrained_model_name_or_path"]), str(found.get("subfolder") or ""))
 
 
 def is_recognised(shapes: Shapes) -> bool:
-    """Whether diffusers tells by the tensors what they are; what it does not know it takes for a
-    Stable Diffusion 1. Raises ValueError where it cannot tell."""
+    """Returns True if diffusers recognises the tensors; unknown ones it takes for a Stable
+    Diffusion 1. Raises ValueError where it cannot tell."""
     return _kind(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
 
 
@@ -87,7 +87,7 @@ def _kind(shapes: Shapes) -> str:
 
 @functools.cache
 def _source() -> dict[str, Any]:
-    """The names of TOLD_BY, as the installed diffusers defines them."""
+    """Returns the names of TOLD_BY, as the installed diffusers defines them."""
     file = package_root("diffusers") / "loaders" / "single_file_utils.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
     body: list[ast.stmt] = []

@@ -1,6 +1,6 @@
-"""Component specs: what a step loads, resolved. Everybody who has to know reads these.
+"""Component specs: what a step loads, resolved, for all who need to know.
 
-`resolve.component_specs` makes them, without torch. A spec says everything that decides what is
+`resolve.component_specs` makes them, without torch. A spec has everything that decides what is
 loaded; its key is made of all of that, so a new field makes new keys unless it is named below.
 """
 
@@ -28,7 +28,7 @@ CODE = ".py"
 
 
 class Unknown(WorkbenchError):
-    """What a step loads cannot be said here; the message says why."""
+    """It cannot be determined here what a step loads; the message gives the reason."""
 
 
 class NotHere(LoadError):
@@ -41,27 +41,28 @@ class NotHere(LoadError):
         )
         self.source = source
         self.names = names
-        """All that is wanted of the model beside its text files."""
+        """All wanted files of the model beside its text files."""
 
 
 class Selection(NamedTuple):
-    """Which files of a model are wanted. Its text files (configurations, tokenizers) always are."""
+    """The wanted files of a model. Its text files (configurations, tokenizers) are always
+    wanted."""
 
     whole: bool = False
-    """Whether it is a whole pipeline, whose index says what else is wanted."""
+    """True for a whole pipeline, whose index names the other files."""
     folders: tuple[str, ...] = ()
     """Components whose weights are read; "" is the repository's own folder."""
     variant: str | None = None
-    """Of these weights the variant."""
+    """Variant of these weights."""
     files: tuple[str, ...] = ()
     """Single files; for one that may hold code the safetensors file of its name beside it."""
     adapters: tuple[str, ...] = ()
     """Folders all of whose safetensors files are wanted."""
     code: bool = False
-    """Whether the repository's own modules are wanted."""
+    """True if the repository's own modules are wanted."""
 
     def of(self, names: Sequence[str]) -> list[str]:
-        """Of all files of the repository the wanted ones beside its text files."""
+        """Returns the wanted ones of a repository's files, without its text files."""
         chosen = [*weights_of(self.folders, self.variant, names)]
         for file in self.files:
             name = safe_name(file, names, allow_pickles=True)
@@ -77,12 +78,12 @@ TEXTS = Selection()
 """A model's text files alone."""
 
 Find = Callable[[ModelSource, Selection], Path]
-"""Returns the folder of a model in which what is wanted lies: looked up, asked for at the hub, or
-fetched. Raises Unknown or LoadError with a sentence."""
+"""Returns the folder of a model with the wanted files: looked up, requested from the hub, or
+downloaded. Raises Unknown or LoadError with a sentence."""
 
 
 def local_folder(source: ModelSource, wanted: Selection) -> Path:
-    """The folder of a model on this machine, which has what is wanted; raises NotHere."""
+    """Returns the folder of a local model with the wanted files; raises NotHere."""
     if source.folder is not None:
         return Path(source.folder)
     found = held(this_machine(), source.model, source.revision, wanted.of)
@@ -92,7 +93,7 @@ def local_folder(source: ModelSource, wanted: Selection) -> Path:
 
 
 def known_folder(source: ModelSource, wanted: Selection) -> Path:
-    """As `local_folder`, for who loads nothing; raises Unknown."""
+    """Returns `local_folder` for callers that load nothing; raises Unknown."""
     try:
         return local_folder(source, wanted)
     except NotHere:
@@ -102,7 +103,7 @@ def known_folder(source: ModelSource, wanted: Selection) -> Path:
 
 
 def weights_of(folders: Iterable[str], variant: str | None, files: Sequence[str]) -> Iterator[str]:
-    """Of these files the weights a load from these folders reads; "" is the repository's own."""
+    """Yields the weights that a load from these folders reads; "" is the repository's own."""
     for folder in folders:
         prefix = f"{folder}/" if folder else ""
         names = (name.removeprefix(prefix) for name in _in_folder(folder, files))
@@ -110,7 +111,7 @@ def weights_of(folders: Iterable[str], variant: str | None, files: Sequence[str]
 
 
 def _in_folder(folder: str, files: Sequence[str]) -> list[str]:
-    """The safetensors files that lie in this very folder."""
+    """Returns the safetensors files directly in this folder."""
     prefix = f"{folder}/" if folder else ""
     return [
         name
@@ -122,49 +123,49 @@ def _in_folder(folder: str, files: Sequence[str]) -> list[str]:
 
 
 NOT_DECISIVE = frozenset({"name", "source", "folder", "weight_bytes", "shared_by"})
-"""Fields of a spec that decide nothing about what is loaded: what it is called, and where its files
-lie; the files themselves are identified."""
+"""Fields of a spec with no effect on what is loaded: its name, and the places of its files; the
+files themselves are identified."""
 
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """One component of a step: everything that decides what is loaded, and how large it is."""
+    """One component of a step: everything that decides what is loaded, and its size."""
 
     name: str
     class_name: str
     """Qualified: `diffusers.UNet2DConditionModel`."""
     source: ModelSource
     folder: Path
-    """Where its configuration lies, and its weights if they are in no single file."""
+    """Folder of its configuration, and of its weights unless they are in a single file."""
     files: tuple[FileIdentity, ...]
-    """The files it is loaded from, as they are now."""
+    """The present identities of the files it is loaded from."""
     dtype: DType
     variant: str | None
     weight_bytes: int
-    """As it will be held; an estimate where it is quantised while it is loaded."""
+    """As it will be held; an estimate where it is quantised while it loads."""
     quantisation: Quantisation | None = None
     quantiser: QuantiserKind | None = None
-    """What its weights are quantised with: now, or before they were published."""
+    """The quantiser of its weights: at load time, or before publication."""
     file: Path | None = None
     """The single file that has its weights."""
     tool_files: Mapping[str, str] = field(default_factory=dict)
-    """Of a model that its own library loads: what that calls the files → where they are."""
+    """Files of a model that its own library loads: by the library's names, their paths."""
     changes: ComponentChanges | None = None
-    """What is done to it when it has been loaded."""
+    """Changes made when it has been loaded."""
     sdnq_matmul: bool = False
-    """Whether it multiplies as SDNQ has quantised it."""
+    """True if it uses SDNQ's quantised matrix multiplication."""
     shared_by: str | None = None
-    """The earlier step whose component it is."""
+    """The earlier step that shares this component."""
 
     @cached_property
     def key(self) -> str:
-        """The key under which it is held: 32 hex digits, the same for what is loaded the same."""
+        """The key under which it is held: 32 hex digits, equal for equal components."""
         decisive: dict[str, Any] = {
             each.name: getattr(self, each.name)
             for each in fields(ComponentSpec)
             if each.name not in NOT_DECISIVE
         }
-        # Where a class is defined in its package, and where a file lies, decide nothing.
+        # A class's module in its package, and a file's folder, have no effect.
         decisive["class_name"] = (self.library, self.class_name.rpartition(".")[2])
         decisive["file"] = self.file and self.file.name
         text = json.dumps(to_jsonable_python(decisive), sort_keys=True)
@@ -177,7 +178,7 @@ class ComponentSpec:
 
     @property
     def model(self) -> str:
-        """As the document names it."""
+        """Its name in the document."""
         return self.source.model
 
     @property
@@ -196,34 +197,34 @@ class AdapterSpec:
     folder: Path
     """From which its library reads it; see `load_lora_weights`, `load_ip_adapter`."""
     file: Path | None
-    """Its weights; None: whatever safetensors file lies in the folder."""
+    """Its weights; None for any safetensors file in the folder."""
     files: tuple[FileIdentity, ...]
-    """What it may read there, as it is now; a file that is missing is told of by the load."""
+    """The present identities of its files; the load reports a missing one."""
 
 
 @dataclass(frozen=True)
 class StepSpecs:
-    """Everything a step is put together from."""
+    """All components of a step."""
 
     class_name: str
-    """The pipeline's, unqualified; "" of a task."""
+    """The pipeline's, unqualified; "" for a task."""
     folder: Path
     """The model's, with its index."""
     components: tuple[ComponentSpec, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the pipeline's constructor: absent components, plain values."""
     loras: tuple[AdapterSpec, ...] = ()
-    """In the order of the step's."""
+    """In the step's order."""
     ip_adapter: AdapterSpec | None = None
     index: FileIdentity | None = None
-    """The model's index as it was read; None where there is none."""
+    """The model's index as read; None without one."""
     is_final: bool = True
-    """False where the worker may find another list, because it takes code to know it: a modular
+    """False if only code can tell the components, so that the worker may find others: a modular
     pipeline's blocks, a model's own classes, or a file that may hold code."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything in it that decides what the step makes, by the names of the fields."""
+        """Returns all fields that decide the step's result, by name."""
         decisive = {
             each.name: getattr(self, each.name) for each in fields(self) if each.name not in PLACES
         }
@@ -234,24 +235,24 @@ class StepSpecs:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all components together, each once."""
+        """Sum over all components, each once."""
         return sum({each.key: each.weight_bytes for each in self.components}.values())
 
 
 PLACES = frozenset({"folder", "index", "is_final"})
-"""Fields of a step's specs that say where they were read from, and decide nothing."""
+"""Fields of a step's specs about where they were read from, with no effect on the result."""
 
 
 @dataclass(frozen=True)
 class PlanSpecs:
-    """What the steps of a plan load, as far as it could be told without loading anything."""
+    """What the steps of a plan load, as far as it is known without loading anything."""
 
     steps: Mapping[str, StepSpecs]
     """By the steps' names; without the steps that load nothing or could not be resolved."""
     is_whole: bool
-    """Whether every step that loads something could be resolved."""
+    """True if every step that loads models could be resolved."""
     accelerator: bool
-    """Whether they are loaded for an accelerator, which decides the dtypes left open."""
+    """True if they are loaded for an accelerator, which decides default dtypes."""
     missing: tuple[ModelSource, ...] = ()
     """Models of which files are not here."""
 
@@ -262,7 +263,7 @@ class PlanSpecs:
 
     @cached_property
     def weight_bytes(self) -> Mapping[str, int] | None:
-        """The bytes of each component by its key; None where some are not known."""
+        """Returns the bytes of each component by its key; None where some are unknown."""
         if not self.is_whole:
             return None
         return {each.key: each.weight_bytes for each in self.components}

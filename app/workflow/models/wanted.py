@@ -1,9 +1,8 @@
-"""Brings everything that a plan loads: its steps are resolved with a `find` that fetches.
+"""Downloads everything that a plan loads: its steps are resolved with a `find` that fetches.
 
-What an index names is known when the index is here, so the resolver asks for one model after the
-other. What only the worker can tell is not asked for here, and the worker asks for it itself: of a
-modular pipeline's workflow the components (its blocks say which), and whose configuration a file
-has that may hold code.
+An index's contents are known only once it is local, so the resolver asks for one model after the
+other. Needs that only the worker knows are requested by the worker itself: components of a modular
+pipeline's workflow (its blocks name them), and the configuration of a file that may hold code.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from app.workflow.plan_sources import ModelSource
 
 
 class Wanted(NamedTuple):
-    """A model of the hub, and which of its files are wanted beside its text files."""
+    """A hub model, and the choice of its files beside its text files."""
 
     source: ModelSource
     choose: Choose
 
 
 def exactly(names: Sequence[str]) -> Choose:
-    """These files."""
+    """Returns a choice of exactly these files."""
     return lambda _files: names
 
 
 def found_by(bring: Callable[[Wanted], None], place: Place) -> Find:
-    """A `find` that has each model of the hub brought to the place before it says where it is."""
+    """Returns a `find` that downloads each hub model to the place before it returns the folder."""
 
     def find(source: ModelSource, wanted: Selection) -> Path:
         if source.folder is not None:
@@ -49,9 +48,9 @@ def found_by(bring: Callable[[Wanted], None], place: Place) -> Find:
 
 
 def bring_all(plan: Plan, bring: Callable[[Wanted], None], place: Place) -> None:
-    """Has everything brought that the plan's steps load of the hub's models.
+    """Downloads everything that the plan's steps load from the hub.
 
-    Raises what `bring` raises. What else is wrong with a step is told by its load.
+    Raises exceptions of `bring`. Loading a step reports its other problems.
     """
     failed: list[WorkbenchError] = []
 
@@ -83,7 +82,7 @@ def _resolve(step: LoadingStep, find: Find, earlier: dict[str, Iterable[Componen
 
 
 def _is_local(step: PipelineStep | TaskStep) -> bool:
-    """Whether nothing of the step can lie anywhere but in folders of this machine."""
+    """Returns True if the step needs only folders of this machine."""
     described = [(block.source, block.config) for block in step.components.values()]
     if isinstance(step, PipelineStep):
         if step.modular is not None:
@@ -92,7 +91,7 @@ def _is_local(step: PipelineStep | TaskStep) -> bool:
         if step.source is not None:
             described.append((step.source, step.config))
     for source, config in described:
-        # Without a configuration a file has that of a published model.
+        # A file without a configuration has that of a published model.
         needs_one = config is None and source.file and not isinstance(step, TaskStep)
         if needs_one or (config is not None and config.folder is None):
             return False

@@ -1,1 +1,1 @@
-"""A document with its inputs becomes a plan: every mistake is found here, all at once."""
+"""Turns a document with its inputs into a plan, and reports all mistakes at once."""

@@ -1,6 +1,4 @@
-"""What the steps of a plan have to do with each other: how often and at what pace they run, what is
-released after them, and the components they share.
-"""
+"""Relations between a plan's steps: iterations, frame rates, releases, and shared components."""
 
 from __future__ import annotations
 
@@ -24,14 +22,14 @@ PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
 class Iterations:
-    """Counts the steps of one plan, in their order."""
+    """Counts the runs of a plan's steps, in their order."""
 
     def __init__(self) -> None:
         self._runs: dict[str, int] = {}
         self._artifacts: dict[str, int] = {}
 
     def add(self, step: Step) -> int:
-        """How often this step, the next one of the plan, runs at least."""
+        """Returns how often this step, the next one of the plan, runs at least."""
         if isinstance(step, SubWorkflowStep):
             self._runs[step.name] = self._runs.get(step.last, 1)
             self._artifacts[step.name] = self._artifacts.get(step.last, 1)
@@ -47,7 +45,7 @@ class Iterations:
 
     def _combinations(self, arguments: Mapping[str, Value]) -> int:
         found = references_in(arguments.values())
-        # A round of a sub-workflow has one of what it is handed.
+        # Each iteration of a sub-workflow gets one of the results it is handed.
         return self._product(reference for reference in found if not reference.handed_at)
 
     def _product(self, references: Iterable[ResultValue]) -> int:
@@ -55,7 +53,7 @@ class Iterations:
             (self._runs if found.property else self._artifacts).get(found.step, 1)
             for found in references
         )
-        # A product over many references has thousands of digits; more than enough is enough.
+        # A product over many references has thousands of digits, so it is capped.
         product = 1
         for count in counts:
             product = min(product * count, MAX_ITERATIONS**2)
@@ -63,7 +61,7 @@ class Iterations:
 
 
 def _made_by(step: PipelineStep | TaskStep, call: Mapping[str, Value]) -> int:
-    """How many results one run makes at least."""
+    """Returns the least number of results of one run."""
     if not isinstance(step, PipelineStep):
         gathered = call.get("images") if step.command == "gather_images" else None
         return max(1, len(gathered.items)) if isinstance(gathered, ListValue) else 1
@@ -80,23 +78,23 @@ def _literal(value: Value | None) -> object:
 # --- frames per second ----------------------------------------------------------------------------
 
 ARGUMENTS = ("frame_rate", "fps")
-"""What calls name it by."""
+"""The names of a frame rate in calls."""
 OF_FILMS = ("video/", "image/gif")
 
 
 class Paces:
-    """Frames per second of videos whose result block names none, as far as steps have been read.
+    """Frame rates of videos whose result block names none, for the steps read so far.
 
-    The dialect's default of eight suits a video without a pace of its own. One made for 24 (by its
-    call's `frame_rate`, its audio or its chain) is as long as its audio only at those.
+    The dialect's default of eight is right for a video without any frame rate. A video made for 24
+    (by its call's `frame_rate`, its audio or its chain) matches its audio only at 24.
     """
 
     def __init__(self) -> None:
         self._paces: dict[str, float] = {}
 
     def paced(self, step: Step) -> Step:
-        """The step, with the pace of its film in its result where the document leaves that open:
-        its chain's, its call's, else that of the steps whose films it takes."""
+        """Returns the step with a frame rate in its result where the document leaves that open: its
+        chain's, its call's, else that of the steps whose videos it takes."""
         result = step.result
         said = None if result is None else result.fps
         pace = said or _own(step) or self._inherited(step)
@@ -131,7 +129,7 @@ def _argued(call: Mapping[str, Value]) -> float | None:
 
 
 def _usual(step: PipelineStep) -> float | None:
-    """That of a call which leaves it to the pipeline."""
+    """Returns the pipeline's default, where the call names none."""
     signature = call_signature(step.pipeline_class.rpartition(".")[2])
     for parameter in signature.parameters if signature is not None else ():
         if parameter.name in ARGUMENTS and parameter.name not in step.arguments:
@@ -148,17 +146,17 @@ def _pace(value: object) -> float | None:
 
 
 class Releases:
-    """Known as far as the documents have been read."""
+    """Releases of the documents read so far."""
 
     def __init__(self) -> None:
         self._tasks: list[str] = []
-        """The steps that are tasks, which `release_models` is about."""
+        """The task steps, which `release_models` refers to."""
 
     def note(
         self, step: StepDocument, steps: list[Step], before: int, at: Place, reader: ValueReader
     ) -> None:
-        """Note in the last of `steps` what leaves after it; `before` this one of the document, a
-        sub-workflow perhaps, there were so many."""
+        """Records the releases in the last of `steps`; the first `before` of them were there before
+        this step of the document, which may be a sub-workflow."""
         made = [each.name for each in steps[before:]]
         if step.task is not None:
             self._tasks += made
@@ -178,12 +176,12 @@ class Releases:
 
 
 class Sharing:
-    """Known as far as the document has been read; a sub-workflow has one of its own."""
+    """The shared components of the steps read so far; a sub-workflow has a Sharing of its own."""
 
     def __init__(self, document: WorkflowDocument) -> None:
         self._document = document
         self._sharing: dict[str, str] = {}
-        """Which step shares a component; the last that does."""
+        """The last step that shares each component."""
         self._built: dict[str, PipelineStep | None] = {}
         """Pipeline steps by their name in the document; None for one with a mistake."""
 
@@ -195,7 +193,7 @@ class Sharing:
         at: Place,
         reader: ValueReader,
     ) -> None:
-        """Note a pipeline step, which is called `name` in the plan, and what it shares."""
+        """Records a pipeline step, named `name` in the plan, and its shared components."""
         assert step.pipeline is not None
         self._built[step.name] = built
         known = None if built is None else known_components(built)
@@ -206,7 +204,7 @@ class Sharing:
             self._sharing[component] = name
 
     def reused(self, block: PipelineBlock, at: Place, reader: ValueReader) -> dict[str, str]:
-        """The steps of the plan whose components the block reuses, by the components' names."""
+        """Returns the plan's step for each component the block reuses."""
         found: dict[str, str] = {}
         for component, where in _named(block, at, "reused_components"):
             if component in self._sharing:
@@ -221,7 +219,8 @@ class Sharing:
         return found
 
     def step(self, name: str, at: Place, reader: ValueReader) -> PipelineStep | None:
-        """The earlier pipeline step of this name in the document; a problem where there is none."""
+        """Returns the earlier pipeline step of this name in the document; notes a problem for
+        none."""
         if name in self._built:
             return self._built[name]
         later = name in [step.name for step in self._document.steps if step.pipeline is not None]
@@ -241,7 +240,7 @@ class Sharing:
 def check_assembled(
     pipeline_class: str, block: PipelineBlock, at: Place, reader: ValueReader
 ) -> None:
-    """Note what is wrong with a pipeline without a model, which has only what it is given."""
+    """Notes problems of a pipeline without a model, which has only the components it is given."""
     stands_for = pipeline_class.rpartition(".")[2].startswith(("DiffusionPipeline", "AutoPipe"))
     given = block.component_blocks or block.reused_components
     if stands_for or not (given or block.configuration.reused_components):
@@ -250,7 +249,7 @@ def check_assembled(
 
 
 def _named(block: PipelineBlock, at: Place, key: str) -> list[tuple[str, Place]]:
-    """The components that the list of this key names, in both of its places."""
+    """Returns the components in the list of this key, from both of its places."""
     settings = getattr(block.configuration, key)
     beside = getattr(block, key)
     return [
@@ -260,10 +259,10 @@ def _named(block: PipelineBlock, at: Place, key: str) -> list[tuple[str, Place]]
 
 
 def known_components(step: PipelineStep) -> dict[str, bool] | None:
-    """The components the step's pipeline has by name, and whether each is there or none in its
-    place; None where the model is not here yet."""
+    """Returns the pipeline's components by name, False for one set to null; None where the model is
+    not local yet."""
     try:
         return component_names(step)
     except (LoadError, Unknown):
-        # What is wrong with the model is told when it is loaded.
+        # Loading the model tells about its problems.
         return None

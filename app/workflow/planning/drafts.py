@@ -1,4 +1,4 @@
-"""What of a workflow can be planned with its defaults, also where it takes inputs to run it."""
+"""Plans a workflow with its defaults as far as possible, even if it needs inputs to run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.workflow.planning.planner import planned
 
 
 class Draft(NamedTuple):
-    """The steps of a workflow as far as they are known."""
+    """The known steps of a workflow."""
 
     steps: tuple[Step, ...]
-    """Those without a mistake."""
+    """The steps without a mistake."""
     files: tuple[Path, ...]
     """The documents that were read."""
     lacks_folder: bool
-    """Whether it names the folder of a model that is not there, or is none of a model."""
+    """True if it names a missing folder, or one without a model."""
 
 
 def draft_plan(raw: RawDocument, paths: PathSettings) -> Draft:

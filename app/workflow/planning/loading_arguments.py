@@ -1,6 +1,5 @@
-"""What a document says about how models are loaded: dtypes, a repository's own code, a second
-model, and keys that do nothing here.
-"""
+"""Loading arguments of a document: dtypes, a repository's own code, a second model, and keys
+without effect."""
 
 from __future__ import annotations
 
@@ -31,8 +30,8 @@ FLOAT16_WARNING = (
 
 
 def read_dtypes(loading: dict[str, Any], at: Place, reader: ValueReader) -> dict[str, DType]:
-    """The dtype of each component of a pipeline that is named, and under OTHERS that of all others:
-    float32 where the document does not say, as in diffusers."""
+    """Returns the dtype of each named component, and under OTHERS that of all others: float32 where
+    the document does not say, as in diffusers."""
     key = dtype_key(loading)
     wanted = loading.get(key)
     if wanted in AUTO:
@@ -50,7 +49,7 @@ def read_dtypes(loading: dict[str, Any], at: Place, reader: ValueReader) -> dict
 def component_dtype(
     loading: dict[str, Any], pipelines: DType, at: Place, reader: ValueReader
 ) -> DType:
-    """The dtype of a component with a block of its own; its `auto` is that of the pipeline."""
+    """Returns the dtype of a component with a block of its own; `auto` means the pipeline's."""
     key = dtype_key(loading)
     named = loading.get(key)
     if named in AUTO:
@@ -59,7 +58,7 @@ def component_dtype(
 
 
 def dtype_key(loading: dict[str, Any]) -> str:
-    """Under which of its two names these loading arguments have the dtype."""
+    """Returns the key that holds the dtype in these loading arguments."""
     return "dtype" if "dtype" in loading and "torch_dtype" not in loading else "torch_dtype"
 
 
@@ -84,9 +83,9 @@ def read_code(
     source_of: Callable[[dict[str, Any], Place], ModelSource | None],
     reader: ValueReader,
 ) -> ModelSource | None:
-    """The repository whose code these loading arguments ask for; None where they ask for none.
+    """Returns the repository whose code these loading arguments ask for; None where they do not.
 
-    Notes a problem where it is not one of the `trusted`: a document can only ask for it.
+    Notes a problem for a repository that is not `trusted`: a document can only ask for it.
     """
     custom, asked = loading.get("custom_pipeline"), loading.get("trust_remote_code")
     if asked is not None and not isinstance(asked, bool):
@@ -112,12 +111,12 @@ def read_code(
 
 # --- a second model -------------------------------------------------------------------------------
 
-# diffusers reads the name of the second model from the first one's model card and follows it.
+# diffusers reads the second model's name from the first one's model card.
 PRIOR_OF = {
     f"kandinsky-community/kandinsky-2-2-{decoder}": "kandinsky-community/kandinsky-2-2-prior"
     for decoder in ("decoder", "decoder-inpaint")
 }
-"""The model that turns words into what these ones draw; `prior` in their cards."""
+"""The prior model of each decoder; `prior` in their cards."""
 OF_PRIOR = {
     "prior": "diffusers.PriorTransformer",
     "image_encoder": "transformers.CLIPVisionModelWithProjection",
@@ -126,7 +125,7 @@ OF_PRIOR = {
     "scheduler": "diffusers.UnCLIPScheduler",
     "image_processor": "transformers.CLIPImageProcessor",
 }
-"""Its components, by the folders that they lie in."""
+"""Components of the prior, by their folders."""
 
 
 def connected(
@@ -135,8 +134,8 @@ def connected(
     dtype: DType,
     find: Callable[[str], ModelSource | None],
 ) -> dict[str, ComponentBlock]:
-    """The components of the other model, by their names in a pipeline of both; none where this
-    class or this model is a pipeline by itself."""
+    """Returns the prior's components, by their names in the combined pipeline; empty where this
+    class or model is not a combined one."""
     is_of_both = "Combined" in pipeline_class or ".AutoPipelineFor" in pipeline_class
     if not is_of_both or source is None or source.model not in PRIOR_OF:
         return {}
@@ -180,26 +179,26 @@ IDLE_LOADING_ARGUMENTS = {
     "token": TOKEN,
     "use_auth_token": TOKEN,
 }
-"""Loading arguments that do nothing here, by name: why, or what to do instead."""
+"""Loading arguments without effect, by name: the reason, or what to do instead."""
 HARMLESS_LOADING_ARGUMENTS = {
     "disable_mmap", "low_cpu_mem_usage", "output_loading_info", "requires_safety_checker",
     "resume_download",
 }  # fmt: skip
-"""Loading arguments nobody needs to be told about: no result depends on them in diffusers either,
-or what they ask for is done anyway."""
+"""Loading arguments without effect and without a warning: no result depends on them in diffusers
+either, or they ask for what is done anyway."""
 HOLD_RECORD = ("image/png", "image/jpeg", "image/webp")
-"""Kinds of files that hold the record of their run."""
+"""Content types of files that can embed the record of their run."""
 
 
 def warn_of_loading_arguments(loading: Mapping[str, Any], at: Place, reader: ValueReader) -> None:
-    """Warns of arguments in this `from_pretrained_arguments` that do nothing."""
+    """Warns of arguments in this `from_pretrained_arguments` that have no effect."""
     for key, value in loading.items():
         if key in IDLE_LOADING_ARGUMENTS and value not in (None, False):
             _warn((*at, key), IDLE_LOADING_ARGUMENTS[key], reader)
 
 
 def warn_of_configuration(block: PipelineBlock, at: Place, reader: ValueReader) -> None:
-    """Warns of keys of the pipeline's and its components' configurations that do nothing."""
+    """Warns of keys without effect in the configurations of the pipeline and its components."""
     for where, why in _idle(block.configuration, (*at, "configuration")):
         _warn(where, why, reader)
     for name, component in block.component_blocks.items():
@@ -208,7 +207,7 @@ def warn_of_configuration(block: PipelineBlock, at: Place, reader: ValueReader) 
 
 
 def warn_of_result(block: ResultBlock, at: Place, reader: ValueReader) -> None:
-    """Warns where `embed_metadata` asks for another thing than what is written."""
+    """Warns where `embed_metadata` does not match what is written."""
     if "embed_metadata" not in block.model_fields_set:
         return
     where, holds_record = (*at, "embed_metadata"), block.content_type in HOLD_RECORD

@@ -1,4 +1,4 @@
-"""What a document says of a modular pipeline: its workflow, its configs and what it loads."""
+"""Plans a document's settings of a modular pipeline: its workflow, configs and components."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from app.workflow.references import Path as Place
 
 ONLY_MODULAR = ("load_components", "configs", "components_manager")
 OUTPUT = Parameter(name="output", required=False, annotation="", default="None")
-"""Which of what the blocks made the call returns; every modular pipeline takes it."""
+"""Names the output that the call returns; every modular pipeline takes it."""
 
 
 def is_modular(pipeline_class: str) -> bool:
-    """Whether a class of this name is a modular pipeline's."""
+    """Returns True for the class name of a modular pipeline."""
     return pipeline_class.endswith(names.MODULAR)
 
 
@@ -39,7 +39,7 @@ def read_modular(
     reader: ValueReader,
     models: Collection[Path],
 ) -> ModularSettings | None:
-    """What is modular about the pipeline at this place; None for an ordinary one."""
+    """Returns the modular settings of the pipeline at this place; None for an ordinary pipeline."""
     configured, where = block.configuration, (*at, "configuration")
     workflow = block.from_pretrained_arguments.get("workflow")
     workflow_at = (*at, "from_pretrained_arguments", "workflow")
@@ -74,7 +74,7 @@ def read_modular(
 
 
 def find_blocks(pipeline_class: str, index: ModelIndex | None) -> Blocks | None:
-    """The blocks of this class of pipelines with this model; None where they are not known yet."""
+    """Returns the blocks of this pipeline class with this model; None while unknown."""
     named = pipeline_class.rpartition(".")[2]
     if index is None:
         return None if named == names.MODULAR else blocks_of(named)
@@ -86,9 +86,10 @@ def find_blocks(pipeline_class: str, index: ModelIndex | None) -> Blocks | None:
 def modular_signature(
     pipeline_class: str, source: ModelSource | None, settings: ModularSettings
 ) -> CallSignature | None:
-    """How the pipeline is called; None where its blocks are not known yet.
+    """Returns the signature of the pipeline's call; None while its blocks are unknown.
 
-    Required is what every way to ask for its workflow needs; without one, for any of them.
+    An argument is required if every way to ask for the workflow needs it, or every way to ask for
+    any workflow where the document names none.
     """
     blocks = find_blocks(pipeline_class, _index_of(source))
     if blocks is None:
@@ -113,7 +114,7 @@ def modular_signature(
 def _modular_keys(
     configured: Configuration, workflow: Any, at: Place, workflow_at: Place
 ) -> Iterator[tuple[str, Place]]:
-    """Those of the keys for modular pipelines that are there, with their places."""
+    """Yields the keys for modular pipelines that the document has, with their places."""
     yield from ((key, (*at, key)) for key in ONLY_MODULAR if key in configured.model_fields_set)
     if workflow is not None:
         yield "workflow", workflow_at
@@ -131,7 +132,7 @@ def _there_are(names_: Collection[str]) -> str:
 
 
 def _dtypes(configured: Configuration, at: Place, reader: ValueReader) -> dict[str, DType]:
-    """The dtype of each component that is named, and under OTHERS that of all others."""
+    """Returns the dtype of each named component, and under OTHERS that of all others."""
     block = configured.load_components
     wanted = block and (block.dtype or block.torch_dtype)
     if not block or not wanted:
@@ -160,7 +161,7 @@ def _quantised(
 
 
 def _index_of(source: ModelSource | None) -> ModelIndex | None:
-    """The index of a model that lies on this machine; what is wrong with it is told by its load."""
+    """Returns the index of a local model; its load tells about problems of the index."""
     if source is None:
         return None
     folder = Path(source.folder) if source.folder else find_snapshot(source.model, source.revision)
@@ -175,7 +176,7 @@ def _index_of(source: ModelSource | None) -> ModelIndex | None:
 def _elsewhere(
     index: ModelIndex | None, source: ModelSource | None, models: Collection[Path]
 ) -> Iterator[tuple[str, ModelSource]]:
-    """Where the components lie that the index says to be in other repositories."""
+    """Yields the components whose index entry names another repository."""
     if index is None or source is None:
         return
     for name, part in index.parts.items():

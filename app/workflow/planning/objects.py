@@ -1,8 +1,8 @@
 """Objects of a document: `{"…_type": CLASS, "from_file" | "from_previous_result" |
 "from_arguments": …}`.
 
-A class may only be one of diffusers' that hold data and do nothing when they are made. Their fields
-are read from diffusers' source.
+The class must be one of diffusers' data classes, whose construction has no side effects. Their
+fields are read from diffusers' source.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.workflow.references import parse
 
 OBJECT_KEYS = ("from_file", "from_previous_result", "from_arguments")
 PLAIN_TYPES = ("content_type", "offload_type", "media_type")
-"""Keys that end as those of a class do and hold a text."""
+"""Keys that end in `_type` and hold a text, not a class."""
 DATA_CLASSES: dict[str, str] = {
     "LTXVideoCondition": "pipelines.ltx.pipeline_ltx_condition",
     "LTX2VideoCondition": "pipelines.ltx2.pipeline_ltx2_condition",
@@ -34,20 +34,21 @@ DATA_CLASSES: dict[str, str] = {
     "MiniMaxH3VideoReference": "modular_pipelines.minimax_h3.references",
     "MiniMaxH3AudioReference": "modular_pipelines.minimax_h3.references",
 }
-"""The classes a document may have objects of, and diffusers' module of each."""
+"""The allowed classes, and the diffusers module of each."""
 
 
 class DataClass(NamedTuple):
-    """What is known of one of them."""
+    """Fields of an allowed class."""
 
     fields: tuple[str, ...]
     required: tuple[str, ...]
     kind: MediaKind | None
-    """What it is made of by `from_file` and `from_previous_result`; None where by neither."""
+    """Kind of media for `from_file` and `from_previous_result`; None where the class takes
+    neither."""
 
 
 class Reader(Protocol):
-    """Reads what is in an object; see `values.ValueReader`."""
+    """The part of `values.ValueReader` that objects need."""
 
     problems: list[Problem]
 
@@ -62,7 +63,7 @@ class Reader(Protocol):
 
 @functools.cache
 def data_class(name: str) -> DataClass:
-    """The fields of a class of DATA_CLASSES, from its source."""
+    """Returns the fields of a class of DATA_CLASSES, read from its source."""
     file = package_root("diffusers") / f"{DATA_CLASSES[name].replace('.', '/')}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
     (body,) = (
@@ -84,14 +85,14 @@ def data_class(name: str) -> DataClass:
 
 
 def is_built(value: dict[str, Any]) -> bool:
-    """Whether this says how an object is built; a `from_file` beside no class says nothing."""
+    """Returns True if this describes an object; `from_file` needs a class beside it."""
     if any(key in value for key in OBJECT_KEYS[1:]):
         return True
     return "from_file" in value and bool(_type_keys(value))
 
 
 def built_value(reader: Reader, value: dict[str, Any], path: Place, *, handed_down: bool) -> Value:
-    """The object; a problem and None-literal where it is wrong."""
+    """Returns the object; notes a problem and returns a None-literal where it is wrong."""
     nothing = LiteralValue(value=None)
     keys = _type_keys(value)
     ways = [key for key in OBJECT_KEYS if key in value]

@@ -1,4 +1,5 @@
-"""Document + inputs → Plan. Every mistake is found here, before a queue or a model is touched."""
+"""Makes a Plan of a document and its inputs. All mistakes are found here, before a run is queued or
+a model loaded."""
 
 from __future__ import annotations
 
@@ -55,9 +56,9 @@ from app.workflow.references import Path as Place
 from app.workflow.request import request_problems, with_changes
 
 NOT_SUBSTITUTED = {"variables", "inputs", "$schema"}
-"""Keys of a document in which nothing is replaced; `$schema` is for editors alone."""
+"""Keys of a document in which nothing is substituted; `$schema` is for editors alone."""
 NO_VALUE = ("There is no variable", "The default of variable", "There is no constant")
-"""How the sentences on what has no value begin."""
+"""Beginnings of the messages about missing values."""
 
 
 def make_plan(
@@ -68,11 +69,11 @@ def make_plan(
     seed: int | None = None,
     changes: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Plan:
-    """The plan of this workflow with these inputs.
+    """Returns the plan of this workflow with these inputs.
 
     `seed` is used by every step that names none of its own; None takes the document's, or draws
-    one. `changes` are values of the document that are others in this run, by JSON pointer.
-    Raises UnknownWorkflow, InvalidWorkflow or InvalidInputs, with every problem there is.
+    one. `changes` replace values of the document for this run, by JSON pointer. Raises
+    UnknownWorkflow, InvalidWorkflow or InvalidInputs, with all problems.
     """
     if unreadable := request_problems(inputs, changes):
         raise InvalidInputs(f"'{workflow.stem}' cannot be run with this request.", unreadable)
@@ -86,7 +87,7 @@ def make_plan(
     seed = seed_of_run(specs, values, seed, raw.tree.get("seed"))
     planning = planned(raw, values, paths, seed, changes)
     if problems := planning.mistakes():
-        # What only arises from what was typed (a missing picture, say) is the inputs' mistake.
+        # A problem that only a typed value causes (a missing image, say) is the inputs'.
         typed = all(found.place.startswith("inputs.") for found in problems)
         error = InvalidInputs if typed else InvalidWorkflow
         raise error(f"'{workflow.stem}' cannot run as it stands.", problems)
@@ -112,7 +113,7 @@ def planned(
     seed: int | None = None,
     changes: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Planning:
-    """Returns the steps of the document with these inputs, and everything that is wrong."""
+    """Returns the steps of the document with these inputs, and all problems."""
     planning = Planning(paths, drawn_seed=drawn_seed())
     origins = {name: ("inputs", name) for name in values}
     with contextlib.suppress(TooManyProblems):
@@ -121,7 +122,7 @@ def planned(
 
 
 class Planning:
-    """One plan in the making: gathers steps, problems and the files the hash covers."""
+    """One plan under construction: its steps, its problems and the files its hash covers."""
 
     def __init__(self, paths: PathSettings, drawn_seed: int) -> None:
         self._paths = paths
@@ -132,18 +133,18 @@ class Planning:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._without_value: list[str] = []
-        """Places whose variable has no value: what follows from that is no mistake of its own."""
+        """Places whose variable has no value; problems that follow from that are not reported."""
         self.contents: list[bytes] = []
         self.files: list[Path] = []
         self._properties: dict[str, tuple[str, ...]] = {}
-        """What can be taken of the results of a step, where that is known."""
+        """The known properties of a step's results."""
         self._releases = Releases()
         self._iterations = Iterations()
         self._paces = Paces()
         self._nodes = 0
 
     def mistakes(self) -> list[Problem]:
-        """What is wrong, without what only follows from something else that is."""
+        """Returns the problems, without those that only follow from another."""
         told = dict.fromkeys(self.problems)
         return [found for found in told if not self._follows(found)]
 
@@ -166,10 +167,11 @@ class Planning:
         above: tuple[Path, ...] = (),
         rounds: tuple[Rounds, ...] = (),
     ) -> str:
-        """Add the document's steps; the name of its last one, "" when it could not be read.
+        """Adds the document's steps; returns the name of the last one, "" for an unreadable
+        document.
 
-        `given` holds what a person typed, or ready `Value`s from a parent workflow; `origins` where
-        each was given, for the wording of problems.
+        `given` holds typed values, or ready `Value`s from a parent workflow; `origins` the place
+        where each was given, for messages.
         """
         self.contents.append(raw.content)
         self.files.append(raw.path)
@@ -260,7 +262,7 @@ class Planning:
         return names[document.steps[-1].name] if document.steps else ""
 
     def _count(self, step: Step, reader: ValueReader, at: Place) -> None:
-        """Note what the step makes, and whether it makes too much."""
+        """Records the step's results, and notes too many of them."""
         if isinstance(step, TaskStep):
             self._properties[step.name] = TASKS[step.command].keys
         elif isinstance(step, PipelineStep):
@@ -274,7 +276,7 @@ class Planning:
         self, raw: RawDocument, given: Mapping[str, Any], place_prefix: Place
     ) -> Substituted:
         declared = raw.tree.get("variables", {})
-        # A value that equals the default is the document's own word, not the person's.
+        # A value that equals the default counts as the document's own, not the person's.
         own = {name for name, value in given.items() if value == declared.get(name)}
         typed = frozenset(given) - own
         body = {key: value for key, value in raw.tree.items() if key not in NOT_SUBSTITUTED}
@@ -297,7 +299,7 @@ class Planning:
             problem(self.problems, (*place_prefix, *path), message)
         for path, message in raw.wrong_constants:
             problem(self.problems, (*place_prefix, *path), message)
-        # A variable whose default holds such a constant has no value wherever it stands.
+        # A variable whose default holds such a constant has no value anywhere.
         unset = {path[1] for path, _ in raw.wrong_constants if path[0] == "variables"}
         unset_at = [(path, name) for path, name in tree.references.items() if name in unset]
         self._without_value += [
@@ -309,7 +311,7 @@ class Planning:
     def _note_undeclared(
         self, tree: Substituted, declared: Mapping[str, Any], place_prefix: Place
     ) -> None:
-        """Each name once, at its first place."""
+        """Notes each undeclared name once, at its first place."""
         places: dict[str, list[Place]] = {}
         for path, name in tree.undeclared:
             places.setdefault(name, []).append(path)
@@ -319,7 +321,7 @@ class Planning:
             problem(self.problems, (*place_prefix, *first), message, hint)
 
     def _note_no_variables(self, raw: RawDocument, tree: Substituted, place_prefix: Place) -> None:
-        """One problem, however many variables are missing with the block that declares them."""
+        """Notes one problem for all variables missing with the block that declares them."""
         names = list(dict.fromkeys(name for _, name in tree.undeclared))
         listed = shortened(", ".join(f"'{name}'" for name in names))
         mistyped = [key for key in raw.tree if nearest(key, ["variables"])]
@@ -339,7 +341,7 @@ class Planning:
         above: tuple[Path, ...],
         rounds: tuple[Rounds, ...],
     ) -> str:
-        """Inline a sub-workflow; its steps are called `parent/child`."""
+        """Inlines a sub-workflow; its steps are named `parent/child`."""
         assert step.workflow is not None
         where = (*at, "workflow")
         if reader.is_typed((*where, "path")):
@@ -373,7 +375,7 @@ class Planning:
         for name in values.keys() - known:
             message = f"The sub-workflow has no variable '{name}'."
             problem(self.problems, (*where, "arguments", name), message, nearest(name, known))
-        # What this workflow was handed itself is the same in all rounds of this step.
+        # Results handed to this workflow itself are the same in all iterations of this step.
         here = f"{place((*where, 'arguments'))}."
         handed = tuple(
             found for found in references_in(values.values()) if found.handed_at.startswith(here)
@@ -393,7 +395,7 @@ class Planning:
 
 
 def _names(steps: Any) -> list[str]:
-    """What the steps of a document are called, "" for one that has no name."""
+    """Returns the names of a document's steps, "" for a step without one."""
     items = steps if isinstance(steps, list) else []
     return [str(step.get("name", "")) if isinstance(step, dict) else "" for step in items]
 

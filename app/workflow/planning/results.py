@@ -1,4 +1,4 @@
-"""A document's result block → the plan's ResultSpec, with everything that is wrong with it."""
+"""Plans a document's result block, and notes its problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS_OF_SOUNDS = ("subtype", "format", "compression_level", "bitrate_mode")
 
 
 def read_result(block: ResultBlock | None, reader: ValueReader, at: Place) -> ResultSpec | None:
-    """How the step's results are written; the reader has noted what cannot be."""
+    """Returns how the step's results are written; problems are noted."""
     if block is None:
         return None
     name = block.file_base_name

@@ -1,4 +1,4 @@
-"""Which sound files a document may ask for, with the options that soundfile has for them."""
+"""The audio files a document may ask for, with soundfile's options for them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
 class SoundFile(NamedTuple):
-    """A kind of sound file."""
+    """A type of audio file."""
 
     container: str
-    """As FFmpeg names it."""
+    """FFmpeg's name."""
     format: str
-    """As soundfile, and so a document's `format`, names it."""
+    """soundfile's name, and so a document's `format`."""
     suffix: str
     codecs: dict[str, str]
-    """FFmpeg's encoders by soundfile's `subtype`; the first is the one that is used."""
+    """FFmpeg's encoders by soundfile's `subtype`; the first is the default."""
 
 
 class Codec(NamedTuple):
-    """What an encoder takes; the defaults are those of one that loses nothing."""
+    """Options of an encoder; the defaults are those of a lossless one."""
 
     rates: tuple[int, ...] = ()
-    """Samples per second it has, empty for all; a sound of another becomes one of 48 kHz."""
+    """Supported sample rates, empty for all; audio of another is resampled to 48 kHz."""
     layouts: tuple[str, ...] = ("mono", "stereo")
     sample_format: str = ""
-    """"" leaves the encoder its own."""
+    """"" leaves the choice to the encoder."""
     compression: bool = False
-    """Whether it has a `compression_level`."""
+    """True if the encoder has a `compression_level`."""
     bitrate_modes: bool = False
 
 
@@ -69,8 +69,8 @@ CODECS = {
     "flac 24": Codec(sample_format="s32", compression=True),
     "libmp3lame": Codec(rates=LAME_RATES, compression=True, bitrate_modes=True),
     "libopus": Codec(rates=OPUS_RATES, compression=True, bitrate_modes=True),
-    # FFmpeg's own encoder of Vorbis takes two channels and knows a quality, no bit rate.
+    # FFmpeg's own Vorbis encoder takes two channels, and a quality instead of a bit rate.
     "vorbis": Codec(layouts=("stereo",), compression=True),
 }
-"""What those encoders take that are more than the samples as they are."""
+"""Encoders with options beyond plain samples."""
 PLAIN = Codec()

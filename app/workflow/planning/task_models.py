@@ -1,4 +1,4 @@
-"""What a task loads: which component comes from where, and where it computes."""
+"""Plans a task's models: its components, their sources, and its device."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 class Call(NamedTuple):
-    """The arguments of one call, as they are being read."""
+    """The arguments of one call while they are being read."""
 
     place: Place
     values: dict[str, Value]
     samples: dict[str, Any]
-    """Something of the kind that each value will be, to check it with."""
+    """A sample of each value's kind, to check it with."""
     devices: list[Any]
-    """The one that is asked for, if one is."""
+    """The requested device, if any."""
 
 
 def with_defaults(task: Task, samples: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with what those become that are not given."""
+    """Returns the arguments with defaults for those that are not given."""
     fields = task.arguments.model_fields.items()
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
     return {**defaults, **samples}
@@ -48,10 +48,10 @@ def task_components(
     builder: PipelineBuilder,
     paths: PathSettings,
 ) -> dict[str, ComponentBlock]:
-    """What the calls of one step load, by name; the same for all of them.
+    """Returns the components that a step's calls load, by name; the same for all of them.
 
-    What is wrong is noted: a model that is not there, that a step would name, or that differs from
-    call to call.
+    Notes a model that does not exist, that an earlier step would name, or that differs between
+    calls.
     """
     wanted: tuple[Loads, ...] | None = None
     found: dict[str, ComponentBlock] = {}
@@ -77,7 +77,7 @@ def pipeline_call(
     seed: int,
     result: ResultSpec | None,
 ) -> PipelineStep | None:
-    """The call of a pipeline that a task is another name for; None where something is wrong."""
+    """Returns the pipeline step that a task stands for; None with its problems noted."""
     assert task.becomes is not None
     call, *more = calls
     for other in more:
@@ -105,8 +105,8 @@ def pipeline_call(
 
 
 def computes_on_cpu(calls: Iterable[Call], reader: ValueReader) -> bool:
-    """Whether the document keeps the task off the accelerator: there is no other choice of a
-    device than this one, because the worker has one."""
+    """Returns True if the document keeps the task off the accelerator. There is no other choice, as
+    a worker has one device."""
     wanted = set()
     for call in calls:
         for device in call.devices:
@@ -122,7 +122,7 @@ def computes_on_cpu(calls: Iterable[Call], reader: ValueReader) -> bool:
 def _of_files(
     wanted: Loads, source: ModelSource, where: Place, reader: ValueReader, paths: PathSettings
 ) -> ComponentBlock | None:
-    """What a library of its own loads: from pickles, which are read where the operator allows."""
+    """Returns a component whose library reads pickles, if the operator allows them."""
     if not paths.allow_pickles:
         message = f"The weights of '{source.model}' are pickles, which may hold code."
         reader.note(where, message, "They are read when it is started with --allow-pickles.")
