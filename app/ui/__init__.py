@@ -1,1 +1,1 @@
-"""The page: the only room with gradio."""
+"""The page: the only package that imports gradio."""

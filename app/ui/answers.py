@@ -1,4 +1,4 @@
-"""The headers that go out: a list of what an answer may carry, and what every answer is given."""
+"""Headers of answers: an allow list of Gradio's, and those added to every answer."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ KEPT = frozenset(
         b"www-authenticate",
     }
 )  # fmt: skip
-"""Gradio answers a ranged request with all headers of that request, the cookie among them."""
+"""Gradio answers a range request with all headers of that request, including the cookie."""
 
 _FILES = re.compile(r"/file=")
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; img-src 'self'"
-"""A file somebody made or uploaded must never run as a document of this origin."""
+"""A generated or uploaded file must never run as a document of this origin."""
 
 
 def policy(frame_ancestors: Iterable[str]) -> str:
-    """The Content-Security-Policy of the page.
+    """Returns the Content-Security-Policy of the page.
 
-    Gradio makes functions of the texts that the page's events bring along (`unsafe-eval`), writes
-    scripts and styles into the document, and plays sounds by a module it makes itself (`blob:`).
+    Gradio compiles functions from strings in the page's events (`unsafe-eval`), writes scripts and
+    styles into the document, and plays audio with a module it generates (`blob:`).
     """
     ancestors = " ".join(("'self'", *frame_ancestors))
     return "; ".join(
@@ -48,13 +48,13 @@ def policy(frame_ancestors: Iterable[str]) -> str:
 
 
 def cleaned(headers: Iterable[tuple[bytes, bytes]], path: str, page_policy: str) -> Headers:
-    """The headers of an answer as they leave."""
+    """Returns the headers of an answer as they are sent."""
     kept = [(name, value) for name, value in headers if name.lower() in KEPT]
     return [*kept, *added(SANDBOX if _FILES.search(path) else page_policy)]
 
 
 def added(content_policy: str) -> Headers:
-    """What every answer is given."""
+    """Returns the headers that every answer gets."""
     return [
         (b"content-security-policy", content_policy.encode()),
         (b"x-content-type-options", b"nosniff"),

@@ -1,7 +1,7 @@
-"""The endpoints for scripts: explicit, stable names, typed parameters, the engine's own checks.
+"""The endpoints for scripts: stable names, typed parameters, the engine's own checks.
 
-`gr.api` checks nothing itself, so everything a script sends goes through `engine.submit`, and a
-file only through `uploads`. Names are kept forever; fields are added, never renamed.
+`gr.api` checks nothing itself, so everything a script sends goes through `engine.submit`, and files
+through `uploads` alone. Names are kept forever; fields are added, never renamed.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ FIXED_NAMES = (
 )  # fmt: skip
 
 LISTED_RUNS = 20
-"""How many of the newest runs `/status` lists."""
+"""Number of newest runs in `/status`."""
 MAX_ID_LENGTH = 200
-"""Of a script's own `request_id`, in characters: every event of its stream carries it."""
+"""In characters; for a script's own `request_id`, which every event of its stream carries."""
 
 
 class ScriptApi:
-    """The functions behind the endpoints; `register` makes them endpoints of the open Blocks."""
+    """The functions behind the endpoints; `register` adds them to the open Blocks."""
 
     def __init__(
         self, engine: Engine, catalog: Catalog, uploads: Path, people: People, unread_s: float
@@ -65,8 +65,8 @@ class ScriptApi:
     def register(self) -> tuple[str, ...]:
         """Registers every endpoint and returns their names. Call before any other event is made.
 
-        A workflow gets its typed endpoint when the page is built; one that is added later is
-        reached through `/generate` until the next start.
+        A workflow gets its typed endpoint when the page is built; one added later is reached
+        through `/generate` until the next start.
         """
         for name in FIXED_NAMES:
             # The page's chip asks for the status every few seconds: that must not queue.
@@ -82,7 +82,7 @@ class ScriptApi:
             endpoint = typed_endpoint(name, entry, self._run_to_end)
             gr.api(endpoint, api_name=name, concurrency_limit=None)
         except Exception:
-            # One file must not keep the page from starting; `list_workflows` tells of it.
+            # One file must not keep the page from starting; `list_workflows` reports it.
             log.exception("The workflow '%s' has no endpoint of its own", entry.name)
         else:
             self._typed[name] = entry.path
@@ -97,16 +97,16 @@ class ScriptApi:
         changes: dict[str, Any] | None = None,
         request: gr.Request = None,  # (Gradio fills it in by its type)
     ) -> AsyncIterator[dict[str, Any]]:
-        """Runs a workflow of the catalog and streams what happens.
+        """Runs a workflow of the catalog and streams its events.
 
-        `changes` are values of its document that are others in this run, by JSON pointer.
+        `changes` replace values of its document for this run, by JSON pointer.
 
         Every event has `event` (queued, fetching, remembered, downloading, loading, step, phase,
         result, heartbeat, done, cancelled, error), `job_id` and `request_id`. The last one is done
         (with images, seed, seconds, unchanged, sentence, workflow, variables, metadata), cancelled,
         or error; a heartbeat comes every second in which nothing else does. Where `unchanged` is
-        true nothing was run: another `seed` makes another picture, `fresh` the same.
-        Dropping the stream cancels the run.
+        true earlier results were reused: another `seed` makes another picture, `fresh` makes the
+        same one again. Closing the stream cancels the run.
         """
         variables = undressed(variables)
         echoed = request_id if _is_short(request_id) else None
@@ -120,7 +120,7 @@ class ScriptApi:
                 workflow, variables, seed, request, fresh=fresh, changes=changes
             )
         except WorkbenchError as error:
-            # Whoever only reads the events has to learn of it too.
+            # Clients that only read the events must get the error too.
             yield {**failure_event(error.report()), "job_id": None, "request_id": echoed}
             raise _told_error(error) from None
         last: dict[str, Any] = {"event": ""}
@@ -134,10 +134,10 @@ class ScriptApi:
         job_id: str,
         request: gr.Request = None,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Streams what happens to a run from its beginning, as `generate` does.
+        """Streams a run's events from its beginning, as `generate` does.
 
-        For a script that lost its stream: a run that was under way when the server was started
-        again keeps its id. Dropping this stream does not cancel the run.
+        For a script that lost its stream: a run that was in progress when the server restarted
+        keeps its id. Closing this stream does not cancel the run.
         """
         try:
             workflow = (await asyncio.to_thread(self._engine.info, _as_id(job_id))).workflow
@@ -148,12 +148,12 @@ class ScriptApi:
             raise _told_error(error) from None
 
     def list_workflows(self) -> list[dict[str, Any]]:
-        """Every workflow of the catalog: name, title, description, whether it is ready here."""
+        """Lists every workflow of the catalog: name, title, description, readiness."""
         return [self._listed(entry) for entry in self._catalog.entries()]
 
     def describe_workflow(self, name: str) -> dict[str, Any]:
-        """A workflow with everything it asks for: kinds, defaults, limits, choices, and by which
-        `parameter` its own endpoint takes each input."""
+        """Returns a workflow with all its inputs: kinds, defaults, limits, choices, and the
+        `parameter` of its own endpoint for each input."""
         try:
             entry = self._catalog.find(_as_name(name))
         except WorkbenchError as error:
@@ -188,10 +188,10 @@ class ScriptApi:
             raise _told_error(error) from None
 
     def status(self, request: gr.Request = None) -> dict[str, Any]:
-        """The worker's state, the queue, what runs, memory, and what is held.
+        """Returns the worker's state, the queue, the current run, memory, and held components.
 
-        Of runs that are not `mine`, only operators are told the `run_id`. `runs` has the newest
-        runs, ended ones too: an operator's those of everybody, a guest's those of this session.
+        Only operators get the `run_id` of runs that are not `mine`. `runs` has the newest runs,
+        including ended ones: an operator gets everybody's, a guest those of this session.
         """
         owner = _owner(request)
         mine = self._engine.owned(owner)
@@ -211,7 +211,7 @@ class ScriptApi:
         try:
             return self._engine.runs(None if everybody else owner, limit=LISTED_RUNS)
         except StoreError as error:
-            # What the workers do is told all the same.
+            # The workers' state is returned all the same.
             log.warning("%s", error)
             return []
 
@@ -220,7 +220,7 @@ class ScriptApi:
         mode: FreeMode = "when_idle",
         request: gr.Request = None,
     ) -> dict[str, Any]:
-        """Frees everything that is held, when the run in progress has ended or by cancelling it.
+        """Evicts all held components, when the current run has ended or by cancelling it.
 
         A guest can while no other person's run is in progress or waiting.
         """
@@ -285,8 +285,8 @@ class ScriptApi:
     async def _events(
         self, run_id: str, workflow: str, variables: Mapping[str, Any], request: gr.Request | None
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The run's events as scripts see them, a heartbeat for each second without one, and
-        `done` at the end of a run that succeeded. Ends early when nobody reads."""
+        """Yields the run's events for scripts, a heartbeat for each second without one, and `done`
+        at the end of a run that succeeded. Ends early when nobody reads."""
         view = RunView(run_id=run_id)
         followed = self._engine.follow(run_id, previews=False)
         reading = while_read(followed, Reader(request, self._unread_s))
@@ -305,7 +305,8 @@ class ScriptApi:
     async def _own_events(
         self, run_id: str, workflow: str, variables: Mapping[str, Any], request: gr.Request | None
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """The events of the caller's own run, which is cancelled when they are left early."""
+        """Yields the events of the caller's own run, which is cancelled when they are left
+        early."""
         try:
             async with contextlib.aclosing(
                 self._events(run_id, workflow, variables, request)
@@ -332,8 +333,8 @@ class ScriptApi:
         return info.model_copy(update={"mine": own, "run_id": info.run_id if told else ""})
 
     async def _end(self, run_id: str) -> None:
-        """Cancels the run unless it is over, and waits until it has really stopped."""
-        # An engine that was closed meanwhile has ended its runs.
+        """Cancels the run unless it is over, and waits until it has stopped."""
+        # A closed engine has ended its runs.
         with contextlib.suppress(EngineError):
             if self._engine.cancel(run_id):
                 await asyncio.shield(self._until_over(run_id))
@@ -346,12 +347,12 @@ class ScriptApi:
 
 def _owner(request: gr.Request | None) -> str:
     session = request.session_hash if request is not None else None
-    # Who names no session asks for one thing only, and owns nothing afterwards.
+    # A caller without a session makes one request, and owns nothing afterwards.
     return f"script {session or secrets.token_hex(16)}"
 
 
 def _is_short(request_id: Any) -> bool:
-    """Returns whether it can be sent back with every event."""
+    """Returns True if it can be sent back with every event."""
     plain = isinstance(request_id, str | int | float | None) and not unfit(request_id)
     return plain and len(str(request_id)) <= MAX_ID_LENGTH
 
@@ -381,6 +382,6 @@ def _told_error(error: WorkbenchError) -> gr.Error:
 
 
 def _raise_failure(last: Mapping[str, Any]) -> None:
-    """Raises what a run failed with, where this is the last event of one that did."""
+    """Raises the error of a failed run, if this is its last event."""
     if last["event"] == "error":
         raise gr.Error(last["message"], print_exception=False)

@@ -1,4 +1,4 @@
-"""The JSON of a call, checked before Gradio sees it, which would answer with a traceback."""
+"""Checks the JSON of a call before Gradio, which would answer a bad one with a traceback."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Session = Annotated[str, Field(pattern=r"^[\w.~-]{1,128}$")]
 
 
 class NotTaken(Exception):
-    """A call that is refused; its text is the sentence a client gets."""
+    """A refused call; its text is the message for the client."""
 
 
 class Call(BaseModel):
-    """What is looked at of a call; the values in `data` are the handlers' to check."""
+    """The checked fields of a call; handlers check the values in `data`."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -32,11 +32,12 @@ class Call(BaseModel):
 
 
 IGNORED = ("oauth_token", "batched", "batch_trigger_ids", "request", "simple_format")
-"""What Gradio takes too and nobody here sends."""
+"""Fields that Gradio accepts and no client here sends."""
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The JSON object in this body: finite, not deep, every text encodable. Raises NotTaken."""
+    """Returns the JSON object in this body: finite, not deep, every text encodable. Raises
+    RefusedCall."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
     except NotTaken:
@@ -58,7 +59,7 @@ def read(body: bytes) -> dict[str, Any]:
 
 
 def checked(body: bytes) -> Call:
-    """The call in this body. Raises NotTaken."""
+    """Returns the call in this body. Raises RefusedCall."""
     value = read(body)
     try:
         return Call.model_validate(
@@ -69,7 +70,7 @@ def checked(body: bytes) -> Call:
 
 
 def written(call: Call) -> bytes:
-    """The call as the body that Gradio gets."""
+    """Returns the call as the body for Gradio."""
     return json.dumps(call.model_dump(exclude_unset=True)).encode()
 
 
@@ -78,7 +79,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """How many levels are nested; without recursion, for that is what it is about."""
+    """Returns the number of nested levels; without recursion, which deep values would exhaust."""
     deepest, level = 0, [value]
     while level:
         deepest += 1

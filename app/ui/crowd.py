@@ -1,4 +1,4 @@
-"""Keeps one guest from taking what Gradio has for all: places for calls, and states of visits."""
+"""Limits one guest's share of what Gradio has for all: places for calls, and visits' states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.ui.people import current_person
 
 
 def limit_calls(page: gr.Blocks, most: int) -> None:
-    """Refuses further calls of a guest while so many of his wait or are answered."""
+    """Refuses further calls of a guest while this many of theirs wait or are answered."""
     queue: Any = page._queue
     push, person_of = queue.push, dict[str, str]()
 
@@ -31,7 +31,7 @@ def limit_calls(page: gr.Blocks, most: int) -> None:
 
 
 class Visits(StateHolder):
-    """Keeps the states of visits; a guest's newest takes the place of his oldest."""
+    """States of visits; a guest's newest replaces their oldest."""
 
     def __init__(self, most_per_guest: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Visits(StateHolder):
 
 
 def limit_visits(page: gr.Blocks, app: Any, most_per_guest: int) -> None:
-    """Has the application keep its visits like this. Call before it answers."""
+    """Makes the application keep its visits' states like this. Call before it answers."""
     visits = Visits(most_per_guest)
     visits.set_blocks(page)
     app.state_holder = visits

@@ -1,4 +1,4 @@
-"""The files this page takes and hands out: its uploads and its results, and nothing else."""
+"""The files that the page accepts and serves: its uploads and its results, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ MEDIA_TYPES = {
     ".ogg": "audio/ogg", ".m4a": "audio/mp4", ".aac": "audio/aac", ".opus": "audio/ogg",
     **TEXTS,
 }  # fmt: skip
-"""What a browser shows. Everything else it saves: HTML, SVG and XML may hold scripts."""
+"""Types that a browser displays. It downloads everything else: HTML, SVG and XML may hold
+scripts."""
 
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """Which paths are files of this page. Asking touches no file outside its two folders."""
+    """Decides which paths are files of this page. Touches no file outside its two folders."""
 
     uploads: Path
     outputs: Path
     """Both absolute, without links."""
 
     def has(self, path: str | Path) -> bool:
-        """Returns whether this is an upload or a result, there or not."""
+        """Returns True for an upload or a result, existing or not."""
         return self._resolved(path) is not None
 
     def is_result(self, path: str | Path) -> bool:
-        """Returns whether this is a result or its record, there or not."""
+        """Returns True for a result or its record, existing or not."""
         found = self._resolved(path)
         return found is not None and found.is_relative_to(self.outputs)
 
     def find(self, path: str | Path) -> Path | None:
-        """The file to hand out; None where it is none of the page's or not there."""
+        """Returns the file to serve; None for a foreign or missing file."""
         found = self._resolved(path)
         try:
             return found if found is not None and found.is_file() else None
@@ -55,7 +56,7 @@ class OwnFiles:
         if "\0" in str(path):
             return None
         named = Path(path)
-        # Looked at as it is written first: links are followed only inside.
+        # The path is checked as written first: links are followed only inside.
         if not (named.is_absolute() and ".." not in named.parts and self._is_own(named)):
             return None
         try:
@@ -69,7 +70,7 @@ class OwnFiles:
             return path != self.uploads
         if not path.is_relative_to(self.outputs):
             return False
-        # Beside the folders of runs lie memories, which are nobody's to read.
+        # Beside the runs' folders lie caches, which are not served.
         match path.relative_to(self.outputs).parts:
             case (run, name):
                 return RUN_ID.fullmatch(run) is not None and not name.startswith(".")
@@ -77,7 +78,7 @@ class OwnFiles:
 
 
 def serve(files: OwnFiles, path: str) -> Response:
-    """The file as an answer, in ranges where they are asked for; 404 for every other path."""
+    """Returns the file as an answer, with support for ranges; 404 for every other path."""
     found = files.find(path)
     if found is None:
         raise fastapi.HTTPException(404, "There is no such file.")
@@ -91,10 +92,10 @@ def serve(files: OwnFiles, path: str) -> Response:
 
 
 def keep_to(files: OwnFiles) -> None:
-    """Has Gradio (6.31) take and hand out these files alone.
+    """Makes Gradio (6.31) accept and serve these files alone.
 
-    By itself it copies whatever lies in the working directory or the temporary folder into its
-    cache and serves it from there. All its ways to a file go through what is replaced here.
+    By itself it copies any file of the working directory or the temporary folder into its cache and
+    serves it from there. All its ways to a file go through the functions replaced here.
     """
     from gradio import processing_utils, routes, utils
 
@@ -124,7 +125,7 @@ def keep_to(files: OwnFiles) -> None:
 
 
 def _paths_in(data: Any) -> list[str]:
-    """The paths of everything that looks like a file of Gradio's."""
+    """Returns the paths of everything that looks like a Gradio file."""
     if isinstance(data, Mapping):
         path = data.get("path")
         own = [path] if isinstance(path, str) and path else []
@@ -135,8 +136,8 @@ def _paths_in(data: Any) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """The value with every file of Gradio's that somebody else has put together as mere data: what
-    says that it is one is left out."""
+    """Returns the value with Gradio files of foreign origin turned into mere data: the key that
+    marks them is removed."""
     if isinstance(value, Mapping):
         is_file = "path" in value and isinstance(value.get("meta"), Mapping)
         return {

@@ -1,4 +1,4 @@
-"""The line under a workflow's description: what it needs as the form stands, and if that fits."""
+"""The line under a workflow's description: what the form's run needs, and if that fits."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from app.engine import Engine
 
 LOOK_AGAIN_S = 0.3
-"""How often a page that was opened while the worker starts asks whether it has."""
+"""Interval at which a page opened during the worker's start checks for its end."""
 SHOWN_FIRST_S = 0.2
-"""How long a form is there before the hub is asked for what is not known on this machine."""
+"""Delay before a new form asks the hub for sizes not known on this machine."""
 DECIDES = {"number", "integer", "slider", "choice", "image"}
-"""Kinds of inputs that can change how much is needed: sizes and counts, models and pictures."""
+"""Kinds of inputs that can change the need: sizes and counts, models and images."""
 
 
 class FitLine:
-    """Made inside an open `gr.Blocks`; `show` is for inside a form's render."""
+    """Create it inside an open `gr.Blocks`; `show` is for inside a form's render."""
 
     def __init__(self, engine: Engine, paths: PathSettings, people: People) -> None:
         self._engine = engine
         self._people = people
         self._paths = paths
         self.worker_known = gr.State(False)
-        """Whether the worker has told how much memory there is."""
+        """True once the worker has told how much memory there is."""
 
     async def wait_for_worker(self) -> bool:
-        """What `worker_known` becomes: comes back when the worker is up, or does not come up."""
+        """Returns the value of `worker_known` once the worker is up, or has failed to start."""
         while True:
             status = await asyncio.to_thread(self._engine.status)
             if status.budgets is not None or status.worker == "dead":
@@ -49,7 +49,7 @@ class FitLine:
     def show(
         self, entry: CatalogEntry, kept: Mapping[str, Any], line: gr.HTML, fields: Sequence[Field]
     ) -> None:
-        """Has `line` follow the form. What is painted does not count, and is not sent for it."""
+        """Makes `line` follow the form. Paintings do not count, and are not sent for it."""
         asked = [field for field in fields if field.mask is None]
         components = [field.component for field in asked]
 
@@ -67,7 +67,7 @@ class FitLine:
         sentence = self._sentence(entry, fields, values, ask_hub=False)
         line.value = markup.fit(sentence or "")
         if sentence is None:
-            # The form must not wait for the hub: asked once it is there.
+            # The form must not wait for the hub: asked once it is shown.
             later = gr.Timer(SHOWN_FIRST_S)
             later.tick(
                 lambda *values: (gr.Timer(active=False), say(*values)),
@@ -81,7 +81,7 @@ class FitLine:
             say,
             components,
             line,
-            # While one is worked out only the newest of further changes waits.
+            # While one is computed only the newest of further changes waits.
             trigger_mode="always_last", concurrency_limit=None, show_progress="hidden",
             api_visibility="private",
         )  # fmt: skip
@@ -94,7 +94,7 @@ class FitLine:
         *,
         ask_hub: bool = True,
     ) -> str | None:
-        """Empty where the form is not filled in far enough to tell; None where the hub could."""
+        """Returns "" where the form is incomplete; None where only the hub could tell."""
         held = [self._blank() if f.mask else values[f.spec.name] for f in fields]
         try:
             inputs = read_form(fields, held, self._paths)
@@ -104,8 +104,8 @@ class FitLine:
             return ""
 
     def _blank(self) -> dict[str, Any]:
-        """What stands for a picture in an editor and what is painted on it: it is drawn in the size
-        of the model, not in that of the picture."""
+        """Returns a stand-in for an editor's image and painting: the run uses the model's size, not
+        the image's."""
         path = self._paths.media[0] / "blank.png"
         if not path.is_file():
             Image.new("RGBA", (8, 8), "white").save(path)

@@ -1,7 +1,7 @@
-"""Makes components from a workflow's inputs, and inputs from what the components hold.
+"""Builds form components from a workflow's inputs, and inputs from the components' values.
 
-A picture and the mask painted on it are one component: the picture is uploaded into an editor and
-what is painted there becomes a mask file, white where the picture shall change.
+An image and its painted mask are one component: the image is uploaded into an editor, and the
+painting becomes a mask file, white where the image shall change.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,100}")
 
 @dataclass(frozen=True)
 class Field:
-    """One component of the form, with what it stands for."""
+    """One component of the form, with its input."""
 
     spec: InputSpec
     component: Component
     mask: InputSpec | None = None
-    """Set where the component is an editor: the mask that is painted on the picture."""
+    """Set for an editor: the mask painted on the image."""
 
 
 def build_form(inputs: Sequence[InputSpec], values: Mapping[str, Any]) -> list[Field]:
-    """Makes the components in the layout that is open; advanced inputs in an accordion.
+    """Builds the components in the open layout; advanced inputs in an accordion.
 
-    `values` are what `remember` kept of this form, by input; what no longer fits its input is
-    replaced by the default.
+    `values` are what `remember` kept of this form, by input; a value that no longer fits its input
+    is replaced by the default.
     """
     painted = {spec.mask_of: spec for spec in inputs if spec.kind == "mask" and spec.mask_of}
     shown = [spec for spec in inputs if spec.kind != "seed" and spec not in painted.values()]
@@ -76,9 +76,9 @@ def _field(spec: InputSpec, values: Mapping[str, Any], mask: InputSpec | None) -
 
 
 def shown(spec: InputSpec) -> Any:
-    """Returns what the component holds until somebody changes it.
+    """Returns the component's initial value.
 
-    A file's place stays empty; the label says that the document names one itself.
+    A file's field stays empty; the label says that the document names one itself.
     """
     default = spec.default
     if spec.media is not None:
@@ -95,28 +95,28 @@ def _chips(spec: InputSpec, target: Component) -> None:
     with gr.Row(elem_classes="chips"):
         for example in spec.examples[:MAX_EXAMPLES]:
             chip = gr.Button(example, size="sm", min_width=0, elem_classes="chip")
-            # In the browser alone: no event travels for filling in a text.
+            # In the browser alone: filling in a text needs no request.
             chip.click(
                 None, None, target, js=f"() => {json.dumps(example)}", api_visibility="private"
             )
 
 
 def fits(spec: InputSpec, value: Any) -> bool:
-    """Returns whether a value kept from an earlier form can be in this input's component."""
+    """Returns True if a value kept from an earlier form fits this input's component."""
     if rounds(spec.default):
         return isinstance(value, str)
     return widget_of(spec).keeps(spec, value)
 
 
 def remember(fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any]:
-    """Returns what the components hold, by input, for `build_form`."""
+    """Returns the components' values by input, for `build_form`."""
     return {field.spec.name: value for field, value in zip(fields, values, strict=True)}
 
 
 def keep_typed(workflow: str, names: Sequence[str]) -> str:
-    """Returns JavaScript that puts the values of these fields into the visit that a browser keeps.
+    """Returns JavaScript that stores the values of these fields in the visit that a browser keeps.
 
-    It is called with the visit and the values. Files are not kept.
+    It is called with the visit and the values. Files are not stored.
     """
     return (
         "(visit, ...values) => ({...visit, forms: {...visit.forms,"
@@ -128,10 +128,10 @@ def keep_typed(workflow: str, names: Sequence[str]) -> str:
 def read_form(
     fields: Sequence[Field], values: Sequence[Any], paths: PathSettings
 ) -> dict[str, JsonValue]:
-    """Returns the inputs of a run. An empty number or picture is left out, so the default counts.
+    """Returns the inputs of a run. An empty number or image is left out, so the default counts.
 
     A painted mask is written as a PNG beside the uploads. Raises InvalidInputs where the browser
-    may have rounded a number, and for a picture in an editor that cannot be read.
+    may have rounded a number, and for an unreadable image in an editor.
     """
     return {
         name: value
@@ -143,7 +143,7 @@ def read_form(
 
 def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[str, JsonValue]]:
     if field.mask is None:
-        # What stands there unchanged is the default itself; an empty text where it is null, too.
+        # An unchanged value is the default itself; so is an empty text for null.
         unchanged = held == shown(field.spec) or (held == "" and field.spec.default is None)
         if field.spec.whole and rounds(held):
             raise InvalidInputs(
@@ -163,9 +163,9 @@ def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[s
 
 
 def _note_use(file: str, paths: PathSettings) -> None:
-    """Has an upload that a form still holds stay, where the oldest leave."""
+    """Marks an upload as used, so that it is not among the oldest, which are removed."""
     if Path(file).resolve().is_relative_to(paths.media[0].resolve()):
-        # What has gone meanwhile is told when a run is asked for.
+        # Submitting the run reports a file that has gone meanwhile.
         with contextlib.suppress(OSError):
             os.utime(file)
 

@@ -1,4 +1,4 @@
-"""The Free GPU button: gives back everything the worker holds and says what that was."""
+"""The Free GPU button: evicts all that the worker holds, and reports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Updates = dict[Any, Any]
 
 
 class FreeButton:
-    """Free GPU: at once where nothing runs, else after asking what to do with the run."""
+    """Frees at once where nothing runs, else asks what to do with the run."""
 
     def __init__(self, engine: Engine, button: gr.Button, people: People) -> None:
         self._engine = engine
@@ -33,11 +33,11 @@ class FreeButton:
             self._now = gr.Button("Cancel run and free", size="sm", min_width=0, variant="stop",
                             elem_id="free-now")  # fmt: skip
             self._leave = gr.Button("Keep", size="sm", min_width=0, elem_id="free-leave")
-        # Before anything is freed it has what everybody should know.
+        # Initially it shows the engine's notice for everybody.
         self.notice = gr.HTML(markup.notice(engine.notice), elem_id="notice")
 
     def wire(self, visit: gr.BrowserState) -> None:
-        """Has the buttons act for the person of this visit."""
+        """Connects the buttons for the person of this visit."""
         outputs = [self.choice, self.notice]
         common: dict[str, Any] = {
             "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
@@ -56,7 +56,7 @@ class FreeButton:
             yield updates
 
     def withdraw(self) -> Any:
-        """The question goes when there is no run left to ask about."""
+        """Hides the question when no run is left to ask about."""
         return gr.skip() if self._active() else gr.update(visible=False)
 
     def _active(self) -> bool:

@@ -1,6 +1,6 @@
-"""The main tab: choose a workflow, fill its form, run it, look at what came out.
+"""The main tab: choose a workflow, fill its form, run it, view the results.
 
-The form is rendered for the chosen workflow and only collects values; one static event does the
+The form is rendered for the chosen workflow and only collects values; one static event shows the
 run, so that neither switching workflows nor reloading the page disturbs it. The engine is the
 queue: no event here holds a slot of Gradio's.
 """
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 
 KEPT_RUNS = 20
 SHOWN_BEATS = 3
-"""Every so many seconds without news of its run the page is told that the stream lives."""
+"""Interval, in heartbeats, at which the page is told that a run's quiet stream lives."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The run to show. A new nonce shows it anew."""
+    """The run to show. A new nonce shows it again."""
 
     run_id: str
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -59,18 +59,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The workflow whose form is shown, and how many forms this page showed before it."""
+    """The workflow whose form is shown, and the number of forms shown before it."""
 
     workflow: str = ""
     turn: int = 0
 
     def then(self, workflow: str) -> Chosen:
-        """The next form; also one of the same workflow is rendered anew."""
+        """Returns the next form; one of the same workflow is rendered again too."""
         return Chosen(workflow, self.turn + 1)
 
 
 class GenerateTab:
-    """The tab's components and handlers. Made inside an open `gr.Blocks`."""
+    """The tab's components and handlers. Create it inside an open `gr.Blocks`."""
 
     def __init__(
         self, engine: Engine, catalog: Catalog, paths: PathSettings, people: People
@@ -128,7 +128,7 @@ class GenerateTab:
             except UnknownWorkflow as error:
                 entry = missing_entry(chosen.workflow, error.report())
             kept = forms.get(entry.name, {})
-            # The browser keeps what stood in the same place of the last form and only hands it new
+            # The browser reuses the element at the same place of the last form and only updates its
             # properties: a help text that the next field lacks stayed, and an editor wrote its
             # value into the picture field after it. One level deeper at every other turn, no field
             # stands where another did.
@@ -144,7 +144,7 @@ class GenerateTab:
     # --- events ----------------------------------------------------------------------------------
 
     def _wire_form(self, entry: CatalogEntry, fields: list[Field]) -> None:
-        """The events that read the form; made anew with every form."""
+        """Connects the events that read the form; renewed with every form."""
         components = [field.component for field in fields]
 
         def submit(seed: str, visit: dict[str, Any], *values: Any) -> Updates:
@@ -173,7 +173,7 @@ class GenerateTab:
 
         typed = [field for field in fields if field.spec.media is None]
         if typed:
-            # In the browser alone, so that it outlives the page and the server at every moment.
+            # In the browser alone, so that it survives reloads and restarts at any moment.
             gr.on(
                 [field.component.change for field in typed],
                 None,
@@ -195,7 +195,7 @@ class GenerateTab:
                 self.visit: {**visit, "workflow": to},
                 self.forms: {**forms, entry.name: remember(fields, values)},
                 self.chosen: chosen.then(to),
-                # What was wrong with the last form is not said of the next.
+                # An error of the last form does not concern the next.
                 **({self.outcome.status: markup.idle()} if markup.is_refusal(status) else {}),
             }
 
@@ -264,7 +264,7 @@ class GenerateTab:
         )  # fmt: skip
 
     def open_page(self, visit: dict[str, Any]) -> Updates:
-        """A page was loaded: the catalog as it is now, this person's results, the newest run."""
+        """Fills a loaded page: the current catalog, this person's results, the newest run."""
         entries = self._catalog.entries()
         names = [entry.name for entry in entries]
         wanted = visit["workflow"]
@@ -291,7 +291,7 @@ class GenerateTab:
 
     @property
     def open_page_outputs(self) -> list[Any]:
-        """What `open_page` fills."""
+        """The components that `open_page` fills."""
         return [self.workflow, self.visit, self.forms, self.chosen, self.outcome.results,
                 self.outcome.strip, self.request]  # fmt: skip
 
@@ -328,7 +328,7 @@ class GenerateTab:
         yield {self.current_run: "", **told, **self._buttons(view, looking, ended=True)}
 
     def run_with_new_seed(self, request: Request | None, visit: dict[str, Any]) -> Updates:
-        """Runs what was just shown once more, whatever stands in the form by now."""
+        """Runs the shown run again with a new seed, whatever the form holds by now."""
         if request is None:
             return {self.outcome.new_seed: gr.update(interactive=False)}
         try:
@@ -343,13 +343,13 @@ class GenerateTab:
         return self._submitted(run_id)
 
     def cancel_run(self, run_id: str) -> None:
-        """Cancels the run this page shows; a run that is over stays as it is."""
+        """Cancels the run this page shows; a run that is over is not changed."""
         if run_id:
             self._engine.cancel(run_id)
 
     @staticmethod
     def seed_of(looking: Looking) -> str:
-        """The seed of the result on the stage, as text: it may be beyond what a browser counts."""
+        """Returns the shown result's seed as text: it may exceed a browser's integers."""
         return "" if looking.result is None else str(looking.result.seed)
 
     # --- what the handlers share -----------------------------------------------------------------
@@ -361,7 +361,7 @@ class GenerateTab:
     def _submitted(self, run_id: str) -> Updates:
         return {
             self.request: Request(run_id),
-            # In the same breath, or a second click would start a run that nobody sees.
+            # In the same update, or a second click would start a run that nobody sees.
             self.generate: gr.update(interactive=False),
             self.outcome.new_seed: gr.update(interactive=False),
         }
@@ -373,11 +373,11 @@ class GenerateTab:
         }
 
     def _buttons(self, view: RunView, looking: Looking, *, ended: bool = False) -> Updates:
-        """How every button stands. It goes with each yield, changed or not.
+        """Returns the state of every button, with each yield, changed or not.
 
-        Gradio sends the difference between two yields, and its page works it into the object of
-        the first, also while that still waits to be shown: a button that the second one is silent
-        about would keep what it was before either. Texts are replaced whole, and safe.
+        Gradio sends the difference between two yields, and its page merges it into the object of
+        the first, even while that still waits to be shown: a button that the second one omits would
+        keep the state from before either. Texts are replaced whole, and safe.
         """
         again = ended and view.unchanged and self._engine.info(view.run_id).takes_seed
         usable = {self.generate: ended, self.cancel: not ended, self.outcome.new_seed: again}
@@ -387,6 +387,7 @@ class GenerateTab:
         }
 
     def _taking(self, kind: MediaKind, entry: CatalogEntry) -> CatalogEntry | None:
-        """This workflow if it takes such a file, else the first that does, ready ones first."""
+        """Returns this workflow if it takes such a file, else the first that does, ready ones
+        first."""
         others = sorted(self._catalog.entries(), key=lambda other: not other.ready)
         return next((each for each in [entry, *others] if file_input(each.inputs, kind)), None)

@@ -1,4 +1,4 @@
-"""The sockets the page listens on, and the addresses that are printed for them."""
+"""The sockets the page listens on, and the URLs printed for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from app.errors import ServeError
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
-    """Sockets bound to every address of this host on one port (0: any free one); closed at the end.
+    """Opens sockets bound to every address of this host on one port (0: any free one).
 
-    Nobody can connect before the server listens on them.
-    Raises ServeError where the host is none of this machine's or the port is taken.
+    Nobody can connect before the server listens on them. Raises ServeError where the host is not
+    this machine's or the port is taken.
     """
     with contextlib.ExitStack() as opened:
         sockets: list[socket.socket] = []
@@ -24,7 +24,7 @@ def listening(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
             bound = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                # `::` takes IPv4 too; any other address would have none.
+                # `::` takes IPv4 too; any other address would not.
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
             try:
                 bound.bind((address, port_of(sockets) if sockets else port))
@@ -55,12 +55,12 @@ def _addresses(host: str, port: int) -> list[tuple[int, str]]:
 
 
 def port_of(sockets: Sequence[socket.socket]) -> int:
-    """The port all of them listen on."""
+    """Returns the port all of them listen on."""
     return int(sockets[0].getsockname()[1])
 
 
 def url(host: str, port: int) -> str:
-    """What a person types to reach the page from this machine."""
+    """Returns the page's URL on this machine."""
     if host in {"0.0.0.0", "::"}:
         host = "localhost"
     with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: every piece a function of plain data, every text escaped."""
+"""HTML of the page: functions of plain data, every text escaped."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ let unfolded = false;
 element.addEventListener("toggle", (event) => { unfolded = event.target.open; }, true);
 watch("value", () => { element.querySelector("details").open = unfolded; });
 """
-"""What is told of the next run stands in a new element."""
+"""The next run is shown in a new element."""
 
 
 THUMBNAIL_CHARACTERS = 60
-"""Of a text, so many are seen in the strip."""
+"""Number of a text's characters shown in the strip."""
 
 
 def file_url(path: str) -> str:
-    """Where the browser finds a file the engine wrote; relative, so that a sub-path works."""
+    """Returns the URL of a file the engine wrote; relative, so that a sub-path works."""
     return f"gradio_api/file={quote(path)}"
 
 
 def choice_label(entry: CatalogEntry) -> str:
-    """A workflow as the dropdown names it, with what it takes to run it here."""
+    """Returns a workflow's label in the dropdown, with its availability."""
     return f"{entry.title} · {entry.availability}"
 
 
 def description(entry: CatalogEntry) -> str:
-    """What the chosen workflow does; for a broken document, what is wrong with it."""
+    """Returns the description of the chosen workflow; for a broken document, its problems."""
     if entry.problem is not None:
         return problems(entry.problem)
-    # Where a model lies on this machine tells a person nothing.
+    # A model's path on this machine is of no use to a person.
     names = (model if is_repository(model) else Path(model).name for model in entry.models)
     models = f"<span class='models'>{escape(', '.join(names))}</span>"
     return f"<p class='description'>{escape(entry.description)} {models}</p>"
 
 
 def fit(sentence: str) -> str:
-    """What the chosen workflow needs and whether there is room for it."""
+    """Returns the line about the chosen workflow's needs."""
     return f"<p class='fit'>{escape(sentence)}</p>" if sentence else ""
 
 
 def problems(error: ErrorReport) -> str:
-    """An error as its sentence and, below, everything that is wrong."""
+    """Returns an error as its sentence and, below, all its problems."""
     items = "".join(f"<li>{escape(_problem(str(item)))}</li>" for item in error.problems)
     head = escape(f"{error.message} {error.hint}".strip())
     return f"<div class='problems' role='alert'><p>{head}</p><ul>{items}</ul></div>"
@@ -73,7 +73,7 @@ def _problem(sentence: str) -> str:
 
 
 def status(view: RunView) -> str:
-    """The status line, the bar under it, and what went wrong."""
+    """Returns the status line, the bar under it, and the error."""
     line = f"<p class='line {view.outcome or 'running'}'>{escape(view.status)}</p>"
     notice = f"<p class='note'>{escape(view.notice)}</p>" if view.notice else ""
     error = problems(view.error) if view.error else ""
@@ -85,17 +85,17 @@ NOT_STARTED = "<div role='status' data-run=''><p class='line failed'>Not started
 
 
 def refused(error: ErrorReport) -> str:
-    """The status of a run that was not taken: nothing has happened, here is why."""
+    """Returns the status of a refused run, with the reason."""
     return f"{NOT_STARTED}{problems(error)}"
 
 
 def is_refusal(status: str) -> bool:
-    """Returns whether this is what `refused` said."""
+    """Returns True for a status made by `refused`."""
     return status.startswith(NOT_STARTED)
 
 
 def idle() -> str:
-    """The status before the first run."""
+    """Returns the status before the first run."""
     line = "<p class='line idle'>Ready when you are</p>"
     return f"<div role='status' data-run=''>{line}</div>" + _bar(RunView())
 
@@ -112,7 +112,7 @@ def _bar(view: RunView) -> str:
 
 
 def stage(view: RunView) -> str:
-    """The one place for the picture: the newest result, else the preview, else room for it."""
+    """Returns the stage: the newest result, else the preview, else an empty frame."""
     if view.shown is not None:
         return picture(view.shown)
     if view.preview is not None:
@@ -139,7 +139,7 @@ _NO_PICTURE = {
 
 
 def picture(result: ResultSaved) -> str:
-    """A result, large, with a link that saves it."""
+    """Returns a large result, with a link that saves it."""
     url = escape(file_url(result.path), quote=True)
     name = escape(Path(result.path).name, quote=True)
     if result.content_type in NOT_SHOWN:
@@ -161,7 +161,7 @@ def _frame(inner: str) -> str:
 
 
 def summary(title: str, view: RunView) -> str:
-    """One line about a finished run: what, seed, where its time went, what had to be loaded."""
+    """Returns one line about a finished run: title, seed, times, loaded components."""
     parts = [title]
     if view.seed is not None:
         parts.append(f"seed {view.seed}")
@@ -179,9 +179,9 @@ def summary(title: str, view: RunView) -> str:
 
 
 def details(summary: str, record: JsonValue = None) -> str:
-    """What folds out below the stage: the summary of a run and all that went into it."""
+    """Returns the details below the stage: the summary of a run and its record."""
     if isinstance(record, dict):
-        # What was asked for is read more often than the whole document, which comes last.
+        # The inputs are read more often than the whole document, which comes last.
         record = dict(sorted(record.items(), key=lambda item: item[0] == "workflow"))
     shown = json.dumps(record, indent=2, ensure_ascii=False)
     pre = "" if record is None else f"<pre id='record' tabindex='0'>{escape(shown)}</pre>"
@@ -190,12 +190,13 @@ def details(summary: str, record: JsonValue = None) -> str:
 
 
 def notice(sentence: str) -> str:
-    """A plain sentence under the header."""
+    """Returns a plain sentence under the header."""
     return f"<p role='status' class='notice'>{escape(sentence)}</p>" if sentence else ""
 
 
 def strip(results: Sequence[ResultSaved]) -> str:
-    """Small pictures of the results, in the given order, each a button with its `data-index`."""
+    """Returns thumbnails of the results, in the given order, each a button with its
+    `data-index`."""
     return "".join(_thumbnail(index, result) for index, result in enumerate(results))
 
 

@@ -1,7 +1,7 @@
-"""The memory panel: what is held, why, under which budget, and what left last.
+"""The memory panel: held components and why, budgets, and the last eviction.
 
-All of it is one piece of HTML whose buttons say what they are for: buttons of Gradio's, made anew
-with each refresh, would lose a click that comes while they are replaced.
+All of it is one piece of HTML whose buttons carry their targets: Gradio's buttons, recreated with
+each refresh, would lose a click that comes while they are replaced.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from app.engine import Engine
 
 Updates = tuple[Any, Any]
-"""What is held, and what is said of a change."""
+"""The held components, and a message about a change."""
 PRIVATE: dict[str, Any] = {
     "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
 }  # fmt: skip
 
 
 class MemoryPanel:
-    """Made inside an open `gr.Blocks`; `refresh` is for events that change what is held."""
+    """Create it inside an open `gr.Blocks`; `refresh` is for events that change what is held."""
 
     def __init__(self, engine: Engine, people: People) -> None:
         self._engine = engine
@@ -40,11 +40,11 @@ class MemoryPanel:
         self.held.select(self._change, None, [self.held, self._said], **PRIVATE)
 
     def refresh(self) -> str:
-        """What is held now, for `held`."""
+        """Returns the HTML of what is held now."""
         return memory_markup.panel(self._engine.status())
 
     async def _change(self, event: gr.EventData) -> AsyncIterator[Updates]:
-        """Pins, unpins or drops what the pressed button is for, and shows what is held then."""
+        """Pins, unpins or drops the pressed button's component, and refreshes."""
         sent = event._data if isinstance(event._data, dict) else {}
         action, slot, key = sent.get("action"), sent.get("slot"), sent.get("key")
         slots = self._engine.status().slots

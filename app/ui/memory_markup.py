@@ -1,4 +1,4 @@
-"""What the memory panel shows, as HTML: functions of plain data, every text escaped."""
+"""HTML of the memory panel: functions of plain data, every text escaped."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ element.addEventListener("click", (event) => {
   }
 });
 """
-"""Gradio writes a refreshed panel over the elements that are there: while a button is pressed it
-may become the button of another component, which must not be dropped then."""
+"""Gradio writes a refreshed panel over the existing elements: while a button is pressed it may
+become the button of another component, which must not be dropped then."""
 
 
 NOT_UP = {"starting": "The worker is starting.", "dead": "The worker does not start."}
 
 
 def panel(status: EngineStatus) -> str:
-    """All of the panel: the memory of each slot, below its device's name where there are more."""
+    """Returns the whole panel: the memory of each slot, below its device's name if there are
+    several."""
     several = len(status.slots) > 1
     parts = []
     for number, slot in enumerate(status.slots):
@@ -45,7 +46,7 @@ def panel(status: EngineStatus) -> str:
 
 
 def slot_title(number: int, slot: SlotStatus) -> str:
-    """A slot among others: its device, and what its worker does where that is not plain work."""
+    """Returns a slot's title: its device, and its worker's state or current run."""
     known = [f"Worker {number + 1}", slot.device, slot.device_name]
     words = {"starting": "starting", "restarting": "starting again", "dead": "not running"}
     said = words.get(slot.worker, slot.running.title if slot.running else "")
@@ -60,7 +61,7 @@ def _slot(number: int, slot: SlotStatus) -> str:
 
 
 def bars(status: SlotStatus) -> str:
-    """The budgets, how full they are, and what the worker takes of the machine."""
+    """Returns bars of the budgets, their use, and the worker's share of the machine."""
     if status.memory is None or status.budgets is None:
         return f"<p class='note'>{NOT_UP.get(status.worker, NOT_UP['starting'])}</p>"
     used, budgets = status.memory, status.budgets
@@ -83,8 +84,8 @@ def bars(status: SlotStatus) -> str:
 
 
 def held(item: HeldComponent, number: int, status: SlotStatus) -> str:
-    """One component held in the slot of this number: what, how large, where, for whom, since when;
-    and what can be done."""
+    """Returns one component held in the slot of this number: name, size, place, users, last use,
+    and its buttons."""
     facts = [f"last used {_clock(item.last_used)}"]
     if item.used_by:
         facts[0] += f" by {', '.join(item.used_by)}"
@@ -109,13 +110,13 @@ def held(item: HeldComponent, number: int, status: SlotStatus) -> str:
 
 
 def weightless(items: Iterable[HeldComponent]) -> str:
-    """What is held and takes next to nothing, in one line."""
+    """Returns the held components of almost no size, in one line."""
     names = ", ".join(item.title for item in items)
     return f"<p class='note'>{escape(f'Without weights: {names}')}</p>" if names else ""
 
 
 def departure(status: SlotStatus) -> str:
-    """What left last, and why; where nothing is held, that."""
+    """Returns the last eviction and its reason, or that nothing is held."""
     empty = "" if status.held else "<p class='note'>Nothing is held.</p>"
     last = status.last_departure
     if last is None:

@@ -20,16 +20,16 @@ class Names:
     exact: frozenset[str]
     suffixes: tuple[str, ...] = ()
     addresses: bool = False
-    """Whether any literal IP address is fine: rebinding needs a name."""
+    """True if any literal IP address is accepted: DNS rebinding needs a name."""
     given: frozenset[str] = frozenset()
-    """Those of `exact` that the operator has named: a reverse proxy's."""
+    """The names in `exact` given by the operator: a reverse proxy's."""
 
     def is_published(self, name: str) -> bool:
-        """Whether a proxy stands before this name, which alone knows if it was asked by https."""
+        """Returns True for a name behind a proxy, which alone knows if it was asked by https."""
         return name.lower() in self.given or name.lower().endswith(self.suffixes or ("\0",))
 
     def accept(self, host: str) -> bool:
-        """Returns whether a Host header with this name (without port) is for this page."""
+        """Returns True if a Host header with this name (without port) is for this page."""
         name = host.lower().strip("[]")
         if name in self.exact or name.endswith(self.suffixes or ("\0",)):
             return True
@@ -37,7 +37,7 @@ class Names:
 
 
 def names_for(settings: UiSettings) -> Names:
-    """The names under which a page with these settings may be reached."""
+    """Returns the names under which a page with these settings may be reached."""
     given = frozenset(name.lower() for name in settings.allowed_hosts)
     exact = {*_LOOPBACK, *given}
     if not settings.beyond_loopback:
@@ -50,15 +50,15 @@ def names_for(settings: UiSettings) -> Names:
 
 
 def public_host(host: str, forwarded: str | None, names: Names) -> str:
-    """The name and port a browser asked for: a proxy's word counts where it names a host that the
-    operator has named too."""
+    """Returns the name and port a browser asked for: the proxy's value counts where it names a host
+    that the operator has named too."""
     if forwarded is not None and name_of(forwarded).lower() in names.given:
         return forwarded
     return host
 
 
 def name_of(host: str) -> str:
-    """The name in a Host header, which may have a port; "" where it has none."""
+    """Returns the name in a Host header, which may have a port; "" where it has none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # an IPv6 address whose bracket is missing

@@ -1,7 +1,7 @@
 """The right half of the page: status, stage, strip of results, and details.
 
-Every component is told texts or plain properties: on a busy machine objects may never be seen (see
-`GenerateTab._buttons`), so the strip is no gr.Gallery and the record no gr.JSON.
+Every component is updated with texts or plain properties: on a busy machine objects may never be
+seen (see `GenerateTab._buttons`), so the strip is no gr.Gallery and the record no gr.JSON.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ Updates = dict[Any, Any]
 
 @dataclass
 class Looking:
-    """What of this visit is on the stage.
+    """The result that this visit views.
 
-    One object a session, changed by the run that is followed and by the clicks in the strip: who
-    looks at an earlier result meanwhile keeps it there until the run has one of its own.
+    One object per session, changed by the followed run and by clicks in the strip: an earlier
+    result stays on the stage until the run has a new one.
     """
 
     result: ResultSaved | None = None
     away: bool = False
-    """Whether something else than the current run is on the stage."""
+    """True if something else than the current run is on the stage."""
     run: RunView | None = None
     """The run that the page follows."""
 
     def follow(self, run: RunView) -> None:
-        """Takes the run's new state; a new result comes onto the stage."""
+        """Takes the run's new state; a new result moves onto the stage."""
         last, self.run = self.run, run
         if last is None or (last.run_id, last.results) != (run.run_id, run.results):
             self.turn_back()
@@ -59,7 +59,7 @@ class Looking:
 
 
 class Outcome:
-    """The right half of the tab. Made inside an open `gr.Column`."""
+    """The right half of the tab. Create it inside an open `gr.Column`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -117,12 +117,12 @@ class Outcome:
         }
 
     def go_back(self, looking: Looking) -> Updates:
-        """Puts the run that is at work on the stage again."""
+        """Puts the current run on the stage again."""
         looking.turn_back()
         return {self.stage: markup.stage(looking.run or RunView()), **self.buttons(looking)}
 
     def buttons(self, looking: Looking) -> Updates:
-        """Returns which buttons under the stage can be pressed."""
+        """Returns which buttons under the stage are enabled."""
         result = looking.result
         usable = {
             self.back: looking.away,
@@ -136,7 +136,7 @@ class Outcome:
     def changes(
         self, before: RunView, view: RunView, older: Sequence[ResultSaved], looking: Looking
     ) -> Updates:
-        """Returns the components that change with this event, and no others."""
+        """Returns only the components that change with this event."""
         updates: Updates = {}
         if markup.status(view) != markup.status(before):
             updates[self.status] = markup.status(view)
@@ -149,13 +149,13 @@ class Outcome:
         return updates
 
     def told(self, view: RunView, result: ResultSaved | None) -> Updates:
-        """Returns the details of a run that has ended and of this result. Raises UnknownRun."""
+        """Returns the details of an ended run and of this result. Raises UnknownRun."""
         summary = markup.summary(self._engine.info(view.run_id).title, view)
         record = None if result is None else record_of(result)
         return {self.details: markup.details(summary, record)}
 
     def results_of(self, run_id: str) -> list[ResultSaved]:
-        """Returns the run's results whose files are still there, newest first."""
+        """Returns the run's results whose files exist, newest first."""
         events = self._engine.events(run_id)
         saved = [event for event in events if isinstance(event, ResultSaved)]
         return [result for result in reversed(saved) if result.is_there]
@@ -185,6 +185,6 @@ def record_of(result: ResultSaved) -> JsonValue:
 
 
 def media_kind(result: ResultSaved) -> MediaKind | None:
-    """Returns what kind of input this file can be, or None."""
+    """Returns the kind of input this file can be, or None."""
     suffix = Path(result.path).suffix
     return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)

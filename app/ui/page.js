@@ -3,8 +3,8 @@
   const POLL_MS = 2000;
   const element = (id) => document.getElementById(id);
 
-  // Ctrl+Enter (Cmd+Enter) runs from anywhere. A text field tells its value on `input`, a number
-  // field only when it is left: leave it first, then press the button.
+  // Ctrl+Enter (Cmd+Enter) runs from anywhere. A text field sends its value on `input`, a number
+  // field only on blur: leave it first, then press the button.
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
@@ -20,7 +20,7 @@
       const line = document.querySelector("#status .line.running");
       if (line) line.textContent = "Cancelling…";
     }
-    // Below the form on a phone, above a long form elsewhere: go and see what comes of it.
+    // The outcome is below the form on a phone, above a long form elsewhere: scroll to it.
     const outcome = element("outcome");
     if (outcome && event.target.closest("#generate:not([disabled])") &&
         (window.innerWidth <= 700 || outcome.getBoundingClientRect().top < 0)) {
@@ -29,7 +29,7 @@
     }
   });
 
-  // Somebody deleted it meanwhile, or this browser cannot play it: said in words, not by an icon.
+  // Deleted meanwhile, or this browser cannot play it: shown as words, not as an icon.
   document.addEventListener("error", (event) => {
     const file = event.target;
     if (!(file instanceof Element)) return;
@@ -42,7 +42,7 @@
     }
   }, true);
 
-  // Which result of the strip is on the stage.
+  // Marks the strip's result that is on the stage.
   const markShown = () => {
     const shown = document.querySelector("#stage .frame")?.dataset.file;
     for (const tile of document.querySelectorAll("#strip button")) {
@@ -83,17 +83,17 @@
     chip.querySelector(".chip-words").textContent = text;
   };
 
-  // A page outlives its server, but what the server knew of its form does not: after a restart it
-  // begins anew. What was typed is kept (`visit`).
+  // A page outlives its server, but the server's state of its form does not: after a restart the
+  // page reloads. Typed values are kept (`visit`).
   let doubtful = false;
   const restarted = async () => {
     const answer = await fetch("gradio_api/app_id");
     return (await answer.json()).app_id !== window.gradio_config.app_id;
   };
 
-  // Some proxies end a stream cleanly, or let it stand, while a run goes on. Gradio takes no notice
-  // and opens no other one; a new page follows the run again. The server shows every few seconds
-  // (`#beat`) that the stream of a run lives.
+  // Some proxies end a stream cleanly, or freeze it, while a run goes on. Gradio does not notice
+  // and opens no other one; a reloaded page follows the run again. The server updates `#beat`
+  // every few seconds while the stream of a run lives.
   const SILENT_MS = 15_000;
   let heardAt = Date.now();
   const heard = () => { heardAt = Date.now(); };
@@ -121,7 +121,7 @@
   };
   document.addEventListener("visibilitychange", () => { heard(); poll(); });
 
-  // A run that starts or ends changes the status line's class: the chip says so with it.
+  // A run that starts or ends changes the status line's class: the chip changes with it.
   let lineState = null;
   const followRun = () => {
     const state = document.querySelector("#status .line")?.className ?? null;

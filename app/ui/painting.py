@@ -1,7 +1,7 @@
-"""The mask editor: a picture, and what is painted on it, as files that nothing has decoded yet.
+"""The mask editor: an image and its painting, as files that nothing has decoded yet.
 
-Gradio would keep what a browser sends in memory and open it with whatever decoder fits; here it is
-written down as it comes, and opened when a run is asked for, by `app.media.pictures`.
+Gradio would keep a browser's data in memory and open it with any decoder; here it is written to
+disk as received, and opened by `app.media.pictures` when a run is submitted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Editor = Mapping[str, Any]
 
 EDITOR_HEIGHT = 420
 PAINT = "#ff2d95"
-"""Seen on white as on black; only where it is painted counts."""
+"""Visible on white and on black; only where it is painted counts."""
 MAX_LAYERS = 8
 """The editor here has one; a script could send any number."""
 MAX_SENT = 16
-"""Editors whose pictures have come, and that have not been read; the oldest are forgotten."""
+"""Editors whose images were received and not yet read; the oldest are dropped."""
 
 
 def mask_editor(value: Editor | None, *, label: str, elem_id: str) -> gr.ImageEditor:
@@ -52,10 +52,10 @@ def mask_editor(value: Editor | None, *, label: str, elem_id: str) -> gr.ImageEd
         elem_id=elem_id,
     )
     sent: dict[str, dict[str, str]] = {}
-    """What a browser has sent, by the id it will name: part of the editor, and path."""
+    """Data a browser has sent, by the id it will name: part of the editor, and path."""
 
     def accept_blobs(data: Any) -> None:
-        """Keeps one picture that a browser sends, before the event that is about it."""
+        """Stores one image that a browser sends, before the event that refers to it."""
         part, index, number, content = _sent_part(data)
         if number not in sent and len(sent) >= MAX_SENT:
             del sent[next(iter(sent))]
@@ -88,7 +88,8 @@ def mask_editor(value: Editor | None, *, label: str, elem_id: str) -> gr.ImageEd
 
 
 def _sent_part(data: Any) -> tuple[str, int, str, bytes]:
-    """Returns which part of which editor was sent; only `layers` are several."""
+    """Returns the part of the editor that was sent, its index, the id, and the content; only
+    `layers` are several."""
     told = data.data if isinstance(data, DataWithFiles) else None
     if isinstance(told, Mapping) and len(data.files) == 1:
         part, index, number = (str(told.get(name, "")) for name in ("type", "index", "id"))
@@ -101,7 +102,7 @@ def _sent_part(data: Any) -> tuple[str, int, str, bytes]:
 
 
 def _kept(content: bytes, uploads: Path) -> Path:
-    """Returns a file of this content: one for the same picture, however often it is sent."""
+    """Returns a file of this content: the same one for the same image."""
     path = uploads / f"painted-{hashlib.sha256(content).hexdigest()[:40]}.png"
     if path.is_file():
         path.touch()
@@ -128,17 +129,17 @@ def _as_it_lies(value: Editor | None) -> EditorData | None:
 
 
 def is_there(editor: Editor | None) -> bool:
-    """Returns whether every file of what was painted, and on what, still exists."""
+    """Returns True if all files of the image and its painting exist."""
     held = editor or {}
     files = [held.get("background"), held.get("composite"), *(held.get("layers") or [])]
     return all(Path(file).is_file() for file in files if file is not None)
 
 
 def background_of(editor: Editor, paths: PathSettings) -> Path | None:
-    """Returns the picture in the editor, on white where it is transparent; None where none is.
+    """Returns the image in the editor, on white where it is transparent; None for no image.
 
-    The browser's canvas keeps no colours under what is transparent: what was clear would be drawn
-    on as black. Raises WrongMediaError.
+    The browser's canvas keeps no colours under transparent pixels: they would be drawn on as black.
+    Raises WrongMediaError.
     """
     if editor.get("background") is None:
         return None
@@ -148,7 +149,7 @@ def background_of(editor: Editor, paths: PathSettings) -> Path | None:
 
 
 def mask_of(editor: Editor, paths: PathSettings) -> Path | None:
-    """Returns a white-on-black PNG of everything painted; None where nothing is.
+    """Returns a white-on-black PNG of everything painted; None for nothing.
 
     Raises WrongMediaError.
     """
@@ -158,7 +159,7 @@ def mask_of(editor: Editor, paths: PathSettings) -> Path | None:
     painted: Image.Image | None = None
     for layer in layers:
         alpha = pictures.alpha_of(_own(layer, paths), paths.limits.max_picture_pixels)
-        # Half transparent edges of the brush count as painted: a mask is a yes or a no.
+        # The brush's half-transparent edges are rounded: a mask is binary.
         alpha = alpha.point(lambda level: 255 if level >= 128 else 0)
         painted = alpha if painted is None else ImageChops.lighter(painted, alpha)
     if painted is None or painted.getbbox() is None:

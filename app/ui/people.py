@@ -1,4 +1,4 @@
-"""Who asks: an operator, who may do everything, or a guest. `role` alone decides."""
+"""Tells operators, who may do everything, from guests. `role` alone decides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", 
 
 
 current_person: ContextVar[str] = ContextVar("current_person", default="unknown")
-"""Who is counted for the request that is being answered; see `person`."""
+"""The person counted for the current request; see `person`."""
 
 
 class Asked(NamedTuple):
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
 
 class Asker(Protocol):
-    """What is looked at of a request: `gr.Request`, or Starlette's with a `username`."""
+    """The used parts of a request: `gr.Request`, or Starlette's with a `username`."""
 
     @property
     def client(self) -> Any: ...
@@ -51,8 +51,8 @@ def role(request: Asker | None, settings: UiSettings) -> Role:
     """Returns whether this request is an operator's.
 
     Operators (1) log in with DW_OPERATOR_AUTH, or (2) come from this machine, under its own name
-    and without a proxy's headers, to a page that asks for no password and is meant for nobody
-    else. A call without a request is a guest's.
+    and without a proxy's headers, to a page without a password that is not published. A call
+    without a request is a guest's.
     """
     if request is None:
         return "guest"
@@ -70,7 +70,7 @@ def role(request: Asker | None, settings: UiSettings) -> Role:
 
 
 def person(request: Asker | None, settings: UiSettings) -> str:
-    """Who is counted where something is limited per person: a guest's address; "" for operators.
+    """Returns the person counted by per-person limits: a guest's address; "" for operators.
 
     An IPv6 network of 64 bits is one person: a single machine has that many addresses.
     """
@@ -80,7 +80,7 @@ def person(request: Asker | None, settings: UiSettings) -> str:
 
 
 def address_of(host: str | None) -> str:
-    """The address by which somebody is counted; of IPv6 the network of 64 bits."""
+    """Returns the address that identifies a person; of IPv6 the network of 64 bits."""
     if host is None:
         return "unknown"
     try:
@@ -95,7 +95,7 @@ def address_of(host: str | None) -> str:
 
 
 def _items(headers: Any) -> Any:
-    # Gradio hands on Starlette's headers, or an object of its own made from a dictionary.
+    # Gradio passes on Starlette's headers, or an object of its own made from a dictionary.
     return headers.items() if isinstance(headers, Mapping) else vars(headers).items()
 
 
@@ -107,18 +107,18 @@ def _is_loopback(client: Any) -> bool:
 
 
 class People:
-    """What the one who asks may do, by these settings and this catalog."""
+    """The permissions of a request's sender, by these settings and this catalog."""
 
     def __init__(self, settings: UiSettings, catalog: Catalog) -> None:
         self._settings = settings
         self._catalog = catalog
 
     def is_operator(self, request: Asker | None) -> bool:
-        """Returns whether this request is an operator's."""
+        """Returns True for an operator's request."""
         return role(request, self._settings) == "operator"
 
     def person(self, request: Asker | None) -> str:
-        """Who is counted where something is limited per person; "" for operators."""
+        """Returns the person counted by per-person limits; "" for operators."""
         return person(request, self._settings)
 
     def check(
@@ -128,14 +128,14 @@ class People:
         inputs: Mapping[str, JsonValue],
         changes: Mapping[str, JsonValue] = MappingProxyType({}),
     ) -> Callable[[Plan], None] | None:
-        """What the plan of a guest's run has to pass; None for operators."""
+        """Returns the check of a guest's plan; None for operators."""
         if self.is_operator(request):
             return None
         limits = GuestLimits(self._settings.guest_pixels, self._settings.guest_steps)
         return GuestCheck(self._catalog, entry, inputs, changes, limits)
 
     def check_free(self, request: Asker | None, others_active: bool) -> None:
-        """Raises BadRequest where freeing the memory now would be in other people's way."""
+        """Raises BadRequest where freeing the memory now would disturb other people's runs."""
         if others_active and not self.is_operator(request):
             raise BadRequest(
                 "Runs of other people are in progress or waiting; a guest cannot free the memory"
@@ -144,11 +144,11 @@ class People:
             )
 
     def check_held(self, request: Asker | None) -> None:
-        """Raises BadRequest where this person may not say what is kept in memory."""
+        """Raises BadRequest where this person may not change what is kept in memory."""
         if not self.is_operator(request):
             raise BadRequest("Only an operator may pin or drop what is held.", hint=OPERATORS)
 
 
 def asker() -> gr.Request | None:
-    """The request that the running handler of the page answers."""
+    """Returns the request that the running handler of the page answers."""
     return LocalContext.request.get(None)

@@ -1,6 +1,6 @@
-"""What Gradio and its web framework answer where something is wrong, as sentences.
+"""Replaces error answers of Gradio and its web framework by readable sentences.
 
-Their own words are those of Python: classes, addresses of objects, what pydantic says.
+Their own words are Python's: classes, addresses of objects, pydantic's messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_TOLD = 20
 
 
 def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
-    """Has the page and the application it was mounted as answer in sentences."""
+    """Makes the page and its application answer errors in sentences."""
     from gradio import queueing, utils
 
     original = utils.error_payload
@@ -51,7 +51,8 @@ def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
-    """Of a component that there is not, or of a form with a field missing, Gradio says KeyError."""
+    """Answers for an unknown component or a form with a missing field, where Gradio raises
+    KeyError."""
     if not request.url.path.endswith("/component_server"):
         raise error
     return JSONResponse({"detail": "This page has no such component."}, status_code=404)
@@ -72,7 +73,8 @@ def refused_call(sentence: str) -> dict[str, Any]:
 
 
 def unreadable(errors: Sequence[Any], *place: str) -> str:
-    """What is wrong with a request, of what pydantic says; `place` is where all of it stands."""
+    """Returns a request's problems in sentences, from pydantic's errors; `place` is prepended to
+    each."""
     problems = []
     for each in errors[:MAX_TOLD]:
         json_invalid = each["type"] == "json_invalid"

@@ -1,7 +1,7 @@
 """Finds out whether anybody still reads the answer to a call.
 
 Gradio tells a handler that its reader has gone when the handler yields, and never a plain function.
-A call whose stream is never opened is answered to nobody either. Whoever waits here asks.
+A call whose stream is never opened has no reader either. Waiting handlers ask here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 BEAT_S = 1.0
-"""How often a waiting call checks its reader, and streams send a heartbeat."""
+"""Interval at which a waiting call checks its reader, and streams send a heartbeat."""
 
 Item = TypeVar("Item")
 
@@ -33,11 +33,11 @@ class Reader:
         self._read_at = time.monotonic()
 
     async def gone(self) -> bool:
-        """Returns whether nobody reads any more, or nobody has begun to."""
+        """Returns True if the reader has gone, or has not begun to read in time."""
         if self._request is None or self._queue is None:
             return False
         if self._event_id is None:
-            # Asked directly: the answer is the one to this very request.
+            # Called directly: the answer belongs to this very request.
             return bool(await self._request.request.is_disconnected())
         event = self._queue.event_ids_to_events.get(self._event_id)
         messages = self._queue.pending_messages_per_session.get(self._request.session_hash)
@@ -49,7 +49,7 @@ class Reader:
 
 
 async def with_beats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, None]:
-    """Yields the items as they come, and None for each beat without one."""
+    """Yields the items as they come, and None for each heartbeat without one."""
     coming: asyncio.Future[Item] | None = None
     try:
         while True:
@@ -76,7 +76,7 @@ async def with_beats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, 
 async def while_read(
     items: AsyncIterator[Item], reader: Reader
 ) -> AsyncGenerator[Item | None, None]:
-    """Yields the items with beats between them; ends early when nobody reads."""
+    """Yields the items with heartbeats between them; ends early when nobody reads."""
     async with contextlib.aclosing(with_beats(items)) as beating:
         async for item in beating:
             if item is None and await reader.gone():
@@ -85,7 +85,7 @@ async def while_read(
 
 
 async def answer_for(reader: Reader, answer: Awaitable[Item]) -> Item | None:
-    """Returns the answer, or None once nobody waits for it; the request is carried out anyway."""
+    """Returns the answer, or None once nobody waits for it; the request is completed anyway."""
     coming = asyncio.ensure_future(answer)
     while not coming.done():
         await asyncio.wait({coming}, timeout=BEAT_S)

@@ -1,7 +1,7 @@
-"""Every route that is answered. What is in no list here is 404, whatever Gradio adds one day.
+"""The allow list of routes. Any other is 404, whatever Gradio adds one day.
 
-`REFUSED` are the routes Gradio brings along and nobody here needs. They are listed, so that a test
-can tell a route that was refused on purpose from one that nobody has looked at.
+`REFUSED` are Gradio's routes that nobody here needs. They are listed so that a test can tell a
+route that was refused on purpose from a new one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Body = Literal["none", "call", "arguments", "form", "files"]
 READ = frozenset({"GET", "HEAD"})
 _NAME = r"[A-Za-z0-9_.~-]{1,128}"
 _ENDPOINT = r"[\w.~-]{1,128}"
-"""Letters of any script: an endpoint is named like its workflow's file."""
+"""Letters of any script: an endpoint is named after its workflow's file."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """One route: which methods and paths, who may ask, and what may come with the request.
+    """One route: methods and paths, who may ask, and what may come with the request.
 
     In a path the group `api` is the name of an endpoint, `event` the id of a call.
     """
@@ -28,12 +28,12 @@ class Route:
     methods: frozenset[str]
     path: re.Pattern[str]
     open: bool = False
-    """Whether it is answered to somebody who has not logged in."""
+    """True if it is answered without a login."""
     body: Body = "none"
     """`call`: a call of Gradio's as JSON; `arguments`: an endpoint's, by name, as JSON; `form`: a
     login; `files`: uploads."""
     event_stream: bool = False
-    """Whether it answers with the events of the session in the query."""
+    """True if it answers with the events of the session in the query."""
 
 
 def _get(path: str, *, open: bool = False, event_stream: bool = False) -> Route:
@@ -51,12 +51,12 @@ ROUTES = (
     _get(r"/(assets|static)/[A-Za-z0-9_./~+@-]{1,200}", open=True),
     _get(r"/(theme\.css|favicon\.ico|manifest\.json|robots\.txt)", open=True),
     _get(rf"{API}/theme\.css", open=True),
-    # Whether it is well.
+    # Health checks.
     _get(r"/(healthz|readyz)", open=True),
-    # The login.
+    # Log-in and log-out.
     _get(r"/(login|logout)", open=True),
     _post(r"/(login|logout)", "form", open=True),
-    # What there is to call.
+    # Description of the endpoints.
     _get(r"/config"),
     _get(rf"{API}/(info|openapi\.json|app_id)"),
     # Calls: of the page, of gradio_client, by plain HTTP.
@@ -68,7 +68,7 @@ ROUTES = (
     _post(rf"{API}/cancel", "call"),
     _post(rf"{API}/reset", "call"),
     _get(rf"{API}/heartbeat/{_NAME}"),
-    # Files in and out.
+    # Upload and download.
     _post(rf"{API}/upload", "files"),
     _get(rf"{API}/upload_progress"),
     _post(rf"{API}/component_server", "files"),
@@ -77,16 +77,16 @@ ROUTES = (
 
 REFUSED = frozenset(
     {
-        # Older names, and the same with a slash at their end.
+        # Older names, and the same with a trailing slash.
         "/config/", "/login/", "/gradio_api/api/{api_name}", "/gradio_api/api/{api_name}/",
         "/gradio_api/call/v2/{api_name}/", "/gradio_api/call/{api_name}/", "/gradio_api/info/",
         "/gradio_api/component_server/", "/gradio_api/reset/", "/gradio_api/run/{api_name}/",
-        # The old way to a file knows no sandbox; both of these fetch from anywhere.
+        # The old route to a file has no sandbox; both of these fetch from anywhere.
         "/gradio_api/file/{path:path}", "/gradio_api/proxy={url_path:path}",
-        # Who is logged in, and the very token: for other pages than this one.
+        # The user's name and token: for other pages than this one.
         "/gradio_api/user", "/gradio_api/user/", "/gradio_api/token", "/gradio_api/token/",
         "/gradio_api/login_check", "/gradio_api/login_check/", "/gradio_api/app_id/",
-        # What this page does not use, or `Website` does by itself.
+        # Unused by this page, or done by `Website`.
         "/gradio_api/startup-events", "/gradio_api/deep_link", "/gradio_api/runs",
         "/gradio_api/runs/", "/gradio_api/queue/status", "/gradio_api/process_recording",
         "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}",
@@ -95,18 +95,19 @@ REFUSED = frozenset(
         "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}",
         "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file",
         "/svelte/{path:path}", "/pwa_icon", "/pwa_icon/{size}", "/gradio_api/dev/reload",
-        # Its makers' tools.
+        # Gradio's own developer tools.
         "/monitoring", "/monitoring/summary", "/monitoring/{key}",
         "/gradio_api/vibe-edit", "/gradio_api/vibe-edit/", "/gradio_api/undo-vibe-edit",
         "/gradio_api/undo-vibe-edit/", "/gradio_api/vibe-code", "/gradio_api/vibe-code/",
         "/gradio_api/vibe-starter-queries", "/gradio_api/vibe-starter-queries/",
     }
 )  # fmt: skip
-"""As Gradio spells them."""
+"""In Gradio's spelling."""
 
 
 def find(method: str, path: str, routes: Iterable[Route] = ROUTES) -> Route | frozenset[str]:
-    """The route of this request; else the methods that this path takes, none for an unknown one."""
+    """Returns the route of this request; else the methods that this path takes, none for an unknown
+    one."""
     taken: frozenset[str] = frozenset()
     for route in routes:
         if route.path.fullmatch(path):

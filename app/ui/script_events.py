@@ -1,4 +1,4 @@
-"""The events of a run as scripts see them. Fields are added, never renamed."""
+"""Events of a run as scripts get them. Fields are added, never renamed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def failure_event(error: ErrorReport) -> dict[str, Any]:
 
 
 def script_event(event: RunEvent) -> dict[str, Any] | None:
-    """Returns the event for scripts; None if it is of no use to them."""
+    """Returns the event for scripts; None for one they do not get."""
     match event:
         case RunQueued():
             return {"event": "queued", "position": event.position, "notice": event.notice}

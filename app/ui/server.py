@@ -1,7 +1,7 @@
-"""Serves the page: the environment, the password, the port, the start, and the end by a signal.
+"""Serves the page: environment, password, port, start, and end by a signal.
 
 Gradio is imported only inside `serve`: it reads its environment when it is imported, and a busy
-port must be said before that takes its seconds.
+port must be reported before the import's seconds.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ WHERE_THE_LOGIN_IS = (
     " DW_AUTH=name:password."
 )
 CLOSE_S = 2.0
-"""Of the promised 5: the interpreter's own end takes seconds too on a busy machine."""
+"""Part of the promised 5: the interpreter's own end takes seconds too on a busy machine."""
 STREAMS_END_S = 0.5
-"""How long streams may take to end by themselves once every run has."""
+"""Time for streams to end by themselves once every run has."""
 REFUSED_VARIABLES = ("GRADIO_VIBE_MODE", "GRADIO_SHARE")
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 def serve(engine: Engine, settings: Settings) -> None:
     """Serves the page until it is told to stop, then closes the engine; returns within 5 seconds.
 
-    Raises ServeError, before anything is started, where it cannot be done as asked.
+    Raises ServeError, before anything is started, where the settings are not possible.
     """
     refuse_dangerous_environment()
     auth = credentials(settings)
@@ -73,26 +73,27 @@ def serve(engine: Engine, settings: Settings) -> None:
 
 def end(engine: Engine, website: Website | None) -> None:
     """Closes the engine, then takes the page off its port."""
-    # Nobody may be left to read it.
+    # Stdout may be closed by now.
     with contextlib.suppress(OSError):
         print("Stopping.", flush=True)
     closing = threading.Thread(target=engine.close, args=(CLOSE_S,), daemon=True)
     closing.start()
-    # The page stands meanwhile: its streams tell how each run has ended.
+    # The page stays up meanwhile: its streams tell how each run has ended.
     closing.join(CLOSE_S + 0.5)
     if website is not None:
         website.close(STREAMS_END_S)
 
 
 def refuse_dangerous_environment() -> None:
-    """Raises ServeError where Gradio would let strangers in by its environment."""
+    """Raises ServeError where Gradio's environment would let strangers in."""
     for name in REFUSED_VARIABLES:
         if os.environ.get(name, "").lower() not in {"", "0", "false"}:
             raise ServeError(f"{name} is set.", hint="Unset it; sharing is asked for with --share.")
 
 
 def credentials(settings: Settings) -> tuple[str, str] | None:
-    """User and password: those given, made ones where strangers could come, else none."""
+    """Returns user and password: the given ones, generated ones where strangers could come, else
+    none."""
     if settings.ui.auth is not None:
         return settings.ui.auth
     if settings.ui.beyond_loopback and not settings.ui.public:
@@ -101,7 +102,8 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
 
 
 def with_media(settings: Settings, uploads: Path) -> Settings:
-    """The settings with the folders a person at the page may name media from, and whether URLs."""
+    """Returns the settings with the folders from which a person at the page may name media, and
+    whether URLs are allowed."""
     media = (uploads, settings.paths.outputs.resolve())
     urls = settings.paths.urls.model_copy(update={"media_urls": settings.ui.fetches_urls})
     paths = settings.paths.model_copy(
@@ -112,13 +114,13 @@ def with_media(settings: Settings, uploads: Path) -> Settings:
 
 @contextlib.contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A private folder for uploads, Gradio's temporary folder; gone with the server."""
+    """Creates a private folder for uploads, Gradio's temporary folder; removed with the server."""
     with private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}page-") as folder:
         yield folder
 
 
 def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | None) -> Website:
-    """The page, not yet on its port. `engine` has been started."""
+    """Returns the page, not yet on its port. `engine` has been started."""
     os.environ.update(
         {
             "GRADIO_ANALYTICS_ENABLED": "False",
@@ -142,7 +144,7 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     from app.ui.uploads import leave_media_alone, leave_urls_alone
     from app.ui.website import Website
 
-    # Whatever opens a picture in this process besides `app.media.pictures` is bounded as well.
+    # Bounds any code in this process that opens an image outside `app.media.pictures`.
     Image.MAX_IMAGE_PIXELS = settings.paths.limits.max_picture_pixels
     leave_urls_alone()
     leave_media_alone()
@@ -195,7 +197,7 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
 
 @contextlib.contextmanager
 def keeping_within_bounds(engine: Engine, settings: Settings) -> Iterator[None]:
-    """Bounds what people upload and, where that is asked for, the results."""
+    """Bounds the uploads' size and, where that is set, the results'."""
     from app.ui.upload_folder import UploadFolder, bound_uploads
 
     paths = settings.paths
@@ -207,7 +209,7 @@ def keeping_within_bounds(engine: Engine, settings: Settings) -> Iterator[None]:
 
 
 def announce(settings: Settings, port: int, auth: tuple[str, str] | None, website: Website) -> None:
-    """Prints where the page is and, once, how to log in; makes the share link."""
+    """Prints the page's URL and, once, the login; creates the share link."""
     print(f"Serving on {url(settings.ui.host, port)}/", flush=True)
     if settings.ui.share:
         shared = website.share(port)
@@ -225,8 +227,8 @@ def announce(settings: Settings, port: int, auth: tuple[str, str] | None, websit
 
 @contextlib.contextmanager
 def stopped_by_signals(up: threading.Event, stop: threading.Event) -> Iterator[None]:
-    """SIGINT, SIGTERM and a closed terminal set `stop` once the page is `up`; before that they
-    break off the start by SystemExit, for it takes seconds and nobody is served yet.
+    """Makes SIGINT, SIGTERM and a closed terminal set `stop` once the page is `up`; before that
+    they abort the start by SystemExit, for it takes seconds and nobody is served yet.
 
     A KeyboardInterrupt would do, if none ever met an `exec` of a text, as imports of dataclasses
     do: CPython notes it there for good and ends the process by SIGINT, whoever handled it.

@@ -1,7 +1,7 @@
-"""What people upload and paint, together within a bound, and the requests that bring it.
+"""Bounds uploads and paintings, all together, and the requests that bring them.
 
-Gradio takes 1,000 files a request, counts nothing together, and leaves behind what it had written
-of an upload that breaks off.
+Gradio accepts 1,000 files per request, has no total, and leaves the files of an upload that breaks
+off.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ MAX_FILES = 16
 """In one request; the page and gradio_client send one."""
 MAX_FIELD_BYTES = 100_000
 MAX_KEPT = 10_000
-"""Files that are kept, however small."""
+"""Greatest number of kept files."""
 SHARE_KEPT = 0.9
-"""Of the bound, where something has to leave: not for every file that comes another one leaves."""
+"""Share of the bound that is kept when files are removed, so that not every new file removes
+one."""
 FRESH_S = 3600.0
-"""A form may be open for so long before its run is asked for, and a file may come so slowly."""
+"""A form may be open for so long before its run is submitted, and a file may take so long."""
 STALE_S = 24 * 3600.0
 
 
 class UploadFolder:
-    """The folder; for any thread. What a run needs that waits or is at work never leaves."""
+    """The folder; thread-safe. Files of a waiting or current run are never removed."""
 
     def __init__(
         self, folder: Path, max_bytes: int, needed: Callable[[], Collection[Path]]
@@ -47,10 +48,10 @@ class UploadFolder:
         self._needed = needed
         self._lock = threading.Lock()
         self._kept_bytes = 0
-        """As last counted, and what has come since."""
+        """As last counted, plus what has come since."""
 
     def trim(self) -> list[Path]:
-        """Removes what is stale or beyond the bound; returns what."""
+        """Removes and returns the files that are stale or beyond the bound."""
         with self._lock:
             now = time.time()
             items = [each for each in files_of(self.folder) if each.path.name != LOCK]
@@ -85,18 +86,18 @@ def _remove(item: Item, root: Path) -> None:
 
 
 def bound_uploads(uploads: UploadFolder) -> None:
-    """Has Gradio take few files a request, no more than there is room for, and leave nothing of a
-    request that breaks off."""
+    """Makes Gradio accept few files per request, no more than there is room for, and leave no file
+    of a request that breaks off."""
 
     class BoundedParser(GradioMultiPartParser):
         def __init__(self, headers: Any, stream: Any, **options: Any) -> None:
             options["max_files"] = min(options.get("max_files", MAX_FILES), MAX_FILES)
-            # Those that are read into memory lie in the folder for temporary files otherwise.
+            # Otherwise those that are read into memory lie in the folder for temporary files.
             options["upload_dir"] = uploads.folder
             super().__init__(headers, _counted(stream, uploads), **options)
 
         def on_part_data(self, data: bytes, start: int, end: int) -> None:
-            # What is no file is kept in memory.
+            # Fields that are not files are kept in memory.
             part = self._current_part
             if part.file is None and len(part.data) + end - start > MAX_FIELD_BYTES:
                 raise MultiPartException(

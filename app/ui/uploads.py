@@ -1,4 +1,4 @@
-"""What a script sends for the inputs that take a file: an upload of Gradio's, or a URL."""
+"""Media that a script sends: an upload of Gradio's, or a URL."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EXAMPLES = {"image": "picture.png", "video": "film.mp4", "audio": "sound.wav"}
 
 
 def leave_urls_alone() -> None:
-    """Has Gradio hand on the URL of a file that a script sends instead of fetching it.
+    """Makes Gradio pass on the URL of a file that a script sends instead of fetching it.
 
-    Whether and how a URL is fetched is the engine's to decide.
+    The engine decides whether and how a URL is fetched.
     """
     from gradio import processing_utils
 
@@ -30,10 +30,10 @@ def leave_urls_alone() -> None:
 
 
 def leave_media_alone() -> None:
-    """Has Gradio hand on videos and sounds as they are, where it finds FFmpeg installed.
+    """Makes Gradio pass on videos and audio unchanged where FFmpeg is installed.
 
-    It would have FFmpeg look into them and convert some, as whatever format FFmpeg takes them for;
-    a playlist that calls itself a video makes that read other files.
+    It would let FFmpeg examine and convert some, in any format FFmpeg detects; a playlist named as
+    a video makes that read other files.
     """
     from gradio import processing_utils
 
@@ -41,8 +41,8 @@ def leave_media_alone() -> None:
 
 
 def undressed(variables: Any) -> Any:
-    """The variables with a URL as the text it is, where `handle_file` of gradio_client has dressed
-    it as a file; told back to the script as a file it would be looked for on this server."""
+    """Returns the variables with plain URLs where `handle_file` of gradio_client has wrapped them
+    as files; echoed to the script as a file, a URL would be looked for on this server."""
     if not isinstance(variables, Mapping):
         return variables
     return {
@@ -52,7 +52,7 @@ def undressed(variables: Any) -> Any:
 
 
 def inputs_of(entry: CatalogEntry, variables: Any, uploads: Path) -> dict[str, JsonValue]:
-    """The variables with every uploaded file as its path; other texts are never taken as paths.
+    """Returns the variables with every uploaded file as its path; other texts are never paths.
 
     Raises InvalidInputs.
     """
@@ -75,7 +75,8 @@ def inputs_of(entry: CatalogEntry, variables: Any, uploads: Path) -> dict[str, J
 
 
 def uploaded_path(value: Any, uploads: Path) -> Path | None:
-    """The file Gradio stored for an upload; None for anything else, however it is dressed up."""
+    """Returns the file Gradio stored for an upload; None for anything else, however it is
+    wrapped."""
     named = _file_data_path(value)
     if named is None or "\0" in named:
         return None

@@ -1,4 +1,4 @@
-"""What a browser keeps of a visit, read as what a stranger sent: nothing in it names a file."""
+"""The visit that a browser keeps, treated as untrusted: nothing in it names a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Typed = Annotated[str, StringConstraints(max_length=MAX_TEXT)] | bool | int | fl
 
 
 class Visit(BaseModel):
-    """Who it is, the workflow that was chosen last, and what was typed into the forms."""
+    """Person, last chosen workflow, and texts typed into the forms."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -26,7 +26,7 @@ class Visit(BaseModel):
 
 
 def read_visit(given: Any) -> dict[str, Any]:
-    """The visit in what a browser has sent; a new one where it is none."""
+    """Returns the visit that a browser has sent; a new one where it is not valid."""
     try:
         return Visit.model_validate(given if given is not None else {}).model_dump()
     except ValidationError:
@@ -34,7 +34,7 @@ def read_visit(given: Any) -> dict[str, Any]:
 
 
 def typed_only(inputs: Iterable[InputSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What was typed into a form's fields; those for files hold uploads, which no browser keeps."""
+    """Returns the values typed into a form's fields, without files: browsers keep no uploads."""
     return {
         spec.name: kept[spec.name] for spec in inputs if spec.media is None and spec.name in kept
     }

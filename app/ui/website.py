@@ -1,8 +1,8 @@
-"""Gradio's page as a web site of ours: our sockets, our server, the guard around all of it.
+"""Gradio's page as our own web site: our sockets, our server, the guard around everything.
 
-Gradio's own `launch` starts a server that its middleware does not surround, asks itself through
-whatever proxy the environment names, and gives up after 5 seconds. `mount_gradio_app` does the rest
-of it: the page becomes a part of an application of ours.
+Gradio's own `launch` starts a server that its middleware does not surround, sends itself a request
+through any proxy that the environment names, and gives up after 5 seconds. `mount_gradio_app` does
+the rest: the page becomes a part of our application.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Around = Callable[[Any, "Facts"], Any]
 
 
 class Website:
-    """A page that answers, on a thread of its own."""
+    """A page that answers, on its own thread."""
 
     def __init__(
         self, page: gr.Blocks, *, routes: Sequence[BaseRoute], around: Around, **options: Any
     ) -> None:
-        """`around` makes the outermost application of the one that answers and of what it knows;
+        """`around` makes the outermost application of the inner one and the guard's facts;
         `options` are those of `gradio.mount_gradio_app`."""
         self._page = page
         self.app = outer = fastapi.FastAPI(
@@ -64,7 +64,7 @@ class Website:
                 raise ServeError("The page cannot be served.", hint="The log says why.")
 
     def share(self, port: int) -> str | None:
-        """The address of a tunnel that Gradio's servers keep to this port; None without one."""
+        """Returns the URL of a tunnel from Gradio's servers to this port; None without one."""
         from gradio.networking import setup_tunnel
 
         try:
@@ -76,7 +76,7 @@ class Website:
 
     def close(self, streams_end_s: float) -> None:
         """Takes the page off its port; streams that do not end in this time are cut off."""
-        # What is cut off here is cut off on purpose: it is no error of each stream's.
+        # Streams cut off here are cut off on purpose: not an error of each.
         logging.getLogger("uvicorn.error").disabled = True
         self._server.should_exit = True
         if self._thread is not None:
@@ -111,11 +111,11 @@ class Facts:
         self._endpoints = frozenset(fn.api_name for fn in public)
 
     def has_endpoint(self, name: str) -> bool:
-        """Returns whether scripts may call this."""
+        """Returns True if scripts may call this."""
         return name in self._endpoints
 
     def mismatch(self, endpoint: str, arguments: Mapping[str, Any]) -> str:
-        """What is wrong with these arguments by their names; "" where nothing is."""
+        """Returns what is wrong with the arguments' names; "" for nothing."""
         if self._parameters is None:
             described = self._page.get_api_info()["named_endpoints"]
             self._parameters = {name: each["parameters"] for name, each in described.items()}
@@ -126,17 +126,17 @@ class Facts:
         return ""
 
     def has_function(self, session: str | None, index: int) -> bool:
-        """Returns whether the page, as this session has it, has such an event for the server."""
+        """Returns True if the page, in this session, has this event for the server."""
         visit = self._app.state_holder.session_data.get(session)
         functions = self._page.fns if visit is None else visit.blocks_config.fns
         return index in functions and functions[index].fn is not None
 
     def has_session(self, session: str) -> bool:
-        """Returns whether a stream of events waits for this session."""
+        """Returns True if an event stream waits for this session."""
         return session in self._page._queue.pending_messages_per_session
 
     def has_event(self, event: str) -> bool:
-        """Returns whether this call waits for somebody to read its answer."""
+        """Returns True if this call waits for its answer to be read."""
         queue = self._page._queue
         return event in queue.event_ids_to_events or any(
             event in waiting for waiting in queue.pending_event_ids_session.values()

@@ -1,4 +1,4 @@
-"""How each kind of input is shown in a form, sent by a script, and kept between forms."""
+"""Form widget, script type and kept value of each kind of input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _number(spec: InputSpec, value: Any) -> Component:
 
 def _slider(spec: InputSpec, value: Any) -> Component:
     if not _in_range(spec, spec.default):
-        # A default beyond the limits is the document's own word; no slider can stand there.
+        # A default beyond the limits is the document's own; a slider cannot show it.
         return _number(spec, value)
     slider = gr.Slider(
         spec.minimum,
@@ -98,7 +98,7 @@ def _audio(spec: InputSpec, value: Any) -> Component:
 def _upload(
     kind: type[gr.Image | gr.Video | gr.Audio], spec: InputSpec, value: Any, **options: Any
 ) -> Component:
-    """Makes a field for a file, which is taken as it is."""
+    """Returns a field for a file, which is passed on unchanged."""
     component = kind(
         value,
         label=asked(spec),
@@ -115,7 +115,7 @@ def _upload(
 def _as_typed(number: float | None) -> float | None:
     """Returns the number typed beside a slider, which may be out of range or missing.
 
-    Gradio would answer with the words of its traceback; the planner says what is wrong.
+    Gradio would answer with a traceback; the planner says what is wrong.
     """
     return number
 
@@ -130,14 +130,14 @@ def _as_uploaded(upload: Any) -> str | None:
 
 
 class Widget(NamedTuple):
-    """How one kind of input is handled."""
+    """Handlers of one kind of input."""
 
     make: Callable[[InputSpec, Any], Component]
-    """Makes the component, which holds this value."""
+    """Builds the component with this value."""
     sent: Any
     """The type of what a script sends."""
     keeps: Callable[[InputSpec, Any], bool]
-    """Returns whether a value kept from an earlier form can be in this component."""
+    """Returns True if a value kept from an earlier form fits this component."""
 
 
 def _is_there(_spec: InputSpec, value: Any) -> bool:
@@ -168,7 +168,7 @@ def widget_of(spec: InputSpec) -> Widget:
 
 
 def rounds(value: Any) -> bool:
-    """Returns whether a browser would round this number."""
+    """Returns True if a browser would round this number."""
     return _is_number(value) and abs(value) > MAX_EXACT
 
 
@@ -177,7 +177,7 @@ def _is_number(value: Any) -> bool:
 
 
 def asked(spec: InputSpec) -> str:
-    """Returns the label of a field for a file, with whether it may stay empty."""
+    """Returns the label of a field for a file, which says whether it may stay empty."""
     default = spec.default
     named = default.get("location") if isinstance(default, dict) else default
     if isinstance(named, str) and named:

@@ -1,1 +1,1 @@
-"""Work-arounds in the page."""
+"""Workarounds in the page."""

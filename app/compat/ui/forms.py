@@ -1,8 +1,8 @@
-"""What Gradio keeps of each visitor, made safe for the threads that change it.
+"""Makes Gradio's per-visit state safe for the threads that change it.
 
-Gradio makes a form on a thread of its own, which adds to the visit's components and events, and
-iterates over these at every yield of an event that runs: on a busy machine "dictionary changed size
-during iteration" ended the event, and a run's page stood still. Needed with gradio 6.31.0.
+Gradio builds a form on its own thread, which adds to the visit's components and events, and
+iterates over these at every yield of a running event: on a busy machine "dictionary changed size
+during iteration" ended the event, and a run's page froze. Needed with gradio 6.31.0.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ class Moments(dict[int, Any]):
     """A dictionary whose `values()` is a copy, so that additions do not disturb an iteration."""
 
     def values(self) -> list[Any]:  # type: ignore[override]
-        """Returns a copy; making it is one step for Python."""
+        """Returns a copy; Python makes it atomically."""
         return list(super().values())
 
 
 def survive_new_forms(page: gr.Blocks) -> None:
-    """Lets the events of a visit go on while a form of the same visit is made.
+    """Lets a visit's events continue while a form of the same visit is built.
 
-    Each visit starts with a copy of what the page has, of the same classes.
+    Each visit starts with a copy of the page's dictionaries, of the same classes.
     """
     page.default_config.fns = Moments(page.default_config.fns)
     page.default_config.blocks = Moments(page.default_config.blocks)

@@ -1,6 +1,6 @@
-"""Gradio's page of the login, without what it tells people who have not logged in.
+"""Removes from Gradio's login page what strangers should not see.
 
-It lists every endpoint with its parameters and defaults. Below a path of a proxy it also looks for
+It lists every endpoint with its parameters and defaults. Behind a proxy's path it also looks for
 its manifest and icon at the root. Needed with gradio 6.31.0.
 """
 
@@ -15,15 +15,15 @@ NOTHING: dict[str, Any] = {"named_endpoints": {}, "unnamed_endpoints": {}}
 
 
 def tell_less() -> None:
-    """Has Gradio keep the endpoints out of the page of the login."""
+    """Makes Gradio leave the endpoints out of its login page."""
     from gradio import routes
 
     routes.templates = _Templates(routes.templates)
 
 
 class _Templates:
-    """Gradio's templates, with no endpoint on the page of the login, and with addresses below the
-    path of a proxy."""
+    """Gradio's templates, without endpoints on the login page and with URLs below a proxy's
+    path."""
 
     def __init__(self, templates: Any) -> None:
         self._templates = templates

@@ -1,14 +1,14 @@
-// Gradio reads the answers to all calls of a page from one stream. The server closes it when
-// no call is left; a call that is made at that very moment is told nobody to read its answer: its
-// page believes the stream open, then hears that it is closed, and opens no other. The press of a
-// button is lost. Needed with gradio 6.31.0.
+// Gradio reads the answers to all calls of a page from one stream. The server closes it when no
+// call is left; the answer to a call made at that very moment has no reader: the page believes the
+// stream open, then learns that it is closed, and opens no other. The press of a button is lost.
+// Needed with gradio 6.31.0.
 //
-// Here a stream is said to be closed only when no call waits for an answer; until then it goes on
-// with a new request.
+// Here a stream is reported as closed only when no call waits for an answer; until then it
+// continues with a new request.
 (() => {
   "use strict";
   const plainFetch = window.fetch.bind(window);
-  // What breaks off because the page is left is nobody's error.
+  // Requests that break off because the page is left are no errors.
   let left = false;
   window.addEventListener("pagehide", () => { left = true; });
   window.addEventListener("pageshow", () => { left = false; });
@@ -45,7 +45,7 @@
   const closes = (message) => message.includes('"close_stream"') &&
     JSON.parse(message.slice(message.indexOf("{"))).msg === "close_stream";
 
-  // Hands on what this answer says; returns the message that closes the stream, "" without one.
+  // Passes on the messages of this answer; returns the one that closes the stream, "" for none.
   const handOn = async (answer, controller) => {
     const encoder = new TextEncoder();
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

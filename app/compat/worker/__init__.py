@@ -1,1 +1,1 @@
-"""Work-arounds in the worker process."""
+"""Workarounds in the worker process."""

@@ -1,8 +1,8 @@
 """bitsandbytes on a machine without a GPU.
 
-It computes on CPUs too, and transformers lets it; diffusers requires a GPU before it looks. These
-are diffusers' quantisers without that check, in the table where it finds them.
-Needed with diffusers 0.42.1. Needed with bitsandbytes 0.50.2.
+It supports CPUs, and transformers allows that; diffusers insists on a GPU. These are diffusers'
+quantisers without that check, in the table where it finds them. Needed with diffusers 0.42.1.
+Needed with bitsandbytes 0.50.2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _FourBits(BnB4BitDiffusersQuantizer):  # type: ignore[misc]
         """Requires nothing."""
 
     def update_device_map(self, device_map: Any) -> Any:
-        """Returns the map as it is: weights stay where they are loaded."""
+        """Returns the map unchanged: weights stay where they are loaded."""
         return device_map
 
 
@@ -35,7 +35,7 @@ def allow_cpu() -> None:
 
 
 def keep_plain_layout(module: torch.nn.Module) -> None:
-    """Keeps 4-bit weights laid out as they are loaded.
+    """Keeps 4-bit weights in the layout in which they are loaded.
 
     On CPUs with AVX512-BF16 bitsandbytes changes the layout at their first call, and back whenever
     a state dict is read, as loading a LoRA does. It does not change the scales back: the next call

@@ -1,7 +1,7 @@
-"""The default dtype of torch after a model's construction has failed.
+"""Restores the default dtype of torch after a model's construction has failed.
 
-diffusers sets it while it constructs a model, and leaves it so where an exception ends the
-construction: all that is computed later would be of that dtype. Needed with diffusers 0.42.1.
+diffusers sets it while it constructs a model, and does not reset it where an exception ends the
+construction: everything computed later would have that dtype. Needed with diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 @contextlib.contextmanager
 def default_dtype_kept() -> Iterator[None]:
-    """Sets torch's default dtype back at the end, however that comes."""
+    """Restores torch's default dtype at the end, also after an exception."""
     dtype = torch.get_default_dtype()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a worker's process sets before any library is imported."""
+"""Set-up of a worker process before any library is imported."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from tqdm.std import TqdmDefaultWriteLock  # type: ignore[import-untyped]
 HUB_KERNELS = "kernels"
 
 ENVIRONMENT = {
-    # Weights are used where they lie in their files, at whatever address a header's length makes of
-    # it. Without STRICT MKL's matrix products have other last bits where an operand is not aligned
-    # to 16 bytes (on AMD). It costs nothing but in products with one or two rows (10 to 50 %);
-    # copies that are aligned would make each load several times as long. Needed with torch 2.13.0.
+    # Weights are used in place in their memory-mapped files, at any alignment. Without STRICT MKL's
+    # matrix products differ in their last bits where an operand is not aligned to 16 bytes (on
+    # AMD). It costs nothing but in products with one or two rows (10 to 50 %); aligned copies would
+    # make each load several times as long. Needed with torch 2.13.0.
     "MKL_CBWR": "AUTO,STRICT",
 }
 
 
 def forbid_hub_kernels() -> None:
-    """Has the package `kernels` count as missing, which runs compiled code of the hub.
+    """Makes the package `kernels`, which runs compiled code of the hub, count as missing.
 
-    Where it is installed bitsandbytes has it fetch some when it is imported, as diffusers does
-    without being asked. Needed with bitsandbytes 0.50.2.
+    Where it is installed bitsandbytes makes it download some when it is imported, and diffusers
+    does so without being asked. Needed with bitsandbytes 0.50.2.
     """
     sys.modules[HUB_KERNELS] = None  # type: ignore[assignment]
 
 
 def leave_no_semaphore() -> None:
-    """Has tqdm do without its lock between processes.
+    """Makes tqdm do without its lock between processes.
 
-    It is a named semaphore, which whoever outlives this process by os._exit or SIGKILL would call
-    leaked on stderr. One process draws here: it needs none. Needed with tqdm 4.70.1.
+    It is a named semaphore, which Python reports as leaked on stderr when this process ends by
+    os._exit or SIGKILL. Only one process draws progress bars here. Needed with tqdm 4.70.1.
     """
     TqdmDefaultWriteLock.mp_lock = None

@@ -1,8 +1,8 @@
-"""Videos for Qwen3-VL, prepared without torchvision.
+"""Prepares videos for Qwen3-VL without torchvision.
 
-transformers requires torchvision for them, of which it uses one function: the resizing. Sizes and
-patches are computed by transformers' own functions here too, the resizing by the torch function
-that torchvision calls itself. Needed with transformers 5.23.0.
+transformers requires torchvision for them, and uses one function of it: resizing. Sizes and patches
+are computed by transformers' own functions here too, resizing by the torch function that
+torchvision calls itself. Needed with transformers 5.23.0.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import (
 
 CONFIG = "video_preprocessor_config.json"
 TOGETHER = "processor_config.json"
-"""Where newer versions of transformers write what all parts of a processor are told."""
+"""Where newer versions of transformers write the settings of all parts of a processor."""
 
 
 class Qwen3Videos:
     """The part of a Qwen3-VL processor that prepares videos."""
 
     def __init__(self, folder: Path) -> None:
-        """As the files in this folder say; what they leave open is as transformers has it."""
+        """Reads the settings in this folder, with transformers' defaults for the rest."""
         told = _read(folder / CONFIG) or _read(folder / TOGETHER).get("video_processor") or {}
 
         def setting(name: str) -> Any:
@@ -46,10 +46,10 @@ class Qwen3Videos:
     def __call__(
         self, videos: Sequence[np.ndarray], do_sample_frames: bool, return_tensors: str
     ) -> dict[str, torch.Tensor]:
-        """The patches of these films (frames, height, width, 3), 0..255, and how many there are of
-        each in time, height and width.
+        """Returns the patches of these videos (frames, height, width, 3), 0..255, and each video's
+        number of patches in time, height and width.
 
-        No frames are left out, and tensors are returned, whatever is asked for.
+        Keeps all frames and returns tensors, whatever the arguments.
         """
         patches, grids = [], []
         for video in videos:
@@ -63,7 +63,7 @@ class Qwen3Videos:
         return {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.tensor(grids)}
 
     def _resized(self, video: torch.Tensor) -> torch.Tensor:
-        """The frames as (frames, 3, height, width), in a size that patches divide."""
+        """Returns the frames as (frames, 3, height, width), in a size that patches divide."""
         frames = video.permute(0, 3, 1, 2).float()
         size = smart_resize(
             num_frames=len(frames),
@@ -77,7 +77,7 @@ class Qwen3Videos:
         if size == tuple(frames.shape[2:]):
             return frames
         drawn = interpolate(frames, size, mode="bicubic", antialias=True)
-        # A cubic overshoots at edges; pixels are whole numbers.
+        # Bicubic overshoots at edges; pixels are whole numbers.
         return drawn.round().clamp(0, 255)
 
 
