@@ -1,4 +1,4 @@
-"""`python -m app …`"""
+"""The entry point: `python -m app …`."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from app.signals import BROKEN_OFF, told_to_end
 
 
 def leave(_number: int, _frame: Any) -> None:
-    """Ends the command by SystemExit, so that what it has begun is closed and tidied away."""
+    """Ends the command by SystemExit, so that its resources are closed and cleaned up."""
     raise SystemExit(BROKEN_OFF)
 
 

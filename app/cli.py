@@ -1,8 +1,7 @@
 """The command line: serve, run, repl, validate, workflows, runs, free, weights.
 
-What a command needs is imported inside it: `validate` needs no page, `workflows` no worker.
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 it could not be done,
-2 the command itself is wrong, 130 cancelled.
+Each command imports what it needs: `validate` needs no page, `workflows` no worker. Results go to
+stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
             except WorkbenchError as error:
                 wrong += 1
                 print(f"{error.message} {error.hint}".rstrip(), file=sys.stderr)
-                # What was set for this run stands in no line of the file.
+                # Changes of this run are in no line of the file.
                 elsewhere = dict(options.changes)
                 lines = _lines(error, file, settings)
                 for found in error.problems:
@@ -184,7 +183,7 @@ def _validate_one(
 
 
 def _room(settings: Settings) -> Room | None:
-    """Returns the memory there is, if it is known without a worker that asks the device."""
+    """Returns the available memory, if it is known without a worker that asks the device."""
     from app.machine import expects_accelerator, ram_free_and_total_bytes
     from app.workflow.models.fit import DEVICE_SHARE, RAM_SHARE, Room
 

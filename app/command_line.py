@@ -21,7 +21,7 @@ ANYWHERE = (Path("/"),)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the parser; the chosen command is `name` of what it parses."""
+    """Returns the parser; the chosen command is `name` of the result."""
     parser = argparse.ArgumentParser(prog="python -m app", description="Diffusers Workbench")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
@@ -221,7 +221,7 @@ def _devices(options: argparse.Namespace, given: Settings) -> dict[str, Any]:
 
 
 def _wrong_settings(error: ValidationError) -> list[Problem]:
-    """Returns what is wrong with the settings, each with its variable's name."""
+    """Returns the problems of the settings, each with its variable's name."""
     names = dict(variables())
     found = []
     for each in error.errors():

@@ -127,7 +127,7 @@ def clean_run(folder: Path) -> list[Path]:
 
 
 def _is_record(file: Path) -> bool:
-    """Returns whether this is the record of a result, not a result that is JSON itself."""
+    """Returns True for the record of a result, False for a result that is JSON itself."""
     try:
         record = json.loads(file.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The machine's memory, and this process's part of it; without torch."""
+"""The machine's memory, and this process's use of it; without torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-"""Says in which cgroup of each hierarchy this process is."""
+"""Names this process's cgroup in each hierarchy."""
 
 
 class _CgroupFiles(NamedTuple):
-    """What one version of cgroups calls its files, and the lines of its statistics."""
+    """Names of one cgroup version's files, and of the lines in its statistics."""
 
     limits: tuple[str, ...]
     used: str
     cache: tuple[str, str]
-    """Pages of files, which the kernel takes back before it lets anybody run out of memory."""
+    """The file cache, which the kernel releases before memory runs out."""
 
 
 VERSION_1 = _CgroupFiles(
@@ -37,11 +37,11 @@ VERSION_2 = _CgroupFiles(
 def ram_free_and_total_bytes(
     cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP
 ) -> tuple[int, int]:
-    """Free and all memory of the machine, within the limits of this process's cgroup and of those
-    that it is in.
+    """Returns free and total memory of the machine, within the limits of this process's cgroup and
+    its parents.
 
-    What a cgroup has of pages of files counts as free, as `available` of the machine has it: a
-    model that is mapped is such pages, and evicting it because of them would be no gain.
+    A cgroup's file cache counts as free, as in `available` of the machine: a mapped model is such a
+    cache, and evicting it because of that would gain nothing.
     """
     machine = psutil.virtual_memory()
     free_bytes, total_bytes = machine.available, machine.total
@@ -57,9 +57,9 @@ def ram_free_and_total_bytes(
 
 
 def _cgroups_of(cgroups: Path, membership: Path) -> Iterator[tuple[Path, _CgroupFiles]]:
-    """The folders of this process's cgroups that count memory, each with those above it.
+    """Yields the folders of this process's cgroups that count memory, each with its parents.
 
-    A container sees its own cgroup as the topmost one, whatever path it is said to have.
+    A container sees its own cgroup as the topmost one, whatever its listed path.
     """
     try:
         lines = membership.read_text().splitlines()
@@ -79,21 +79,22 @@ def _cgroups_of(cgroups: Path, membership: Path) -> Iterator[tuple[Path, _Cgroup
 
 
 def has_accelerator() -> bool:
-    """Whether there seems to be one, without asking its driver: NVIDIA's, AMD's or Apple's."""
+    """Returns True if there seems to be one (NVIDIA's, AMD's or Apple's), without asking its
+    driver."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
 
 
 def expects_accelerator(device: str) -> bool:
-    """Whether a worker with this setting of its device is to find an accelerator."""
+    """Returns True if a worker with this device setting should find an accelerator."""
     return device != "cpu" and (device != "auto" or has_accelerator())
 
 
 def resident_and_anonymous_bytes() -> tuple[int, int]:
-    """This process's resident set, and of it what is no page of a file.
+    """Returns this process's resident set, and the part of it that is not pages of files.
 
-    Only Linux tells them apart; elsewhere all of it counts as the process's own.
+    Only Linux distinguishes them; elsewhere all of it counts as the process's own.
     """
     resident_bytes = int(psutil.Process().memory_info().rss)
     if sys.platform != "linux":
@@ -104,7 +105,7 @@ def resident_and_anonymous_bytes() -> tuple[int, int]:
 
 
 def _number(file: Path) -> int | None:
-    """The number in the file; None where there is none (`max`), or no such file."""
+    """Returns the number in the file; None for another text (`max`), or no such file."""
     try:
         text = file.read_text().strip()
     except OSError:

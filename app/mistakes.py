@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a value, in the words that a person is told."""
+"""Words pydantic's errors for people."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ NEEDED = {
     "byte_size_unit": "A size such as 500MB, 20GB or 16GiB",
     "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
 }  # fmt: skip
-"""What pydantic calls a wrong type, and what a document calls the right one."""
+"""The names of JSON's types for pydantic's errors about types."""
 OF_PYDANTIC = frozenset(get_args(ErrorType))
-"""The kinds of mistakes whose own words are about Python and not about a document."""
+"""Types of errors whose own words are about Python and not about a document."""
 MAX_OFFERED = 8
-"""Of the words that fit, so many are told where the nearest is told."""
+"""Most choices listed, where only the nearest are."""
 
 
 def in_words(details: ErrorDetails) -> tuple[str, str]:
-    """What is wrong, and what would be right where that is near."""
+    """Returns the mistake in words, and a hint at the right value."""
     kind, given, context = details["type"], details["input"], details.get("ctx", {})
     match kind:
         case "literal_error":
@@ -67,7 +67,7 @@ def in_words(details: ErrorDetails) -> tuple[str, str]:
 
 
 def shown(value: Any) -> str:
-    """The value as a document has it, cut where a sentence would drown in it."""
+    """Returns the value as a document has it, cut to a length that fits into a sentence."""
     if isinstance(value, str):
         return f"'{shortened(value)}'"
     is_json = value is None or isinstance(value, int | float | list | tuple | dict)
@@ -76,7 +76,7 @@ def shown(value: Any) -> str:
 
 
 def _bound(limit: float) -> str:
-    """All digits of a whole number, however large."""
+    """Returns all digits of a whole number, however large."""
     return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 

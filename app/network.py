@@ -1,4 +1,4 @@
-"""What the environment says of proxies, put right before anything reads it."""
+"""Corrects the proxy settings of the environment before anything reads them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def prepare_proxies() -> None:
-    """Exempts loopback from the proxies that the environment names, for this process and those it
-    starts: a proxy elsewhere would look for the address on its own machine.
+    """Exempts loopback from the environment's proxies, for this process and its children: a proxy
+    elsewhere would look for the address on its own machine.
 
-    Raises BadRequest where a proxy is of a kind that cannot be used.
+    Raises BadRequest for a proxy of an unsupported kind.
     """
     proxies = [name for name in os.environ if name.lower() in PROXIES and os.environ[name]]
     if not proxies:
@@ -35,7 +35,7 @@ def _usable(name: str, proxy: str) -> str:
     if not separator:
         return proxy  # a bare `host:port` is read as http
     if scheme.lower() == "socks":
-        # So desktops write it; the clients ask for the version.
+        # The spelling of desktops; the clients need the version.
         return f"socks5://{rest}"
     if scheme.lower() not in SCHEMES:
         raise BadRequest(
@@ -46,6 +46,6 @@ def _usable(name: str, proxy: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether this address is on this very machine."""
+    """Returns True for a URL on this machine."""
     host = urlsplit(url).hostname or ""
     return host in LOOPBACK or host.startswith("127.")

@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: whether they are here, and how they are added."""
+"""Optional packages: whether they are installed, and the command that adds them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 LISTS = ("requirements.txt", "requirements-extras.txt")
-"""Where a version is written down that the tests run on."""
+"""Files that pin the versions that the tests run on."""
 PINNED = re.compile(r"^([\w.-]+)==\S+", re.MULTILINE)
 
 
 class Package(NamedTuple):
-    """What has to be installed for something a document asks for."""
+    """A package that a feature of documents needs."""
 
     module: str
-    """As it is imported."""
+    """Its import name."""
     name: str
-    """As pip knows it."""
+    """Its name for pip."""
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is not installed. Nothing is imported to find out, but a parent package."""
+        """True if it is not installed. Imports nothing to find out, except a parent package."""
         try:
             return importlib.util.find_spec(self.module) is None
         except ModuleNotFoundError:
@@ -32,19 +32,19 @@ class Package(NamedTuple):
 
     @property
     def how_to_add(self) -> str:
-        """The command that adds it, as a hint."""
+        """A hint with the command that adds it."""
         return f"Add it with: pip install {_pinned().get(self.name, self.name)}"
 
 
 class Missing(NamedTuple):
-    """What to tell of packages that are not installed."""
+    """Message and hint about packages that are not installed."""
 
     message: str
     hint: str
 
 
 def missing(what: str, packages: Iterable[Package]) -> Missing | None:
-    """What to tell where `what` (`'canny'`) needs packages that are missing; None where none is."""
+    """Returns a message for missing packages that `what` (`'canny'`) needs; None for none."""
     names = [package.name for package in packages if package.is_missing]
     if not names:
         return None
@@ -59,7 +59,7 @@ def missing(what: str, packages: Iterable[Package]) -> Missing | None:
 
 @functools.cache
 def _pinned() -> dict[str, str]:
-    """`name==version` of every package that is written down, by name."""
+    """Returns `name==version` of every pinned package, by name."""
     root = Path(__file__).resolve().parent.parent
     texts = [(root / name).read_text() for name in LISTS if (root / name).is_file()]
     return {found[1]: found[0] for text in texts for found in PINNED.finditer(text)}

@@ -1,7 +1,7 @@
 """The dw> prompt: load, set, run, status, memory, clear, help, exit.
 
-It talks to a workbench: one with a worker of its own, or a running server by its API. Everything it
-says goes to stdout, the log's lines too, so that a transcript reads in order.
+It talks to a workbench: one with its own worker, or a running server by its API. Everything goes to
+stdout, including log lines, so that a transcript reads in order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 PROMPT = "dw> "
 LOOK_AGAIN_S = 0.2
-"""The longest that a signal goes unnoticed while a script's next line is awaited."""
+"""Longest delay of a signal while a script's next line is awaited."""
 HISTORY = Path.home() / ".dw_history"
 HELP = """\
 load FILE             select a workflow: a JSON file, or a name listed by `workflows`
@@ -57,7 +57,7 @@ class Repl:
         }
 
     def loop(self, first: str | None = None) -> int:
-        """Serve the prompt; the exit code, which is 1 when a command of a script failed."""
+        """Runs the prompt; returns the exit code, which is 1 when a command of a script failed."""
         failed = False
         with log_on_stdout(), contextlib.closing(self._workbench):
             lines = self._typed() if sys.stdin.isatty() else self._piped()
@@ -70,7 +70,7 @@ class Repl:
         return int(failed and not sys.stdin.isatty())
 
     def _do(self, line: str) -> bool:
-        """Returns whether the line could be done; what could not is told in a sentence."""
+        """Executes a line; returns False, and prints the reason, where that failed."""
         try:
             words = _words(line)
             if not words:
@@ -154,7 +154,7 @@ class Repl:
                 return
 
     def _piped(self) -> Iterator[str]:
-        """The lines of a script, shown as if somebody had typed them."""
+        """Yields the lines of a script, printed as if somebody had typed them."""
         for line in _lines(sys.stdin.fileno()):
             print(f"{PROMPT}{line.rstrip()}", flush=True)
             yield line
@@ -163,7 +163,7 @@ class Repl:
 def _lines(file: int) -> Iterator[str]:
     """Yields the lines of an open file as they come.
 
-    A signal that arrives just before a read is handled after it, so nothing waits for long.
+    A signal that arrives just before a read is handled after it, so no wait is long.
     """
     rest, chunk = b"", b"unread"
     while chunk:
@@ -178,7 +178,7 @@ def _lines(file: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def log_on_stdout() -> Iterator[None]:
-    """The log's lines go where the answers go."""
+    """Sends log lines to stdout, like the answers."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     root = logging.getLogger()
@@ -190,7 +190,7 @@ def log_on_stdout() -> Iterator[None]:
 
 
 def _options(words: list[str]) -> tuple[list[str], int | None, bool]:
-    """The words of a run without `--seed N` and `--fresh`, and what these say."""
+    """Returns the words of a run without `--seed N` and `--fresh`, and the values of these."""
     others: list[str] = []
     seed, fresh = None, False
     left = iter(words)

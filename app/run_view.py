@@ -1,4 +1,4 @@
-"""What people are shown of one run: a frozen view, and `advance(view, event)`, which takes it on.
+"""The view of one run: frozen, with `advance(view, event)` for the next one.
 
 Pure: no clock, no files. The page and the shell render a view; they decide nothing themselves.
 """
@@ -36,7 +36,7 @@ from app.protocol import (
 from app.units import byte_progress, duration, size
 
 NAMED_WHEN_FREED = 3
-"""How many components are named when memory was freed; the others are counted."""
+"""Number of components named when memory was freed; the others are counted."""
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
@@ -52,7 +52,7 @@ PHASE_WORDS: dict[Phase, str] = {
     "saving": "Saving",
 }
 
-# How much of a step's bar each phase has filled when it begins; denoising grows from there.
+# The fraction of a step's bar at which each phase begins; denoising grows from there.
 _PHASE_FRACTIONS: dict[Phase, float] = {
     "queued": 0.0,
     "fetching": 0.0,
@@ -68,7 +68,7 @@ _PHASE_FRACTIONS: dict[Phase, float] = {
 
 @dataclass(frozen=True)
 class RunView:
-    """Everything about one run that a person is shown, ready to print."""
+    """Everything shown of one run, ready to print."""
 
     run_id: str = ""
     status: str = "Waiting"
@@ -78,7 +78,7 @@ class RunView:
     preview: bytes | None = None
     """The newest preview as JPEG; None once the run has a result."""
     without_preview: bool = False
-    """Whether the current step has no preview."""
+    """True if the current step has no preview."""
     results: tuple[ResultSaved, ...] = ()
     seed: int | None = None
     timings: Timings | None = None
@@ -87,18 +87,18 @@ class RunView:
     outcome: Outcome | None = None
     """None until the run has ended."""
     notice: str = ""
-    """What the person should know beside the outcome."""
+    """A message beside the outcome."""
     error: ErrorReport | None = None
     step: int = 0
     steps: int = 1
     remembered: int = 0
-    """How many steps reused an earlier result."""
+    """Number of steps that reused an earlier result."""
     unchanged: bool = False
-    """Whether all of it was reused from an earlier run."""
+    """True if all results were reused from an earlier run."""
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended."""
+        """True if the run has ended."""
         return self.outcome is not None
 
     @property
@@ -226,7 +226,7 @@ _CANCELLED_IN: dict[Phase, str] = {
 
 
 def freed(report: MemoryFreed) -> str:
-    """Returns what Free GPU gave back, as a sentence."""
+    """Returns what Free GPU evicted, as a sentence."""
     if not report.dropped:
         return "Nothing was held; there was nothing to free."
     weights = sum(item.weight_bytes for item in report.dropped)
@@ -283,7 +283,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _of_step(view: RunView, words: str) -> str:
-    """Puts the step's number before the words if the workflow has several steps."""
+    """Prefixes the step's number if the workflow has several steps."""
     return f"Part {view.step + 1} of {view.steps} · {words}" if view.steps > 1 else words
 
 

@@ -33,7 +33,7 @@ MADE_USER = "workbench"
 
 
 class Decided:
-    """Marks a field that nobody gives: each command or the engine sets it by itself."""
+    """Marks a field that each command or the engine sets, not a person."""
 
 
 def _words(given: Any) -> Any:

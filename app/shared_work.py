@@ -1,4 +1,4 @@
-"""Work that several may wait for: done once, and stopped when the last of them has left."""
+"""Work with several waiters: done once, and stopped when the last waiter has left."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ POLL_S = 0.1
 
 
 class Share(Generic[T]):
-    """One piece of work on its way, with how far it is."""
+    """One piece of work in progress, with its progress in bytes."""
 
     def __init__(self, key: Hashable, work: Callable[[Share[T]], T]) -> None:
         self.key = key
         self.work = work
         self.result: Future[T] = Future()
         self.waiting = 0
-        """How many wait for it. Changed under the lock of `SharedWork`."""
+        """Number of waiters. Changed under the lock of `SharedWork`."""
         self.done_bytes = 0
-        """What is here by now, that of an earlier download too."""
+        """Bytes present by now, including those of an earlier download."""
         self.resumed_bytes = 0
-        """What of that was here before."""
+        """The part of it that was there before."""
         self.total_bytes: int | None = None
 
     @property
     def is_unwanted(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """True if nobody waits for it any more."""
         return not self.waiting
 
     def check(self) -> None:
@@ -50,9 +50,9 @@ class Share(Generic[T]):
 
 
 class SharedWork:
-    """Work by key, each piece on a thread of its own. For any thread.
+    """Work by key, each piece on its own thread. Thread-safe.
 
-    Who joins work that is about to stop because all others have left keeps it going.
+    Joining work that is about to stop because all others have left keeps it going.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,10 @@ class SharedWork:
         self._going: dict[Hashable, Share[object]] = {}
 
     def join(self, key: Hashable, work: Callable[[Share[T]], T]) -> Share[T]:
-        """The work of this key, begun where it is not under way; each `join` needs one `leave`.
+        """Returns the work of this key, started if it is not in progress; each `join` needs one
+        `leave`.
 
-        It raises what it likes into `result`; Cancelled only where `Share.check` has told it to.
+        Exceptions of the work go into `result`; Cancelled only where `Share.check` raised it.
         """
         with self._lock:
             share: Share[T] | None = self._going.get(key)  # type: ignore[assignment]
@@ -115,13 +116,12 @@ class SharedWork:
         return results
 
     def leave(self, share: Share[T]) -> None:
-        """Waits for it no longer."""
+        """Removes a waiter."""
         with self._lock:
             share.waiting -= 1
 
     def left_bytes(self, but: Collection[Hashable] = ()) -> int:
-        """What is still to come of all work under way that says how much it brings, `but` that of
-        these keys."""
+        """Returns the bytes still to come of all work of known size, without these keys."""
         with self._lock:
             going = [share for key, share in self._going.items() if key not in but]
         return sum((share.total_bytes or share.done_bytes) - share.done_bytes for share in going)
@@ -137,7 +137,7 @@ class SharedWork:
                 error = raised
             with self._lock:
                 if isinstance(error, Cancelled) and share.waiting:
-                    # Somebody has joined since: it goes on.
+                    # A waiter has joined since: continue.
                     continue
                 del self._going[share.key]
             break

@@ -1,4 +1,4 @@
-"""The signals by which a command is told to end."""
+"""The signals that end a command."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 BROKEN_OFF = 130
-"""The exit code of what a signal broke off."""
+"""Exit code of a command aborted by a signal."""
 
 
 def told_to_end() -> list[signal.Signals]:
-    """SIGTERM, and SIGHUP of a closed terminal, which under nohup ends nothing."""
+    """Returns SIGTERM, and SIGHUP of a closed terminal, except under nohup, which ignores it."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
 
 
 class CtrlC:
-    """The first Ctrl-C: asks for something instead of raising, at whatever line it comes."""
+    """Handler of the first Ctrl-C: makes a call instead of raising."""
 
     def __init__(self) -> None:
         self.came = False
         self._call: Callable[[], object] = _nothing
 
     def calls(self, call: Callable[[], object]) -> None:
-        """Has `call` made when Ctrl-C comes, at once where it has come.
+        """Sets the call to make when Ctrl-C comes, at once where it has come.
 
         It is made between two instructions of the main thread, so it must wait for no lock.
         """
@@ -47,9 +47,9 @@ class CtrlC:
 
 @contextlib.contextmanager
 def first_ctrl_c() -> Iterator[CtrlC]:
-    """Gives what the first Ctrl-C of this block does; the second one raises as always.
+    """Yields the handler of the first Ctrl-C in this block; the second one raises as always.
 
-    Where SIGINT is ignored it stays so. For the main thread only.
+    If SIGINT is ignored, that stays so. For the main thread only.
     """
     first, before = CtrlC(), signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
@@ -61,4 +61,4 @@ def first_ctrl_c() -> Iterator[CtrlC]:
 
 
 def _nothing() -> None:
-    """Is what Ctrl-C calls before there is anything to call."""
+    """Does nothing; the call before any is set."""

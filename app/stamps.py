@@ -1,4 +1,4 @@
-"""What tells one state of a file from another without reading it."""
+"""Stamps that tell versions of a file apart without reading it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
-        """The stamp in what the system says of a file."""
+        """Returns the stamp from a file's status."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def stamp_of(path: Path) -> FileStamp:
-    """The stamp of this file as it is now. Raises OSError."""
+    """Returns the present stamp of this file. Raises OSError."""
     return FileStamp.of(path.stat())

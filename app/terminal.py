@@ -18,8 +18,8 @@ from app.units import duration, size
 def run_to_its_end(engine: Engine, submit: Callable[[], str], console: Console) -> RunView:
     """Submits a run and shows it until it has ended, on a terminal with a bar.
 
-    Ctrl-C cancels it, also where it comes before `submit` has returned the run's id. A second
-    Ctrl-C leaves by KeyboardInterrupt.
+    Ctrl-C cancels it, even before `submit` has returned the run's id. A second Ctrl-C raises
+    KeyboardInterrupt.
     """
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
     with (
@@ -51,7 +51,7 @@ def outcome(view: RunView) -> str:
 
 
 def unchanged(status: str) -> str:
-    """Returns what was reused, and how to run it all the same."""
+    """Returns the reuse of an earlier result as a sentence, with how to run it again."""
     return f"{status}. `--seed N` makes another, `--fresh` the same again."
 
 

@@ -1,4 +1,4 @@
-"""Chooses which files leave a folder of bounded size; `app.janitor` removes them."""
+"""Chooses the files to remove from a folder of bounded size; `app.janitor` removes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """A file, or a folder that leaves as one."""
+    """A file, or a folder that is removed as one."""
 
     path: Path
     size_bytes: int
@@ -17,7 +17,7 @@ class Item(NamedTuple):
 
 
 class Needed(NamedTuple):
-    """What runs that have not ended need."""
+    """What unfinished runs need."""
 
     run_ids: frozenset[str] = frozenset()
     files: frozenset[Path] = frozenset()
@@ -32,9 +32,9 @@ def choose_removals(
     fresh_since: float,
     stale_before: float | None = None,
 ) -> list[Item]:
-    """Returns what is to leave: all that is stale, then the oldest until the rest is within bounds.
+    """Returns the items to remove: all stale ones, then the oldest until the rest is within bounds.
 
-    What is needed stays whatever happens, and what has been used since `fresh_since`.
+    Keeps what is needed, and what has been used since `fresh_since`, in any case.
     """
     oldest_first = sorted(items, key=lambda each: each.used_at)
     left_bytes, left = sum(each.size_bytes for each in oldest_first), len(oldest_first)
@@ -54,7 +54,7 @@ def choose_removals(
 
 
 def files_of(folder: Path) -> Sequence[Item]:
-    """Returns every file in the folder and below; one that goes meanwhile is none."""
+    """Returns every file in the folder and below, without those removed meanwhile."""
     found = []
     for path in folder.rglob("*"):
         try:

@@ -1,8 +1,8 @@
-"""Files being written and folders of one process, which a killed process leaves behind.
+"""Unfinished files and private folders of a process, which a killed process leaves behind.
 
-Whoever makes one holds a lock on it, which ends with the process however that ends: what nobody
-holds is abandoned. Each gets the name that is looked for only once it is locked, so one that is
-just being made is never taken for an abandoned one.
+Their process holds a lock on them, which ends with the process in any case: unlocked ones are
+abandoned. Each gets the name that is looked for only once it is locked, so that a new one is never
+taken for an abandoned one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import IO
 
 NEW = ".new-"
-"""How the name of one begins that is not locked yet: for microseconds."""
+"""Prefix of a name before it is locked: for microseconds."""
 PART = ".part-"
-"""How the name of a file, or of a folder of files, begins that is being written."""
+"""Prefix of a file, or of a folder of files, that is being written."""
 PRIVATE = "workbench-"
-"""How the name of a process's own folder begins, in the folder for temporary files."""
+"""Prefix of a process's own folder, in the folder for temporary files."""
 LOCK = ".lock"
-"""The file of a folder that is locked."""
+"""The locked file of a folder."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def part_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
     number, name = tempfile.mkstemp(dir=folder, prefix=NEW)
     path = Path(name)
     try:
-        # By its name and not by its number: libraries ask a file for its name.
+        # Opened by name, not by descriptor: libraries ask a file for its name.
         with open(name, "w+b", opener=lambda _name, _flags: number) as file:
             _lock(file)
             path = path.rename(folder / f"{PART}{secrets.token_hex(8)}")
@@ -57,19 +57,19 @@ def private_folder(parent: Path, prefix: str = PART) -> Iterator[Path]:
 
 
 def _lock(file: IO[bytes]) -> None:
-    # Some network file systems know no locks: what is left behind there stays.
+    # Some network file systems have no locks: files left behind there stay.
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether a living process holds this file or folder, or it is not for us to say."""
+    """Returns True if a living process holds this file or folder, or that is unknown."""
     with _abandoned(path) as found:
         return not found
 
 
 def remove_abandoned(folder: Path, prefix: str = PART) -> list[Path]:
-    """Removes the files and folders of this folder that no process holds; returns which."""
+    """Removes and returns the files and folders of this folder that no process holds."""
     removed = []
     for path in sorted(folder.glob(f"{prefix}*")):
         with _abandoned(path) as found:
@@ -84,7 +84,7 @@ def remove_abandoned(folder: Path, prefix: str = PART) -> list[Path]:
 
 @contextlib.contextmanager
 def _abandoned(path: Path) -> Iterator[bool]:
-    """Yields whether nobody holds this; while it is looked at nobody else takes it for theirs."""
+    """Yields whether this is abandoned; locks it meanwhile."""
     try:
         status = path.lstat()
         if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
@@ -93,7 +93,7 @@ def _abandoned(path: Path) -> Iterator[bool]:
         held = path / LOCK if stat.S_ISDIR(status.st_mode) else path
         lock = os.open(held, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
-        # It has gone meanwhile, or it is a folder without a lock, which none of ours made.
+        # Removed meanwhile, or a folder without a lock, which is not ours.
         yield False
         return
     try:

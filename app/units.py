@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Readable numbers."""
 
 from __future__ import annotations
 
