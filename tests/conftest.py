@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # The models here are tiny: more threads only wait for each other. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# As in the worker, which many tests do without: results do not depend on where weights begin.
+# As in the worker, without which many tests run: results do not depend on the alignment of weights.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # Tests never reach a model hub; a test that wants one starts its own on loopback.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# It would have a C++ compiler make a kernel for every shape of a weight; read on its import.
+# It would compile a C++ kernel for every shape of a weight; read on its import.
 os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-# Real documents by other people lie outside this repository.
+# Third-party documents are outside this repository.
 DOCUMENTS = "DW_REAL_WORKFLOWS"
 REAL_WORKFLOWS = os.environ.get(DOCUMENTS, "")
-# Whoever runs the tests has settings of his own. Processes that share the tests read these again.
+# Settings of the person who runs the tests do not apply. Processes that share the tests read these
+# again.
 for name in [name for name in os.environ if name.startswith("DW_") and name != DOCUMENTS]:
     del os.environ[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Temporary files lie in pytest's own folder, which it removes if nothing has failed: those
+    """Puts temporary files into pytest's own folder, which it removes if nothing has failed: those
     of gradio_client, which never removes any, and of servers that a test kills."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("temporary")
@@ -53,7 +54,7 @@ def shapes_model() -> Path:
 
 @pytest.fixture(scope="session")
 def shipped_workflows() -> Path:
-    """The folder of the workflows that ship."""
+    """The folder of the shipped workflows."""
     return PROJECT / "workflows"
 
 
@@ -71,7 +72,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A runner in this process, with a folder of its own."""
+    """A runner in this process, with its own folder."""
     from tests.worker.bench import Bench
 
     return Bench(tmp_path)
@@ -79,8 +80,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
-    """A models folder of stand-ins, which are made when they are first asked for. Not to be
-    written to."""
+    """A models folder of stand-ins, made on first use. Read-only."""
     from tests.standins import StandIns
 
     return StandIns(tmp_path_factory.mktemp("stand-ins"))
@@ -88,7 +88,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
 
 @pytest.fixture(scope="session")
 def real_workflows() -> Path:
-    """The folder of workflows that others wrote."""
+    """The folder of third-party workflows."""
     if not REAL_WORKFLOWS:
         pytest.skip("DW_REAL_WORKFLOWS names no folder of real workflows")
     return Path(REAL_WORKFLOWS)

@@ -1,4 +1,4 @@
-"""A reverse proxy on loopback that ends event streams after a while, as some companies' do."""
+"""A reverse proxy on loopback that cuts event streams after a while, as some companies' do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 class CuttingProxy(Loopback):
-    """Hands everything on to a server; an event stream ends cleanly after `limit_s`."""
+    """Passes everything on to a server; an event stream ends cleanly after `limit_s`."""
 
     def __init__(self, target: str, limit_s: float) -> None:
         self.target, self.limit_s = urlsplit(target).netloc, limit_s
         self.cut = 0
-        """How many streams were ended before their end."""
+        """Number of streams that were cut."""
         super().__init__(_Handler)
 
 
@@ -54,7 +54,7 @@ class _Handler(Handler):
             limit = threading.Timer(self.served.limit_s, cut)
             if streams:
                 limit.start()
-            # Who has heard enough hangs up; a stream that is cut has no end of its own.
+            # Clients hang up when they have enough; a cut stream has no end of its own.
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
                 while data := answer.read1(65536):
                     self.wfile.write(data)

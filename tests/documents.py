@@ -1,4 +1,4 @@
-"""Documents made from the dialect's schema, as Hypothesis draws them, and then damaged."""
+"""Hypothesis strategies of documents from the dialect's schema, some of them damaged."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ KNOWN: dict[str, st.SearchStrategy[Any]] = {
     "url": PLACES,
     "weight_name": st.sampled_from(["a.safetensors", "a.bin", "../a.safetensors", "x.ckpt"]),
 }  # fmt: skip
-"""What is drawn for keys that mean something, by their names."""
+"""Values of keys with a meaning, by name."""
 
 
 def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """What fits this part of the dialect's schema."""
+    """Returns a strategy of values that fit this part of the dialect's schema."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return st.deferred(lambda: _defined(name))
@@ -110,7 +110,7 @@ def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if "const" in schema:
         return st.just(schema["const"])
     if "anyOf" in schema and "properties" not in schema:
-        # A variable that is none of these types only tells that again and again.
+        # A variable of none of these types would only give the same problem again and again.
         options = [option for option in schema["anyOf"] if option != VARIABLE]
         return st.one_of([of_schema(option) for option in options])
     simple: dict[str | None, Callable[[], st.SearchStrategy[Any]]] = {
@@ -158,8 +158,8 @@ def _object(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> Any:
-    """A document in which up to three things were replaced, taken out or put in."""
-    # What strategies are made of must not be damaged along with it.
+    """Draws a document in which up to three things were replaced, removed or added."""
+    # The strategies' own values must not be damaged.
     document = copy.deepcopy(draw(documents))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2, 3]))):
         holder = document
@@ -185,14 +185,14 @@ def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> Any:
     return document
 
 
-# Hypothesis takes longer to look through a strategy than to draw from it: these are made once.
+# Hypothesis takes longer to inspect a strategy than to draw from it: these are made once.
 FITTING = _object(SCHEMA)
 ASKED = st.dictionaries(st.sampled_from(["v", "w"]), _defined("InputBlock"), max_size=1)
 
 
 @st.composite
 def sound(draw: st.DrawFn) -> Any:
-    """A document as the schema has it, whose steps have names of their own."""
+    """Draws a document of the schema, whose steps have unique names."""
     document = draw(FITTING)
     document["steps"] = document["steps"] or [draw(_defined("StepDocument"))]
     for step, name in zip(document["steps"], ("a", "b", "a.b", "c"), strict=False):
@@ -201,5 +201,5 @@ def sound(draw: st.DrawFn) -> Any:
 
 
 def documents() -> st.SearchStrategy[Any]:
-    """Whole documents: some are right, most have something wrong."""
+    """Returns a strategy of whole documents: some are valid, most are not."""
     return damaged(sound())

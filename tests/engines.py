@@ -1,4 +1,4 @@
-"""The real engine with its real worker process, and one call that runs a workflow to its end."""
+"""The real engine with its real worker process, and a call that runs a workflow to its end."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Finished(NamedTuple):
 
     @property
     def success(self) -> RunSucceeded:
-        """How it ended, when that is well; otherwise the test fails with what went wrong."""
+        """The success event; the test fails with the error otherwise."""
         assert isinstance(self.terminal, RunSucceeded), self.terminal.model_dump_json(indent=2)
         return self.terminal
 
     @property
     def results(self) -> tuple[ResultSaved, ...]:
-        """What it saved, in order."""
+        """Its results, in order."""
         return tuple(event for event in self.events if isinstance(event, ResultSaved))
 
 
@@ -46,7 +46,7 @@ def started_engine(
     models: tuple[Path, ...] = PathSettings().models,
     urls: UrlSettings | None = None,
 ) -> Iterator[Engine]:
-    """An engine that writes below `outputs`, closed at the end. Its worker is on the CPU."""
+    """Starts an engine that writes below `outputs`, closed at the end. Its worker is on the CPU."""
     engine = Engine()
     paths = PathSettings(
         outputs=outputs, media=(outputs,), models=models, urls=urls or UrlSettings()
@@ -67,6 +67,6 @@ def run(
     fresh: bool = True,
     changes: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Finished:
-    """Submit the workflow and follow it to its end, however it ends."""
+    """Submits the workflow and follows it to its end, however it ends."""
     run_id = engine.submit(workflow, inputs or {}, seed=seed, fresh=fresh, changes=changes)
     return Finished(run_id, tuple(engine.events(run_id)))

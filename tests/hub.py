@@ -1,4 +1,4 @@
-"""A model hub on loopback, as much of one as huggingface_hub needs to fetch a snapshot."""
+"""A model hub on loopback, with as much as huggingface_hub needs to fetch a snapshot."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(Loopback):
-    """Serves the repositories in one folder (`folder/owner/name/…`) and notes what was asked."""
+    """Serves the repositories in one folder (`folder/owner/name/…`) and records the requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[str] = []
         """Method and path of every request since the start."""
         self.cut_off = ""
-        """Of the file of this path in its repository never more than the first half is sent."""
+        """Path in its repository of a file of which only the first half is ever sent."""
         self.held = ""
-        """After half of the file of this path nothing is sent until `go_on` is set."""
+        """Path of a file whose second half is sent once `go_on` is set."""
         self.go_on = threading.Event()
         self.is_holding = threading.Event()
-        """Set once that half was sent."""
+        """Set once that first half was sent."""
         self.held_breaks_off = False
-        """Whether what is held ends with its first half when it goes on."""
+        """True if the held file breaks off after its first half."""
         self.damaged = ""
-        """Of the file of this path other bytes are sent than the hub says it has; where another
-        file is held, once that one is on its way."""
+        """Path of a file that is sent with other bytes than the hub declares; if another file is
+        held, once that one is on its way."""
         self.claimed_bytes: dict[str, int] = {}
-        """Sizes the hub tells of files, by their path in their repository, that are not theirs."""
+        """Wrong sizes that the hub declares, by path in the repository."""
         self.gated = ""
-        """Of the repository of this name (`owner/name`) the files are shown to nobody."""
+        """Name (`owner/name`) of a repository whose files nobody may read."""
         self.failing: dict[str, list[HTTPStatus]] = {}
-        """What is answered to the next requests for the file of this path, instead of it."""
+        """Answers to the next requests for the file of this path, instead of it."""
         self.signed = ""
-        """Of the repository of this name large files lie at another host's address, which is good
-        for one request alone; the first one for each file breaks off half-way."""
+        """Name of a repository whose large files are at another host's URL, which is valid for one
+        request; the first one for each file breaks off half-way."""
         self.signatures: dict[str, int] = {}
-        """How many of these addresses were given for each file, by its path."""
+        """Number of these URLs given for each file, by path."""
         self.used: set[str] = set()
-        """Those that were asked."""
+        """Those that were requested."""
         self.sent_bytes: dict[str, int] = {}
-        """Of each file how much was sent, by its path in its repository."""
+        """Bytes sent of each file, by its path in its repository."""
         self.asked_from: dict[str, int] = {}
-        """At which byte the last request for each file's content began, by path."""
+        """First byte of the last request for each file's content, by path."""
         super().__init__(_Handler)
 
     def only(self, environment: pytest.MonkeyPatch, home: Path) -> None:
-        """This process and those it starts from here on know this hub alone, and what they fetch of
-        it lies in `home`."""
+        """Makes this hub the only one for this process and its later children, with `home` as their
+        cache."""
         environment.setenv("HF_ENDPOINT", self.address)
         environment.setenv("HF_HOME", str(home))
         environment.setenv("HF_HUB_OFFLINE", "0")
         environment.delenv("HF_HUB_CACHE", raising=False)
-        # What the library has read from the environment when it was imported here.
+        # The library read these from the environment when it was imported.
         address = self.address + "/{repo_id}/resolve/{revision}/{filename}"
         environment.setattr(constants, "ENDPOINT", self.address)
         environment.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
@@ -76,7 +76,7 @@ class Hub(Loopback):
 
     @property
     def fetched(self) -> set[str]:
-        """Files of which the content was asked for, without their repository."""
+        """Files whose content was requested, without their repository."""
         whole = (request.split() for request in self.requests)
         return {
             path.partition(f"/resolve/{COMMIT}/")[2]
@@ -86,7 +86,7 @@ class Hub(Loopback):
 
 
 class _Handler(Handler):
-    """One request a connection, so that none outlives the server."""
+    """One request per connection, so that none outlives the server."""
 
     served: Hub
 
@@ -137,7 +137,7 @@ class _Handler(Handler):
                 )
 
     def _send_address(self, file: Path, path: str) -> None:
-        """Where the file is, as the hub says of large ones: at a content network."""
+        """Redirects to a content network, as the hub does for large files."""
         number = self.served.signatures.get(path, 0) + 1
         self.served.signatures[path] = number
         name = file.relative_to(self.served.folder)
@@ -205,7 +205,7 @@ class _Handler(Handler):
         self._send(path, content[max(first, half) : last + 1])
 
     def _send(self, path: str, content: bytes) -> None:
-        # Who asked may have gone: then nothing of it counts as sent.
+        # The client may have gone: then nothing of it counts as sent.
         with contextlib.suppress(OSError):
             self.wfile.write(content)
             self.wfile.flush()
@@ -227,14 +227,14 @@ def _told(file: Path, repository: Path) -> dict[str, Any]:
     size = file.stat().st_size
     told = {"type": "file", "path": file.relative_to(repository).as_posix(), "size": size}
     if file.suffix == ".safetensors":
-        # As the hub keeps large files: git holds a pointer to them.
+        # Like the hub, which keeps large files outside git, with a pointer in it.
         pointer = {"oid": _hash(file), "size": size, "pointerSize": 130}
         return told | {"oid": _blob(_hash(file).encode()), "lfs": pointer}
     return told | {"oid": _hash(file)}
 
 
 def _hash(file: Path) -> str:
-    """What the hub calls the content: large files by SHA-256, others as git does."""
+    """Returns the hub's hash of the content: SHA-256 for large files, git's for others."""
     content = file.read_bytes()
     if file.suffix == ".safetensors":
         return hashlib.sha256(content).hexdigest()

@@ -1,9 +1,9 @@
-"""Kills a server with a full queue, starts it again, and looks at what became of the runs.
+"""Kills a server with a full queue, restarts it, and checks its runs.
 
     python -m tests.killing [--kills 50]
 
-Every run has to be finished once, none may be lost, and no file may be left over. Exit code 1 if
-anything was wrong.
+Every run has to be finished once, none may be lost, and no file may be left over. Exit code 1 for
+any problem.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ PHASES: dict[str, Told] = {
     "decoding": lambda told: '"decoding"' in told,
     "saving": lambda told: '"saving"' in told,
 }
-"""What the first run's stream has said when the server is killed."""
+"""State of the first run's stream at which the server is killed."""
 
 
 class Asking:
-    """Submits runs and reads their streams, each on a thread of its own, until the server ends."""
+    """Submits runs and reads their streams, each on its own thread, until the server ends."""
 
     def __init__(self, server: Server) -> None:
         self._url = server.url
         self._threads: list[threading.Thread] = []
         self.lines: list[str] = []
-        """What the streams have told, in order."""
+        """The lines of the streams, in order."""
         self.grown = threading.Condition()
 
     @property
     def told(self) -> str:
-        """All of it as one text."""
+        """All lines as one text."""
         return "".join(self.lines)
 
     def ask(self, workflow: str, variables: dict[str, object]) -> None:
@@ -65,7 +65,7 @@ class Asking:
         self.wait_until(lambda: '"queued"' in "".join(self.lines[began:]))
 
     def follow(self, run_id: str) -> None:
-        """Reads the stream of a run that was asked for earlier."""
+        """Reads the stream of an earlier run."""
         self._call("follow_job", {"job_id": run_id})
 
     def _call(self, name: str, parameters: dict[str, object]) -> None:
@@ -76,7 +76,7 @@ class Asking:
         self._threads.append(thread)
 
     def wait_until(self, true: Callable[[], bool]) -> None:
-        """Waits until this is so, as more is told."""
+        """Waits for this condition as lines arrive."""
         with self.grown:
             assert self.grown.wait_for(true, PATIENCE_S), self.lines[-5:]
 
@@ -97,7 +97,7 @@ class Asking:
 
 
 def kill_once(folder: Path, phase: str) -> list[str]:
-    """One kill in this phase, with a queue of five; what was wrong afterwards."""
+    """Kills once in this phase, with a queue of five; returns the problems afterwards."""
     with started_server(folder) as server:
         asking = Asking(server)
         asking.ask(TEXT, {"prompt": "a red circle", "steps": 40})
@@ -141,7 +141,7 @@ def _history(outputs: Path) -> Iterator[Store]:
 
 
 def _finished(outputs: Path) -> list[StoredRun]:
-    """The runs of the history, once none of them is unfinished."""
+    """Returns the runs of the history, once none of them is unfinished."""
     deadline = time.monotonic() + PATIENCE_S
     with _history(outputs) as store:
         while store.unfinished() and time.monotonic() < deadline:
@@ -163,7 +163,7 @@ def _wrong_runs(runs: list[StoredRun], outputs: Path) -> Iterator[str]:
 
 
 def _left_over(outputs: Path) -> Iterator[str]:
-    """Files in the runs' folders that are neither a result nor its record."""
+    """Yields files in the runs' folders that are neither a result nor its record."""
     expected: set[Path] = set()
     with _history(outputs) as store:
         for run in store.runs():
@@ -178,7 +178,7 @@ def _left_over(outputs: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Kills in each phase in turn and prints what was wrong."""
+    """Kills in each phase in turn and prints the problems."""
     parser = argparse.ArgumentParser(prog="python -m tests.killing", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A web server on loopback, on a port of its own, which can go away and come back."""
+"""A web server on loopback, on its own port, which can disappear and return."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; `served` is the server that it came to, which keeps its own list."""
+    """One request; `served` is its server, which records it."""
 
     served: Any
 
     def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
+        """Writes nothing to stderr."""
 
 
 class Loopback:
@@ -28,13 +28,13 @@ class Loopback:
         self.address = f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        """From here on nobody listens at its address."""
+        """Stops listening."""
         self._server.shutdown()
         self._server.server_close()
 
     @contextlib.contextmanager
     def gone(self) -> Iterator[None]:
-        """Inside, nobody listens at its address."""
+        """Stops listening inside the block."""
         self.close()
         try:
             yield
@@ -43,6 +43,6 @@ class Loopback:
 
     def _serve(self, port: int) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
-        # How long `close` may have to wait for it.
+        # Longest time for which `close` waits.
         every = {"poll_interval": 0.01}
         threading.Thread(target=self._server.serve_forever, kwargs=every, daemon=True).start()

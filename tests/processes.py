@@ -1,4 +1,4 @@
-"""Starts processes as a terminal or `nohup` does, and says whether processes have ended."""
+"""Starts processes as a terminal or `nohup` does, and checks whether processes have ended."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def started(
     command: Sequence[str], *, ignored: Sequence[signal.Signals] = (), **options: Any
 ) -> subprocess.Popen[Any]:
-    """A process that finds these signals ignored and no other: neither those that are ignored here,
-    where tests run in the background, nor those that somebody handles here."""
+    """Starts a process that ignores these signals and no other: neither those ignored here, where
+    tests run in the background, nor those handled here."""
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
         for number in ENDING:
-            # What is handled here is the default in the child. SIG_DFL would do so too, but a
-            # signal that comes now would end the tests.
+            # Signals handled here have their default in the child. SIG_DFL would do that too, but a
+            # signal arriving now would end the tests.
             signal.signal(number, signal.SIG_IGN if number in ignored else lambda *_: None)
         return subprocess.Popen(command, **options)
     finally:
@@ -31,9 +31,9 @@ def started(
 
 
 def left_over(processes: Sequence[psutil.Process], within_s: float) -> list[psutil.Process]:
-    """Those that still run after so many seconds; returns as soon as there are none.
+    """Returns those that still run after so many seconds, early if there are none.
 
-    One that has ended and that nobody has asked for its exit code does not run any more.
+    A process that has ended but was not waited for counts as ended.
     """
     deadline = time.monotonic() + within_s
     while True:

@@ -1,4 +1,4 @@
-"""The real server in a process of its own, and what its log says of the runs."""
+"""The real server in its own process, and its log's lines about runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHOSEN_MODEL: dict[str, Any] = {
         }
     ],
 }
-"""A document whose form asks for its model, which by default is `example/named`."""
+"""A document whose form asks for its model, by default `example/named`."""
 
 
 class Server(NamedTuple):
@@ -52,7 +52,7 @@ class Server(NamedTuple):
     process: subprocess.Popen[bytes]
 
     def status(self) -> dict[str, Any]:
-        """What `/status` says."""
+        """Returns the answer of `/status`."""
         request = urllib.request.Request(
             f"{self.url}/gradio_api/run/status",
             data=b'{"data": []}',
@@ -62,7 +62,8 @@ class Server(NamedTuple):
             return json.load(answer)["data"][0]
 
     def runs_logged(self, start: int = 0) -> list[tuple[str, str]]:
-        """Run id and `started` or `ended: …`, in the worker's order, from that place in the log."""
+        """Returns run id and `started` or `ended: …`, in the worker's order, from that place in the
+        log."""
         return RUN_LINE.findall(self.log.read_text()[start:])
 
 
@@ -74,9 +75,9 @@ def started_server(
     port: int | None = None,
     devices: str = "cpu",
 ) -> Iterator[Server]:
-    """A server on loopback that writes below `folder`; ended as a person ends it.
+    """Starts a server on loopback that writes below `folder`; ends it as a person does.
 
-    `fill` puts workflows into its further folder before it starts; without `port` it has a free
+    `fill` writes workflows into its further folder before the start; without `port` it gets a free
     one.
     """
     workflows, outputs, log = folder / "workflows", folder / "outputs", folder / "server.log"
@@ -87,7 +88,7 @@ def started_server(
         sys.executable, "-m", "app", "serve", "--port", str(port), "--devices", devices,
         "--output", str(outputs), "--workflows", str(workflows), "--log-level", "DEBUG",
     ]  # fmt: skip
-    # CI is not passed on: Gradio must behave as it does at a person's desk.
+    # CI is not passed on: Gradio must behave as on a person's machine.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     with log.open("wb") as output:
         process = started(
@@ -111,13 +112,13 @@ def _free_port() -> int:
 
 
 def _wait_until_ready(server: Server) -> None:
-    # Its worker too: the page says what fits as soon as the worker has told how much room there is.
+    # Its worker too: the fit line needs the memory that the worker reports.
     for _ in range(5 * START_S):
         try:
             with urllib.request.urlopen(f"{server.url}/readyz", timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError):
-            # The pause between two questions ends early when the server does.
+            # The pause between two requests ends early when the server does.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.process.wait(0.2)
                 break

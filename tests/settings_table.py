@@ -59,7 +59,7 @@ def _at(path: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def _docstrings() -> dict[tuple[str, str], str]:
-    """The docstrings of all settings, by class and field, and of the classes themselves."""
+    """Returns the docstrings of all settings, by class and field, and of the classes themselves."""
     found = {}
     for node in ast.parse(inspect.getsource(settings)).body:
         if not (isinstance(node, ast.ClassDef) and issubclass(_class(node.name), BaseModel)):
@@ -79,7 +79,7 @@ def _class(name: str) -> type:
 
 
 def _flags() -> dict[str, tuple[str, ...]]:
-    """The flags of `serve`, by the setting's name."""
+    """Returns the flags of `serve`, by the setting's name."""
     commands = next(_actions(parser(), argparse._SubParsersAction))
     serve: argparse.ArgumentParser = commands.choices["serve"]
     return {action.dest: tuple(action.option_strings) for action in serve._actions}

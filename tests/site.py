@@ -1,4 +1,4 @@
-"""A web site on loopback whose pages do what a test says, with ETags."""
+"""A web site on loopback with pages set by the test, with ETags."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.loopback import Handler, Loopback
 
 
 def picture(colour: str = "red", side: int = 8, kind: str = "PNG") -> bytes:
-    """A picture's file."""
+    """Returns an image file."""
     content = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(content, kind)
     return content.getvalue()
 
 
 def with_pictures(plan: Plan, folder: Path) -> Plan:
-    """The plan with a small picture for everything that it has by URL; nothing is fetched.
+    """Returns the plan with a small image for each of its URLs; nothing is fetched.
 
     The cache in this folder is filled with it.
     """
@@ -44,18 +44,18 @@ def with_pictures(plan: Plan, folder: Path) -> Plan:
 
 @dataclass
 class Page:
-    """What lies at one path."""
+    """The page at one path."""
 
     content: bytes = b""
     content_type: str = "image/png"
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     write: Callable[[Callable[[bytes], object]], None] | None = None
-    """Instead of the content: called with what sends bytes, after the headers."""
+    """Instead of the content: called with a function that sends bytes, after the headers."""
 
 
 class Site(Loopback):
-    """Serves `pages` by path and notes what was asked."""
+    """Serves `pages` by path and records the requests."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
@@ -74,7 +74,7 @@ class Site(Loopback):
         return self.address + path
 
     def put(self, path: str, content: bytes = b"", **page: object) -> str:
-        """Have this lie at the path; its URL."""
+        """Puts this page at the path; returns its URL."""
         self.pages[path] = Page(content or picture(), **page)  # type: ignore[arg-type]
         return self.url(path)
 
@@ -99,7 +99,7 @@ class _Handler(Handler):
         for name, value in {**headers, **page.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        # Who has heard enough hangs up.
+        # Clients hang up when they have enough.
         with contextlib.suppress(ConnectionError):
             if page.write is not None:
                 page.write(self.wfile.write)

@@ -243,7 +243,7 @@ class Lazy:
 CALLERS: dict[str, set[str]] = {
     "ComponentSpec": {"app.workflow.models.component_files", "app.workflow.models.resolve"},
     "AdapterSpec": {"app.workflow.models.adapters"},
-    # What preparing finds, what is brought, what fits, and what only the worker can tell.
+    # Preparation, downloads, fit, and components that only the worker knows.
     "component_specs": {
         "app.workflow.models.plan_specs",
         "app.workflow.models.wanted",
@@ -252,17 +252,17 @@ CALLERS: dict[str, set[str]] = {
         "app.worker.loading.modular",
         "app.worker.loading.task_parts",
     },
-    # The worker reads an index for the classes of code that may run, and of blocks.
+    # The worker reads an index for classes of allowed code, and of blocks.
     "read_pipeline_index": {"app.workflow.models.resolve", "app.worker.loading.load"},
     "model_index": {"app.workflow.models.resolve", "app.worker.loading.modular"},
-    # Planning reads it for how a pipeline is called, and which repositories it names.
+    # Planning reads it for the pipeline's call, and the repositories in it.
     "read_index": {
         "app.workflow.models.pipeline_shapes",
         "app.workflow.planning.calls",
         "app.workflow.planning.modular",
     },
 }
-"""Which modules call what turns models' indexes into components."""
+"""Modules that may call the functions which turn models' indexes into components."""
 
 
 @pytest.mark.parametrize("name", CALLERS)

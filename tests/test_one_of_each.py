@@ -1,4 +1,4 @@
-"""README's table of what is added where: in a copy of `app/`, one of each kind is added and used.
+"""README's table of what is added where: one of each kind is added in a copy of `app/` and used.
 
 Slow: the copy's own page, engine and worker are imported and run.
 """
@@ -51,7 +51,7 @@ def quiet(pipeline, step, device):
     pipeline.append(step)
 """,
 }
-"""What does the work of each."""
+"""The implementation of each."""
 SHOUTED = """
 class Shouted(RunEvent):
     type: Literal["shouted"] = "shouted"
@@ -86,7 +86,7 @@ ADDED = {
     "app/settings.py": [
         ("    share: bool = False\n", '    loudness: int = 3\n    """How loud."""\n'),
     ],
-    # An event; what the page shows of it.
+    # An event, and its text on the page.
     "app/protocol.py": [
         ("TERMINAL = (RunSucceeded, RunFailed, RunCancelled)\n", SHOUTED),
     ],
@@ -107,8 +107,8 @@ ADDED = {
          '    "quiet": Way(lambda need: 7, "app.worker.tuning.quiet:quiet"),\n'),
     ],
 }  # fmt: skip
-"""What is inserted behind which text of a file, in most of them one line. Texts that come twice are
-meant where they come first."""
+"""Text inserted after an anchor text of a file, mostly one line. An anchor that occurs twice means
+its first place."""
 USE = """
 import sys
 from pathlib import Path
@@ -184,7 +184,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of `app/` beside what it needs of the project, with one of each kind added."""
+    """A copy of `app/` and what it needs of the project, with one of each kind added."""
     copy = tmp_path / "copy"
     shutil.copytree(PROJECT / "app", copy / "app", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("workflows", "models"):
@@ -201,7 +201,7 @@ def copy(tmp_path: Path) -> Path:
     return copy
 
 
-def test_one_of_each_kind_is_added_where_the_readme_says(copy: Path, tmp_path: Path):
+def test_one_of_each_kind_can_be_added(copy: Path, tmp_path: Path):
     folder = tmp_path / "workflows"
     folder.mkdir()
     (folder / "loud.json").write_text(WORKFLOW)
@@ -214,7 +214,7 @@ def test_one_of_each_kind_is_added_where_the_readme_says(copy: Path, tmp_path: P
     assert used.stdout == "all of it works\n", used.stderr
 
 
-def test_readme_names_every_file_in_which_something_is_added():
+def test_readme_names_every_changed_file():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     table = readme[readme.index("| to add |") :].partition("\n\n")[0]
     assert [name for name in ADDED if f"`{name}`" not in table] == []

@@ -1,4 +1,4 @@
-"""What is written: whole files under unique names, each with the record of how it was made."""
+"""Output files: complete, with unique names, each with its record."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def written(save: Save, artifact: Any, path: Path, record: Record, spec: ResultS
 # --- names ---------------------------------------------------------------------------------------
 
 
-def test_no_two_results_get_the_same_name(store: OutputStore):
+def test_result_names_are_unique(store: OutputStore):
     names = []
     for _ in range(3):
         path = store.new_file(RUN, "drawing", ".png")
@@ -80,13 +80,13 @@ def test_no_two_results_get_the_same_name(store: OutputStore):
     assert names == ["drawing.png", "drawing-2.png", "drawing-3.png"]
 
 
-def test_a_run_has_its_own_folder(store: OutputStore):
+def test_run_has_its_own_folder(store: OutputStore):
     assert store.new_file(RUN, "a", ".png").parent == store.root / RUN
     assert (store.root / RUN).is_dir()
 
 
 @pytest.mark.parametrize("run", ["", "..", "a/b", f"{RUN}/..", f"../{RUN}", f"{RUN}\n", "/etc"])
-def test_only_the_id_of_a_run_names_a_folder(store: OutputStore, run: str):
+def test_only_run_id_names_a_folder(store: OutputStore, run: str):
     for call in (store.run_folder, store.delete, lambda name: store.new_file(name, "a", ".png")):
         with pytest.raises(ValueError, match="is not the id of a run"):
             call(run)
@@ -104,20 +104,20 @@ def test_only_the_id_of_a_run_names_a_folder(store: OutputStore, run: str):
         ("Füße", "Füße.png"),
     ],
 )
-def test_a_name_holds_nothing_that_leaves_the_folder(store: OutputStore, stem: str, name: str):
+def test_result_name_cannot_leave_folder(store: OutputStore, stem: str, name: str):
     assert store.new_file(RUN, stem, ".png").name == name
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text())
-def test_whatever_a_result_is_called_it_lies_in_the_runs_folder(store: OutputStore, stem: str):
+def test_result_of_any_name_is_in_run_folder(store: OutputStore, stem: str):
     path = store.new_file(RUN, stem, ".png")
     assert path.resolve().parent == store.root / RUN
     assert not path.name.startswith(".")
 
 
 @pytest.mark.parametrize("letter", ["x", "ß", "絵", "𓀀"])
-def test_a_long_name_is_cut_to_what_a_file_can_be_called(store: OutputStore, letter: str):
+def test_long_name_is_cut(store: OutputStore, letter: str):
     path = store.new_file(RUN, letter * 300, ".png")
     written(save_png, picture(), path, RECORD, spec())
     store.write_sidecar(path, RECORD)
@@ -129,7 +129,7 @@ def test_a_long_name_is_cut_to_what_a_file_can_be_called(store: OutputStore, let
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def test_runs_are_listed_newest_first_and_nothing_else_is(store: OutputStore):
+def test_only_runs_are_listed_newest_first(store: OutputStore):
     assert store.runs() == []
     for run in (OLDER, RUN):
         store.new_file(run, "a", ".png")
@@ -138,7 +138,7 @@ def test_runs_are_listed_newest_first_and_nothing_else_is(store: OutputStore):
     assert store.runs() == [RUN, OLDER]
 
 
-def test_deleting_a_run_leaves_the_others(store: OutputStore):
+def test_deleting_run_keeps_others(store: OutputStore):
     for run in (OLDER, RUN):
         store.new_file(run, "a", ".png").touch()
     store.delete(RUN)
@@ -149,7 +149,7 @@ def test_deleting_a_run_leaves_the_others(store: OutputStore):
 # --- whole files ---------------------------------------------------------------------------------
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path):
+def test_file_appears_only_when_complete(tmp_path: Path):
     path = tmp_path / "a.bin"
     with replacing(path) as file:
         file.write(b"half")
@@ -160,9 +160,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("interruption", [OSError, KeyboardInterrupt])
-def test_what_was_interrupted_leaves_what_was_there(
-    tmp_path: Path, interruption: type[BaseException]
-):
+def test_interrupted_write_keeps_old_file(tmp_path: Path, interruption: type[BaseException]):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
 
@@ -177,7 +175,7 @@ def test_what_was_interrupted_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_others_may_read_a_result(tmp_path: Path):
+def test_result_is_readable_by_others(tmp_path: Path):
     with replacing(tmp_path / "a.bin") as file:
         file.write(b"x")
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
@@ -186,7 +184,7 @@ def test_others_may_read_a_result(tmp_path: Path):
 # --- records -------------------------------------------------------------------------------------
 
 
-def test_the_record_lies_beside_the_result(store: OutputStore):
+def test_record_is_beside_result(store: OutputStore):
     path = store.new_file(RUN, "a", ".png")
     sidecar = store.write_sidecar(path, RECORD)
     assert (sidecar.name, sidecar) == ("a.png.json", sidecar_of(path))
@@ -194,7 +192,7 @@ def test_the_record_lies_beside_the_result(store: OutputStore):
 
 
 def test_result_appears_only_with_its_record(store: OutputStore):
-    """A folder in the place of one of the two stops it there, as a kill in between would."""
+    """A folder in place of one of the two stops it there, as a kill in between would."""
     for blocked in (sidecar_of, Path):
         path = store.new_file(RUN, "a", ".png")
         blocked(path).mkdir()
@@ -216,7 +214,7 @@ def test_result_and_record_appear_together_when_the_result_is_whole(store: Outpu
 
 @pytest.mark.parametrize("suffix", PICTURES)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_a_picture_carries_its_whole_record(tmp_path: Path, suffix: str, mode: str):
+def test_image_contains_complete_record(tmp_path: Path, suffix: str, mode: str):
     path = tmp_path / f"a{suffix}"
     assert written(PICTURES[suffix], picture(mode), path, RECORD, spec()) == (12, 8)
     assert read_record(path) == RECORD
@@ -225,7 +223,7 @@ def test_a_picture_carries_its_whole_record(tmp_path: Path, suffix: str, mode: s
         assert read.size == (12, 8)
 
 
-def test_a_png_keeps_every_pixel(tmp_path: Path):
+def test_png_keeps_every_pixel(tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     written(save_png, Image.fromarray(pixels), tmp_path / "a.png", RECORD, spec())
     with Image.open(tmp_path / "a.png") as read:
@@ -234,7 +232,7 @@ def test_a_png_keeps_every_pixel(tmp_path: Path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text()), max_size=3))
-def test_whatever_is_in_a_record_is_read_back(tmp_path: Path, record: dict[str, Any]):
+def test_any_record_is_read_back(tmp_path: Path, record: dict[str, Any]):
     for suffix, save in PICTURES.items():
         path = tmp_path / f"a{suffix}"
         written(save, picture(), path, record, spec())
@@ -242,7 +240,7 @@ def test_whatever_is_in_a_record_is_read_back(tmp_path: Path, record: dict[str, 
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_a_record_too_large_for_the_picture_is_named_with_its_hash(store: OutputStore, suffix: str):
+def test_too_large_record_is_referenced_with_hash(store: OutputStore, suffix: str):
     record = {**RECORD, "long": "x" * 100_000}
     path = store.new_file(RUN, "a", suffix)
     written(PICTURES[suffix], picture(), path, record, spec())
@@ -253,19 +251,19 @@ def test_a_record_too_large_for_the_picture_is_named_with_its_hash(store: Output
     assert sidecar.read_bytes() == sidecar_bytes(record)
 
 
-def test_a_png_carries_a_large_record_too(tmp_path: Path):
+def test_png_contains_large_record(tmp_path: Path):
     record = {"long": "x" * 3_000_000}
     written(save_png, picture(), tmp_path / "a.png", record, spec())
     assert read_record(tmp_path / "a.png") == record
 
 
 @pytest.mark.parametrize("suffix", [*PICTURES, ".gif", ".bmp"])
-def test_a_picture_of_others_carries_no_record(tmp_path: Path, suffix: str):
+def test_foreign_image_has_no_record(tmp_path: Path, suffix: str):
     picture().save(tmp_path / f"a{suffix}")
     assert read_record(tmp_path / f"a{suffix}") is None
 
 
-def test_a_comment_of_others_is_no_record(tmp_path: Path):
+def test_foreign_comment_is_no_record(tmp_path: Path):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"ASCII\x00\x00\x00a holiday"
     picture().save(tmp_path / "a.jpg", exif=exif)
@@ -273,7 +271,7 @@ def test_a_comment_of_others_is_no_record(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", PICTURES)
-def test_what_is_no_picture_is_refused_and_leaves_no_file(tmp_path: Path, suffix: str):
+def test_non_image_is_refused_and_leaves_no_file(tmp_path: Path, suffix: str):
     with pytest.raises(ResultError, match="cannot be saved as a picture: a text is not a picture"):
         PICTURES[suffix]("text", tmp_path / f"a{suffix}", RECORD, spec())
     assert list(tmp_path.iterdir()) == []
@@ -286,7 +284,7 @@ def frames(count: int, width: int, height: int) -> np.ndarray:
     return np.linspace(0, 1, count * height * width * 3).reshape(count, height, width, 3)
 
 
-def test_a_video_plays_with_its_frames_rate_and_record(tmp_path: Path):
+def test_video_has_frames_rate_and_record(tmp_path: Path):
     path = tmp_path / "a.mp4"
     assert written(save_video, frames(5, 32, 16), path, RECORD, spec("video/mp4", fps=12)) == (
         32,
@@ -303,7 +301,7 @@ def test_a_video_plays_with_its_frames_rate_and_record(tmp_path: Path):
     assert shown[-1].mean() > 195
 
 
-def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path: Path):
+def test_same_frames_make_same_video_on_busy_machine(tmp_path: Path):
     rng = np.random.default_rng(0)
     ground = np.kron(rng.random((16, 20, 3)), np.ones((16, 16, 1)))
     film = [ground * 0.8 + 0.2 * rng.random(ground.shape) for _ in range(5)]
@@ -330,7 +328,7 @@ def test_the_same_frames_are_the_same_film_however_busy_the_machine_is(tmp_path:
 
 
 @pytest.mark.parametrize("form", ["pictures", "bytes", "floats"])
-def test_frames_may_be_pictures_or_numbers(tmp_path: Path, form: str):
+def test_frames_may_be_images_or_arrays(tmp_path: Path, form: str):
     numbers = frames(2, 16, 16)
     as_bytes = (numbers * 255).astype(np.uint8)
     made = {
@@ -343,20 +341,20 @@ def test_frames_may_be_pictures_or_numbers(tmp_path: Path, form: str):
         assert sum(1 for _ in video.decode(video=0)) == 2
 
 
-def test_odd_sides_are_cut_to_even_ones(tmp_path: Path):
+def test_odd_sides_are_cropped_to_even(tmp_path: Path):
     assert written(
         save_video, frames(2, 33, 17), tmp_path / "a.mp4", RECORD, spec("video/mp4")
     ) == (32, 16)
 
 
 @pytest.mark.parametrize("artifact", [[], np.zeros((3, 4))], ids=["none", "flat"])
-def test_what_is_no_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact: Any):
+def test_non_video_is_refused_and_leaves_no_file(tmp_path: Path, artifact: Any):
     with pytest.raises(ResultError, match="no frames to save"):
         written(save_video, artifact, tmp_path / "a.mp4", RECORD, spec("video/mp4"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_kind_a_document_may_name_can_be_written():
+def test_every_content_type_can_be_written():
     named = set(ResultBlock.model_json_schema()["properties"]["content_type"]["enum"])
     assert named == set(RESULT_KINDS)
     assert all(callable(writer_of(kind)) for kind in RESULT_KINDS.values())

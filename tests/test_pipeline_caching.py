@@ -1,7 +1,7 @@
-"""What was loaded stays: held by what it is, loaded once, gone only for a reason.
+"""Components stay loaded: held by identity, loaded once, evicted only for a reason.
 
 Real pipelines (tiny stand-ins) in a real runner, in this process, so that "the same module" can be
-asked with `is`.
+checked with `is`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Document = dict[str, Any]
 
 
 class Ran(NamedTuple):
-    """One finished run: what had to be loaded, what the log said, what came out."""
+    """One finished run: its loads, log lines and results."""
 
     loaded: tuple[str, ...]
     log: list[str]
@@ -40,7 +40,7 @@ class Ran(NamedTuple):
 
 
 class Bench:
-    """A runner, two models and the documents written for a test."""
+    """A runner, two models and the documents of a test."""
 
     def __init__(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models of the same kind with other weights: `a` and `b`."""
+    """Two models of the same kind with different weights: `a` and `b`."""
     folder = tmp_path_factory.mktemp("models")
     build_sd(folder / "a", seed=0)
     build_sd(folder / "b", seed=1)
@@ -125,7 +125,7 @@ def document(*steps: Document, **variables: Any) -> Document:
     }
 
 
-def test_one_step_is_loaded_once_and_the_very_same_modules_are_used_again(bench: Bench) -> None:
+def test_step_is_loaded_once_and_reuses_same_modules(bench: Bench) -> None:
     workflow = bench.write("one", document())
     first = bench.run(workflow)
     modules = bench.held()
@@ -138,7 +138,7 @@ def test_one_step_is_loaded_once_and_the_very_same_modules_are_used_again(bench:
     assert np.array_equal(first.pictures, second.pictures)
 
 
-def test_the_log_says_in_fixed_words_what_is_loaded_and_what_is_reused(bench: Bench) -> None:
+def test_log_has_fixed_lines_for_loading_and_reuse(bench: Bench) -> None:
     workflow = bench.write("one", document())
     first, second = bench.run(workflow), bench.run(workflow)
 
@@ -152,9 +152,7 @@ def test_the_log_says_in_fixed_words_what_is_loaded_and_what_is_reused(bench: Be
     assert not any(line.startswith("Loading pipeline") for line in second.log)
 
 
-def test_load_progress_adds_up_to_the_bytes_in_the_safetensors_headers(
-    bench: Bench, models: Path
-) -> None:
+def test_load_progress_adds_up_to_header_bytes(bench: Bench, models: Path) -> None:
     bench.run(bench.write("one", document()))
     used = [file for name in COMPONENTS for file in (models / "a" / name).glob("*.safetensors")]
     expected = sum(map(tensor_bytes, used))
@@ -164,7 +162,7 @@ def test_load_progress_adds_up_to_the_bytes_in_the_safetensors_headers(
     assert done[-1] == expected
 
 
-def test_two_steps_with_two_models_load_both_then_nothing_and_are_never_mixed(
+def test_two_models_are_loaded_once_and_not_mixed(
     bench: Bench,
 ) -> None:
     both = bench.write("both", document(step("first", "a"), step("second", "b")))
@@ -183,7 +181,7 @@ def test_two_steps_with_two_models_load_both_then_nothing_and_are_never_mixed(
         assert not np.array_equal(ran.pictures[0], ran.pictures[1])
 
 
-def test_two_workflows_that_name_the_same_model_hold_one_copy_of_it(bench: Bench) -> None:
+def test_workflows_with_same_model_share_one_copy(bench: Bench) -> None:
     bench.run(bench.write("one", document()))
     held = bench.held()
     other = bench.run(bench.write("two", document(step("paint"))))
@@ -191,7 +189,7 @@ def test_two_workflows_that_name_the_same_model_hold_one_copy_of_it(bench: Bench
     assert bench.held() == held
 
 
-def test_two_workflows_with_other_models_do_not_disturb_each_other(bench: Bench) -> None:
+def test_workflows_with_different_models_are_independent(bench: Bench) -> None:
     one = bench.write("one", document(step(model="a")))
     two = bench.write("two", document(step(model="b")))
     first = bench.run(one)
@@ -201,9 +199,7 @@ def test_two_workflows_with_other_models_do_not_disturb_each_other(bench: Bench)
     assert np.array_equal(first.pictures, again.pictures)
 
 
-def test_text_to_image_variations_and_inpaint_load_each_component_once(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_shipped_workflows_load_each_component_once(bench: Bench, tmp_path: Path) -> None:
     picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
     Image.new("RGB", (32, 32), "red").save(picture)
     Image.new("L", (32, 32), 255).save(mask)
@@ -218,7 +214,7 @@ def test_text_to_image_variations_and_inpaint_load_each_component_once(
     assert loaded[1:] == [(), ()]
 
 
-def test_ten_runs_with_other_inputs_load_nothing(bench: Bench) -> None:
+def test_runs_with_other_inputs_load_nothing(bench: Bench) -> None:
     drawing = step(num_inference_steps="variable:steps", width="variable:width")
     workflow = bench.write("one", document(drawing, steps=2, width=32))
     bench.run(workflow)
@@ -234,7 +230,7 @@ def test_ten_runs_with_other_inputs_load_nothing(bench: Bench) -> None:
         assert "Reusing loaded models from cache" in ran.log
 
 
-def test_a_variable_that_names_another_model_selects_it_warm_and_cold(bench: Bench) -> None:
+def test_model_variable_selects_model_warm_and_cold(bench: Bench) -> None:
     workflow = bench.write("choose", document(step(model="variable:model"), model="a"))
     fixed = {name: bench.write(name, document(step(model=name))) for name in ("a", "b")}
     expected = {
@@ -246,7 +242,7 @@ def test_a_variable_that_names_another_model_selects_it_warm_and_cold(bench: Ben
         assert np.array_equal(ran.pictures, expected[name])
 
 
-def test_a_variable_that_names_another_dtype_selects_it_warm_and_cold(bench: Bench) -> None:
+def test_dtype_variable_selects_dtype_warm_and_cold(bench: Bench) -> None:
     def drawing(dtype: str, /, **variables: str) -> Document:
         chosen = step()
         chosen["pipeline"]["from_pretrained_arguments"]["torch_dtype"] = dtype
@@ -265,7 +261,7 @@ def test_a_variable_that_names_another_dtype_selects_it_warm_and_cold(bench: Ben
         assert np.array_equal(ran.pictures, expected[dtype])
 
 
-def test_another_model_in_one_of_three_steps_loads_that_one_and_nothing_else(bench: Bench) -> None:
+def test_changed_model_of_one_step_loads_only_that(bench: Bench) -> None:
     shutil.copytree(bench.folder / "b", bench.folder / "c")
     names = ("first", "second", "third")
     workflow = bench.write("three", document(*map(step, names, "aab")))
@@ -290,9 +286,7 @@ def test_another_model_in_one_of_three_steps_loads_that_one_and_nothing_else(ben
     ],
     ids=["description", "prompt's default", "whitespace", "step's name"],
 )
-def test_an_edit_that_names_no_other_model_loads_nothing(
-    bench: Bench, edit: Callable[[str], str]
-) -> None:
+def test_edit_without_model_change_loads_nothing(bench: Bench, edit: Callable[[str], str]) -> None:
     workflow = bench.write("one", document())
     bench.run(workflow)
     held = bench.held()
@@ -306,7 +300,7 @@ def test_an_edit_that_names_no_other_model_loads_nothing(
     assert bench.held() == held
 
 
-def test_a_changed_workflow_drops_what_nobody_uses_any_more_and_nothing_else(
+def test_changed_workflow_evicts_only_unused_components(
     bench: Bench,
 ) -> None:
     workflow = bench.write("two", document(step("first", "a"), step("second", "b")))
@@ -320,7 +314,7 @@ def test_a_changed_workflow_drops_what_nobody_uses_any_more_and_nothing_else(
     assert bench.held() == a_before
 
 
-def test_a_changed_workflow_keeps_what_another_workflow_uses(bench: Bench) -> None:
+def test_changed_workflow_keeps_components_of_others(bench: Bench) -> None:
     changing = bench.write("changing", document(step(model="b")))
     bench.run(bench.write("other", document(step(model="b"))))
     bench.run(changing)
@@ -331,7 +325,7 @@ def test_a_changed_workflow_keeps_what_another_workflow_uses(bench: Bench) -> No
     assert any(" of b " in title for title in bench.held())
 
 
-def test_a_changed_sub_workflow_counts_as_a_change_of_the_workflow(bench: Bench) -> None:
+def test_changed_sub_workflow_counts_as_change(bench: Bench) -> None:
     bench.write("child", document(step(model="b")))
     parent = bench.write("parent", document({"name": "call", "workflow": {"path": "child.json"}}))
     bench.run(parent)
@@ -341,7 +335,7 @@ def test_a_changed_sub_workflow_counts_as_a_change_of_the_workflow(bench: Bench)
     assert not any(" of b " in title for title in bench.held())
 
 
-def test_new_weights_in_the_same_folder_are_loaded(bench: Bench, tmp_path: Path) -> None:
+def test_new_weights_in_same_folder_are_loaded(bench: Bench, tmp_path: Path) -> None:
     build_sd(tmp_path / "trained", seed=2)
     workflow = bench.write("one", document(step(model="trained")))
     first = bench.run(workflow)
@@ -351,7 +345,7 @@ def test_new_weights_in_the_same_folder_are_loaded(bench: Bench, tmp_path: Path)
     assert not np.array_equal(first.pictures, second.pictures)
 
 
-def test_after_free_nothing_is_held_and_the_next_run_loads_again(bench: Bench) -> None:
+def test_free_evicts_all_and_next_run_loads_again(bench: Bench) -> None:
     workflow = bench.write("one", document())
     first = bench.run(workflow)
     bench.free()

@@ -1,4 +1,4 @@
-"""What the pages for people say is there: files, headings, commands, settings, packages."""
+"""Checks the documentation: files, headings, commands, settings, packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTING = re.compile(r"\bDW_[A-Z_]+\b")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path):
+def test_every_link_target_exists(page: Path):
     for target, anchor in LINK.findall(page.read_text()):
         file = (page.parent / target).resolve() if target else page
         assert file.exists(), target
@@ -31,26 +31,26 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_is_one_that_the_shell_takes(page: Path):
+def test_every_command_is_valid(page: Path):
     for language, block in FENCED.findall(page.read_text()):
         for words in COMMAND.findall(block) if language == "sh" else ():
             parser().parse_args(shlex.split(words.partition(" < ")[0]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_make_target_is_one_of_the_makefile(page: Path):
+def test_every_make_target_exists(page: Path):
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= targets
 
 
-def test_every_setting_that_is_read_is_described_and_no_other():
+def test_exactly_the_existing_settings_are_described():
     described = set(SETTING.findall((PROJECT / "docs" / "operating.md").read_text()))
     assert described == {variable for _, variable in variables()}
     mentioned = {name for page in PAGES for name in SETTING.findall(page.read_text())}
     assert mentioned - described <= {"DW_REAL_WORKFLOWS"}  # the tests' own
 
 
-def test_every_benchmark_the_figures_name_is_run_by_make_bench():
+def test_every_benchmark_in_figures_is_run_by_make_bench():
     readme = (PROJECT / "README.md").read_text()
     named = set(re.findall(r"^\| \*\*`(\w+)`\*\*", readme, re.MULTILINE))
     run = re.search(r"\$\(or \$\(ARGS\),([\w ]+)\)", (PROJECT / "Makefile").read_text())
@@ -59,12 +59,12 @@ def test_every_benchmark_the_figures_name_is_run_by_make_bench():
     assert all((PROJECT / "benchmarks" / f"{name}.py").is_file() for name in named)
 
 
-def test_every_task_and_argument_that_is_refused_is_told():
+def test_every_refused_task_and_argument_is_described():
     page = (PROJECT / "docs" / "dialect-coverage.md").read_text()
     assert all(f"`{name}`" in page for name in (*REFUSED, *REFUSED_LOADING_ARGUMENTS))
 
 
-def test_every_package_the_program_imports_is_pinned():
+def test_every_imported_package_is_pinned():
     """Those that only some workflows need are in requirements-extras.txt."""
     pinned = {
         name.lower().replace("-", "_")
@@ -85,6 +85,6 @@ def test_every_package_the_program_imports_is_pinned():
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as its links name them."""
+    """Returns the headings of a page as link anchors."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""Documents that others wrote and that see pictures behind URLs."""
+"""Third-party documents with images behind URLs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from app.workflow.remote import remote_values
         ("tasks/MarigoldDepth", 1),
     ],
 )
-def test_their_pictures_are_planned_and_not_fetched(real_workflows: Path, workflow: str, urls: int):
+def test_images_by_url_are_planned_without_fetching(real_workflows: Path, workflow: str, urls: int):
     plan = make_plan(real_workflows / f"{workflow}.json", {}, paths=PathSettings())
     assert len(remote_values(plan)) == urls
 
 
-def test_a_misspelt_variable_is_one_mistake_and_not_three(real_workflows: Path):
+def test_misspelt_variable_is_one_problem(real_workflows: Path):
     with pytest.raises(InvalidWorkflow) as caught:
         make_plan(real_workflows / "flux" / "FluxFill.json", {}, paths=PathSettings())
     (problem,) = caught.value.problems

@@ -1,4 +1,4 @@
-"""What documents that others wrote say of sharing is obeyed."""
+"""Sharing of components in third-party documents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.worker.bench import Bench, pixels
 COMPONENTS = (
     "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae",
 )  # fmt: skip
-# A worker does not stop at what its libraries deprecate among themselves; here pytest would.
+# A worker ignores deprecations inside its libraries; pytest would not.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def planned(name: str, real_workflows: Path, stand_ins: StandIns, media: Path) -> Plan:
-    """The document, made small as its line in the corpus says."""
+    """Returns the plan of the document, reduced as its line in the corpus says."""
     line = REAL[name]
     assert isinstance(line, Runs)
     stand_ins.add_named(json.loads((real_workflows / name).read_text()))
@@ -42,29 +42,27 @@ def planned(name: str, real_workflows: Path, stand_ins: StandIns, media: Path) -
     return with_pictures(plan, media)
 
 
-def test_ten_steps_of_one_model_load_each_component_once(
+def test_ten_steps_of_one_model_load_components_once(
     real_workflows: Path, stand_ins: StandIns, bench: Bench
 ):
-    """The incumbent loads this model ten times for this document."""
+    """The original software loads this model ten times for this document."""
     plan = planned("flux/FluxInContext.json", real_workflows, stand_ins, bench.folder)
     finished = bench.run(plan)
     assert len({picture.tobytes() for picture in pixels(finished)}) == 10
     loads = [event for event in finished.events if isinstance(event, Loading)]
-    # Each load is told twice: when it begins, and when its bytes are there.
+    # Each load has two events: when it begins, and when its bytes are there.
     assert Counter(event.component for event in loads) == dict.fromkeys(COMPONENTS, 2)
     assert {event.step for event in loads} == {"couple"}
 
 
-def test_a_refiner_works_with_the_autoencoder_and_text_encoder_of_its_base(
-    real_workflows: Path, stand_ins: StandIns, bench: Bench
-):
+def test_refiner_shares_components_of_base(real_workflows: Path, stand_ins: StandIns, bench: Bench):
     plan = planned("archive/sdxl.json", real_workflows, stand_ins, bench.folder)
     loaded = [title for title in bench.run(plan).success.loaded if "refiner" in title]
     assert loaded
     assert not any(title.startswith(("vae", "text_encoder_2")) for title in loaded)
 
 
-def test_adapters_of_two_families_bring_their_image_encoders(
+def test_adapters_of_two_families_load_image_encoders(
     real_workflows: Path, stand_ins: StandIns, bench: Bench
 ):
     plan = planned("archive/ip-adapter.json", real_workflows, stand_ins, bench.folder)
@@ -72,10 +70,10 @@ def test_adapters_of_two_families_bring_their_image_encoders(
     assert sum(title.startswith("image_encoder of IP-Adapter") for title in loaded) == 2
 
 
-def test_a_document_hands_its_picture_to_the_film_of_another(
+def test_sub_workflow_result_becomes_input_of_video(
     real_workflows: Path, stand_ins: StandIns, bench: Bench
 ):
-    """Its two sub-workflows are not among the documents at hand; these have their names."""
+    """Its two sub-workflows are not among the available documents; these have their names."""
     children = {
         "kandinsky3": (
             "AutoPipelineForText2Image", "kandinsky-community/kandinsky-3", "image/jpeg",

@@ -1,4 +1,4 @@
-"""The dw> prompt, with a worker of its own and against a running server."""
+"""The dw> prompt, with its own worker and against a running server."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
 class Transcript(NamedTuple):
-    """What was typed and answered, in order."""
+    """Typed lines and answers, in order."""
 
     exit_code: int
     text: str
 
     def answers(self, command: str) -> list[list[str]]:
-        """The lines that followed each time this was typed."""
+        """Returns the lines after each time this was typed."""
         parts = [part.splitlines() for part in self.text.split("dw> ")[1:]]
         found = [lines for typed, *lines in parts if typed == command]
         assert found, f"'{command}' is not in:\n{self.text}"
         return found
 
     def answer(self, command: str) -> list[str]:
-        """The lines that followed the one time this was typed."""
+        """Returns the lines after the one time this was typed."""
         (lines,) = self.answers(command)
         return lines
 
 
 def prompt(script: str, *arguments: str | Path) -> Transcript:
-    """What the prompt makes of a script on its stdin."""
+    """Returns the prompt's transcript of a script on its stdin."""
     ended = subprocess.run(
         [*REPL, *map(str, arguments)], cwd=PROJECT, input=script, capture_output=True, text=True,
         timeout=120, check=False,
@@ -57,19 +57,19 @@ def prompt(script: str, *arguments: str | Path) -> Transcript:
 
 
 def loads(lines: list[str]) -> list[str]:
-    """The lines about loading, without their level."""
+    """Returns the lines about loading, without their level."""
     return [
         line.removeprefix("INFO ") for line in lines if re.match("INFO (Loading .* m|Reu)", line)
     ]
 
 
 def files(lines: list[str]) -> list[Path]:
-    """The files that were printed."""
+    """Returns the printed files."""
     return [Path(line) for line in lines if line.endswith(".png")]
 
 
 def inputs_of(file: Path) -> dict[str, object]:
-    """What a picture's record says it was made from."""
+    """Returns the inputs in an image's record."""
     return json.loads(file.with_name(f"{file.name}.json").read_text())["inputs"]
 
 
@@ -133,7 +133,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a prompt without a worker of its own puts what the server made."""
+    """The folder where a prompt without its own worker puts downloaded results."""
     return tmp_path_factory.mktemp("fetched")
 
 
@@ -157,7 +157,7 @@ def transcript(request: pytest.FixtureRequest) -> Transcript:
 # --- what stays loaded ---------------------------------------------------------------------------
 
 
-def test_a_first_run_loads_a_second_reuses_and_after_clear_it_loads_again(
+def test_first_run_loads_second_reuses_and_clear_reloads(
     transcript: Transcript,
 ) -> None:
     first, second, third = transcript.answers("run steps=2")
@@ -170,7 +170,7 @@ def test_a_first_run_loads_a_second_reuses_and_after_clear_it_loads_again(
         assert [file.is_file() for file in files(lines)] == [True]
 
 
-def test_clear_says_what_it_gave_back_between_its_fixed_lines(transcript: Transcript) -> None:
+def test_clear_reports_freed_memory_between_fixed_lines(transcript: Transcript) -> None:
     lines = transcript.answer("clear")
     assert lines[0] == "INFO Performing full cleanup"
     assert lines[-2:] == ["Full cleanup performed", "GPU memory cleared"]
@@ -178,7 +178,7 @@ def test_clear_says_what_it_gave_back_between_its_fixed_lines(transcript: Transc
     assert re.match(r"Freed \d+ MB: unet of shapes \(float32\), ", freed)
 
 
-def test_two_workflows_on_one_model_are_switched_without_loading(
+def test_switching_workflows_on_one_model_loads_nothing(
     transcript: Transcript, picture: Path
 ) -> None:
     there = transcript.answer(f"run image={picture} steps=3")
@@ -188,7 +188,7 @@ def test_two_workflows_on_one_model_are_switched_without_loading(
     assert files(back)[0].name.startswith("text-to-image-draw")
 
 
-def test_status_and_memory_tell_what_is_held_and_after_clear_that_nothing_is(
+def test_status_and_memory_show_held_components(
     transcript: Transcript,
 ) -> None:
     status = dict(line.split(None, 1) for line in transcript.answer("status"))
@@ -204,7 +204,7 @@ def test_status_and_memory_tell_what_is_held_and_after_clear_that_nothing_is(
 # --- values --------------------------------------------------------------------------------------
 
 
-def test_what_is_set_counts_for_every_run_and_what_run_is_given_for_that_run(
+def test_set_applies_to_all_runs_and_run_values_to_one(
     transcript: Transcript,
 ) -> None:
     assert "steps = 3" in transcript.answer('set steps=3 prompt="a blue star"')
@@ -214,7 +214,7 @@ def test_what_is_set_counts_for_every_run_and_what_run_is_given_for_that_run(
     assert (inputs_of(kept)["steps"], inputs_of(kept)["prompt"]) == (3, "a blue star")
 
 
-def test_a_value_is_forgotten_by_setting_it_to_nothing(transcript: Transcript) -> None:
+def test_value_is_removed_by_empty_set(transcript: Transcript) -> None:
     shown = transcript.answer("set")
     assert "steps = 3" in shown
     assert "prompt = a red circle on a white background  (default)" in shown
@@ -223,7 +223,7 @@ def test_a_value_is_forgotten_by_setting_it_to_nothing(transcript: Transcript) -
 # --- what is remembered --------------------------------------------------------------------------
 
 
-def test_what_is_unchanged_says_so_and_how_to_run_it_all_the_same(transcript: Transcript) -> None:
+def test_unchanged_result_is_reported_with_alternatives(transcript: Transcript) -> None:
     typed = ("run steps=2 --seed 5", "run --seed 5 steps=2", "run steps=2 --seed 5 --fresh")
     first, again, fresh = map(transcript.answer, typed)
     # A record is part of its file and names its run.
@@ -260,13 +260,13 @@ def test_what_is_unchanged_says_so_and_how_to_run_it_all_the_same(transcript: Tr
         ('set "prompt', ["That line cannot be read: no closing quotation."]),
     ],
 )
-def test_a_mistake_is_told_in_a_sentence(
+def test_mistake_is_reported_in_a_sentence(
     transcript: Transcript, typed: str, told: list[str]
 ) -> None:
     assert transcript.answer(typed) == told
 
 
-def test_after_mistakes_the_prompt_goes_on_and_the_scripts_exit_code_tells_of_them(
+def test_prompt_continues_after_mistakes_and_exit_code_is_1(
     transcript: Transcript,
 ) -> None:
     assert COMPLETED.fullmatch(transcript.answer("run steps=5")[-1])
@@ -283,28 +283,28 @@ def test_help_names_every_command(transcript: Transcript) -> None:
     }  # fmt: skip
 
 
-def test_workflows_lists_what_ships(transcript: Transcript, shipped_workflows: Path) -> None:
+def test_workflows_lists_shipped_ones(transcript: Transcript, shipped_workflows: Path) -> None:
     listed = {line.split()[0] for line in transcript.answer("workflows")}
     assert {path.stem for path in shipped_workflows.glob("*.json")} <= listed
 
 
-def test_exit_ends_the_prompt_before_what_follows(transcript: Transcript) -> None:
+def test_exit_ignores_following_lines(transcript: Transcript) -> None:
     assert transcript.text.endswith("dw> exit\n")
 
 
-def test_the_end_of_the_input_ends_the_prompt(tmp_path: Path) -> None:
+def test_end_of_input_ends_prompt(tmp_path: Path) -> None:
     transcript = prompt("help\n", "text-to-image", "--output", tmp_path, "--device", "cpu")
     assert transcript.exit_code == 0
     assert transcript.text.startswith("Loading workflow: text-to-image\n")
 
 
-def test_run_before_load_says_what_to_do(tmp_path: Path) -> None:
+def test_run_before_load_is_refused_with_hint(tmp_path: Path) -> None:
     transcript = prompt("run\n", "--output", tmp_path, "--device", "cpu")
     assert transcript.answer("run") == ["No workflow is loaded. Load one: load text-to-image"]
 
 
 @pytest.mark.parametrize("where", ["local", "remote"])
-def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
+def test_ctrl_c_cancels_run_only(
     where: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     server = request.getfixturevalue("server") if where == "remote" else None
@@ -329,11 +329,11 @@ def test_ctrl_c_ends_the_run_and_neither_the_prompt_nor_what_is_loaded(
     [
         (signal.SIGTERM, ()),
         (signal.SIGHUP, ()),
-        # As `nohup` and a shell's `&` start it, and whoever ignores SIGTERM too.
+        # As `nohup` and a shell's `&` start it, and where SIGTERM is ignored too.
         (signal.SIGTERM, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)),
     ],
 )
-def test_told_to_end_or_without_its_terminal_it_leaves_no_process_and_no_file(
+def test_ended_prompt_leaves_no_process_and_no_file(
     number: signal.Signals, ignored: tuple[signal.Signals, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "temporary").mkdir()
@@ -358,7 +358,7 @@ def test_told_to_end_or_without_its_terminal_it_leaves_no_process_and_no_file(
 # --- against a server ----------------------------------------------------------------------------
 
 
-def test_what_a_server_made_is_fetched_with_its_record_into_the_folder_of_its_run(
+def test_results_of_server_are_downloaded_with_record(
     remote: Transcript, server: Server, fetched: Path
 ) -> None:
     (file,) = files(remote.answer("run steps=4"))
@@ -367,18 +367,14 @@ def test_what_a_server_made_is_fetched_with_its_record_into_the_folder_of_its_ru
     assert inputs_of(file) == inputs_of(theirs)
 
 
-def test_a_servers_own_log_tells_of_the_loads_and_the_cleanup_too(
-    remote: Transcript, server: Server
-) -> None:
+def test_server_log_shows_loads_and_cleanup(remote: Transcript, server: Server) -> None:
     log = server.log.read_text()
     assert log.count("Loading unet from model: ../models/shapes") == 2
     assert log.count("Performing full cleanup") == 1
     assert remote.text.count("Loading unet from model: ../models/shapes") == 2
 
 
-def test_a_film_is_uploaded_to_a_server_and_a_url_is_the_servers_to_fetch(
-    server: Server, tmp_path: Path
-) -> None:
+def test_video_is_uploaded_and_url_is_passed_to_server(server: Server, tmp_path: Path) -> None:
     shots = film(tmp_path / "shots.mp4")
     step = {
         "name": "last",
@@ -399,7 +395,7 @@ def test_a_film_is_uploaded_to_a_server_and_a_url_is_the_servers_to_fetch(
     assert "127.0.0.1 is no public address" in " ".join(told.answer(lines[3]))
 
 
-def test_a_server_that_is_not_there_is_told_before_the_prompt(tmp_path: Path) -> None:
+def test_missing_server_is_reported_before_prompt(tmp_path: Path) -> None:
     ended = subprocess.run(
         [*REPL, "--server", "http://127.0.0.1:9", "--output", str(tmp_path)], cwd=PROJECT,
         input="help\n", capture_output=True, text=True, timeout=60, check=False,

@@ -1,4 +1,4 @@
-"""What a person is shown of a run, event by event."""
+"""The view of a run, event by event."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def preview(jpeg: bytes = b"jpeg") -> Preview:
     return Preview(**RUN, jpeg=jpeg, width=8, height=8)
 
 
-def test_while_something_is_drawn_that_cannot_be_shown_the_stage_says_so():
+def test_stage_reports_missing_preview():
     def step(done: int, **told: bool) -> StepProgress:
         return StepProgress(**RUN, step="draw", done=done, total=2, seconds_left=None, **told)
 
@@ -72,18 +72,18 @@ def started(steps: tuple[str, ...] = ("draw",), index: int = 0) -> tuple[RunEven
     )
 
 
-def test_a_waiting_run_says_how_many_are_before_it():
+def test_waiting_run_shows_position():
     assert after(RunQueued(**RUN, position=2)).status == "Waiting · position 3"
     assert after(RunQueued(**RUN, position=0)).status == "Waiting · next in line"
 
 
-def test_notice_of_a_restart_stays_while_the_run_goes_on():
+def test_restart_notice_stays_during_run():
     view = after(RunQueued(**RUN, position=0, notice="It runs again."), *started())
     assert view.notice == "It runs again."
     assert "It runs again." in status(view)
 
 
-def test_loading_names_the_component_and_its_bytes():
+def test_loading_shows_component_and_bytes():
     loading = Loading(
         **RUN,
         step="draw",
@@ -95,7 +95,7 @@ def test_loading_names_the_component_and_its_bytes():
     assert after(*started(), loading).status == "Loading unet · 12 of 25 MB"
 
 
-def test_a_download_names_the_model_its_bytes_and_the_time_left():
+def test_download_shows_model_bytes_and_time_left():
     download = Downloading(
         **RUN,
         model="owner/name",
@@ -112,7 +112,7 @@ def test_a_download_names_the_model_its_bytes_and_the_time_left():
 RAN_OUT = MemoryRanOut(**RUN, step="draw", phase="decoding", done=("Run again with VAE tiling.",))
 
 
-def test_running_out_of_memory_is_told_and_stays_when_the_run_is_done():
+def test_out_of_memory_notice_stays_after_run():
     view = after(*started(), preview(), RAN_OUT)
     assert view.status == "Memory ran out · once more"
     assert view.notice == ("Memory ran out in step 'draw' (decoding). Run again with VAE tiling.")
@@ -123,26 +123,26 @@ def test_running_out_of_memory_is_told_and_stays_when_the_run_is_done():
     assert advance(view, succeeded).notice == view.notice
 
 
-def test_what_a_cancelled_run_had_to_say_before_stays():
+def test_notice_stays_after_cancel():
     cancelled = RunCancelled(**RUN, phase="decoding", notice="The worker was ended.")
     notice = after(*started(), RAN_OUT, cancelled).notice
     assert notice.startswith("Memory ran out")
     assert notice.endswith("VAE tiling. The worker was ended.")
 
 
-def test_a_step_says_its_number_and_the_time_left():
+def test_step_shows_number_and_time_left():
     progress = StepProgress(**RUN, step="draw", done=7, total=20, seconds_left=3.04)
     view = after(*started(), progress)
     assert view.status == "Step 7 of 20 · 3.0 s left"
     assert view.fraction == pytest.approx(0.445)
 
 
-def test_a_step_without_a_pace_says_no_time():
+def test_step_without_pace_shows_no_time():
     progress = StepProgress(**RUN, step="draw", done=1, total=20, seconds_left=None)
     assert after(*started(), progress).status == "Step 1 of 20"
 
 
-def test_a_workflow_of_two_steps_says_which_one_is_at_work():
+def test_workflow_of_two_steps_shows_current_step():
     view = after(
         *started(("draw", "restyle"), index=1),
         PhaseChanged(**RUN, step="restyle", phase="decoding"),
@@ -151,7 +151,7 @@ def test_a_workflow_of_two_steps_says_which_one_is_at_work():
     assert view.fraction == pytest.approx(0.95)
 
 
-def test_the_bar_never_goes_back_within_a_run():
+def test_progress_bar_never_goes_back():
     events = [
         *started(),
         PhaseChanged(**RUN, step="draw", phase="loading"),
@@ -172,21 +172,21 @@ def test_only_the_newest_preview_is_kept():
     assert after(preview(b"old"), preview(b"new")).preview == b"new"
 
 
-def test_a_result_takes_the_place_of_the_preview():
+def test_result_replaces_preview():
     view = after(preview(), result())
     assert view.preview is None
     assert view.shown == result()
     assert view.seed == 7
 
 
-def test_a_final_result_is_shown_rather_than_a_later_intermediate_one():
+def test_final_result_is_preferred_to_later_intermediate():
     first, second = result("/runs/final.png"), result("/runs/between.png", final=False)
     assert after(first, second).shown == first
     assert after(second).shown == second
     assert after().shown is None
 
 
-def test_success_keeps_the_results_and_says_how_long_it_took():
+def test_success_keeps_results_and_shows_time():
     view = after(
         *started(),
         result(),
@@ -220,18 +220,18 @@ def local(moment: str) -> float:
     [("2026-11-24 14:05", "14:02"), ("2026-11-25 00:01", "24 Nov 14:02"),
      ("2027-11-24 14:05", "24 Nov 14:02")],
 )  # fmt: skip
-def test_what_is_unchanged_says_when_it_was_made_and_with_which_seed(at: str, made: str):
+def test_unchanged_result_shows_time_and_seed(at: str, made: str):
     view = after(*started(), result(), succeeded(at, made="2026-11-24 14:02"))
     assert view.status == f"Unchanged: from {made}, seed 7"
     assert view.unchanged
 
 
-def test_what_made_no_file_is_unchanged_without_a_seed():
+def test_unchanged_run_without_files_shows_no_seed():
     view = after(*started(), succeeded("2026-11-24 14:05", made="2026-11-24 14:02"))
     assert view.status == "Unchanged: from 14:02"
 
 
-def test_parts_that_are_remembered_are_counted():
+def test_cached_steps_are_counted():
     steps = ("draw", "restyle")
     remembered = StepRemembered(
         run_id=RUN["run_id"],
@@ -248,20 +248,20 @@ def test_parts_that_are_remembered_are_counted():
     assert not view.unchanged
 
 
-def test_a_failure_keeps_what_was_typed_out_of_it_and_the_sentence_in():
+def test_failure_shows_sentence_as_plain_text():
     error = ErrorReport(kind="OutOfMemory", message="The device is full.", hint="Free it.")
     view = after(*started(), preview(), RunFailed(**RUN, error=error))
     assert (view.outcome, view.error, view.preview) == ("failed", error, None)
 
 
-def test_a_cancelled_run_says_where_it_was_and_what_to_know():
+def test_cancelled_run_shows_phase_and_notice():
     cancelled = RunCancelled(**RUN, phase="decoding", notice="The worker had to be ended.")
     view = after(*started(), preview(), cancelled)
     assert view.status == "Cancelled while decoding"
     assert (view.notice, view.preview) == ("The worker had to be ended.", None)
 
 
-def test_a_late_preview_does_not_undo_the_outcome():
+def test_late_preview_does_not_change_outcome():
     view = after(*started(), RunCancelled(**RUN, phase="denoising"), preview())
     assert view.outcome == "cancelled"
     assert view.preview is None
@@ -272,11 +272,11 @@ def test_a_late_preview_does_not_undo_the_outcome():
     [(0.04, "0.0 s"), (3.04, "3.0 s"), (9.96, "10 s"), (59.6, "1 min"), (185, "3 min 5 s"),
      (7440, "2 h 4 min"), (7200, "2 h")],
 )  # fmt: skip
-def test_durations_read_as_a_person_says_them(seconds: float, words: str):
+def test_durations_are_readable(seconds: float, words: str):
     assert duration(seconds) == words
 
 
-def test_sizes_are_decimal_as_on_download_pages():
+def test_sizes_are_decimal():
     assert [size(n) for n in (900, 25_400_000, 6_900_000_000)] == ["1 kB", "25 MB", "6.9 GB"]
     assert byte_progress(500_000, 20_000_000) == "0 of 20 MB"
     assert byte_progress(1_200_000_000, 6_900_000_000) == "1.2 of 6.9 GB"

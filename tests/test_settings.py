@@ -1,4 +1,4 @@
-"""Every setting can be given by the environment, and what cannot be meant is refused."""
+"""Settings from the environment, and refused values."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SPECIAL = {
     "DW_MODELS": (f"a{os.pathsep}b", (PROJECT / "models", Path("a"), Path("b"))),
     "DW_TRUST_REMOTE_CODE": ("a/b c/d", ("a/b", "c/d")),
 }
-"""Variables whose text has a form of its own, and what is read from it."""
+"""Variables with a form of their own, and the parsed value."""
 DECIDED = {("paths", "media"), ("worker", "workers"), ("worker", "workers_on_device")}
-"""Fields that nobody gives: each command or the engine sets them by itself."""
+"""Fields that are not given: each command or the engine sets them."""
 
 
 def fields(model: type[BaseModel] = Settings, path: tuple[str, ...] = ()) -> dict[Any, Any]:
-    """Every field of the settings that holds a value, by its path."""
+    """Returns every field of the settings that holds a value, by its path."""
     found: dict[Any, Any] = {}
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -41,7 +41,7 @@ def fields(model: type[BaseModel] = Settings, path: tuple[str, ...] = ()) -> dic
 
 
 def sample(variable: str, field: Any) -> tuple[str, Any]:
-    """A text that fits the field and is not its default, and the value it has to become."""
+    """Returns a text that fits the field and is not its default, and its value."""
     if variable in SPECIAL:
         return SPECIAL[variable]
     kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
@@ -84,7 +84,7 @@ def test_guide_has_the_tables_of_these_settings() -> None:
     assert settings_table.page() == written, "run: python -m tests.settings_table"
 
 
-def test_variables_of_two_fields_are_told_apart() -> None:
+def test_variables_of_two_fields_differ() -> None:
     """Only the switch of media URLs has two: for the page, and for everybody."""
     found = [variable for _, variable in variables()]
     assert {each for each in found if found.count(each) > 1} == {"DW_MEDIA_URLS"}
@@ -96,7 +96,7 @@ def test_variables_of_two_fields_are_told_apart() -> None:
      ("DW_MAX_UPLOAD_BYTES", "0"), ("DW_DEVICES", "auto"), ("DW_DEVICES", "cpu cpu"),
      ("DW_TRUST_REMOTE_CODE", "no-owner")],
 )  # fmt: skip
-def test_value_that_cannot_be_meant_is_refused(variable: str, text: str) -> None:
+def test_wrong_value_is_refused(variable: str, text: str) -> None:
     with pytest.raises(ValidationError):
         Settings.from_environment({variable: text})
 

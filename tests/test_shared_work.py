@@ -1,4 +1,4 @@
-"""Work that several wait for is done once, and stopped when the last of them has left."""
+"""Work with several waiters is done once, and stopped when the last has left."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_stopped_results_leave_the_work_and_the_first_error_leaves_the_rest():
     assert ended.wait(PATIENCE_S)
 
 
-def test_work_goes_on_while_one_waits_and_stops_when_nobody_does():
+def test_work_stops_when_last_waiter_leaves():
     shared, looked = SharedWork(), threading.Event()
 
     def work(share: Share[None]) -> None:
@@ -87,7 +87,7 @@ def test_work_goes_on_while_one_waits_and_stops_when_nobody_does():
         second.result.result(PATIENCE_S)
 
 
-def test_who_joins_work_that_is_stopping_has_it_done_all_the_same():
+def test_joining_stopping_work_continues_it():
     shared, unwanted, joined = SharedWork(), threading.Event(), threading.Event()
 
     def work(share: Share[str]) -> str:
@@ -107,7 +107,7 @@ def test_who_joins_work_that_is_stopping_has_it_done_all_the_same():
     assert later.result.result(PATIENCE_S) == "done"
 
 
-def test_what_work_raises_is_raised_for_all_and_bytes_to_come_are_counted():
+def test_exception_of_work_reaches_all_and_bytes_are_counted():
     shared, go_on = SharedWork(), threading.Event()
 
     def work(share: Share[None]) -> None:

@@ -44,7 +44,7 @@ DOCUMENT = {
 }
 
 
-def test_tasks_run_in_the_worker_and_are_answered_from_the_record_next_time(tmp_path: Path):
+def test_tasks_run_in_worker_and_are_cached(tmp_path: Path):
     workflow = tmp_path / "border.json"
     workflow.write_text(json.dumps(DOCUMENT))
     upload = tmp_path / "red.png"

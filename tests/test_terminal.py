@@ -1,4 +1,4 @@
-"""A run on a terminal: Ctrl-C cancels it, whenever it comes."""
+"""A run on a terminal: Ctrl-C cancels it at any time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def sigint_is_heard() -> Iterator[None]:
-    """Tests may themselves run where SIGINT is ignored."""
+    """Makes SIGINT work: tests may run where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -42,9 +42,7 @@ def shown(engine: Engine, submit: object) -> RunView:
 
 
 @pytest.mark.parametrize("when", ["before it is submitted", "before its id is known", "under way"])
-def test_ctrl_c_cancels_the_run_whenever_it_comes(
-    when: str, engine: Engine, shipped_workflows: Path
-) -> None:
+def test_ctrl_c_cancels_run_at_any_time(when: str, engine: Engine, shipped_workflows: Path) -> None:
     def submitted() -> str:
         if when == "before it is submitted":
             signal.raise_signal(signal.SIGINT)
@@ -64,7 +62,7 @@ def test_ctrl_c_cancels_the_run_whenever_it_comes(
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_second_ctrl_c_leaves_at_once(engine: Engine, shipped_workflows: Path) -> None:
+def test_second_ctrl_c_leaves_at_once(engine: Engine, shipped_workflows: Path) -> None:
     def submitted() -> str:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -74,7 +72,7 @@ def test_a_second_ctrl_c_leaves_at_once(engine: Engine, shipped_workflows: Path)
         shown(engine, submitted)
 
 
-def test_afterwards_ctrl_c_does_what_it_did_before(engine: Engine, shipped_workflows: Path) -> None:
+def test_ctrl_c_handler_is_restored(engine: Engine, shipped_workflows: Path) -> None:
     def submitted() -> str:
         return engine.submit(shipped_workflows / "text-to-image.json", {"steps": 1}, seed=3)
 

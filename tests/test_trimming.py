@@ -1,4 +1,4 @@
-"""What leaves a folder that is bounded: the oldest, and never what is needed or in use."""
+"""Which files a bounded folder loses: the oldest, never needed or used ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ITEMS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100), st.booleans
 
 
 @given(ITEMS, st.integers(0, 500), st.integers(0, 30))
-def test_rest_is_within_bounds_unless_all_of_it_is_needed(
+def test_rest_is_within_bounds_unless_needed(
     found: list[tuple[int, int, bool]], max_bytes: int, max_count: int
 ):
     items = [Item(Path(str(i)), size, used) for i, (size, used, _) in enumerate(found)]
@@ -39,7 +39,7 @@ def test_rest_is_within_bounds_unless_all_of_it_is_needed(
         assert all(each.used_at >= newest for each in free), "the oldest leave first"
 
 
-def test_stale_files_leave_where_there_is_room_too():
+def test_stale_files_are_removed_despite_room():
     items = [Item(Path("old"), 1, 10.0), Item(Path("new"), 1, 20.0)]
     leaving = choose_removals(items, max_bytes=None, fresh_since=30.0, stale_before=15.0)
     assert [each.path.name for each in leaving] == ["old"]
@@ -49,7 +49,7 @@ def test_stale_files_leave_where_there_is_room_too():
 
 
 def some_runs(outputs: Path, count: int) -> list[Path]:
-    """Folders of runs with a result of 1,000 bytes each, the oldest first."""
+    """Returns folders of runs with a result of 1,000 bytes each, the oldest first."""
     store = OutputStore(outputs)
     folders = []
     for number in range(count):
@@ -61,13 +61,13 @@ def some_runs(outputs: Path, count: int) -> list[Path]:
     return folders
 
 
-def test_results_all_stay_unless_a_bound_is_given(tmp_path: Path):
+def test_results_stay_without_a_bound(tmp_path: Path):
     folders = some_runs(tmp_path, 3)
     assert trim(tmp_path, None) == []
     assert all(folder.is_dir() for folder in folders)
 
 
-def test_oldest_runs_leave_first(tmp_path: Path):
+def test_oldest_runs_are_removed_first(tmp_path: Path):
     folders = some_runs(tmp_path, 4)
     assert trim(tmp_path, 2500) == folders[:2]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -75,7 +75,7 @@ def test_oldest_runs_leave_first(tmp_path: Path):
     )
 
 
-def test_run_that_waits_or_is_at_work_or_whose_result_is_an_input_stays(tmp_path: Path):
+def test_needed_runs_are_kept(tmp_path: Path):
     folders = some_runs(tmp_path, 5)
     needed = Needed(frozenset({folders[0].name}), frozenset({folders[1] / "a.png"}))
     with private_folder(folders[2]):
@@ -95,7 +95,7 @@ def upload(folder: Path, name: str, size: int, age_s: float) -> Path:
     return file
 
 
-def test_uploads_leave_when_they_are_old_or_too_many_but_not_from_under_a_run(tmp_path: Path):
+def test_old_and_excess_uploads_are_removed_unless_needed(tmp_path: Path):
     stale = upload(tmp_path, "stale", 1, STALE_S + 60)
     waiting = upload(tmp_path, "waiting", 50, STALE_S + 60)
     older, old = (
@@ -110,20 +110,20 @@ def test_uploads_leave_when_they_are_old_or_too_many_but_not_from_under_a_run(tm
     assert uploads.trim() == []
 
 
-def test_stale_upload_leaves_where_there_is_room_too(tmp_path: Path):
+def test_stale_upload_is_removed_despite_room(tmp_path: Path):
     stale, old = upload(tmp_path, "stale", 1, STALE_S + 60), upload(tmp_path, "old", 1, 2 * FRESH_S)
     assert UploadFolder(tmp_path, 1_000_000, set).trim() == [stale]
     assert old.is_file()
 
 
-def test_bytes_are_counted_as_they_come_until_there_is_no_room(tmp_path: Path):
+def test_incoming_bytes_are_counted_until_full(tmp_path: Path):
     uploads = UploadFolder(tmp_path, 100, set)
     assert [uploads.take(40) for _ in range(3)] == [True, True, False]
     uploads.trim()  # they were never written
     assert uploads.take(100)
 
 
-def test_tasks_go_on_after_one_fails():
+def test_tasks_continue_after_failure():
     called = threading.Event()
 
     def fails() -> list[int]:

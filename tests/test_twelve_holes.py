@@ -1,7 +1,7 @@
-"""The twelve holes of the software this dialect comes from, each tried here and closed.
+"""The twelve security holes of the software that defines the dialect, each tried and closed here.
 
-There a document was arbitrary code, and what a person typed was part of it. The numbers are those
-of the dialect's security model; what a single feature adds is tested beside it too.
+There a document was arbitrary code, and typed text was part of it. The numbers are those of the
+dialect's security model; single features are tested beside their code too.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.worker.bench import document
 from tests.workflow.bench import MODEL, Bench, drawing, step
 
 CODE = "antigravity"
-"""A module of Python's own that nobody imports: it opens a web browser when it is."""
+"""A Python module that nobody imports: importing it opens a web browser."""
 SECRET = "hf_a_secret_of_the_operator"
 
 
 @pytest.fixture(autouse=True)
 def nothing_was_imported_or_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Whatever a test tries: no code of the document's choice ran."""
+    """Asserts after each test that no code of the document's choice ran."""
     monkeypatch.setenv("HF_TOKEN", SECRET)
     yield
     assert CODE not in sys.modules
@@ -48,7 +48,7 @@ def shell(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "builtins.exec", f"{CODE}.fly"])
 @pytest.mark.parametrize("place", ["pipeline", "component", "scheduler"])
-def test_1_a_class_is_one_of_the_two_libraries(bench: Bench, tmp_path: Path, name: str, place: str):
+def test_1_class_must_be_of_two_libraries(bench: Bench, tmp_path: Path, name: str, place: str):
     named = {"component_type": name}
     loading = {"model_name": MODEL, "command": shell(tmp_path), "args": shell(tmp_path)}
     blocks = {
@@ -65,9 +65,7 @@ def test_1_a_class_is_one_of_the_two_libraries(bench: Bench, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("where", ["argument", "variable"])
-def test_2_an_object_is_never_of_a_class_that_is_not_allowed(
-    bench: Bench, tmp_path: Path, where: str
-):
+def test_2_object_must_be_of_allowed_class(bench: Bench, tmp_path: Path, where: str):
     made = {"object_type": "subprocess.Popen",
             "from_arguments": {"args": shell(tmp_path), "shell": True}}  # fmt: skip
     document = drawing(
@@ -84,16 +82,14 @@ def test_2_an_object_is_never_of_a_class_that_is_not_allowed(
         {"pre_load_modules": [CODE]},
     ],
 )
-def test_2_settings_call_nothing_of_the_documents_choice(
-    bench: Bench, configuration: dict[str, Any]
-):
+def test_2_settings_call_nothing(bench: Bench, configuration: dict[str, Any]):
     named = {"component_type": "StableDiffusionPipeline", **configuration}
     assert list(bench.problems(drawing(steps=[step(configuration=named)])))
 
 
 @pytest.mark.parametrize("name", ["os.system", f"{CODE}.Config", "torchao.utils.run"])
 @pytest.mark.parametrize("place", ["config_type", "quant_type"])
-def test_2_a_quantiser_is_one_of_those_that_are_known(bench: Bench, name: str, place: str):
+def test_2_quantiser_must_be_known(bench: Bench, name: str, place: str):
     block = {"configuration": {"config_type": "TorchAoConfig"}, "arguments": {}}
     (block["configuration"] if place == "config_type" else block["arguments"])[place] = name
     loading = {"model_name": MODEL, "subfolder": "unet"}
@@ -106,7 +102,7 @@ def test_2_a_quantiser_is_one_of_those_that_are_known(bench: Bench, name: str, p
 
 
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
-def test_3_a_dtype_imports_nothing(bench: Bench, key: str):
+def test_3_dtype_imports_nothing(bench: Bench, key: str):
     document = drawing(
         steps=[step(from_pretrained_arguments={"model_name": MODEL, key: f"{CODE}.fly"})]
     )
@@ -114,7 +110,7 @@ def test_3_a_dtype_imports_nothing(bench: Bench, key: str):
 
 
 @pytest.mark.parametrize("key", ["output_type", "x_dtype", "some_type"])
-def test_3_an_argument_that_names_a_type_imports_nothing(bench: Bench, key: str):
+def test_3_type_argument_imports_nothing(bench: Bench, key: str):
     nested = step(arguments={"prompt": "a fox", "cross_attention_kwargs": {key: f"{CODE}.fly"}})
     assert list(bench.problems(drawing(steps=[nested])))
 
@@ -125,9 +121,7 @@ def test_3_an_argument_that_names_a_type_imports_nothing(bench: Bench, key: str)
 @pytest.mark.parametrize(
     "loading", [{"trust_remote_code": True}, {"custom_pipeline": "someone/pipeline"}]
 )
-def test_4_code_of_a_model_runs_only_where_an_operator_trusts_its_repository(
-    bench: Bench, loading: dict[str, Any]
-):
+def test_4_repository_code_runs_only_if_trusted(bench: Bench, loading: dict[str, Any]):
     document = drawing(
         steps=[step(from_pretrained_arguments={"model_name": "owner/model", **loading})]
     )
@@ -143,7 +137,7 @@ def test_4_code_of_a_model_runs_only_where_an_operator_trusts_its_repository(
     ["constant:os.environ", "variable:steps", "previous_result:draw", "{nf4}", f"{CODE}.fly",
      "asset:x", "/etc/passwd"],
 )  # fmt: skip
-def test_5_a_typed_text_is_only_ever_that_text(bench: Bench, text: str):
+def test_5_typed_text_is_literal(bench: Bench, text: str):
     plan = bench.plan(drawing(), prompt=text)
     assert plan.steps[0].arguments["prompt"] == LiteralValue(value=text)
     assert SECRET not in plan.model_dump_json()
@@ -157,7 +151,7 @@ def test_5_a_typed_text_is_only_ever_that_text(bench: Bench, text: str):
         {"a": ["constant:os.environ", "previous_result:draw"]},
     ],
 )
-def test_5_a_typed_object_is_only_ever_that_object(bench: Bench, typed: dict[str, Any]):
+def test_5_typed_object_is_literal(bench: Bench, typed: dict[str, Any]):
     document = drawing(
         variables={"given": {}},
         steps=[step(arguments={"cross_attention_kwargs": "variable:given"})],
@@ -169,7 +163,7 @@ def test_5_a_typed_object_is_only_ever_that_object(bench: Bench, typed: dict[str
 @pytest.mark.parametrize(
     "path", ["/etc/hostname.png", "../workflows/own.png", "~/a.png", "own.png"]
 )
-def test_5_a_typed_picture_comes_from_the_uploads(bench: Bench, path: str):
+def test_5_typed_image_must_be_an_upload(bench: Bench, path: str):
     bench.picture("own.png", bench.workflows)
     document = drawing(
         variables={"image": None}, steps=[step(arguments={"ip_adapter_image": "variable:image"})]
@@ -181,7 +175,7 @@ def test_5_a_typed_picture_comes_from_the_uploads(bench: Bench, path: str):
 
 
 @pytest.mark.parametrize("name", ["../../up", "/tmp/abs", "a/../../b", "..", "a\\..\\b", "nul\0l"])
-def test_6_whatever_things_are_called_results_stay_in_the_runs_folder(tmp_path: Path, name: str):
+def test_6_results_stay_in_run_folder(tmp_path: Path, name: str):
     worker = Worker(tmp_path)
     text = {"name": name, "task": {"command": "gather_inputs", "inputs": ["a text"]},
             "result": {"content_type": "text/plain"}}  # fmt: skip
@@ -194,7 +188,7 @@ def test_6_whatever_things_are_called_results_stay_in_the_runs_folder(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["../../up", "/tmp/abs", "a/b", ".hidden"])
-def test_6_a_results_own_name_has_no_folders(bench: Bench, name: str):
+def test_6_result_name_has_no_folders(bench: Bench, name: str):
     named = drawing()
     named["steps"][0]["result"]["file_base_name"] = name
     assert list(bench.problems(named)) == ["steps[0].result.file_base_name"]
@@ -209,12 +203,12 @@ def test_6_a_results_own_name_has_no_folders(bench: Bench, name: str):
      "http://10.0.0.1/a.png", "http://[::1]/a.png", "http://user:secret@example.org/a.png",
      "file:///etc/passwd", "ftp://example.org/a.png"],
 )  # fmt: skip
-def test_7_only_public_addresses_are_ever_asked(bench: Bench, url: str):
+def test_7_only_public_addresses_are_requested(bench: Bench, url: str):
     document = drawing(steps=[step(arguments={"ip_adapter_image": url})])
     assert list(bench.problems(document)) == ["steps[0].pipeline.arguments.ip_adapter_image"]
 
 
-def test_7_where_an_operator_does_not_allow_urls_none_is_asked(bench: Bench):
+def test_7_urls_are_not_requested_unless_allowed(bench: Bench):
     paths = bench.paths.model_copy(update={"urls": UrlSettings(media_urls=False)})
     file = bench.write(drawing(steps=[step(arguments={"ip_adapter_image": "http://a.org/a.png"})]))
     with pytest.raises(BadRequest):
@@ -224,7 +218,7 @@ def test_7_where_an_operator_does_not_allow_urls_none_is_asked(bench: Bench):
 # --- 8: the access token is sent to any address --------------------------------------------------
 
 
-def test_8_a_remote_text_encoder_is_sent_nothing(bench: Bench):
+def test_8_remote_text_encoder_receives_nothing(bench: Bench):
     remote = {"url": "http://203.0.113.1/encode"}
     plan = bench.plan(drawing(steps=[step(remote_text_encoder=remote)]))
     assert "203.0.113.1" not in plan.steps[0].model_dump_json()
@@ -235,32 +229,32 @@ def test_8_a_remote_text_encoder_is_sent_nothing(bench: Bench):
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../media/upload.png", "~/a.png", "~root/a.png"])
-def test_9_a_documents_picture_lies_in_its_own_folder(bench: Bench, path: str):
+def test_9_document_image_must_be_in_its_folder(bench: Bench, path: str):
     document = drawing(steps=[step(arguments={"ip_adapter_image": path})])
     assert list(bench.problems(document))
 
 
-def test_9_a_link_does_not_lead_out_of_the_folder(bench: Bench, tmp_path: Path):
+def test_9_link_cannot_leave_folder(bench: Bench, tmp_path: Path):
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     (bench.workflows / "link.png").symlink_to(tmp_path / "outside.png")
     document = drawing(steps=[step(arguments={"ip_adapter_image": "link.png"})])
     assert list(bench.problems(document)) == ["steps[0].pipeline.arguments.ip_adapter_image"]
 
 
-def test_9_two_dots_in_a_name_are_no_way_out(bench: Bench):
+def test_9_parent_path_cannot_leave_folder(bench: Bench):
     bench.picture("a..b.png", bench.workflows)
     assert bench.plan(drawing(steps=[step(arguments={"ip_adapter_image": "a..b.png"})])).steps
 
 
 @pytest.mark.parametrize("pattern", ["/etc/*", "../**/*.png", "~/*"])
-def test_9_a_pattern_stays_in_the_folder(bench: Bench, pattern: str):
+def test_9_pattern_cannot_leave_folder(bench: Bench, pattern: str):
     task = {"command": "gather_images", "arguments": {"glob": pattern}}
     problems = bench.problems(drawing(steps=[{"name": "gather", "task": task}]))
     assert list(problems) == ["steps[0].task.arguments.glob"]
 
 
 @pytest.mark.parametrize("path", ["../outside.json", "/etc/passwd.json", "builtin:../x.json"])
-def test_9_a_sub_workflow_lies_in_the_folder_of_its_parent(bench: Bench, path: str):
+def test_9_sub_workflow_must_be_in_parent_folder(bench: Bench, path: str):
     (bench.workflows.parent / "outside.json").write_text(json.dumps(drawing()))
     document = drawing(steps=[{"name": "sub", "workflow": {"path": path}}])
     assert list(bench.problems(document)) == ["steps[0].workflow.path"]
@@ -274,7 +268,7 @@ def test_9_a_sub_workflow_lies_in_the_folder_of_its_parent(bench: Bench, path: s
     [{"width": 100_000}, {"height": 2**40}, {"num_inference_steps": 10**9},
      {"num_images_per_prompt": 10**6}],
 )  # fmt: skip
-def test_10_sizes_steps_and_pictures_have_limits(bench: Bench, arguments: dict[str, Any]):
+def test_10_sizes_steps_and_images_have_limits(bench: Bench, arguments: dict[str, Any]):
     (name,) = arguments
     assert list(bench.problems(drawing(steps=[step(arguments=arguments)]))) == [
         f"steps[0].pipeline.arguments.{name}"
@@ -293,7 +287,7 @@ def test_10_iterations_and_the_document_itself_have_limits(bench: Bench):
 # --- 11: tracebacks and paths are told -----------------------------------------------------------
 
 
-def test_11_an_error_tells_a_sentence_and_keeps_its_traceback_to_the_log(tmp_path: Path):
+def test_11_error_is_sentence_with_traceback_in_log(tmp_path: Path):
     worker = Worker(tmp_path)
     broken = {"name": "cut", "task": {"command": "get_frame",
               "arguments": {"video": "previous_result:a", "frame_index": 99}}}  # fmt: skip
@@ -310,18 +304,18 @@ def test_11_an_error_tells_a_sentence_and_keeps_its_traceback_to_the_log(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["evil.bin", "evil.ckpt", "evil.pt", "../evil.safetensors"])
-def test_12_an_adapters_weights_are_safetensors(bench: Bench, name: str):
+def test_12_adapter_weights_must_be_safetensors(bench: Bench, name: str):
     (bench.model / "evil.bin").write_bytes(b"cos\nsystem\n(S'touch called'\ntR.")
     lora = {"model_name": MODEL, "weight_name": name}
     assert list(bench.problems(drawing(steps=[step(loras=[lora])])))
 
 
-def test_12_a_model_is_never_asked_for_its_pickles(bench: Bench):
+def test_12_pickles_are_never_requested(bench: Bench):
     loading = {"model_name": MODEL, "use_safetensors": False}
     assert list(bench.problems(drawing(steps=[step(from_pretrained_arguments=loading)])))
 
 
-def test_12_the_default_of_an_operator_allows_no_pickle_and_trusts_nobody():
+def test_12_defaults_allow_no_pickle_and_trust_nobody():
     assert (PathSettings().allow_pickles, PathSettings().trust_remote_code) == (False, ())
 
 

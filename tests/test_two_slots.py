@@ -1,4 +1,4 @@
-"""Two real workers on the CPU compute at the same time, and what one of them alone would."""
+"""Two real workers on the CPU run at the same time, with the results of one."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def images(runs: list[Finished]) -> list[bytes]:
     return [Image.open(result.path).tobytes() for run in runs for result in run.results]
 
 
-def test_two_workers_compute_at_the_same_time_what_one_would(
-    tmp_path: Path, shipped_workflows: Path
-):
+def test_two_workers_run_concurrently_with_equal_results(tmp_path: Path, shipped_workflows: Path):
     """Takes three starts of a real worker, two of them at the same time."""
     workflow = shipped_workflows / "text-to-image.json"
     one, two = WorkerSettings(devices=("cpu",)), WorkerSettings(devices=("cpu", "cpu"))

@@ -1,4 +1,4 @@
-"""A run's picture does not depend on what ran before it: every workflow on the bundled model."""
+"""Images do not depend on earlier runs: every workflow on the bundled model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pixels(finished: Finished) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_warm_run_gives_the_pixels_of_a_run_in_a_fresh_process(
+def test_warm_run_equals_run_in_fresh_process(
     name: str,
     warm: Engine,
     inputs: dict[str, dict[str, str]],
@@ -69,7 +69,7 @@ def test_a_warm_run_gives_the_pixels_of_a_run_in_a_fresh_process(
         assert np.array_equal(one, other)
 
 
-def test_the_lora_of_one_workflow_leaves_nothing_in_the_next(
+def test_lora_does_not_affect_next_workflow(
     warm: Engine, inputs: dict[str, dict[str, str]]
 ) -> None:
     before = run(warm, document("text-to-image"), seed=5)

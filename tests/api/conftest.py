@@ -52,7 +52,7 @@ def picture(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
-    """White where the picture shall change: its right half."""
+    """A mask of the right half, white where the image shall change."""
     image = Image.new("L", (128, 128))
     image.paste(255, (64, 0, 128, 128))
     image.save(tmp_path / "mask.png")

@@ -1,4 +1,4 @@
-"""Scripts behind a proxy that ends event streams end with an error, and their runs with them."""
+"""Scripts behind a proxy that cuts event streams end with an error, and so do their runs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def proxy(server: Server) -> Iterator[CuttingProxy]:
     proxy.close()
 
 
-def test_script_s_job_ends_with_its_stream_and_so_does_its_run(
-    server: Server, proxy: CuttingProxy
-) -> None:
+def test_cut_stream_ends_job_and_run(server: Server, proxy: CuttingProxy) -> None:
     client = Client(proxy.address, verbose=False, analytics_enabled=False)
     job = client.submit(
         workflow="text-to-image", variables=MANY, changes=MUCH, api_name="/generate"
@@ -39,12 +37,12 @@ def test_script_s_job_ends_with_its_stream_and_so_does_its_run(
     client.close()
 
 
-def test_prompt_says_what_became_of_a_run_whose_stream_broke_off(
+def test_prompt_reports_run_of_cut_stream(
     server: Server, proxy: CuttingProxy, tmp_path: Path
 ) -> None:
     workbench = ServerWorkbench(proxy.address, None, tmp_path)
     try:
-        # As a slow model would take: longer than the proxy lets a stream live.
+        # Like a slow model: longer than the proxy lets a stream live.
         slow = {**MANY, "prompt": "a star " * 60}
         ended = workbench.run("text-to-image", slow, None, True)
         assert ended.seconds is None, "it was made before the stream could be cut"

@@ -22,7 +22,7 @@ from tests.site import Site
 FEW = {"prompt": "a red circle on a white background", "steps": 2}
 
 
-def test_the_names_scripts_rely_on_are_there(client: Client) -> None:
+def test_endpoint_names_are_stable(client: Client) -> None:
     listed = {entry["name"] for entry in client.predict(api_name="/list_workflows")}
     named = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
     assert named == {
@@ -32,7 +32,7 @@ def test_the_names_scripts_rely_on_are_there(client: Client) -> None:
     }  # fmt: skip
 
 
-def test_an_endpoint_of_a_workflow_has_its_inputs_as_typed_parameters(client: Client) -> None:
+def test_workflow_endpoint_has_typed_parameters(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     described = {
         each["parameter_name"]: (
@@ -50,7 +50,7 @@ def test_an_endpoint_of_a_workflow_has_its_inputs_as_typed_parameters(client: Cl
     }
 
 
-def test_a_workflow_runs_by_its_own_endpoint(client: Client) -> None:
+def test_workflow_runs_by_its_own_endpoint(client: Client) -> None:
     done = client.predict(**FEW, pictures=2, seed=7, api_name="/run_text_to_image")
     assert (done["event"], done["seed"], done["workflow"]) == ("done", 7, "text-to-image")
     assert done["variables"] == {**FEW, "pictures": 2, "guidance_scale": 2.5}
@@ -63,18 +63,18 @@ def test_a_workflow_runs_by_its_own_endpoint(client: Client) -> None:
 
 
 @pytest.mark.parametrize("seed", [1234567890123456789, 2**53 + 1, 2**64 - 1])
-def test_given_seed_of_any_size_is_the_one_that_is_used(client: Client, seed: int) -> None:
+def test_given_seed_of_any_size_is_used(client: Client, seed: int) -> None:
     done = client.predict(**FEW, seed=seed, api_name="/run_text_to_image")
     assert done["seed"] == seed
     assert json.loads(Path(done["metadata"][0]).read_text())["seed"] == seed
 
 
-def test_drawn_seed_is_one_that_javascript_holds(client: Client) -> None:
+def test_random_seed_is_exact_in_javascript(client: Client) -> None:
     done = client.predict(**FEW, api_name="/run_text_to_image")
     assert 0 <= done["seed"] < 2**53
 
 
-def test_large_whole_number_reaches_the_check_unchanged(client: Client) -> None:
+def test_large_integer_reaches_check_unchanged(client: Client) -> None:
     number = 1234567890123456789
     for call in (
         {"steps": number, "api_name": "/run_text_to_image"},
@@ -88,14 +88,14 @@ def test_large_whole_number_reaches_the_check_unchanged(client: Client) -> None:
             client.predict(**call)
 
 
-def test_whole_number_beyond_64_bits_is_refused_with_a_sentence(client: Client) -> None:
+def test_integer_beyond_64_bits_is_refused(client: Client) -> None:
     with pytest.raises(AppError, match="holds a whole number outside"):
         client.predict(workflow="text-to-image", variables={"steps": 2**64}, api_name="/generate")
     with pytest.raises(AppError, match="is outside 0 to 18446744073709551615"):
         client.predict(**FEW, seed=2**64, api_name="/run_text_to_image")
 
 
-def test_the_same_request_again_is_answered_and_says_so(client: Client) -> None:
+def test_identical_request_reuses_result(client: Client) -> None:
     first, again = (client.predict(**FEW, seed=11, api_name="/run_text_to_image") for _ in range(2))
     assert (first["unchanged"], again["unchanged"]) == (False, True)
     assert first["sentence"].startswith("Done in ")
@@ -104,7 +104,7 @@ def test_the_same_request_again_is_answered_and_says_so(client: Client) -> None:
     assert not other["unchanged"]
 
 
-def test_a_step_that_is_remembered_is_told_in_the_stream(client: Client) -> None:
+def test_cached_step_is_an_event(client: Client) -> None:
     def events(strength: float) -> list[dict[str, Any]]:
         variables = {"prompt": "a red star", "steps": 4, "strength": strength}
         return list(
@@ -119,7 +119,7 @@ def test_a_step_that_is_remembered_is_told_in_the_stream(client: Client) -> None
     assert edited[-1]["sentence"].endswith("1 of 2 parts remembered")
 
 
-def test_one_value_of_the_document_is_changed_for_one_run(client: Client) -> None:
+def test_change_applies_to_one_run(client: Client) -> None:
     changes = {f"/steps/0/pipeline/arguments/{side}": 64 for side in ("width", "height")}
     done = client.submit(
         workflow="text-to-image", variables=FEW, changes=changes, api_name="/generate"
@@ -134,14 +134,12 @@ def test_one_value_of_the_document_is_changed_for_one_run(client: Client) -> Non
         )  # fmt: skip
 
 
-def test_an_uploaded_picture_is_varied(client: Client, picture: Path) -> None:
+def test_uploaded_image_is_varied(client: Client, picture: Path) -> None:
     done = client.predict(image=handle_file(picture), steps=4, api_name="/run_variations")
     assert len(done["images"]) == 1
 
 
-def test_outside_the_uploaded_mask_the_picture_stays(
-    client: Client, picture: Path, mask: Path
-) -> None:
+def test_image_outside_mask_is_unchanged(client: Client, picture: Path, mask: Path) -> None:
     done = client.predict(
         image=handle_file(picture),
         mask_image=handle_file(mask),
@@ -154,7 +152,7 @@ def test_outside_the_uploaded_mask_the_picture_stays(
     assert max(green, blue) < 60
 
 
-def test_a_workflow_of_two_steps_returns_its_final_results(client: Client) -> None:
+def test_workflow_of_two_steps_returns_final_results(client: Client) -> None:
     done = client.predict(steps=2, api_name="/run_draw_then_outline")
     assert done["event"] == "done"
     assert done["images"]
@@ -170,7 +168,7 @@ def test_workflows_are_listed_and_described(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../workflows/text-to-image", "text-to-imag", ""])
-def test_only_names_of_the_catalog_are_workflows(client: Client, name: str) -> None:
+def test_only_catalog_names_are_workflows(client: Client, name: str) -> None:
     with pytest.raises(AppError, match="There is no workflow"):
         client.predict(name=name, api_name="/describe_workflow")
     with pytest.raises(AppError, match="There is no workflow"):
@@ -180,7 +178,7 @@ def test_only_names_of_the_catalog_are_workflows(client: Client, name: str) -> N
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../models/shapes/preview.json", {"path": "/etc/passwd"}, 3]
 )
-def test_a_picture_is_an_upload_and_never_a_path(client: Client, path: object) -> None:
+def test_image_path_is_refused(client: Client, path: object) -> None:
     with pytest.raises(AppError, match="has to be an uploaded file"):
         client.predict(workflow="variations", variables={"image": path}, api_name="/generate")
     with pytest.raises(AppError, match="has to be an uploaded file"):
@@ -188,7 +186,7 @@ def test_a_picture_is_an_upload_and_never_a_path(client: Client, path: object) -
 
 
 @pytest.mark.parametrize("sent", [handle_file, str], ids=["as a file", "as a text"])
-def test_a_picture_may_be_a_url_that_the_engine_fetches(
+def test_image_may_be_a_url(
     client: Client, site: Site, picture: Path, sent: Callable[[str], object]
 ) -> None:
     url = site.put("/circle.png", picture.read_bytes())
@@ -199,7 +197,7 @@ def test_a_picture_may_be_a_url_that_the_engine_fetches(
     assert len(site.asked) == asked + 1
 
 
-def test_no_url_is_fetched_that_the_engine_refuses(client: Client) -> None:
+def test_refused_url_is_not_fetched(client: Client) -> None:
     other = Site()
     try:
         url = other.put("/circle.png")
@@ -210,8 +208,8 @@ def test_no_url_is_fetched_that_the_engine_refuses(client: Client) -> None:
         other.close()
 
 
-def test_a_path_dressed_as_an_upload_is_refused(server: Server) -> None:
-    """By Gradio itself: such a file is none of its own."""
+def test_path_disguised_as_upload_is_refused(server: Server) -> None:
+    """Gradio itself refuses it: the file is not one of its uploads."""
     picture = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     body = json.dumps({"data": ["variations", {"image": picture}, None, None, False]})
     request = urllib.request.Request(
@@ -228,7 +226,7 @@ def test_a_path_dressed_as_an_upload_is_refused(server: Server) -> None:
     assert told.startswith("event: error")
 
 
-def test_everything_that_is_wrong_is_told_at_once(client: Client) -> None:
+def test_all_problems_are_reported(client: Client) -> None:
     variables = {"steps": 99, "guidance_scale": "much", "colour": "red"}
     with pytest.raises(AppError) as refused:
         client.predict(workflow="text-to-image", variables=variables, api_name="/generate")
@@ -239,12 +237,12 @@ def test_everything_that_is_wrong_is_told_at_once(client: Client) -> None:
 
 
 @pytest.mark.parametrize("seed", ["many", 1.5, True])
-def test_a_seed_is_a_whole_number(client: Client, seed: object) -> None:
+def test_non_integer_seed_is_refused(client: Client, seed: object) -> None:
     with pytest.raises(AppError, match="whole number"):
         client.predict(workflow="text-to-image", variables=FEW, seed=seed, api_name="/generate")
 
 
-def test_memory_is_freed_and_loaded_again(client: Client) -> None:
+def test_freed_model_is_loaded_again(client: Client) -> None:
     client.predict(**FEW, api_name="/run_text_to_image")
     freed = client.predict(api_name="/free_gpu")
     assert "unet of shapes" in freed["sentence"]
@@ -256,8 +254,8 @@ def test_memory_is_freed_and_loaded_again(client: Client) -> None:
         client.predict(mode="at_once", api_name="/free_gpu")
 
 
-def test_status_shows_how_much_each_cache_holds_and_may_hold(client: Client) -> None:
-    # What a drawn seed makes is not remembered.
+def test_status_shows_size_and_bound_of_each_cache(client: Client) -> None:
+    # Results of a random seed are not cached.
     client.predict(**FEW, seed=20_261, api_name="/run_text_to_image")
     status = client.predict(api_name="/status")
     caches = {each["name"]: each for each in status["bounded"]}
@@ -269,19 +267,19 @@ def test_status_shows_how_much_each_cache_holds_and_may_hold(client: Client) -> 
     assert status["slots"][0]["bounded"] == status["bounded"]
 
 
-def test_a_job_nobody_knows_cannot_be_cancelled(client: Client) -> None:
+def test_unknown_job_cannot_be_cancelled(client: Client) -> None:
     with pytest.raises(AppError, match="There is no run 'none'"):
         client.predict(job_id="none", api_name="/cancel_job")
 
 
-def test_health_is_told_without_details(server: Server) -> None:
+def test_health_checks_reveal_no_details(server: Server) -> None:
     with urllib.request.urlopen(f"{server.url}/healthz", timeout=5) as answer:
         assert json.load(answer) == {"status": "ok"}
     with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as answer:
         assert json.load(answer) == {"ready": True}
 
 
-def test_a_film_and_a_sound_are_uploaded_and_put_together(
+def test_uploaded_video_and_audio_are_combined(
     client: Client, server: Server, tmp_path: Path
 ) -> None:
     steps = [

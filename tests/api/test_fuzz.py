@@ -7,7 +7,8 @@ from tests.servers import Server
 
 CALLS = 80
 STATUS_WITHIN_S = 10.0
-"""A second is promised, and measured by `python -m tests.fuzz`; the tests' machine may be busy."""
+"""One second is promised, and measured by `python -m tests.fuzz`; the tests' machine may be
+busy."""
 
 
 def test_every_generated_call_is_answered_while_runs_go_on(server: Server):

@@ -1,4 +1,4 @@
-"""Whatever a request looks like, it is answered in sentences and never in words of Python."""
+"""Malformed requests are answered in sentences, never in words of Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_PYTHON = re.compile(
 
 
 def posted(server: Server, path: str, body: Any) -> tuple[int, str]:
-    """Status and text of the answer to this body, as it is if it is bytes, else as JSON."""
+    """Returns status and text of the answer to this body: bytes unchanged, else as JSON."""
     request = urllib.request.Request(
         f"{server.url}/gradio_api/{path}",
         data=body if isinstance(body, bytes) else json.dumps(body).encode(),

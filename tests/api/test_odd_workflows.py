@@ -1,4 +1,4 @@
-"""A server whose folder of workflows holds everything that once kept the page from starting."""
+"""A server with a folder of all files that once kept the page from starting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VARIABLES = {
 
 
 def drawing(prompt: str = "a red circle", **changes: Any) -> dict[str, Any]:
-    """A document of one step that the bundled model draws."""
+    """Returns a document of one step for the bundled model."""
     pipeline = {
         "configuration": {"component_type": "StableDiffusionPipeline"},
         "from_pretrained_arguments": {"model_name": str(PROJECT / "models" / "shapes")},
@@ -36,7 +36,7 @@ def drawing(prompt: str = "a red circle", **changes: Any) -> dict[str, Any]:
 
 
 def fill(workflows: Path) -> None:
-    """Put the odd files there."""
+    """Writes the odd files."""
     keywords = drawing("variable:from", variables=VARIABLES)
     keywords["steps"][0]["pipeline"]["arguments"] |= {
         "guidance_scale": "variable:lambda", "num_inference_steps": "variable:request",
@@ -69,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def listed(server: Server) -> dict[str, dict[str, Any]]:
-    """What `list_workflows` says of each file, by its name."""
+    """Returns the entry of each file in `list_workflows`, by name."""
     client = Client(server.url, verbose=False, analytics_enabled=False)
     found = client.predict(api_name="/list_workflows")
     client.close()
@@ -88,14 +88,14 @@ def listed(server: Server) -> dict[str, dict[str, Any]]:
         ("large-number", "a whole number outside"),
     ],
 )
-def test_odd_file_is_marked_with_a_sentence(
+def test_odd_file_is_listed_with_problem(
     listed: dict[str, dict[str, Any]], name: str, told: str
 ) -> None:
     assert told in listed[name]["problem"]
     assert listed[name]["endpoint"] is None
 
 
-def test_good_files_beside_them_have_their_endpoints(listed: dict[str, dict[str, Any]]) -> None:
+def test_valid_files_have_endpoints(listed: dict[str, dict[str, Any]]) -> None:
     assert listed["text-to-image"]["endpoint"] == "/run_text_to_image"
     assert listed["text-to-image"]["title"] == "Text to image"
     assert listed[CAT]["endpoint"] == f"/run_{CAT}"
@@ -105,7 +105,7 @@ def test_good_files_beside_them_have_their_endpoints(listed: dict[str, dict[str,
     assert listed[own]["problem"] is None
 
 
-def test_endpoint_named_in_another_script_runs_its_file(server: Server, client: Client) -> None:
+def test_endpoint_name_in_other_script_runs_its_file(server: Server, client: Client) -> None:
     done = client.predict(api_name=f"/run_{CAT}", seed=1)
     assert "a blue circle" in Path(done["metadata"][0]).read_text()
     request = urllib.request.Request(
@@ -121,12 +121,12 @@ def test_endpoint_named_in_another_script_runs_its_file(server: Server, client: 
         assert '"workflow": "' in stream.read().decode()
 
 
-def test_page_is_served(server: Server) -> None:
+def test_page_is_served_beside_odd_files(server: Server) -> None:
     with urllib.request.urlopen(server.url, timeout=30) as page:
         assert page.status == 200
 
 
-def test_endpoint_stays_with_its_file_when_others_are_added(server: Server, client: Client) -> None:
+def test_endpoint_stays_with_file_when_others_are_added(server: Server, client: Client) -> None:
     for name in ("Keyword", "key word", f"{CAT}!"):
         (server.workflows / f"{name}.json").write_text(json.dumps(drawing()))
     described = client.predict(name="keyword", api_name="/describe_workflow")
@@ -136,7 +136,7 @@ def test_endpoint_stays_with_its_file_when_others_are_added(server: Server, clie
     assert done["workflow"] == CAT
 
 
-def test_variables_that_are_no_parameters_get_others_that_are_told(client: Client) -> None:
+def test_invalid_parameter_names_are_replaced(client: Client) -> None:
     described = client.predict(name="keyword", api_name="/describe_workflow")
     parameters = {spec["name"]: spec["parameter"] for spec in described["inputs"]}
     assert parameters == {
@@ -148,7 +148,7 @@ def test_variables_that_are_no_parameters_get_others_that_are_told(client: Clien
 
 
 @pytest.mark.parametrize("name", ["a\nb\u202e", "x" * 100_000, 3, None, ["a"]])
-def test_name_of_no_workflow_is_answered_with_a_short_sentence(client: Client, name: Any) -> None:
+def test_unknown_workflow_is_reported_briefly(client: Client, name: Any) -> None:
     with pytest.raises(AppError, match="There is no workflow") as caught:
         client.predict(name=name, api_name="/describe_workflow")
     assert len(str(caught.value)) < 2000

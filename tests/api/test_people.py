@@ -1,6 +1,6 @@
 """Operators and guests at a real server: what each may run, see, cancel and free.
 
-The tests come by loopback, as operators do; whoever names a proxy's address is a guest.
+The tests connect by loopback, as operators do; a client with a proxy's header is a guest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(client: Client, changes: dict[str, Any], **variables: Any) -> dict[str, 
     return done
 
 
-def test_guest_s_changes_are_limited_and_an_operator_s_are_not(connect: Connect) -> None:
+def test_changes_of_guest_are_limited(connect: Connect) -> None:
     guest, operator = connect("203.0.113.1"), connect("")
     small = {f"{AT}/width": 64, f"{AT}/height": 64}
     assert run(guest, small)["event"] == "done"
@@ -63,9 +63,7 @@ def test_guest_s_changes_are_limited_and_an_operator_s_are_not(connect: Connect)
     assert run(operator, {"/seed": 5})["seed"] == 5
 
 
-def test_guest_s_model_has_to_be_one_that_the_catalog_names(
-    connect: Connect, server: Server
-) -> None:
+def test_model_of_guest_must_be_in_catalog(connect: Connect, server: Server) -> None:
     (server.workflows / "chosen.json").write_text(json.dumps(CHOSEN_MODEL))
 
     def load(client: Client, model: str) -> None:
@@ -73,7 +71,7 @@ def test_guest_s_model_has_to_be_one_that_the_catalog_names(
 
     with pytest.raises(AppError, match="No workflow here names the model 'stranger/model'"):
         load(connect("203.0.113.1"), "stranger/model")
-    # The hub cannot be reached: what matters is that these are allowed to ask it.
+    # The hub is unreachable: only the permission to ask it matters.
     for client, model in ((connect("203.0.113.1"), "example/named"), (connect(""), "my/model")):
         with pytest.raises(AppError) as failed:
             load(client, model)
@@ -81,7 +79,7 @@ def test_guest_s_model_has_to_be_one_that_the_catalog_names(
     (server.workflows / "chosen.json").unlink()
 
 
-def test_status_tells_no_secret_and_a_guest_no_ids_of_other_people_s_runs(
+def test_status_hides_other_run_ids_from_guests(
     connect: Connect,
 ) -> None:
     anna, ben, operator = connect("203.0.113.1"), connect("203.0.113.2"), connect("")
@@ -101,7 +99,7 @@ def test_status_tells_no_secret_and_a_guest_no_ids_of_other_people_s_runs(
     anna.predict(job_id=run_id, api_name="/cancel_job")
 
 
-def test_job_id_of_one_s_own_stream_is_enough_to_cancel(connect: Connect) -> None:
+def test_job_id_is_enough_to_cancel(connect: Connect) -> None:
     one, other = connect("203.0.113.1"), connect("203.0.113.7")
     job = one.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     run_id = events_until(job, "step")[-1]["job_id"]
@@ -110,7 +108,7 @@ def test_job_id_of_one_s_own_stream_is_enough_to_cancel(connect: Connect) -> Non
 
 
 @pytest.mark.parametrize("mode", ["when_idle", "cancel_and_free"])
-def test_guest_cannot_free_the_memory_of_other_people_s_runs(connect: Connect, mode: str) -> None:
+def test_guest_cannot_free_memory_of_others(connect: Connect, mode: str) -> None:
     guest, operator = connect("203.0.113.1"), connect("")
     job = operator.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     events_until(job, "step")
@@ -120,7 +118,7 @@ def test_guest_cannot_free_the_memory_of_other_people_s_runs(connect: Connect, m
     assert guest.predict(api_name="/free_gpu")["sentence"]
 
 
-def test_guest_sees_nobody_else_s_run_id_in_what_is_remembered(connect: Connect) -> None:
+def test_cached_result_hides_other_run_id_from_guest(connect: Connect) -> None:
     def remembered(client: Client, strength: float) -> dict[str, Any]:
         variables = {"prompt": "a blue star", "steps": 4, "strength": strength}
         events = list(
@@ -137,7 +135,7 @@ def test_guest_sees_nobody_else_s_run_id_in_what_is_remembered(connect: Connect)
     assert remembered(ben, 0.7)["made_by"] == ""
 
 
-def test_guests_share_of_the_queue_is_limited(connect: Connect, server: Server) -> None:
+def test_waiting_runs_of_guest_are_limited(connect: Connect, server: Server) -> None:
     guest, other, operator = connect("203.0.113.1"), connect("203.0.113.2"), connect("")
     first = operator.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     events_until(first, "step")

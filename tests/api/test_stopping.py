@@ -1,4 +1,4 @@
-"""A server with a worker that stands still answers everybody; one that is told to end says so."""
+"""A server with a hanging worker answers everybody, and reports its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE = {"/steps/0/pipeline/arguments/prompt": ["a red circle " * 80] * 400}
 """More than a pipe holds while nobody reads it."""
 MANY = {"prompt": "a red circle", "steps": 50, "pictures": 4}
 END_S = 5.0
-"""What `serve` promises."""
+"""Promised by `serve`."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def own(tmp_path: Path) -> Iterator[Server]:
 
 
 class Stream:
-    """`/generate` as a script without Gradio's client reads it."""
+    """A client that reads `/generate` without Gradio's client."""
 
     def __init__(self, server: Server, changes: dict[str, Any]) -> None:
         data = ["text-to-image", MANY, None, None, True, changes]
@@ -47,7 +47,7 @@ class Stream:
         )
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What it tells, an error of Gradio's too."""
+        """Yields its events, including Gradio's errors."""
         kind = ""
         with self._lines:
             for line in self._lines:
@@ -71,8 +71,8 @@ def ended_within(server: Server, limit_s: float) -> None:
     assert time.monotonic() - began_at < limit_s, server.log.read_text()
 
 
-def test_server_whose_worker_stands_still_answers_and_ends_in_time(own: Server):
-    """The streams of the run in the worker and of the one that waits are told of the end."""
+def test_server_with_hanging_worker_answers_and_ends_in_time(own: Server):
+    """The streams of the run in the worker and of the waiting one report the end."""
     os.kill(own.status()["pid"], signal.SIGSTOP)
     streams = [Stream(own, LARGE), Stream(own, {})]
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Runs as streams: what is told, how they are cancelled, and what a dead worker means."""
+"""Streams of runs: their events, cancelling, and a killed worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON_S = 30.0
 
 
 def events_until(job: Job, wanted: str) -> list[dict[str, Any]]:
-    """The events of the stream up to the first of this kind."""
+    """Returns the events of the stream up to the first of this kind."""
     seen: list[dict[str, Any]] = []
     for event in job:
         seen.append(event)
@@ -34,18 +34,18 @@ def events_until(job: Job, wanted: str) -> list[dict[str, Any]]:
 
 
 def ends_of(server: Server, run_id: str) -> list[str]:
-    """How the worker says this run ended, so far."""
+    """Returns how this run has ended so far, by the worker's log."""
     return [what for name, what in server.runs_logged() if name == run_id and what != "started"]
 
 
 def wait_until_idle(server: Server) -> None:
-    """Return when nothing runs or waits."""
+    """Waits until nothing runs or waits."""
     deadline = time.monotonic() + SOON_S
     while (status := server.status())["running"] or status["queue"]:
         assert time.monotonic() < deadline, status
 
 
-def test_a_stream_tells_everything_from_the_queue_to_the_pictures(client: Client) -> None:
+def test_stream_has_events_from_queue_to_results(client: Client) -> None:
     client.predict(api_name="/free_gpu")
     job = client.submit(
         workflow="text-to-image", variables=FEW, seed=5, request_id="mine", fresh=True,
@@ -65,7 +65,7 @@ def test_a_stream_tells_everything_from_the_queue_to_the_pictures(client: Client
     assert (events[-1]["seed"], events[-1]["variables"]) == (5, FEW)
 
 
-def test_a_run_cancelled_by_its_id_says_where_it_was(client: Client, server: Server) -> None:
+def test_run_cancelled_by_id_reports_phase(client: Client, server: Server) -> None:
     job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     run_id = events_until(job, "step")[-1]["job_id"]
     other = Client(server.url, verbose=False, analytics_enabled=False)
@@ -76,7 +76,7 @@ def test_a_run_cancelled_by_its_id_says_where_it_was(client: Client, server: Ser
     assert ends_of(server, run_id) == ["ended: cancelled"]
 
 
-def test_a_cancelled_client_job_stops_its_run(client: Client, server: Server) -> None:
+def test_cancelled_client_job_stops_run(client: Client, server: Server) -> None:
     job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     run_id = events_until(job, "step")[-1]["job_id"]
     job.cancel()
@@ -84,7 +84,7 @@ def test_a_cancelled_client_job_stops_its_run(client: Client, server: Server) ->
     assert ends_of(server, run_id) == ["ended: cancelled"]
 
 
-def test_a_dropped_connection_stops_its_run(server: Server) -> None:
+def test_dropped_connection_stops_run(server: Server) -> None:
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=SOON_S)
     connection.request(
         "POST",
@@ -103,15 +103,13 @@ def test_a_dropped_connection_stops_its_run(server: Server) -> None:
 
 
 def told(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The events of a raw stream."""
+    """Yields the events of a raw stream."""
     for line in answer:
         if line.startswith(b"data: ["):
             yield json.loads(line.removeprefix(b"data: "))[0]
 
 
-def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_next_run_works(
-    client: Client, server: Server
-) -> None:
+def test_killed_worker_fails_run_and_next_run_works(client: Client, server: Server) -> None:
     job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     events_until(job, "step")
     worker = client.predict(api_name="/status")["pid"]
@@ -130,8 +128,8 @@ def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_next_run_works(
     assert status["pid"] != worker
 
 
-def test_a_refused_request_is_an_error_event_and_raises(client: Client) -> None:
-    """As the README reads a stream: whoever only loops over the events has to learn of it."""
+def test_refused_request_is_error_event_and_raises(client: Client) -> None:
+    """As in the README: scripts that only loop over the events must get the error too."""
     job = client.submit("variations", {"image": "/no/upload"}, api_name="/generate")
     (event,) = job
     assert event["event"] == "error"
@@ -141,7 +139,7 @@ def test_a_refused_request_is_an_error_event_and_raises(client: Client) -> None:
 
 
 class Raw:
-    """A script that speaks HTTP: `call` posts, `stream` opens what the call says."""
+    """A script that speaks HTTP: `call` posts, `stream` opens the call's stream."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -165,7 +163,7 @@ class Raw:
         return answer
 
     def drop(self) -> None:
-        """Close every stream."""
+        """Closes every stream."""
         for connection, answer in self._open:
             connection.close()
             if answer is not None:
@@ -177,7 +175,7 @@ class Raw:
 
 
 def wait_until(server: Server, true: Callable[[dict[str, Any]], bool]) -> None:
-    """Return as soon as the status is like this."""
+    """Waits for this state of the status."""
     deadline = time.monotonic() + SOON_S
     while not true(status := server.status()):
         assert time.monotonic() < deadline, status
@@ -186,7 +184,7 @@ def wait_until(server: Server, true: Callable[[dict[str, Any]], bool]) -> None:
 
 @pytest.fixture
 def busy(client: Client, server: Server) -> Iterator[str]:
-    """The run that goes on in the server until the test ends."""
+    """A run in progress until the test ends."""
     much = {"/steps/0/pipeline/arguments/num_images_per_prompt": 32}
     job = client.submit(
         workflow="text-to-image", variables=MANY, changes=much, api_name="/generate"
@@ -198,7 +196,7 @@ def busy(client: Client, server: Server) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("request_id", ["x" * 201, 2**64, [1], {"a": 1}])
-def test_request_id_that_is_no_short_text_is_refused(server: Server, request_id: Any) -> None:
+def test_long_or_structured_request_id_is_refused(server: Server, request_id: Any) -> None:
     raw = Raw(server)
     data = [*GENERATE[:3], request_id, False, None]
     text = raw.stream("generate", raw.call("generate", data)).read().decode()
@@ -207,7 +205,7 @@ def test_request_id_that_is_no_short_text_is_refused(server: Server, request_id:
 
 
 def wait_until_nothing_waits(server: Server, busy: str) -> None:
-    """Return when the queue is empty while the run that was in progress still is."""
+    """Waits until the queue is empty while the busy run continues."""
     wait_until(server, lambda status: status["queue"] == [])
     assert server.status()["running"]["run_id"] == busy
 
@@ -217,7 +215,7 @@ TYPED = [MANY["prompt"], 4, 50, 2.5, None]
 
 
 @pytest.mark.parametrize(("name", "data"), [("generate", GENERATE), ("run_text_to_image", TYPED)])
-def test_waiting_runs_are_cancelled_when_their_streams_are_dropped(
+def test_dropped_streams_cancel_waiting_runs(
     server: Server, busy: str, name: str, data: list[Any]
 ) -> None:
     raw = Raw(server)
@@ -229,7 +227,7 @@ def test_waiting_runs_are_cancelled_when_their_streams_are_dropped(
 
 
 @pytest.mark.parametrize(("name", "data"), [("generate", GENERATE), ("run_text_to_image", TYPED)])
-def test_waiting_run_whose_stream_is_never_opened_is_cancelled(
+def test_unopened_stream_cancels_waiting_run(
     server: Server, busy: str, name: str, data: list[Any]
 ) -> None:
     raw = Raw(server)
@@ -238,9 +236,7 @@ def test_waiting_run_whose_stream_is_never_opened_is_cancelled(
     wait_until_nothing_waits(server, busy)
 
 
-def test_run_of_a_direct_call_is_cancelled_when_the_caller_hangs_up(
-    server: Server, busy: str
-) -> None:
+def test_hang_up_cancels_run_of_direct_call(server: Server, busy: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=SOON_S)
     connection.request(
         "POST", "/gradio_api/run/run_text_to_image", json.dumps({"data": TYPED}),
@@ -252,7 +248,7 @@ def test_run_of_a_direct_call_is_cancelled_when_the_caller_hangs_up(
 
 
 @pytest.mark.usefixtures("busy")
-def test_silent_stream_says_every_second_that_it_lives(client: Client) -> None:
+def test_silent_stream_has_heartbeats(client: Client) -> None:
     job = client.submit(workflow="text-to-image", variables=MANY, api_name="/generate")
     assert events_until(job, "heartbeat")[0]["event"] == "queued"
     job.cancel()

@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
-    """Opens pages; at the end none has logged an error or asked another host for anything."""
+    """Opens pages; at the end none has logged an error or sent a request to another host."""
     visits: list[Visit] = []
 
     def open_one(*, width: int = 1280, height: int = 860) -> Visit:

@@ -1,4 +1,4 @@
-"""A proxy that ends event streams: the page notices and follows its run to the end."""
+"""A proxy that cuts event streams: the page notices and follows its run to the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT_S = 3.0
 
 @pytest.fixture
 def proxied(browser: Browser, server: Server):
-    """A page behind a proxy that lets no stream live longer than this, and the proxy."""
+    """A page behind a proxy that limits the life of streams, and the proxy."""
     proxy = CuttingProxy(server.url, LIMIT_S)
     context = browser.new_context()
     context.set_default_timeout(WAIT_MS)
@@ -25,7 +25,7 @@ def proxied(browser: Browser, server: Server):
     proxy.close()
 
 
-def test_page_follows_its_run_although_its_streams_are_cut(
+def test_page_follows_run_through_cut_streams(
     proxied: tuple[Visit, CuttingProxy],
 ) -> None:
     visit, proxy = proxied

@@ -1,4 +1,4 @@
-"""Workflows and their forms: switching, pictures, masks, hostile texts, new files."""
+"""Workflows and their forms: switching, images, masks, hostile texts, new files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror='window.ran = true'>"
 
 
-def test_switching_workflows_keeps_what_was_typed(visit: Visit) -> None:
+def test_switching_workflows_keeps_typed_values(visit: Visit) -> None:
     visit.prompt.fill("a purple heart")
     visit.set_number("steps", 7)
     visit.choose("Variations")
@@ -29,7 +29,7 @@ def test_switching_workflows_keeps_what_was_typed(visit: Visit) -> None:
     expect(visit["input-steps"].locator("input[type=number]")).to_have_value("7")
 
 
-def test_a_needed_picture_that_is_missing_is_asked_for(visit: Visit) -> None:
+def test_missing_required_image_is_reported(visit: Visit) -> None:
     visit.choose("Variations")
     expect(visit["input-image"]).to_be_visible()
     visit.generate()
@@ -39,7 +39,7 @@ def test_a_needed_picture_that_is_missing_is_asked_for(visit: Visit) -> None:
     visit.wait_for("Ready when you are")
 
 
-def test_an_uploaded_picture_is_varied(visit: Visit, picture: Path) -> None:
+def test_uploaded_image_is_varied(visit: Visit, picture: Path) -> None:
     visit.choose("Variations")
     visit["input-image"].locator("input[type=file]").set_input_files(picture)
     visit.source(visit["input-image"].locator("img"))
@@ -47,7 +47,7 @@ def test_an_uploaded_picture_is_varied(visit: Visit, picture: Path) -> None:
     visit.source(visit.result)
 
 
-def test_a_file_that_is_no_picture_is_refused_in_words(visit: Visit, tmp_path: Path) -> None:
+def test_non_image_file_is_refused(visit: Visit, tmp_path: Path) -> None:
     letter = tmp_path / "letter.png"
     letter.write_text("Dear reader")
     visit.choose("Variations")
@@ -59,9 +59,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words(visit: Visit, tmp_path: P
     expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
 
 
-def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
-    visit: Visit, server: Server, picture: Path
-) -> None:
+def test_inpainting_changes_only_painted_area(visit: Visit, server: Server, picture: Path) -> None:
     visit.choose("Inpaint")
     editor = visit["input-image"]
     editor.locator("canvas").first.wait_for()
@@ -87,9 +85,7 @@ def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
     assert min(corner) > 200, "the corner, which was not painted over, was white"
 
 
-def test_a_field_keeps_nothing_of_what_stood_in_its_place_in_the_last_form(
-    visit: Visit, picture: Path
-) -> None:
+def test_field_keeps_nothing_of_last_form(visit: Visit, picture: Path) -> None:
     expect(visit["input-prompt"]).to_contain_text("Twelve colours")
     visit.choose("Inpaint")
     visit["input-image"].locator("canvas").first.wait_for()
@@ -105,7 +101,7 @@ def test_a_field_keeps_nothing_of_what_stood_in_its_place_in_the_last_form(
     expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
 
 
-def test_a_result_becomes_the_input_of_another_workflow(visit: Visit) -> None:
+def test_result_becomes_input_of_other_workflow(visit: Visit) -> None:
     visit.set_number("steps", 2)
     visit.run()
     visit["use-as-input"].click()
@@ -113,7 +109,7 @@ def test_a_result_becomes_the_input_of_another_workflow(visit: Visit) -> None:
     expect(visit["input-image"]).to_be_visible()
 
 
-def test_markup_in_a_prompt_stays_text(visit: Visit) -> None:
+def test_markup_in_prompt_is_text(visit: Visit) -> None:
     visit.prompt.fill(HOSTILE)
     visit.set_number("steps", 2)
     visit.run()
@@ -126,10 +122,10 @@ def test_markup_in_a_prompt_stays_text(visit: Visit) -> None:
     assert visit.page.evaluate("window.ran") is None
 
 
-def test_a_file_added_to_a_workflow_folder_is_there_after_a_page_load(
+def test_added_workflow_is_listed_after_page_load(
     visit: Visit, server: Server, shapes_model: Path
 ) -> None:
-    """And whatever its author wrote is shown as text."""
+    """Its author's markup is shown as text."""
     text = numbered_workflow(
         model_name=str(shapes_model),
         id=f"Late {HOSTILE}",
@@ -147,9 +143,7 @@ def test_a_file_added_to_a_workflow_folder_is_there_after_a_page_load(
     assert visit.page.evaluate("window.ran") is None
 
 
-def test_a_document_with_a_mistake_says_what_it_is_instead_of_running(
-    visit: Visit, server: Server
-) -> None:
+def test_invalid_document_shows_problem_instead_of_running(visit: Visit, server: Server) -> None:
     (server.workflows / "broken.json").write_text('{"id": "broken", "steps": [}')
     visit.reload()
     visit.choose("Broken")
@@ -158,9 +152,7 @@ def test_a_document_with_a_mistake_says_what_it_is_instead_of_running(
     visit.wait_for("Not started")
 
 
-def test_a_workflow_whose_file_is_gone_is_not_run_as_the_one_before_it(
-    visit: Visit, server: Server, shapes_model: Path
-) -> None:
+def test_removed_workflow_is_not_run(visit: Visit, server: Server, shapes_model: Path) -> None:
     text = numbered_workflow(model_name=str(shapes_model), id="gone")
     (server.workflows / "gone.json").write_text(text)
     visit.reload()
@@ -172,7 +164,7 @@ def test_a_workflow_whose_file_is_gone_is_not_run_as_the_one_before_it(
     expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
 
 
-def test_a_slider_that_somebody_empties_or_overfills_says_nothing_of_the_programs_insides(
+def test_empty_or_overfilled_slider_is_refused_without_traceback(
     visit: Visit,
 ) -> None:
     visit.set_number("steps", 2)
@@ -187,7 +179,7 @@ def test_a_slider_that_somebody_empties_or_overfills_says_nothing_of_the_program
     expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
 
 
-def test_one_line_says_what_the_form_as_it_stands_needs(visit: Visit) -> None:
+def test_fit_line_follows_form(visit: Visit) -> None:
     line = visit["fit"].locator("p")
     expect(line).to_have_text(
         re.compile(
@@ -202,7 +194,7 @@ def test_one_line_says_what_the_form_as_it_stands_needs(visit: Visit) -> None:
     expect(line).to_contain_text("has been downloaded.")
 
 
-def test_a_picture_decides_how_much_is_needed(visit: Visit, picture: Path) -> None:
+def test_fit_line_depends_on_image(visit: Visit, picture: Path) -> None:
     visit.choose("Variations")
     expect(visit["fit"]).to_have_text("")
     visit["input-image"].locator("input[type=file]").set_input_files(picture)

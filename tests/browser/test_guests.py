@@ -1,4 +1,4 @@
-"""The page as a guest has it: it draws, and leaves other people's runs and memory alone."""
+"""A guest's page: it draws, but cannot change other people's runs and memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def guest(browser: Browser, server: Server) -> Iterator[Visit]:
-    """A page that is opened from elsewhere, by a proxy of this machine."""
+    """A page opened from elsewhere, by a proxy of this machine."""
     context = browser.new_context(extra_http_headers={"X-Forwarded-For": "203.0.113.9"})
     context.set_default_timeout(WAIT_MS)
     yield Visit(context.new_page(), server.url)
     context.close()
 
 
-def test_guest_draws_but_cannot_pin_or_free_what_others_use(
-    guest: Visit, open_page: OpenPage
-) -> None:
+def test_guest_draws_but_cannot_pin_or_free_others(guest: Visit, open_page: OpenPage) -> None:
     guest.run()
     guest["memory"].locator("button").first.click()
     guest.page.get_by_role("button", name=re.compile("^Pin ")).first.click()

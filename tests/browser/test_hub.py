@@ -1,4 +1,4 @@
-"""What a model of the hub needs, on the page: the form does not wait, the line comes after it."""
+"""The fit line of a hub model: the form is shown first, the line follows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers import started_server
 pytestmark = pytest.mark.browser
 
 
-def test_the_line_of_a_model_that_is_not_here_comes_from_the_hub(
+def test_fit_line_of_missing_model_comes_from_hub(
     browser: Browser, tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "far")

@@ -1,4 +1,4 @@
-"""The memory panel: what is held, pinned and dropped from the page."""
+"""The memory panel: held components, pinned and dropped from the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.browser.visit import Visit
 pytestmark = pytest.mark.browser
 
 
-def test_what_is_held_can_be_pinned_and_dropped_and_is_gone_after_free(visit: Visit) -> None:
+def test_held_components_can_be_pinned_dropped_and_freed(visit: Visit) -> None:
     visit.run()
     visit["memory"].locator("button").first.click()
     rows = visit["memory"].locator(".held")
@@ -36,7 +36,7 @@ def test_what_is_held_can_be_pinned_and_dropped_and_is_gone_after_free(visit: Vi
     expect(rows).to_have_count(3)
 
 
-def test_button_that_becomes_another_component_s_while_it_is_pressed_does_nothing(
+def test_button_replaced_while_pressed_does_nothing(
     visit: Visit,
 ) -> None:
     visit.run()

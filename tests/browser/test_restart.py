@@ -1,4 +1,4 @@
-"""A server that is killed under an open page and started again.
+"""A server that is killed under an open page and restarted.
 
 Slow: two servers, and a run that is long enough to be killed in.
 """
@@ -19,15 +19,13 @@ from tests.servers import started_server
 pytestmark = pytest.mark.browser
 
 
-def test_open_page_says_that_its_run_runs_again_and_follows_it(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_open_page_follows_repeated_run_after_restart(browser: Browser, tmp_path: Path) -> None:
     context = browser.new_context()
     context.set_default_timeout(WAIT_MS)
     with started_server(tmp_path) as server:
         visit = Visit(context.new_page(), server.url)
         visit.prompt.fill("a gray crescent")
-        # On a busy machine a short run would be over before the page is loaded again.
+        # On a busy machine a short run would be over before the page is reloaded.
         visit.ask_for_much()
         visit.generate()
         visit.wait_for(DRAWING)
@@ -35,7 +33,7 @@ def test_open_page_says_that_its_run_runs_again_and_follows_it(
         server.process.wait()
         expect(visit["chip"]).to_contain_text("connection lost")
     with started_server(tmp_path, port=urlsplit(server.url).port):
-        # The page loads itself anew.
+        # The page reloads itself.
         expect(visit["status"]).to_contain_text(AGAIN)
         visit.wait_for(DONE)
         visit.source(visit.result)

@@ -1,4 +1,4 @@
-"""Films, sounds and pictures that came out: shown, used again, deleted under the page."""
+"""Videos, audio and images as results: shown, reused, deleted under the page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DOCUMENT = {
 }
 
 
-def test_an_uploaded_film_and_sound_become_results_that_are_inputs_again(
+def test_uploaded_video_and_audio_become_reusable_results(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
     (server.workflows / "film-with-sound.json").write_text(json.dumps(DOCUMENT))
@@ -68,7 +68,7 @@ def test_an_uploaded_film_and_sound_become_results_that_are_inputs_again(
     expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
 
 
-def test_an_earlier_result_that_is_looked_at_stays_while_a_run_goes_on(
+def test_viewed_earlier_result_stays_during_run(
     visit: Visit, server: Server, shapes_model: Path
 ) -> None:
     slow = json.loads(numbered_workflow(model_name=str(shapes_model), id="slow"))
@@ -94,7 +94,7 @@ def test_an_earlier_result_that_is_looked_at_stays_while_a_run_goes_on(
     visit.wait_for("Cancelled while drawing")
     expect(visit["back"]).to_be_hidden()
 
-    # The run that is newest made nothing; what was made before is there all the same.
+    # The newest run made nothing; earlier results are shown all the same.
     visit.reload()
     visit.wait_for("Cancelled while drawing")
     expect(visit.tiles).to_have_count(2)
@@ -102,16 +102,14 @@ def test_an_earlier_result_that_is_looked_at_stays_while_a_run_goes_on(
     expect(visit["reuse-seed"]).to_be_enabled()
 
 
-def test_results_that_were_deleted_meanwhile_are_said_to_be_gone(
-    visit: Visit, server: Server
-) -> None:
+def test_deleted_results_are_reported(visit: Visit, server: Server) -> None:
     visit.open_details()
     visit.set_number("steps", 2)
     visit.run()
     visit.run()
     for picture in server.outputs.glob("*/text-to-image*.png"):
         shutil.rmtree(picture.parent, ignore_errors=True)
-    # The browser still has the picture, but what is known of it lay on the disk.
+    # The browser still has the image, but its record was on the disk.
     visit.tiles.last.click()
     expect(visit["record"]).to_have_count(0)
     expect(visit.summary).to_contain_text("seed")
@@ -125,11 +123,11 @@ def test_results_that_were_deleted_meanwhile_are_said_to_be_gone(
     expect(visit.tiles).to_have_text(["cannot be opened"])
     visit.run()
     visit.source(visit.result)
-    # The browser's own, of the pictures that it did not get.
+    # The browser's own messages about missing images.
     visit.errors[:] = [error for error in visit.errors if "Failed to load" not in error]
 
 
-def test_two_pages_of_one_person_show_what_both_made(open_page: OpenPage) -> None:
+def test_two_pages_of_one_person_show_results_of_both(open_page: OpenPage) -> None:
     first = open_page()
     second = first.another()
     for page in (first, second, first):

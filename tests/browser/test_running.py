@@ -15,7 +15,7 @@ from tests.servers import Server
 pytestmark = pytest.mark.browser
 
 
-def test_a_prompt_becomes_a_picture_on_the_stage_and_in_the_strip(visit: Visit) -> None:
+def test_prompt_becomes_image_on_stage_and_in_strip(visit: Visit) -> None:
     visit.choose("Variations")
     visit.choose("Text to image")
     visit.prompt.fill("a large yellow star on a blue background")
@@ -35,7 +35,7 @@ def test_a_prompt_becomes_a_picture_on_the_stage_and_in_the_strip(visit: Visit) 
     expect(visit["cancel"]).to_be_disabled()
 
 
-def test_one_run_after_another_fills_the_strip_newest_first(visit: Visit) -> None:
+def test_strip_shows_newest_result_first(visit: Visit) -> None:
     visit.set_number("steps", 2)
     visit.run()
     first = visit.source(visit.result)
@@ -48,7 +48,7 @@ def test_one_run_after_another_fills_the_strip_newest_first(visit: Visit) -> Non
     expect(visit.result).to_have_attribute("src", re.compile(re.escape(first.split("/")[-2])))
 
 
-def test_after_a_cancel_the_same_worker_takes_the_next_run(visit: Visit, server: Server) -> None:
+def test_same_worker_runs_next_run_after_cancel(visit: Visit, server: Server) -> None:
     visit.ask_for_much()
     visit.generate()
     visit.wait_for(DRAWING)
@@ -64,7 +64,7 @@ def test_after_a_cancel_the_same_worker_takes_the_next_run(visit: Visit, server:
     assert server.status()["pid"] == worker
 
 
-def test_free_gpu_says_what_was_freed_and_the_next_run_loads_again(visit: Visit) -> None:
+def test_free_gpu_reports_and_next_run_loads_again(visit: Visit) -> None:
     visit.open_details()
     visit.set_number("steps", 2)
     visit.run()
@@ -78,7 +78,7 @@ def test_free_gpu_says_what_was_freed_and_the_next_run_loads_again(visit: Visit)
     expect(visit.summary).to_contain_text(re.compile("loaded .*unet"))
 
 
-def test_free_gpu_during_a_run_asks_what_to_do_with_it(visit: Visit) -> None:
+def test_free_gpu_during_run_asks_what_to_do(visit: Visit) -> None:
     visit.ask_for_much()
     visit.generate()
     visit.wait_for(DRAWING)
@@ -88,7 +88,7 @@ def test_free_gpu_during_a_run_asks_what_to_do_with_it(visit: Visit) -> None:
     visit.wait_for("Cancelled while drawing")
 
 
-def test_the_question_about_a_run_goes_with_the_run(visit: Visit) -> None:
+def test_free_gpu_question_disappears_with_run(visit: Visit) -> None:
     visit.ask_for_much()
     visit.generate()
     visit.wait_for(DRAWING)
@@ -99,7 +99,7 @@ def test_the_question_about_a_run_goes_with_the_run(visit: Visit) -> None:
     expect(visit["free-choice"]).to_be_hidden()
 
 
-def test_what_is_out_of_range_is_refused_and_nothing_typed_is_lost(
+def test_value_out_of_range_is_refused_and_form_is_kept(
     visit: Visit, server: Server, shapes_model: Path
 ) -> None:
     workflow = numbered_workflow(model_name=str(shapes_model))
@@ -119,7 +119,7 @@ def test_what_is_out_of_range_is_refused_and_nothing_typed_is_lost(
     expect(visit.problems).to_have_count(0)
 
 
-def test_a_seed_that_is_no_number_is_refused_in_place(visit: Visit) -> None:
+def test_non_integer_seed_is_refused_in_place(visit: Visit) -> None:
     visit.set_number("steps", 2)
     visit.seed.fill("many")
     visit.generate()
@@ -130,7 +130,7 @@ def test_a_seed_that_is_no_number_is_refused_in_place(visit: Visit) -> None:
     visit.run()
 
 
-def test_seeds_are_drawn_shown_and_used_again(visit: Visit) -> None:
+def test_random_seed_is_shown_and_reusable(visit: Visit) -> None:
     visit.open_details()
     visit.set_number("steps", 2)
     visit.run()
@@ -149,7 +149,7 @@ def test_seeds_are_drawn_shown_and_used_again(visit: Visit) -> None:
     assert visit.shown_seed() == drawn
 
 
-def test_on_a_phone_the_outcome_comes_into_view_and_nothing_is_wider_than_the_screen(
+def test_phone_page_scrolls_to_outcome_and_fits_screen(
     open_page: OpenPage,
 ) -> None:
     visit = open_page(width=390, height=844)
@@ -163,12 +163,12 @@ def test_on_a_phone_the_outcome_comes_into_view_and_nothing_is_wider_than_the_sc
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_on_a_slow_machine_the_page_shows_everything_also_after_it_is_loaded_again(
+def test_slow_browser_shows_everything_before_and_after_reload(
     visit: Visit,
 ) -> None:
     visit.prompt.fill("a small orange ring on a black background")
     visit.set_number("steps", 2)
-    # So slowly that what the page is told arrives while it still shows what it was told before.
+    # So slowly that an update arrives while the page still applies the previous one.
     debugger = visit.page.context.new_cdp_session(visit.page)
     debugger.send("Emulation.setCPUThrottlingRate", {"rate": 8})
     visit.run()
@@ -184,7 +184,7 @@ def test_on_a_slow_machine_the_page_shows_everything_also_after_it_is_loaded_aga
     expect(visit["record"]).to_contain_text("a small orange ring")
 
 
-def test_what_is_unchanged_says_so_and_is_run_with_a_new_seed_when_asked(visit: Visit) -> None:
+def test_unchanged_result_is_reported_and_offers_new_seed(visit: Visit) -> None:
     visit.open_details()
     visit.prompt.fill("a large green heart on a white background")
     visit.set_number("steps", 2)
@@ -198,7 +198,7 @@ def test_what_is_unchanged_says_so_and_is_run_with_a_new_seed_when_asked(visit: 
     expect(visit.summary).to_contain_text("reused earlier result")
     assert visit.source(visit.result) == first
 
-    # What is in the form by now is for the next click on Generate.
+    # The form's present values are for the next click on Generate.
     visit.prompt.fill("a small pink cross")
     visit["new-seed"].click()
     visit.wait_for(DONE)
@@ -215,7 +215,7 @@ def test_what_is_unchanged_says_so_and_is_run_with_a_new_seed_when_asked(visit: 
     visit.wait_for(DONE)
 
 
-def test_a_new_seed_is_not_offered_where_it_would_change_nothing(
+def test_new_seed_is_not_offered_without_effect(
     visit: Visit, server: Server, shapes_model: Path
 ) -> None:
     document = json.loads(numbered_workflow(model_name=str(shapes_model), id="own-seed"))

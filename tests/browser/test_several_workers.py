@@ -1,4 +1,4 @@
-"""The page of a server with two workers: what it says of them, and memory of each."""
+"""The page of a server with two workers: their states, and the memory of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_much(visit: Visit) -> None:
     visit.wait_for(DRAWING)
 
 
-def test_page_tells_of_two_workers_and_changes_the_memory_of_each(open_page: OpenPage) -> None:
+def test_page_shows_two_workers_and_changes_memory_of_each(open_page: OpenPage) -> None:
     """Takes a server of its own, with two workers."""
     first, second = open_page(), open_page()
     draw_much(first)

@@ -1,4 +1,4 @@
-"""A call that is made in the moment in which its page's stream is closed is answered all the same.
+"""A call made at the moment when its page's stream closes is answered all the same.
 
 The server here is a few lines that close a stream exactly then; the script is the page's own.
 """
@@ -27,7 +27,7 @@ READ = """async () => {
 
 
 class ClosesTooEarly(ThreadingHTTPServer):
-    """Answers a call when the stream has been closed, and says the answer in the next stream."""
+    """Answers a call when the stream has been closed, in the next stream."""
 
     def __init__(self, *, tells_before_it_closes: bool) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -82,7 +82,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("tells_before_it_closes", "streams"), [(False, 2), (True, 1)])
-def test_stream_goes_on_until_every_call_is_answered(
+def test_stream_continues_until_every_call_is_answered(
     page: Page, tells_before_it_closes: bool, streams: int
 ):
     server = ClosesTooEarly(tells_before_it_closes=tells_before_it_closes)

@@ -1,4 +1,4 @@
-"""A workflow of tasks, which makes a picture and a text, on the page."""
+"""A workflow of tasks, which makes an image and a text, on the page."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ DOCUMENT = {
 }
 
 
-def test_a_text_is_shown_on_the_stage_and_only_the_picture_in_the_strip(
-    visit: Visit, server: Server
-) -> None:
+def test_text_is_on_stage_and_only_image_in_strip(visit: Visit, server: Server) -> None:
     (server.workflows / "code-and-text.json").write_text(json.dumps(DOCUMENT))
     visit.reload()
     visit.choose("Code and text")

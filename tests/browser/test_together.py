@@ -1,4 +1,4 @@
-"""Reloaded pages, several people, and a worker that is killed under them."""
+"""Reloaded pages, several people, and a killed worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers import Server
 pytestmark = pytest.mark.browser
 
 
-def test_a_page_reloaded_in_mid_run_follows_the_run_to_its_result(visit: Visit) -> None:
+def test_reloaded_page_follows_run_to_result(visit: Visit) -> None:
     visit.prompt.fill("a cyan diamond on a black background")
     visit.ask_for_much()
     visit.generate()
@@ -35,7 +35,7 @@ def test_a_page_reloaded_in_mid_run_follows_the_run_to_its_result(visit: Visit) 
     expect(visit.thumbnails).to_have_count(4)
 
 
-def test_what_was_typed_is_there_after_a_reload_although_nothing_was_run(visit: Visit) -> None:
+def test_typed_values_survive_reload_without_run(visit: Visit) -> None:
     visit.set_number("steps", 7)
     visit.prompt.fill("a gray crescent")
     visit.reload()
@@ -50,7 +50,7 @@ def test_what_was_typed_is_there_after_a_reload_although_nothing_was_run(visit: 
     expect(visit["input-steps"].locator("input[type=number]")).to_have_value("7")
 
 
-def test_a_page_whose_server_was_started_again_begins_anew(visit: Visit) -> None:
+def test_page_starts_fresh_after_server_restart(visit: Visit) -> None:
     visit.prompt.fill("a gray crescent")
     visit.page.evaluate("document.body.append('the page of before')")
     visit.page.evaluate("window.gradio_config.app_id = 1")
@@ -61,11 +61,11 @@ def test_a_page_whose_server_was_started_again_begins_anew(visit: Visit) -> None
     expect(visit.prompt).to_have_value("a gray crescent")
     visit.set_number("steps", 2)
     visit.run()
-    # What the browser and Gradio logged of the server that was not there.
+    # Logged by the browser and Gradio about the missing server.
     visit.errors.clear()
 
 
-def test_who_waits_sees_the_position_and_may_leave_the_queue(open_page: OpenPage) -> None:
+def test_waiting_page_shows_position_and_may_cancel(open_page: OpenPage) -> None:
     first, second, third = open_page(), open_page(), open_page()
     first.ask_for_much()
     third.set_number("steps", 2)
@@ -85,7 +85,7 @@ def test_who_waits_sees_the_position_and_may_leave_the_queue(open_page: OpenPage
     third.source(third.result)
 
 
-def test_two_pages_and_two_scripts_at_once_never_overlap_in_the_worker(
+def test_runs_of_two_pages_and_two_scripts_never_overlap(
     open_page: OpenPage, server: Server
 ) -> None:
     pages = [open_page(), open_page()]
@@ -115,9 +115,7 @@ def test_two_pages_and_two_scripts_at_once_never_overlap_in_the_worker(
         assert started_id == ended_id
 
 
-def test_a_killed_worker_fails_its_run_with_a_sentence_and_the_page_goes_on(
-    visit: Visit, server: Server
-) -> None:
+def test_killed_worker_fails_run_and_page_continues(visit: Visit, server: Server) -> None:
     visit.ask_for_much()
     visit.generate()
     visit.wait_for(DRAWING)

@@ -13,9 +13,9 @@ DONE = re.compile("^Done in")
 DRAWING = re.compile("^Step")
 CUT_STREAM = re.compile("AbortError: signal is aborted|Connection errored out")
 LEFT_EDITOR = re.compile(r"of null \(reading 'get_data'\)")
-"""What Gradio's picture editor logs when its form is left while it still gathers its value."""
+"""Logged by Gradio's image editor when its form is left while it still gathers its value."""
 WAIT_MS = 40_000
-"""How long any one thing may take: only what fails is ever waited for so long."""
+"""Longest wait for any one thing: only failures ever wait so long."""
 
 
 class Visit:
@@ -55,17 +55,17 @@ class Visit:
 
     @property
     def status(self) -> Locator:
-        """The line that says what the run is doing."""
+        """The status line of the run."""
         return self["status"].locator(".line")
 
     @property
     def problems(self) -> Locator:
-        """What was wrong with a request or a run."""
+        """The problems of a request or a run."""
         return self["status"].get_by_role("alert")
 
     @property
     def result(self) -> Locator:
-        """The picture on the stage, once there is one."""
+        """The image on the stage, once there is one."""
         return self["stage"].locator("img.result")
 
     @property
@@ -82,7 +82,7 @@ class Visit:
         return Visit(self.page.context.new_page(), self.page.url)
 
     def choose(self, workflow: str) -> None:
-        """Choose a workflow by the beginning of its title; its form is there afterwards."""
+        """Chooses a workflow by the beginning of its title, and waits for its form."""
         shown = self["description"].inner_text()
         self["workflow"].locator("input").click()
         title = re.compile(rf"^\W*{re.escape(workflow)} ·")
@@ -90,9 +90,9 @@ class Visit:
         expect(self["description"]).not_to_have_text(shown)
 
     def set_number(self, name: str, value: int) -> None:
-        """Type a number into its field, also one beside a slider, and leave the field."""
+        """Types a number into its field, also one beside a slider, and leaves the field."""
         field = self[f"input-{name}"].locator("input[type=number]")
-        # A form that was just chosen may not be there yet.
+        # The form of a newly chosen workflow may not be there yet.
         field.or_(self["advanced"]).first.wait_for()
         if not field.is_visible():
             self["advanced"].locator("button").first.click()
@@ -100,7 +100,7 @@ class Visit:
         field.blur()
 
     def ask_for_much(self) -> None:
-        """Set what makes the shapes model work for many seconds."""
+        """Sets values that make the shapes model work for many seconds."""
         self.set_number("pictures", 4)
         self.set_number("steps", 50)
 
@@ -111,11 +111,11 @@ class Visit:
         self["cancel"].click()
 
     def wait_for(self, status: str | re.Pattern[str]) -> None:
-        """Wait until the status line says this."""
+        """Waits for this text in the status line."""
         expect(self.status).to_have_text(status)
 
     def run(self) -> None:
-        """Press Generate and wait for the end of this run, which has to be a good one."""
+        """Presses Generate and waits for the success of this run."""
         told = self["status"].locator("[data-run]")
         last_run = told.get_attribute("data-run") or ""
         self.generate()
@@ -124,29 +124,29 @@ class Visit:
         expect(self["generate"]).to_be_enabled()
 
     def source(self, picture: Locator) -> str:
-        """The address of a picture that has arrived."""
+        """Returns the URL of a loaded image."""
         expect(picture).to_be_visible()
         expect(picture).to_have_js_property("naturalWidth", 128)
         return str(picture.evaluate("picture => picture.src"))
 
     def open_details(self) -> None:
-        """Unfold what is known of the run on the stage."""
+        """Opens the details of the run on the stage."""
         self["details"].locator("summary").click()
         expect(self.summary).to_be_visible()
 
     @property
     def summary(self) -> Locator:
-        """The line about the run on the stage, while the details are unfolded."""
+        """The summary of the run on the stage, while the details are open."""
         return self["details"].locator(".summary")
 
     def shown_seed(self) -> str:
-        """The seed of the run on the stage, from its summary."""
+        """Returns the seed of the run on the stage, from its summary."""
         found = re.search(r"seed (\d+)", self.summary.inner_text())
         assert found is not None
         return found[1]
 
     def reload(self) -> None:
-        """Load the page again. What Gradio logs of the streams that this cuts is no error."""
+        """Reloads the page. Gradio's messages about the streams that this cuts are no errors."""
         self.page.reload()
         expect(self.prompt).to_be_visible()
         self.errors[:] = [error for error in self.errors if not CUT_STREAM.search(error)]
@@ -159,7 +159,8 @@ class OpenPage(Protocol):
 
 
 def numbered_workflow(**fields: Any) -> str:
-    """A workflow's text: the shapes model with its steps as a plain number, not a slider."""
+    """Returns a workflow's text: the shapes model with its steps as a number field, not a
+    slider."""
     document = {
         "id": "by-number",
         "description": "Draws with a number of steps that is typed.",

@@ -1,6 +1,6 @@
-"""Documents that others wrote, and our own of the same classes, run on stand-ins.
+"""Third-party documents, and our own of the same classes, run on stand-ins.
 
-`real` says of every document of others that is at hand what is to become of it here, `own` has a
-document for each pipeline class that any of theirs names, `bench` runs one and looks at what it
-wrote. `make test` runs what stands for its family, `make corpus` all of it.
+`real` has the expected outcome of every available third-party document, `own` a document for each
+pipeline class that they name, `bench` runs one and checks its files. `make test` runs one document
+per family, `make corpus` all.
 """

@@ -24,7 +24,7 @@ Case = tuple[str, tuple[Saved, ...], Callable[[Corpus], Finished]]
 
 
 def cases() -> Iterator[Case]:
-    """Name, what is to be written, and how it is run."""
+    """Yields name, expected files, and how to run it."""
     for own in OWN:
         yield own.name, (own.saved,), lambda place, own=own: place.own(own)
     if not (folder := os.environ.get("DW_REAL_WORKFLOWS")):
@@ -37,7 +37,7 @@ def cases() -> Iterator[Case]:
 
 
 def main(named: Sequence[str]) -> int:
-    """The number of documents with which something is wrong, of those that are named, else all."""
+    """Returns the number of documents with problems, of the named ones, else of all."""
     every = [case for case in cases() if not named or any(each in case[0] for each in named)]
     first: dict[str, Finished] = {}
     wrong: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Runs one document in the real worker, on stand-ins, and looks at the files that it wrote."""
+"""Runs one document in the real worker, on stand-ins, and checks its files."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Corpus(NamedTuple):
 
     engine: Engine
     folder: Path
-    """The outputs, and the media that documents are given."""
+    """The outputs, and the media given to documents."""
     stand_ins: StandIns
 
     def own(self, own: Own) -> Finished:
-        """Run a document of our own."""
+        """Runs a document of our own."""
         path = write_own(own, self.folder)
         self.stand_ins.add_named(own.document)
         return run(self.engine, path)
 
     def real(self, folder: Path, name: str, line: Runs) -> Finished:
-        """Run a document that others wrote, made small as its line says.
+        """Runs a third-party document, reduced as its line says.
 
-        Behind every URL that it names lies our picture, and nobody asks whether it still does.
+        Our image stands for every URL in it; nothing is requested.
         """
         path = folder / name
         cache = MediaCache(self.folder, UrlSettings(), MediaLimits())
@@ -56,14 +56,14 @@ class Corpus(NamedTuple):
 
 @contextlib.contextmanager
 def corpus(folder: Path, stand_ins: StandIns) -> Iterator[Corpus]:
-    """A worker of its own, which writes below the folder."""
+    """Starts a worker that writes below the folder."""
     make_media(folder)
     with started_engine(folder, models=(stand_ins.folder,)) as engine:
         yield Corpus(engine, folder, stand_ins)
 
 
 def make_media(folder: Path) -> None:
-    """Put the picture there that documents are given, and its mask: its right half."""
+    """Writes the image given to documents, and its mask: its right half."""
     colours = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     size = (SIDE_PX, SIDE_PX)
     Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(folder / PICTURE)
@@ -73,7 +73,7 @@ def make_media(folder: Path) -> None:
 
 
 def with_children(path: Path) -> Iterator[Document]:
-    """A document and the sub-workflows that it names."""
+    """Yields a document and the sub-workflows that it names."""
     document = json.loads(path.read_text())
     yield document
     for text in texts(document):
@@ -83,14 +83,14 @@ def with_children(path: Path) -> Iterator[Document]:
 
 
 def write_own(own: Own, folder: Path) -> Path:
-    """The document, as a file in this folder."""
+    """Writes the document as a file in this folder."""
     path = folder / f"{own.name}.json"
     path.write_text(json.dumps(own.document))
     return path
 
 
 def problems(finished: Finished, saved: Sequence[Saved]) -> list[str]:
-    """What is wrong with what the run wrote, in sentences; none where it wrote just this."""
+    """Returns the problems of the run's files, in sentences; none for exactly these files."""
     if finished.terminal.type != "run_succeeded":
         return [finished.terminal.model_dump_json()]
     if len(finished.results) != len(saved):
@@ -116,7 +116,7 @@ def problems(finished: Finished, saved: Sequence[Saved]) -> list[str]:
 
 
 def frames(result: ResultSaved) -> np.ndarray:
-    """What a result's file shows: (frames, height, width, 3); of a text, its letters."""
+    """Returns a result as (frames, height, width, 3); of a text, its letters."""
     if result.content_type.startswith("text/"):
         return np.frombuffer(Path(result.path).read_bytes(), np.uint8)
     if result.content_type == "video/mp4":
@@ -127,6 +127,6 @@ def frames(result: ResultSaved) -> np.ndarray:
 
 
 def same(one: Finished, other: Finished) -> bool:
-    """Whether two runs that went well show the same in every file, to the last pixel."""
+    """Returns True if two successful runs have equal files, to the last pixel."""
     pairs = zip(one.results, other.results, strict=True)
     return all(np.array_equal(frames(first), frames(second)) for first, second in pairs)

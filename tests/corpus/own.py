@@ -1,7 +1,6 @@
-"""A document of our own for each pipeline class that documents of others name, as small as it gets.
+"""A minimal document of our own for each pipeline class that third-party documents name.
 
-They stand for the documents that are not at hand: the class, its components and its call are the
-same.
+They stand for documents that are not available: class, components and call are the same.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ Document = dict[str, Any]
 SIDE_PX = 64
 STEPS = 2
 PICTURE, MASK = "picture.png", "mask.png"
-"""Files beside the document: a picture of SIDE_PX, and what of it is to be drawn anew."""
+"""Files beside the document: an image of SIDE_PX, and the mask of what is drawn."""
 
 
 class Saved(NamedTuple):
-    """A file that a run is to write."""
+    """An expected file."""
 
     content_type: str
     width_px: int = SIDE_PX
@@ -34,23 +33,23 @@ class Own(NamedTuple):
 
     document: Document
     saved: Saved
-    """What it makes."""
+    """The expected file."""
     preview: bool = False
-    """Whether its latents can be shown in its first run, before a map of them is learnt."""
+    """True if its first run has previews, before a map of its latents is learnt."""
 
     @property
     def name(self) -> str:
-        """Of the document; it names its classes."""
+        """The document's name, from its classes."""
         return str(self.document["id"])
 
     @property
     def is_costly(self) -> bool:
-        """Whether it takes seconds, whatever the size; `make corpus` alone runs it."""
+        """True if it takes seconds at any size; only `make corpus` runs it."""
         return self.name in COSTLY
 
 
 COSTLY = {"QwenImageEditPlusPipeline"}
-"""It looks at its pictures in a million pixels."""
+"""It sees its images in a million pixels."""
 
 
 def _step(

@@ -1,4 +1,4 @@
-"""What becomes here of each document that others wrote, of those that are at hand."""
+"""Expected outcomes of the available third-party documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Values = dict[str, Any]
 
 
 class Runs(NamedTuple):
-    """It runs on stand-ins, made small by its variables and by values of the document."""
+    """It runs on stand-ins, reduced by its variables and by changes of the document."""
 
     saved: tuple[Saved, ...]
     inputs: Values = {}  # noqa: RUF012
@@ -23,7 +23,7 @@ class Runs(NamedTuple):
 
 
 class NotYet(NamedTuple):
-    """It plans, or is refused for what this version does not do yet."""
+    """It plans, or is refused for something this version does not support yet."""
 
     why: str
 
@@ -172,7 +172,7 @@ REAL: dict[str, Runs | NotYet | Mistaken] = {
     "tasks/Segment.json": Runs(
         (PNG,),
         {},
-        # The stand-in is sure of nothing.
+        # The stand-in has no confident result.
         {"/steps/1/task/arguments/threshold": 0.0},
     ),
     "tasks/image_processors.json": Mistaken(

@@ -1,4 +1,4 @@
-"""Each pipeline class that documents name: cold, warm, cancelled in its midst, and right again."""
+"""Each pipeline class that documents name: cold, warm, cancelled, and correct again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.engines import Finished
 from tests.standins import StandIns
 from tests.worker.bench import Bench
 
-# A worker does not stop at what its libraries deprecate among themselves; here pytest would.
+# A worker ignores deprecations inside its libraries; pytest would not.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -35,7 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 class Calls:
-    """Counts calls of modules, and does something in the midst of one."""
+    """Counts calls of modules, and acts during one."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -50,13 +50,13 @@ class Calls:
 
 
 def phases(finished: Finished) -> set[Phase]:
-    """Those the run went through."""
+    """Returns the phases of the run."""
     return {event.phase for event in finished.events if isinstance(event, PhaseChanged)}
 
 
 @contextmanager
 def calls() -> Iterator[Calls]:
-    """Notes each call of a module before the run's own hook does."""
+    """Counts each call of a module before the run's own hook."""
     noted = Calls()
     handle = register_module_forward_pre_hook(noted.note)
     try:
@@ -66,9 +66,7 @@ def calls() -> Iterator[Calls]:
 
 
 @pytest.mark.parametrize("own", [own for own in OWN if not own.is_costly], ids=lambda own: own.name)
-def test_it_runs_cold_and_warm_obeys_a_cancel_at_once_and_then_runs_as_before(
-    own: Own, bench: Bench, stand_ins: StandIns
-):
+def test_document_runs_cold_warm_cancelled_and_again(own: Own, bench: Bench, stand_ins: StandIns):
     stand_ins.add_named(own.document)
     paths = PathSettings(models=(stand_ins.folder,), media=(bench.folder,))
     plan = make_plan(write_own(own, bench.folder), {}, paths=paths, seed=3)
@@ -86,7 +84,7 @@ def test_it_runs_cold_and_warm_obeys_a_cancel_at_once_and_then_runs_as_before(
     assert any(isinstance(event, Preview) for event in warm.events) == own.preview
     assert all(event.without_preview != own.preview for event in told)
 
-    # In the denoiser, and in the autoencoder, where some keep what they have seen so far.
+    # In the denoiser, and in the autoencoder, where some cache their input.
     for at in (counted.made // 2, counted.made - 2):
         with calls() as noted:
             noted.at, noted.act = at, lambda: bench.cancel(bench.run_id)

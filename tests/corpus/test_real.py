@@ -1,4 +1,4 @@
-"""Documents that others wrote: each runs, or is refused for what it says."""
+"""Third-party documents: each runs, or is refused with the expected reason."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ FOR_PARTS = {
 }
 
 
-def test_every_document_that_is_at_hand_has_its_line(real_workflows: Path):
+def test_every_available_document_has_an_expected_outcome(real_workflows: Path):
     names = {path.relative_to(real_workflows).as_posix() for path in real_workflows.rglob("*.json")}
     assert names == set(REAL)
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_it_plans_or_is_refused_for_what_its_line_says(
-    name: str, real_workflows: Path, tmp_path: Path
-):
+def test_document_plans_or_is_refused_as_expected(name: str, real_workflows: Path, tmp_path: Path):
     line = REAL[name]
     try:
         make_plan(real_workflows / name, {}, paths=PathSettings(models=(tmp_path,)), seed=1)
@@ -43,7 +41,7 @@ def test_it_plans_or_is_refused_for_what_its_line_says(
         assert found == []
 
 
-def test_the_page_about_what_runs_is_in_step():
+def test_coverage_page_is_current():
     assert BLOCK.search(PAGE.read_text())[0] == block(), "write it with: make corpus"
 
 
@@ -56,7 +54,7 @@ def worker(
 
 
 @pytest.mark.parametrize("part", FOR_PARTS)
-def test_a_document_for_each_family_and_part_of_the_dialect_runs_cold_and_warm(
+def test_document_of_each_family_runs_cold_and_warm(
     part: str, worker: Corpus, real_workflows: Path
 ):
     name = FOR_PARTS[part]

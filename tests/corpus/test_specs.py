@@ -1,4 +1,4 @@
-"""What a step loads is the same for planning, catalog, fit, keys and the worker: one list."""
+"""One list of component specs: the same for planning, catalog, fit, keys and the worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.corpus.real import REAL, Runs
 from tests.standins import StandIns
 
 ROOM = Room(device_bytes=1 << 40, ram_bytes=0, total_bytes=1 << 40)
-# Said by libraries of themselves, when the classes of pipelines are looked up.
+# Warnings of libraries about themselves, when pipeline classes are imported.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -43,7 +43,7 @@ def identities(components: tuple[ComponentSpec, ...]) -> list[tuple[str, str, in
 
 
 def check(plan: Plan, paths: PathSettings) -> None:
-    """Asserts that all who read what the plan loads read the same bytes and identities."""
+    """Asserts that all readers of the plan's specs get the same bytes and identities."""
     specs = sent(plan)
     assert specs.is_whole or any(map(is_modular, plan.steps))
     check_worker(plan, specs)
@@ -54,7 +54,7 @@ def check(plan: Plan, paths: PathSettings) -> None:
 
 
 def check_worker(plan: Plan, specs: PlanSpecs) -> None:
-    """It makes the same parts of what it is sent as of what it resolves."""
+    """Asserts that the worker gets the same parts from sent specs as by resolving."""
     resolved, given = (plan_parts(plan, each, CPU) for each in (None, specs))
     assert given.keys() == resolved.keys() >= specs.steps.keys()
     for name, parts in given.items():
@@ -67,7 +67,7 @@ def check_worker(plan: Plan, specs: PlanSpecs) -> None:
 
 
 def check_keys(plan: Plan, specs: PlanSpecs) -> None:
-    """Of the request, on both sides of the pipe, and of the results."""
+    """Asserts equal keys of the request, on both sides of the pipe, and of the results."""
     here = plan_specs(plan.steps)
     assert request_key(plan, "cpu", specs) == request_key(plan, "cpu", here)
     resolved, given = (
@@ -78,7 +78,7 @@ def check_keys(plan: Plan, specs: PlanSpecs) -> None:
 
 
 def check_planning(plan: Plan, specs: PlanSpecs) -> None:
-    """It knows the components by name."""
+    """Asserts that planning knows the components by name."""
     for step in plan.steps:
         if isinstance(step, PipelineStep) and step.name in specs.steps:
             named = component_names(step)
@@ -89,7 +89,7 @@ def check_planning(plan: Plan, specs: PlanSpecs) -> None:
 
 
 def check_fit(plan: Plan, specs: PlanSpecs) -> None:
-    """Its sentences count the same components."""
+    """Asserts that the fit line counts the same components."""
     earlier: dict[str, StepSpecs] = {}
     for step in plan.steps:
         if step.name not in specs.steps or not specs.steps[step.name].weight_bytes:
@@ -104,7 +104,7 @@ def check_fit(plan: Plan, specs: PlanSpecs) -> None:
 
 
 def check_catalog(plan: Plan, specs: PlanSpecs, paths: PathSettings) -> None:
-    """Of the document with its defaults it says the same."""
+    """Asserts that the catalog gets the same for the document with its defaults."""
     if plan.changes:
         return
     listed = plan_specs(draft_plan(read_document(Path(plan.workflow_path)), paths).steps)
@@ -114,7 +114,7 @@ def check_catalog(plan: Plan, specs: PlanSpecs, paths: PathSettings) -> None:
 
 
 def sent(plan: Plan) -> PlanSpecs:
-    """What preparing finds that the plan loads, as it reaches the worker."""
+    """Returns the specs of preparation as they reach the worker."""
     command = decode_command(encode(StartRun(run_id="1", plan=plan, specs=plan_specs(plan.steps))))
     assert isinstance(command, StartRun)
     assert command.specs is not None
@@ -122,7 +122,7 @@ def sent(plan: Plan) -> PlanSpecs:
 
 
 def is_modular(step: Step) -> bool:
-    """Whether it may be that only its blocks know the components."""
+    """Returns True if only its blocks may know the components."""
     return isinstance(step, PipelineStep) and step.modular is not None
 
 

@@ -1,4 +1,4 @@
-"""Small videos and sounds, as files."""
+"""Writes small video and audio files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 250)]
 
 
 def film(path: Path, *, fps: int = 8, seconds_of_sound: float = 0.0, side: int = 32) -> Path:
-    """A video of four frames, each of one of COLOURS, with a tone of 400 Hz."""
+    """Writes a video of four frames, each of one of COLOURS, with a tone of 400 Hz."""
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("libx264", rate=fps, options={"crf": "1"})
         pictures.width = pictures.height = side
@@ -29,7 +29,7 @@ def film(path: Path, *, fps: int = 8, seconds_of_sound: float = 0.0, side: int =
 
 
 def tone(path: Path, seconds: float = 0.5) -> Path:
-    """A sound of 400 Hz."""
+    """Writes audio of 400 Hz."""
     codec = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libopus"}
     with av.open(str(path), "w") as container:
         sound = container.add_stream(codec[path.suffix], rate=RATE, layout="mono")

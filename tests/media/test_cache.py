@@ -1,4 +1,4 @@
-"""What lies behind URLs is kept on disk and asked for again."""
+"""The cache of media behind URLs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ def refused(found: MediaCache, url: str, kind: MediaKind = "image") -> str:
 
 
 def kept(folder: Path) -> list[Path]:
-    """Everything the cache has written, also what it ought to have removed."""
+    """Returns all files the cache has written, also those it should have removed."""
     return [file for file in (folder / FOLDER).glob("*") if file.suffix != ".json"]
 
 
-def test_a_file_is_named_by_its_content_and_sent_again_only_when_it_has_changed(
-    site: Site, tmp_path: Path
-):
+def test_file_is_downloaded_again_only_when_changed(site: Site, tmp_path: Path):
     found, url = cache(tmp_path, site), site.put("/photo", picture("red"))
     first, second = found.fetch(url, "image"), found.fetch(url, "image")
     assert site.answered == [200, 304]
@@ -48,7 +46,7 @@ def test_a_file_is_named_by_its_content_and_sent_again_only_when_it_has_changed(
     assert path.read_bytes() == picture("red")
 
 
-def test_a_server_is_not_asked_while_its_answer_stays_good(site: Site, tmp_path: Path):
+def test_fresh_file_is_not_requested(site: Site, tmp_path: Path):
     found = cache(tmp_path, site)
     url = site.put("/a.png", headers={"Cache-Control": "public, max-age=600"})
     found.fetch(url, "image")
@@ -61,7 +59,7 @@ def test_a_server_is_not_asked_while_its_answer_stays_good(site: Site, tmp_path:
 
 
 @pytest.mark.parametrize("filled", [False, True], ids=["fetched before", "filled by hand"])
-def test_without_a_network_what_lay_there_last_is_used(site: Site, tmp_path: Path, filled: bool):
+def test_last_file_is_used_without_network(site: Site, tmp_path: Path, filled: bool):
     found, url = cache(tmp_path, site), site.put("/a.png")
     if filled:
         (tmp_path / "mine.png").write_bytes(picture())
@@ -73,9 +71,7 @@ def test_without_a_network_what_lay_there_last_is_used(site: Site, tmp_path: Pat
         assert "could not be fetched" in refused(found, site.url("/other.png"))
 
 
-def test_a_server_in_trouble_is_no_reason_to_fail_but_what_is_gone_is_gone(
-    site: Site, tmp_path: Path
-):
+def test_last_file_is_used_after_5xx_but_not_after_404(site: Site, tmp_path: Path):
     found, url = cache(tmp_path, site), site.put("/a.png")
     found.fetch(url, "image")
     site.put("/a.png", status=503)
@@ -102,7 +98,7 @@ def test_a_server_in_trouble_is_no_reason_to_fail_but_what_is_gone_is_gone(
     ids=["a web page", "no picture", "PostScript", "broken off", "too large, it says",
          "too large, it turns out", "too many pixels", "nothing"],
 )  # fmt: skip
-def test_what_is_no_picture_of_a_fair_size_is_refused_and_leaves_nothing_behind(
+def test_wrong_or_large_file_is_refused_and_removed(
     site: Site, tmp_path: Path, path: str, page: dict[str, object], reason: str
 ):
     limit = 10_000 if "32 million" not in reason else 1_000_000
@@ -111,9 +107,7 @@ def test_what_is_no_picture_of_a_fair_size_is_refused_and_leaves_nothing_behind(
     assert kept(tmp_path) == []
 
 
-def test_a_picture_is_known_by_its_content_where_the_server_says_nothing(
-    site: Site, tmp_path: Path
-):
+def test_image_is_recognised_by_content(site: Site, tmp_path: Path):
     found = cache(tmp_path, site)
     site.put("/media/x", picture(kind="JPEG"), content_type="application/octet-stream")
     url = site.url("/media/x?format=png")
@@ -121,7 +115,7 @@ def test_a_picture_is_known_by_its_content_where_the_server_says_nothing(
     assert site.asked == ["/media/x?format=png"]
 
 
-def test_the_least_recently_used_leaves_first(site: Site, tmp_path: Path):
+def test_least_recently_used_file_is_evicted_first(site: Site, tmp_path: Path):
     found = cache(tmp_path, site, media_cache_bytes=1)
     urls = [site.put(f"/{colour}.png", picture(colour)) for colour in ("red", "green", "blue")]
     files = [found.path(found.fetch(url, "image")) for url in urls]
@@ -134,7 +128,7 @@ def test_the_least_recently_used_leaves_first(site: Site, tmp_path: Path):
     assert found.find(urls[1]) is None
 
 
-def test_files_of_one_run_never_push_each_other_out(site: Site, tmp_path: Path):
+def test_files_of_one_run_do_not_evict_each_other(site: Site, tmp_path: Path):
     found = cache(tmp_path, site, media_cache_bytes=100)
     urls = [site.put(f"/{n}.png", picture(side=8 + n)) for n in range(2)]
     files = [found.fetch(url, "image") for url in urls]
@@ -144,7 +138,7 @@ def test_files_of_one_run_never_push_each_other_out(site: Site, tmp_path: Path):
     assert all(found.find(file.url) == file for file in files)
 
 
-def test_one_of_two_runs_that_come_at_once_is_admitted(site: Site, tmp_path: Path):
+def test_one_of_two_simultaneous_runs_is_admitted(site: Site, tmp_path: Path):
     waiting, other = (
         site.put(f"/{name}.png", picture(name) + bytes(1000)) for name in ("red", "blue")
     )
@@ -162,7 +156,7 @@ def test_one_of_two_runs_that_come_at_once_is_admitted(site: Site, tmp_path: Pat
     assert not found.hold(held, "waiting")
 
 
-def test_file_that_is_arriving_is_not_removed_and_one_left_over_is(site: Site, tmp_path: Path):
+def test_unfinished_file_is_removed_only_when_stale(site: Site, tmp_path: Path):
     found = cache(tmp_path, site, media_cache_bytes=1)
     (tmp_path / FOLDER).mkdir()
     arriving, left = tmp_path / FOLDER / ".arriving", tmp_path / FOLDER / ".left"
@@ -174,14 +168,14 @@ def test_file_that_is_arriving_is_not_removed_and_one_left_over_is(site: Site, t
     assert not left.is_file()
 
 
-def test_nothing_is_fetched_where_that_is_not_allowed(site: Site, tmp_path: Path):
+def test_nothing_is_fetched_unless_allowed(site: Site, tmp_path: Path):
     assert "this server fetches no URLs" in refused(
         cache(tmp_path, site, media_urls=False), site.put("/a.png")
     )
     assert site.asked == []
 
 
-def test_signature_of_a_url_is_neither_kept_nor_told(site: Site, tmp_path: Path):
+def test_url_query_is_neither_stored_nor_logged(site: Site, tmp_path: Path):
     found = cache(tmp_path, site)
     url = site.put("/a.png", picture()) + "?signature=secret"
     site.put("/a.png?signature=secret", picture())

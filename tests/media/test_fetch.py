@@ -1,4 +1,4 @@
-"""What is fetched, from a site on loopback that the operator allows, and what is not."""
+"""Fetching from an allowed site on loopback, and refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(site: Site, url: str, **how: object) -> str:
     return caught.value.message
 
 
-def test_a_redirect_is_followed_to_what_it_leads_to(site: Site):
+def test_redirect_is_followed(site: Site):
     site.put("/cat.png", picture("blue"))
     site.redirect("/old", "/newer")
     site.redirect("/newer", site.url("/cat.png?size=large"))
@@ -58,25 +58,25 @@ def test_every_redirect_is_checked_again(site: Site, target: str, reason: str):
     assert site.url("/cat.png") in message
 
 
-def test_redirects_without_end_are_ended(site: Site):
+def test_endless_redirects_are_refused(site: Site):
     site.redirect("/round", "/round")
     assert "more than 5 times" in refused(site, site.url("/round"))
     assert len(site.asked) == MAX_REDIRECTS + 1
 
 
-def test_what_says_nothing_is_waited_for_no_longer_than_said(site: Site):
+def test_silent_answer_times_out(site: Site):
     hold = threading.Event()
     site.put("/slow", write=lambda _send: hold.wait(10))
     assert "nothing came for 0.3 seconds" in refused(site, site.url("/slow"), silent_s=0.3)
     hold.set()
 
 
-def test_what_comes_drop_by_drop_is_waited_for_no_longer_than_said(site: Site):
+def test_slow_answer_times_out(site: Site):
     site.put("/drip", write=_endless(b"."))
     assert "it takes too long" in refused(site, site.url("/drip"), whole_s=0.5)
 
 
-def test_a_fetch_that_nobody_wants_any_more_is_ended(site: Site):
+def test_unwanted_fetch_is_cancelled(site: Site):
     stopped = threading.Event()
 
     def write(send: Callable[[bytes], object]) -> None:
@@ -88,22 +88,22 @@ def test_a_fetch_that_nobody_wants_any_more_is_ended(site: Site):
         body(site, site.url("/drip"), stopped=stopped.is_set)
 
 
-def test_a_server_that_is_not_there_is_told_of(site: Site):
+def test_missing_server_is_reported(site: Site):
     with site.gone(), pytest.raises(Unreachable) as caught:
         body(site, site.url("/cat.png"))
     assert "could not be fetched" in caught.value.message
     assert "Is there a network?" in caught.value.hint
 
 
-def test_a_name_that_nobody_knows_is_told_of(site: Site):
+def test_unknown_name_is_reported(site: Site):
     message = refused(site, "https://no-such-host.example/cat.png")
     assert "the name 'no-such-host.example' leads to no public address" in message
 
 
-def test_name_that_leads_into_a_local_network_is_told_like_one_that_nobody_knows(
+def test_local_name_is_reported_like_unknown_name(
     caplog: pytest.LogCaptureFixture,
 ):
-    """This machine's own name, as its resolver has it, stands for one of a local network."""
+    """This machine's own name stands for one of a local network."""
     backend = _CheckedBackend((), _Watch(time.monotonic() + 60, 60, lambda: False))
     for host in ("localhost", "no-such-host.example"):
         with pytest.raises(
@@ -113,7 +113,7 @@ def test_name_that_leads_into_a_local_network_is_told_like_one_that_nobody_knows
     assert "The name 'localhost' leads to" in caplog.text
 
 
-def test_what_is_no_http_is_told_of(site: Site):
+def test_non_http_answer_is_reported(site: Site):
     def greet(client: socket.socket) -> None:
         client.recv(65536)
         client.sendall(b"220 mail.example ESMTP\r\n")
@@ -127,7 +127,7 @@ def test_what_is_no_http_is_told_of(site: Site):
             pass
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path):
+def test_untrusted_certificate_is_refused(tmp_path: Path):
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not here to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -163,7 +163,7 @@ def _endless(content: bytes) -> Callable[[Callable[[bytes], object]], None]:
 
 @contextlib.contextmanager
 def _listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of loopback where each client is answered so."""
+    """Opens a port of loopback where each client gets this answer."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -1,4 +1,4 @@
-"""Videos and sounds of files, as steps are given them."""
+"""Reading video and audio files as arguments of steps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LIMITS = MediaLimits()
 
 
 def reader(**limits: int) -> MediaReader:
-    """A reader that nobody cancels."""
+    """Returns a reader that is never cancelled."""
     return MediaReader(MediaLimits(**limits), lambda: None)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
-def test_a_video_is_read_with_its_frames_rate_and_sound(tmp_path: Path, suffix: str):
+def test_video_is_read_with_frame_rate_and_audio(tmp_path: Path, suffix: str):
     file = film(tmp_path / f"film{suffix}", fps=12, seconds_of_sound=0.5)
     assert suffix_of(file, "video", LIMITS) == suffix
     found = reader().video(str(file))
@@ -39,17 +39,17 @@ def test_a_video_is_read_with_its_frames_rate_and_sound(tmp_path: Path, suffix: 
     assert 0.4 < np.abs(found.audio).max() < 0.6
 
 
-def test_a_silent_video_has_no_sound(tmp_path: Path):
+def test_silent_video_has_no_audio(tmp_path: Path):
     found = reader().video(str(film(tmp_path / "film.mp4")))
     assert (found.audio, found.sample_rate) == (None, None)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES["audio"])
-def test_a_sound_is_read_as_its_samples(tmp_path: Path, suffix: str):
+def test_audio_is_read_as_samples(tmp_path: Path, suffix: str):
     file = tone(tmp_path / f"tone{suffix}")
     assert suffix_of(file, "audio", LIMITS) == suffix
     found = reader().audio(str(file))
-    # Opus knows no other rate.
+    # Opus has no other rate.
     assert found.sample_rate == (48_000 if suffix == ".ogg" else RATE)
     assert found.audio.dtype == np.float32
     assert abs(len(found.audio) / found.sample_rate - 0.5) < 0.2
@@ -68,10 +68,10 @@ def test_a_sound_is_read_as_its_samples(tmp_path: Path, suffix: str):
         ("audio", "text.mp4", b"no sound at all"),
     ],
 )
-def test_a_file_is_taken_for_nothing_but_what_its_name_says(
+def test_file_is_read_only_as_its_suffix_says(
     tmp_path: Path, kind: MediaKind, name: str, content: bytes
 ):
-    """FFmpeg by itself would follow what such a playlist names, to any file and address."""
+    """FFmpeg by itself would follow a playlist to any file and URL."""
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(WrongMediaError, match="cannot be read as a"):
@@ -80,7 +80,7 @@ def test_a_file_is_taken_for_nothing_but_what_its_name_says(
         (reader().video if kind == "video" else reader().audio)(str(file))
 
 
-def test_the_sound_of_a_video_is_a_sound_and_a_silent_one_has_none(tmp_path: Path):
+def test_video_is_accepted_as_audio_unless_silent(tmp_path: Path):
     file = film(tmp_path / "film.mp4", seconds_of_sound=0.5)
     assert suffix_of(file, "audio", LIMITS) == ".mp4"
     assert reader().audio(str(file)).sample_rate == RATE
@@ -88,13 +88,13 @@ def test_the_sound_of_a_video_is_a_sound_and_a_silent_one_has_none(tmp_path: Pat
         suffix_of(film(tmp_path / "silent.mp4"), "audio", LIMITS)
 
 
-def test_a_picture_or_a_sound_is_no_video(tmp_path: Path):
+def test_image_or_audio_is_refused_as_video(tmp_path: Path):
     sound = tone(tmp_path / "tone.wav")
     with pytest.raises(WrongMediaError):
         suffix_of(sound.rename(tmp_path / "tone.mp4"), "video", LIMITS)
 
 
-def test_reading_a_video_is_ended_by_a_cancel(tmp_path: Path):
+def test_reading_a_video_can_be_cancelled(tmp_path: Path):
     def cancelled() -> None:
         raise Cancelled
 
@@ -106,7 +106,7 @@ def test_reading_a_video_is_ended_by_a_cancel(tmp_path: Path):
 
 
 def refused(file: Path, kind: MediaKind, **limits: int) -> tuple[str, str]:
-    """What is said of the file when it is looked at, and when it is read."""
+    """Returns the messages about the file while planning and while reading."""
     with pytest.raises(WrongMediaError) as looked:
         suffix_of(file, kind, MediaLimits(**limits))
     with pytest.raises(StepError) as read:
@@ -114,7 +114,7 @@ def refused(file: Path, kind: MediaKind, **limits: int) -> tuple[str, str]:
     return str(looked.value), read.value.message
 
 
-def test_picture_of_more_pixels_than_the_setting_is_refused_by_server_and_worker(tmp_path: Path):
+def test_image_with_too_many_pixels_is_refused_by_server_and_worker(tmp_path: Path):
     file = tmp_path / "a.png"
     Image.new("RGB", (64, 32)).save(file)
     enough = MediaLimits(max_picture_pixels=64 * 32)
@@ -124,7 +124,7 @@ def test_picture_of_more_pixels_than_the_setting_is_refused_by_server_and_worker
         assert "'a.png' has 64x32 pixels; " in said
 
 
-def test_video_whose_frames_are_too_large_is_refused_before_it_is_decoded(tmp_path: Path):
+def test_video_with_too_large_frames_is_refused_before_decoding(tmp_path: Path):
     file = film(tmp_path / "film.mp4", side=64)
     assert suffix_of(file, "video", MediaLimits(max_picture_pixels=64 * 64)) == ".mp4"
     for said in refused(file, "video", max_picture_pixels=64 * 64 - 1):
@@ -132,23 +132,21 @@ def test_video_whose_frames_are_too_large_is_refused_before_it_is_decoded(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
-def test_video_that_would_be_too_large_decoded_is_refused_by_its_header(
-    tmp_path: Path, suffix: str
-):
+def test_too_long_video_is_refused_by_its_header(tmp_path: Path, suffix: str):
     file = film(tmp_path / f"film{suffix}")
     assert suffix_of(file, "video", MediaLimits(max_decoded_bytes=4 * 32 * 32 * 3)) == suffix
     for said in refused(file, "video", max_decoded_bytes=4 * 32 * 32 * 3 - 1):
         assert said.startswith(f"'film{suffix}' holds 4 frames of 32x32: 12 kB when it is decoded;")
 
 
-def test_sound_that_would_be_too_long_is_refused_by_its_header(tmp_path: Path):
+def test_too_long_audio_is_refused_by_its_header(tmp_path: Path):
     file = tone(tmp_path / "tone.wav", seconds=2)
     assert suffix_of(file, "audio", MediaLimits(max_decoded_bytes=4 * 2 * RATE)) == ".wav"
     for said in refused(file, "audio", max_decoded_bytes=4 * 2 * RATE - 1):
         assert said.startswith("'tone.wav' holds a sound of 2 s: 64 kB when it is decoded;")
 
 
-def test_files_of_one_step_are_bounded_together_whatever_their_headers_say(tmp_path: Path):
+def test_decoded_files_of_one_step_have_a_total_limit(tmp_path: Path):
     file = str(film(tmp_path / "film.mp4"))
     both = reader(max_decoded_bytes=2 * 4 * 32 * 32 * 3 - 1)
     assert len(both.video(file).frames) == 4
@@ -157,7 +155,7 @@ def test_files_of_one_step_are_bounded_together_whatever_their_headers_say(tmp_p
 
 
 def test_frames_that_grow_beyond_the_header_are_not_decoded(tmp_path: Path):
-    """Each frame of motion JPEG tells its own size, and so may those of other codecs."""
+    """Each frame of motion JPEG has its own size, as may those of other codecs."""
     file = tmp_path / "film.avi"
     with av.open(str(file), "w") as container:
         stream = container.add_stream("mjpeg", rate=8)
@@ -181,7 +179,7 @@ def test_frames_that_grow_beyond_the_header_are_not_decoded(tmp_path: Path):
 # --- broken files --------------------------------------------------------------------------------
 
 
-def test_title_in_another_encoding_is_no_obstacle(tmp_path: Path):
+def test_title_in_another_encoding_is_accepted(tmp_path: Path):
     file = tmp_path / "film.mkv"
     with av.open(str(file), "w") as made:
         made.metadata["title"] = "Zuschauer"
@@ -197,8 +195,8 @@ def test_title_in_another_encoding_is_no_obstacle(tmp_path: Path):
     assert len(reader().video(str(file)).frames) == 4
 
 
-def test_sound_of_many_channels_is_refused(tmp_path: Path):
-    """PyAV would read planes that are not there, and the process would end."""
+def test_audio_with_many_channels_is_refused(tmp_path: Path):
+    """PyAV would read planes that do not exist, and the process would crash."""
     file = tone(tmp_path / "tone.wav")
     content = bytearray(file.read_bytes())
     at = content.index(b"fmt ") + 10
@@ -210,8 +208,8 @@ def test_sound_of_many_channels_is_refused(tmp_path: Path):
         assert said == "'tone.wav' holds a sound of 13 channels; 8 are the most."
 
 
-def test_broken_content_is_always_told_in_a_sentence(tmp_path: Path):
-    """300 files with a few bytes changed: no error of FFmpeg's or NumPy's gets through."""
+def test_broken_content_is_always_refused_in_a_sentence(tmp_path: Path):
+    """300 files with a few bytes changed: no exception of FFmpeg or NumPy gets through."""
     whole = [film(tmp_path / f"film{suffix}", seconds_of_sound=0.1) for suffix in (".mp4", ".mkv")]
     whole += [tone(tmp_path / f"tone{suffix}", 0.1) for suffix in (".wav", ".mp3", ".flac", ".ogg")]
     chance, limits = random.Random(3), {"max_decoded_bytes": 10_000_000}

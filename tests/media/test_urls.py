@@ -1,4 +1,4 @@
-"""Which URLs media may come from, before anything is connected to."""
+"""Which URLs media may come from, checked before any connection."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from app.media.urls import RefusedURLError, checked_url, is_public, is_url
         (f"https://example.com/{'a' * 8000}", "8020 characters; 8000 fit."),
     ],
 )  # fmt: skip
-def test_a_url_that_leads_nowhere_public_is_refused_in_a_sentence(url: str, sentence: str):
+def test_non_public_url_is_refused(url: str, sentence: str):
     with pytest.raises(RefusedURLError) as caught:
         checked_url(url)
     assert sentence in str(caught.value)
@@ -60,11 +60,11 @@ def test_a_url_that_leads_nowhere_public_is_refused_in_a_sentence(url: str, sent
         "https://[2606:2800:220:1:248:1893:25c8:1946]/cat.png",
     ],
 )
-def test_a_public_url_may_be_fetched(url: str):
+def test_public_url_is_allowed(url: str):
     assert checked_url(url).host
 
 
-def test_an_operator_lists_a_server_with_its_port_and_no_other_port_of_it():
+def test_listed_server_is_allowed_on_its_port_only():
     assert checked_url("http://nas.home:8080/a.png", ["NAS.home:8080"]).port == 8080
     for other in ("http://nas.home:8081/a.png", "http://127.0.0.1/a.png"):
         with pytest.raises(RefusedURLError):
@@ -99,7 +99,7 @@ def test_an_operator_lists_a_server_with_its_port_and_no_other_port_of_it():
         ("2001:0:4136:e378:8000:63bf:80ff:fffe", False),
     ],
 )
-def test_an_address_is_public_only_where_all_it_wraps_is(address: str, public: bool):
+def test_wrapped_address_is_public_only_if_inner_is(address: str, public: bool):
     assert is_public(address) is public
 
 
@@ -118,5 +118,5 @@ def test_an_address_is_public_only_where_all_it_wraps_is(address: str, public: b
         (None, False),
     ],
 )
-def test_a_url_is_told_from_a_path(text: object, url: bool):
+def test_url_is_distinguished_from_path(text: object, url: bool):
     assert is_url(text) is url

@@ -8,7 +8,7 @@ from tests.loopback import Handler
 
 
 class Forward(Handler):
-    """A reverse proxy below `/draw/`, which takes that off the path."""
+    """A reverse proxy below `/draw/`, which removes that from the path."""
 
     def _forward(self) -> None:
         if not self.path.startswith("/draw/"):

@@ -1,4 +1,4 @@
-"""The routes of the page as it is served, told by the application in a process of its own."""
+"""Lists the routes of the served page, from the application in its own process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def routes_of_the_page() -> set[str]:
-    """Every route, as its template."""
+    """Returns every route, as its template."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=PROJECT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""`serve` as a process with arguments and an environment of the test's own."""
+"""Runs `serve` as a process with given arguments and environment."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Served(NamedTuple):
 
     @property
     def children(self) -> list[psutil.Process]:
-        """Its worker, and whatever else it started."""
+        """Returns its worker and other child processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Send it the signal; its exit code, and after how many seconds it was gone."""
+        """Sends the signal; returns the exit code, and the seconds until it was gone."""
         sent = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(timeout=30), time.monotonic() - sent
@@ -51,7 +51,7 @@ def command(folder: Path, *arguments: str) -> list[str]:
 def served(
     folder: Path, *arguments: str, ignored: Sequence[signal.Signals] = (), **environment: str
 ) -> Iterator[Served]:
-    """A server with these arguments on any free port; ended with the test."""
+    """Starts a server with these arguments on any free port; ended with the test."""
     log = folder / "server.log"
     with (
         log.open("w") as errors,
@@ -75,7 +75,7 @@ def served(
 
 
 def answer(url: str) -> int:
-    """The status code with which a stranger is answered."""
+    """Returns the status code that a stranger gets."""
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             return response.status

@@ -1,4 +1,4 @@
-"""A page of two events behind our limits: `python -m tests.ui.small_page CALLS VISITS`."""
+"""A page of two events with our limits: `python -m tests.ui.small_page CALLS VISITS`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def wait() -> str:
 
 
 def count(before: int) -> tuple[int, int]:
-    """One more, per visit."""
+    """Counts per visit."""
     return before + 1, before + 1
 
 
 def main(most_calls: int, most_visits: int) -> None:
-    """Prints the page's address and serves it until it is killed."""
+    """Prints the page's URL and serves it until it is killed."""
     with gr.Blocks(analytics_enabled=False) as page:
         counted, shown = gr.State(0), gr.Number()
         gr.Button().click(count, counted, [counted, shown], api_name="count", queue=False)

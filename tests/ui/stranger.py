@@ -1,4 +1,4 @@
-"""Whoever talks to a server by its socket: any method, path, headers and body."""
+"""A client on a plain socket: any method, path, headers and body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """An answer of the server."""
 
     status: int
     headers: Mapping[str, str]
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 class Stranger:
-    """One visitor, with a session of their own; these headers go with every request."""
+    """One visitor, with its own session; these headers go with every request."""
 
     def __init__(self, url: str, **headers: str) -> None:
         self.url = url
@@ -44,7 +44,7 @@ class Stranger:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 60,
     ) -> Answer:
-        """Sends one request as it is given; `headers` win over those that go with every request."""
+        """Sends one request unchanged; `headers` override those of every request."""
         connection = http.client.HTTPConnection(self.host, timeout=timeout_s)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -69,12 +69,12 @@ class Stranger:
         )  # fmt: skip
 
     def function(self, name: str) -> dict[str, Any]:
-        """An event of the page, by the name of what handles it."""
+        """Returns an event of the page, by the name of its handler."""
         events = self.ask("/config").json["dependencies"]
         return next(each for each in events if each["api_name"] == name)
 
     def call(self, index: int, data: list[Any], **more: Any) -> list[dict[str, Any]]:
-        """Has the page do something by its queue; the messages to the end of the stream."""
+        """Sends a call through the page's queue; returns the messages to the end of the stream."""
         joined = self.post(
             "/gradio_api/queue/join",
             {"data": data, "fn_index": index, "session_hash": self.session, **more},
@@ -86,8 +86,8 @@ class Stranger:
     def form(
         self, workflow: str, kept: Mapping[str, Any], **visit: Any
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Opens the page with a visit that names this form and what it kept, and has the form
-        rendered; the messages of both."""
+        """Opens the page with a visit that has this form and its values, and renders the form;
+        returns the messages of both."""
         given = {"person": "", "workflow": workflow, "forms": {workflow: dict(kept)}, **visit}
         opened = self.call(self.function("open_page")["id"], [given])
         rendered = self.function("apply")
@@ -95,7 +95,7 @@ class Stranger:
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object that stands anywhere in this JSON value."""
+    """Yields every object in this JSON value."""
     if isinstance(value, dict):
         yield value
     if isinstance(value, dict | list):

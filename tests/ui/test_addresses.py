@@ -1,4 +1,4 @@
-"""Where `serve` listens and how it is reached: IPv6, proxy variables, a reverse proxy's path."""
+"""Addresses of `serve`: IPv6, proxy variables, a reverse proxy's path."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_ipv6_loopback_is_served_and_printed_with_brackets(tmp_path: Path, host:
 
 
 @needs_ipv6
-def test_every_ipv6_address_also_takes_ipv4(tmp_path: Path) -> None:
+def test_ipv6_any_address_also_takes_ipv4(tmp_path: Path) -> None:
     with served(tmp_path, "--host", "::", DW_PUBLIC="1") as server:
         port = server.url.rpartition(":")[2]
         assert server.url == f"http://localhost:{port}"
@@ -59,8 +59,8 @@ def test_every_ipv6_address_also_takes_ipv4(tmp_path: Path) -> None:
         assert answer(f"http://127.0.0.1:{port}/config") == 200
 
 
-def test_loopback_is_never_asked_through_a_proxy(tmp_path: Path) -> None:
-    """The server starts, and `free` reaches it, with proxies that nobody answers at."""
+def test_loopback_bypasses_proxy_variables(tmp_path: Path) -> None:
+    """The server starts, and `free` reaches it, with proxies that do not answer."""
     with served(tmp_path, **PROXIES) as server:
         asked = subprocess.run(
             [sys.executable, "-m", "app", "free", "--server", server.url],
@@ -72,7 +72,7 @@ def test_loopback_is_never_asked_through_a_proxy(tmp_path: Path) -> None:
 
 
 class Recording(Handler):
-    """A proxy that has nothing, and notes what it is asked for."""
+    """A proxy without content that records the requests."""
 
     def do_HEAD(self) -> None:
         self.served.asked.append(self.path)
@@ -84,7 +84,7 @@ class Recording(Handler):
 
 
 @pytest.mark.parametrize("exempt", ["", "intranet.example"])
-def test_nothing_on_loopback_is_asked_through_a_proxy_by_any_client(
+def test_loopback_bypasses_proxy_in_every_client(
     monkeypatch: pytest.MonkeyPatch, exempt: str
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
@@ -101,7 +101,7 @@ def test_nothing_on_loopback_is_asked_through_a_proxy_by_any_client(
     assert here.asked == ["/page"]
 
 
-def test_the_hub_is_still_asked_through_the_proxy(tmp_path: Path) -> None:
+def test_hub_is_reached_through_proxy(tmp_path: Path) -> None:
     proxy = Loopback(Recording)
     proxy.asked = []
     environment = {
@@ -119,7 +119,7 @@ def test_the_hub_is_still_asked_through_the_proxy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("proxy", "code"), [("ftp://127.0.0.1:9", 1), ("socks://127.0.0.1:9", 0)])
-def test_a_proxy_of_another_kind_is_a_sentence(proxy: str, code: int) -> None:
+def test_unsupported_proxy_is_refused(proxy: str, code: int) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "app", "weights"], cwd=PROJECT,
         env={**os.environ, "ALL_PROXY": proxy}, capture_output=True, text=True, timeout=60,
@@ -137,7 +137,7 @@ def below() -> Iterator[Loopback]:
     proxy.close()
 
 
-def test_below_a_path_of_a_proxy_everything_is_reached(tmp_path: Path, below: Loopback) -> None:
+def test_page_works_below_path_of_proxy(tmp_path: Path, below: Loopback) -> None:
     with served(tmp_path, DW_ROOT_PATH="/draw") as server:
         below.upstream = int(server.url.rpartition(":")[2])
         with urllib.request.urlopen(f"{below.address}/draw/config", timeout=30) as response:
@@ -145,6 +145,6 @@ def test_below_a_path_of_a_proxy_everything_is_reached(tmp_path: Path, below: Lo
         client = Client(f"{below.address}/draw/", verbose=False, analytics_enabled=False)
         assert client.predict(api_name="/list_workflows")
         client.close()
-        # A proxy that leaves the prefix on the path is understood as well.
+        # A proxy that keeps the prefix in the path works as well.
         assert answer(f"{server.url}/draw/config") == 200
         assert answer(f"{server.url}/draw/gradio_api/info") == 200

@@ -1,4 +1,4 @@
-"""Which component asks for what; in a process of its own, for Gradio leaves event loops behind."""
+"""Components by kind of input; in their own process, as Gradio leaves event loops behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(json.dumps({
 """
 
 
-def test_a_file_is_uploaded_and_a_default_beyond_the_limits_is_no_slider():
+def test_file_is_upload_and_default_beyond_limits_is_number_field():
     run = subprocess.run(
         [sys.executable, "-c", FORM], cwd=PROJECT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""One guest cannot take what there is for all: at a small page, and at the server people start."""
+"""Limits of one guest's calls and visits: at a small page, and at the real server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_CALLS, MOST_VISITS = 3, 5
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """A page that counts per visit, and has calls that wait for ever."""
+    """A page that counts per visit, with calls that never end."""
     command = [sys.executable, "-m", "tests.ui.small_page", str(MOST_CALLS), str(MOST_VISITS)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -30,7 +30,7 @@ def url() -> Iterator[str]:
 
 
 def person(url: str, address: str) -> httpx.Client:
-    """Somebody behind a proxy; "" is an operator of this machine."""
+    """Returns a client behind a proxy; "" for an operator of this machine."""
     headers = {"X-Forwarded-For": address} if address else {}
     return httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
 
@@ -42,25 +42,25 @@ def count(client: httpx.Client, visit: str) -> int:
     return int(answer.json()["data"][1])
 
 
-def test_many_visits_of_a_guest_end_nobody_else_s(url: str) -> None:
+def test_many_visits_of_guest_do_not_end_others(url: str) -> None:
     with person(url, "203.0.113.1") as crowd, person(url, "203.0.113.2") as other:
         assert [count(other, "mine") for _ in range(2)] == [1, 2]
         for number in range(60):
             assert count(crowd, f"visit-{number}") == 1
         assert count(other, "mine") == 3
-        # His own newest are kept.
+        # The guest's own newest visits are kept.
         assert count(crowd, "visit-59") == 2
         assert count(crowd, "visit-0") == 1
 
 
-def test_visits_of_operators_are_limited_by_the_total_alone(url: str) -> None:
+def test_visits_of_operators_have_only_total_limit(url: str) -> None:
     with person(url, "") as operator:
         for number in range(20):
             assert count(operator, f"own-{number}") == 1
         assert count(operator, "own-0") == 2
 
 
-def test_calls_of_a_guest_that_wait_are_limited_and_leave_places_to_others(url: str) -> None:
+def test_waiting_calls_of_guest_are_limited(url: str) -> None:
     with person(url, "203.0.113.3") as crowd, person(url, "203.0.113.4") as other:
         answers = [crowd.post("/call/wait", json={"data": []}) for _ in range(10)]
         assert [each.status_code for each in answers] == [200] * 3 + [503] * 7
@@ -70,7 +70,7 @@ def test_calls_of_a_guest_that_wait_are_limited_and_leave_places_to_others(url: 
             assert all(
                 operator.post("/call/wait", json={"data": []}).status_code == 200 for _ in range(10)
             )
-        # One that is dropped makes room.
+        # A dropped call makes room.
         event = answers[0].json()["event_id"]
         body = {"session_hash": event, "fn_index": 1, "event_id": event}
         assert crowd.post("/cancel", json=body).status_code == 200
@@ -82,14 +82,14 @@ def test_calls_of_a_guest_that_wait_are_limited_and_leave_places_to_others(url: 
 
 @pytest.fixture(scope="module")
 def page_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with limits that a test can reach."""
+    """The URL of a server with limits that a test can reach."""
     limits = {"DW_GUEST_CALLS": "2", "DW_GUEST_VISITS": "2"}
     with served(tmp_path_factory.mktemp("crowd"), **limits) as server:
         yield server.url
 
 
 class Guest(Stranger):
-    """Somebody behind a proxy."""
+    """A client behind a proxy."""
 
     def __init__(self, url: str, address: str) -> None:
         super().__init__(url)
@@ -104,7 +104,7 @@ class Guest(Stranger):
 
 
 def event_of_a_form(guest: Guest) -> int:
-    """Opens the page; the id of an event that only this visit's form has."""
+    """Opens the page; returns the id of an event that only this visit's form has."""
     page = {each["id"] for each in guest.ask("/config").json["dependencies"]}
     _, rendered = guest.form("text-to-image", {})
     events = [each["id"] for each in objects_in(rendered) if each.get("backend_fn")]
@@ -118,14 +118,14 @@ def is_known(guest: Guest, event: int) -> bool:
     return answer.status == 200
 
 
-def test_server_forgets_a_guest_s_oldest_visit_and_nobody_else_s(page_url: str) -> None:
+def test_server_drops_oldest_visit_of_guest_only(page_url: str) -> None:
     other, *own = [Guest(page_url, f"203.0.113.{number}") for number in (6, 5, 5, 5)]
     events = [event_of_a_form(each) for each in (other, *own)]
     known = [is_known(*each) for each in zip((other, *own), events, strict=True)]
     assert known == [True, False, True, True]
 
 
-def test_server_takes_a_few_waiting_calls_of_each_guest(page_url: str) -> None:
+def test_server_limits_waiting_calls_per_guest(page_url: str) -> None:
     crowd, other = Guest(page_url, "203.0.113.7"), Guest(page_url, "203.0.113.8")
     call = {"data": ["text-to-image", MANY, None, None, False, None]}
     answers = [crowd.post("/gradio_api/call/generate", call) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""What stands in a form's components, and what is read from them again."""
+"""Initial values of form components, and the inputs read from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.workflow.inputs import check_inputs, input_specs
 
 
 def form(default: JsonValue, held: Any, uploads: Path, **block: Any) -> tuple[Any, JsonValue]:
-    """What is shown for a variable, and the value of the run when `held` is what stands there."""
+    """Returns the component's initial value, and the run's value for the held one."""
     specs = input_specs({"x": default}, {"x": InputBlock(**block)})
     (spec,) = specs
     given = read_form(
@@ -41,7 +41,7 @@ def form(default: JsonValue, held: Any, uploads: Path, **block: Any) -> tuple[An
         (1234567890123456789, "1234567890123456789"),
     ],
 )
-def test_what_nobody_changes_stays_the_default(tmp_path: Path, default: JsonValue, text: Any):
+def test_unchanged_field_keeps_default(tmp_path: Path, default: JsonValue, text: Any):
     assert form(default, ..., tmp_path) == (text, default)
 
 
@@ -58,30 +58,30 @@ def test_what_nobody_changes_stays_the_default(tmp_path: Path, default: JsonValu
         (7, 2**53, 2**53),
     ],
 )
-def test_what_is_typed_is_read_as_what_the_default_is(
+def test_typed_value_is_read_with_type_of_default(
     tmp_path: Path, default: JsonValue, held: str, value: JsonValue
 ):
     assert form(default, held, tmp_path)[1] == value
 
 
-def test_number_that_a_browser_rounds_is_refused(tmp_path: Path):
-    """JavaScript makes 1234567890123456800 of what was typed."""
+def test_number_rounded_by_browser_is_refused(tmp_path: Path):
+    """JavaScript rounds the typed number to 1234567890123456800."""
     with pytest.raises(InvalidInputs, match=r"Browsers round .* 1234567890123456800 may not be"):
         form(7, 1234567890123456800, tmp_path)
 
 
-def test_text_that_holds_a_large_number_is_kept_across_forms():
+def test_large_number_in_text_is_kept_across_forms():
     (spec,) = input_specs({"x": 1234567890123456789}, {})
     assert fits(spec, "1234567890123456787")
     assert not fits(spec, 7)
 
 
-def test_a_picture_that_the_document_names_is_neither_read_nor_fetched_by_the_form(tmp_path: Path):
+def test_form_does_not_read_default_image(tmp_path: Path):
     for default in ("http://127.0.0.1:9/a.png", {"location": "/etc/passwd"}):
         assert form(default, None, tmp_path, kind="image") == (None, default)
 
 
-def test_a_file_that_is_gone_no_longer_stands_in_the_form(tmp_path: Path):
+def test_removed_file_leaves_form(tmp_path: Path):
     (spec,) = input_specs({"an_image": None}, {"an_image": InputBlock()})
     picture = tmp_path / "a.png"
     assert not fits(spec, str(picture))
@@ -93,12 +93,12 @@ def test_a_file_that_is_gone_no_longer_stands_in_the_form(tmp_path: Path):
     ("text", "seed"),
     [("", None), (None, None), (" 7 ", 7), ("-7", -7), ("99999999999999999999", 10**20 - 1)],
 )
-def test_a_seed_is_any_whole_number_and_the_planner_says_which_fit(text: str, seed: int | None):
+def test_seed_may_be_any_integer_in_form(text: str, seed: int | None):
     assert read_seed(text) == seed
 
 
 @pytest.mark.parametrize("text", ["1.5", "1e5", "\u0663", "1_000", "-", "9" * 5000])
-def test_what_is_no_whole_number_is_no_seed(text: str):
+def test_non_integer_seed_is_rejected(text: str):
     with pytest.raises(InvalidInputs, match="has to be a whole number") as caught:
         read_seed(text)
     assert len(caught.value.problems[0].message) < 100

@@ -1,4 +1,4 @@
-"""The guard, by the socket: names, origins, routes, calls, headers, and the lines of the log."""
+"""The guard, by the socket: names, origins, routes, calls, headers, and log lines."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ LOGIN = ("--auth", "me:a-long-password")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "LOCALHOST"])
-def test_a_loopback_page_answers_to_the_names_of_this_machine(host: str) -> None:
+def test_loopback_page_accepts_local_names(host: str) -> None:
     assert LOOPBACK.accept(host)
 
 
-def test_a_shared_page_answers_to_its_share_link_only() -> None:
+def test_shared_page_accepts_only_share_link() -> None:
     assert SHARED.accept("abc.gradio.live")
     assert not SHARED.accept("gradio.live.evil.example")
     assert not SHARED.accept("192.168.1.5")
 
 
 @pytest.mark.parametrize("host", ["192.168.1.5", "fe80::1", "draw.example.org", "a.hf.space"])
-def test_a_page_on_every_interface_answers_to_addresses_and_given_names(host: str) -> None:
+def test_page_on_all_interfaces_accepts_addresses_and_given_names(host: str) -> None:
     assert EVERYWHERE.accept(host)
     assert not EVERYWHERE.accept("evil.example")
 
 
-def test_a_proxy_is_believed_for_names_the_operator_gave() -> None:
+def test_forwarded_host_is_used_for_allowed_names() -> None:
     assert public_host("127.0.0.1:7860", "draw.example.org", EVERYWHERE) == "draw.example.org"
     assert public_host("127.0.0.1:7860", "evil.example", EVERYWHERE) == "127.0.0.1:7860"
     assert public_host("127.0.0.1:7860", "192.168.1.5", EVERYWHERE) == "127.0.0.1:7860"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "192.168.1.5", "", "[::1", "a b", "evil\x00"])
-def test_any_other_name_is_turned_away(stranger: Stranger, host: str) -> None:
+def test_other_host_name_is_refused(stranger: Stranger, host: str) -> None:
     answer = stranger.ask("/", headers={"Host": host})
     assert answer.status in {400, 421}
     if host == "evil.example":
@@ -61,7 +61,7 @@ def test_any_other_name_is_turned_away(stranger: Stranger, host: str) -> None:
     "origin", ["https://evil.example", "null", "http://127.0.0.1:9", "http://[::1", "\x01"]
 )
 @pytest.mark.parametrize("path", ["/config", "/gradio_api/upload", "/gradio_api/run/status"])
-def test_another_origin_gets_no_permission(stranger: Stranger, origin: str, path: str) -> None:
+def test_foreign_origin_is_refused(stranger: Stranger, origin: str, path: str) -> None:
     """Neither by a preflight nor by the refusal itself."""
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     for method in ("OPTIONS", "GET", "POST"):
@@ -70,14 +70,14 @@ def test_another_origin_gets_no_permission(stranger: Stranger, origin: str, path
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_the_page_itself_may_ask(stranger: Stranger) -> None:
+def test_own_origin_is_accepted(stranger: Stranger) -> None:
     origin = f"http://{stranger.host}"
     answer = stranger.post("/gradio_api/run/status", {"data": []}, Origin=origin)
     assert answer.status == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_a_page_of_another_site_reaches_nothing_by_a_picture_or_a_link(stranger: Stranger) -> None:
+def test_cross_site_requests_are_refused_except_navigation(stranger: Stranger) -> None:
     embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     for path in ("/", "/logout", "/config", "/healthz"):
@@ -86,7 +86,7 @@ def test_a_page_of_another_site_reaches_nothing_by_a_picture_or_a_link(stranger:
     assert stranger.ask("/", headers=followed).status == 200
 
 
-def test_x_forwarded_host_does_not_move_the_page(stranger: Stranger) -> None:
+def test_forwarded_host_does_not_change_page_urls(stranger: Stranger) -> None:
     for headers in (
         {"X-Forwarded-Host": "evil.example"}, {"X-Gradio-Server": "http://evil.example"},
         {"X-Forwarded-Host": "evil.example, a", "X-Forwarded-Proto": "https"},
@@ -99,19 +99,19 @@ def test_x_forwarded_host_does_not_move_the_page(stranger: Stranger) -> None:
 
 
 def sample(template: str) -> str:
-    """A path of this route."""
+    """Returns a path of this route."""
     return re.sub(r"\{(\w+)(:path)?\}", lambda found: "a/b" if found[2] else "a1", template)
 
 
 @pytest.fixture(scope="module")
 def templates() -> set[str]:
-    """Every route the application answers, as Gradio and FastAPI spell them."""
+    """Every route the application answers, in Gradio's and FastAPI's spelling."""
     from tests.ui.routes_of_the_page import routes_of_the_page
 
     return routes_of_the_page()
 
 
-def test_every_route_of_the_page_is_in_a_list(templates: set[str]) -> None:
+def test_every_route_is_listed(templates: set[str]) -> None:
     nowhere = {
         template
         for template in templates
@@ -120,7 +120,7 @@ def test_every_route_of_the_page_is_in_a_list(templates: set[str]) -> None:
     assert nowhere == set(), "look at them, and add them to ROUTES or to REFUSED"
 
 
-def test_no_list_names_a_route_that_is_not_there(templates: set[str]) -> None:
+def test_every_listed_route_exists(templates: set[str]) -> None:
     assert REFUSED - templates == set()
     samples = {sample(template) for template in templates}
     unused = [r.path.pattern for r in ROUTES if not any(r.path.fullmatch(s) for s in samples)]
@@ -128,7 +128,7 @@ def test_no_list_names_a_route_that_is_not_there(templates: set[str]) -> None:
 
 
 @pytest.mark.parametrize("template", sorted(REFUSED))
-def test_a_refused_route_is_not_found(stranger: Stranger, template: str) -> None:
+def test_refused_route_is_not_found(stranger: Stranger, template: str) -> None:
     for method in ("GET", "POST", "HEAD"):
         assert stranger.ask(sample(template), method).status == 404
 
@@ -137,16 +137,16 @@ def test_a_refused_route_is_not_found(stranger: Stranger, template: str) -> None
     "path", ["/docs", "/redoc", "/openapi.json", "/gradio_api/mcp/", "/gradio_api", "//", "/x",
              "/gradio_api/profiling/summary", "/static/../config", "/assets/%2e%2e/x", "/%00"],
 )  # fmt: skip
-def test_what_nobody_named_is_not_found(stranger: Stranger, path: str) -> None:
+def test_unlisted_path_is_not_found(stranger: Stranger, path: str) -> None:
     assert stranger.ask(path).status in {400, 404}
 
 
-def test_a_known_path_says_which_methods_it_takes(stranger: Stranger) -> None:
+def test_wrong_method_lists_allowed_methods(stranger: Stranger) -> None:
     answer = stranger.ask("/gradio_api/queue/join", "DELETE")
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
-def test_find_tells_the_route_or_its_methods() -> None:
+def test_find_returns_route_or_its_methods() -> None:
     assert isinstance(find("GET", "/"), Route)
     assert find("POST", "/") == {"GET", "HEAD"}
     assert find("GET", "/nothing") == frozenset()
@@ -184,7 +184,7 @@ BODIES = {
              "/gradio_api/call/v2/nosuch", "/gradio_api/cancel", "/gradio_api/component_server",
              "/gradio_api/upload", "/login"],
 )  # fmt: skip
-def test_a_malformed_body_is_refused_without_a_traceback(
+def test_malformed_body_is_refused_without_traceback(
     stranger: Stranger, server: Server, path: str, kind: str
 ) -> None:
     before = server.log.read_text().count("Traceback")
@@ -218,7 +218,7 @@ UPLOADS = {
 
 @pytest.mark.parametrize("kind", UPLOADS)
 @pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/component_server", "/login"])
-def test_a_malformed_upload_is_refused_without_a_traceback(
+def test_malformed_upload_is_refused_without_traceback(
     stranger: Stranger, server: Server, path: str, kind: str
 ) -> None:
     before = server.log.read_text().count("Traceback")
@@ -233,7 +233,7 @@ def test_a_malformed_upload_is_refused_without_a_traceback(
              "/assets/" + "a" * 300, "/gradio_api/file=/" + "a" * 5000, "/?" + "a=%00&" * 500,
              "/gradio_api/info?page=%00"],
 )  # fmt: skip
-def test_an_odd_address_is_no_traceback(stranger: Stranger, server: Server, path: str) -> None:
+def test_odd_url_causes_no_traceback(stranger: Stranger, server: Server, path: str) -> None:
     before = server.log.read_text().count("Traceback")
     assert stranger.ask(path).status in {200, 400, 404}
     long_name = server.outputs / "20260101-000000-abcdef" / ("b" * 300)
@@ -241,7 +241,7 @@ def test_an_odd_address_is_no_traceback(stranger: Stranger, server: Server, path
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_events_of_the_page_take_any_values_without_a_traceback(
+def test_page_events_accept_any_values_without_traceback(
     stranger: Stranger, server: Server
 ) -> None:
     before = server.log.read_text().count("Traceback")
@@ -263,7 +263,7 @@ def test_events_of_the_page_take_any_values_without_a_traceback(
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_a_call_has_a_limit(stranger: Stranger) -> None:
+def test_call_size_is_limited(stranger: Stranger) -> None:
     answer = stranger.post("/gradio_api/run/status", {"data": ["x" * 9_000_000]})
     assert answer.status == 413
 
@@ -273,7 +273,9 @@ def test_a_call_has_a_limit(stranger: Stranger) -> None:
              "/gradio_api/queue/data", "/gradio_api/upload_progress?upload_id=unknown",
              "/gradio_api/upload_progress"],
 )  # fmt: skip
-def test_a_stream_of_nobody_ends_at_once(stranger: Stranger, server: Server, path: str) -> None:
+def test_stream_of_unknown_session_ends_at_once(
+    stranger: Stranger, server: Server, path: str
+) -> None:
     before = server.log.read_text().count("Traceback")
     answer = stranger.ask(path)
     assert answer.status in {200, 404, 422}
@@ -283,7 +285,7 @@ def test_a_stream_of_nobody_ends_at_once(stranger: Stranger, server: Server, pat
 
 
 def raw(server: Server, request: bytes) -> bytes:
-    """What comes back for these bytes."""
+    """Returns the answer to these bytes."""
     host, _, port = server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
         line.sendall(request)
@@ -302,14 +304,14 @@ def raw(server: Server, request: bytes) -> bytes:
      b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
      b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"],
 )  # fmt: skip
-def test_what_is_no_request_is_no_traceback(server: Server, request_line: bytes) -> None:
+def test_invalid_http_causes_no_traceback(server: Server, request_line: bytes) -> None:
     before = server.log.read_text().count("Traceback")
     answer = raw(server, request_line)
     assert answer == b"" or re.match(rb"HTTP/1\.\d 4\d\d", answer), answer[:200]
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_a_line_of_the_log_cannot_be_forged(stranger: Stranger, server: Server) -> None:
+def test_log_lines_cannot_be_forged(stranger: Stranger, server: Server) -> None:
     forged = "2026-01-01 00:00:00 ERROR all is lost"
     for path in (f"/%0A{forged}", f"/gradio_api/custom_component/a/client/%0A{forged}/x",
                  f"/gradio_api/file=%0A{forged}", f"/gradio_api/call/%0A{forged}"):  # fmt: skip
@@ -323,7 +325,7 @@ def test_a_line_of_the_log_cannot_be_forged(stranger: Stranger, server: Server) 
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/nothing", "/healthz", "/theme.css"])
-def test_every_answer_says_what_a_browser_may_do_with_it(stranger: Stranger, path: str) -> None:
+def test_every_answer_has_security_headers(stranger: Stranger, path: str) -> None:
     headers = stranger.ask(path).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -344,7 +346,7 @@ LISTED = {
     "path", ["/", "/config", "/theme.css", "/manifest.json", "/healthz", "/gradio_api/info",
              "/gradio_api/app_id", "/gradio_api/file=nothing", "/nothing"],
 )  # fmt: skip
-def test_no_answer_carries_a_header_that_is_in_no_list(stranger: Stranger, path: str) -> None:
+def test_answers_have_only_listed_headers(stranger: Stranger, path: str) -> None:
     origin = f"http://{stranger.host}"
     sent = {"Origin": origin, "Cookie": "a=secret", "Range": "bytes=0-3", "X-Mine": "secret"}
     headers = stranger.ask(path, headers=sent).headers
@@ -352,7 +354,7 @@ def test_no_answer_carries_a_header_that_is_in_no_list(stranger: Stranger, path:
     assert "secret" not in json.dumps(dict(headers))
 
 
-def test_on_a_space_the_hub_may_show_the_page_in_its_frame(tmp_path: Path) -> None:
+def test_space_page_may_be_framed_by_hub(tmp_path: Path) -> None:
     with served(tmp_path, "--host", "0.0.0.0", DW_PUBLIC="1") as server:
         space = Stranger(server.url.replace("localhost", "127.0.0.1"))
         policy = space.ask("/", headers={"Host": "me-draw.hf.space"}).headers
@@ -366,7 +368,7 @@ def test_on_a_space_the_hub_may_show_the_page_in_its_frame(tmp_path: Path) -> No
 # --- who has not logged in -----------------------------------------------------------------------
 
 
-def test_without_a_login_nothing_is_told(tmp_path: Path) -> None:
+def test_page_reveals_nothing_without_login(tmp_path: Path) -> None:
     with served(tmp_path, *LOGIN) as server:
         outside = Stranger(server.url)
         front = outside.ask("/")
@@ -393,7 +395,7 @@ def test_without_a_login_nothing_is_told(tmp_path: Path) -> None:
 
 
 def sample_of(route: Route) -> str:
-    """A path that this route takes."""
+    """Returns a path that this route accepts."""
     path = route.path.pattern.replace(r"\.", ".").replace("(v2/)?", "")
     path = re.sub(r"\(\?P<\w+>(\[[^]]*\])\{1,\d+\}\)|\[[^]]*\]\{1,\d+\}", "a1", path)
     path = re.sub(r"\(([^|)]*)[^)]*\)", r"\1", path).replace(".+", "x")

@@ -1,4 +1,4 @@
-"""The form of the page obeys what a guest may ask for; by the socket, as a browser sends it."""
+"""The page's form obeys a guest's limits; by the socket, as a browser sends it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def chosen(server: Server) -> Iterator[str]:
 
 
 def generate(visitor: Stranger, workflow: str, value: Any) -> str:
-    """Opens the page with this workflow and presses Generate with this value in every field; what
-    the page is told."""
+    """Opens the page with this workflow and presses Generate with this value in every field;
+    returns what the page is told."""
     _, rendered = visitor.form(workflow, {})
     events = next(
         message["output"]["render_config"]["dependencies"]
@@ -40,12 +40,11 @@ def generate(visitor: Stranger, workflow: str, value: Any) -> str:
     return html.unescape(json.dumps(visitor.call(pressed["id"], ["5", None, *fields])))
 
 
-def test_form_of_a_guest_takes_no_model_that_only_the_guest_names(
-    server: Server, chosen: str
-) -> None:
+def test_guest_form_refuses_model_outside_catalog(server: Server, chosen: str) -> None:
     guest = Stranger(server.url, **{"X-Forwarded-For": "203.0.113.9"})
     assert FOREIGN in generate(guest, chosen, "stranger/model")
-    # An operator may, and the catalog's own model is a guest's too: the hub cannot be asked here.
+    # An operator may, and the catalog's own model is allowed for guests: the hub is unreachable
+    # here.
     for visitor, model in ((Stranger(server.url), "stranger/model"), (guest, "example/named")):
         told = generate(visitor, chosen, model)
         assert "No workflow here names the model" not in told

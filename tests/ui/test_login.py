@@ -1,4 +1,4 @@
-"""Logging in and out at a real server, and how long a guess and a login last."""
+"""Log-in and log-out at a real server, delays of guesses, and idle logins."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def server(folder: Path) -> Iterator[Served]:
 
 
 def browser(server: Served, address: str) -> httpx.Client:
-    """A browser at this address, behind a proxy of this machine."""
+    """Returns a browser at this address, behind a proxy of this machine."""
     return httpx.Client(
         base_url=server.url, headers={"X-Forwarded-For": address}, timeout=30, trust_env=False
     )
@@ -56,15 +56,13 @@ def is_in(browser: httpx.Client) -> bool:
 # --- at a server ---------------------------------------------------------------------------------
 
 
-def test_wrong_passwords_are_slowed_per_address_and_logged_in_one_line_each(
-    server: Served, folder: Path
-) -> None:
+def test_wrong_passwords_are_delayed_per_address_and_logged(server: Served, folder: Path) -> None:
     with browser(server, "203.0.113.1") as guesser, browser(server, "203.0.113.2") as other:
         forged = ("me\nWARNING root logged in", "wrong")
         codes = [log_in(guesser, forged) for _ in range(FREE_TRIES + 20)]
         assert codes[:FREE_TRIES] == [400] * FREE_TRIES
         assert codes.count(429) > 10
-        # Right or wrong: whoever has to wait learns nothing.
+        # Right or wrong: a delayed client learns nothing.
         refused = guesser.post("/login", data={"username": "me", "password": "a:secret"})
         assert refused.status_code == 429
         assert "Try again in" in refused.json()["detail"]
@@ -77,7 +75,7 @@ def test_wrong_passwords_are_slowed_per_address_and_logged_in_one_line_each(
     assert "\nWARNING root logged in" not in log
 
 
-def test_logout_ends_one_s_own_login_and_only_when_the_page_itself_asks(server: Served) -> None:
+def test_logout_ends_own_login_only_by_own_form(server: Served) -> None:
     with browser(server, "203.0.113.3") as one, browser(server, "203.0.113.4") as other:
         assert log_in(one) == log_in(other) == 200
         assert "Log out" in one.get("/logout").text
@@ -92,9 +90,7 @@ def test_logout_ends_one_s_own_login_and_only_when_the_page_itself_asks(server: 
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/gradio_api/cancel"), ("GET", "/gradio_api/heartbeat/any")]
 )
-def test_routes_that_gradio_leaves_open_need_a_login(
-    server: Served, method: str, path: str
-) -> None:
+def test_routes_left_open_by_gradio_need_login(server: Served, method: str, path: str) -> None:
     body = {"session_hash": "any", "fn_index": 0, "event_id": "any"}
     with browser(server, "203.0.113.5") as stranger:
         assert stranger.request(method, path, json=body).status_code == 401
@@ -103,7 +99,7 @@ def test_routes_that_gradio_leaves_open_need_a_login(
             assert answer.status_code == 200
 
 
-def test_form_to_log_in_leads_to_the_page(server: Served) -> None:
+def test_login_form_leads_to_page(server: Served) -> None:
     with browser(server, "203.0.113.6") as person:
         assert "password" in person.get("/login").text
         person.headers["accept"] = "text/html"
@@ -114,7 +110,7 @@ def test_form_to_log_in_leads_to_the_page(server: Served) -> None:
         assert is_in(person)
 
 
-def test_operator_s_login_may_change_what_a_guest_s_may_not(server: Served) -> None:
+def test_operator_login_allows_changes_that_guest_login_does_not(server: Served) -> None:
     def change(login: tuple[str, str]) -> str:
         client = Client(server.url, auth=login, verbose=False, analytics_enabled=False)
         try:
@@ -130,8 +126,8 @@ def test_operator_s_login_may_change_what_a_guest_s_may_not(server: Served) -> N
     assert change(OPERATOR) == "done"
 
 
-def test_login_at_a_server_ends_after_it_was_idle(tmp_path: Path) -> None:
-    """As long as the setting says: here any request comes too late."""
+def test_idle_login_ends_at_server(tmp_path: Path) -> None:
+    """The idle time is so short that any request comes too late."""
     login = ("--auth", ":".join(GUEST))
     with (
         served(tmp_path, *login, DW_LOGIN_IDLE_S="0.000001") as server,
@@ -145,7 +141,7 @@ def test_login_at_a_server_ends_after_it_was_idle(tmp_path: Path) -> None:
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def test_throttle_waits_longer_with_each_failure_and_never_for_ever() -> None:
+def test_throttle_delay_grows_up_to_limit() -> None:
     clock = Clock()
     throttle = Throttle(60.0, clock)
     waits = []
@@ -163,7 +159,7 @@ def test_throttle_waits_longer_with_each_failure_and_never_for_ever() -> None:
     assert throttle.wait_s("anna") == 0.0
 
 
-def test_login_ends_after_it_was_idle_and_lasts_while_it_is_used() -> None:
+def test_login_lasts_while_used_and_ends_when_idle() -> None:
     clock = Clock()
     tokens = Tokens(10.0, None, clock)
     tokens["a"], tokens["b"] = "me", "me"
@@ -177,7 +173,7 @@ def test_login_ends_after_it_was_idle_and_lasts_while_it_is_used() -> None:
     assert set(tokens) == {"c"}
 
 
-def test_public_page_lets_everybody_in_and_the_operator_log_in() -> None:
+def test_public_page_is_open_and_has_operator_login() -> None:
     logins = Logins(UiSettings(public=True, operator_auth=("root", "x")), None)
     assert logins.exist
     assert logins.tokens.get(None) == ANYBODY
@@ -185,7 +181,7 @@ def test_public_page_lets_everybody_in_and_the_operator_log_in() -> None:
     assert logins.tokens.get("t") == "root"
 
 
-def test_operator_alone_may_log_in_to_a_page_of_this_machine() -> None:
+def test_only_operator_may_log_in_to_local_page() -> None:
     logins = Logins(UiSettings(operator_auth=("root", "x")), None)
     assert logins.exist
     assert logins.tokens.get(None) is None

@@ -1,4 +1,4 @@
-"""The memory panel as HTML: one slot as ever, several each below its own heading."""
+"""HTML of the memory panel: one slot without a heading, several with one each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The mask editor, with what browsers and strangers send it; real components in a process of their
-own, for Gradio leaves event loops behind."""
+"""The mask editor with data of browsers and strangers; real components in their own process, as
+Gradio leaves event loops behind."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def blob(part, index, number, content):
 
 
 def said(uploads: Path, script: str, **environment: str) -> Any:
-    """What the script prints, as JSON."""
+    """Returns the script's output, parsed as JSON."""
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(uploads), **environment}
     run = subprocess.run(
         [sys.executable, "-c", START + script], cwd=PROJECT, env=environment,
@@ -78,7 +78,7 @@ def uploads(tmp_path: Path) -> Path:
 
 
 def program(folder: Path, *names: str) -> Path:
-    """A folder of programs of these names; each leaves a file when it is started."""
+    """Creates a folder of programs of these names; each leaves a file when it is started."""
     folder.mkdir()
     for name in names:
         (folder / name).write_text(f"#!/bin/sh\ntouch '{folder}/{name} was started'\nexit 1\n")
@@ -86,9 +86,9 @@ def program(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_picture_that_must_not_be_decoded_is_refused_in_the_editor(uploads: Path, tmp_path: Path):
-    """97 million pixels in a few bytes, and PostScript by another name, as the picture and as what
-    is painted."""
+def test_dangerous_image_is_refused_in_editor(uploads: Path, tmp_path: Path):
+    """97 million pixels in a few bytes, and PostScript by another name, as the image and as the
+    painting."""
     (uploads / "bomb.png").write_bytes(png_that_says(9900, 9800))
     (uploads / "script.png").write_bytes(EPS)
     Image.new("RGB", (8, 8)).save(uploads / "plain.png")
@@ -118,7 +118,7 @@ print(json.dumps([grown / (1 if sys.platform == "darwin" else 1024), *told]))
     assert grown_mib < 30, "9900x9800 pixels are 277 MiB"
 
 
-def test_setting_says_how_many_pixels_a_picture_in_the_editor_may_have(uploads: Path):
+def test_editor_obeys_pixel_limit_setting(uploads: Path):
     Image.new("RGB", (8, 8)).save(uploads / "small.png")
     Image.new("RGB", (9, 8)).save(uploads / "large.png")
     found = said(
@@ -137,7 +137,7 @@ print(json.dumps([inputs(sent("small.png")), inputs(sent("large.png")),
     ]  # fmt: skip
 
 
-def test_what_is_painted_becomes_a_mask_and_what_is_clear_becomes_white(uploads: Path):
+def test_painting_becomes_mask_and_transparency_white(uploads: Path):
     picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     picture.save(uploads / "clear.png")
     Image.new("RGB", (8, 8), "red").save(uploads / "solid.png")
@@ -160,7 +160,7 @@ print(json.dumps([inputs(sent("clear.png", "layer.png")), inputs(sent("clear.png
     assert (blank, nothing) == ({"image": str(uploads / "solid.png")}, [{}, {}])
 
 
-def test_pictures_that_a_browser_sends_lie_in_files(uploads: Path, tmp_path: Path):
+def test_images_sent_by_browser_are_written_to_files(uploads: Path, tmp_path: Path):
     layer = Image.new("RGBA", (8, 8), "red")
     layer.save(tmp_path / "layer.png")
     found = said(
@@ -183,7 +183,7 @@ print(json.dumps([codes, given, inputs(EditorData(id="one")), inputs(EditorData(
     assert len(list(uploads.glob("painted-*"))) == 1
 
 
-def test_only_uploads_and_results_are_opened_for_the_editor(uploads: Path, tmp_path: Path):
+def test_editor_opens_only_uploads_and_results(uploads: Path, tmp_path: Path):
     Image.new("RGBA", (8, 8), "red").save(tmp_path / "private.png")
     Image.new("RGB", (8, 8)).save(uploads / "plain.png")
     found = said(
@@ -200,8 +200,8 @@ print(json.dumps([inputs(sent("../private.png")), inputs(sent("plain.png", "../p
     ]
 
 
-def test_videos_and_sounds_are_shown_without_another_program(uploads: Path, tmp_path: Path):
-    """Gradio would have FFmpeg look into them, which follows what a playlist names."""
+def test_videos_and_audio_are_shown_without_ffmpeg(uploads: Path, tmp_path: Path):
+    """Gradio would let FFmpeg examine them, which follows playlists."""
     for name in ("a.mp4", "a.wav"):
         (uploads / name).write_bytes(b"#EXTM3U\nfile:///etc/passwd\n")
     programs = program(tmp_path / "bin", "ffmpeg", "ffprobe")

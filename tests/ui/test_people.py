@@ -1,4 +1,4 @@
-"""Who is an operator, who a guest, and who counts as one person."""
+"""Operators, guests, and the identity of one person."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def request(
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860"])
-def test_role_of_this_machine_s_users_is_operator_where_no_password_is_set(
-    address: str, host: str
-) -> None:
+def test_role_of_local_user_without_password_is_operator(address: str, host: str) -> None:
     assert role(request(address, host=host), LOCAL) == "operator"
 
 
@@ -45,15 +43,15 @@ def test_role_behind_a_proxy_is_guest(headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("host", ["draw.example.org", "192.168.1.5:7860", "abc.gradio.live"])
-def test_role_under_another_name_of_the_server_is_guest(host: str) -> None:
+def test_role_under_other_host_name_is_guest(host: str) -> None:
     assert role(request(host=host), LOCAL) == "guest"
 
 
-def test_role_of_another_address_is_guest() -> None:
+def test_role_of_other_address_is_guest() -> None:
     assert role(request("192.168.1.7"), LOCAL) == "guest"
 
 
-def test_role_of_a_call_without_a_request_is_guest() -> None:
+def test_role_without_request_is_guest() -> None:
     assert role(None, LOCAL) == "guest"
 
 
@@ -68,33 +66,33 @@ def test_role_of_a_call_without_a_request_is_guest() -> None:
         {"operator_auth": ("root", "secret")},
     ],
 )
-def test_role_on_loopback_is_guest_where_strangers_could_come_or_a_password_is_set(
+def test_role_on_loopback_is_guest_if_published_or_with_password(
     settings: dict[str, Any],
 ) -> None:
     assert role(request(), UiSettings(**settings)) == "guest"
     assert role(request(username="me"), UiSettings(**settings)) == "guest"
 
 
-def test_role_of_a_public_page_s_own_machine_is_operator() -> None:
+def test_role_of_local_user_of_public_page_is_operator() -> None:
     public = UiSettings(host="0.0.0.0", public=True)
     assert role(request(), public) == "operator"
     assert role(request("192.168.1.7"), public) == "guest"
 
 
-def test_role_of_the_operator_s_login_is_operator_from_everywhere() -> None:
+def test_role_of_operator_login_is_operator_from_everywhere() -> None:
     settings = UiSettings(auth=("me", "a"), operator_auth=("root", "b"))
     assert role(request("192.168.1.7", "root", x_forwarded_for="x"), settings) == "operator"
     assert role(request(username="me"), settings) == "guest"
 
 
-def test_operator_needs_another_name_than_the_guests() -> None:
+def test_operator_name_must_differ_from_guests() -> None:
     with pytest.raises(ValueError, match="another name"):
         UiSettings(auth=("me", "a"), operator_auth=("me", "b"))
     with pytest.raises(ValueError, match="another name"):
         UiSettings(host="0.0.0.0", operator_auth=("workbench", "b"))
 
 
-def test_person_is_the_address_of_a_guest_and_nobody_for_operators() -> None:
+def test_person_is_address_of_guest_and_empty_for_operators() -> None:
     public = UiSettings(host="0.0.0.0", public=True)
     assert person(request(), LOCAL) == ""
     assert person(request("192.0.2.7"), public) == "192.0.2.7"

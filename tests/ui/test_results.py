@@ -1,4 +1,4 @@
-"""How a result of each kind is shown."""
+"""HTML of each kind of result."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def saved(content_type: str, name: str, text: str = "") -> ResultSaved:
         ("application/json", "a.json", "<pre>a &lt;b&gt;</pre>"),
     ],
 )
-def test_each_kind_has_its_element_and_can_be_downloaded(
-    content_type: str, name: str, element: str
-):
+def test_result_of_each_kind_has_element_and_download(content_type: str, name: str, element: str):
     shown = markup.picture(saved(content_type, name, "a <b>"))
     assert element in shown
     assert f"download='{name}'" in shown
@@ -59,21 +57,19 @@ def test_each_kind_has_its_element_and_can_be_downloaded(
         ("application/json", "a.json", "", "<span>JSON</span>"),
     ],
 )
-def test_every_kind_of_result_has_a_tile_in_the_strip(
-    content_type: str, name: str, text: str, tile: str
-):
+def test_result_of_each_kind_has_tile(content_type: str, name: str, text: str, tile: str):
     shown = markup.strip([saved(content_type, name, text)])
     assert tile in shown
     assert len(shown) < 400
 
 
-def test_a_tile_names_its_result_for_who_cannot_see_it():
+def test_tile_has_accessible_name():
     tiles = markup.strip([saved("image/png", "b.png"), saved("image/png", "a.png")])
     assert "data-index='1'" in tiles
     assert "aria-label='Result 2, seed 7'" in tiles
 
 
-def test_a_removed_record_leaves_a_result_without_one(tmp_path: Path):
+def test_result_without_record_is_shown(tmp_path: Path):
     result = saved("image/png", "a.png").model_copy(update={"sidecar": str(tmp_path / "a.json")})
     assert record_of(result) is None
     (tmp_path / "a.json").write_text('{"seed": 7}')
@@ -84,11 +80,11 @@ def test_a_removed_record_leaves_a_result_without_one(tmp_path: Path):
     ("name", "kind"),
     [("a.png", "image"), ("a.mp4", "video"), ("a.wav", "audio"), ("a.tiff", None), ("a.txt", None)],
 )
-def test_a_result_can_be_the_input_that_its_file_is_taken_for(name: str, kind: str | None):
+def test_result_may_be_input_of_its_kind(name: str, kind: str | None):
     assert media_kind(saved("", name)) == kind
 
 
-def test_a_task_tells_that_it_computes_and_how_far_it_is():
+def test_task_shows_progress():
     view = advance(RunView(run_id="r"), PhaseChanged(**RUN, step="do", phase="computing"))
     assert view.status == "Computing"
     view = advance(view, StepProgress(**RUN, step="do", done=1, total=2, seconds_left=None))

@@ -1,4 +1,4 @@
-"""`serve` as a process: where it listens, whom it lets in, and how it ends."""
+"""`serve` as a process: its addresses, access, and end."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.processes import left_over, started
 from tests.ui.serving import answer, command, served
 
 END_S = 5
-"""What `serve` promises."""
+"""Promised by `serve`."""
 
 
-def test_a_busy_port_is_told_in_a_sentence_before_anything_starts(tmp_path: Path) -> None:
+def test_busy_port_is_reported_before_start(tmp_path: Path) -> None:
     outputs = tmp_path / "none"
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -42,7 +42,7 @@ def test_a_busy_port_is_told_in_a_sentence_before_anything_starts(tmp_path: Path
     assert not outputs.exists()
 
 
-def test_page_says_that_its_history_was_damaged(tmp_path: Path) -> None:
+def test_damaged_history_is_reported_on_page(tmp_path: Path) -> None:
     history = tmp_path / "outputs" / ".history" / "runs.sqlite"
     history.parent.mkdir(parents=True)
     history.write_bytes(b"this is no database" * 500)
@@ -51,7 +51,7 @@ def test_page_says_that_its_history_was_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["GRADIO_SHARE", "GRADIO_VIBE_MODE"])
-def test_an_environment_that_would_let_strangers_in_is_refused(name: str) -> None:
+def test_dangerous_environment_is_refused(name: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "app", "serve", "--port", "0"], cwd=PROJECT,
         env={**os.environ, name: "1"}, capture_output=True, text=True, timeout=60, check=False,
@@ -60,7 +60,7 @@ def test_an_environment_that_would_let_strangers_in_is_refused(name: str) -> Non
     assert ended.stderr.startswith(f"{name} is set.")
 
 
-def test_beyond_loopback_a_password_is_demanded_and_a_closed_terminal_ends_it(
+def test_server_beyond_loopback_demands_password_and_ends_with_terminal(
     tmp_path: Path,
 ) -> None:
     """127.0.0.2 stands for an address that others reach."""
@@ -80,7 +80,7 @@ def test_beyond_loopback_a_password_is_demanded_and_a_closed_terminal_ends_it(
     assert left <= {"torchinductor"}, "torch keeps a cache there; nobody else does"
 
 
-def test_the_login_that_was_given_lets_in_and_sigterm_ends_a_run_and_its_worker(
+def test_given_login_works_and_sigterm_ends_run_and_worker(
     tmp_path: Path,
 ) -> None:
     with served(tmp_path, "--auth", "me:a:secret") as server:
@@ -103,7 +103,7 @@ def test_the_login_that_was_given_lets_in_and_sigterm_ends_a_run_and_its_worker(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_server_started_by_nohup_outlives_its_terminal_and_ends_when_told(
+def test_server_started_by_nohup_survives_its_terminal(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     ignored = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -118,7 +118,7 @@ def test_server_started_by_nohup_outlives_its_terminal_and_ends_when_told(
     assert left_over(children, within_s=5) == []
 
 
-def test_only_dw_public_serves_others_without_a_password_and_a_killed_server_leaves_no_worker(
+def test_public_server_needs_no_password_and_killed_server_leaves_no_worker(
     tmp_path: Path,
 ) -> None:
     with served(tmp_path, "--host", "127.0.0.2", DW_PUBLIC="1") as server:
@@ -131,7 +131,7 @@ def test_only_dw_public_serves_others_without_a_password_and_a_killed_server_lea
     assert left_over(children, within_s=30) == []
 
 
-def test_sigterm_while_it_starts_breaks_the_start_off_and_leaves_no_worker(tmp_path: Path) -> None:
+def test_sigterm_during_start_aborts_and_leaves_no_worker(tmp_path: Path) -> None:
     with started(
         command(tmp_path), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

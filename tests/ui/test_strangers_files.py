@@ -1,4 +1,4 @@
-"""No stranger reads a file of the host: every way in that worked, by the socket."""
+"""Strangers read no file of the host: every way in that once worked, by the socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = "a-file-of-somebody-else"
 
 @pytest.fixture(params=["a file in the working directory", "a foreign temporary file"])
 def foreign(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A picture of the host that is none of the page's."""
+    """An image of the host that is not the page's."""
     if request.param == "a file in the working directory":
         yield PROJECT / "docs" / "screenshot.png"
         return
@@ -59,9 +59,7 @@ KEPT: dict[str, Callable[[Path], tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_what_a_browser_keeps_of_a_visit_names_no_file(
-    stranger: Stranger, foreign: Path, kind: str
-) -> None:
+def test_stored_visit_names_no_file(stranger: Stranger, foreign: Path, kind: str) -> None:
     workflow, kept = KEPT[kind](foreign)
     opened, rendered = map(json.dumps, stranger.form(workflow, {"image": kept, "prompt": "typed"}))
     assert "file=" not in opened + rendered
@@ -69,7 +67,7 @@ def test_what_a_browser_keeps_of_a_visit_names_no_file(
     assert str(PROJECT) not in rendered
 
 
-def test_what_was_typed_is_still_kept(stranger: Stranger) -> None:
+def test_typed_values_are_still_kept(stranger: Stranger) -> None:
     assert "what I typed" in json.dumps(stranger.form("variations", {"prompt": "what I typed"}))
 
 
@@ -78,14 +76,14 @@ def test_what_was_typed_is_still_kept(stranger: Stranger) -> None:
     [None, 3, [], {"forms": 7}, {"person": "../../etc"}, {"__type__": "update", "value": 1},
      {"forms": {"variations": {"prompt": {"deep": [1]}}}}, {"workflow": ["x"]}],
 )  # fmt: skip
-def test_a_visit_of_another_shape_is_a_new_one(stranger: Stranger, visit: Any) -> None:
+def test_malformed_visit_is_replaced(stranger: Stranger, visit: Any) -> None:
     messages = stranger.call(stranger.function("open_page")["id"], [visit])
     done = next(each for each in messages if each["msg"] == "process_completed")
     assert done["success"]
 
 
-def test_whether_a_path_exists_cannot_be_asked(stranger: Stranger, foreign: Path) -> None:
-    """Not by a visit, an input or a URL: what is there is answered like what is not."""
+def test_existence_of_path_is_not_revealed(stranger: Stranger, foreign: Path) -> None:
+    """Existing and missing files get equal answers to a visit, an input and a URL."""
     missing = foreign.with_name("not-there.png")
 
     def answers(path: Path) -> list[Any]:
@@ -96,7 +94,8 @@ def test_whether_a_path_exists_cannot_be_asked(stranger: Stranger, foreign: Path
 
 
 def given(stranger: Stranger, path: Path) -> Any:
-    """What a workflow's endpoint says to this path as its picture, without times and ids."""
+    """Returns the answer of a workflow's endpoint to this path as its image, without times and
+    ids."""
     run = stranger.function("run_variations")
     values = [file_data(path) if place == 0 else None for place in range(len(run["inputs"]))]
     (done,) = (
@@ -106,7 +105,7 @@ def given(stranger: Stranger, path: Path) -> Any:
     return done["output"]["error"]
 
 
-def test_an_error_names_no_folder_of_the_host(stranger: Stranger, foreign: Path) -> None:
+def test_error_names_no_host_folder(stranger: Stranger, foreign: Path) -> None:
     said = given(stranger, foreign)
     assert str(PROJECT) not in said
     assert tempfile.gettempdir() not in said
@@ -118,13 +117,13 @@ def test_an_error_names_no_folder_of_the_host(stranger: Stranger, foreign: Path)
     [".git/HEAD", "README.md", "models/shapes/preview.json", "/etc/hostname", "/proc/self/environ",
      "~/.bashrc", "//etc/hostname", "outputs/../README.md"],
 )  # fmt: skip
-def test_files_are_uploads_and_results_alone(stranger: Stranger, path: str) -> None:
+def test_only_uploads_and_results_are_files(stranger: Stranger, path: str) -> None:
     for named in (path, str(PROJECT / path)):
         answer = stranger.ask(f"/gradio_api/file={quote(named)}")
         assert answer.status == 404
 
 
-def test_what_lies_beside_the_results_is_not_served(
+def test_caches_beside_results_are_not_served(
     stranger: Stranger, server: Server, run_folder: Path
 ) -> None:
     hidden = server.outputs / ".remembered" / "requests.json"
@@ -142,7 +141,7 @@ def test_what_lies_beside_the_results_is_not_served(
 
 
 @pytest.mark.parametrize("suffix", [".html", ".svg", ".xml", ".xhtml", ".js", ".pdf", ""])
-def test_results_that_may_hold_scripts_are_attachments(
+def test_results_with_possible_scripts_are_attachments(
     stranger: Stranger, run_folder: Path, suffix: str
 ) -> None:
     (run_folder / f"page{suffix}").write_text("<script>fetch('/')</script>")
@@ -154,7 +153,7 @@ def test_results_that_may_hold_scripts_are_attachments(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_old_way_to_a_file_is_closed(stranger: Stranger, run_folder: Path) -> None:
+def test_old_file_route_is_closed(stranger: Stranger, run_folder: Path) -> None:
     (run_folder / "text.html").write_text("<script></script>")
     for path in (str(run_folder / "text.html"), "http://127.0.0.1/x", "https://example.com/"):
         assert stranger.ask(f"/gradio_api/file/{quote(path)}").status == 404
@@ -167,7 +166,7 @@ def test_the_old_way_to_a_file_is_closed(stranger: Stranger, run_folder: Path) -
     "asked", ["bytes=1-2-3", "bytes=", "bytes=-", "bytes=a-b", "bytes=5-1", "bytes=99999999999-",
               "bytes=0-0,5-6", "nonsense", "bytes=0-3"],
 )  # fmt: skip
-def test_a_range_is_answered_with_listed_headers_alone(
+def test_range_answer_has_only_listed_headers(
     stranger: Stranger, server: Server, run_folder: Path, asked: str
 ) -> None:
     (run_folder / "ranged.txt").write_text("0123456789")
@@ -188,8 +187,8 @@ def test_a_range_is_answered_with_listed_headers_alone(
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_data_of_a_run_is_no_file(stranger: Stranger, server: Server) -> None:
-    """A workflow whose result looks like a file of Gradio's once `changes` have been put in."""
+def test_file_like_data_of_run_is_not_served(stranger: Stranger, server: Server) -> None:
+    """A workflow whose result looks like a Gradio file once `changes` are applied."""
     looks = file_data(PROJECT / "README.md", url=None, orig_name="x")
     document = {
         "id": "data",
@@ -218,7 +217,7 @@ def test_data_of_a_run_is_no_file(stranger: Stranger, server: Server) -> None:
 
 
 def _metas(value: Any) -> list[Any]:
-    """The marks of everything that is sent as a file, but of what the run wrote."""
+    """Returns the marks of everything that is sent as a file, except results of the run."""
     if isinstance(value, list):
         return [found for each in value for found in _metas(each)]
     if not isinstance(value, dict):

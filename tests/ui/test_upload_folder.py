@@ -1,4 +1,4 @@
-"""Uploads, at the socket of a running server: counted, bounded together, and whole or gone."""
+"""Uploads at a running server, by the socket: counted, bounded together, complete or gone."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def server(temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def uploads(server: Server, temporary: Path) -> Path:
-    """The folder of uploads, from which everything old has gone."""
+    """The folder of uploads, emptied of old files."""
     (folder,) = temporary.glob("workbench-page-*")
     age(folder)
     return folder
 
 
 def age(folder: Path) -> None:
-    """Makes everything in the folder so old that it may leave."""
+    """Makes everything in the folder old enough to be removed."""
     for file in kept(folder):
         then = time.time() - 2 * FRESH_S
         os.utime(file, (then, then))
@@ -80,7 +80,7 @@ def send(server: Server, *files: tuple[str, bytes]) -> httpx.Response:
     return httpx.post(f"{server.url}/gradio_api/upload", files=parts, timeout=60)
 
 
-def test_request_of_many_files_is_refused_and_leaves_nothing(server: Server, uploads: Path):
+def test_request_with_many_files_is_refused_and_removed(server: Server, uploads: Path):
     before = set(kept(uploads))
     answer = send(server, *[(f"{number}.png", b"x") for number in range(MAX_FILES + 1)])
     assert (answer.status_code, f"Maximum number of files is {MAX_FILES}" in answer.text) == (
@@ -90,7 +90,7 @@ def test_request_of_many_files_is_refused_and_leaves_nothing(server: Server, upl
     assert send(server, *[(f"{number}.png", b"x") for number in range(MAX_FILES)]).is_success
 
 
-def test_uploads_are_bounded_together_and_the_oldest_leave(server: Server, uploads: Path):
+def test_uploads_have_total_limit_and_oldest_are_removed(server: Server, uploads: Path):
     first, second = bytes(1_400_000), b"2" * 1_400_000
     paths = [Path(json.loads(send(server, ("a.png", content)).content)[0])
              for content in (first, second)]  # fmt: skip
@@ -109,7 +109,7 @@ def test_uploads_are_bounded_together_and_the_oldest_leave(server: Server, uploa
     assert sum(path.stat().st_size for path in kept(uploads)) <= BOUND_BYTES
 
 
-def test_upload_that_breaks_off_leaves_nothing(server: Server, uploads: Path):
+def test_broken_upload_leaves_no_file(server: Server, uploads: Path):
     address = urlsplit(server.url)
     head = (
         f"POST /gradio_api/upload HTTP/1.1\r\nHost: {address.netloc}\r\n"
@@ -123,7 +123,7 @@ def test_upload_that_breaks_off_leaves_nothing(server: Server, uploads: Path):
     assert "Traceback" not in server.log.read_text()
 
 
-def test_what_is_no_file_is_not_gathered_in_memory(server: Server, uploads: Path):
+def test_large_form_field_is_refused(server: Server, uploads: Path):
     answer = httpx.post(
         f"{server.url}/gradio_api/upload", data={"name": "x" * 2_000_000},
         files={"files": ("a.png", b"x")}, timeout=60,
@@ -132,7 +132,7 @@ def test_what_is_no_file_is_not_gathered_in_memory(server: Server, uploads: Path
     assert not list(uploads.glob("tmp*"))
 
 
-def test_killed_server_leaves_folders_that_the_next_start_removes(tmp_path: Path):
+def test_next_start_removes_folders_of_killed_server(tmp_path: Path):
     temporary, outputs = tmp_path / "temporary", tmp_path / "outputs"
     temporary.mkdir()
     command = [sys.executable, "-m", "app", "serve", "--port", "0", "--device", "cpu",
@@ -155,7 +155,7 @@ def test_killed_server_leaves_folders_that_the_next_start_removes(tmp_path: Path
     assert not list(temporary.glob("workbench-*"))
 
 
-def test_picture_of_too_many_pixels_is_refused_without_being_decoded(
+def test_image_with_too_many_pixels_is_refused_before_decoding(
     server: Server, uploads: Path, tmp_path: Path
 ):
     """97 million pixels in a few bytes: 277 MiB in the server or its worker."""

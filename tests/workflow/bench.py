@@ -1,4 +1,4 @@
-"""A place with a model and pictures, where a test writes documents and plans them."""
+"""A folder with a model and images, where a test writes documents and plans them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL = "../models/tiny"
 
 
 class Bench:
-    """Workflows in one folder, one model, and a folder of uploaded pictures."""
+    """Workflows in one folder, one model, and a folder of uploaded images."""
 
     def __init__(self, root: Path) -> None:
         self.workflows = root / "workflows"
@@ -35,12 +35,12 @@ class Bench:
         )
 
     def consists_of(self, parts: Mapping[str, list[str | None]]) -> None:
-        """Have the model's index name these parts, each by its library and class."""
+        """Sets the components in the model's index, each by its library and class."""
         index = {"_class_name": "StableDiffusionPipeline", **parts}
         (self.model / "model_index.json").write_text(json.dumps(index))
 
     def write(self, document: object, name: str = "flow.json") -> Path:
-        """Keep the document (text as it is, all else as JSON) under this name."""
+        """Writes the document (text unchanged, all else as JSON) under this name."""
         file = self.workflows / name
         file.write_text(document if isinstance(document, str) else json.dumps(document))
         return file
@@ -54,18 +54,18 @@ class Bench:
         return make_plan(self.write(document), inputs, paths=self.paths, seed=seed)
 
     def refused(self, document: object, **inputs: Any) -> BadRequest:
-        """The error with which planning this is refused."""
+        """Returns the error of planning this document."""
         with pytest.raises(BadRequest) as caught:
             self.plan(document, **inputs)
         return caught.value
 
     def problems(self, document: object, **inputs: Any) -> dict[str, str]:
-        """What is said to be wrong with this, by its place."""
+        """Returns the problems of this document, by place."""
         return told(self.refused(document, **inputs))
 
 
 def safetensors(file: Path, **sizes: int) -> Path:
-    """A safetensors file with byte tensors of these sizes."""
+    """Writes a safetensors file with byte tensors of these sizes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, size in sizes.items():
@@ -77,12 +77,12 @@ def safetensors(file: Path, **sizes: int) -> Path:
 
 
 def told(error: BadRequest) -> dict[str, str]:
-    """Message and hint of every problem, by its place."""
+    """Returns message and hint of every problem, by place."""
     return {found.place: f"{found.message} {found.hint}".strip() for found in error.problems}
 
 
 def drawing(**changes: Any) -> Document:
-    """A document of one step; `changes` replaces top-level keys."""
+    """Returns a document of one step; `changes` replaces top-level keys."""
     document: Document = {
         "id": "drawing",
         "variables": {"prompt": "a red circle", "steps": 20},
@@ -92,7 +92,7 @@ def drawing(**changes: Any) -> Document:
 
 
 def step(name: str = "draw", **changes: Any) -> Document:
-    """A pipeline step; `changes` replaces keys of its pipeline block."""
+    """Returns a pipeline step; `changes` replaces keys of its pipeline block."""
     pipeline = {
         "configuration": {"component_type": "StableDiffusionPipeline"},
         "from_pretrained_arguments": {"model_name": MODEL},
@@ -106,5 +106,5 @@ def step(name: str = "draw", **changes: Any) -> Document:
 
 
 def sub(path: str, name: str = "sub", **arguments: Any) -> Document:
-    """A step that runs another workflow."""
+    """Returns a step that runs another workflow."""
     return {"name": name, "workflow": {"path": path, "arguments": arguments}}

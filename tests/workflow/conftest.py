@@ -1,4 +1,4 @@
-"""What the tests of the vocabulary share."""
+"""Fixtures of the workflow tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def component(tmp_path: Path) -> Path:
-    """The folder of a component with its configuration and weights."""
+    """Returns the folder of a component with configuration and weights."""
     folder = tmp_path / "unet"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""What a document may and may not say, as the dialect's own suite has it, in our words."""
+"""Rules of documents, from the dialect's own test suite, in our words."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ SD = "StableDiffusionPipeline"
 
 
 def planned(bench: Bench, **changes: Any) -> Any:
-    """The only step of a plan, with these keys in its pipeline block."""
+    """Returns the only step of a plan, with these keys in its pipeline block."""
     (found,) = bench.plan(drawing(steps=[step(**changes)])).steps
     return found
 
 
-def test_without_steps_the_missing_key_is_named(bench: Bench):
+def test_missing_steps_are_named(bench: Bench):
     assert bench.problems({"id": "x"}) == {"steps": "'steps' is missing."}
 
 
-def test_a_variable_may_be_null(bench: Bench):
+def test_variable_may_be_null(bench: Bench):
     assert bench.plan(drawing(variables={"prompt": None, "steps": 2})).inputs["prompt"] is None
 
 
 @pytest.mark.parametrize("flag", ["release_pipeline", "release_models"])
-def test_a_release_flag_is_true_or_false_and_no_text(bench: Bench, flag: str):
+def test_release_flag_is_boolean(bench: Bench, flag: str):
     right = drawing(steps=[step(), step("b") | {"release_pipeline": True}])
     assert len(bench.plan(right).steps) == 2
     assert list(bench.problems(drawing(steps=[step() | {flag: "true"}]))) == [f"steps[0].{flag}"]
@@ -54,12 +54,12 @@ def test_a_scheduler_is_replaced_shifted_or_both(
 
 
 @pytest.mark.parametrize("block", [{}, {"shift": -1}, {"shift": 0}, {"from_config_args": {}}])
-def test_a_scheduler_block_says_something_that_can_be_done(bench: Bench, block: dict[str, Any]):
+def test_empty_scheduler_block_is_refused(bench: Bench, block: dict[str, Any]):
     (place,) = bench.problems(drawing(steps=[step(scheduler=block)]))
     assert place.startswith(f"{PIPELINE}.scheduler")
 
 
-def test_the_configuration_of_a_pipeline_is_a_closed_set_and_others_are_open(bench: Bench):
+def test_unknown_keys_are_refused_only_in_pipeline_configuration(bench: Bench):
     named = {"component_type": SD, "colour": "red"}
     assert list(bench.problems(drawing(steps=[step(configuration=named)]))) == [
         f"{PIPELINE}.configuration.colour"
@@ -68,7 +68,7 @@ def test_the_configuration_of_a_pipeline_is_a_closed_set_and_others_are_open(ben
     assert len(bench.plan(drawing(steps=[step(configuration=inner)])).warnings) == 1
 
 
-def test_planning_changes_nothing_of_the_document(bench: Bench):
+def test_planning_leaves_document_unchanged(bench: Bench):
     document = drawing(
         steps=[
             step(
@@ -89,7 +89,7 @@ def test_planning_changes_nothing_of_the_document(bench: Bench):
     [("prompt", True), ("_x", True), ("a-b", True), ("1a", False), ("a b", False), ("", False),
      ("a.b", False), ("x" * 101, False)],
 )  # fmt: skip
-def test_names_of_variables(bench: Bench, name: str, fits: bool):
+def test_variable_names(bench: Bench, name: str, fits: bool):
     document = drawing(variables={"prompt": "a", "steps": 1, name: "a"})
     if fits:
         assert name in bench.plan(document).inputs
@@ -98,7 +98,7 @@ def test_names_of_variables(bench: Bench, name: str, fits: bool):
         assert told.startswith(f"'{shortened(name)}' is not a name for a variable.")
 
 
-def test_a_dotted_step_name_wins_over_a_property_and_the_longest_name_over_a_shorter(bench: Bench):
+def test_dotted_step_name_wins_over_property(bench: Bench):
     steps = [
         step("a"),
         step("a.images"),

@@ -1,4 +1,4 @@
-"""Which workflows there are, what they ask for, and whether they are ready here."""
+"""The catalog: which workflows exist, their inputs, and their readiness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 @pytest.fixture
 def catalog(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    """The bench's workflows, and a hub cache that is empty."""
+    """Returns a catalog of the bench's workflows, with an empty hub cache."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return Catalog(bench.paths)
 
@@ -36,7 +36,7 @@ def loading(model: Any) -> dict[str, Any]:
     return drawing(steps=[step(from_pretrained_arguments={"model_name": model})])
 
 
-def test_a_workflow_is_called_by_its_file(catalog: Catalog, bench: Bench):
+def test_workflow_is_named_after_its_file(catalog: Catalog, bench: Bench):
     file = bench.write(
         drawing(description="Draws.", inputs={"steps": {"label": "Steps"}}), "My Flow.json"
     )
@@ -77,7 +77,7 @@ def test_folder_named_twice_is_listed_once(bench: Bench):
     assert only(catalog).name == "flow"
 
 
-def test_a_workflow_is_found_by_name_or_the_nearest_one_is_told(catalog: Catalog, bench: Bench):
+def test_workflow_is_found_by_name_or_nearest_is_suggested(catalog: Catalog, bench: Bench):
     bench.write(drawing(), "lighthouse.json")
     assert catalog.find("lighthouse").name == "lighthouse"
     with pytest.raises(UnknownWorkflow) as caught:
@@ -87,7 +87,7 @@ def test_a_workflow_is_found_by_name_or_the_nearest_one_is_told(catalog: Catalog
         catalog.find("zzz")
 
 
-def test_a_file_that_was_changed_added_or_removed_is_seen(catalog: Catalog, bench: Bench):
+def test_changed_added_and_removed_files_are_noticed(catalog: Catalog, bench: Bench):
     file = bench.write(drawing(description="old"), "flow.json")
     assert only(catalog).description == "old"
     file.write_text(json.dumps(drawing(description="newer")))
@@ -98,20 +98,20 @@ def test_a_file_that_was_changed_added_or_removed_is_seen(catalog: Catalog, benc
     assert only(catalog).name == "second"
 
 
-def test_a_workflow_whose_model_is_here_is_ready(catalog: Catalog, bench: Bench):
+def test_workflow_with_local_model_is_ready(catalog: Catalog, bench: Bench):
     bench.write(loading(MODEL))
     assert (only(catalog).ready, only(catalog).availability) == (True, "ready")
     assert only(catalog).models == (MODEL,)
 
 
-def test_a_hub_model_that_lies_in_a_models_folder_is_ready(catalog: Catalog, bench: Bench):
+def test_hub_model_in_models_folder_is_ready(catalog: Catalog, bench: Bench):
     bench.write(loading("owner/name"))
     assert not only(catalog).ready
     shutil.copytree(bench.model, bench.model.parent / "owner" / "name")
     assert only(catalog).ready
 
 
-def test_a_model_named_by_a_variable_counts_by_its_default(catalog: Catalog, bench: Bench):
+def test_model_from_variable_uses_its_default(catalog: Catalog, bench: Bench):
     bench.write(
         loading("variable:model") | {"variables": {"prompt": "", "steps": 1, "model": SDXL}}
     )
@@ -128,7 +128,7 @@ def test_a_model_named_by_a_variable_counts_by_its_default(catalog: Catalog, ben
         (["../models/gone"], "its model folder is missing", None),
     ],
 )
-def test_what_is_not_here_is_told_with_its_size(
+def test_missing_model_is_listed_with_download_size(
     catalog: Catalog, bench: Bench, models: list[str], availability: str, size: int | None
 ):
     steps = [loading(model)["steps"][0] | {"name": str(n)} for n, model in enumerate(models)]
@@ -137,9 +137,7 @@ def test_what_is_not_here_is_told_with_its_size(
     assert (entry.ready, entry.availability, entry.download_bytes) == (False, availability, size)
 
 
-def test_a_model_that_was_downloaded_meanwhile_is_ready(
-    catalog: Catalog, bench: Bench, tmp_path: Path
-):
+def test_model_downloaded_meanwhile_is_ready(catalog: Catalog, bench: Bench, tmp_path: Path):
     bench.write(loading("owner/name"))
     assert not only(catalog).ready
     repository = tmp_path / "hub" / "models--owner--name"
@@ -153,8 +151,8 @@ def test_a_model_that_was_downloaded_meanwhile_is_ready(
     assert not only(catalog).ready
 
 
-def test_a_model_that_lacks_weights_is_not_ready(catalog: Catalog, bench: Bench, tmp_path: Path):
-    """Its text files are here; what else a run loads is known from its index."""
+def test_model_without_weights_is_not_ready(catalog: Catalog, bench: Bench, tmp_path: Path):
+    """Its text files are local; its index tells what else a run loads."""
     bench.write(loading("owner/name"))
     snapshot = shutil.copytree(
         SHAPES, tmp_path / "hub" / "models--owner--name" / "snapshots" / "abc"
@@ -180,7 +178,7 @@ def test_a_model_that_lacks_weights_is_not_ready(catalog: Catalog, bench: Bench,
      '{"id": "x", "description": 3, "steps": [{"model_name": "a\\u0000b"}]}'],
     ids=str.__len__,
 )  # fmt: skip
-def test_a_broken_file_spoils_no_other(catalog: Catalog, bench: Bench, content: str):
+def test_broken_file_hides_no_other(catalog: Catalog, bench: Bench, content: str):
     bench.write(drawing(), "good.json")
     bench.write(content, "odd.json")
     entries = {entry.name: entry for entry in catalog.entries()}
@@ -188,7 +186,7 @@ def test_a_broken_file_spoils_no_other(catalog: Catalog, bench: Bench, content: 
     assert entries["good"].ready
 
 
-def test_a_broken_file_says_what_is_wrong_with_it(catalog: Catalog, bench: Bench):
+def test_broken_file_is_listed_with_its_problem(catalog: Catalog, bench: Bench):
     bench.write('{"id": }')
     entry = only(catalog)
     assert (entry.ready, entry.availability) == (False, "has a mistake in its file")
@@ -246,7 +244,7 @@ ODD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("make", "told"), ODD.values(), ids=ODD.keys())
-def test_odd_file_marks_itself_and_spoils_no_other(
+def test_odd_file_is_listed_with_its_problem_and_hides_no_other(
     catalog: Catalog, bench: Bench, make: Any, told: str
 ):
     bench.write(drawing(), "good.json")
@@ -260,7 +258,7 @@ def test_odd_file_marks_itself_and_spoils_no_other(
     json.dumps(odd.model_dump(mode="json"), ensure_ascii=False).encode()
 
 
-def test_title_is_one_line_without_characters_that_turn_text_around(catalog: Catalog, bench: Bench):
+def test_title_is_one_line_without_bidi_characters(catalog: Catalog, bench: Bench):
     bench.write(drawing(id="a\nb\u202ec" + "d" * 200), "x.json")
     bench.write({**drawing(), "id": "x\n"}, "new\nline\u202e.json")
     titles = [entry.title for entry in catalog.entries()]
@@ -274,7 +272,7 @@ def test_description_of_fifty_megabytes_is_cut(catalog: Catalog, bench: Bench):
     assert len(only(catalog).description) == 4000
 
 
-def test_document_of_ten_thousand_steps_spoils_no_other(catalog: Catalog, bench: Bench):
+def test_document_of_ten_thousand_steps_hides_no_other(catalog: Catalog, bench: Bench):
     bench.write(drawing(), "good.json")
     bench.write(drawing(steps=[step(str(number)) for number in range(10_000)]), "odd.json")
     problems = {entry.name: entry.problem for entry in catalog.entries()}
@@ -282,11 +280,11 @@ def test_document_of_ten_thousand_steps_spoils_no_other(catalog: Catalog, bench:
     assert problems["odd"] is not None
 
 
-def test_a_folder_that_is_not_there_is_an_empty_one(tmp_path: Path):
+def test_missing_folder_lists_no_workflows(tmp_path: Path):
     assert Catalog(PathSettings(workflows=(tmp_path / "none",))).entries() == ()
 
 
-def test_a_file_that_is_written_again_alike_is_read_again(catalog: Catalog, bench: Bench):
+def test_rewritten_file_is_read_again(catalog: Catalog, bench: Bench):
     file = bench.write(drawing(description="one"))
     assert only(catalog).description == "one"
     before = file.stat()
@@ -298,7 +296,7 @@ def test_a_file_that_is_written_again_alike_is_read_again(catalog: Catalog, benc
     assert only(catalog).description == "two"
 
 
-def test_shipped_workflows_come_first_and_each_has_a_description(bench: Bench):
+def test_shipped_workflows_come_first_with_descriptions(bench: Bench):
     bench.write(drawing(), "aaa.json")
     entries = Catalog(PathSettings(workflows=(bench.workflows, SHIPPED_WORKFLOWS))).entries()
     assert entries[-1].name == "aaa"
@@ -308,7 +306,7 @@ def test_shipped_workflows_come_first_and_each_has_a_description(bench: Bench):
     assert ready == sorted(ready, reverse=True)
 
 
-def test_the_model_that_a_task_has_as_its_default_is_downloaded_too(catalog: Catalog, bench: Bench):
+def test_default_model_of_task_is_counted(catalog: Catalog, bench: Bench):
     task = {"command": "text_generation", "arguments": {"prompt": "x", "model_name": None}}
     bench.write(drawing(steps=[{"name": "tell", "task": task}]))
     entry = only(catalog)
@@ -321,7 +319,7 @@ def test_the_model_that_a_task_has_as_its_default_is_downloaded_too(catalog: Cat
     assert only(catalog).ready
 
 
-def test_a_tasks_model_may_be_the_default_of_a_variable(catalog: Catalog, bench: Bench):
+def test_task_model_may_be_default_of_variable(catalog: Catalog, bench: Bench):
     arguments = {"image": "previous_result:draw", "sam_model_name": "variable:masks"}
     task = {"command": "segment", "arguments": {"prompt": "cat", **arguments}}
     steps = [step("draw"), {"name": "cut", "task": task}]

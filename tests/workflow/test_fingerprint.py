@@ -1,4 +1,4 @@
-"""Hashes say what is the same: a workflow's files, a request, a loaded component."""
+"""Hashes that identify a workflow's files, a request, and a loaded component."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.workflow.bench import Bench, drawing, safetensors, step, sub
 # --- the hash of a workflow ----------------------------------------------------------------------
 
 
-def test_the_hash_covers_the_files_of_sub_workflows(bench: Bench):
+def test_workflow_hash_covers_sub_workflows(bench: Bench):
     bench.write(drawing(), "child.json")
     document = drawing(steps=[sub("child.json")])
     before = bench.plan(document).workflow_hash
@@ -32,7 +32,7 @@ def test_the_hash_covers_the_files_of_sub_workflows(bench: Bench):
     assert bench.plan(document).workflow_hash != before
 
 
-def test_white_space_changes_the_hash_but_nothing_that_is_run(bench: Bench):
+def test_white_space_changes_hash_but_not_plan(bench: Bench):
     plain, spaced = bench.plan(drawing(), seed=1), None
     spaced = bench.plan(json.dumps(drawing(), indent=8), seed=1)
     assert spaced.workflow_hash != plain.workflow_hash
@@ -41,7 +41,7 @@ def test_white_space_changes_the_hash_but_nothing_that_is_run(bench: Bench):
 
 
 @given(st.lists(st.binary(max_size=5)), st.lists(st.binary(max_size=5)))
-def test_equal_hashes_mean_equal_files(one: list[bytes], other: list[bytes]):
+def test_equal_workflow_hashes_mean_equal_files(one: list[bytes], other: list[bytes]):
     assert (workflow_hash(one) == workflow_hash(other)) == (one == other)
 
 
@@ -54,7 +54,7 @@ def test_equal_requests_have_equal_keys(bench: Bench):
     assert request_key(explicit) == request_key(bench.plan(drawing(), seed=1))
 
 
-def test_another_seed_input_or_workflow_is_another_request(bench: Bench):
+def test_request_key_changes_with_seed_input_and_workflow(bench: Bench):
     keys = [
         request_key(bench.plan(drawing(), seed=1)),
         request_key(bench.plan(drawing(), seed=2)),
@@ -66,7 +66,7 @@ def test_another_seed_input_or_workflow_is_another_request(bench: Bench):
     assert len(set(keys)) == len(keys)
 
 
-def test_another_picture_under_the_same_name_is_another_request(bench: Bench):
+def test_request_key_changes_with_image_content(bench: Bench):
     document = drawing(
         variables={"image": None}, steps=[step(arguments={"ip_adapter_image": "variable:image"})]
     )
@@ -78,7 +78,7 @@ def test_another_picture_under_the_same_name_is_another_request(bench: Bench):
     assert request_key(bench.plan(document, seed=1, image=str(file))) != before
 
 
-def test_other_weights_in_the_models_folder_are_another_request(bench: Bench):
+def test_request_key_changes_with_model_weights(bench: Bench):
     weights = bench.model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.parent.mkdir()
     safetensors(weights, a=4)
@@ -91,7 +91,7 @@ def test_other_weights_in_the_models_folder_are_another_request(bench: Bench):
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_a_file_of_the_hub_is_its_blob_wherever_the_cache_lies(tmp_path: Path):
+def test_hub_file_is_identified_by_blob(tmp_path: Path):
     for number, cache in enumerate(("here", "there")):
         blob = tmp_path / cache / "blobs" / "0123abcd"
         blob.parent.mkdir(parents=True)
@@ -108,13 +108,13 @@ def test_a_file_of_the_hub_is_its_blob_wherever_the_cache_lies(tmp_path: Path):
 # --- weights -------------------------------------------------------------------------------------
 
 
-def test_the_bytes_of_the_weights_come_from_the_headers(component: Path):
+def test_weight_bytes_come_from_headers(component: Path):
     assert weight_bytes(component, None) == 16
     safetensors(component / "more.safetensors", c=100)
     assert weight_bytes(component, None) == 116
 
 
-def test_a_variant_is_loaded_where_there_is_one_and_else_the_plain_files(component: Path):
+def test_variant_is_preferred_to_plain_files(component: Path):
     plain = component / "diffusion_pytorch_model.safetensors"
     assert weight_files(component, "fp16") == (plain,)
     shards = tuple(
@@ -125,7 +125,7 @@ def test_a_variant_is_loaded_where_there_is_one_and_else_the_plain_files(compone
     assert weight_files(component, None) == (plain,)
 
 
-def test_plain_shards_are_no_variant(tmp_path: Path):
+def test_plain_shards_are_not_a_variant(tmp_path: Path):
     shards = tuple(
         safetensors(tmp_path / f"model-0000{n}-of-00002.safetensors", a=n) for n in (1, 2)
     )
@@ -133,7 +133,7 @@ def test_plain_shards_are_no_variant(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, bytes(16)])
-def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path, content: bytes):
+def test_other_file_kinds_are_refused_as_safetensors(tmp_path: Path, content: bytes):
     file = tmp_path / "a.safetensors"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"'a\.safetensors' is not a safetensors file"):

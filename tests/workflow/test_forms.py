@@ -1,4 +1,4 @@
-"""A form explains itself from where each variable ends up; `inputs` overrides any of it."""
+"""Forms derived from the uses of variables; `inputs` overrides any part."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from tests.workflow.bench import Bench, Document, drawing, step, sub
 
 
 def asked(bench: Bench, document: Document) -> dict[str, InputSpec]:
-    """What the document asks for, by name."""
+    """Returns the document's inputs, by name."""
     return {spec.name: spec for spec in declared_inputs(read_document(bench.write(document)))}
 
 
 def calling(pipeline: str, variables: dict[str, Any], **arguments: Any) -> Document:
-    """A document that calls this pipeline; each variable is the argument of its own name."""
+    """Returns a document that calls this pipeline; each variable is the argument of its own
+    name."""
     named = {name: f"variable:{name}" for name in variables}
     block = step(configuration={"component_type": pipeline}, arguments={**named, **arguments})
     return drawing(variables=variables, steps=[block])
 
 
-def test_the_help_of_a_field_is_the_docstring_of_its_argument(bench: Bench):
+def test_field_help_is_docstring_of_argument(bench: Bench):
     document = calling("FluxPipeline", {"num_inference_steps": 28, "prompt": "a fox"})
     fields = asked(bench, document)
     assert fields["num_inference_steps"].help == (
         "The number of denoising steps. More denoising steps usually lead to a higher quality image"
         " at the expense of slower inference."
     )
-    # What only helps who calls it from Python is left out.
+    # Sentences that only help callers from Python are left out.
     assert fields["prompt"].help == "The prompt or prompts to guide the image generation."
 
 
-def test_every_pipeline_of_the_corpus_explains_its_arguments():
+def test_every_corpus_pipeline_has_argument_help():
     for pipeline in ("StableDiffusionXLPipeline", "WanPipeline", "LTX2Pipeline", "ZImagePipeline"):
         told = argument_help(pipeline)
         assert {"prompt", "width", "height", "num_inference_steps"} <= told.keys()
@@ -52,13 +53,13 @@ def test_sizes_have_limits_and_a_step(bench: Bench):
     assert (frames.minimum, frames.step, frames.label) == (1, None, "Frames")
 
 
-def test_a_fraction_with_both_limits_is_a_slider(bench: Bench):
+def test_fraction_with_both_limits_is_slider(bench: Bench):
     fields = asked(bench, calling("StableDiffusionImg2ImgPipeline", {"strength": 0.8}))
     strength = fields["strength"]
     assert (strength.kind, strength.minimum, strength.maximum) == ("slider", 0, 1)
 
 
-def test_what_is_rarely_changed_waits_under_advanced(bench: Bench):
+def test_rare_arguments_are_under_advanced(bench: Bench):
     variables = {"prompt": "a fox", "negative_prompt": "", "guidance_scale": 7.5, "width": 512,
                  "repository": "a/b"}  # fmt: skip
     document = calling("StableDiffusionPipeline", variables)
@@ -70,7 +71,7 @@ def test_what_is_rarely_changed_waits_under_advanced(bench: Bench):
                       "width": "", "repository": "advanced"}  # fmt: skip
 
 
-def test_a_form_is_never_only_advanced(bench: Bench):
+def test_form_always_has_a_main_field(bench: Bench):
     fields = asked(bench, calling("StableDiffusionPipeline", {"guidance_scale": 7.5}))
     assert fields["guidance_scale"].group == ""
 
@@ -80,7 +81,7 @@ def test_a_form_is_never_only_advanced(bench: Bench):
     [{"image": "variable:picture_url"}, {"image": {"location": "variable:picture_url"}}],
     ids=["key", "location"],
 )
-def test_a_variable_that_ends_as_a_picture_is_one_on_the_form(bench: Bench, value: dict[str, Any]):
+def test_variable_used_as_image_is_image_field(bench: Bench, value: dict[str, Any]):
     document = drawing(
         variables={"picture_url": None},
         steps=[{"name": "cut", "task": {"command": "crop_square", "arguments": value}}],
@@ -89,7 +90,7 @@ def test_a_variable_that_ends_as_a_picture_is_one_on_the_form(bench: Bench, valu
     assert (field.kind, field.label) == ("image", "Picture")
 
 
-def test_settings_of_a_few_words_are_choices(bench: Bench):
+def test_enum_settings_are_choices(bench: Bench):
     document = calling("StableDiffusionPipeline", {})
     document["variables"] = {"offload": "model"}
     document["steps"][0]["pipeline"]["configuration"]["offload"] = "variable:offload"
@@ -97,14 +98,14 @@ def test_settings_of_a_few_words_are_choices(bench: Bench):
     assert (field.kind, field.choices) == ("choice", ("model", "sequential"))
 
 
-def test_tasks_tell_the_limits_of_their_arguments(bench: Bench):
+def test_task_arguments_have_limits(bench: Bench):
     task = {"command": "resize_rescale", "arguments": {"image": None, "width": "variable:side"}}
     document = drawing(variables={"side": 64}, steps=[{"name": "a", "task": task}])
     field = asked(bench, document)["side"]
     assert (field.minimum, field.maximum, field.group) == (1, 8192, "")
 
 
-def test_a_sub_workflow_hands_up_what_it_knows(bench: Bench):
+def test_sub_workflow_inputs_describe_parent_variables(bench: Bench):
     child = calling("FluxPipeline", {"width": 512})
     bench.write({**child, "inputs": {"width": {"maximum": 1024}}}, "child.json")
     document = drawing(
@@ -118,14 +119,14 @@ def test_a_sub_workflow_hands_up_what_it_knows(bench: Bench):
     assert field.help.startswith("The width in pixels")
 
 
-def test_a_sub_workflow_that_runs_itself_ends(bench: Bench):
+def test_recursive_sub_workflow_terminates(bench: Bench):
     document = drawing(
         variables={"prompt": "a"}, steps=[sub("flow.json", prompt="variable:prompt")]
     )
     assert asked(bench, document)["prompt"].label == "Prompt"
 
 
-def test_a_reference_to_a_pipeline_tells_what_that_pipeline_tells(bench: Bench):
+def test_pipeline_reference_has_help_of_its_pipeline(bench: Bench):
     again = {"reference_name": "draw", "arguments": {"prompt": "variable:words"}}
     document = drawing(
         variables={"words": "a fox", "prompt": "", "steps": 1},
@@ -147,7 +148,7 @@ def test_a_reference_to_a_pipeline_tells_what_that_pipeline_tells(bench: Bench):
         ({"kind": "number"}, "kind", "number"),
     ],
 )
-def test_the_inputs_block_overrides_any_of_it(
+def test_inputs_block_overrides_derived_fields(
     bench: Bench, block: dict[str, Any], field: str, value: object
 ):
     document = calling("FluxPipeline", {"width": 512})
@@ -174,7 +175,7 @@ def test_the_inputs_block_overrides_any_of_it(
         ),
     ],
 )
-def test_what_cannot_be_asked_for_is_a_mistake_of_the_document(
+def test_impossible_input_is_refused(
     bench: Bench, default: Any, block: dict[str, Any], sentence: str
 ):
     name = "a_mask" if default is None else "x"
@@ -186,7 +187,7 @@ def test_what_cannot_be_asked_for_is_a_mistake_of_the_document(
     assert str(problem).endswith(sentence)
 
 
-def test_a_default_beyond_the_limits_is_the_documents_own_word(bench: Bench):
+def test_default_beyond_limits_removes_limits(bench: Bench):
     fields = asked(bench, calling("FluxPipeline", {"num_inference_steps": 0}))
     assert (fields["num_inference_steps"].minimum, fields["num_inference_steps"].default) == (
         None,
@@ -194,6 +195,6 @@ def test_a_default_beyond_the_limits_is_the_documents_own_word(bench: Bench):
     )
 
 
-def test_a_variable_nobody_uses_is_asked_for_by_its_name(bench: Bench):
+def test_unused_variable_is_labelled_by_name(bench: Bench):
     fields = asked(bench, drawing(variables={"lora_scale": 1.0, "prompt": "", "steps": 1}))
     assert (fields["lora_scale"].label, fields["lora_scale"].help) == ("LoRA scale", "")

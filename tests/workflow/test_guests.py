@@ -1,4 +1,4 @@
-"""What a guest's run may be: limits of the form, size, and models somebody else named."""
+"""Limits of a guest's run: form limits, size, and models."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def paths(tmp_path: Path, shipped_workflows: Path) -> PathSettings:
 def refusals(
     paths: PathSettings, name: str, inputs: dict[str, Any], changes: dict[str, Any]
 ) -> list[str]:
-    """What a guest is told who asks for this; operators may."""
+    """Returns the problems that a guest is told; operators may."""
     catalog = Catalog(paths)
     entry = catalog.find(name)
     plan = make_plan(Path(entry.path), inputs, paths=paths, changes=changes)

@@ -1,4 +1,4 @@
-"""What a workflow asks for, and whether what somebody gave is that."""
+"""Inputs of a workflow, and the check of given values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def spec(default: Any, name: str = "x", **block: Any) -> InputSpec:
 
 
 def taken(default: Any, value: Any, **block: Any) -> Any:
-    """What becomes of this value for a variable with this default; it has to fit."""
+    """Returns the converted value for a variable with this default; it must fit."""
     values, problems = check_inputs((spec(default, **block),), {"x": value}, NOWHERE)
     assert problems == []
     return values["x"]
@@ -78,18 +78,18 @@ def refusal(default: Any, value: Any, **block: Any) -> str:
         ("steps", 20, {"kind": "text"}, "text"),
     ],
 )
-def test_how_a_variable_is_asked_for_follows_from_its_name_and_default(
+def test_kind_of_input_follows_from_name_and_default(
     name: str, default: Any, block: dict[str, Any], kind: str
 ):
     assert spec(default, name, **block).kind == kind
 
 
-def test_a_variable_without_a_label_is_called_by_its_name_in_words():
+def test_default_label_is_name_in_words():
     assert spec(1, "num_images-per_prompt").label == "Num images per prompt"
     assert spec(1, "n", label="Pictures").label == "Pictures"
 
 
-def test_variables_are_asked_for_in_the_order_they_are_declared():
+def test_inputs_keep_order_of_declaration():
     assert [made.name for made in input_specs({"b": 1, "a": 2, "c": 3}, {})] == ["b", "a", "c"]
 
 
@@ -135,7 +135,7 @@ def test_variables_are_asked_for_in_the_order_they_are_declared():
         (None, "anything", "anything"),
     ],
 )
-def test_a_value_is_taken_in_the_type_of_its_variable(default: Any, value: Any, expected: Any):
+def test_value_is_converted_to_type_of_variable(default: Any, value: Any, expected: Any):
     result = taken(default, value)
     assert (result, type(result)) == (expected, type(expected))
 
@@ -181,18 +181,16 @@ def test_a_value_is_taken_in_the_type_of_its_variable(default: Any, value: Any, 
         ("text", "x" * (MAX_TEXT_LENGTH + 1), "The text has 10001 characters; 10000 fit."),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_with_a_sentence(
-    default: Any, value: Any, sentence: str
-):
+def test_value_of_wrong_type_is_refused(default: Any, value: Any, sentence: str):
     assert refusal(default, value) == sentence
 
 
-def test_lines_and_tabs_belong_to_a_text():
+def test_newlines_and_tabs_are_kept_in_text():
     assert taken("", "two\nlines\tand a tab\r\n") == "two\nlines\tand a tab\r\n"
 
 
 @pytest.mark.parametrize("whole", [10**400, -(10**400), "1" + "0" * 400])
-def test_a_number_without_measure_is_refused(whole: Any):
+def test_huge_number_is_refused(whole: Any):
     assert re.search("number is needed|holds a whole number outside", refusal(1, whole))
 
 
@@ -206,23 +204,23 @@ def test_a_number_without_measure_is_refused(whole: Any):
         ({"maximum": 2000000}, 12345678, "12345678 is more than 2000000."),
     ],
 )
-def test_a_number_out_of_range_is_refused_with_the_range(
+def test_number_out_of_range_is_refused_with_range(
     limits: dict[str, Any], value: Any, sentence: str
 ):
     assert refusal(20, value, **limits) == sentence
 
 
-def test_the_limits_themselves_fit():
+def test_limits_are_inclusive():
     assert [taken(20, n, minimum=1, maximum=50) for n in (1, 50)] == [1, 50]
 
 
-def test_a_value_that_is_no_choice_is_refused_with_the_nearest_one():
+def test_unknown_choice_is_refused_with_nearest():
     sentence = refusal("small", "lrge", choices=("small", "large"))
     assert sentence == "'lrge' is not one of: small, large. Did you mean 'large'?"
     assert taken("small", "large", choices=("small", "large")) == "large"
 
 
-def test_a_picture_is_taken_from_the_uploads_only(tmp_path: Path):
+def test_image_must_be_an_upload(tmp_path: Path):
     uploads = tmp_path / "uploads"
     uploads.mkdir()
     (picture,) = input_specs({"image": None}, {})
@@ -243,7 +241,7 @@ def test_a_picture_is_taken_from_the_uploads_only(tmp_path: Path):
 # --- all at once, at its place -------------------------------------------------------------------
 
 
-def test_all_wrong_inputs_are_told_at_once(bench: Bench):
+def test_all_wrong_inputs_are_reported(bench: Bench):
     document = drawing(
         variables={"prompt": "a", "steps": 20, "image": None, "size": "small"},
         inputs={
@@ -262,14 +260,14 @@ def test_all_wrong_inputs_are_told_at_once(bench: Bench):
     }
 
 
-def test_an_unknown_variable_without_a_near_one_lists_what_there_is():
+def test_unknown_variable_lists_known_ones():
     (found,) = check_inputs((spec(1),), {"quality": 1}, NOWHERE)[1]
     assert found.hint == "It has: x."
     (found,) = check_inputs((), {"quality": 1}, NOWHERE)[1]
     assert found.hint == "It has: none."
 
 
-def test_the_block_of_inputs_is_checked_with_its_places(bench: Bench):
+def test_inputs_block_is_checked_with_places(bench: Bench):
     document = drawing(
         inputs={"prompt": {"kind": "poem", "lines": 0, "labell": "x"}, "promt": {}, "steps": []}
     )
@@ -285,7 +283,7 @@ def test_the_block_of_inputs_is_checked_with_its_places(bench: Bench):
 
 
 @pytest.mark.parametrize("name", ["", "9lives", "a b", "a.b", "x" * 101, "a\n"])
-def test_a_variable_has_a_plain_name(bench: Bench, name: str):
+def test_variable_name_is_plain(bench: Bench, name: str):
     problems = bench.problems(drawing(variables={"prompt": "a", "steps": 1, name: "x"}))
     assert list(problems) == [place(("variables", name))]
     (told,) = problems.values()
@@ -293,7 +291,7 @@ def test_a_variable_has_a_plain_name(bench: Bench, name: str):
 
 
 @pytest.mark.parametrize("key", ["variables", "inputs"])
-def test_variables_and_inputs_are_objects(bench: Bench, key: str):
+def test_variables_and_inputs_must_be_objects(bench: Bench, key: str):
     assert bench.problems(drawing(**{key: ["prompt"]}))[key] == "An object is needed."
 
 
@@ -305,7 +303,7 @@ def test_variables_and_inputs_are_objects(bench: Bench, key: str):
     block=blocks,
     given_values=st.dictionaries(st.sampled_from(["x", "y"]), json_values),
 )
-def test_whatever_is_given_is_taken_or_refused_at_its_place(
+def test_any_value_is_accepted_or_refused_at_its_place(
     default: Any, block: InputBlock, given_values: dict[str, Any]
 ):
     specs = input_specs({"x": default}, {"x": block})
@@ -317,13 +315,13 @@ def test_whatever_is_given_is_taken_or_refused_at_its_place(
 
 
 @given(default=st.sampled_from([True, 3, 0.5, "text", ["a"]]), value=json_values)
-def test_what_is_taken_has_the_type_of_the_default(default: Any, value: Any):
+def test_accepted_value_has_type_of_default(default: Any, value: Any):
     values, _ = check_inputs((spec(default),), {"x": value}, NOWHERE)
     assert all(type(taken_value) is type(default) for taken_value in values.values())
 
 
 @given(default=defaults, value=json_values)
-def test_what_is_taken_once_is_taken_again_unchanged(default: Any, value: Any):
+def test_accepted_value_is_accepted_again_unchanged(default: Any, value: Any):
     specs = (spec(default),)
     values, problems = check_inputs(specs, {"x": value}, NOWHERE)
     if not problems:
@@ -334,7 +332,7 @@ def test_what_is_taken_once_is_taken_again_unchanged(default: Any, value: Any):
 # --- how much is told ----------------------------------------------------------------------------
 
 
-def test_of_many_unknown_inputs_the_first_are_told():
+def test_many_unknown_inputs_are_reported_up_to_limit():
     specs = input_specs({f"variable_{n}": n for n in range(200)}, {})
     given = {f"variabel_{n}": n for n in range(30_000)}
     values, problems = check_inputs(specs, given, NOWHERE)

@@ -1,4 +1,4 @@
-"""A file becomes a raw document, or it is said where the file is wrong."""
+"""Reading a workflow file, and the messages about broken ones."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def refused(file: Path, content: str | bytes) -> InvalidWorkflow:
     return caught.value
 
 
-def test_a_document_is_read_with_its_bytes(file: Path):
+def test_document_is_read_with_its_bytes(file: Path):
     file.write_text(json.dumps(drawing()))
     raw = read_document(file)
     assert (raw.tree, raw.content) == (drawing(), file.read_bytes())
 
 
-def test_a_byte_order_mark_is_no_mistake(file: Path):
+def test_byte_order_mark_is_accepted(file: Path):
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(drawing()).encode())
     assert read_document(file).tree == drawing()
 
@@ -56,7 +56,7 @@ def test_broken_json_is_refused_with_line_and_column(file: Path, text: str, plac
 
 
 @pytest.mark.parametrize("text", ["[]", '"text"', "3", "null"])
-def test_a_document_is_an_object(file: Path, text: str):
+def test_document_must_be_an_object(file: Path, text: str):
     assert str(refused(file, text)) == "'flow.json' is not a workflow: a JSON object is needed."
 
 
@@ -90,15 +90,13 @@ def test_a_document_is_an_object(file: Path, text: str):
         ("", 1, "The file is empty."),
     ],
 )
-def test_what_people_get_wrong_in_json_is_said_in_words(
-    file: Path, text: str, line: int, told: str
-):
+def test_common_json_mistakes_are_explained(file: Path, text: str, line: int, told: str):
     (found,) = refused(file, text).problems
     assert found.place.startswith(f"line {line}, column ")
     assert f"{found.message} {found.hint}".startswith(told)
 
 
-def test_a_key_that_stands_twice_is_told_because_only_the_last_counts(file: Path):
+def test_repeated_key_is_a_warning(file: Path):
     file.write_text('{"id": "x", "steps": [], "steps": [{"name": "a"}]}')
     raw = read_document(file)
     assert raw.tree["steps"] == [{"name": "a"}]
@@ -106,13 +104,13 @@ def test_a_key_that_stands_twice_is_told_because_only_the_last_counts(file: Path
     assert warning.startswith("flow.json: The key 'steps' stands twice in one object")
 
 
-def test_what_is_not_text_is_refused(file: Path):
+def test_binary_file_is_refused(file: Path):
     error = refused(file, b'{"id": "\xff\xfe"}')
     assert error.message == "'flow.json' is not UTF-8 text."
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
-def test_a_document_may_be_in_any_encoding_of_json(file: Path, encoding: str):
+def test_document_may_have_any_json_encoding(file: Path, encoding: str):
     file.write_bytes(json.dumps(drawing()).encode(encoding))
     assert read_document(file).tree == drawing()
 
@@ -124,7 +122,7 @@ def test_a_document_may_be_in_any_encoding_of_json(file: Path, encoding: str):
         ("/steps/1/c", 5), ("/steps/7", 3), ("/steps/0/a/b", 4), ("/x~1y", 8), ("/none", 1),
     ],
 )  # fmt: skip
-def test_a_pointer_leads_to_a_line(pointer: str, line: int):
+def test_line_is_found_by_pointer(pointer: str, line: int):
     text = """{
     "id": "a, \\"steps\\": {",
     "steps": [
@@ -137,11 +135,11 @@ def test_a_pointer_leads_to_a_line(pointer: str, line: int):
     assert line_of(text, pointer) == line
 
 
-def test_a_number_without_end_is_refused(file: Path):
+def test_endless_number_is_refused(file: Path):
     refused(file, '{"id": ' + "1" * 5000 + "}")
 
 
-def test_a_file_larger_than_a_document_can_be_is_refused(file: Path):
+def test_too_large_file_is_refused(file: Path):
     with file.open("wb") as sparse:
         sparse.truncate(MAX_DOCUMENT_BYTES + 1)
     with pytest.raises(InvalidWorkflow, match=r"'flow\.json' is larger than 50 MiB"):
@@ -149,14 +147,14 @@ def test_a_file_larger_than_a_document_can_be_is_refused(file: Path):
 
 
 @pytest.mark.parametrize("name", ["flo.json", "flow", "flow.txt"])
-def test_a_missing_file_names_the_nearest_one(file: Path, name: str):
+def test_missing_file_suggests_nearest(file: Path, name: str):
     file.write_text("{}")
     with pytest.raises(UnknownWorkflow) as caught:
         read_document(file.with_name(name))
     assert caught.value.hint == "Did you mean 'flow'?"
 
 
-def test_a_folder_is_no_workflow_file_and_says_what_is_in_it(file: Path):
+def test_folder_is_refused_with_its_files(file: Path):
     with pytest.raises(UnknownWorkflow, match="is a folder") as empty:
         read_document(file.parent)
     file.write_text("{}")
@@ -167,7 +165,7 @@ def test_a_folder_is_no_workflow_file_and_says_what_is_in_it(file: Path):
     )  # fmt: skip
 
 
-def test_a_file_of_another_name_is_no_workflow(file: Path):
+def test_file_with_other_suffix_is_refused(file: Path):
     text = file.with_suffix(".txt")
     text.write_text("{}")
     with pytest.raises(UnknownWorkflow, match=r"does not end in \.json"):
@@ -177,7 +175,7 @@ def test_a_file_of_another_name_is_no_workflow(file: Path):
     assert read_document(shouted).tree == {}
 
 
-def test_what_is_wrong_with_a_document_is_told_whole_with_places():
+def test_all_problems_are_reported_with_places():
     document, _, _, problems, _ = parse_document(
         {"id": "", "steps": [{"name": "a", "pipeline": {"configuration": {}}}], "seed": "x"}
     )
@@ -191,20 +189,20 @@ def test_what_is_wrong_with_a_document_is_told_whole_with_places():
     }
 
 
-def test_a_document_without_steps_is_refused_at_its_steps():
+def test_document_without_steps_is_refused():
     for empty in ({"id": "x"}, {"id": "x", "steps": []}, {"id": "x", "steps": 3}):
         problems = parse_document(empty).problems
         assert [found.place for found in problems] == ["steps"]
 
 
-def test_a_long_wrong_value_is_shortened_in_the_sentence():
+def test_long_value_is_shortened_in_message():
     (found,) = parse_document({"id": "x", "steps": "y" * 1000}).problems
     assert len(found.message) < 150
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=40))
-def test_whatever_a_file_holds_it_is_read_or_refused(file: Path, content: bytes):
+def test_any_file_is_read_or_refused(file: Path, content: bytes):
     file.write_bytes(content)
     with contextlib.suppress(InvalidWorkflow):
         assert isinstance(read_document(file).tree, dict)
@@ -224,7 +222,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused(file: Path, content: bytes)
     ids=["empty steps", "steps of one name", "unknown inputs", "unknown keys", "wrong names",
          "unknown arguments", "undeclared variables"],
 )  # fmt: skip
-def test_of_thousands_of_mistakes_the_first_hundred_are_told(bench: Bench, document: Any):
+def test_problems_are_reported_up_to_limit(bench: Bench, document: Any):
     error = bench.refused(document)
     assert 20 < len(error.problems) <= MAX_TOLD + 1
     assert len(str(error)) < 50_000

@@ -1,4 +1,4 @@
-"""Names of workflows and of their parameters are unique, stable, and never move."""
+"""Names of workflows and their parameters are unique, stable, and never move."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_files_without_letters_get_names_of_their_own() -> None:
     assert names[files[0]].startswith("workflow-")
 
 
-def test_name_stays_when_another_file_is_added_later() -> None:
+def test_name_stays_when_file_is_added() -> None:
     for older, newer in ((A / "a b.json", A / "a-b.json"), (A / "!.json", A / "?.json"),
                          (B / "a.json", A / "a.json")):  # fmt: skip
         before = workflow_names([older], {})
@@ -50,15 +50,15 @@ def test_name_stays_when_another_file_is_added_later() -> None:
 
 
 def test_name_is_not_taken_over_after_a_restart() -> None:
-    """Two files of one folder that cannot be told apart have both a hash: a script that calls
-    either by the plain name is told, and never runs the other."""
+    """Of two files of one folder with the same slug both have a hash: a script that uses the plain
+    name gets an error, and never runs the other file."""
     names = workflow_names([A / "a b.json", A / "a-b.json"], {})
     assert "a-b" not in names.values()
     assert all(name.startswith("a-b-") for name in names.values())
     assert names == workflow_names([A / "a-b.json", A / "a b.json"], {})
 
 
-def test_name_of_a_file_that_is_gone_is_not_given_to_another() -> None:
+def test_name_of_removed_file_is_not_reused() -> None:
     known = workflow_names([A / "a b.json"], {})
     assert workflow_names([A / "a_b.json"], known)[A / "a_b.json"] != "a-b"
 
@@ -90,7 +90,7 @@ def test_names_are_unique(drawn: list[tuple[Path, str]]) -> None:
         (["seed", "match"], ["seed", "match"]),
     ],
 )
-def test_parameters_are_the_nearest_names_that_python_allows(
+def test_parameter_is_nearest_valid_python_name(
     variables: list[str], parameters: list[str]
 ) -> None:
     assert list(parameter_names(variables).values()) == parameters
@@ -104,6 +104,6 @@ def test_parameters_are_unique_identifiers(variables: list[str]) -> None:
     assert all(name.isidentifier() and name not in TAKEN_PARAMETERS for name in names.values())
 
 
-def test_line_shows_nothing_that_is_not_seen() -> None:
+def test_one_line_removes_invisible_characters() -> None:
     assert one_line("a\n\tb\u202e\u2066c\x00\udce9") == "a b c"
     assert one_line("x" * 200) == "x" * 99 + "…"

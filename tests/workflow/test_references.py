@@ -1,4 +1,4 @@
-"""References are whole strings, and only those the document itself says."""
+"""References are whole strings of the document, never of a typed value."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ trees = st.recursive(
 
 
 def replaced(tree: Any, values: dict[str, Any], *typed: str) -> Substituted:
-    """The tree with these variables; those in `typed` are a person's own."""
+    """Returns the tree with these variables substituted; those in `typed` are typed values."""
     return substitute(tree, values, typed=frozenset(typed), given=frozenset(typed))
 
 
 @given(kind=st.sampled_from(PREFIXES), target=st.text())
-def test_a_reference_is_read_as_it_was_written(kind: Any, target: str):
+def test_reference_is_parsed(kind: Any, target: str):
     assert parse(f"{kind}:{target}") == Reference(kind, target)
 
 
 @given(st.none() | st.integers() | st.floats() | st.lists(texts) | st.binary())
-def test_what_is_no_text_is_no_reference(value: object):
+def test_non_string_is_no_reference(value: object):
     assert parse(value) is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "variable", "a variable:x", " variable:x", "Variable:x", "variable :x", "other:x"]
 )
-def test_a_prefix_inside_a_text_is_just_text(text: str):
+def test_prefix_inside_text_is_plain_text(text: str):
     assert parse(text) is None
 
 
-def test_a_place_reads_as_a_person_says_it():
+def test_place_is_readable():
     assert (
         place(("steps", 0, "pipeline", "loras", 12, "scale")) == "steps[0].pipeline.loras[12].scale"
     )
@@ -61,24 +61,24 @@ keys = st.text(min_size=1, max_size=8) | st.sampled_from(["a.b", "~", "/", '"', 
 
 
 @given(st.tuples(keys, keys | st.integers(0, 99), keys | st.integers(0, 99)))
-def test_every_place_has_its_json_pointer(path: tuple[str | int, ...]):
+def test_every_place_has_json_pointer(path: tuple[str | int, ...]):
     pointer = Problem(place=place(path), message="").pointer
     words = [word.replace("~1", "/").replace("~0", "~") for word in pointer.split("/")[1:]]
     assert words == [str(part) for part in path]
 
 
 @pytest.mark.parametrize("text", ["", "line 2, column 13", "/seed"])
-def test_what_is_no_place_in_a_document_stays_as_it_is(text: str):
+def test_other_places_are_unchanged_as_pointer(text: str):
     assert Problem(place=text, message="").pointer == text
 
 
 @given(trees)
-def test_a_document_without_references_stays_as_it_is(tree: Any):
+def test_document_without_references_is_unchanged(tree: Any):
     if "variable:" not in repr(tree):
         assert replaced(tree, {}).tree == tree
 
 
-def test_every_reference_is_replaced_wherever_it_stands():
+def test_every_reference_is_replaced():
     tree = {"a": ["variable:x", {"b": "variable:y"}], "c": "see variable:x", "d": "variable:x"}
     assert replaced(tree, {"x": 1, "y": ["z"]}).tree == {
         "a": [1, {"b": ["z"]}],
@@ -87,19 +87,19 @@ def test_every_reference_is_replaced_wherever_it_stands():
     }
 
 
-def test_where_a_persons_value_landed_is_remembered():
+def test_places_of_typed_values_are_recorded():
     tree = {"a": ["variable:typed", "variable:own"], "b": "variable:typed"}
     assert replaced(tree, {"typed": 1, "own": 2}, "typed").literal == {("a", 0), ("b",)}
 
 
 @given(texts)
-def test_a_value_is_not_looked_into_for_further_references(value: str):
+def test_typed_value_is_not_searched_for_references(value: str):
     # Otherwise a person could write `variable:…` and reach another variable.
     tree = {"a": "variable:x"}
     assert replaced(tree, {"x": f"variable:{value}"}, "x").tree == {"a": f"variable:{value}"}
 
 
-def test_a_default_may_be_another_variable_or_hold_one():
+def test_default_may_contain_variables():
     values = {"both": {"first": "variable:one", "second": ["variable:two"]}, "one": "variable:two",
               "two": 2}  # fmt: skip
     assert replaced(["variable:both"], values).tree == [{"first": 2, "second": [2]}]
@@ -108,19 +108,19 @@ def test_a_default_may_be_another_variable_or_hold_one():
     assert found.literal == {(0, "first"), (0, "second", 0)}
 
 
-def test_defaults_that_lead_back_to_themselves_are_told():
+def test_circular_defaults_are_reported():
     values = {"a": "variable:b", "b": ["variable:a"], "self": "variable:self"}
     found = replaced({"x": "variable:a", "y": "variable:self"}, values)
     assert found.endless == ((("x", 0), "a"), (("y",), "self"))
 
 
-def test_defaults_that_double_each_other_are_given_up_in_time():
+def test_exponential_defaults_are_refused():
     values: dict[str, Any] = {f"v{n}": [f"variable:v{n + 1}"] * 10 for n in range(50)}
     with pytest.raises(TooManyNodes):
         replaced("variable:v0", values)
 
 
-def test_every_undeclared_variable_is_told_with_its_place():
+def test_undeclared_variables_are_reported_with_place():
     tree = {"a": ["variable:x", "variable:y"], "b": "variable:x", "c": "variable:"}
     assert replaced(tree, {}).undeclared == (
         (("a", 0), "x"),
@@ -131,7 +131,7 @@ def test_every_undeclared_variable_is_told_with_its_place():
 
 
 @given(trees)
-def test_other_references_are_left_for_later(tree: Any):
+def test_previous_result_references_are_kept(tree: Any):
     wrapped = {"result": "previous_result:draw", "constant": "constant:torch.float16", "x": tree}
     found = replaced(wrapped, {}).tree
     assert found["result"] == "previous_result:draw"

@@ -1,4 +1,4 @@
-"""The dialect's JSON Schema is in step with the typed document, and says what the planner does."""
+"""The JSON Schema matches the typed document and the planner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def validator() -> Draft202012Validator:
 
 
 def wrong(validator: Draft202012Validator, document: Any) -> Iterator[str]:
-    """Where the document does not fit, the innermost places."""
+    """Returns the innermost places where the document does not fit."""
     for error in validator.iter_errors(document):
         found = [error]
         while found[0].context:
@@ -37,19 +37,19 @@ def wrong(validator: Draft202012Validator, document: Any) -> Iterator[str]:
         yield found[0].json_path
 
 
-def test_the_file_that_ships_is_the_schema_of_this_version():
+def test_shipped_schema_is_current():
     assert FILE.read_text() == text(), (
         "run: python -m app.workflow.schema > docs/workflow.schema.json"
     )
 
 
-def test_every_key_of_the_document_is_in_it():
+def test_schema_has_every_document_key():
     schema = workflow_schema()
     assert schema["properties"].keys() == {*WorkflowDocument.model_fields, "$schema"}
     assert schema["$defs"]["StepDocument"]["properties"].keys() == set(StepDocument.model_fields)
 
 
-def test_what_ships_fits(validator: Draft202012Validator, shipped_workflows: Path):
+def test_shipped_workflows_fit_schema(validator: Draft202012Validator, shipped_workflows: Path):
     files = sorted(shipped_workflows.rglob("*.json"))
     assert len(files) > 10
     assert {path.name: list(wrong(validator, json.loads(path.read_text()))) for path in files} == {
@@ -57,7 +57,7 @@ def test_what_ships_fits(validator: Draft202012Validator, shipped_workflows: Pat
     }
 
 
-def test_every_real_document_that_plans_fits(
+def test_plannable_third_party_documents_fit_schema(
     validator: Draft202012Validator, real_workflows: Path, tmp_path: Path
 ):
     fitting = 0
@@ -71,7 +71,7 @@ def test_every_real_document_that_plans_fits(
     assert fitting > 10
 
 
-def test_an_editor_may_be_told_of_it(bench: Bench, validator: Draft202012Validator):
+def test_schema_key_is_allowed_in_document(bench: Bench, validator: Draft202012Validator):
     document = drawing(**{"$schema": "../docs/workflow.schema.json"})
     assert bench.plan(document).warnings == ()
     assert list(wrong(validator, document)) == []
@@ -94,7 +94,7 @@ def test_an_editor_may_be_told_of_it(bench: Bench, validator: Draft202012Validat
         (drawing(inputs={"prompt": {"kind": "colour"}}), "$.inputs.prompt.kind"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_marked_at_its_place(
+def test_schema_error_is_at_place_of_mistake(
     validator: Draft202012Validator, bench: Bench, document: Any, place: str
 ):
     assert list(wrong(validator, document)) == [place]
@@ -114,7 +114,5 @@ def test_a_mistake_is_marked_at_its_place(
     ],
     ids=["seed", "offload", "shift", "other software", "sub-workflow", "component"],
 )  # fmt: skip
-def test_variables_and_open_keys_stand_where_the_dialect_lets_them(
-    validator: Draft202012Validator, document: Any
-):
+def test_schema_allows_variables_and_open_keys(validator: Draft202012Validator, document: Any):
     assert list(wrong(validator, document)) == []

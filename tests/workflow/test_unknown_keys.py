@@ -1,4 +1,4 @@
-"""Keys the dialect does not have: ignored aloud where any key may stand, refused elsewhere."""
+"""Unknown keys: a warning where any key is allowed, refused elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.workflow.bench import Bench, drawing, step
 PIPELINE = "steps[0].pipeline"
 
 
-def test_other_softwares_keys_do_not_stop_a_document(bench: Bench):
+def test_keys_of_other_software_are_ignored(bench: Bench):
     document = drawing(editor={"zoom": 2}, steps=[{**step(vendor=[1]), "xy": [3, 4]}])
     document["steps"][0]["result"]["colour"] = "red"
     assert set(bench.plan(document).warnings) == {
@@ -35,7 +35,7 @@ def test_other_softwares_keys_do_not_stop_a_document(bench: Bench):
          f"{PIPELINE}.configuration.cache.treshold", "threshold"),
     ],
 )  # fmt: skip
-def test_a_typo_where_any_key_may_stand_is_a_warning_with_the_nearest_name(
+def test_typo_in_open_block_is_warning_with_nearest(
     bench: Bench, changes: dict[str, Any], place: str, right: str
 ):
     (warning,) = bench.plan(drawing(steps=[step(**changes)])).warnings
@@ -55,13 +55,11 @@ def test_a_typo_where_any_key_may_stand_is_a_warning_with_the_nearest_name(
         ({"scheduler": {"shift": 2, "shfit": 3}}, f"{PIPELINE}.scheduler.shfit"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_of_a_closed_set_is_refused(
-    bench: Bench, changes: dict[str, Any], place: str
-):
+def test_unknown_key_in_closed_block_is_refused(bench: Bench, changes: dict[str, Any], place: str):
     assert list(bench.problems(drawing(steps=[step(**changes)]))) == [place]
 
 
-def test_a_mistyped_key_that_is_needed_is_the_only_mistake(bench: Bench):
+def test_mistyped_required_key_is_one_problem(bench: Bench):
     mistyped = step()
     mistyped["pipeline"]["argumens"] = mistyped["pipeline"].pop("arguments")
     nameless = {"nmae": "second", **step()}
@@ -74,7 +72,7 @@ def test_a_mistyped_key_that_is_needed_is_the_only_mistake(bench: Bench):
     }
 
 
-def test_steps_beside_a_broken_one_are_checked_too(bench: Bench):
+def test_other_steps_are_checked_beside_broken_one(bench: Bench):
     broken = step("broken")
     del broken["pipeline"]["arguments"]
     after = step("after", arguments={"ip_adapter_image": "previous_result:broken", "promt": 1})
@@ -84,7 +82,7 @@ def test_steps_beside_a_broken_one_are_checked_too(bench: Bench):
     ]
 
 
-def test_what_is_taken_out_leaves_the_rest_as_it_was():
+def test_removing_keys_leaves_rest_unchanged():
     tree = {"a": [{"b": 1, "c": 2}, 3], "d": {"e": 4}}
     assert without(tree, [("a", 0, "b"), ("d", "e")]) == {"a": [{"c": 2}, 3], "d": {}}
     assert tree["d"] == {"e": 4}

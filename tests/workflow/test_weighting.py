@@ -1,4 +1,4 @@
-"""The notation of weights in prompts, read by a pure function."""
+"""The notation of weights in prompts, parsed by a pure function."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def escaped(text: str) -> str:
         ("", []),
     ],
 )
-def test_brackets_weigh_and_multiply(prompt: str, pieces: list[tuple[str, float]]):
+def test_brackets_set_weights(prompt: str, pieces: list[tuple[str, float]]):
     (chunk,) = read_weights(prompt)
     assert [(text, pytest.approx(weight)) for text, weight in pieces] == list(chunk)
 
 
-def test_a_break_begins_a_chunk_and_weights_reach_over_it():
+def test_break_begins_chunk_and_keeps_weights():
     chunks = read_weights("(red BREAK cat:2) dog")
     assert chunks == ((Piece("red", 2.0),), (Piece("cat", 2.0), Piece(" dog", 1.0)))
     assert plain(chunks) == "red cat dog"
@@ -55,19 +55,19 @@ def test_a_break_begins_a_chunk_and_weights_reach_over_it():
 
 
 @given(texts)
-def test_any_text_is_read_and_every_character_has_a_weight(text: str):
+def test_every_character_of_any_text_has_a_weight(text: str):
     chunks = read_weights(text)
     assert len(weights_of_characters(chunks)) == len(plain(chunks))
 
 
 @given(words)
-def test_what_is_escaped_is_itself(text: str):
+def test_escaped_brackets_are_literal(text: str):
     assert plain(read_weights(escaped(text))) == text
     assert set(weights_of_characters(read_weights(escaped(text)))) <= {1.0}
 
 
 @given(words, st.floats(0.1, 9.9).map(lambda weight: round(weight, 2)))
-def test_a_weight_is_that_of_every_character_inside_and_of_none_outside(text: str, weight: float):
+def test_weight_covers_exactly_characters_inside(text: str, weight: float):
     chunks = read_weights(f"before ({escaped(text)}:{weight}) after")
     assert plain(chunks) == f"before {text} after"
     around = weights_of_characters(chunks)
@@ -77,13 +77,13 @@ def test_a_weight_is_that_of_every_character_inside_and_of_none_outside(text: st
 
 
 @given(words, st.integers(1, 4))
-def test_brackets_in_brackets_multiply(text: str, depth: int):
+def test_nested_brackets_multiply(text: str, depth: int):
     chunks = read_weights("(" * depth + text.replace(":", "") + ")" * depth)
     for weight in weights_of_characters(chunks):
         assert weight == pytest.approx(1.1**depth)
 
 
-def test_the_families_whose_prompts_can_be_weighed_are_known_by_name():
+def test_supported_pipelines_are_recognised_by_name():
     weighed = ("FluxPipeline", "FluxFillPipeline", "StableDiffusionXLPipeline", "AutoPipelineForX")
     assert [can_be_weighed(name) for name in weighed] == [True] * 4
     assert not any(can_be_weighed(name) for name in ("WanPipeline", "Flux2Pipeline"))

@@ -1,4 +1,4 @@
-"""`constant:` takes values out of the libraries' source, and runs nothing for it."""
+"""`constant:` reads values from the libraries' source without running it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARGUMENTS = "steps[0].pipeline.arguments"
         ("diffusers.schedulers.scheduling_ddim.DDIMScheduler.order", 1),
     ],
 )
-def test_a_constant_is_read_from_the_source(name: str, value: Any):
+def test_constant_is_read_from_source(name: str, value: Any):
     if value is None:
         with pytest.raises(UnknownConstant):
             constant(name)
@@ -35,7 +35,7 @@ def test_a_constant_is_read_from_the_source(name: str, value: Any):
         assert constant(name) == value
 
 
-def test_the_constants_are_those_that_the_library_has():
+def test_constants_equal_those_of_library():
     names = ["DEFAULT_NEGATIVE_PROMPT", "DISTILLED_SIGMA_VALUES", "LTX2_5_IMAGE_CRF",
              "T2V_DEFAULT_SYSTEM_PROMPT", "TEMPORAL_ROUND_DISTILLED_SIGMA_VALUES"]  # fmt: skip
     library = importlib.import_module(LTX2)
@@ -65,14 +65,14 @@ def test_the_constants_are_those_that_the_library_has():
         ("NO_SUCH_NAME", "its module has none of this name."),
     ],
 )
-def test_anything_else_is_refused_by_its_name(name: str, why: str):
+def test_other_names_are_refused(name: str, why: str):
     with pytest.raises(UnknownConstant) as caught:
         constant(name)
     assert str(caught.value).startswith("There is no constant '")
     assert why in str(caught.value)
 
 
-def test_constants_may_stand_anywhere_and_be_a_variables_default(bench: Bench):
+def test_constants_are_allowed_anywhere(bench: Bench):
     document = drawing(
         variables={"words": f"constant:{LTX2}.DEFAULT_NEGATIVE_PROMPT", "prompt": "a", "steps": 2},
         steps=[
@@ -94,7 +94,7 @@ def test_constants_may_stand_anywhere_and_be_a_variables_default(bench: Bench):
     assert typed == LiteralValue(value="constant:os.environ")
 
 
-def test_a_constant_that_cannot_be_taken_is_the_only_problem_of_its_places(bench: Bench):
+def test_unresolvable_constant_is_one_problem(bench: Bench):
     arguments = {"prompt": "variable:words", "num_inference_steps": "constant:os.environ"}
     document = drawing(variables={"words": "constant:os.getcwd"}, steps=[step(arguments=arguments)])
     why = "only those of diffusers and transformers can be taken."

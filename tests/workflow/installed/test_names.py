@@ -1,4 +1,4 @@
-"""Only names of the two libraries' public classes are names; nothing is imported to find out."""
+"""Only public classes of the two libraries may be named; nothing is imported to find out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.workflow.installed.signatures import public_classes
         ("Lumina2Text2ImgPipeline", "pipeline", "diffusers.Lumina2Pipeline"),
     ],
 )
-def test_a_public_class_is_named_with_its_package(name: str, kind: str, qualified: str):
+def test_public_class_is_qualified_with_package(name: str, kind: str, qualified: str):
     assert class_name(name, kind) == qualified
 
 
@@ -33,12 +33,12 @@ def test_a_public_class_is_named_with_its_package(name: str, kind: str, qualifie
      "diffusers.pipelines.StableDiffusionPipeline", ".StableDiffusionPipeline.", "__import__", "",
      "diffusers.", "diffusers.__init__", "transformers.os"],
 )  # fmt: skip
-def test_a_name_that_is_no_class_of_the_two_libraries_is_unknown(name: str):
+def test_class_outside_two_libraries_is_unknown(name: str):
     with pytest.raises(UnknownName):
         class_name(name, "pipeline", "model", "scheduler", "tokenizer")
 
 
-def test_an_unknown_class_names_the_nearest_of_the_wanted_kind():
+def test_unknown_class_suggests_nearest_of_kind():
     with pytest.raises(UnknownName) as caught:
         class_name("EulerDiscretScheduler", "scheduler")
     assert str(caught.value) == (
@@ -47,7 +47,7 @@ def test_an_unknown_class_names_the_nearest_of_the_wanted_kind():
     )
 
 
-def test_a_class_of_another_kind_is_called_what_it_is():
+def test_class_of_wrong_kind_is_refused_with_its_kind():
     with pytest.raises(UnknownName) as caught:
         class_name("FluxPipeline", "model", "scheduler")
     assert str(caught.value) == (
@@ -56,7 +56,7 @@ def test_a_class_of_another_kind_is_called_what_it_is():
 
 
 @given(st.text())
-def test_whatever_is_named_is_a_public_class_or_unknown(name: str):
+def test_any_name_is_public_class_or_unknown(name: str):
     try:
         package, _, bare = class_name(name, "pipeline").rpartition(".")
     except UnknownName:
@@ -65,17 +65,17 @@ def test_whatever_is_named_is_a_public_class_or_unknown(name: str):
 
 
 @pytest.mark.parametrize("name", ["float16", "torch.float16"])
-def test_a_dtype_may_be_written_with_or_without_torch(name: str):
+def test_dtype_may_be_written_with_or_without_torch(name: str):
     assert dtype_name(name) == "float16"
 
 
 @pytest.mark.parametrize("name", ["int8", "torch.load", "torch.torch.float16", "", "Float16"])
-def test_another_dtype_is_refused_with_those_there_are(name: str):
+def test_unknown_dtype_is_refused_with_choices(name: str):
     with pytest.raises(UnknownName, match=r"torch\.float32, torch\.float16, torch\.bfloat16"):
         dtype_name(name)
 
 
 @given(st.text())
-def test_a_braced_text_is_what_stands_between_the_braces(text: str):
+def test_braced_text_is_unwrapped(text: str):
     assert unbraced(f"{{{text}}}") == text
     assert unbraced(f"{text}}}") is None or text.startswith("{")

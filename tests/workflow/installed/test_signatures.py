@@ -1,4 +1,4 @@
-"""Names and signatures are read from the installed libraries' source, and remembered."""
+"""Names and signatures from the installed libraries' source, cached."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print(json.dumps([parameter.name for parameter in signature.parameters]))
 
 
 def answer(code: str, **environment: str) -> Any:
-    """What this program prints as JSON on its last line, in a process of its own."""
+    """Returns this program's last line of output, as JSON, from its own process."""
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},
@@ -48,14 +48,14 @@ def answer(code: str, **environment: str) -> Any:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_what_is_read_from_the_source_is_what_python_says_of_the_class():
+def test_parsed_signature_equals_that_of_class():
     signature = call_signature("StableDiffusionPipeline")
     assert signature is not None
     read = [[known.name, known.required] for known in signature.parameters]
     assert [["self", True], *read] == answer(IMPORTED)
 
 
-def test_a_parameter_has_its_annotation_and_default():
+def test_parameter_has_annotation_and_default():
     signature = call_signature("FluxPipeline")
     assert signature is not None
     known = {parameter.name: parameter for parameter in signature.parameters}
@@ -66,7 +66,7 @@ def test_a_parameter_has_its_annotation_and_default():
     assert "prompt" in signature.docstring
 
 
-def test_a_class_without_a_call_of_its_own_or_of_no_name_has_no_signature():
+def test_class_without_call_has_no_signature():
     assert call_signature("AutoencoderKL") is None
     assert call_signature("NoSuchPipeline") is None
 
@@ -86,7 +86,7 @@ def test_private_and_internal_classes_are_not_in_the_list():
     assert "BasicTransformerBlock" not in classes
 
 
-def test_what_was_read_is_remembered_for_the_next_process(tmp_path: Path):
+def test_parsed_source_is_cached_for_next_process(tmp_path: Path):
     first = answer(READ, XDG_CACHE_HOME=str(tmp_path))
     stored = sorted(path.name for path in remembered(tmp_path).iterdir())
     assert stored == ["call-StableDiffusionPipeline.json", "classes.json"]
@@ -98,13 +98,13 @@ def remembered(cache: Path) -> Path:
     return cache / "diffusers-workbench" / f"diffusers-{version}-{FORMAT}"
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path):
+def test_unwritable_cache_is_ignored(tmp_path: Path):
     (tmp_path / "file").write_text("")
     assert "prompt" in answer(READ, XDG_CACHE_HOME=str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"prompt": 1}', "[]"], ids=str.__repr__)
-def test_a_damaged_cache_is_read_anew(tmp_path: Path, content: str):
+def test_damaged_cache_is_replaced(tmp_path: Path, content: str):
     folder = remembered(tmp_path)
     folder.mkdir(parents=True)
     for name in ("classes", "call-StableDiffusionPipeline"):
@@ -112,8 +112,8 @@ def test_a_damaged_cache_is_read_anew(tmp_path: Path, content: str):
     assert "prompt" in answer(READ, XDG_CACHE_HOME=str(tmp_path))
 
 
-def test_what_another_installation_of_the_same_version_remembered_does_not_mislead(tmp_path: Path):
-    # The cache is the user's, the libraries may be installed in many places, and removed from some.
+def test_cache_of_other_installation_is_valid(tmp_path: Path):
+    # The cache is the user's; the libraries may be installed in many places, and removed from some.
     answer(READ, XDG_CACHE_HOME=str(tmp_path))
     folder = remembered(tmp_path)
     spec = importlib.util.find_spec("diffusers")

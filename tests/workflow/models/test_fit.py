@@ -1,4 +1,4 @@
-"""Whether a step fits, and the mode that is chosen for it: decided from numbers alone."""
+"""Whether a step fits, and its mode: computed from numbers alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CARD = Room(device_bytes=100, ram_bytes=1000, total_bytes=120)
 
 
 def need(*weights_bytes: int, **more: Any) -> Need:
-    """A step with so large components: the first denoises, the second decodes."""
+    """Returns a step with components of these sizes: the first denoises, the second decodes."""
     names = ("transformer", "vae", "text_encoder")
     weights = (Weights(n, "bfloat16", b) for n, b in zip(names, weights_bytes, strict=False))
     sizes = (*weights_bytes, 0, 0)
@@ -48,14 +48,14 @@ def decode(whole: int, tile: int, decoded: int = 0, batch: int = 1) -> DecodeByt
         ("sequential", (500, 10), "sequential"),
     ],
 )
-def test_a_documents_offload_is_obeyed_and_what_it_leaves_open_is_decided_by_what_fits(
+def test_document_offload_is_obeyed_and_rest_is_chosen_to_fit(
     asked: Offload | None, weights_bytes: tuple[int, ...], chosen: Offload | None
 ):
     assert choose_mode(Mode(asked), need(*weights_bytes), CARD).offload == chosen
 
 
 @pytest.mark.parametrize("asked", [None, "model"])
-def test_a_part_larger_than_the_device_is_refused_with_the_way_out(asked: Offload | None):
+def test_component_larger_than_device_is_refused_with_remedy(asked: Offload | None):
     with pytest.raises(TooLarge, match=r"at once.*'sequential' in the document would do, slowly"):
         choose_mode(Mode(asked), need(101, 10), CARD)
 
@@ -64,13 +64,13 @@ def test_a_part_larger_than_the_device_is_refused_with_the_way_out(asked: Offloa
     ("weights_bytes", "chosen"),
     [((60, 40), None), ((60, 41), "model"), ((101, 10), "sequential")],
 )
-def test_a_part_larger_than_the_device_passes_through_it_where_the_document_lets_weights_do_so(
+def test_group_offload_allows_component_larger_than_device(
     weights_bytes: tuple[int, ...], chosen: Offload | None
 ):
     assert choose_mode(Mode(), need(*weights_bytes, streams=True), CARD).offload == chosen
 
 
-def test_what_sequential_offload_leaves_on_the_device_has_to_fit():
+def test_excluded_components_of_sequential_offload_must_fit():
     asked = Mode("sequential")
     left = need(500, 10, never_offloaded_bytes=10)
     assert choose_mode(asked, left, CARD) == asked
@@ -79,14 +79,14 @@ def test_what_sequential_offload_leaves_on_the_device_has_to_fit():
         choose_mode(asked, need(500, 101, never_offloaded_bytes=101), CARD)
 
 
-def test_without_an_accelerator_nothing_is_offloaded_and_what_is_too_large_is_refused():
+def test_cpu_has_no_offload_and_refuses_too_large():
     cpu = Room(device_bytes=100, ram_bytes=0, total_bytes=120)
     assert choose_mode(Mode("model"), need(50, 50), cpu) == Mode()
     with pytest.raises(TooLarge):
         choose_mode(Mode(), need(60, 41), cpu)
 
 
-def test_a_decode_that_does_not_fit_at_once_goes_one_by_one_and_then_in_tiles():
+def test_large_decode_uses_slicing_then_tiling():
     several = decode(20, 8, decoded=1, batch=4)
     assert choose_mode(Mode(), need(39, 1, decode=several), CARD) == Mode()
     assert choose_mode(Mode(), need(60, 30, decode=several), CARD) == Mode(vae_slicing=True)
@@ -95,22 +95,22 @@ def test_a_decode_that_does_not_fit_at_once_goes_one_by_one_and_then_in_tiles():
     )
 
 
-def test_what_would_not_help_is_not_done():
+def test_useless_modes_are_not_chosen():
     small = decode(30, 30)
     assert choose_mode(Mode(), need(80, 20, decode=small), CARD) == Mode("model")
 
 
-def test_components_take_turns_where_drawing_does_not_fit_beside_all_of_them():
+def test_model_offload_is_chosen_if_denoising_does_not_fit():
     assert choose_mode(Mode(), need(60, 40, denoise_bytes=30), CARD) == Mode("model")
 
 
-def test_an_estimate_alone_refuses_nothing_the_leanest_mode_is_tried():
+def test_estimate_alone_chooses_leanest_mode_instead_of_refusing():
     hopeless = need(60, 40, denoise_bytes=120, decode=decode(900, 200))
     assert choose_mode(Mode(), hopeless, CARD) == Mode("model", vae_tiling=True)
     assert choose_mode(Mode("model"), hopeless, CARD).offload == "model"
 
 
-def test_on_a_cpu_a_run_takes_more_than_its_tensors():
+def test_cpu_run_needs_more_than_its_tensors():
     work = need(60, 0, denoise_bytes=40)
     cpu = Room(device_bytes=100, ram_bytes=0, total_bytes=120)
     assert peak_bytes(Mode(), work, CARD) == 100
@@ -131,7 +131,7 @@ sizes = st.integers(0, 200)
         Mode, st.sampled_from([None, "model", "sequential"]), st.booleans(), st.booleans()
     ),
 )
-def test_a_chosen_mode_keeps_what_the_document_asks_and_fits_if_any_mode_does(
+def test_chosen_mode_obeys_document_and_fits_if_possible(
     weights: tuple[int, int, int],
     denoising: int | None,
     whole: int,
@@ -201,13 +201,11 @@ def card(gigabytes: int) -> Room:
         ),
     ],
 )
-def test_one_line_says_what_it_needs_and_what_that_means_here(
-    asked: Mode, room: Room | None, said: str
-):
+def test_fit_line_shows_need_and_mode(asked: Mode, room: Room | None, said: str):
     assert sentence("flux", asked, FLUX, room) == WEIGHTS + said
 
 
-def test_where_only_the_decode_does_not_fit_the_line_says_so():
+def test_fit_line_reports_decode_that_does_not_fit():
     tight = need(9 * GB, GB, denoise_bytes=GB, decode=decode(3 * GB, GB))
     line = sentence("draw", Mode(), tight, Room(11 * GB, 64 * GB, 12 * GB))
     assert line.endswith(
@@ -216,20 +214,20 @@ def test_where_only_the_decode_does_not_fit_the_line_says_so():
     )
 
 
-def test_what_is_not_known_of_a_model_is_said_in_words():
+def test_fit_line_reports_unknown_needs():
     line = sentence("draw", Mode(), need(GB), card(12))
     assert (
         "how much more while it runs is not known for this kind of model; fits in 12.0 GB" in line
     )
 
 
-def test_what_may_run_out_is_said_to():
+def test_fit_line_warns_of_possible_out_of_memory():
     hopeless = need(GB, GB, denoise_bytes=9 * GB, decode=decode(GB, GB))
     line = sentence("draw", Mode(), hopeless, card(8))
     assert "may run out of memory: about 10.0 GB at once with model offload, of 8.0 GB" in line
 
 
-def test_step_whose_estimate_is_far_beyond_the_memory_is_refused():
+def test_estimate_far_beyond_memory_is_refused():
     least = need(10, 10, denoise_bytes=10, decode=decode(10_000, 300))
     assert choose_mode(Mode(), replace(least, decode=decode(10_000, 100)), CARD).vae_tiling
     with pytest.raises(TooLarge, match="while it runs") as caught:
@@ -237,8 +235,9 @@ def test_step_whose_estimate_is_far_beyond_the_memory_is_refused():
     assert "smaller picture" in caught.value.hint
 
 
-def test_picture_larger_than_the_memory_is_refused_for_models_of_any_kind():
-    """What an unknown kind of model computes with is not known, but what it draws is."""
+def test_image_larger_than_memory_is_refused_for_any_model():
+    """The working memory of an unknown kind of model is unknown, but the size of its output is
+    known."""
     with pytest.raises(TooLarge, match="while it runs"):
         choose_mode(Mode(), need(10, 10, drawn_bytes=1000), CARD)
     assert choose_mode(Mode(), need(10, 10, drawn_bytes=100), CARD) == Mode()

@@ -1,4 +1,4 @@
-"""What a model needs that is not on this machine: told by the hub, and no weights are fetched."""
+"""Needs of a model that is not local, from the hub's headers; no weights are downloaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def hub(tmp_path: Path, shapes_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """`test/shapes`, with half of its weights in a variant; and an empty cache of the hub."""
+    """`test/shapes`, with half of its weights in a variant; and an empty hub cache."""
     model = shutil.copytree(shapes_model, tmp_path / "hub" / "test" / "shapes")
     halved = {name: tensor.half() for name, tensor in load_file(model / UNET).items()}
     save_file(halved, model / UNET.replace(".safe", ".fp16.safe"), {"format": "pt"})
@@ -70,7 +70,7 @@ OWN_VAE = {
     [{}, {"torch_dtype": "torch.bfloat16"}, {"variant": "fp16"}, {"vae": OWN_VAE}],
     ids=["as they are", "in another dtype", "a variant", "a component of a repository of its own"],
 )
-def test_the_hub_says_the_same_as_the_files_after_a_download(
+def test_headers_equal_downloaded_files(
     hub: Hub, headers: HubHeaders, tmp_path: Path, loading: dict[str, Any]
 ):
     shutil.copytree(hub.folder / "test" / "shapes" / "vae", hub.folder / "test" / "vae")
@@ -82,9 +82,7 @@ def test_the_hub_says_the_same_as_the_files_after_a_download(
     assert told == lines(plan, ROOM)
 
 
-def test_modular_pipeline_is_told_from_its_headers_too(
-    hub: Hub, headers: HubHeaders, tmp_path: Path
-):
+def test_modular_pipeline_needs_come_from_headers(hub: Hub, headers: HubHeaders, tmp_path: Path):
     path = tmp_path / "flow.json"
     pipeline = {
         "configuration": {"component_type": "StableDiffusionXLModularPipeline"},
@@ -100,9 +98,7 @@ def test_modular_pipeline_is_told_from_its_headers_too(
     assert told == lines(plan, ROOM)
 
 
-def test_no_tensor_is_fetched_and_nothing_counts_as_downloaded(
-    hub: Hub, headers: HubHeaders, tmp_path: Path
-):
+def test_headers_fetch_no_tensor_and_store_nothing(hub: Hub, headers: HubHeaders, tmp_path: Path):
     plan = planned(tmp_path)
     found = weighed_specs(plan.steps[0], headers.ask)
     assert {each.weight_bytes for each in found.components} >= {16_874_768, 3_778_268, 1_627_392}
@@ -113,7 +109,7 @@ def test_no_tensor_is_fetched_and_nothing_counts_as_downloaded(
     assert "has been downloaded" in lines(plan, ROOM)[0]
 
 
-def test_it_is_asked_once(hub: Hub, headers: HubHeaders, tmp_path: Path):
+def test_hub_is_asked_once(hub: Hub, headers: HubHeaders, tmp_path: Path):
     plan = planned(tmp_path)
     with pytest.raises(NotAsked):
         lines(plan, ROOM, headers.known)
@@ -124,7 +120,7 @@ def test_it_is_asked_once(hub: Hub, headers: HubHeaders, tmp_path: Path):
     assert len(hub.requests) == asked
 
 
-def test_a_model_on_this_machine_is_not_asked_for(hub: Hub, headers: HubHeaders, tmp_path: Path):
+def test_hub_is_not_asked_for_local_model(hub: Hub, headers: HubHeaders, tmp_path: Path):
     shutil.copytree(hub.folder / "test" / "shapes" / "vae", hub.folder / "test" / "vae")
     for name in ("shapes", "vae"):
         huggingface_hub.snapshot_download(f"test/{name}")
@@ -134,7 +130,7 @@ def test_a_model_on_this_machine_is_not_asked_for(hub: Hub, headers: HubHeaders,
     assert hub.requests == []
 
 
-def test_offline_nothing_is_asked(
+def test_hub_is_not_asked_offline(
     hub: Hub, headers: HubHeaders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -145,7 +141,7 @@ def test_offline_nothing_is_asked(
     assert hub.requests == []
 
 
-def test_a_hub_that_does_not_tell_is_a_sentence_and_is_left_alone_for_a_while(
+def test_failing_hub_is_reported_and_not_asked_for_a_while(
     hub: Hub, headers: HubHeaders, tmp_path: Path
 ):
     def told(**asked: str) -> str:

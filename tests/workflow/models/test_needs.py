@@ -1,4 +1,4 @@
-"""What a workflow needs, read from its model's files before anything is loaded."""
+"""Needs of a workflow, from its model's files before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = Room(device_bytes=1_000_000_000, ram_bytes=0, total_bytes=1_000_000_000)
 
 @pytest.fixture
 def model(tmp_path: Path, shapes_model: Path) -> Path:
-    """A copy of the bundled model, to be changed."""
+    """A writable copy of the bundled model."""
     return shutil.copytree(shapes_model, tmp_path / "model")
 
 
@@ -56,20 +56,20 @@ def config(model: Path, part: str) -> dict[str, Any]:
 
 
 def asked(model: Path, size: Size) -> tuple[int | None, Any]:
-    """What denoising and decoding in this size need."""
+    """Returns the needs of denoising and decoding in this size."""
     unet, vae = config(model, "unet"), config(model, "vae")
     return denoise_bytes(unet, vae, size, "float32"), decode_bytes(vae, size, "float32")
 
 
-def test_weights_are_counted_per_component_from_their_headers(tmp_path: Path, model: Path):
+def test_weights_are_counted_per_component_from_headers(tmp_path: Path, model: Path):
     (need,) = needed(planned(tmp_path, step(model)))
     found = {each.name: each.weight_bytes for each in need.weights}
     assert found == {"unet": 16_874_768, "vae": 3_778_268, "text_encoder": 1_627_392}
     assert (need.denoiser_bytes, need.decoder_bytes) == (found["unet"], found["vae"])
 
 
-def test_a_list_among_the_settings_of_an_index_is_no_component(tmp_path: Path, model: Path):
-    """Krea 2 lists the layers of its text encoder that it listens to."""
+def test_list_in_index_is_not_a_component(tmp_path: Path, model: Path):
+    """Krea 2 lists the text encoder's layers that it uses."""
     path = model / "model_index.json"
     index = json.loads(path.read_text())
     path.write_text(json.dumps({**index, "layers": [2, 5], "more_layers": [2, 5, 8]}))
@@ -77,7 +77,7 @@ def test_a_list_among_the_settings_of_an_index_is_no_component(tmp_path: Path, m
     assert {each.name for each in need.weights} == {"unet", "vae", "text_encoder"}
 
 
-def test_in_another_dtype_they_take_what_they_take_there(tmp_path: Path, model: Path):
+def test_weights_are_counted_in_target_dtype(tmp_path: Path, model: Path):
     halved = step(model)
     halved["pipeline"]["from_pretrained_arguments"]["torch_dtype"] = "torch.bfloat16"
     (whole,), (half,) = needed(planned(tmp_path, step(model))), needed(planned(tmp_path, halved))
@@ -85,7 +85,7 @@ def test_in_another_dtype_they_take_what_they_take_there(tmp_path: Path, model: 
     assert {each.dtype for each in half.weights} == {"bfloat16"}
 
 
-def test_a_component_of_its_own_counts_in_its_own_dtype(tmp_path: Path, model: Path):
+def test_component_block_counts_in_its_own_dtype(tmp_path: Path, model: Path):
     mixed = step(model)
     mixed["pipeline"]["vae"] = {
         "configuration": {"component_type": "AutoencoderKL"},
@@ -98,12 +98,12 @@ def test_a_component_of_its_own_counts_in_its_own_dtype(tmp_path: Path, model: P
     assert need.decoder_bytes == 3_778_268 // 2
 
 
-def test_without_a_size_it_is_the_models_own(tmp_path: Path, model: Path):
+def test_default_size_is_that_of_model(tmp_path: Path, model: Path):
     (need,) = needed(planned(tmp_path, step(model)))
     assert (need.denoise_bytes, need.decode) == asked(model, Size(128, 128, guided=True))
 
 
-def test_size_number_and_guidance_count(tmp_path: Path, model: Path):
+def test_needs_depend_on_size_number_and_guidance(tmp_path: Path, model: Path):
     several = step(
         model, width=256, height=64, num_images_per_prompt=3, prompt=["a", "b"], guidance_scale=1.0
     )
@@ -111,9 +111,7 @@ def test_size_number_and_guidance_count(tmp_path: Path, model: Path):
     assert (need.denoise_bytes, need.decode) == asked(model, Size(256, 64, batch=6))
 
 
-def test_a_picture_to_start_from_gives_the_size_also_one_of_an_earlier_step(
-    tmp_path: Path, model: Path
-):
+def test_size_comes_from_input_image_or_earlier_step(tmp_path: Path, model: Path):
     Image.new("RGB", (192, 96)).save(tmp_path / "start.png")
     drawn = step(model, width=320, height=160)
     from_file = step(model, "Img2Img", "vary", image={"location": str(tmp_path / "start.png")})
@@ -123,7 +121,7 @@ def test_a_picture_to_start_from_gives_the_size_also_one_of_an_earlier_step(
     assert third.decode == first.decode
 
 
-def test_what_is_shared_by_two_steps_is_told_for_each(tmp_path: Path, model: Path):
+def test_shared_components_are_listed_for_each_step(tmp_path: Path, model: Path):
     plan = planned(tmp_path, step(model), step(model, name="more", num_images_per_prompt=4))
     first, second = lines(plan, ROOM)
     assert first.startswith("flow, step 'draw': 22 MB of weights (unet 17 MB, vae 4 MB, text_enc")
@@ -131,9 +129,7 @@ def test_what_is_shared_by_two_steps_is_told_for_each(tmp_path: Path, model: Pat
     assert line(plan, ROOM) == second
 
 
-def test_a_model_that_is_not_here_is_unknown_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_needs_of_missing_model_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     plan = planned(tmp_path, step("somebody/something"))
     with pytest.raises(Unknown):
@@ -143,16 +139,14 @@ def test_a_model_that_is_not_here_is_unknown_in_words(
     ]
 
 
-def test_files_that_cannot_be_read_make_it_unknown_in_words(tmp_path: Path, model: Path):
+def test_needs_of_unreadable_files_are_unknown(tmp_path: Path, model: Path):
     (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"none")
     (told,) = lines(planned(tmp_path, step(model)), ROOM)
     assert told.startswith("flow: memory needs unknown. The weights of the vae of '")
     assert "is not a safetensors file" in told
 
 
-def test_networks_of_an_unknown_kind_have_known_weights_and_nothing_else(
-    tmp_path: Path, model: Path
-):
+def test_unknown_networks_have_weights_but_no_activations(tmp_path: Path, model: Path):
     (model / "unet" / "config.json").write_text('{"_class_name": "Novelty"}')
     (need,) = needed(planned(tmp_path, step(model)))
     assert need.denoise_bytes is None
@@ -168,7 +162,7 @@ def test_networks_of_an_unknown_kind_have_known_weights_and_nothing_else(
     ],
     ids=["packed", "cut in patches", "of a video"],
 )
-def test_the_tokens_of_a_transformer_are_its_patches(
+def test_transformer_tokens_are_patches(
     denoiser: dict[str, Any], autoencoder: dict[str, Any], tokens: int
 ):
     heads = {"num_attention_heads": 2, "attention_head_dim": 4}
@@ -181,7 +175,7 @@ def test_the_tokens_of_a_transformer_are_its_patches(
     assert found == (tokens + 512) * 8 * 17 * 2
 
 
-def test_a_task_needs_the_weights_of_its_models_half_as_many_on_an_accelerator(tmp_path: Path):
+def test_task_needs_half_the_weight_bytes_on_accelerator(tmp_path: Path):
     build_language_model(tmp_path / "writer")
     task = {"command": "text_generation", "arguments": {"prompt": "x", "model_name": "writer"}}
     plan = planned(tmp_path, {"name": "tell", "task": task})

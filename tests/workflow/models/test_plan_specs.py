@@ -22,7 +22,7 @@ from app.workflow.request_keys import request_key
 
 @pytest.fixture
 def model(tmp_path: Path, shapes_model: Path) -> Path:
-    """A copy of the bundled model, to be changed."""
+    """A writable copy of the bundled model."""
     return shutil.copytree(shapes_model, tmp_path / "model")
 
 
@@ -105,7 +105,7 @@ def test_step_that_cannot_be_resolved_is_left_out_with_those_that_reuse_of_it(
 def test_specs_are_no_longer_current_when_a_lora_has_changed(
     tmp_path: Path, model: Path, shapes_model: Path, named: bool
 ):
-    """Also when another file comes into the folder of one whose file is not named."""
+    """Also when another file appears in the folder of a LoRA without a file name."""
     lora = tmp_path / "lora"
     lora.mkdir()
     file = next((shapes_model / "outline").glob("*.safetensors"))
@@ -143,7 +143,7 @@ def test_models_of_which_files_are_missing_are_named(
 
 
 def test_request_key_is_made_of_what_the_steps_load(tmp_path: Path, model: Path):
-    """A text beside the model, which no step reads, makes no other request of it."""
+    """A text beside the model, which no step reads, does not change the key."""
     plan = planned(tmp_path, step("one", model))
 
     def key() -> str:

@@ -1,4 +1,4 @@
-"""Planning is bounded: by nodes, by iterations, by problems, by the size of the file."""
+"""Limits of planning: nodes, iterations, problems, file size."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from app.workflow.references import MAX_NODES
 from tests.workflow.bench import Bench, drawing, step, sub
 
 LIMIT_S = 10
-"""Of the processor's time, since other work may delay a test."""
+"""In processor time, as other work may delay a test."""
 
 
 def gathering(name: str, count: int) -> dict[str, Any]:
-    """A step whose result is this many texts."""
+    """Returns a step whose result is this many texts."""
     return {"name": name, "task": {"command": "gather_inputs", "inputs": ["a fox"] * count}}
 
 
-def test_a_document_of_too_many_parts_is_refused(bench: Bench):
+def test_document_with_too_many_nodes_is_refused(bench: Bench):
     error = bench.refused(drawing(variables={"list": [0] * MAX_NODES}))
     assert error.message == (
         f"'flow.json' has more than {MAX_NODES} parts; a workflow is a small document."
     )
 
 
-def test_variables_that_multiply_are_counted_where_they_stand(bench: Bench):
+def test_multiplying_variables_count_as_nodes(bench: Bench):
     document = drawing(
         variables={"many": [0] * 1000}, steps=[step(arguments={"prompt": ["variable:many"] * 200})]
     )
     assert "once its variables are replaced" in bench.refused(document).message
 
 
-def test_sub_workflows_that_multiply_are_refused_in_time(bench: Bench):
+def test_multiplying_sub_workflows_are_refused_in_time(bench: Bench):
     for depth in range(8):
         steps = [sub(f"{depth + 1}.json", f"s{index}") for index in range(12)]
         bench.write(drawing(steps=steps), f"{depth}.json")
@@ -47,7 +47,7 @@ def test_sub_workflows_that_multiply_are_refused_in_time(bench: Bench):
     assert time.process_time() - started < LIMIT_S
 
 
-def test_combinations_of_results_are_counted_before_anything_is_built(bench: Bench):
+def test_combinations_of_results_are_counted_first(bench: Bench):
     both = {"prompt": "previous_result:a", "negative_prompt": "previous_result:b"}
     document = drawing(steps=[gathering("a", 101), gathering("b", 100), step(arguments=both)])
     assert bench.problems(document) == {
@@ -58,7 +58,7 @@ def test_combinations_of_results_are_counted_before_anything_is_built(bench: Ben
     assert len(bench.plan(document).steps) == 3
 
 
-def test_pictures_per_prompt_count_too(bench: Bench):
+def test_images_per_prompt_count_as_iterations(bench: Bench):
     first = step("first", arguments={"prompt": ["a"] * 100, "num_images_per_prompt": 100})
     second = step("second", arguments={"prompt": "a", "ip_adapter_image": "previous_result:first"})
     bench.plan(drawing(steps=[first, second]))
@@ -66,7 +66,7 @@ def test_pictures_per_prompt_count_too(bench: Bench):
     assert list(bench.problems(drawing(steps=[first, second]))) == ["steps[1]"]
 
 
-def test_a_picture_that_is_named_again_and_again_is_read_once(bench: Bench):
+def test_repeated_image_is_read_once(bench: Bench):
     noise = Image.effect_noise((2000, 2000), 90)
     noise.save(bench.workflows / "large.png")
     pictures = {"command": "gather_inputs", "inputs": [{"image": "large.png"}] * 2000}
@@ -88,7 +88,7 @@ def test_a_picture_that_is_named_again_and_again_is_read_once(bench: Bench):
     ],
     ids=["arguments", "variables", "keys", "steps", "many steps", "dots"],
 )  # fmt: skip
-def test_a_document_that_is_wrong_everywhere_is_refused_in_time(bench: Bench, document: Any):
+def test_document_wrong_everywhere_is_refused_in_time(bench: Bench, document: Any):
     started = time.process_time()
     assert 1 <= len(bench.refused(document).problems) <= 200
     assert time.process_time() - started < LIMIT_S

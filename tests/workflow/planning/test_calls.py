@@ -1,4 +1,4 @@
-"""A pipeline's call is checked while planning: names, types, ranges, sizes, pictures."""
+"""Checks of a pipeline's call while planning: names, types, ranges, sizes, images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ARGUMENTS = "steps[0].pipeline.arguments"
 
 
 def calling(pipeline: str, **arguments: Any) -> dict[str, Any]:
-    """A document that calls this pipeline."""
+    """Returns a document that calls this pipeline."""
     return drawing(steps=[step(configuration={"component_type": pipeline}, arguments=arguments)])
 
 
@@ -65,7 +65,7 @@ def test_side_multiple_comes_from_the_models_own_configurations(
 
 
 def configured(bench: Bench, **components: dict[str, Any]) -> None:
-    """Gives components of the model these configurations."""
+    """Writes these configurations for components of the model."""
     for name, config in components.items():
         (bench.model / name).mkdir(exist_ok=True)
         (bench.model / name / "config.json").write_text(json.dumps(config))
@@ -82,13 +82,13 @@ def test_size_that_is_no_multiple_is_refused_with_the_nearest(bench: Bench):
     }
 
 
-def test_a_size_that_somebody_typed_is_told_at_its_input(bench: Bench):
+def test_typed_size_is_reported_at_its_input(bench: Bench):
     document = drawing(variables={"width": 64}, steps=[step(arguments={"width": "variable:width"})])
     assert list(bench.problems(document, width=63)) == ["inputs.width"]
 
 
 @pytest.mark.parametrize(("side", "fits"), [(1, False), (7, False), (8, True)])
-def test_a_picture_too_small_to_draw_from_is_refused(bench: Bench, side: int, fits: bool):
+def test_too_small_image_is_refused(bench: Bench, side: int, fits: bool):
     Image.new("RGB", (side, 64)).save(bench.workflows / "small.png")
     document = calling("StableDiffusionImg2ImgPipeline", prompt="a fox", image="small.png")
     if fits:
@@ -118,7 +118,7 @@ def test_a_picture_too_small_to_draw_from_is_refused(bench: Bench, side: int, fi
         ("", None),
     ],
 )
-def test_what_json_can_be_for_an_annotation(annotation: str, kinds: set[str] | None):
+def test_json_types_of_annotation(annotation: str, kinds: set[str] | None):
     assert json_kinds(annotation) == kinds
 
 
@@ -135,7 +135,7 @@ def test_what_json_can_be_for_an_annotation(annotation: str, kinds: set[str] | N
         ({"cross_attention_kwargs": []}, "A object is needed, not []."),
     ],
 )
-def test_an_argument_of_a_wrong_type_or_out_of_range_is_refused(
+def test_argument_of_wrong_type_or_range_is_refused(
     bench: Bench, arguments: dict[str, Any], sentence: str
 ):
     (name,) = arguments
@@ -143,11 +143,11 @@ def test_an_argument_of_a_wrong_type_or_out_of_range_is_refused(
     assert bench.problems(document) == {f"{ARGUMENTS}.{name}": sentence}
 
 
-def test_null_stands_where_the_default_is_none(bench: Bench):
+def test_null_is_allowed_for_default_none(bench: Bench):
     assert bench.plan(calling("StableDiffusionPipeline", height=None, prompt="a fox")).steps
 
 
-def test_a_strength_outside_zero_to_one_is_refused(bench: Bench):
+def test_strength_outside_zero_to_one_is_refused(bench: Bench):
     bench.picture("a.png", bench.workflows)
     document = calling("StableDiffusionImg2ImgPipeline", prompt="a", image="a.png", strength=1.5)
     assert bench.problems(document) == {f"{ARGUMENTS}.strength": "1.5 is outside 0 to 1."}
@@ -156,7 +156,7 @@ def test_a_strength_outside_zero_to_one_is_refused(bench: Bench):
 # --- results and packages ------------------------------------------------------------------------
 
 
-def test_a_misspelt_property_of_a_pipelines_result_is_refused(bench: Bench):
+def test_misspelt_result_property_is_refused(bench: Bench):
     wrong = step("again", arguments={"ip_adapter_image": "previous_result:draw.image"})
     assert bench.problems(drawing(steps=[step(), wrong])) == {
         "steps[1].pipeline.arguments.ip_adapter_image": "Step 'draw' makes no 'image'."
@@ -164,13 +164,13 @@ def test_a_misspelt_property_of_a_pipelines_result_is_refused(bench: Bench):
     }
 
 
-def test_a_step_name_may_have_dots_and_the_longest_one_is_meant(bench: Bench):
+def test_longest_dotted_step_name_is_referenced(bench: Bench):
     steps = [step("a"), step("a.b"), step("c", arguments={"prompt": "previous_result:a.b.images"})]
     (value,) = bench.plan(drawing(steps=steps)).steps[2].arguments.values()
     assert (value.step, value.property) == ("a.b", "images")
 
 
-def test_a_class_whose_package_is_missing_is_refused_with_the_command_that_adds_it(bench: Bench):
+def test_class_of_missing_package_is_refused_with_command(bench: Bench):
     document = calling("SpectrogramDiffusionPipeline")
     place = "steps[0].pipeline.configuration.component_type"
     assert bench.problems(document)[place] == (
@@ -179,6 +179,6 @@ def test_a_class_whose_package_is_missing_is_refused_with_the_command_that_adds_
     )
 
 
-def test_the_same_model_draws_what_fits(bench: Bench):
+def test_allowed_sizes_are_accepted(bench: Bench):
     assert MODEL
     assert bench.plan(calling("FluxPipeline", prompt="a fox", width=512, height=768)).warnings == ()

@@ -1,4 +1,4 @@
-"""What a document sets for its components is checked and sorted while it is planned."""
+"""Settings of components: checked and planned."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def planned(bench: Bench, **configuration: Any) -> PipelineStep:
 # --- components.<name or dotted.path> ------------------------------------------------------------
 
 
-def test_what_is_cut_is_named_from_the_component_down(bench: Bench):
+def test_removed_modules_are_paths_from_component(bench: Bench):
     found = planned(
         bench,
         components={
@@ -59,7 +59,7 @@ def test_what_is_cut_is_named_from_the_component_down(bench: Bench):
     }
 
 
-def test_compiling_is_a_change_and_attention_and_tiles_are_of_the_step(bench: Bench):
+def test_compile_is_a_change_and_attention_and_tiling_are_tunings(bench: Bench):
     found = planned(
         bench,
         components={
@@ -77,7 +77,7 @@ def test_compiling_is_a_change_and_attention_and_tiles_are_of_the_step(bench: Be
     assert found.vae_tiling
 
 
-def test_tiling_that_is_only_switched_on_is_that_of_the_vae_block(bench: Bench):
+def test_tiling_of_vae_component_is_vae_tiling(bench: Bench):
     components = planned(bench, components={"vae": {"enable_tiling": True}})
     assert components == planned(bench, vae={"enable_tiling": True})
 
@@ -152,7 +152,7 @@ def test_tiling_that_is_only_switched_on_is_that_of_the_vae_block(bench: Bench):
         ),
     ],
 )
-def test_a_mistake_is_refused_with_its_place(
+def test_wrong_setting_is_refused_with_place(
     bench: Bench, configuration: Document, where: str, message: str
 ):
     problems = bench.problems(configured(**configuration))
@@ -160,7 +160,7 @@ def test_a_mistake_is_refused_with_its_place(
     assert problems[where].startswith(message)
 
 
-def test_a_mistyped_setting_is_ignored_aloud(bench: Bench):
+def test_mistyped_setting_is_a_warning(bench: Bench):
     (warning,) = bench.plan(configured(components={"unet": {"residensy": "resident"}})).warnings
     assert warning.startswith(
         f"{WHERE}.components.unet.residensy: The key 'residensy' is not known"
@@ -168,7 +168,7 @@ def test_a_mistyped_setting_is_ignored_aloud(bench: Bench):
     assert warning.endswith("Did you mean 'residency'?")
 
 
-def test_what_is_set_for_a_component_that_is_none_is_a_warning(bench: Bench):
+def test_setting_of_unknown_component_is_a_warning(bench: Bench):
     wanted = configured(components={"safety_checker": {"remove_modules": ["head"]}})
     (warning,) = bench.plan(wanted).warnings
     assert warning == (
@@ -177,7 +177,7 @@ def test_what_is_set_for_a_component_that_is_none_is_a_warning(bench: Bench):
     )
 
 
-def test_what_is_set_for_a_component_of_an_earlier_step_is_a_warning(bench: Bench):
+def test_setting_of_reused_component_is_a_warning(bench: Bench):
     later = step(
         "again",
         configuration={
@@ -205,7 +205,7 @@ def test_what_is_set_for_a_component_of_an_earlier_step_is_a_warning(bench: Benc
         {"components": {"unet": {"group_offload": {**GROUPS, "offload_type": "{leaf_level}"}}}},
     ],
 )
-def test_places_decide_nothing_and_that_is_said_once(bench: Bench, configuration: Document):
+def test_placement_settings_are_one_warning(bench: Bench, configuration: Document):
     plan = bench.plan(configured(**configuration), seed=1)
     assert plan.warnings == (PLACEMENT_WARNING,)
     (found,) = plan.steps
@@ -215,9 +215,7 @@ def test_places_decide_nothing_and_that_is_said_once(bench: Bench, configuration
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_component_block_takes_both_in_its_configuration_and_beside_it(
-    bench: Bench, inside: bool
-):
+def test_component_block_takes_settings_in_both_places(bench: Bench, inside: bool):
     both = {"group_offload": GROUPS, "enable_layerwise_casting": CASTING}
     block: Document = {
         "configuration": {"component_type": "AutoencoderKL", **(both if inside else {})},
@@ -231,14 +229,14 @@ def test_a_component_block_takes_both_in_its_configuration_and_beside_it(
     assert found.changes == {"vae": ComponentChanges(casting=casting)}
 
 
-def test_what_sequential_offload_leaves_decides_nothing_without_it(bench: Bench):
+def test_offload_exclusion_without_sequential_is_a_warning(bench: Bench):
     plan = bench.plan(configured(exclude_from_cpu_offload=["vae"]))
     assert plan.warnings == (
         "'exclude_from_cpu_offload' decides nothing without sequential offload.",
     )
 
 
-def test_slices_of_attention_are_warned_of(bench: Bench):
+def test_attention_slicing_is_a_warning(bench: Bench):
     plan = bench.plan(configured(enable_attention_slicing=True, disable_attention_slicing=False))
     assert plan.warnings == (SLICING_WARNING,)
     assert planned(bench, disable_attention_slicing=True) == planned(bench)
@@ -247,7 +245,7 @@ def test_slices_of_attention_are_warned_of(bench: Bench):
 # --- dtypes --------------------------------------------------------------------------------------
 
 
-def test_a_dtype_is_set_for_any_component(bench: Bench):
+def test_dtype_is_set_for_any_component(bench: Bench):
     block = {
         "configuration": {"component_type": "AutoencoderKL"},
         "from_pretrained_arguments": {"model_name": MODEL, "torch_dtype": "torch.bfloat16"},

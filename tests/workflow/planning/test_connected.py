@@ -1,4 +1,4 @@
-"""A document names a decoder; the plan has what its prior has too."""
+"""Documents that name a decoder: the plan includes its prior's components."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def planned(folder: Path, kind: str, model: str = DECODER, **loading: str) -> Pi
     return found
 
 
-def test_a_pipeline_of_both_models_has_the_components_of_both(tmp_path: Path):
+def test_combined_pipeline_has_components_of_both_models(tmp_path: Path):
     step = planned(tmp_path, "AutoPipelineForText2Image", torch_dtype="torch.float16")
     assert step.components.keys() == {f"prior_{name}" for name in OF_PRIOR}
     prior = step.components["prior_prior"]
@@ -38,11 +38,11 @@ def test_a_pipeline_of_both_models_has_the_components_of_both(tmp_path: Path):
     assert prior.dtype == "float16"
 
 
-def test_any_other_pipeline_is_of_one_model(tmp_path: Path):
+def test_other_pipelines_have_one_model(tmp_path: Path):
     assert planned(tmp_path, "AutoPipelineForText2Image", "owner/name").components == {}
 
 
-def test_its_prior_may_lie_in_a_models_folder(tmp_path: Path):
+def test_prior_may_be_in_models_folder(tmp_path: Path):
     (tmp_path / PRIOR_OF[DECODER]).mkdir(parents=True)
     path = tmp_path / "flow.json"
     planned(tmp_path, "AutoPipelineForText2Image")

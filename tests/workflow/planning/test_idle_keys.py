@@ -1,4 +1,4 @@
-"""Keys that do nothing here are told with their place, and are no part of what is loaded."""
+"""Keys without effect: warned of with their place, and not part of what is loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(bench: Bench, **pipeline: Any) -> Any:
 
 
 @pytest.mark.parametrize("key", ["preserve_device_placement", "disable_attention_slicing"])
-def test_idle_configuration_key_is_told_where_it_asks_for_something(bench: Bench, key: str):
+def test_idle_configuration_key_is_a_warning(bench: Bench, key: str):
     asked, left, unsaid = (
         {"configuration": {"component_type": PIPELINE, **said}}
         for said in ({key: True}, {key: False}, {})
@@ -41,7 +41,7 @@ def test_idle_configuration_key_is_told_where_it_asks_for_something(bench: Bench
     assert plan(bench, **asked).steps == plan(bench, **unsaid).steps
 
 
-def test_idle_keys_of_a_component_are_told(bench: Bench):
+def test_idle_component_keys_are_warnings(bench: Bench):
     assert warnings(bench, vae=COMPONENT) == [
         "steps[0].pipeline.vae.configuration.preserve_device_placement",
         "steps[0].pipeline.vae.from_pretrained_arguments.device_map",
@@ -49,7 +49,7 @@ def test_idle_keys_of_a_component_are_told(bench: Bench):
 
 
 @pytest.mark.parametrize("key", IDLE_LOADING_ARGUMENTS)
-def test_idle_loading_argument_is_told(bench: Bench, key: str):
+def test_idle_loading_argument_is_a_warning(bench: Bench, key: str):
     told, left = (
         warnings(bench, from_pretrained_arguments={"model_name": MODEL, key: value})
         for value in (True, False)
@@ -68,7 +68,7 @@ def test_idle_loading_argument_is_told(bench: Bench, key: str):
         ("image/gif", False, []),
     ],
 )
-def test_embed_metadata_is_told_where_the_file_is_written_otherwise(
+def test_contradicted_embed_metadata_is_a_warning(
     bench: Bench, content_type: str, asked: bool | None, told: list[str]
 ):
     result = {"content_type": content_type}

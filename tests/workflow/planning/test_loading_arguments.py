@@ -1,4 +1,4 @@
-"""How a document says in what number format, and as what, its weights are loaded."""
+"""Loading arguments: dtypes, and kinds of components."""
 
 from __future__ import annotations
 
@@ -38,13 +38,11 @@ def loaded(bench: Bench, blocks: dict[str, Any] | None = None, **loading: Any) -
         ("{auto}", "float32"),
     ],
 )
-def test_a_number_format_may_be_written_as_torch_and_diffusers_take_it(
-    bench: Bench, named: str | None, dtype: str
-):
+def test_dtype_may_be_written_in_any_known_form(bench: Bench, named: str | None, dtype: str):
     assert loaded(bench, torch_dtype=named).dtype == dtype
 
 
-def test_a_pipelines_auto_is_float32_as_in_diffusers_which_is_said(bench: Bench):
+def test_auto_dtype_of_pipeline_is_float32_with_warning(bench: Bench):
     document = drawing(
         steps=[step(from_pretrained_arguments={"model_name": MODEL, "torch_dtype": "{auto}"})]
     )
@@ -52,7 +50,7 @@ def test_a_pipelines_auto_is_float32_as_in_diffusers_which_is_said(bench: Bench)
     assert warning.startswith(f"{LOADING}.torch_dtype: 'auto' is float32")
 
 
-def test_a_components_auto_is_what_the_pipeline_has(bench: Bench):
+def test_auto_dtype_of_component_is_that_of_pipeline(bench: Bench):
     vae = {
         "configuration": {"component_type": "AutoencoderKL"},
         "from_pretrained_arguments": {"model_name": "owner/vae", "torch_dtype": "{auto}"},
@@ -61,7 +59,7 @@ def test_a_components_auto_is_what_the_pipeline_has(bench: Bench):
     assert found.components["vae"].dtype == "bfloat16"
 
 
-def test_each_component_may_have_a_number_format_of_its_own(bench: Bench):
+def test_each_component_may_have_its_own_dtype(bench: Bench):
     found = loaded(bench, torch_dtype={"vae": "torch.float32", "default": "torch.bfloat16"})
     assert (found.dtype_of("vae"), found.dtype_of("unet")) == ("float32", "bfloat16")
     assert loaded(bench, torch_dtype={"vae": "torch.bfloat16"}).dtype_of("unet") == "float32"
@@ -75,9 +73,7 @@ def test_each_component_may_have_a_number_format_of_its_own(bench: Bench):
         ({"vea": "torch.bfloat16"}, ".vea", "has no component 'vea'. Did you mean 'vae'?"),
     ],
 )
-def test_a_number_format_that_is_none_is_told_where_it_stands(
-    bench: Bench, dtype: Any, place: str, told: str
-):
+def test_unknown_dtype_is_refused_with_place(bench: Bench, dtype: Any, place: str, told: str):
     wanted = step(from_pretrained_arguments={"model_name": MODEL, "torch_dtype": dtype})
     assert told in bench.problems(drawing(steps=[wanted]))[f"{LOADING}.torch_dtype{place}"]
 
@@ -91,7 +87,7 @@ def test_a_number_format_that_is_none_is_told_where_it_stands(
         ("transformers.CLIPFeatureExtractor", "feature_extractor"),
     ],
 )
-def test_whatever_prepares_a_models_inputs_may_be_a_component(bench: Bench, name: str, of: str):
+def test_processors_and_tokenizers_may_be_components(bench: Bench, name: str, of: str):
     block = {
         "configuration": {"component_type": name},
         "from_pretrained_arguments": {"model_name": "owner/name", "subfolder": of},
@@ -100,7 +96,7 @@ def test_whatever_prepares_a_models_inputs_may_be_a_component(bench: Bench, name
     assert not block_planned.has_weights
 
 
-def test_a_quantiser_in_the_wrong_place_is_told_the_right_one(bench: Bench):
+def test_misplaced_quantiser_is_refused_with_right_place(bench: Bench):
     inline = {"config_type": "BitsAndBytesConfig", "from_arguments": {"load_in_4bit": True}}
     wanted = step(from_pretrained_arguments={"model_name": MODEL, "quantization_config": inline})
     assert bench.problems(drawing(steps=[wanted])) == {

@@ -1,4 +1,4 @@
-"""Modular pipelines are planned: what their blocks take is known without importing them."""
+"""Planning of modular pipelines: inputs of blocks are known without importing them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ H3 = {
         },
     ],
 }
-"""The index of a model whose transformer lies elsewhere."""
+"""The index of a model whose transformer is in another repository."""
 
 
 def planned(folder: Path, configuration: dict[str, Any], **pipeline: Any) -> Plan:
@@ -52,13 +52,13 @@ def step_of(plan: Plan) -> PipelineStep:
 
 
 def refused(folder: Path, configuration: dict[str, Any], **pipeline: Any) -> dict[str, str]:
-    """What is wrong, by its place."""
+    """Returns the problems by place."""
     with pytest.raises(InvalidWorkflow) as caught:
         planned(folder, configuration, **pipeline)
     return {found.place: f"{found.message} {found.hint}" for found in caught.value.problems}
 
 
-def test_a_workflow_its_configs_and_dtypes_are_part_of_the_plan(tmp_path: Path):
+def test_workflow_configs_and_dtypes_are_planned(tmp_path: Path):
     modular = step_of(
         planned(
             tmp_path,
@@ -77,7 +77,7 @@ def test_a_workflow_its_configs_and_dtypes_are_part_of_the_plan(tmp_path: Path):
     assert modular.dtypes == {"vae": "float16"}
 
 
-def test_components_manager_is_told_to_have_no_effect(tmp_path: Path):
+def test_components_manager_is_a_warning(tmp_path: Path):
     configured = {"components_manager": {"enable_auto_cpu_offload": True}}
     told = planned(tmp_path, configured).warnings
     at = "steps[0].pipeline.configuration.components_manager has no effect: "
@@ -94,7 +94,7 @@ def test_components_of_other_repositories_are_sources_of_the_step(tmp_path: Path
     ]
 
 
-def test_every_mistake_is_told_with_the_nearest_right_name(tmp_path: Path):
+def test_mistakes_are_reported_with_nearest_name(tmp_path: Path):
     wrong = refused(
         tmp_path,
         {"configs": {"canvas_short_age": 512}, "load_components": {"dtype": "torch.float61"}},
@@ -112,13 +112,15 @@ def test_every_mistake_is_told_with_the_nearest_right_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("workflow", "missing"), [("t2va", "prompt"), ("ref2va", "references"), (None, "prompt")]
 )
-def test_what_a_workflow_needs_is_missed(tmp_path: Path, workflow: str | None, missing: str):
+def test_missing_arguments_of_workflow_are_reported(
+    tmp_path: Path, workflow: str | None, missing: str
+):
     given = {"prompt": "a fox"} if missing != "prompt" else {}
     wrong = refused(tmp_path, {}, loading={"workflow": workflow}, arguments=given)
     assert f"'{missing}' is missing" in wrong["steps[0].pipeline.arguments"]
 
 
-def test_an_ordinary_pipeline_has_none_of_this(tmp_path: Path):
+def test_modular_keys_are_refused_for_ordinary_pipeline(tmp_path: Path):
     wrong = refused(
         tmp_path,
         {"component_type": "FluxPipeline", "load_components": {}, "configs": {"a": 1}},
@@ -129,7 +131,7 @@ def test_an_ordinary_pipeline_has_none_of_this(tmp_path: Path):
         assert "is for modular pipelines" in wrong[f"steps[0].pipeline.{place}"]
 
 
-def test_blocks_are_no_pipelines(tmp_path: Path):
+def test_blocks_are_refused_as_pipelines(tmp_path: Path):
     wrong = refused(tmp_path, {"component_type": "MiniMaxH3Blocks"})
     assert (
         "is a set of blocks; a pipeline class is needed"
@@ -138,8 +140,8 @@ def test_blocks_are_no_pipelines(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_is_read_of_all_blocks_is_what_they_declare():
-    """Of every modular pipeline of diffusers, with the blocks themselves as the witness."""
+def test_parsed_blocks_equal_their_declarations():
+    """For every modular pipeline of diffusers, compared with the blocks themselves."""
     import diffusers
     from diffusers.modular_pipelines.modular_pipeline import MODULAR_PIPELINE_MAPPING
 
@@ -158,9 +160,9 @@ def test_what_is_read_of_all_blocks_is_what_they_declare():
     assert read > 30
 
 
-def test_models_of_ordinary_pipelines_have_the_modular_class_of_their_family():
+def test_ordinary_pipeline_has_modular_class_of_family():
     assert modular_class_of("FluxPipeline") == "FluxModularPipeline"
     assert modular_class_of("StableDiffusionXLPipeline") == "StableDiffusionXLModularPipeline"
-    # Which one it is for Wan depends on the model.
+    # For Wan it depends on the model.
     assert modular_class_of("WanPipeline") == ""
     assert modular_class_of("StableDiffusionPipeline") == ""

@@ -1,4 +1,4 @@
-"""A film plays at the pace that it was made for."""
+"""The frame rate of videos whose result names none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pace(bench: Bench, *steps: Document) -> float | None:
         (filmed(frame_rate=30.0, result={"content_type": "audio/wav"}), None),
     ],
 )
-def test_what_the_result_says_comes_first_then_the_chain_and_the_call(
+def test_fps_comes_from_result_then_chain_then_call(
     bench: Bench, step: Document, fps: float | None
 ):
     assert pace(bench, step) == fps
@@ -63,7 +63,7 @@ def task(command: str, **arguments: Any) -> Document:
     }
 
 
-def test_what_is_made_of_a_film_has_its_pace(bench: Bench):
+def test_fps_is_inherited_from_source_video(bench: Bench):
     silent = {**filmed(frame_rate=30.0), "result": {**FILM, "save": False}}
     paired = task("pair_audio", video="previous_result:film", audio="previous_result:film")
     assert pace(bench, silent, paired) == 30
@@ -71,6 +71,6 @@ def test_what_is_made_of_a_film_has_its_pace(bench: Bench):
     assert pace(bench, silent, joined) == 15
 
 
-def test_a_sub_workflows_film_has_its_pace_where_it_is_saved_again(bench: Bench):
+def test_fps_of_sub_workflow_video_is_kept(bench: Bench):
     bench.write(drawing(steps=[filmed(frame_rate=30.0)]), "child.json")
     assert pace(bench, sub("child.json") | {"result": FILM}) == 30

@@ -1,4 +1,4 @@
-"""Every mistake of a document is told at once, with its place, before anything is loaded."""
+"""All mistakes of a document are reported with their places before anything is loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def with_loading(**loading: Any) -> dict[str, Any]:
     return drawing(steps=[step(from_pretrained_arguments={"model_name": MODEL, **loading})])
 
 
-def test_all_mistakes_of_a_document_are_told_at_once(bench: Bench):
+def test_all_mistakes_are_reported(bench: Bench):
     wrong = step(
         from_pretrained_arguments={"model_name": "../models/tini", "torch_dtype": "int8"},
         arguments={"num_inference_steps": 0, "width": 100, "guidance_scale": "high"},
@@ -63,7 +63,7 @@ def test_all_mistakes_of_a_document_are_told_at_once(bench: Bench):
         ("WanPipeline", "num_frame", "num_frames"),
     ],
 )
-def test_a_typo_in_an_argument_name_is_refused_with_the_nearest_name(
+def test_typo_in_argument_is_refused_with_nearest(
     bench: Bench, pipeline: str, typo: str, right: str
 ):
     document = drawing(
@@ -74,7 +74,7 @@ def test_a_typo_in_an_argument_name_is_refused_with_the_nearest_name(
     }
 
 
-def test_an_argument_the_model_itself_decides_on_is_checked_too(bench: Bench):
+def test_arguments_of_diffusion_pipeline_are_checked(bench: Bench):
     document = drawing(
         steps=[
             step(configuration={"component_type": "DiffusionPipeline"}, arguments={"width": "wide"})
@@ -85,26 +85,26 @@ def test_an_argument_the_model_itself_decides_on_is_checked_too(bench: Bench):
     }
 
 
-def test_a_model_whose_index_is_broken_is_refused_with_its_place(bench: Bench):
+def test_model_with_broken_index_is_refused(bench: Bench):
     (bench.model / "model_index.json").write_text('{"_class_name":')
     document = drawing(steps=[step(configuration={"component_type": "DiffusionPipeline"})])
     assert list(bench.problems(document)) == [f"{LOADING}.model_name"]
 
 
-def test_a_required_argument_that_is_absent_is_named(bench: Bench):
+def test_missing_required_argument_is_reported(bench: Bench):
     configuration = {"component_type": "MarigoldDepthPipeline"}
     document = drawing(steps=[step(configuration=configuration, arguments={})])
     assert bench.problems(document) == {ARGUMENTS: "'image' is missing."}
 
 
 @pytest.mark.parametrize("name", ["generator", "callback_on_step_end"])
-def test_what_the_workbench_gives_itself_cannot_be_given(bench: Bench, name: str):
+def test_arguments_set_by_workbench_are_refused(bench: Bench, name: str):
     assert bench.problems(with_arguments(**{name: None})) == {
         f"{ARGUMENTS}.{name}": f"'{name}' is set by the workbench. Leave it out."
     }
 
 
-def test_a_class_of_another_kind_is_refused(bench: Bench):
+def test_class_of_wrong_kind_is_refused(bench: Bench):
     document = drawing(steps=[step(configuration={"component_type": "AutoencoderKL"})])
     assert bench.problems(document) == {
         CLASS: "'AutoencoderKL' is a model; a pipeline class is needed here."
@@ -120,7 +120,7 @@ def test_only_classes_of_the_two_libraries_may_be_named(bench: Bench, name: str)
 
 
 @pytest.mark.parametrize("name", NOT_HERE)
-def test_a_pipeline_of_other_software_says_what_to_use_instead(bench: Bench, name: str):
+def test_pipeline_of_other_software_is_refused_with_alternative(bench: Bench, name: str):
     document = drawing(steps=[step(configuration={"component_type": name})])
     assert bench.problems(document) == {
         CLASS: f"'{name}' cannot be a pipeline here. {NOT_HERE[name]}"
@@ -128,7 +128,7 @@ def test_a_pipeline_of_other_software_says_what_to_use_instead(bench: Bench, nam
 
 
 @pytest.mark.parametrize("key", OTHER_CALLS)
-def test_a_pipeline_is_called_as_one_and_else_is_told_why_not(bench: Bench, key: str):
+def test_other_call_styles_are_refused_with_reason(bench: Bench, key: str):
     configuration = {"component_type": "StableDiffusionPipeline", key: True}
     assert bench.problems(drawing(steps=[step(configuration=configuration)])) == {
         f"{PIPELINE}.configuration.{key}": f"'{key}': {OTHER_CALLS[key]}."
@@ -136,7 +136,7 @@ def test_a_pipeline_is_called_as_one_and_else_is_told_why_not(bench: Bench, key:
     bench.plan(drawing(steps=[step(configuration={**configuration, key: False})]))
 
 
-def test_a_step_has_exactly_one_action(bench: Bench):
+def test_step_has_exactly_one_action(bench: Bench):
     both = step("both") | {"workflow": {"path": "other.json"}}
     kinds = "'pipeline', 'pipeline_reference', 'task' and 'workflow'"
     sentence = f"A step has exactly one of {kinds}."
@@ -146,7 +146,7 @@ def test_a_step_has_exactly_one_action(bench: Bench):
     }
 
 
-def test_an_unknown_key_of_a_closed_set_is_refused_with_the_nearest_known_one(bench: Bench):
+def test_unknown_key_in_closed_block_is_refused_with_nearest(bench: Bench):
     configuration = {"component_type": "StableDiffusionPipeline", "ofload": "model"}
     document = drawing(steps=[step(configuration=configuration)])
     assert bench.problems(document) == {
@@ -166,21 +166,21 @@ def test_an_unknown_key_of_a_closed_set_is_refused_with_the_nearest_known_one(be
         ({"revision": "/etc"}, "'/etc' is not a plain name."),
     ],
 )  # fmt: skip
-def test_a_loading_argument_that_cannot_be_honoured_is_refused(
+def test_unsupported_loading_argument_is_refused(
     bench: Bench, loading: dict[str, Any], sentence: str
 ):
     (key,) = loading
     assert bench.problems(with_loading(**loading)) == {f"{LOADING}.{key}": sentence}
 
 
-def test_a_folder_that_is_no_model_is_refused(bench: Bench):
+def test_folder_without_model_is_refused(bench: Bench):
     assert bench.problems(with_loading(model_name="../media")) == {
         f"{LOADING}.model_name": "'../media' is not a diffusers model: it has no model_index.json."
     }
 
 
 @pytest.mark.parametrize("name", ["", None, 3])
-def test_a_step_needs_the_name_of_a_model(bench: Bench, name: object):
+def test_missing_model_name_is_refused(bench: Bench, name: object):
     assert bench.problems(with_loading(model_name=name)) == {
         f"{LOADING}.model_name": "The name of a model is needed: a folder or 'owner/name'."
     }
@@ -192,9 +192,7 @@ def test_a_step_needs_the_name_of_a_model(bench: Bench, name: object):
      ("path", "steps[0].workflow.path")],
 )  # fmt: skip
 @pytest.mark.parametrize("text", ["a\0b", "x" * 300, "x/" * 3000], ids=["nul", "long", "deep"])
-def test_a_name_that_no_file_can_have_is_refused_with_its_place(
-    bench: Bench, key: str, place: str, text: str
-):
+def test_impossible_file_name_is_refused_with_place(bench: Bench, key: str, place: str, text: str):
     documents = {
         "model_name": with_loading(model_name=text),
         "image": with_arguments(ip_adapter_image=f"{text}.png"),
@@ -204,14 +202,14 @@ def test_a_name_that_no_file_can_have_is_refused_with_its_place(
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "x.py", "/x.safetensors", "x"])
-def test_lora_weights_have_a_plain_name_and_are_safetensors(bench: Bench, name: str):
+def test_lora_weight_name_is_plain_and_safetensors(bench: Bench, name: str):
     document = drawing(steps=[step(loras=[{"model_name": MODEL, "weight_name": name}])])
     assert bench.problems(document) == {
         f"{PIPELINE}.loras[0].weight_name": "A plain name ending in .safetensors is needed."
     }
 
 
-def test_a_lora_that_may_hold_code_stands_for_the_safetensors_file_beside_it(bench: Bench):
+def test_pickle_lora_means_safetensors_file_beside_it(bench: Bench):
     document = drawing(steps=[step(loras=[{"model_name": MODEL, "weight_name": "x.bin"}])])
     (bench.model / "y.safetensors").touch()
     assert bench.problems(document) == {
@@ -223,7 +221,7 @@ def test_a_lora_that_may_hold_code_stands_for_the_safetensors_file_beside_it(ben
     assert planned.loras[0].weight_name == "x.safetensors"
 
 
-def test_lora_weights_that_are_not_there_name_the_nearest_file(bench: Bench):
+def test_missing_lora_weights_suggest_nearest(bench: Bench):
     (bench.model / "fox-style.safetensors").write_bytes(b"")
     lora = {"model_name": MODEL, "weight_name": "fox-stile.safetensors"}
     assert bench.problems(drawing(steps=[step(loras=[lora])])) == {
@@ -233,21 +231,21 @@ def test_lora_weights_that_are_not_there_name_the_nearest_file(bench: Bench):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "/abs", ".hidden"])
-def test_a_results_name_cannot_leave_the_runs_folder(bench: Bench, name: str):
+def test_result_name_cannot_leave_run_folder(bench: Bench, name: str):
     document = drawing()
     document["steps"][0]["result"]["file_base_name"] = name
     assert list(bench.problems(document)) == ["steps[0].result.file_base_name"]
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../models/tiny/model_index.json"])
-def test_a_documents_picture_outside_its_folder_is_refused(bench: Bench, path: str):
+def test_document_image_outside_folder_is_refused(bench: Bench, path: str):
     assert bench.problems(with_arguments(ip_adapter_image=path)) == {
         f"{ARGUMENTS}.ip_adapter_image": f"The picture '{path}' lies outside the folders it "
         "may come from."
     }
 
 
-def test_a_missing_picture_of_the_document_names_the_nearest_file(bench: Bench):
+def test_missing_document_image_suggests_nearest(bench: Bench):
     bench.picture("lighthouse.png", bench.workflows)
     assert bench.problems(with_arguments(ip_adapter_image="ligthouse.png")) == {
         f"{ARGUMENTS}.ip_adapter_image": "There is no picture 'ligthouse.png'. "
@@ -255,13 +253,13 @@ def test_a_missing_picture_of_the_document_names_the_nearest_file(bench: Bench):
     }
 
 
-def test_two_steps_of_one_name_are_refused(bench: Bench):
+def test_duplicate_step_name_is_refused(bench: Bench):
     assert bench.problems(drawing(steps=[step(), step()])) == {
         "steps[1].name": "Two steps are called 'draw'. Give each step its own name."
     }
 
 
-def test_a_step_cannot_use_its_own_or_a_later_result(bench: Bench):
+def test_step_cannot_use_own_or_later_result(bench: Bench):
     document = drawing(
         steps=[
             step("first", arguments={"ip_adapter_image": "previous_result:second"}),
@@ -274,7 +272,7 @@ def test_a_step_cannot_use_its_own_or_a_later_result(bench: Bench):
     ]
 
 
-def test_a_file_that_is_not_there_names_the_nearest_workflow(bench: Bench):
+def test_missing_workflow_file_suggests_nearest(bench: Bench):
     bench.write(drawing(), "flow.json")
     with pytest.raises(UnknownWorkflow, match=r"Did you mean 'flow'\?"):
         make_plan(bench.workflows / "flew.json", {}, paths=bench.paths)
@@ -284,19 +282,19 @@ def test_a_file_that_is_not_there_names_the_nearest_workflow(bench: Bench):
 
 @pytest.mark.parametrize("depth", [300, 600, 100_000])
 @pytest.mark.parametrize("key", ["steps", "variables"])
-def test_a_document_nested_without_end_is_refused(bench: Bench, key: str, depth: int):
+def test_endlessly_nested_document_is_refused(bench: Bench, key: str, depth: int):
     nested = "[" * depth + "]" * depth
     error = bench.refused(f'{{"id": "x", "steps": [], "{key}": {{"a": {nested}}}}}')
     assert isinstance(error, InvalidWorkflow)
 
 
-def test_half_a_character_is_refused(bench: Bench):
+def test_lone_surrogate_is_refused(bench: Bench):
     # JSON can write it; no file and no pipe can carry it.
     error = bench.refused(with_arguments(prompt="\ud800"))
     assert isinstance(error, InvalidWorkflow)
 
 
-def test_what_only_follows_from_another_mistake_is_not_told(bench: Bench):
+def test_follow_up_problems_are_not_reported(bench: Bench):
     document = with_arguments(ip_adapter_image={"location": "variable:imgae"}, width="variable:w")
     assert bench.problems(document) == {
         f"{ARGUMENTS}.ip_adapter_image.location": "There is no variable 'imgae'.",
@@ -304,7 +302,7 @@ def test_what_only_follows_from_another_mistake_is_not_told(bench: Bench):
     }
 
 
-def test_a_variable_may_be_another_ones_default(bench: Bench):
+def test_variable_may_be_default_of_another(bench: Bench):
     document = drawing(
         variables={"again": "variable:prompt", "prompt": "a fox", "steps": 20},
         steps=[step(arguments={"prompt": "variable:again"})],
@@ -314,14 +312,14 @@ def test_a_variable_may_be_another_ones_default(bench: Bench):
         assert plan.steps[0].arguments["prompt"] == LiteralValue(value=prompt)
 
 
-def test_a_variable_whose_default_leads_back_to_itself_is_refused(bench: Bench):
+def test_circular_variable_is_refused(bench: Bench):
     document = drawing(variables={"prompt": "variable:b", "b": "variable:prompt", "steps": 1})
     assert bench.problems(document) == {
         f"{ARGUMENTS}.prompt": "The default of variable 'prompt' leads back to itself."
     }
 
 
-def test_variables_stand_in_seed_result_and_offload(bench: Bench):
+def test_variables_are_allowed_in_seed_result_and_offload(bench: Bench):
     variables = {"prompt": "a fox", "steps": 2, "start": 7, "fps": 12, "offload": "model"}
     drawn = step()
     drawn["seed"] = "variable:start"
@@ -355,7 +353,7 @@ def test_variables_stand_in_seed_result_and_offload(bench: Bench):
         ("torch.float32", "torch.bfloat16", DTypeValue(dtype="bfloat16")),
     ],
 )
-def test_a_typed_type_name_is_escaped_where_its_default_is(
+def test_typed_type_name_is_escaped_like_default(
     bench: Bench, default: str, typed: str, value: Value
 ):
     document = drawing(
@@ -370,14 +368,14 @@ def test_a_typed_type_name_is_escaped_where_its_default_is(
         assert found == LiteralValue(value={"x_dtype": value.value})
 
 
-def test_a_scheduler_that_changes_nothing_and_a_shift_below_zero_are_refused(bench: Bench):
+def test_empty_scheduler_and_negative_shift_are_refused(bench: Bench):
     empty = bench.problems(drawing(steps=[step(scheduler={})]))
     assert list(empty.values()) == ["A scheduler needs a 'configuration' or a 'shift'."]
     below = bench.problems(drawing(steps=[step(audio_scheduler={"shift": -1})]))
     assert list(below) == ["steps[0].pipeline.audio_scheduler.shift"]
 
 
-def test_adapters_have_names_of_their_own_that_a_module_can_have(bench: Bench):
+def test_adapter_names_are_unique_and_without_dots(bench: Bench):
     loras = [{"model_name": "owner/lora", "adapter_name": name} for name in ("a", "a", "b.c")]
     assert bench.problems(drawing(steps=[step(loras=loras)])) == {
         f"{PIPELINE}.loras[1].adapter_name": "Two adapters are called 'a'. Each has its own name.",
@@ -387,13 +385,13 @@ def test_adapters_have_names_of_their_own_that_a_module_can_have(bench: Bench):
     }
 
 
-def test_how_an_adapter_is_fetched_elsewhere_decides_nothing(bench: Bench):
+def test_fetch_arguments_of_adapter_have_no_effect(bench: Bench):
     lora = {"model_name": "owner/lora", "token": "x", "local_files_only": True, "hotswap": False}
     (planned,) = bench.plan(drawing(steps=[step(loras=[lora])])).steps
     assert planned.loras[0].source.model == "owner/lora"
 
 
-def test_a_loras_keys_are_those_of_diffusers_and_its_scale_may_be_a_text(bench: Bench):
+def test_lora_accepts_keys_of_diffusers_and_scale_as_text(bench: Bench):
     lora = {"model_name": "owner/lora", "scale": "0.5", "revision": "v2", "use_safetensors": True}
     (planned,) = bench.plan(drawing(steps=[step(loras=[lora])])).steps
     (found,) = planned.loras
@@ -406,7 +404,7 @@ def test_a_loras_keys_are_those_of_diffusers_and_its_scale_may_be_a_text(bench: 
     assert list(pickled) == ["steps[0].pipeline.loras[0].use_safetensors"]
 
 
-def test_a_variable_that_is_not_declared_is_told_once_however_often_it_stands(bench: Bench):
+def test_undeclared_variable_is_reported_once(bench: Bench):
     arguments = {"prompt": "variable:promt", "negative_prompt": "variable:promt"}
     assert bench.problems(drawing(steps=[step(arguments=arguments)])) == {
         f"{ARGUMENTS}.prompt": "There is no variable 'promt'. It is named in 1 more place(s). "
@@ -414,7 +412,7 @@ def test_a_variable_that_is_not_declared_is_told_once_however_often_it_stands(be
     }
 
 
-def test_a_block_of_variables_that_is_missing_or_mistyped_is_one_mistake(bench: Bench):
+def test_missing_variables_block_is_one_problem(bench: Bench):
     document = drawing()
     declared = document.pop("variables")
     assert bench.problems(document) == {
@@ -428,7 +426,7 @@ def test_a_block_of_variables_that_is_missing_or_mistyped_is_one_mistake(bench: 
     }
 
 
-def test_a_result_that_is_not_made_yet_is_told_as_that(bench: Bench):
+def test_reference_to_later_step_is_reported_as_such(bench: Bench):
     first, second = step("first"), step("second")
     first["pipeline"]["arguments"]["ip_adapter_image"] = "previous_result:second"
     second["pipeline"]["arguments"]["ip_adapter_image"] = "previous_result:second"
@@ -439,7 +437,7 @@ def test_a_result_that_is_not_made_yet_is_told_as_that(bench: Bench):
     }
 
 
-def test_a_model_is_named_and_not_addressed(bench: Bench):
+def test_model_url_is_refused(bench: Bench):
     page = "https://huggingface.co/owner/name/tree/main"
     assert bench.problems(with_loading(model_name=page)) == {
         f"{LOADING}.model_name": "The name of a model is needed: a folder or 'owner/name', "
@@ -447,20 +445,20 @@ def test_a_model_is_named_and_not_addressed(bench: Bench):
     }
 
 
-def test_a_mistyped_key_of_a_model_is_the_only_mistake(bench: Bench):
+def test_mistyped_model_key_is_one_problem(bench: Bench):
     wrong = step(from_pretrained_arguments={"model": MODEL})
     assert bench.problems(drawing(steps=[wrong])) == {
         f"{LOADING}.model": ("'model' is not a known loading argument. Did you mean 'model_name'?")
     }
 
 
-def test_a_key_is_never_said_to_be_meant_by_itself(bench: Bench):
+def test_known_key_is_not_suggested_for_itself(bench: Bench):
     configuration = {"component_type": "StableDiffusionPipeline", "vae": {"scale": 1}}
     (warning,) = bench.plan(drawing(steps=[step(configuration=configuration)])).warnings
     assert warning.endswith("The key 'scale' is not known here and is ignored.")
 
 
-def test_a_key_near_two_others_is_the_one_that_is_missing(bench: Bench):
+def test_ambiguous_typo_means_missing_key(bench: Bench):
     wrong = step(configuration={"component": "StableDiffusionPipeline"})
     assert bench.problems(drawing(steps=[wrong])) == {
         f"{PIPELINE}.configuration.component": (
@@ -478,7 +476,7 @@ def test_a_key_near_two_others_is_the_one_that_is_missing(bench: Bench):
         ("StableDiffusionXLPipeline", None),
     ],
 )
-def test_a_pipeline_that_cannot_look_at_a_picture_is_told_before_anything_loads(
+def test_ip_adapter_of_unsupported_pipeline_is_refused(
     bench: Bench, pipeline: str, told: str | None
 ):
     drawn = step(
@@ -494,6 +492,6 @@ def test_a_pipeline_that_cannot_look_at_a_picture_is_told_before_anything_loads(
         assert bench.problems(document)[f"{PIPELINE}.ip_adapter"].startswith(told)
 
 
-def test_a_word_of_an_arguments_name_leads_to_it(bench: Bench):
+def test_word_of_argument_name_suggests_argument(bench: Bench):
     problems = bench.problems(drawing(steps=[step(arguments={"prompt": "a", "steps": 9})]))
     assert problems[f"{ARGUMENTS}.steps"].endswith("Did you mean 'num_inference_steps'?")

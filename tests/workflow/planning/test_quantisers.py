@@ -1,4 +1,4 @@
-"""What a document says of quantisation is checked before anything is loaded."""
+"""Quantisation in documents: checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNET = "steps[0].pipeline.unet.quantization_config"
 
 
 def quantised(config_type: str, **arguments: Any) -> Document:
-    """A document whose UNet is quantised so."""
+    """Returns a document whose UNet has this quantisation."""
     return drawing(steps=[step(unet=unet(config_type, **arguments))])
 
 
@@ -40,7 +40,7 @@ def read(bench: Bench, document: Document, **inputs: Any) -> Quantisation:
     return found
 
 
-def test_a_quantisation_is_read_as_the_dialect_writes_it(bench: Bench):
+def test_quantisation_is_read_in_dialect_form(bench: Bench):
     found = read(
         bench,
         quantised(
@@ -58,25 +58,25 @@ def test_a_quantisation_is_read_as_the_dialect_writes_it(bench: Bench):
     }
 
 
-def test_a_default_that_is_written_out_is_no_other_quantisation(bench: Bench):
+def test_explicit_default_is_same_quantisation(bench: Bench):
     written = quantised("sdnq.SDNQConfig", weights_dtype="{int8}", svd_rank=32, use_svd=False)
     assert read(bench, written) == read(bench, quantised("SDNQConfig"))
 
 
-def test_where_it_is_computed_and_lies_is_no_part_of_a_quantisation(bench: Bench):
+def test_placement_is_not_part_of_quantisation(bench: Bench):
     placed = quantised("sdnq.SDNQConfig", quantization_device="cuda", return_device="cpu")
     assert read(bench, placed) == read(bench, quantised("sdnq.SDNQConfig"))
 
 
 @pytest.mark.parametrize("given", ["int8", "{int8}"])
-def test_a_weight_type_that_somebody_types_needs_no_braces(bench: Bench, given: str):
+def test_typed_weight_type_needs_no_braces(bench: Bench, given: str):
     document = quantised("sdnq.SDNQConfig", weights_dtype="variable:weights_dtype")
     document["variables"] = {**document["variables"], "weights_dtype": "{uint4}"}
     assert read(bench, document).arguments == {"weights_dtype": "uint4"}
     assert read(bench, document, weights_dtype=given).arguments == {"weights_dtype": "int8"}
 
 
-def test_a_wrong_weight_type_that_somebody_types_is_told_at_the_input(bench: Bench):
+def test_wrong_typed_weight_type_is_reported_at_input(bench: Bench):
     document = quantised("sdnq.SDNQConfig", weights_dtype="variable:weights_dtype")
     document["variables"] = {**document["variables"], "weights_dtype": "{uint4}"}
     assert bench.problems(document, weights_dtype="uint44") == {
@@ -85,7 +85,7 @@ def test_a_wrong_weight_type_that_somebody_types_is_told_at_the_input(bench: Ben
 
 
 @pytest.mark.parametrize("name", ["torchao.quantization.Int8WeightOnlyConfig", "int8wo"])
-def test_a_scheme_of_torchao_is_named_by_its_class_or_by_its_older_word(bench: Bench, name: str):
+def test_torchao_scheme_has_class_name_or_shorthand(bench: Bench, name: str):
     found = read(bench, quantised("TorchAoConfig", quant_type=name))
     assert found.arguments == {"quant_type": "Int8WeightOnlyConfig"}
 
@@ -124,7 +124,7 @@ def test_a_scheme_of_torchao_is_named_by_its_class_or_by_its_older_word(bench: B
         ("GGUFQuantizationConfig", {}, "", "is for weights in a .gguf file"),
     ],
 )
-def test_what_is_wrong_with_a_quantisation_is_told_at_its_place(
+def test_wrong_quantisation_is_refused_with_place(
     bench: Bench, config_type: str, arguments: Document, place: str, said: str
 ):
     problems = bench.problems(quantised(config_type, **arguments))
@@ -133,7 +133,7 @@ def test_what_is_wrong_with_a_quantisation_is_told_at_its_place(
     assert said in sentence
 
 
-def test_a_tokenizer_cannot_be_quantised(bench: Bench):
+def test_tokenizer_cannot_be_quantised(bench: Bench):
     block = unet("TorchAoConfig", quant_type="int8wo")
     block["configuration"]["component_type"] = "transformers.CLIPTokenizer"
     problems = bench.problems(drawing(steps=[step(tokenizer=block)]))
@@ -141,9 +141,7 @@ def test_a_tokenizer_cannot_be_quantised(bench: Bench):
     assert "a model class is needed here" in problems[place]
 
 
-def test_a_quantiser_that_is_not_installed_is_named_with_the_command_that_adds_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_quantiser_is_reported_with_command(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "sdnq", None)
     document = quantised("sdnq.SDNQConfig", weights_dtype="{int8}")
     document["steps"][0]["pipeline"]["configuration"]["pre_load_modules"] = ["sdnq"]
@@ -156,7 +154,7 @@ def test_a_quantiser_that_is_not_installed_is_named_with_the_command_that_adds_i
     }
 
 
-def test_a_module_is_loaded_before_only_when_it_is_a_quantiser(bench: Bench):
+def test_pre_load_modules_must_be_quantisers(bench: Bench):
     document = drawing(steps=[step()])
     configuration = document["steps"][0]["pipeline"]["configuration"]
     configuration["pre_load_modules"] = ["sdnq", "antigravity"]
@@ -164,14 +162,14 @@ def test_a_module_is_loaded_before_only_when_it_is_a_quantiser(bench: Bench):
     assert "'antigravity' is not a module that may be loaded" in bench.problems(document)[place]
 
 
-def test_the_weight_types_of_sdnq_are_all_known():
+def test_all_weight_types_of_sdnq_are_known():
     common = pytest.importorskip("sdnq.common")
     assert sdnq_types() == common.accepted_weight_dtypes
 
 
 @pytest.mark.parametrize("config_type", QUANTISERS)
-def test_the_defaults_here_are_the_libraries(config_type: str):
-    """A default that differs here would be another quantisation there."""
+def test_defaults_equal_those_of_library(config_type: str):
+    """Another default here would be another quantisation there."""
     diffusers, sdnq = pytest.importorskip("diffusers"), pytest.importorskip("sdnq")
     quantiser = QUANTISERS[config_type]
     home = sdnq if quantiser.kind == "sdnq" else diffusers
@@ -185,11 +183,11 @@ def test_the_defaults_here_are_the_libraries(config_type: str):
             assert field.default == default, name
 
 
-def test_a_package_whose_parent_is_not_installed_is_missing():
+def test_package_without_parent_is_missing():
     assert Package("no_such_package.part", "no-such-package").is_missing
 
 
-def test_equal_quantisations_are_written_alike():
+def test_equal_quantisations_have_equal_json():
     quantiser = QUANTISERS["BitsAndBytesConfig"]
     one = quantisation(quantiser, {"load_in_4bit": True, "llm_int8_threshold": 5})
     other = quantisation(quantiser, {"llm_int8_threshold": 5.0, "load_in_4bit": True})
@@ -203,7 +201,7 @@ def test_equal_quantisations_are_written_alike():
         ({"quant_method": "awq"}, "The unet is quantised with 'awq', which is not supported."),
     ],
 )
-def test_weights_that_were_published_quantised_are_noticed_while_planning(
+def test_published_quantised_weights_are_noticed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, stored: Document, said: str
 ):
     monkeypatch.setitem(sys.modules, "sdnq", None)
@@ -220,7 +218,7 @@ def test_weights_that_were_published_quantised_are_noticed_while_planning(
     assert said in bench.problems(drawing(steps=[step(unet=block)]))[at_block]
 
 
-def test_what_sdnq_optimizes_needs_sdnq(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_sdnq_optimize_needs_sdnq(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "sdnq", None)
     document = drawing(steps=[step()])
     document["steps"][0]["pipeline"]["configuration"]["sdnq_optimize"] = ["unet"]

@@ -1,4 +1,4 @@
-"""What a result block may say, and what is refused of it."""
+"""Result blocks: planned, and refused."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def planned(bench: Bench, **result: Any) -> ResultSpec:
     return only.result
 
 
-def test_a_pace_and_a_rate_may_come_from_variables(bench: Bench):
+def test_fps_and_sample_rate_may_be_variables(bench: Bench):
     document = saving(content_type="video/mp4", fps="variable:fps", sample_rate="variable:rate")
     document["variables"] |= {"fps": 24, "rate": 16_000}
     (only,) = bench.plan(document, fps=30).steps
     assert only.result == ResultSpec(content_type="video/mp4", fps=30, sample_rate=16_000)
 
 
-def test_both_names_of_the_sample_rate_are_one(bench: Bench):
+def test_sample_rate_has_two_names(bench: Bench):
     assert planned(bench, content_type="audio/wav", samplerate=16_000).sample_rate == 16_000
     both = saving(content_type="audio/wav", samplerate=16_000, sample_rate=8000)
     assert bench.problems(both) == {
@@ -45,7 +45,7 @@ def test_both_names_of_the_sample_rate_are_one(bench: Bench):
         ({"content_type": "audio/flac", "compression_level": 1}, "PCM_16"),
     ],
 )
-def test_options_of_sounds_are_those_of_soundfile(bench: Bench, said: dict[str, Any], subtype: str):
+def test_audio_options_are_those_of_soundfile(bench: Bench, said: dict[str, Any], subtype: str):
     assert planned(bench, **said).subtype == subtype
 
 
@@ -75,26 +75,26 @@ def test_options_of_sounds_are_those_of_soundfile(bench: Bench, said: dict[str, 
         ),
     ],
 )  # fmt: skip
-def test_options_that_a_file_does_not_have_are_refused(
+def test_unsupported_file_options_are_refused(
     bench: Bench, said: dict[str, Any], place: str, sentence: str
 ):
     assert bench.problems(saving(**said)) == {f"steps[0].result.{place}": sentence}
 
 
 @pytest.mark.parametrize("fps", [0, -1, 241, "24", True])
-def test_a_pace_that_is_none_is_refused(bench: Bench, fps: Any):
+def test_invalid_fps_is_refused(bench: Bench, fps: Any):
     problems = bench.problems(saving(content_type="video/mp4", fps=fps))
     assert list(problems) == ["steps[0].result.fps"]
 
 
-def test_a_kind_of_file_that_is_unknown_is_refused_with_the_nearest_or_all(bench: Bench):
+def test_unknown_content_type_is_refused_with_choices(bench: Bench):
     (sentence,) = bench.problems(saving(content_type="image/jpg")).values()
     assert sentence == "'image/jpg' is none of those that are known. Did you mean 'image/jpeg'?"
     (sentence,) = bench.problems(saving(content_type="psd")).values()
     assert sentence.startswith("'psd' is not one of 'image/png', 'image/jpeg'")
 
 
-def test_files_are_called_as_the_dialect_calls_them(bench: Bench):
+def test_file_names_follow_dialect(bench: Bench):
     bench.write(drawing(id="inner", steps=[step("one"), step("two")]), "child.json")
     steps = [step("draw"), {"name": "sub", "workflow": {"path": "child.json"}}]
     plan = bench.plan(drawing(id="outer", steps=steps))

@@ -1,4 +1,4 @@
-"""What a step takes from an earlier one is decided, and checked, when the plan is made."""
+"""Components shared between steps: resolved and checked in the plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def in_configuration(**lists: list[str]) -> dict[str, Any]:
     return {"configuration": {"component_type": "StableDiffusionPipeline", **lists}}
 
 
-def test_a_component_comes_from_the_step_that_shares_it(bench: Bench):
+def test_reused_component_comes_from_sharing_step(bench: Bench):
     first = step("first", shared_components=["vae"], **in_configuration(shared_components=["unet"]))
     second = step("second", reused_components=["vae", "unet"])
     assert bench.plan(drawing(steps=[first, second])).steps[1].reused == {
@@ -35,13 +35,13 @@ def test_a_component_comes_from_the_step_that_shares_it(bench: Bench):
     }
 
 
-def test_the_last_step_that_shares_a_component_is_the_one(bench: Bench):
+def test_last_sharing_step_wins(bench: Bench):
     steps = [step(name, shared_components=["vae"]) for name in ("first", "second")]
     plan = bench.plan(drawing(steps=[*steps, step("third", reused_components=["vae"])]))
     assert plan.steps[2].reused == {"vae": "second"}
 
 
-def test_what_nobody_shares_cannot_be_reused(bench: Bench):
+def test_unshared_component_cannot_be_reused(bench: Bench):
     first = step("first", shared_components=["text_encoder"])
     second = step("second", reused_components=["text_encoders", "vae"])
     third = step("third", shared_components=["vae"])
@@ -54,14 +54,14 @@ def test_what_nobody_shares_cannot_be_reused(bench: Bench):
 
 
 @pytest.mark.parametrize("name", ["vea", "safety_checker"])
-def test_what_a_pipeline_has_not_cannot_be_shared(bench: Bench, name: str):
+def test_missing_component_cannot_be_shared(bench: Bench, name: str):
     document = drawing(steps=[step(**in_configuration(shared_components=[name]))])
     ((place, message),) = bench.problems(document).items()
     assert place == "steps[0].pipeline.configuration.shared_components[0]"
     assert message.startswith(f"The pipeline of 'draw' has no component '{name}'.")
 
 
-def test_a_reused_scheduler_cannot_be_changed_too(bench: Bench):
+def test_reused_scheduler_cannot_be_changed(bench: Bench):
     second = step("second", reused_components=["scheduler"], scheduler={"shift": 3})
     document = drawing(steps=[step(shared_components=["scheduler"]), second])
     assert bench.problems(document) == {
@@ -70,13 +70,13 @@ def test_a_reused_scheduler_cannot_be_changed_too(bench: Bench):
     }
 
 
-def test_a_sub_workflow_shares_nothing_with_its_parent(bench: Bench):
+def test_sub_workflow_shares_nothing_with_parent(bench: Bench):
     bench.write(drawing(steps=[step(reused_components=["vae"])]), "child.json")
     document = drawing(steps=[step(shared_components=["vae"]), sub("child.json")])
     assert list(bench.problems(document).values()) == ["No earlier step shares 'vae'."]
 
 
-def test_a_reference_is_the_earlier_step_with_other_arguments(bench: Bench):
+def test_pipeline_reference_is_earlier_step_with_other_arguments(bench: Bench):
     first = step(loras=[{"model_name": "../models/tiny", "scale": 0.5}]) | {"seed": 3}
     result = {"content_type": "image/jpeg"}
     drawn, again = bench.plan(drawing(steps=[first, referring(result=result)])).steps
@@ -87,7 +87,7 @@ def test_a_reference_is_the_earlier_step_with_other_arguments(bench: Bench):
     assert again.result.content_type == "image/jpeg"
 
 
-def test_a_reference_may_have_a_seed_of_its_own(bench: Bench):
+def test_pipeline_reference_may_have_a_seed(bench: Bench):
     assert bench.plan(drawing(steps=[step(), referring(seed=5)]), seed=1).steps[1].seed == 5
 
 
@@ -95,7 +95,7 @@ def test_a_reference_may_have_a_seed_of_its_own(bench: Bench):
     ("reference", "hint"),
     [("drow", "Did you mean 'draw'?"), ("later", "Step 'later' comes later.")],
 )
-def test_a_reference_to_no_earlier_pipeline_is_refused(bench: Bench, reference: str, hint: str):
+def test_reference_to_unknown_pipeline_is_refused(bench: Bench, reference: str, hint: str):
     document = drawing(steps=[step(), referring(reference=reference), step("later")])
     assert bench.problems(document) == {
         "steps[1].pipeline_reference.reference_name": "There is no earlier pipeline step "
@@ -103,7 +103,7 @@ def test_a_reference_to_no_earlier_pipeline_is_refused(bench: Bench, reference: 
     }
 
 
-def test_arguments_of_a_reference_are_checked_against_the_pipeline(bench: Bench):
+def test_arguments_of_reference_are_checked(bench: Bench):
     wrong = referring()
     wrong["pipeline_reference"]["arguments"]["promt"] = "x"
     assert bench.problems(drawing(steps=[step(), wrong])) == {

@@ -1,4 +1,4 @@
-"""Every workflow that ships plans; every workflow others wrote plans or is refused in sentences."""
+"""Shipped workflows plan; third-party workflows plan or are refused in sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def media(tmp_path: Path) -> Path:
 
 
 def planned(file: Path, media: Path) -> Plan:
-    """The plan with the defaults, and a picture wherever one is asked for."""
+    """Returns the plan with the defaults, and an image for each required image input."""
     asked = declared_inputs(read_document(file))
     pictures = {
         spec.name: str(media / f"{spec.kind}.png")
@@ -40,7 +40,7 @@ def planned(file: Path, media: Path) -> Plan:
 
 
 def outcome(file: Path, media: Path) -> tuple[Plan | None, tuple[Problem, ...]]:
-    """The plan, or what is wrong with the workflow."""
+    """Returns the plan, or the workflow's problems."""
     try:
         return planned(file, media), ()
     except (InvalidWorkflow, InvalidInputs) as error:
@@ -48,7 +48,7 @@ def outcome(file: Path, media: Path) -> tuple[Plan | None, tuple[Problem, ...]]:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
-def test_a_shipped_workflow_plans_as_it_stands(file: Path, media: Path):
+def test_shipped_workflow_plans_with_defaults(file: Path, media: Path):
     plan = planned(file, media)
     assert plan.steps
     assert plan.warnings == () or "float16" in plan.warnings[0]
@@ -56,12 +56,12 @@ def test_a_shipped_workflow_plans_as_it_stands(file: Path, media: Path):
 
 
 @pytest.mark.parametrize("file", BUILTIN, ids=lambda file: file.stem)
-def test_a_workflow_made_to_be_a_step_of_others_plans_as_it_stands(file: Path, media: Path):
+def test_builtin_workflow_plans_with_defaults(file: Path, media: Path):
     assert planned(file, media).steps
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
-def test_a_shipped_workflow_asks_within_its_own_limits(file: Path):
+def test_shipped_defaults_are_within_limits(file: Path):
     for spec in declared_inputs(read_document(file)):
         if isinstance(spec.default, int | float) and spec.minimum is not None:
             assert spec.maximum is not None
@@ -74,7 +74,7 @@ def test_a_shipped_workflow_asks_within_its_own_limits(file: Path):
 @pytest.mark.parametrize(
     "file", OTHER_WORKFLOWS, ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
-def test_a_workflow_others_wrote_plans_or_is_refused_with_places(file: Path, media: Path):
+def test_third_party_workflow_plans_or_is_refused_with_places(file: Path, media: Path):
     plan, problems = outcome(file, media)
     said = [str(found) for found in problems]
     assert all(found.place and found.message for found in problems)
@@ -84,9 +84,7 @@ def test_a_workflow_others_wrote_plans_or_is_refused_with_places(file: Path, med
         assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
-def test_a_mistake_in_a_workflow_others_wrote_names_the_nearest_right_name(
-    media: Path, real_workflows: Path
-):
+def test_mistake_in_third_party_workflow_suggests_nearest(media: Path, real_workflows: Path):
     with pytest.raises(InvalidWorkflow) as caught:
         planned(real_workflows / "flux" / "FluxFill.json", media)
     assert (

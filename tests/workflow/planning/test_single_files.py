@@ -1,4 +1,4 @@
-"""Which file `from_single_file` names is found out while planning, and what may not be read."""
+"""Files of `from_single_file`: resolved while planning, or refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HUB = "https://huggingface.co"
 
 
 def from_file(file: Any, kind: str = "UNet2DConditionModel", **loading: Any) -> Document:
-    """A document whose UNet comes from this file."""
+    """Returns a document whose UNet comes from this file."""
     block = {
         "configuration": {"component_type": kind},
         "from_pretrained_arguments": {"from_single_file": file, **loading},
@@ -49,37 +49,37 @@ def file(bench: Bench) -> Path:
     return path
 
 
-def test_a_file_beside_the_workflow_is_found(bench: Bench, file: Path):
+def test_file_beside_workflow_is_found(bench: Bench, file: Path):
     found = source(bench, from_file("unet.safetensors"))
     assert (found.folder, found.file) == (str(file.parent), "unet.safetensors")
     assert found.short_name == "unet.safetensors"
 
 
-def test_a_file_of_the_hub_is_named_by_its_address(bench: Bench):
+def test_hub_file_is_named_by_url(bench: Bench):
     found = source(bench, from_file(f"{HUB}/owner/name/blob/main/sub/unet%201.safetensors"))
     assert found == ModelSource(model="owner/name", file="sub/unet 1.safetensors")
     old = source(bench, from_file(f"{HUB}/owner/name/resolve/v1/unet.safetensors"))
     assert old.revision == "v1"
 
 
-def test_a_file_of_the_hub_may_lie_in_a_models_folder(bench: Bench):
+def test_hub_file_may_be_in_models_folder(bench: Bench):
     file = bench.model.parent / "owner" / "name" / "unet.gguf"
     file.parent.mkdir(parents=True)
     file.touch()
     found = planned(bench, from_file(f"{HUB}/owner/name/blob/main/unet.gguf")).components["unet"]
     assert found.source.folder == str(file.parent)
-    # A GGUF file needs no words about how it is quantised.
+    # A GGUF file needs no quantisation block.
     assert found.quantisation == Quantisation(kind="gguf")
 
 
-def test_a_pickle_stands_for_the_safetensors_file_beside_it(bench: Bench, file: Path):
+def test_pickle_means_safetensors_file_beside_it(bench: Bench, file: Path):
     file.with_suffix(".ckpt").touch()
     assert source(bench, from_file("unet.ckpt")).file == "unet.safetensors"
     on_the_hub = source(bench, from_file(f"{HUB}/owner/name/blob/main/unet.ckpt"))
     assert on_the_hub.file == "unet.safetensors"
 
 
-def test_a_pickle_alone_is_refused_until_the_operator_allows_it(bench: Bench):
+def test_pickle_alone_is_refused_unless_allowed(bench: Bench):
     (bench.workflows / "unet.ckpt").touch()
     document = from_file("unet.ckpt")
     assert bench.problems(document) == {
@@ -107,13 +107,11 @@ def test_a_pickle_alone_is_refused_until_the_operator_allows_it(bench: Bench):
         ("a\0.gguf", "No file can have this name."),
     ],
 )
-def test_what_is_no_such_file_is_refused(bench: Bench, file: Path, named: Any, said: str):
+def test_other_files_are_refused(bench: Bench, file: Path, named: Any, said: str):
     assert said in bench.problems(from_file(named))[NAMED]
 
 
-def test_what_somebody_types_names_no_file_outside_the_folders_of_models(
-    bench: Bench, tmp_path: Path, file: Path
-):
+def test_typed_file_must_be_in_model_folders(bench: Bench, tmp_path: Path, file: Path):
     outside = tmp_path / "outside.safetensors"
     outside.touch()
     document = from_file("variable:checkpoint")
@@ -125,13 +123,13 @@ def test_what_somebody_types_names_no_file_outside_the_folders_of_models(
     assert "lies outside the folders of models" in missing["inputs.checkpoint"]
 
 
-def test_a_class_that_has_no_single_file_is_refused(bench: Bench, file: Path):
+def test_class_without_single_files_is_refused(bench: Bench, file: Path):
     problems = bench.problems(from_file("unet.safetensors", "transformers.T5EncoderModel"))
     assert "diffusers loads no T5EncoderModel from a single file." in problems[NAMED]
     assert "FluxTransformer2DModel" in single_file_classes()
 
 
-def test_a_gguf_file_has_one_component_and_its_own_quantisation(bench: Bench):
+def test_gguf_file_is_one_component_with_own_quantisation(bench: Bench):
     (bench.workflows / "unet.gguf").touch()
     document = from_file("unet.gguf")
     document["steps"][0]["pipeline"]["unet"]["quantization_config"] = {
@@ -145,7 +143,7 @@ def test_a_gguf_file_has_one_component_and_its_own_quantisation(bench: Bench):
     assert "one component, not a whole pipeline" in bench.problems(whole)[at]
 
 
-def test_a_configuration_is_named_for_a_single_file_alone(bench: Bench, file: Path):
+def test_config_is_for_single_files_only(bench: Bench, file: Path):
     named = planned(bench, from_file("unet.safetensors", config=MODEL, subfolder="unet"))
     config = named.components["unet"].config
     assert config is not None
@@ -161,7 +159,7 @@ def test_a_configuration_is_named_for_a_single_file_alone(bench: Bench, file: Pa
     assert "'config' is for 'from_single_file' alone." in bench.problems(document)[place]
 
 
-def test_what_a_whole_checkpoint_weighs_is_told_from_its_header(bench: Bench, file: Path):
+def test_checkpoint_weight_comes_from_header(bench: Bench, file: Path):
     whole = drawing(
         steps=[step(from_pretrained_arguments={"from_single_file": "unet.safetensors"})]
     )
@@ -178,10 +176,10 @@ def test_what_a_whole_checkpoint_weighs_is_told_from_its_header(bench: Bench, fi
         ("a.py", ["a.py", "a.safetensors"], None),
     ],
 )
-def test_only_what_holds_no_code_is_read(name: str, files: list[str], chosen: str | None):
+def test_only_files_without_code_are_read(name: str, files: list[str], chosen: str | None):
     assert safe_name(name, files) == chosen
 
 
-def test_a_pickle_is_read_where_it_is_allowed_and_nothing_is_beside_it():
+def test_allowed_pickle_is_read_without_safetensors_file():
     assert safe_name("a.bin", ["a.bin"], allow_pickles=True) == "a.bin"
     assert safe_name("a.bin", ["a.safetensors"], allow_pickles=True) == "a.safetensors"

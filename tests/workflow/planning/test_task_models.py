@@ -1,4 +1,4 @@
-"""Tasks that run models, in planning: where their models come from, and what is refused."""
+"""Planning of tasks with models: sources, and refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def doing(command: str, name: str = "do", **arguments: Any) -> Document:
 
 @pytest.fixture
 def local(bench: Bench) -> str:
-    """A model of this machine, by a path from the workflow's folder."""
+    """A local model, by a path from the workflow's folder."""
     folder = bench.model.parent / "language"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -43,7 +43,7 @@ def planned(bench: Bench, *steps: Document, **inputs: Any) -> TaskStep:
 # --- what is planned -----------------------------------------------------------------------------
 
 
-def test_a_task_loads_the_model_of_the_dialect_unless_it_names_another(bench: Bench, local: str):
+def test_task_loads_default_or_named_model(bench: Bench, local: str):
     bench.picture("a.png", bench.workflows)
     assert planned(bench, doing("text_generation", prompt="x")).sources == (
         ModelSource(model=LANGUAGE),
@@ -55,7 +55,7 @@ def test_a_task_loads_the_model_of_the_dialect_unless_it_names_another(bench: Be
     assert named.sources[0].folder == str((bench.model.parent / "language").resolve())
 
 
-def test_a_repository_is_looked_for_in_the_folders_of_models(bench: Bench):
+def test_repository_is_searched_in_model_folders(bench: Bench):
     folder = bench.model.parent / LANGUAGE
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
@@ -63,7 +63,7 @@ def test_a_repository_is_looked_for_in_the_folders_of_models(bench: Bench):
     assert found == (ModelSource(model=LANGUAGE, folder=str(folder.resolve())),)
 
 
-def test_two_models_of_one_task_are_named_apart(bench: Bench, local: str):
+def test_two_models_of_one_task_have_different_names(bench: Bench, local: str):
     bench.picture("a.png", bench.workflows)
     found = planned(bench, doing("segment", image="a.png", prompt="cat", sam_model_name=local))
     detector, segmenter = found.components["detector"], found.components["segmenter"]
@@ -71,14 +71,14 @@ def test_two_models_of_one_task_are_named_apart(bench: Bench, local: str):
     assert segmenter.source.model == local
 
 
-def test_a_task_of_which_a_seed_decides_nothing_takes_none(bench: Bench):
+def test_task_without_randomness_takes_no_seed(bench: Bench):
     greedy = planned(bench, doing("text_generation", prompt="x"))
     drawn = doing("text_generation", prompt="x", generate_kwargs={"do_sample": True})
     assert not greedy.takes_seed
     assert planned(bench, drawn).takes_seed
 
 
-def test_another_model_is_another_request(bench: Bench, local: str):
+def test_request_key_changes_with_model(bench: Bench, local: str):
     def key(**arguments: Any) -> str:
         document = drawing(steps=[doing("text_generation", prompt="x", **arguments)])
         return request_key(bench.plan(document, seed=1))
@@ -90,7 +90,7 @@ def test_another_model_is_another_request(bench: Bench, local: str):
     assert before != key(model_name=local)
 
 
-def test_only_cpu_is_a_choice_of_a_device(bench: Bench):
+def test_cpu_is_the_only_device_choice(bench: Bench):
     def on_cpu(**arguments: Any) -> bool:
         return planned(bench, doing("text_generation", prompt="x", **arguments)).on_cpu
 
@@ -103,7 +103,7 @@ def test_only_cpu_is_a_choice_of_a_device(bench: Bench):
     }
 
 
-def test_what_leaves_after_a_step(bench: Bench):
+def test_released_models_of_steps(bench: Bench):
     release = {"release_pipeline": True, "release_models": True}
     child = drawing(id="child", steps=[step("draw"), doing("text_generation", "tell", prompt="x")])
     bench.write(child, "child.json")
@@ -128,7 +128,7 @@ def test_what_leaves_after_a_step(bench: Bench):
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def test_all_mistakes_of_a_task_with_a_model_are_told_at_once(bench: Bench):
+def test_all_mistakes_of_task_with_model_are_reported(bench: Bench):
     document = drawing(
         steps=[
             doing("text_generation", promt="x", max_new_tokens=0,
@@ -149,7 +149,7 @@ def test_all_mistakes_of_a_task_with_a_model_are_told_at_once(bench: Bench):
     }
 
 
-def test_a_model_that_is_not_there_or_is_none_is_refused_where_it_is_named(bench: Bench):
+def test_missing_or_invalid_model_is_refused_with_place(bench: Bench):
     bench.picture("a.png", bench.workflows)
     document = drawing(
         steps=[
@@ -166,7 +166,7 @@ def test_a_model_that_is_not_there_or_is_none_is_refused_where_it_is_named(bench
     assert "steps[2].task.arguments.sam_model_name" in found
 
 
-def test_a_step_cannot_name_a_model_and_a_person_only_one_of_the_folders(bench: Bench):
+def test_result_cannot_name_model_and_input_only_local_one(bench: Bench):
     steps = [
         doing("gather_inputs", "name", a="x"),
         doing("text_generation", prompt="x", model_name="previous_result:name.a"),
@@ -182,7 +182,7 @@ def test_a_step_cannot_name_a_model_and_a_person_only_one_of_the_folders(bench: 
     assert list(bench.problems(document, model="/etc")) == ["inputs.model"]
 
 
-def test_inputs_of_one_step_need_the_same_models(bench: Bench, local: str):
+def test_inputs_of_one_step_share_models(bench: Bench, local: str):
     inputs = [{"prompt": "x"}, {"prompt": "y", "model_name": local}]
     document = drawing(
         steps=[{"name": "do", "task": {"command": "text_generation", "inputs": inputs}}]
@@ -192,7 +192,7 @@ def test_inputs_of_one_step_need_the_same_models(bench: Bench, local: str):
     }
 
 
-def test_a_task_has_no_pipeline_to_release(bench: Bench):
+def test_release_pipeline_is_refused_for_task(bench: Bench):
     document = drawing(steps=[doing("text_generation", prompt="x") | {"release_pipeline": True}])
     assert bench.problems(document) == {
         "steps[0].release_pipeline": "A task has no pipeline. Its models leave with"
@@ -200,7 +200,7 @@ def test_a_task_has_no_pipeline_to_release(bench: Bench):
     }
 
 
-def test_code_of_the_hub_is_no_setting_of_a_text(bench: Bench):
+def test_trust_remote_code_is_refused_for_text_task(bench: Bench):
     for key in ("custom_generate", "trust_remote_code", "assistant_model"):
         document = drawing(
             steps=[doing("text_generation", prompt="x", generate_kwargs={key: "owner/name"})]
@@ -208,7 +208,7 @@ def test_code_of_the_hub_is_no_setting_of_a_text(bench: Bench):
         assert f"{ARGUMENTS}.generate_kwargs.{key}" in bench.problems(document)
 
 
-def test_every_default_model_is_a_repository_or_named_by_the_document(bench: Bench):
+def test_default_models_are_repositories(bench: Bench):
     for command, task in TASKS.items():
         fields = task.arguments.model_fields
         values = {name: field.get_default() for name, field in fields.items()}
@@ -218,9 +218,7 @@ def test_every_default_model_is_a_repository_or_named_by_the_document(bench: Ben
             assert each.argument in fields, command
 
 
-def test_others_image_processors_are_refused_for_their_mistake_and_what_is_not_installed(
-    real_workflows: Path, bench: Bench
-):
+def test_third_party_image_processors_are_refused_as_expected(real_workflows: Path, bench: Bench):
     bench.picture("robot.png")
     workflow = real_workflows / "tasks" / "image_processors.json"
     with pytest.raises(InvalidWorkflow) as caught:
