@@ -5,15 +5,15 @@ import sys
 from typing import Any
 
 from app.cli import main
-from app.signals import BROKEN_OFF, told_to_end
+from app.signals import ABORTED, ending_signals
 
 
 def leave(_number: int, _frame: Any) -> None:
     """Ends the command by SystemExit, so that its resources are closed and cleaned up."""
-    raise SystemExit(BROKEN_OFF)
+    raise SystemExit(ABORTED)
 
 
 if __name__ == "__main__":
-    for number in told_to_end():
+    for number in ending_signals():
         signal.signal(number, leave)
     sys.exit(main())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.command_line import pair, parser, read_login, settings_of
 from app.errors import BadRequest, WorkbenchError
-from app.log_lines import SetIn
+from app.log_lines import IndentingFormatter
 from app.network import prepare_proxies
 from app.settings import Settings
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare_proxies()
         settings = settings_of(options)
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(SetIn(LOG_FORMAT))
+        handler.setFormatter(IndentingFormatter(LOG_FORMAT))
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
         logging.getLogger("app").setLevel(settings.worker.log_level)
         return COMMANDS[options.name](options, settings)

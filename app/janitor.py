@@ -22,7 +22,7 @@ from app.unfinished import PART, PRIVATE, is_in_use, remove_abandoned
 log = logging.getLogger(__name__)
 
 NOTHING = Needed()
-JUST_MADE_S = 60.0
+NEW_FOLDER_S = 60.0
 """Minimum age of an empty run folder to be removed."""
 TRIM_EVERY_S = 300.0
 CACHE_FOLDERS = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
@@ -120,7 +120,7 @@ def clean_run(folder: Path) -> list[Path]:
             sidecar.unlink(missing_ok=True)
             removed.append(sidecar)
     with contextlib.suppress(OSError):
-        if time.time() - folder.stat().st_mtime > JUST_MADE_S:
+        if time.time() - folder.stat().st_mtime > NEW_FOLDER_S:
             # Succeeds only if it is empty.
             folder.rmdir()
     return removed

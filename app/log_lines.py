@@ -13,7 +13,7 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-class SetIn(logging.Formatter):
+class IndentingFormatter(logging.Formatter):
     """Indents every line after a record's first, so that no part of a request looks like a record
     of its own."""
 

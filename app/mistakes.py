@@ -24,7 +24,7 @@ NEEDED = {
     "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
 }  # fmt: skip
 """The names of JSON's types for pydantic's errors about types."""
-OF_PYDANTIC = frozenset(get_args(ErrorType))
+PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
 """Types of errors whose own words are about Python and not about a document."""
 MAX_OFFERED = 8
 """Most choices listed, where only the nearest are."""
@@ -59,7 +59,7 @@ def in_words(details: ErrorDetails) -> tuple[str, str]:
             return f"{context['max_length']} characters fit, not {len(given)}.", ""
         case _ if kind in NEEDED:
             return f"{NEEDED[kind]} is needed, not {shown(given)}.", ""
-        case _ if kind in OF_PYDANTIC:
+        case _ if kind in PYDANTIC_ERRORS:
             return f"{shown(given)} does not fit here.", ""
         case _:
             # One of our own.

@@ -22,7 +22,7 @@ from app.workbench import Workbench
 log = logging.getLogger(__name__)
 
 PROMPT = "dw> "
-LOOK_AGAIN_S = 0.2
+POLL_S = 0.2
 """Longest delay of a signal while a script's next line is awaited."""
 HISTORY = Path.home() / ".dw_history"
 HELP = """\
@@ -167,7 +167,7 @@ def _lines(file: int) -> Iterator[str]:
     """
     rest, chunk = b"", b"unread"
     while chunk:
-        while not select.select([file], [], [], LOOK_AGAIN_S)[0]:
+        while not select.select([file], [], [], POLL_S)[0]:
             pass
         chunk = os.read(file, 1 << 16)
         *lines, rest = (rest + chunk).split(b"\n")

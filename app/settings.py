@@ -28,7 +28,7 @@ SHIPPED_WORKFLOWS = PROJECT / "workflows"
 BUILTIN_WORKFLOWS = SHIPPED_WORKFLOWS / "builtin"
 """Those that are steps of others (`builtin:describe_image.json`); not in the dropdown."""
 MIB = 1024 * 1024
-MADE_USER = "workbench"
+GENERATED_USER = "workbench"
 """The name that goes with a password which was made."""
 
 
@@ -134,7 +134,7 @@ class UiSettings(_Frozen):
 
     @model_validator(mode="after")
     def _names_differ(self) -> UiSettings:
-        guests = self.auth[0] if self.auth is not None else MADE_USER
+        guests = self.auth[0] if self.auth is not None else GENERATED_USER
         if self.operator_auth is not None and self.operator_auth[0] == guests:
             raise ValueError(f"the operator needs another name than '{guests}'")
         return self

@@ -7,11 +7,11 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-BROKEN_OFF = 130
+ABORTED = 130
 """Exit code of a command aborted by a signal."""
 
 
-def told_to_end() -> list[signal.Signals]:
+def ending_signals() -> list[signal.Signals]:
     """Returns SIGTERM, and SIGHUP of a closed terminal, except under nohup, which ignores it."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]

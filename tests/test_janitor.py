@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.janitor import JUST_MADE_S, clean, clean_run
+from app.janitor import NEW_FOLDER_S, clean, clean_run
 from app.outputs import OutputStore, replacing, sidecar_of
 from app.protocol import RunFailed
 from app.settings import PROJECT, WorkerSettings
@@ -152,7 +152,7 @@ def test_record_without_result_is_removed(temporary: Path, outputs: Path):
 def test_empty_run_folder_is_removed(temporary: Path, outputs: Path):
     clean(outputs)
     assert (outputs / RUN).exists(), "its run may just have begun"
-    then = time.time() - 2 * JUST_MADE_S
+    then = time.time() - 2 * NEW_FOLDER_S
     os.utime(outputs / RUN, (then, then))
     clean(outputs)
     assert not (outputs / RUN).exists()

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 CONNECT_S = 8.0
-SILENT_S = 15.0
+MAX_SILENCE_S = 15.0
 """Longest time without any data."""
 WHOLE_S = 300.0
 """Longest time of the whole answer."""
@@ -72,7 +72,7 @@ def answer_to(
     hosts: Collection[str] = (),
     stopped: Callable[[], bool] = lambda: False,
     whole_s: float = WHOLE_S,
-    silent_s: float = SILENT_S,
+    silent_s: float = MAX_SILENCE_S,
 ) -> Iterator[Answer]:
     """Opens the answer to a GET; every redirect is followed and checked as the first URL was.
 
@@ -81,7 +81,7 @@ def answer_to(
     """
     watch = _Watch(time.monotonic() + whole_s, silent_s, stopped)
     backend = _CheckedBackend(hosts, watch)
-    with contextlib.ExitStack() as opened, _as_sentences(url):
+    with contextlib.ExitStack() as opened, _fetch_errors(url):
         pool = opened.enter_context(httpcore.ConnectionPool(network_backend=backend))
         at, scheme = checked_url(url, hosts), ""
         for _ in range(MAX_REDIRECTS + 1):
@@ -128,7 +128,7 @@ def shown(url: str) -> str:
 
 
 @contextlib.contextmanager
-def _as_sentences(url: str) -> Iterator[None]:
+def _fetch_errors(url: str) -> Iterator[None]:
     try:
         yield
     except RefusedURLError as error:
@@ -198,7 +198,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
             if private:
                 # The answer tells neither the address of a local name nor that the name exists.
                 log.warning("The name '%s' leads to %s and is not fetched from", host, private[0])
-                raise _nowhere(host)
+                raise _no_public_address(host)
         failed: httpcore.NetworkError | httpcore.TimeoutException | None = None
         for address in addresses:
             self._watch.check()
@@ -213,7 +213,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         raise failed or httpcore.ConnectError(f"the name '{host}' has no address")
 
 
-def _nowhere(host: str) -> httpcore.ConnectError:
+def _no_public_address(host: str) -> httpcore.ConnectError:
     return httpcore.ConnectError(f"the name '{host}' leads to no public address")
 
 
@@ -226,7 +226,7 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _nowhere(host) from error
+        raise _no_public_address(host) from error
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 

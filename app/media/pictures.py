@@ -23,7 +23,7 @@ DECODER_ERRORS = (
 )  # fmt: skip
 """Exceptions of Pillow's decoders on broken content."""
 
-TURNS = {
+INVERSE_ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
@@ -79,9 +79,9 @@ def read(file: Path, max_pixels: int) -> Image.Image:
     Raises WrongMediaError.
     """
     with _opened(file, max_pixels) as picture:
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = INVERSE_ORIENTATIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
         turned = picture if turn is None else picture.transpose(turn)
-        return _eight_bits(turned).convert("RGB")
+        return _to_eight_bits(turned).convert("RGB")
 
 
 def on_white(file: Path, max_pixels: int) -> Image.Image | None:
@@ -140,7 +140,7 @@ def _checked_kind(head: bytes, max_pixels: int | None, name: str) -> str:
             f"'{name}' cannot be read as a picture: its content is of no known kind"
             " (PNG, JPEG, WebP, GIF and BMP are)."
         )
-    told = _told_size(kind, head)
+    told = _header_size(kind, head)
     if told is not None:
         # Pillow allocates two whole frames as soon as it opens a WebP.
         check_pixels(*told, max_pixels, name)
@@ -156,7 +156,7 @@ def check_pixels(width: int, height: int, max_pixels: int | None, name: str) -> 
         )
 
 
-def _told_size(kind: str, head: bytes) -> tuple[int, int] | None:
+def _header_size(kind: str, head: bytes) -> tuple[int, int] | None:
     """Returns width and height if the first bytes hold them; None for a JPEG."""
     if kind == "JPEG":
         return None
@@ -177,7 +177,7 @@ def _told_size(kind: str, head: bytes) -> tuple[int, int] | None:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
     """Returns a 16-bit image in 8 bits: Pillow would clip at 255, leaving nearly all white."""
     import numpy as np
 

@@ -27,7 +27,7 @@ from app.ui.people import People
 from app.ui.readers import Reader, answer_for, while_read
 from app.ui.script_events import done_event, failure_event, script_event
 from app.ui.typed_endpoints import endpoint_name, typed_endpoint
-from app.ui.uploads import inputs_of, undressed
+from app.ui.uploads import inputs_of, unwrapped_urls
 from app.workflow.catalog import Catalog, CatalogEntry
 from app.workflow.inputs import unfit
 
@@ -108,7 +108,7 @@ class ScriptApi:
         true earlier results were reused: another `seed` makes another picture, `fresh` makes the
         same one again. Closing the stream cancels the run.
         """
-        variables = undressed(variables)
+        variables = unwrapped_urls(variables)
         echoed = request_id if _is_short(request_id) else None
         try:
             if echoed != request_id:
@@ -122,7 +122,7 @@ class ScriptApi:
         except WorkbenchError as error:
             # Clients that only read the events must get the error too.
             yield {**failure_event(error.report()), "job_id": None, "request_id": echoed}
-            raise _told_error(error) from None
+            raise _gradio_error(error) from None
         last: dict[str, Any] = {"event": ""}
         async with self._own_events(run_id, entry.name, variables, request) as events:
             async for last in events:
@@ -145,7 +145,7 @@ class ScriptApi:
                 async for event in events:
                     yield event
         except WorkbenchError as error:
-            raise _told_error(error) from None
+            raise _gradio_error(error) from None
 
     def list_workflows(self) -> list[dict[str, Any]]:
         """Lists every workflow of the catalog: name, title, description, readiness."""
@@ -157,7 +157,7 @@ class ScriptApi:
         try:
             entry = self._catalog.find(_as_name(name))
         except WorkbenchError as error:
-            raise _told_error(error) from None
+            raise _gradio_error(error) from None
         return {
             **self._listed(entry),
             "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
@@ -185,7 +185,7 @@ class ScriptApi:
         try:
             return self._engine.cancel(job_id)
         except WorkbenchError as error:
-            raise _told_error(error) from None
+            raise _gradio_error(error) from None
 
     def status(self, request: gr.Request = None) -> dict[str, Any]:
         """Returns the worker's state, the queue, the current run, memory, and held components.
@@ -234,7 +234,7 @@ class ScriptApi:
             freeing = self._engine.free_async(mode)
             report = await answer_for(Reader(request, self._unread_s), freeing)
         except WorkbenchError as error:
-            raise _told_error(error) from None
+            raise _gradio_error(error) from None
         if report is None:
             return {}  # nobody is there to read it
         return {"sentence": freed(report), **report.model_dump(mode="json")}
@@ -266,11 +266,11 @@ class ScriptApi:
     async def _run_to_end(
         self, workflow: str, variables: dict[str, Any], seed: int | None, request: gr.Request
     ) -> dict[str, Any]:
-        variables = undressed(variables)
+        variables = unwrapped_urls(variables)
         try:
             entry, run_id = await self._submit(workflow, variables, seed, request)
         except WorkbenchError as error:
-            raise _told_error(error) from None
+            raise _gradio_error(error) from None
         last: dict[str, Any] = {"event": ""}
         async with self._own_events(run_id, entry.name, variables, request) as events:
             async for last in events:  # noqa: B007  (the last event is what counts)
@@ -377,7 +377,7 @@ def _check_seed(seed: Any) -> None:
         raise InvalidInputs(f"The seed has to be a whole number, not {shown(seed)}.")
 
 
-def _told_error(error: WorkbenchError) -> gr.Error:
+def _gradio_error(error: WorkbenchError) -> gr.Error:
     return gr.Error(error.report().sentence(), print_exception=False)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import shortened
-from app.ui.plain_errors import unreadable
+from app.ui.plain_errors import validation_message
 
 MAX_BYTES = 8_000_000
 MAX_DEPTH = 100
@@ -66,7 +66,7 @@ def checked(body: bytes) -> Call:
             {name: each for name, each in value.items() if name not in IGNORED}
         )
     except ValidationError as error:
-        raise NotTaken(unreadable(error.errors(), "body")) from None
+        raise NotTaken(validation_message(error.errors(), "body")) from None
 
 
 def written(call: Call) -> bytes:

@@ -91,7 +91,7 @@ def serve(files: OwnFiles, path: str) -> Response:
     )
 
 
-def keep_to(files: OwnFiles) -> None:
+def restrict_to(files: OwnFiles) -> None:
     """Makes Gradio (6.31) accept and serve these files alone.
 
     By itself it copies any file of the working directory or the temporary folder into its cache and

@@ -14,17 +14,17 @@ from app.errors import WorkbenchError
 from app.settings import PathSettings
 from app.ui import markup
 from app.ui.form import Field, read_form
-from app.ui.people import People, asker
+from app.ui.people import People, current_request
 from app.workflow.catalog import CatalogEntry
 
 if TYPE_CHECKING:
     from app.engine import Engine
 
-LOOK_AGAIN_S = 0.3
+POLL_S = 0.3
 """Interval at which a page opened during the worker's start checks for its end."""
-SHOWN_FIRST_S = 0.2
+HUB_DELAY_S = 0.2
 """Delay before a new form asks the hub for sizes not known on this machine."""
-DECIDES = {"number", "integer", "slider", "choice", "image"}
+RELEVANT_KINDS = {"number", "integer", "slider", "choice", "image"}
 """Kinds of inputs that can change the need: sizes and counts, models and images."""
 
 
@@ -44,7 +44,7 @@ class FitLine:
             status = await asyncio.to_thread(self._engine.status)
             if status.budgets is not None or status.worker == "dead":
                 return status.budgets is not None
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(POLL_S)
 
     def show(
         self, entry: CatalogEntry, kept: Mapping[str, Any], line: gr.HTML, fields: Sequence[Field]
@@ -68,14 +68,14 @@ class FitLine:
         line.value = markup.fit(sentence or "")
         if sentence is None:
             # The form must not wait for the hub: asked once it is shown.
-            later = gr.Timer(SHOWN_FIRST_S)
+            later = gr.Timer(HUB_DELAY_S)
             later.tick(
                 lambda *values: (gr.Timer(active=False), say(*values)),
                 components,
                 [later, line],
                 concurrency_limit=None, show_progress="hidden", api_visibility="private",
             )  # fmt: skip
-        changes = [field.component.change for field in asked if field.spec.kind in DECIDES]
+        changes = [field.component.change for field in asked if field.spec.kind in RELEVANT_KINDS]
         gr.on(
             [self.worker_known.change, *changes],
             say,
@@ -98,7 +98,7 @@ class FitLine:
         held = [self._blank() if f.mask else values[f.spec.name] for f in fields]
         try:
             inputs = read_form(fields, held, self._paths)
-            check = self._people.check(asker(), entry, inputs)
+            check = self._people.check(current_request(), entry, inputs)
             return self._engine.fit(Path(entry.path), inputs, ask_hub=ask_hub, check=check)
         except WorkbenchError:
             return ""

@@ -154,7 +154,7 @@ def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[s
                          hint="Give it by a script or the shell.")],
             )  # fmt: skip
         if field.spec.media is not None and isinstance(held, str):
-            _note_use(held, paths)
+            _mark_used(held, paths)
         yield field.spec.name, None if unchanged else held
         return
     editor: Editor = held or {}
@@ -162,7 +162,7 @@ def _inputs_of(field: Field, held: Any, paths: PathSettings) -> Iterator[tuple[s
     yield field.mask.name, _painted(field.mask, mask_of, editor, paths)
 
 
-def _note_use(file: str, paths: PathSettings) -> None:
+def _mark_used(file: str, paths: PathSettings) -> None:
     """Marks an upload as used, so that it is not among the oldest, which are removed."""
     if Path(file).resolve().is_relative_to(paths.media[0].resolve()):
         # Submitting the run reports a file that has gone meanwhile.

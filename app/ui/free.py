@@ -10,7 +10,7 @@ import gradio as gr
 from app.errors import WorkbenchError
 from app.run_view import freed
 from app.ui import markup
-from app.ui.people import People, asker
+from app.ui.people import People, current_request
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -84,7 +84,7 @@ class FreeButton:
         yield {self.choice: gr.update(visible=False), self.notice: markup.notice(meanwhile)}
         try:
             others = self._engine.is_busy_for_others(str(visit["person"]))
-            self._people.check_free(asker(), others)
+            self._people.check_free(current_request(), others)
             sentence = freed(await self._engine.free_async(mode))
         except WorkbenchError as error:
             sentence = error.report().sentence()

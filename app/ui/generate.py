@@ -34,9 +34,9 @@ from app.ui.form import (
     remember,
     with_file,
 )
-from app.ui.outcome import Looking, Outcome, Updates, media_kind, newest
-from app.ui.people import People, asker
-from app.ui.readers import with_beats
+from app.ui.outcome import Outcome, StageState, Updates, media_kind, newest
+from app.ui.people import People, current_request
+from app.ui.readers import with_heartbeats
 from app.ui.visits import read_visit, typed_only
 from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
 from app.workflow.document import drawn_seed
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from app.engine import Engine
 
 KEPT_RUNS = 20
-SHOWN_BEATS = 3
+HEARTBEATS_PER_UPDATE = 3
 """Interval, in heartbeats, at which the page is told that a run's quiet stream lives."""
 
 
@@ -151,7 +151,7 @@ class GenerateTab:
             if entry.problem is not None:
                 return self._refused(entry.problem)
             try:
-                request, inputs = asker(), read_form(fields, values, self._paths)
+                request, inputs = current_request(), read_form(fields, values, self._paths)
                 run_id = self._engine.submit(
                     Path(entry.path),
                     inputs,
@@ -207,17 +207,17 @@ class GenerateTab:
         )  # fmt: skip
 
         def take_over(
-            chosen: Chosen, forms: dict[str, Any], looking: Looking, *values: Any
+            chosen: Chosen, forms: dict[str, Any], stage_state: StageState, *values: Any
         ) -> Updates:
             forms = {**forms, entry.name: remember(fields, values)}
-            result = looking.result
+            result = stage_state.result
             kind = None if result is None else media_kind(result)
             if result is None or kind is None:
                 return {self.forms: forms}
             if not result.is_there:
                 gr.Warning("The file of this result is no longer there.")
                 return {self.forms: forms}
-            target = self._taking(kind, entry)
+            target = self._entry_for(kind, entry)
             if target is None:
                 gr.Warning(f"No workflow here takes a {CALLED[kind]}.")
                 return {self.forms: forms}
@@ -230,7 +230,7 @@ class GenerateTab:
 
         self.outcome.use_as_input.click(
             take_over,
-            [self.chosen, self.forms, self.outcome.looking, *components],
+            [self.chosen, self.forms, self.outcome.stage_state, *components],
             [self.forms, self.workflow, self.chosen],
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
@@ -239,7 +239,7 @@ class GenerateTab:
         outcome = self.outcome
         self.request.change(
             self.run,
-            [self.request, outcome.results, outcome.looking],
+            [self.request, outcome.results, outcome.stage_state],
             [
                 self.generate, self.cancel, self.current_run, outcome.new_seed, outcome.status,
                 outcome.stage, outcome.strip, outcome.details, outcome.results, outcome.back,
@@ -259,7 +259,7 @@ class GenerateTab:
         )  # fmt: skip
         self.random_seed.click(None, None, self.seed, js="() => ''", api_visibility="private")
         outcome.reuse_seed.click(
-            self.seed_of, outcome.looking, self.seed, queue=False, show_progress="hidden",
+            self.seed_of, outcome.stage_state, self.seed, queue=False, show_progress="hidden",
             api_visibility="private",
         )  # fmt: skip
 
@@ -296,36 +296,36 @@ class GenerateTab:
                 self.outcome.strip, self.request]  # fmt: skip
 
     async def run(
-        self, request: Request | None, results: list[ResultSaved], looking: Looking
+        self, request: Request | None, results: list[ResultSaved], stage_state: StageState
     ) -> AsyncIterator[Updates]:
         """Shows the run to its end. Leaving the page ends this handler, never the run."""
         if request is None:
             return
         run_id = request.run_id
         view = RunView(run_id=run_id)
-        looking.follow(view)
+        stage_state.follow(view)
         yield {
             self.current_run: run_id,
             self.outcome.status: markup.status(view),
             self.outcome.stage: markup.stage(view),
-            **self._buttons(view, looking),
+            **self._buttons(view, stage_state),
         }
         silent_beats = 0
-        async with contextlib.aclosing(with_beats(self._engine.follow(run_id))) as events:
+        async with contextlib.aclosing(with_heartbeats(self._engine.follow(run_id))) as events:
             async for event in events:
                 if event is None:
                     silent_beats += 1
-                    if silent_beats % SHOWN_BEATS == 0:
-                        yield {self.beat: str(silent_beats), **self._buttons(view, looking)}
+                    if silent_beats % HEARTBEATS_PER_UPDATE == 0:
+                        yield {self.beat: str(silent_beats), **self._buttons(view, stage_state)}
                     continue
                 before, view = view, advance(view, event)
-                looking.follow(view)
-                changed = self.outcome.changes(before, view, results, looking)
+                stage_state.follow(view)
+                changed = self.outcome.changes(before, view, results, stage_state)
                 if changed:
-                    yield {**changed, **self._buttons(view, looking)}
-        told = {} if looking.away else self.outcome.told(view, looking.result)
-        looking.away = False
-        yield {self.current_run: "", **told, **self._buttons(view, looking, ended=True)}
+                    yield {**changed, **self._buttons(view, stage_state)}
+        told = {} if stage_state.away else self.outcome.told(view, stage_state.result)
+        stage_state.away = False
+        yield {self.current_run: "", **told, **self._buttons(view, stage_state, ended=True)}
 
     def run_with_new_seed(self, request: Request | None, visit: dict[str, Any]) -> Updates:
         """Runs the shown run again with a new seed, whatever the form holds by now."""
@@ -336,7 +336,7 @@ class GenerateTab:
                 request.run_id,
                 seed=drawn_seed(),
                 owner=visit["person"],
-                person=self._people.person(asker()),
+                person=self._people.person(current_request()),
             )
         except WorkbenchError as error:
             return self._refused(error.report())
@@ -348,9 +348,9 @@ class GenerateTab:
             self._engine.cancel(run_id)
 
     @staticmethod
-    def seed_of(looking: Looking) -> str:
+    def seed_of(stage_state: StageState) -> str:
         """Returns the shown result's seed as text: it may exceed a browser's integers."""
-        return "" if looking.result is None else str(looking.result.seed)
+        return "" if stage_state.result is None else str(stage_state.result.seed)
 
     # --- what the handlers share -----------------------------------------------------------------
 
@@ -372,7 +372,7 @@ class GenerateTab:
             self.outcome.new_seed: gr.update(interactive=False),
         }
 
-    def _buttons(self, view: RunView, looking: Looking, *, ended: bool = False) -> Updates:
+    def _buttons(self, view: RunView, stage_state: StageState, *, ended: bool = False) -> Updates:
         """Returns the state of every button, with each yield, changed or not.
 
         Gradio sends the difference between two yields, and its page merges it into the object of
@@ -383,10 +383,10 @@ class GenerateTab:
         usable = {self.generate: ended, self.cancel: not ended, self.outcome.new_seed: again}
         return {
             **{button: gr.update(interactive=usable) for button, usable in usable.items()},
-            **self.outcome.buttons(looking),
+            **self.outcome.buttons(stage_state),
         }
 
-    def _taking(self, kind: MediaKind, entry: CatalogEntry) -> CatalogEntry | None:
+    def _entry_for(self, kind: MediaKind, entry: CatalogEntry) -> CatalogEntry | None:
         """Returns this workflow if it takes such a file, else the first that does, ready ones
         first."""
         others = sorted(self._catalog.entries(), key=lambda other: not other.ready)

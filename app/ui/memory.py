@@ -15,7 +15,7 @@ import gradio as gr
 from app.errors import WorkbenchError
 from app.ui import memory_markup
 from app.ui.markup import notice
-from app.ui.people import People, asker
+from app.ui.people import People, current_request
 
 if TYPE_CHECKING:
     from app.engine import Engine
@@ -35,7 +35,7 @@ class MemoryPanel:
         self._people = people
         with gr.Accordion("Memory", open=False, elem_id="memory") as panel:
             self._said = gr.HTML("", elem_id="memory-said")
-            self.held = gr.HTML("", elem_id="held", js_on_load=memory_markup.TELL_WHAT_IS_PRESSED)
+            self.held = gr.HTML("", elem_id="held", js_on_load=memory_markup.REPORT_PRESSED_BUTTON)
         panel.expand(self.refresh, None, self.held, **PRIVATE)
         self.held.select(self._change, None, [self.held, self._said], **PRIVATE)
 
@@ -57,7 +57,7 @@ class MemoryPanel:
             yield gr.skip(), gr.skip()
             return
         try:
-            self._people.check_held(asker())
+            self._people.check_held(current_request())
             if action == "drop":
                 answer = self._engine.drop(key, slot=slot)
             else:

@@ -11,7 +11,7 @@ from app.protocol import HeldComponent, Place
 from app.units import size
 
 ACTIONS = ("pin", "unpin", "drop")
-TELL_WHAT_IS_PRESSED = """
+REPORT_PRESSED_BUTTON = """
 const what = (event) => {
   const button = event.target.closest("button[data-action]");
   if (!button) return null;
@@ -31,7 +31,7 @@ element.addEventListener("click", (event) => {
 become the button of another component, which must not be dropped then."""
 
 
-NOT_UP = {"starting": "The worker is starting.", "dead": "The worker does not start."}
+WORKER_STATES = {"starting": "The worker is starting.", "dead": "The worker does not start."}
 
 
 def panel(status: EngineStatus) -> str:
@@ -57,13 +57,13 @@ def _slot(number: int, slot: SlotStatus) -> str:
     heavy = [item for item in slot.held if item.weight_bytes]
     light = (item for item in slot.held if not item.weight_bytes)
     rows = (held(item, number, slot) for item in sorted(heavy, key=lambda item: -item.weight_bytes))
-    return f"{bars(slot)}{''.join(rows)}{weightless(light)}{departure(slot)}"
+    return f"{bars(slot)}{''.join(rows)}{weightless(light)}{last_eviction(slot)}"
 
 
 def bars(status: SlotStatus) -> str:
     """Returns bars of the budgets, their use, and the worker's share of the machine."""
     if status.memory is None or status.budgets is None:
-        return f"<p class='note'>{NOT_UP.get(status.worker, NOT_UP['starting'])}</p>"
+        return f"<p class='note'>{WORKER_STATES.get(status.worker, WORKER_STATES['starting'])}</p>"
     used, budgets = status.memory, status.budgets
     ram = _bar("Machine's RAM", used.ram_total_bytes - used.ram_free_bytes, used.ram_total_bytes)
     if not budgets.ram_bytes:
@@ -115,7 +115,7 @@ def weightless(items: Iterable[HeldComponent]) -> str:
     return f"<p class='note'>{escape(f'Without weights: {names}')}</p>" if names else ""
 
 
-def departure(status: SlotStatus) -> str:
+def last_eviction(status: SlotStatus) -> str:
     """Returns the last eviction and its reason, or that nothing is held."""
     empty = "" if status.held else "<p class='note'>Nothing is held.</p>"
     last = status.last_departure

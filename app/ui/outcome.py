@@ -30,7 +30,7 @@ Updates = dict[Any, Any]
 
 
 @dataclass
-class Looking:
+class StageState:
     """The result that this visit views.
 
     One object per session, changed by the followed run and by clicks in the strip: an earlier
@@ -47,13 +47,13 @@ class Looking:
         """Takes the run's new state; a new result moves onto the stage."""
         last, self.run = self.run, run
         if last is None or (last.run_id, last.results) != (run.run_id, run.results):
-            self.turn_back()
+            self.show_run()
 
-    def turn_to(self, result: ResultSaved) -> None:
+    def show_result(self, result: ResultSaved) -> None:
         """Puts this result on the stage."""
         self.result, self.away = result, self.run is not None and not self.run.over
 
-    def turn_back(self) -> None:
+    def show_run(self) -> None:
         """Puts the run on the stage again."""
         self.result, self.away = None if self.run is None else self.run.shown, False
 
@@ -65,7 +65,7 @@ class Outcome:
         self._engine = engine
         self.results = gr.State([])
         """This visit's, newest first."""
-        self.looking = gr.State(Looking())
+        self.stage_state = gr.State(StageState())
         self.status = gr.HTML(markup.idle(), elem_id="status")
         self.new_seed = gr.Button(
             "Run with a new seed", size="sm", elem_id="new-seed", interactive=False
@@ -86,25 +86,27 @@ class Outcome:
         )  # fmt: skip
         shown = [self.stage, self.details, self.back, self.use_as_input, self.reuse_seed]
         self.strip.select(
-            self.look_at, [self.results, self.looking], shown,
+            self.show_from_strip, [self.results, self.stage_state], shown,
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
         self.back.click(
-            self.go_back, self.looking, shown,
+            self.go_back, self.stage_state, shown,
             concurrency_limit=None, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
     # --- what the person looks at ----------------------------------------------------------------
 
-    def look_at(self, results: list[ResultSaved], looking: Looking, event: gr.EventData) -> Updates:
+    def show_from_strip(
+        self, results: list[ResultSaved], stage_state: StageState, event: gr.EventData
+    ) -> Updates:
         """Puts the chosen result of the strip on the stage."""
         sent = event._data
         index = sent.get("index") if isinstance(sent, dict) else None
         if not isinstance(index, int) or index not in range(len(results)):
-            return self.buttons(looking)
+            return self.buttons(stage_state)
         result = results[index]
-        looking.turn_to(result)
-        run = looking.run
+        stage_state.show_result(result)
+        run = stage_state.run
         try:
             view = run if run and run.run_id == result.run_id else self._ended(result.run_id)
             told = self.told(view, result)
@@ -113,19 +115,19 @@ class Outcome:
         return {
             self.stage: markup.picture(result),
             **told,
-            **self.buttons(looking),
+            **self.buttons(stage_state),
         }
 
-    def go_back(self, looking: Looking) -> Updates:
+    def go_back(self, stage_state: StageState) -> Updates:
         """Puts the current run on the stage again."""
-        looking.turn_back()
-        return {self.stage: markup.stage(looking.run or RunView()), **self.buttons(looking)}
+        stage_state.show_run()
+        return {self.stage: markup.stage(stage_state.run or RunView()), **self.buttons(stage_state)}
 
-    def buttons(self, looking: Looking) -> Updates:
+    def buttons(self, stage_state: StageState) -> Updates:
         """Returns which buttons under the stage are enabled."""
-        result = looking.result
+        result = stage_state.result
         usable = {
-            self.back: looking.away,
+            self.back: stage_state.away,
             self.use_as_input: result is not None and media_kind(result) is not None,
             self.reuse_seed: result is not None,
         }
@@ -134,7 +136,7 @@ class Outcome:
     # --- what a run shows ------------------------------------------------------------------------
 
     def changes(
-        self, before: RunView, view: RunView, older: Sequence[ResultSaved], looking: Looking
+        self, before: RunView, view: RunView, older: Sequence[ResultSaved], stage_state: StageState
     ) -> Updates:
         """Returns only the components that change with this event."""
         updates: Updates = {}
@@ -144,7 +146,7 @@ class Outcome:
             results = newest([*reversed(view.results), *older])
             updates[self.results] = results
             updates[self.strip] = markup.strip(results)
-        if not looking.away and markup.stage(view) != markup.stage(before):
+        if not stage_state.away and markup.stage(view) != markup.stage(before):
             updates[self.stage] = markup.stage(view)
         return updates
 

@@ -81,8 +81,8 @@ def mask_editor(value: Editor | None, *, label: str, elem_id: str) -> gr.ImageEd
     accept_blobs._is_server_fn = True  # type: ignore[attr-defined]
     editor.accept_blobs = accept_blobs
     editor.preprocess = as_files
-    editor.postprocess = _as_it_lies
-    lying = _as_it_lies(value)
+    editor.postprocess = _as_gradio_files
+    lying = _as_gradio_files(value)
     editor.value = lying and lying.model_dump()
     return editor
 
@@ -113,7 +113,7 @@ def _kept(content: bytes, uploads: Path) -> Path:
     return path
 
 
-def _as_it_lies(value: Editor | None) -> EditorData | None:
+def _as_gradio_files(value: Editor | None) -> EditorData | None:
     if value is None:
         return None
 

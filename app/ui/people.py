@@ -36,7 +36,7 @@ class Asked(NamedTuple):
     username: str | None
 
 
-class Asker(Protocol):
+class RequestLike(Protocol):
     """The used parts of a request: `gr.Request`, or Starlette's with a `username`."""
 
     @property
@@ -47,7 +47,7 @@ class Asker(Protocol):
     def username(self) -> str | None: ...
 
 
-def role(request: Asker | None, settings: UiSettings) -> Role:
+def role(request: RequestLike | None, settings: UiSettings) -> Role:
     """Returns whether this request is an operator's.
 
     Operators (1) log in with DW_OPERATOR_AUTH, or (2) come from this machine, under its own name
@@ -69,7 +69,7 @@ def role(request: Asker | None, settings: UiSettings) -> Role:
     return "operator" if name in LOOPBACK_NAMES and _is_loopback(request.client) else "guest"
 
 
-def person(request: Asker | None, settings: UiSettings) -> str:
+def person(request: RequestLike | None, settings: UiSettings) -> str:
     """Returns the person counted by per-person limits: a guest's address; "" for operators.
 
     An IPv6 network of 64 bits is one person: a single machine has that many addresses.
@@ -113,17 +113,17 @@ class People:
         self._settings = settings
         self._catalog = catalog
 
-    def is_operator(self, request: Asker | None) -> bool:
+    def is_operator(self, request: RequestLike | None) -> bool:
         """Returns True for an operator's request."""
         return role(request, self._settings) == "operator"
 
-    def person(self, request: Asker | None) -> str:
+    def person(self, request: RequestLike | None) -> str:
         """Returns the person counted by per-person limits; "" for operators."""
         return person(request, self._settings)
 
     def check(
         self,
-        request: Asker | None,
+        request: RequestLike | None,
         entry: CatalogEntry,
         inputs: Mapping[str, JsonValue],
         changes: Mapping[str, JsonValue] = MappingProxyType({}),
@@ -134,7 +134,7 @@ class People:
         limits = GuestLimits(self._settings.guest_pixels, self._settings.guest_steps)
         return GuestCheck(self._catalog, entry, inputs, changes, limits)
 
-    def check_free(self, request: Asker | None, others_active: bool) -> None:
+    def check_free(self, request: RequestLike | None, others_active: bool) -> None:
         """Raises BadRequest where freeing the memory now would disturb other people's runs."""
         if others_active and not self.is_operator(request):
             raise BadRequest(
@@ -143,12 +143,12 @@ class People:
                 hint="Try again when they are done.",
             )
 
-    def check_held(self, request: Asker | None) -> None:
+    def check_held(self, request: RequestLike | None) -> None:
         """Raises BadRequest where this person may not change what is kept in memory."""
         if not self.is_operator(request):
             raise BadRequest("Only an operator may pin or drop what is held.", hint=OPERATORS)
 
 
-def asker() -> gr.Request | None:
+def current_request() -> gr.Request | None:
     """Returns the request that the running handler of the page answers."""
     return LocalContext.request.get(None)

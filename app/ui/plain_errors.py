@@ -20,7 +20,7 @@ from app.mistakes import in_words
 MAX_TOLD = 20
 
 
-def tell_plainly(page: gr.Blocks, website: FastAPI) -> None:
+def answer_errors_in_sentences(page: gr.Blocks, website: FastAPI) -> None:
     """Makes the page and its application answer errors in sentences."""
     from gradio import queueing, utils
 
@@ -60,7 +60,7 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return JSONResponse(refused_call(unreadable(error.errors())), status_code=422)
+    return JSONResponse(refused_call(validation_message(error.errors())), status_code=422)
 
 
 def refused_call(sentence: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def refused_call(sentence: str) -> dict[str, Any]:
     return {"detail": [{**told, "message": sentence}]}
 
 
-def unreadable(errors: Sequence[Any], *place: str) -> str:
+def validation_message(errors: Sequence[Any], *place: str) -> str:
     """Returns a request's problems in sentences, from pydantic's errors; `place` is prepended to
     each."""
     problems = []

@@ -15,7 +15,7 @@ from typing import TypeVar
 import gradio as gr
 from gradio.context import LocalContext
 
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 """Interval at which a waiting call checks its reader, and streams send a heartbeat."""
 
 Item = TypeVar("Item")
@@ -48,13 +48,13 @@ class Reader:
         return time.monotonic() - self._read_at > self._unread_s
 
 
-async def with_beats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, None]:
+async def with_heartbeats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, None]:
     """Yields the items as they come, and None for each heartbeat without one."""
     coming: asyncio.Future[Item] | None = None
     try:
         while True:
             coming = coming or asyncio.ensure_future(anext(items))
-            done, _ = await asyncio.wait({coming}, timeout=BEAT_S)
+            done, _ = await asyncio.wait({coming}, timeout=HEARTBEAT_S)
             if not done:
                 yield None
                 continue
@@ -77,7 +77,7 @@ async def while_read(
     items: AsyncIterator[Item], reader: Reader
 ) -> AsyncGenerator[Item | None, None]:
     """Yields the items with heartbeats between them; ends early when nobody reads."""
-    async with contextlib.aclosing(with_beats(items)) as beating:
+    async with contextlib.aclosing(with_heartbeats(items)) as beating:
         async for item in beating:
             if item is None and await reader.gone():
                 return
@@ -88,7 +88,7 @@ async def answer_for(reader: Reader, answer: Awaitable[Item]) -> Item | None:
     """Returns the answer, or None once nobody waits for it; the request is completed anyway."""
     coming = asyncio.ensure_future(answer)
     while not coming.done():
-        await asyncio.wait({coming}, timeout=BEAT_S)
+        await asyncio.wait({coming}, timeout=HEARTBEAT_S)
         if not coming.done() and await reader.gone():
             return None
     return coming.result()

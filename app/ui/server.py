@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import EngineError, ServeError
 from app.janitor import trimming
-from app.settings import MADE_USER, Settings
-from app.signals import BROKEN_OFF, told_to_end
+from app.settings import GENERATED_USER, Settings
+from app.signals import ABORTED, ending_signals
 from app.ui.listening import listening, port_of, url
 from app.unfinished import PRIVATE, private_folder
 
@@ -64,7 +64,7 @@ def serve(engine: Engine, settings: Settings) -> None:
             website.start(sockets)
             up.set()
             announce(settings, port_of(sockets), auth, website)
-            with keeping_within_bounds(engine, settings):
+            with bounding_files(engine, settings):
                 stop.wait()
         finally:
             if engine.is_started:
@@ -97,7 +97,7 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     if settings.ui.auth is not None:
         return settings.ui.auth
     if settings.ui.beyond_loopback and not settings.ui.public:
-        return MADE_USER, secrets.token_urlsafe(12)
+        return GENERATED_USER, secrets.token_urlsafe(12)
     return None
 
 
@@ -134,22 +134,22 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from app.compat.ui.login_page import tell_less
+    from app.compat.ui.login_page import hide_endpoints
     from app.ui.app import build_ui, launch_options
     from app.ui.crowd import limit_calls, limit_visits
-    from app.ui.files import OwnFiles, keep_to
+    from app.ui.files import OwnFiles, restrict_to
     from app.ui.guard import Guard
     from app.ui.login import Logins
     from app.ui.names import names_for
-    from app.ui.uploads import leave_media_alone, leave_urls_alone
+    from app.ui.uploads import pass_media_on, pass_urls_on
     from app.ui.website import Website
 
     # Bounds any code in this process that opens an image outside `app.media.pictures`.
     Image.MAX_IMAGE_PIXELS = settings.paths.limits.max_picture_pixels
-    leave_urls_alone()
-    leave_media_alone()
-    keep_to(OwnFiles(uploads=settings.paths.media[0], outputs=settings.paths.outputs))
-    tell_less()
+    pass_urls_on()
+    pass_media_on()
+    restrict_to(OwnFiles(uploads=settings.paths.media[0], outputs=settings.paths.outputs))
+    hide_endpoints()
 
     async def healthz(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -196,7 +196,7 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
 
 
 @contextlib.contextmanager
-def keeping_within_bounds(engine: Engine, settings: Settings) -> Iterator[None]:
+def bounding_files(engine: Engine, settings: Settings) -> Iterator[None]:
     """Bounds the uploads' size and, where that is set, the results'."""
     from app.ui.upload_folder import UploadFolder, bound_uploads
 
@@ -237,10 +237,10 @@ def stopped_by_signals(up: threading.Event, stop: threading.Event) -> Iterator[N
 
     def handler(_number: int, _frame: Any) -> None:
         if not up.is_set():
-            raise SystemExit(BROKEN_OFF)
+            raise SystemExit(ABORTED)
         stop.set()
 
-    for number in (signal.SIGINT, *told_to_end()):
+    for number in (signal.SIGINT, *ending_signals()):
         before[number] = signal.signal(number, handler)
     try:
         yield

@@ -16,7 +16,7 @@ from app.workflow.inputs import InputSpec
 EXAMPLES = {"image": "picture.png", "video": "film.mp4", "audio": "sound.wav"}
 
 
-def leave_urls_alone() -> None:
+def pass_urls_on() -> None:
     """Makes Gradio pass on the URL of a file that a script sends instead of fetching it.
 
     The engine decides whether and how a URL is fetched.
@@ -29,7 +29,7 @@ def leave_urls_alone() -> None:
     processing_utils.async_ssrf_protected_download = handed_on
 
 
-def leave_media_alone() -> None:
+def pass_media_on() -> None:
     """Makes Gradio pass on videos and audio unchanged where FFmpeg is installed.
 
     It would let FFmpeg examine and convert some, in any format FFmpeg detects; a playlist named as
@@ -40,7 +40,7 @@ def leave_media_alone() -> None:
     processing_utils.ffmpeg_installed = lambda: False
 
 
-def undressed(variables: Any) -> Any:
+def unwrapped_urls(variables: Any) -> Any:
     """Returns the variables with plain URLs where `handle_file` of gradio_client has wrapped them
     as files; echoed to the script as a file, a URL would be looked for on this server."""
     if not isinstance(variables, Mapping):

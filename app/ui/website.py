@@ -21,7 +21,7 @@ from gradio_client.utils import construct_args
 from starlette.routing import BaseRoute, Mount
 
 from app.errors import ServeError
-from app.ui.plain_errors import tell_plainly
+from app.ui.plain_errors import answer_errors_in_sentences
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Website:
         gr.mount_gradio_app(outer, page, path="", app_kwargs={"openapi_url": None}, **options)
         mounted: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
         self.gradio = mounted
-        tell_plainly(page, mounted)
+        answer_errors_in_sentences(page, mounted)
         # `launch` sets both; events look for them.
         page.app = page.server_app = self.gradio
         page.server = None

@@ -14,7 +14,7 @@ NOT_JSON = {
     "NULL": "null", "undefined": "null", "nil": "null",
 }  # fmt: skip
 """Words of other languages and their JSON equivalents."""
-COMMA_TOO_MANY = ("There is a comma too many before this.", "")
+EXTRA_COMMA = ("There is a comma too many before this.", "")
 DECODER = json.JSONDecoder()
 
 
@@ -59,13 +59,13 @@ def parse_json(content: bytes) -> Parsed:
         position = re.search(rf"(?<![\w\"]){word}(?!\w)", text)
         raise _wrong(text, position.start() if position else 0, f"{word} is no number in JSON.")
 
-    def finite(digits: str) -> float:
+    def finite_number(digits: str) -> float:
         number = float(digits)
         return number if math.isfinite(number) else no_number(re.escape(digits))
 
     try:
         value = json.loads(
-            text, object_pairs_hook=as_object, parse_constant=no_number, parse_float=finite
+            text, object_pairs_hook=as_object, parse_constant=no_number, parse_float=finite_number
         )
     except json.JSONDecodeError as error:
         raise _wrong(text, error.pos, *_explained(text, error)) from error
@@ -129,7 +129,7 @@ def _explained(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
         return f"JSON writes {NOT_JSON[word[0]]}, not {word[0]}.", ""
     match error.msg:
         case "Expecting property name enclosed in double quotes" if rest[0] == "}":
-            return COMMA_TOO_MANY
+            return EXTRA_COMMA
         case "Expecting property name enclosed in double quotes" if rest[0] == ",":
             return "There is a comma too many here.", ""
         case "Expecting property name enclosed in double quotes" if rest[0] in "[{":
@@ -137,7 +137,7 @@ def _explained(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
         case "Expecting property name enclosed in double quotes":
             return "A key stands in double quotes.", ""
         case "Expecting value" if rest[0] in "]}":
-            return COMMA_TOO_MANY
+            return EXTRA_COMMA
         case "Expecting value" if rest[0] == ",":
             return "There is a comma too many here, or a value is missing.", ""
         case "Expecting value" if word is not None:

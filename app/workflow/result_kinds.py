@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from app.workflow.one_of import OneOf
-from app.workflow.planning.sound_files import SOUND_FILES
+from app.workflow.planning.sound_files import AUDIO_FILES
 
 
 class ResultKind(NamedTuple):
@@ -31,7 +31,7 @@ RESULT_KINDS: dict[str, ResultKind] = {
     "video/x-msvideo": ResultKind(".avi", f"{IN_WORKER}.video:save_video"),
     **{
         name: ResultKind(file.suffix, f"{IN_WORKER}.audio:save_audio")
-        for name, file in SOUND_FILES.items()
+        for name, file in AUDIO_FILES.items()
     },
     "text/plain": ResultKind(".txt", f"{IN_WORKER}.text:save_text"),
     "text/markdown": ResultKind(".md", f"{IN_WORKER}.text:save_text"),

@@ -208,8 +208,8 @@ def test_videos_and_audio_are_shown_without_ffmpeg(uploads: Path, tmp_path: Path
     found = said(
         uploads,
         """
-from app.ui.uploads import leave_media_alone
-leave_media_alone()
+from app.ui.uploads import pass_media_on
+pass_media_on()
 blocks = {name: InputBlock() for name in ("video", "audio")}
 asked = input_specs(dict.fromkeys(blocks), blocks)
 with gr.Blocks():

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 
-class Moments(dict[int, Any]):
+class SnapshotDict(dict[int, Any]):
     """A dictionary whose `values()` is a copy, so that additions do not disturb an iteration."""
 
     def values(self) -> list[Any]:  # type: ignore[override]
@@ -25,5 +25,5 @@ def survive_new_forms(page: gr.Blocks) -> None:
 
     Each visit starts with a copy of the page's dictionaries, of the same classes.
     """
-    page.default_config.fns = Moments(page.default_config.fns)
-    page.default_config.blocks = Moments(page.default_config.blocks)
+    page.default_config.fns = SnapshotDict(page.default_config.fns)
+    page.default_config.blocks = SnapshotDict(page.default_config.blocks)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-AT_THE_ROOT = b'<link rel="manifest" href="/manifest.json" />'
-BELOW_IT = b'<link rel="manifest" href="./manifest.json" /><link rel="icon" href="./favicon.ico" />'
+ROOT_URLS = b'<link rel="manifest" href="/manifest.json" />'
+RELATIVE_URLS = (
+    b'<link rel="manifest" href="./manifest.json" /><link rel="icon" href="./favicon.ico" />'
+)
 NOTHING: dict[str, Any] = {"named_endpoints": {}, "unnamed_endpoints": {}}
 
 
-def tell_less() -> None:
+def hide_endpoints() -> None:
     """Makes Gradio leave the endpoints out of its login page."""
     from gradio import routes
 
@@ -33,6 +35,6 @@ class _Templates:
         if context["config"].get("auth_required"):
             context = {**context, "gradio_api_info": NOTHING}
         answer = self._templates.TemplateResponse(context=context, **options)
-        answer.body = answer.body.replace(AT_THE_ROOT, BELOW_IT)
+        answer.body = answer.body.replace(ROOT_URLS, RELATIVE_URLS)
         answer.headers["content-length"] = str(len(answer.body))
         return answer

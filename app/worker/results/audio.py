@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.errors import ResultError
 from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, as_audio
-from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
+from app.workflow.planning.sound_files import AUDIO_FILES, CODECS, PLAIN
 
 if TYPE_CHECKING:
     from app.workflow.plan import ResultSpec
@@ -34,7 +34,7 @@ def save_audio(artifact: Any, file: NewFile, record: Record, spec: ResultSpec) -
     import av
     import numpy as np
 
-    kind = SOUND_FILES[spec.content_type]
+    kind = AUDIO_FILES[spec.content_type]
     encoder = kind.codecs[spec.subtype or next(iter(kind.codecs))]
     codec = CODECS.get(encoder, PLAIN)
     try:

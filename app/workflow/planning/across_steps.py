@@ -82,7 +82,7 @@ ARGUMENTS = ("frame_rate", "fps")
 OF_FILMS = ("video/", "image/gif")
 
 
-class Paces:
+class FrameRates:
     """Frame rates of videos whose result block names none, for the steps read so far.
 
     The dialect's default of eight is right for a video without any frame rate. A video made for 24
@@ -92,7 +92,7 @@ class Paces:
     def __init__(self) -> None:
         self._paces: dict[str, float] = {}
 
-    def paced(self, step: Step) -> Step:
+    def with_rate(self, step: Step) -> Step:
         """Returns the step with a frame rate in its result where the document leaves that open: its
         chain's, its call's, else that of the steps whose videos it takes."""
         result = step.result

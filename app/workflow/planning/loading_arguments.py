@@ -186,7 +186,7 @@ HARMLESS_LOADING_ARGUMENTS = {
 }  # fmt: skip
 """Loading arguments without effect and without a warning: no result depends on them in diffusers
 either, or they ask for what is done anyway."""
-HOLD_RECORD = ("image/png", "image/jpeg", "image/webp")
+EMBEDS_RECORD = ("image/png", "image/jpeg", "image/webp")
 """Content types of files that can embed the record of their run."""
 
 
@@ -210,7 +210,7 @@ def warn_of_result(block: ResultBlock, at: Place, reader: ValueReader) -> None:
     """Warns where `embed_metadata` does not match what is written."""
     if "embed_metadata" not in block.model_fields_set:
         return
-    where, holds_record = (*at, "embed_metadata"), block.content_type in HOLD_RECORD
+    where, holds_record = (*at, "embed_metadata"), block.content_type in EMBEDS_RECORD
     if block.embed_metadata and not holds_record:
         why = f"a file of {block.content_type} has no room for the record, which lies beside it"
         _warn(where, f"{why} as JSON", reader)

@@ -37,7 +37,7 @@ from app.workflow.plan import (
     TaskStep,
 )
 from app.workflow.plan_values import LiteralValue, references_in
-from app.workflow.planning.across_steps import Iterations, Paces, Releases, Sharing
+from app.workflow.planning.across_steps import FrameRates, Iterations, Releases, Sharing
 from app.workflow.planning.calls import output_fields
 from app.workflow.planning.pipelines import PipelineBuilder
 from app.workflow.planning.results import read_result
@@ -140,15 +140,15 @@ class Planning:
         """The known properties of a step's results."""
         self._releases = Releases()
         self._iterations = Iterations()
-        self._paces = Paces()
+        self._paces = FrameRates()
         self._nodes = 0
 
     def mistakes(self) -> list[Problem]:
         """Returns the problems, without those that only follow from another."""
         told = dict.fromkeys(self.problems)
-        return [found for found in told if not self._follows(found)]
+        return [found for found in told if not self._is_follow_up(found)]
 
-    def _follows(self, found: Problem) -> bool:
+    def _is_follow_up(self, found: Problem) -> bool:
         return not found.message.startswith(NO_VALUE) and any(
             found.place == place or found.place.startswith((f"{place}.", f"{place}["))
             for place in self._without_value
@@ -192,8 +192,8 @@ class Planning:
             if found.place in told_at:
                 self.problems.append(found.model_copy(update={"place": told_at[found.place]}))
             else:
-                self.problems.append(_moved(found, place_prefix))
-        self.warnings += [_moved_text(text, place_prefix) for text in parsed.warnings]
+                self.problems.append(_prefixed(found, place_prefix))
+        self.warnings += [_prefixed_text(text, place_prefix) for text in parsed.warnings]
         document = parsed.document
         if document is None:
             return ""
@@ -254,7 +254,7 @@ class Planning:
                     "file_stem": f"{document.id}-{step.name}.{index}",
                     "rounds": rounds,
                 }
-                built = self._paces.paced(built.model_copy(update=known))
+                built = self._paces.with_rate(built.model_copy(update=known))
                 self.steps.append(built)
                 self._count(built, reader, at)
             self._releases.note(step, self.steps, before, at, reader)
@@ -355,7 +355,7 @@ class Planning:
             specs = declared_inputs(child, deep=False)
         except WorkbenchError as error:
             inner = error.problems or (Problem(place="", message=error.message, hint=error.hint),)
-            self.problems += [_moved(found, (*where, "path")) for found in inner]
+            self.problems += [_prefixed(found, (*where, "path")) for found in inner]
             return ""
         values: dict[str, Any] = {}
         literals: dict[str, JsonValue] = {}
@@ -400,12 +400,12 @@ def _names(steps: Any) -> list[str]:
     return [str(step.get("name", "")) if isinstance(step, dict) else "" for step in items]
 
 
-def _moved(found: Problem, prefix: Place) -> Problem:
+def _prefixed(found: Problem, prefix: Place) -> Problem:
     if not prefix:
         return found
     where = f"{place(prefix)}.{found.place}" if found.place else place(prefix)
     return found.model_copy(update={"place": where})
 
 
-def _moved_text(warning: str, prefix: Place) -> str:
+def _prefixed_text(warning: str, prefix: Place) -> str:
     return f"{place(prefix)}.{warning}" if prefix else warning

@@ -9,12 +9,12 @@ from app.errors import nearest
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
 from app.workflow.planning.loading_arguments import warn_of_result
-from app.workflow.planning.sound_files import CODECS, PLAIN, SOUND_FILES
+from app.workflow.planning.sound_files import AUDIO_FILES, CODECS, PLAIN
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
 
 PLAIN_NAME = re.compile(r"[\w][\w .-]{0,99}")
-OPTIONS_OF_SOUNDS = ("subtype", "format", "compression_level", "bitrate_mode")
+AUDIO_OPTIONS = ("subtype", "format", "compression_level", "bitrate_mode")
 
 
 def read_result(block: ResultBlock | None, reader: ValueReader, at: Place) -> ResultSpec | None:
@@ -36,17 +36,17 @@ def read_result(block: ResultBlock | None, reader: ValueReader, at: Place) -> Re
         fps=block.fps,
         sample_rate=next(iter(rates), None),
         audio_sample_rate=block.audio_sample_rate,
-        **_sound_options(block, reader, at),
+        **_audio_options(block, reader, at),
     )
 
 
-def _sound_options(block: ResultBlock, reader: ValueReader, at: Place) -> dict[str, Any]:
+def _audio_options(block: ResultBlock, reader: ValueReader, at: Place) -> dict[str, Any]:
     given = {
         option: getattr(block, option)
-        for option in OPTIONS_OF_SOUNDS
+        for option in AUDIO_OPTIONS
         if getattr(block, option) is not None
     }
-    kind = SOUND_FILES.get(block.content_type)
+    kind = AUDIO_FILES.get(block.content_type)
     if kind is None:
         for option in given:
             reader.note((*at, option), f"A file of {block.content_type} has no '{option}'.")
@@ -54,7 +54,7 @@ def _sound_options(block: ResultBlock, reader: ValueReader, at: Place) -> dict[s
     written = given.pop("format", kind.format).upper()
     if written != kind.format:
         message = f"A file of {block.content_type} is {kind.format}, not {written}."
-        others = [name for name, other in SOUND_FILES.items() if other.format == written]
+        others = [name for name, other in AUDIO_FILES.items() if other.format == written]
         hint = f"Its content type is {others[0]}." if others else ""
         reader.note((*at, "format"), message, hint)
     subtype = given.get("subtype", next(iter(kind.codecs))).upper()

@@ -8,7 +8,7 @@ LAME_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
-class SoundFile(NamedTuple):
+class AudioFile(NamedTuple):
     """A type of audio file."""
 
     container: str
@@ -33,7 +33,7 @@ class Codec(NamedTuple):
     bitrate_modes: bool = False
 
 
-WAV = SoundFile(
+WAV = AudioFile(
     "wav",
     "WAV",
     ".wav",
@@ -42,7 +42,7 @@ WAV = SoundFile(
         "FLOAT": "pcm_f32le", "DOUBLE": "pcm_f64le", "ULAW": "pcm_mulaw", "ALAW": "pcm_alaw",
     },
 )  # fmt: skip
-AIFF = SoundFile(
+AIFF = AudioFile(
     "aiff",
     "AIFF",
     ".aiff",
@@ -51,10 +51,10 @@ AIFF = SoundFile(
         "FLOAT": "pcm_f32be", "DOUBLE": "pcm_f64be", "ULAW": "pcm_mulaw", "ALAW": "pcm_alaw",
     },
 )  # fmt: skip
-FLAC = SoundFile("flac", "FLAC", ".flac", {"PCM_16": "flac", "PCM_24": "flac 24"})
-MP3 = SoundFile("mp3", "MP3", ".mp3", {"MPEG_LAYER_III": "libmp3lame"})
-OGG = SoundFile("ogg", "OGG", ".ogg", {"OPUS": "libopus", "VORBIS": "vorbis"})
-SOUND_FILES = {
+FLAC = AudioFile("flac", "FLAC", ".flac", {"PCM_16": "flac", "PCM_24": "flac 24"})
+MP3 = AudioFile("mp3", "MP3", ".mp3", {"MPEG_LAYER_III": "libmp3lame"})
+OGG = AudioFile("ogg", "OGG", ".ogg", {"OPUS": "libopus", "VORBIS": "vorbis"})
+AUDIO_FILES = {
     "audio/wav": WAV, "audio/x-wav": WAV,
     "audio/aiff": AIFF, "audio/x-aiff": AIFF,
     "audio/flac": FLAC, "audio/x-flac": FLAC,

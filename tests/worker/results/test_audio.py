@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import ResultError
 from app.tasks.media import AudioVideo
-from app.workflow.planning.sound_files import SOUND_FILES
+from app.workflow.planning.sound_files import AUDIO_FILES
 from tests.worker.results.files import RECORD, heard, loudest_hz, saved, tone
 
 
@@ -51,7 +51,7 @@ def test_document_sample_rate_overrides_audio(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content_type", "subtype"),
     [(kind, each) for kind in ("audio/wav", "audio/aiff", "audio/flac")
-     for each in SOUND_FILES[kind].codecs],
+     for each in AUDIO_FILES[kind].codecs],
 )  # fmt: skip
 def test_audio_subtype_sets_sample_format(tmp_path: Path, content_type: str, subtype: str):
     sound = tone(16_000)
