@@ -142,7 +142,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
                     told = f"{where}: {found.message}" if where else found.message
                     print(f"- {told} {found.hint}".rstrip(), file=sys.stderr)
     if room is None and wrong < len(files):
-        print("Its worker alone knows how much memory the device has: set DW_DEVICE_BUDGET here.")
+        print("Only the worker knows the device's memory: set DW_DEVICE_BUDGET here.")
     return 1 if wrong else 0
 
 

@@ -17,8 +17,8 @@ NEEDED = {
     "int_from_float": "A whole number", "float_type": "A number", "float_parsing": "A number",
     "finite_number": "A finite number",
     "bool_type": "True or false", "bool_parsing": "True or false",
-    "string_type": "A text", "string_too_short": "A text with something in it",
-    "tuple_type": "A list", "list_type": "A list", "too_short": "A list with something in it",
+    "string_type": "A text", "string_too_short": "A non-empty text",
+    "tuple_type": "A list", "list_type": "A list", "too_short": "A non-empty list",
     "byte_size": "A size such as 500MB, 20GB or 16GiB",
     "byte_size_unit": "A size such as 500MB, 20GB or 16GiB",
     "model_type": "An object", "dict_type": "An object", "model_attributes_type": "An object",
@@ -84,5 +84,5 @@ def _not_one_of(given: Any, expected: str) -> tuple[str, str]:
     offered = re.findall(r"'([^']*)'", expected)
     hint = nearest(given, offered) if isinstance(given, str) else ""
     if hint and len(offered) > MAX_OFFERED:
-        return f"{shown(given)} is none of those that are known.", hint
+        return f"{shown(given)} is not a known value.", hint
     return f"{shown(given)} is not one of {expected}.", hint

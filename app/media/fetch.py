@@ -105,7 +105,7 @@ def answer_to(
                     yield Answer(response.status, found, response.iter_stream())
                     return
             if "location" not in found:
-                raise RefusedURLError("It is redirected to nowhere.")
+                raise RefusedURLError("The redirect names no target.")
             at = checked_url(str(at.join(found["location"])), hosts)
         raise RefusedURLError(f"It is redirected more than {MAX_REDIRECTS} times.")
 

@@ -76,7 +76,7 @@ def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:
     if not parsed.host:
         raise RefusedURLError("The URL names no host.")
     if not is_address(parsed.host) and not HOST.fullmatch(parsed.raw_host.decode()):
-        raise RefusedURLError("The URL is malformed: its host is no name.")
+        raise RefusedURLError("The URL is malformed: its host is not a valid name.")
     if parsed.userinfo:
         raise RefusedURLError("The URL holds a user or a password, which would end up in records.")
     if is_listed(parsed.host, port_of(parsed), hosts):

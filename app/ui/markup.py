@@ -133,7 +133,7 @@ NO_PREVIEW = "No preview of this model: the result appears here when it is done"
 
 _NO_PICTURE = {
     "succeeded": "This run made no file",
-    "failed": "No picture: the reason stands above",
+    "failed": "No picture: see the message above",
     "cancelled": "Cancelled",
 }
 

@@ -178,5 +178,5 @@ def _defaults(raw: RawDocument, variables: dict[str, JsonValue]) -> dict[str, Js
     try:
         found = substitute(variables, variables, frozenset(), frozenset())
     except TooManyNodes:
-        raise InvalidWorkflow(f"'{raw.path.name}' has variables without end.") from None
+        raise InvalidWorkflow(f"'{raw.path.name}' has circular variables.") from None
     return dict(found.tree)

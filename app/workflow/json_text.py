@@ -14,7 +14,7 @@ NOT_JSON = {
     "NULL": "null", "undefined": "null", "nil": "null",
 }  # fmt: skip
 """Words of other languages and their JSON equivalents."""
-EXTRA_COMMA = ("There is a comma too many before this.", "")
+EXTRA_COMMA = ("There is an extra comma before this.", "")
 DECODER = json.JSONDecoder()
 
 
@@ -122,7 +122,7 @@ def _explained(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
     if not rest:
         return "The file ends before the document does.", "A bracket is still open."
     if rest.startswith(("//", "/*", "#")):
-        return "JSON has no comments.", "What is for people goes under 'description'."
+        return "JSON has no comments.", "Put comments into 'description'."
     if rest.startswith("'"):
         return "A text stands in double quotes in JSON.", ""
     if word is not None and word[0] in NOT_JSON:
@@ -131,34 +131,37 @@ def _explained(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
         case "Expecting property name enclosed in double quotes" if rest[0] == "}":
             return EXTRA_COMMA
         case "Expecting property name enclosed in double quotes" if rest[0] == ",":
-            return "There is a comma too many here.", ""
+            return "There is an extra comma here.", ""
         case "Expecting property name enclosed in double quotes" if rest[0] in "[{":
-            return "A key is needed here.", "Keys stand in { }, the items of a list in [ ]."
+            return "A key is needed here.", "Keys go in { }, list items in [ ]."
         case "Expecting property name enclosed in double quotes":
             return "A key stands in double quotes.", ""
         case "Expecting value" if rest[0] in "]}":
             return EXTRA_COMMA
         case "Expecting value" if rest[0] == ",":
-            return "There is a comma too many here, or a value is missing.", ""
+            return "There is an extra comma here, or a value is missing.", ""
         case "Expecting value" if word is not None:
             return "A text stands in double quotes.", ""
         case "Expecting ',' delimiter" if rest[0] in "]}":
             return f"This '{rest[0]}' closes what another kind of bracket opened.", ""
         case "Expecting ',' delimiter" if rest[0] == ":":
-            return "A key cannot stand here.", "Keys stand in { }, the items of a list in [ ]."
+            return "A key cannot stand here.", "Keys go in { }, list items in [ ]."
         case "Expecting ',' delimiter":
             return "A comma is missing before this.", ""
         case "Expecting ':' delimiter":
             return "A colon is missing between a key and its value.", ""
         case "Extra data":
-            return "The document has ended before this.", "A bracket may be closed too early."
+            return (
+                "There is text after the end of the document.",
+                "A bracket may be closed too early.",
+            )
         case told if told.startswith("Unterminated string"):
             return "The text that begins here has no closing quote.", ""
         case told if told.startswith("Invalid \\"):
             return "A backslash is written twice in JSON: \\\\.", "Paths can have / instead."
         case told if told.startswith("Invalid control character"):
-            return "A text cannot go on in the next line.", "A new line in it is written \\n."
+            return "A text cannot continue on the next line.", "A new line in it is written \\n."
         case told if "trailing comma" in told:
-            return "There is a comma too many here.", ""
+            return "There is an extra comma here.", ""
         case told:
             return f"{told}.", ""

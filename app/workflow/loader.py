@@ -66,7 +66,7 @@ def read_document(path: pathlib.Path) -> RawDocument:
         ) from error
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or endless nesting.
-        raise InvalidWorkflow(f"'{path.name}' is beyond what a workflow can hold.") from error
+        raise InvalidWorkflow(f"'{path.name}' exceeds what a workflow can hold.") from error
     if not isinstance(tree, dict):
         raise InvalidWorkflow(f"'{path.name}' is not a workflow: a JSON object is needed.")
     if wrong := unfit(tree):
@@ -77,7 +77,7 @@ def read_document(path: pathlib.Path) -> RawDocument:
             f"'{path.name}' has more than {MAX_NODES} parts; a workflow is a small document."
         )
     warnings = tuple(
-        f"{path.name}: The key '{shortened(key)}' stands twice in one object; the last one counts."
+        f"{path.name}: The key '{shortened(key)}' occurs twice in one object; the last one counts."
         for key in repeated
     )
     return RawDocument(path, content, *with_constants(tree), warnings)

@@ -20,7 +20,7 @@ from app.media.urls import RefusedURLError, checked_url, is_public, is_url
         ("https://example.com/a cat.png", "The URL holds a blank"),
         ("https://example.com\\@127.0.0.1/", "a backslash"),
         ("https://example.com:8443/cat.png", "Port 8443 is none that media is fetched from."),
-        ("https://example.com:22/", "Port 22 is none"),
+        ("https://example.com:22/", "Port 22 is not allowed"),
         ("http://localhost/cat.png", "'localhost' is no name of a public server."),
         ("http://localhost./cat.png", "'localhost.' is no name of a public server."),
         ("http://a.localhost/cat.png", "is no name of a public server."),

@@ -63,9 +63,9 @@ def test_document_must_be_an_object(file: Path, text: str):
 @pytest.mark.parametrize(
     ("text", "line", "told"),
     [
-        ('{"id": "x",\n  "steps": [1, ]}', 2, "There is a comma too many before this."),
-        ('{"id": "x",\n}', 2, "There is a comma too many before this."),
-        ('{"id": "x",\n, "steps": 1}', 2, "There is a comma too many here."),
+        ('{"id": "x",\n  "steps": [1, ]}', 2, "There is an extra comma before this."),
+        ('{"id": "x",\n}', 2, "There is an extra comma before this."),
+        ('{"id": "x",\n, "steps": 1}', 2, "There is an extra comma here."),
         ('{"id": "x"\n "steps": 1}', 2, "A comma is missing before this."),
         ('{"id" "x"}', 1, "A colon is missing between a key and its value."),
         ("{'id': 1}", 1, "A text stands in double quotes in JSON."),
@@ -78,15 +78,15 @@ def test_document_must_be_an_object(file: Path, text: str):
         ('{"NaN": "NaN",\n"a": 1e999}', 2, "1e999 is no number in JSON."),
         ('{\n// mine\n"id": "x"}', 2, "JSON has no comments."),
         ('/* mine */ {"id": "x"}', 1, "JSON has no comments."),
-        ('{"steps": {\n{"name": 1}}}', 2, "A key is needed here. Keys stand in { }"),
-        ('{"steps": [\n"name": 1]}', 2, "A key cannot stand here. Keys stand in { }"),
+        ('{"steps": {\n{"name": 1}}}', 2, "A key is needed here. Keys go in { }"),
+        ('{"steps": [\n"name": 1]}', 2, "A key cannot stand here. Keys go in { }"),
         ('{"steps": [{"a": 1]}', 1, "This ']' closes what another kind of bracket opened."),
         ('{"steps": [1}\n}', 1, "This '}' closes what another kind of bracket opened."),
-        ('{"steps": []}}', 1, "The document has ended before this."),
+        ('{"steps": []}}', 1, "There is text after the end of the document."),
         ('{"steps": [', 1, "The file ends before the document does."),
         ('{"steps": "abc', 1, "The text that begins here has no closing quote."),
         ('{"a": "C:\\models"}', 1, "A backslash is written twice in JSON"),
-        ('{"a": "one\ntwo"}', 1, "A text cannot go on in the next line."),
+        ('{"a": "one\ntwo"}', 1, "A text cannot continue on the next line."),
         ("", 1, "The file is empty."),
     ],
 )
@@ -101,7 +101,7 @@ def test_repeated_key_is_a_warning(file: Path):
     raw = read_document(file)
     assert raw.tree["steps"] == [{"name": "a"}]
     (warning,) = raw.warnings
-    assert warning.startswith("flow.json: The key 'steps' stands twice in one object")
+    assert warning.startswith("flow.json: The key 'steps' occurs twice in one object")
 
 
 def test_binary_file_is_refused(file: Path):
@@ -181,7 +181,7 @@ def test_all_problems_are_reported_with_places():
     )
     assert document is None
     assert {found.place: found.message for found in problems} == {
-        "id": "A text with something in it is needed, not ''.",
+        "id": "A non-empty text is needed, not ''.",
         "steps[0].pipeline.configuration.component_type": "'component_type' is missing.",
         "steps[0].pipeline.from_pretrained_arguments": "'from_pretrained_arguments' is missing.",
         "steps[0].pipeline.arguments": "'arguments' is missing.",

@@ -163,7 +163,7 @@ class Releases:
             if step.release_pipeline:
                 message = "A task has no pipeline."
                 reader.note(
-                    (*at, "release_pipeline"), message, "Its models leave with 'release_models'."
+                    (*at, "release_pipeline"), message, "Release its models with 'release_models'."
                 )
         leaving = [name for name in made if name not in self._tasks] * step.release_pipeline
         leaving += self._tasks * step.release_models

@@ -102,7 +102,7 @@ def read_code(
         return None
     if repository not in trusted:
         message = f"'{repository}' would run code of its own here, and nobody has allowed that."
-        hint = f"Whoever trusts it starts the workbench with {OWN_CODE_FLAG} {repository}."
+        hint = f"To trust it, start the workbench with {OWN_CODE_FLAG} {repository}."
         reader.note((*at, key), message, hint)
         return None
     revision = loading.get("custom_revision" if custom is not None else "revision")

@@ -27,7 +27,7 @@ def read_result(block: ResultBlock | None, reader: ValueReader, at: Place) -> Re
         reader.note(where, f"'{name}' is not a plain name for a file.", "Leave folders out.")
     rates = {block.sample_rate, block.samplerate} - {None}
     if len(rates) > 1:
-        reader.note((*at, "samplerate"), "'sample_rate' and 'samplerate' say different things.")
+        reader.note((*at, "samplerate"), "'sample_rate' and 'samplerate' have different values.")
     warn_of_result(block, at, reader)
     return ResultSpec(
         content_type=block.content_type,

@@ -125,7 +125,7 @@ def _of_files(
     """Returns a component whose library reads pickles, if the operator allows them."""
     if not paths.allow_pickles:
         message = f"The weights of '{source.model}' are pickles, which may hold code."
-        reader.note(where, message, "They are read when it is started with --allow-pickles.")
+        reader.note(where, message, "Start the workbench with --allow-pickles to read them.")
         return None
     for file in wanted.files.values():
         if source.folder is not None and not (Path(source.folder) / file).is_file():

@@ -113,7 +113,7 @@ def test_tiling_of_vae_component_is_vae_tiling(bench: Bench):
         (
             {"components": {"unet": {"attention_backend": "flesh"}}},
             f"{WHERE}.components.unet.attention_backend",
-            "'flesh' is none of those that are known. Did you mean 'flash'?",
+            "'flesh' is not a known value. Did you mean 'flash'?",
         ),
         (
             {"enable_layerwise_casting": {**CASTING, "storage_dtype": "torch.int4"}},

@@ -158,7 +158,7 @@ def test_unknown_key_in_closed_block_is_refused_with_nearest(bench: Bench):
     ("loading", "sentence"),
     [
         ({"custom_pipeline": "x/y"}, "'x/y' would run code of its own here, and nobody has allowed "
-         "that. Whoever trusts it starts the workbench with --trust-remote-code x/y."),
+         "that. To trust it, start the workbench with --trust-remote-code x/y."),
         ({"use_safetensors": False}, "Only safetensors weights are loaded. Leave the key out."),
         ({"torch_dtpe": "float16"},
          "'torch_dtpe' is not a known loading argument. Did you mean 'torch_dtype'?"),

@@ -31,7 +31,7 @@ def test_sample_rate_has_two_names(bench: Bench):
     assert planned(bench, content_type="audio/wav", samplerate=16_000).sample_rate == 16_000
     both = saving(content_type="audio/wav", samplerate=16_000, sample_rate=8000)
     assert bench.problems(both) == {
-        "steps[0].result.samplerate": "'sample_rate' and 'samplerate' say different things."
+        "steps[0].result.samplerate": "'sample_rate' and 'samplerate' have different values."
     }
 
 
@@ -89,7 +89,7 @@ def test_invalid_fps_is_refused(bench: Bench, fps: Any):
 
 def test_unknown_content_type_is_refused_with_choices(bench: Bench):
     (sentence,) = bench.problems(saving(content_type="image/jpg")).values()
-    assert sentence == "'image/jpg' is none of those that are known. Did you mean 'image/jpeg'?"
+    assert sentence == "'image/jpg' is not a known value. Did you mean 'image/jpeg'?"
     (sentence,) = bench.problems(saving(content_type="psd")).values()
     assert sentence.startswith("'psd' is not one of 'image/png', 'image/jpeg'")
 

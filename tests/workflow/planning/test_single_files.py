@@ -95,12 +95,15 @@ def test_pickle_alone_is_refused_unless_allowed(bench: Bench):
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ("https://example.org/unet.safetensors", "no file of the model hub"),
-        ("http://huggingface.co/owner/name/blob/main/unet.safetensors", "no file of the model hub"),
-        ("https://huggingface.co.example.org/o/n/blob/main/a.gguf", "no file of the model hub"),
+        ("https://example.org/unet.safetensors", "not a file of the model hub"),
+        (
+            "http://huggingface.co/owner/name/blob/main/unet.safetensors",
+            "not a file of the model hub",
+        ),
+        ("https://huggingface.co.example.org/o/n/blob/main/a.gguf", "not a file of the model hub"),
         (f"{HUB}/owner/name/blob/main/../../unet.gguf", "names no file of a model"),
         (f"{HUB}/owner/name/blob/main/unet.onnx", "neither a .safetensors nor a .gguf file"),
-        ("file:///etc/passwd", "no file of the model hub"),
+        ("file:///etc/passwd", "not a file of the model hub"),
         ("unet.safetensor", "neither a .safetensors nor a .gguf file"),
         ("une.safetensors", "Did you mean 'unet.safetensors'?"),
         (7, "The name of a file is needed, not 7."),

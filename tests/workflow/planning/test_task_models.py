@@ -195,7 +195,7 @@ def test_inputs_of_one_step_share_models(bench: Bench, local: str):
 def test_release_pipeline_is_refused_for_task(bench: Bench):
     document = drawing(steps=[doing("text_generation", prompt="x") | {"release_pipeline": True}])
     assert bench.problems(document) == {
-        "steps[0].release_pipeline": "A task has no pipeline. Its models leave with"
+        "steps[0].release_pipeline": "A task has no pipeline. Release its models with"
         " 'release_models'."
     }
 
