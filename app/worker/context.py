@@ -37,7 +37,7 @@ from app.workflow.plan_settings import DENOISERS
 
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo
-    from app.worker.preview_maps import PreviewMaps, PreviewSource
+    from app.worker.previews import PreviewMaps, PreviewSource
 
 log = logging.getLogger(__name__)
 

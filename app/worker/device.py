@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +17,9 @@ from app.machine import ram_free_and_total_bytes, resident_and_anonymous_bytes
 from app.protocol import MemoryUse, Place
 from app.settings import WorkerSettings
 from app.worker.loading.origins import Origin, fill_weights
+
+if TYPE_CHECKING:
+    import torch
 
 MACHINE_OUT_OF_MEMORY = re.compile(
     # The last is oneDNN's when a convolution's workspace cannot be allocated; with further words
@@ -183,3 +187,13 @@ def _choose(wanted: str) -> torch.device:
     # Tensors report a device with an index. Without one, each would seem to be on another device
     # and be moved before every call.
     return chosen if chosen.type == "cpu" else torch.device(chosen.type, chosen.index or 0)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's global generators inside; restores their states afterwards."""
+    import torch
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

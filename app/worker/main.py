@@ -13,10 +13,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.compat.worker import process
-from app.errors import DeviceUnusable
+from app.errors import DeviceUnusable, ResultError
 from app.protocol import (
     CancelRun,
     CleanUp,
@@ -27,16 +27,19 @@ from app.protocol import (
     Logged,
     MoveToRam,
     PinComponent,
+    RunFailed,
+    RunSucceeded,
     ShutDown,
     StartRun,
     WatchPreviews,
     WorkerReady,
     WorkerUnable,
     decode_command,
+    decode_event,
     encode,
 )
 from app.settings import WorkerSettings
-from app.worker.sending import encode_event
+from app.workflow.inputs import printable
 
 if TYPE_CHECKING:
     from app.worker.context import Signals
@@ -123,7 +126,7 @@ class Worker:
 
         from app.outputs import OutputStore
         from app.worker.device import Device, use_threads
-        from app.worker.nan import refuse_nan
+        from app.worker.failures import refuse_nan
         from app.worker.runner import Runner
         from app.workflow.fingerprint import library_versions
 
@@ -227,3 +230,43 @@ class _Forwarder(logging.Handler):
             self.handleError(record)
             return
         self._send(Logged(time=time.time(), level=record.levelno, logger=record.name, text=text))
+
+
+# --- sending --------------------------------------------------------------------------------------
+
+
+def encode_event(event: Event) -> bytes:
+    """Returns the event as bytes.
+
+    Lone surrogates (of file names, say) are replaced. RunSucceeded with results that JSON cannot
+    carry becomes RunFailed.
+    """
+    try:
+        data = encode(event)
+        if isinstance(event, RunSucceeded):
+            decode_event(data)
+    except ValueError as error:
+        if isinstance(event, RunSucceeded):
+            return encode_event(_unsendable(event, error))
+        return encode(type(event).model_validate(_printable(event.model_dump())))
+    return data
+
+
+def _unsendable(event: RunSucceeded, error: Exception) -> RunFailed:
+    failed = ResultError(
+        "The result of the last step cannot be sent as JSON.",
+        hint="Have the step save it, with a `result` of its own.",
+        detail=str(error),
+    )
+    return RunFailed(run_id=event.run_id, time=event.time, error=failed.report())
+
+
+def _printable(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {_printable(key): _printable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_printable(item) for item in value]
+    return value

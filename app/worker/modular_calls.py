@@ -11,7 +11,7 @@ from diffusers.modular_pipelines.modular_pipeline import PipelineState
 
 from app.worker.context import RunContext
 from app.worker.modular_blocks import loops_in
-from app.worker.preview_maps import PreviewSource
+from app.worker.previews import PreviewSource
 from app.worker.steps.step_output import CallOutput
 
 

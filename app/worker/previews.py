@@ -1,23 +1,251 @@
-"""Renders latents as a small JPEG by a linear map: a fraction of a millisecond, no autoencoder.
+"""Learns maps from latents to colours for previews.
 
-`preview_maps` learns the map of families for which none is published.
+For a few families such a map is published; for the others it is fitted by least squares to the
+latents after a call's last step and the decoded image. The sums over all images are stored, so the
+map improves with each. It is used once it explains enough of the variance; until then, and for
+latents of unknown layout, the page says that there is no preview.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from app.errors import first_line
+from app.settings import MIB
+from app.tasks.media import AudioVideo
+from app.worker.guards import optional_work
+from app.worker.lru_cache import LruCache
+from app.worker.steps.step_output import artifacts_of
+
+if TYPE_CHECKING:
+    from app.worker.loading.parts import Parts
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+FOLDER = ".previews"
+SAMPLES_PER_CHANNEL = 4
+"""Minimum number of latent positions per channel."""
+EXPLAINED = 0.5
+"""Minimum R squared of a map; with less a preview looks like noise."""
+MAP_BYTES, MAPS_BYTES = 2 * 1024, MIB
+"""Maximum size of a map (of 128 channels), and of all maps in memory."""
+DECODERS = ("vae", "movq")
+"""Component names of the autoencoder whose latents a pipeline draws."""
+
+
+class PreviewSource:
+    """Previews of one pipeline's latents, and the material to learn a map."""
+
+    def __init__(
+        self, preview: LatentPreview | None, decoder: str = "", video_channels: int | None = None
+    ) -> None:
+        self.decoder = decoder
+        """Key of the autoencoder whose map is learnt; empty if none is."""
+        self.video_channels = video_channels
+        """Channels of a video's latents, whose channel axis is ambiguous."""
+        self.latents: torch.Tensor | None = None
+        """The call's last latents, while a map is learnt."""
+        self._preview = preview
+        self._picture_px: tuple[int, int] | None = None
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Marks the beginning of a call with these arguments."""
+        sides = arguments.get("width"), arguments.get("height")
+        self.latents = None
+        self._picture_px = None
+        if all(isinstance(side, int) and side > 0 for side in sides):
+            self._picture_px = cast("tuple[int, int]", sides)
+
+    def knows(self, latents: Any) -> bool:
+        """Returns whether these latents can be shown."""
+        if self.decoder and isinstance(latents, torch.Tensor):
+            self.latents = latents
+        return bool(self._asked(lambda map_: map_.knows(latents, self._picture_px)))
+
+    def render(self, latents: torch.Tensor) -> tuple[bytes, int, int] | None:
+        """Returns JPEG, width and height in pixels of known latents.
+
+        Returns None on an error, which ends previews but not the run.
+        """
+        return self._asked(lambda map_: map_.render(latents, self._picture_px))
+
+    def _asked(self, question: Callable[[LatentPreview], Answer]) -> Answer | None:
+        preview, self._preview = self._preview, None
+        if preview is None:
+            return None
+        with optional_work("There are no more previews of this step"):
+            answer = question(preview)
+            self._preview = preview
+            return answer
+        return None
+
+
+class _Pair(NamedTuple):
+    """Latents and the image decoded from them."""
+
+    preview_source: PreviewSource
+    latents: torch.Tensor
+    """The first of the batch, on the CPU."""
+    image: Image.Image
+
+
+class PreviewMaps:
+    """Learnt maps, in memory and on disk, by the key of the autoencoder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.cache: LruCache[LatentPreview | None] = LruCache(MAPS_BYTES)
+        """By decoder key; None where no map is good enough yet."""
+        self._to_learn: _Pair | None = None
+
+    def preview_source(self, pipeline: Any, parts: Parts) -> PreviewSource:
+        """Returns the previews for a pipeline of these parts; never raises an Exception."""
+        with optional_work("There are no previews of this run"):
+            return self._preview_source(pipeline, parts)
+        return PreviewSource(None)
+
+    def _preview_source(self, pipeline: Any, parts: Parts) -> PreviewSource:
+        known = find_preview(parts.folder, parts.pipeline_class.__name__)
+        decoder = next((part for part in parts.parts if part.name in DECODERS), None)
+        if known is not None or decoder is None:
+            return PreviewSource(known)
+        config = getattr(pipeline, decoder.name).config
+        channels = config.get("latent_channels") or config.get("z_dim")
+        return PreviewSource(self.learnt(decoder.key), decoder.key, channels)
+
+    def learnt(self, decoder: str) -> LatentPreview | None:
+        """Returns the map for this autoencoder, if one is good enough."""
+        if decoder not in self.cache:
+            self._keep(decoder, self._sums(decoder))
+        return self.cache.get(decoder)
+
+    def _keep(self, decoder: str, sums: Mapping[str, torch.Tensor]) -> None:
+        self.cache.put(decoder, _map_of(sums), MAP_BYTES)
+
+    def note(self, preview_source: PreviewSource, returned: Sequence[Any]) -> None:
+        """Stores a call's last latents and image until `learn` is called."""
+        if not preview_source.decoder or preview_source.latents is None or not returned:
+            return
+        with optional_work("Nothing is learnt for previews of this call"):
+            image = _first_image(artifacts_of(returned[0]))
+            if image is not None:
+                latents = preview_source.latents[:1].detach().to("cpu", torch.float32, copy=True)
+                self._to_learn = _Pair(preview_source, latents, image)
+        preview_source.latents = None
+
+    def learn(self) -> None:
+        """Updates the map from the newest image, while the worker is idle; logs a full disk."""
+        pair, self._to_learn = self._to_learn, None
+        if pair is None:
+            return
+        found = _as_grid(pair)
+        if found is None or not found.isfinite().all():
+            # NaN would stay in the sums for ever.
+            return
+        rows, columns, channels = found.shape
+        small = pair.image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
+        colours = torch.from_numpy(np.asarray(small, np.float64) / 127.5 - 1).reshape(-1, 3)
+        values = found.reshape(-1, channels).double()
+        samples = torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
+        sums = {
+            "samples": samples.T @ samples,
+            "products": samples.T @ colours,
+            "squares": (colours**2).sum(dim=0),
+        }
+        before = self._sums(pair.preview_source.decoder)
+        if before and before["samples"].shape == sums["samples"].shape:
+            sums = {name: before[name] + added for name, added in sums.items()}
+        self._keep(pair.preview_source.decoder, sums)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file(sums, self._file(pair.preview_source.decoder))
+        except (OSError, SafetensorError) as error:
+            log.warning("A preview map could not be saved: %s", error)
+
+    def _file(self, decoder: str) -> Path:
+        return self._folder / f"{hashlib.sha256(decoder.encode()).hexdigest()[:24]}.safetensors"
+
+    def _sums(self, decoder: str) -> dict[str, torch.Tensor]:
+        """Returns the stored sums over all images; empty if there are none."""
+        try:
+            sums = load_file(self._file(decoder))
+        except FileNotFoundError:
+            return {}
+        except (OSError, SafetensorError) as error:
+            # A truncated file: the map is learnt again.
+            log.warning("A preview map cannot be read: %s", error)
+            return {}
+        return sums if _are_sums(sums) else {}
+
+
+def _are_sums(sums: Mapping[str, torch.Tensor]) -> bool:
+    """Returns whether an untrusted file holds valid sums."""
+    if sums.keys() != {"samples", "products", "squares"}:
+        return False
+    shapes = {name: tuple(tensor.shape) for name, tensor in sums.items()}
+    rows = shapes["samples"][0] if shapes["samples"] else 0
+    expected = {"samples": (rows, rows), "products": (rows, 3), "squares": (3,)}
+    are_numbers = all(t.dtype == torch.float64 and t.isfinite().all() for t in sums.values())
+    return rows > 1 and shapes == expected and are_numbers
+
+
+def _map_of(sums: Mapping[str, torch.Tensor]) -> LatentPreview | None:
+    """Returns the least-squares map, if it explains enough of the variance."""
+    if not sums:
+        return None
+    samples, products, squares = (sums[name] for name in ("samples", "products", "squares"))
+    channels, count = len(samples) - 1, samples[-1, -1]
+    if count < SAMPLES_PER_CHANNEL * channels:
+        return None
+    weights = torch.linalg.lstsq(samples, products, driver="gelsd").solution
+    fitted = 2 * weights * products - weights * (samples @ weights)
+    unexplained = (squares - fitted.sum(dim=0)).sum()
+    variance = (squares - products[-1] ** 2 / count).sum()
+    if not variance > 0 or 1 - unexplained / variance < EXPLAINED:
+        return None
+    return LatentPreview(weights[:-1].float(), weights[-1].float())
+
+
+def _as_grid(pair: _Pair) -> torch.Tensor | None:
+    """Returns the latents of the image, or of the video's first frame."""
+    latents = pair.latents
+    channels = {3: latents.shape[-1], 4: latents.shape[1], 5: pair.preview_source.video_channels}
+    if (found := channels.get(latents.ndim)) is None:
+        return None
+    return grid_of(latents, found, pair.image.size, first_frame=True)
+
+
+def _first_image(artifacts: Sequence[Any]) -> Image.Image | None:
+    """Returns the first image, or the first frame of the first video."""
+    if not artifacts:
+        return None
+    first = artifacts[0].frames if isinstance(artifacts[0], AudioVideo) else artifacts[0]
+    if isinstance(first, list) and first:
+        first = first[0]
+    if isinstance(first, np.ndarray) and first.ndim == 4 and len(first):
+        first = first[0]
+    if isinstance(first, np.ndarray) and first.ndim == 3 and first.shape[2] == 3:
+        levels = first if first.dtype == np.uint8 else (first.clip(0, 1) * 255).round()
+        return Image.fromarray(levels.astype(np.uint8))
+    return first if isinstance(first, Image.Image) else None
+
+
+# --- maps -----------------------------------------------------------------------------------------
 
 MAX_EDGE_PX = 256
 JPEG_QUALITY = 80

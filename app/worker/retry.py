@@ -9,7 +9,7 @@ is free for the next run.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from app.errors import OutOfMemory
@@ -17,11 +17,10 @@ from app.protocol import Phase, Place
 from app.worker.context import RunContext
 from app.worker.device import Device, is_out_of_memory, refused_amount
 from app.worker.guards import optional_work
-from app.worker.leaner import SWITCHES, difference, leaner
 from app.worker.loading.parts import StepParts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
-from app.workflow.plan import LoadingStep, TaskStep
+from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 
 class Shortage(NamedTuple):
@@ -165,3 +164,45 @@ class Retry:
             else "Take a smaller model or dtype, unpin what is pinned, or end what else runs.",
             detail=shortage.detail,
         )
+
+
+# --- the next leaner mode -------------------------------------------------------------------------
+
+SWITCHES = ("tiling", "slicing")
+"""An autoencoder with an attribute `use_<name>` supports this mode."""
+
+
+def leaner(
+    step: PipelineStep, *, may_offload: bool, switches: Collection[str]
+) -> PipelineStep | None:
+    """Returns the step in its next leaner mode: less memory, more time; None when there is none.
+
+    On an accelerator: model offload, where the document leaves it open. Everywhere: VAE slicing
+    (one image at a time) and tiling (one part of an image at a time). Slicing changes only
+    rounding. Tiling blends overlapping tiles, so the image differs slightly; an image no larger
+    than one tile is identical. Attention slicing would need more memory than torch's
+    `scaled_dot_product_attention`, which never writes out scores for every pair of tokens.
+
+    `switches` are the SWITCHES that its autoencoder supports. `may_offload`: an accelerator ran out
+    of memory and the document leaves the offload open.
+    """
+    changes: dict[str, object] = {}
+    if may_offload and step.offload is None:
+        changes["offload"] = "model"
+    for name in SWITCHES:
+        if name in switches and not getattr(step, f"vae_{name}"):
+            changes[f"vae_{name}"] = True
+    return step.model_copy(update=changes) if changes else None
+
+
+def difference(lean: LoadingStep, step: LoadingStep) -> str:
+    """Returns what the lean mode adds to the step: `model offload and VAE tiling`."""
+    if isinstance(lean, TaskStep) or isinstance(step, TaskStep):
+        return ""
+    names = [] if lean.offload == step.offload else [f"{lean.offload} offload"]
+    names += [
+        f"VAE {name}"
+        for name in SWITCHES
+        if getattr(lean, f"vae_{name}") and not getattr(step, f"vae_{name}")
+    ]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

@@ -27,11 +27,10 @@ from app.protocol import (
     Timings,
 )
 from app.settings import WorkerSettings
-from app.worker import preview_maps
+from app.worker import previews
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
 from app.worker.failures import report_of
-from app.worker.growth import Growth
 from app.worker.guards import optional_work
 from app.worker.loading import converted
 from app.worker.loading.converted import ConvertedWeights
@@ -39,15 +38,15 @@ from app.worker.loading.parts import Part, StepParts, TaskParts
 from app.worker.loading.plan_parts import plan_parts
 from app.worker.loading.weights import Weights
 from app.worker.memo import FOLDER, PromptMemo
-from app.worker.memory_reports import MemoryReports
+from app.worker.memory_reports import Growth, MemoryReports
 from app.worker.placement import Placement
-from app.worker.preview_maps import PreviewMaps
+from app.worker.previews import PreviewMaps
 from app.worker.residency import Residency, WorkflowUses
 from app.worker.results import ResultWriter, unsaved_data
 from app.worker.retry import Retry
-from app.worker.rounds import comes_after, in_order
 from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
+from app.worker.steps.arguments import comes_after, in_order
 from app.worker.watched_files import WatchedFiles, drop_replaced
 from app.workflow.fingerprint import library_versions
 from app.workflow.models.specs import NotHere
@@ -85,7 +84,7 @@ class Runner:
         self.prompts = PromptMemo(
             settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
         )
-        self.preview_maps = PreviewMaps(outputs.root / preview_maps.FOLDER)
+        self.preview_maps = PreviewMaps(outputs.root / previews.FOLDER)
         self.step_results = StepResults(settings.step_memo_bytes)
         self._settings = settings
         self._outputs = outputs

@@ -23,8 +23,7 @@ from app.protocol import (
 )
 from app.worker.device import Device
 from app.worker.loading.origins import Origin
-from app.worker.preview_maps import FOLDER, PreviewSource
-from app.worker.previews import LatentPreview
+from app.worker.previews import FOLDER, LatentPreview, PreviewSource
 from tests.doubles.accelerator import Accelerator
 from tests.worker.bench import SHAPES, Bench, document, step
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from app.protocol import TERMINAL, ResultSaved, RunFailed
-from app.worker.nan import refuse_nan
+from app.worker.failures import refuse_nan
 from app.workflow.plan import Plan
 from app.workflow.plan_values import LiteralValue
 from tests.worker.bench import Bench, Document, document, same, step

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.worker.leaner import SWITCHES, difference, leaner
+from app.worker.retry import SWITCHES, difference, leaner
 from app.workflow.plan import PipelineStep
 from app.workflow.plan_sources import ModelSource
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.protocol import MemoryReported, MemoryUse
 from app.settings import PathSettings
-from app.worker.growth import MAX_WORKFLOWS, Growth
+from app.worker.memory_reports import MAX_WORKFLOWS, Growth
 from app.workflow.planning.planner import make_plan
 from tests.worker.bench import SHAPES, Bench, document, step
 

@@ -21,7 +21,7 @@ from app.tasks.media import AudioVideo
 from app.worker.context import RunContext, Signals
 from app.worker.device import Device
 from app.worker.steps.arguments import combinations
-from app.worker.steps.resampling import resample_references
+from app.worker.steps.media import resample_references
 from app.worker.steps.step_output import StepOutput
 from tests.media.films import RATE, film, tone
 from tests.worker.bench import Bench, document, step

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from app.protocol import Preview, StepProgress
-from app.worker.preview_maps import PreviewMaps, PreviewSource
+from app.worker.previews import PreviewMaps, PreviewSource
 from app.worker.steps.step_output import CallOutput
 from models.shapes.scenes import draw, random_scene
 from tests.full_disk import full_disk

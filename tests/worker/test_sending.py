@@ -18,7 +18,7 @@ from app.protocol import (
     Timings,
     decode_event,
 )
-from app.worker.sending import encode_event
+from app.worker.main import encode_event
 
 HALF = "caf\udce9.png"
 SAVED = ResultSaved(

@@ -23,8 +23,7 @@ import transformers
 
 from app.errors import LoadError, nearest
 from app.packages import Package
-from app.worker.device import Device
-from app.worker.steps.seeding import seeded
+from app.worker.device import Device, seeded
 from app.workflow.plan import PipelineStep
 from app.workflow.planning.quantisers import STORED
 from app.workflow.quantisation import QUANTISERS, Given, Quantisation, QuantiserKind

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,9 @@ from app.media import pictures
 from app.media.files import CALLED, CONTAINERS, MediaKind, check_channels, check_stream
 from app.media.pictures import WrongMediaError
 from app.settings import MediaLimits
-from app.tasks.media import AudioVideo
+from app.tasks.media import AudioVideo, as_audio, as_image, check_video
 from app.units import size
+from app.workflow.planning.objects import DATA_CLASSES, data_class
 
 if TYPE_CHECKING:
     from app.tasks.media import Array
@@ -132,3 +135,91 @@ def _filled(whole: Array, parts: list[Array], *, joined: bool = False) -> Array:
         else:
             whole[-start] = part
     return whole
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def build(class_name: str, media: Any, arguments: Mapping[str, Any]) -> Any:
+    """Returns the object; `media` is an image, a video or audio, as its class needs, or None.
+
+    `arguments` override the media's own frame rate and sample rate. Raises StepError.
+    """
+    module = importlib.import_module(f"diffusers.{DATA_CLASSES[class_name]}")
+    known = data_class(class_name)
+    try:
+        made_of = {} if media is None or known.kind is None else _FIELDS[known.kind](media)
+        given = {name: value for name, value in made_of.items() if name in known.fields}
+        return getattr(module, class_name)(**{**given, **arguments})
+    except (TypeError, ValueError) as error:
+        raise StepError(f"A {class_name} cannot be created: {error}.") from error
+
+
+def _of_image(media: Any) -> dict[str, Any]:
+    return {"image": as_image(media).convert("RGB")}
+
+
+def _of_video(media: Any) -> dict[str, Any]:
+    check_video(media)
+    if not isinstance(media, AudioVideo):
+        return {"frames": media}
+    fields = {"frames": media.frames}
+    if media.audio is not None:
+        fields |= _of_audio(media)
+    return fields if media.fps is None else {**fields, "fps": media.fps}
+
+
+def _of_audio(media: Any) -> dict[str, Any]:
+    import torch
+
+    samples = torch.from_numpy(as_audio(media).T.copy())
+    if isinstance(media, AudioVideo):
+        return {"audio": samples, "sample_rate": media.sample_rate}
+    return {"audio": samples}
+
+
+_FIELDS = {"image": _of_image, "video": _of_video, "audio": _of_audio}
+
+
+# --- resampling -----------------------------------------------------------------------------------
+
+LAYOUTS = {1: "mono", 2: "stereo"}
+
+
+def resample_references(arguments: Mapping[str, Any], rate: int | None) -> Mapping[str, Any]:
+    """Returns the arguments with the audio of all `references` at this rate; None: unchanged.
+
+    The library would need torchaudio for this, which nothing else here needs.
+    """
+    references = arguments.get("references")
+    if rate is None or not isinstance(references, list):
+        return arguments
+    return {**arguments, "references": [_at_rate(each, rate) for each in references]}
+
+
+def _at_rate(reference: Any, rate: int) -> Any:
+    import torch
+
+    audio, own = getattr(reference, "audio", None), getattr(reference, "sample_rate", None)
+    if audio is None or own in (None, rate) or audio.shape[0] not in LAYOUTS:
+        return reference
+    found = copy.copy(reference)
+    samples = torch.as_tensor(audio).detach().cpu().float().numpy()
+    found.audio = torch.from_numpy(resampled(samples, int(own), rate))
+    found.sample_rate = rate
+    return found
+
+
+def resampled(audio: Array, own: int, rate: int) -> Array:
+    """Returns the audio (channels, samples) resampled from `own` to `rate`, in Hz."""
+    import av
+    import numpy as np
+
+    layout = LAYOUTS[audio.shape[0]]
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(audio, dtype=np.float32), format="fltp", layout=layout
+    )
+    frame.sample_rate = own
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    parts = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([part.to_ndarray() for part in parts], axis=1)

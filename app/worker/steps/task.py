@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from app.errors import StepError
 from app.tasks import TASKS
 from app.tasks.task import Arguments, Loaded, Task, mistakes
+from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
-from app.worker.steps.seeding import seeded
 from app.worker.steps.step_output import StepOutput
 from app.workflow.plan import TaskStep
 
