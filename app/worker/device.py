@@ -192,8 +192,6 @@ def _choose(wanted: str) -> torch.device:
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch's global generators inside; restores their states afterwards."""
-    import torch
-
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

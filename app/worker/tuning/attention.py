@@ -19,7 +19,6 @@ from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
 from app.errors import LoadError, first_line
-from app.workflow.plan import PipelineStep
 from app.workflow.plan_settings import CacheSettings
 
 IN_TWO_CALLS = ("QwenImage", "Wan")
@@ -27,20 +26,18 @@ IN_TWO_CALLS = ("QwenImage", "Wan")
 
 
 @contextlib.contextmanager
-def using_attention_backend(step: PipelineStep) -> Iterator[None]:
-    """Sets the step's attention backend inside. Raises LoadError.
+def using_attention_backend(backend: str) -> Iterator[None]:
+    """Sets the attention backend inside. Raises LoadError.
 
     The backend is a setting of the whole process, and a component's own method does not reset it.
     """
     with contextlib.ExitStack() as given_back:
-        if step.attention_backend is not None:
-            try:
-                given_back.enter_context(attention_backend(step.attention_backend))
-            except (ValueError, RuntimeError, ImportError) as error:
-                raise LoadError(
-                    f"The attention backend '{step.attention_backend}' cannot be used here.",
-                    hint=first_line(error),
-                ) from error
+        try:
+            given_back.enter_context(attention_backend(backend))
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise LoadError(
+                f"The attention backend '{backend}' cannot be used here.", hint=first_line(error)
+            ) from error
         yield
 
 

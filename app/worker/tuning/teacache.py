@@ -28,14 +28,11 @@ HOOK = "teacache"
 
 
 @contextlib.contextmanager
-def using_teacache(pipeline: Any, settings: TeaCacheSettings | None, place: str) -> Iterator[None]:
+def using_teacache(pipeline: Any, settings: TeaCacheSettings, place: str) -> Iterator[None]:
     """Enables TeaCache inside. Raises LoadError if the denoiser is not Flux's.
 
     Enter after offload hooks, so that skipped blocks are not moved to the device.
     """
-    if settings is None:
-        yield
-        return
     denoiser = getattr(pipeline, "transformer", None)
     if not isinstance(denoiser, FluxTransformer2DModel):
         raise LoadError(

@@ -37,9 +37,12 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
                 )
             given_back.callback(pipeline.unload_lora_weights)
             _load_adapters(pipeline, step, parts)
-        given_back.enter_context(using_attention_backend(step))
-        given_back.enter_context(using_component_settings(pipeline, step))
-        given_back.enter_context(weighting_prompts(pipeline, step))
+        if step.attention_backend is not None:
+            given_back.enter_context(using_attention_backend(step.attention_backend))
+        if step.attention_slicing or step.tunings:
+            given_back.enter_context(using_component_settings(pipeline, step))
+        if step.prompt_weighting:
+            given_back.enter_context(weighting_prompts(pipeline))
         if step.ip_adapter is not None and parts.ip_adapter is not None:
             folder = parts.ip_adapter.folder
             given_back.enter_context(using_ip_adapter(pipeline, step.ip_adapter, folder, step.name))
@@ -58,7 +61,8 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
             given_back.enter_context(using_cache(pipeline, step.cache, step.place))
         given_back.callback(_reset_caches, pipeline)
         given_back.enter_context(on_device(pipeline, step, device))
-        given_back.enter_context(using_teacache(pipeline, step.teacache, step.place))
+        if step.teacache is not None:
+            given_back.enter_context(using_teacache(pipeline, step.teacache, step.place))
         yield pipeline
 
 

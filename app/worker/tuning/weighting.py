@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from app.workflow.plan import PipelineStep
 from app.workflow.weighting import (
     NOT_SUPPORTED,
     Chunk,
@@ -40,19 +39,18 @@ class Region(NamedTuple):
 
 
 @contextlib.contextmanager
-def weighting_prompts(pipeline: Any, step: PipelineStep) -> Iterator[None]:
+def weighting_prompts(pipeline: Any) -> Iterator[None]:
     """Weights the results of the pipeline's `encode_prompt` inside.
 
     Enter before the prompt memo, so that it stores weighted embeddings. Unsupported pipelines take
     prompts literally.
     """
-    regions = _regions_of(pipeline) if step.prompt_weighting else None
+    regions = _regions_of(pipeline)
     if regions is None:
-        if step.prompt_weighting:
-            log.warning(
-                "%s does not support prompt weights and takes prompts literally",
-                type(pipeline).__name__,
-            )
+        log.warning(
+            "%s does not support prompt weights and takes prompts literally",
+            type(pipeline).__name__,
+        )
         yield
         return
     pipeline.encode_prompt = _weighed(pipeline, pipeline.encode_prompt, regions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def embeddings(
     pipeline = bench.assembled(document(wanted))
     (planned,) = bench.plan(document(wanted)).steps
     assert isinstance(planned, PipelineStep)
-    with weighting_prompts(pipeline, planned), torch.inference_mode():
+    entered = weighting_prompts(pipeline) if planned.prompt_weighting else contextlib.nullcontext()
+    with entered, torch.inference_mode():
         result = pipeline.encode_prompt(
             prompt, **{n: None for n in ("prompt_2", "prompt_3") if name in TAKES[n]}
         )
