@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import time as now
 from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
@@ -262,7 +263,7 @@ class RunEvent(Message):
     the page, `script_event` reports it to scripts."""
 
     run_id: str
-    time: float
+    time: float = Field(default_factory=now)
     """Unix seconds."""
 
 

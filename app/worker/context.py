@@ -177,7 +177,7 @@ class RunContext:
     def enter(self, phase: Phase) -> None:
         """Sets the phase of the running step and reports it."""
         self.phase = phase
-        self.emit(PhaseChanged(run_id=self.run_id, time=time.time(), step=self.step, phase=phase))
+        self.emit(PhaseChanged(run_id=self.run_id, step=self.step, phase=phase))
 
     def report_loading(self, component: str, model: str, loaded_bytes: int) -> None:
         """Reports that a component is being loaded, after `loaded_bytes` more."""
@@ -187,7 +187,6 @@ class RunContext:
         self.emit(
             Loading(
                 run_id=self.run_id,
-                time=time.time(),
                 step=self.step,
                 component=component,
                 model=model,
@@ -198,13 +197,7 @@ class RunContext:
 
     def report_memory_ran_out(self, done: Sequence[str]) -> None:
         """Reports that memory ran out in the running step, and the remedies, in sentences."""
-        event = MemoryRanOut(
-            run_id=self.run_id,
-            time=time.time(),
-            step=self.step,
-            phase=self.phase,
-            done=tuple(done),
-        )
+        event = MemoryRanOut(run_id=self.run_id, step=self.step, phase=self.phase, done=tuple(done))
         log.warning("%s", event.sentence)
         self.out_of_memory.append(event.sentence)
         self.emit(event)
@@ -220,7 +213,6 @@ class RunContext:
         self.emit(
             StepProgress(
                 run_id=self.run_id,
-                time=time.time(),
                 step=self.step,
                 done=done,
                 total=total,
@@ -259,6 +251,4 @@ class RunContext:
         if (rendered := preview_source.render(latents)) is None:
             return
         jpeg, width, height = rendered
-        self.emit(
-            Preview(run_id=self.run_id, time=time.time(), jpeg=jpeg, width=width, height=height)
-        )
+        self.emit(Preview(run_id=self.run_id, jpeg=jpeg, width=width, height=height))

@@ -128,16 +128,13 @@ class Runner:
         self.prompts.begin()
         started = time.monotonic()
         log.info("Run %s started", run_id)
-        self._emit(
-            RunStarted(run_id=run_id, time=time.time(), steps=tuple(s.name for s in plan.steps))
-        )
+        self._emit(RunStarted(run_id=run_id, steps=tuple(s.name for s in plan.steps)))
         ended: TerminalEvent | FilesMissing
         try:
             with context.at_end, files.watching():
                 loaded, made_at = self._walk(command, plan, context, files)
             ended = RunSucceeded(
                 run_id=run_id,
-                time=time.time(),
                 timings=Timings(
                     total_s=time.monotonic() - started,
                     load_s=context.spent.load_s,
@@ -156,9 +153,9 @@ class Runner:
                 run_id=run_id, time=time.time(), source=lacks.source, names=lacks.names
             )
         except Cancelled:
-            ended = RunCancelled(run_id=run_id, time=time.time(), phase=context.phase)
+            ended = RunCancelled(run_id=run_id, phase=context.phase)
         except Exception as error:  # noqa: BLE001  (any error ends the run, not the worker)
-            ended = RunFailed(run_id=run_id, time=time.time(), error=report_of(error, context))
+            ended = RunFailed(run_id=run_id, error=report_of(error, context))
         context.results.clear()
         with optional_work("Files could not be checked for changes"):
             drop_replaced(files, plan, self.residency, self.weights, self.prompts)
@@ -226,7 +223,6 @@ class Runner:
                 self._emit(
                     StepStarted(
                         run_id=context.run_id,
-                        time=time.time(),
                         step=step.name,
                         index=names.index(step.name),
                         count=len(names),
@@ -275,7 +271,6 @@ class Runner:
         self._emit(
             StepRemembered(
                 run_id=context.run_id,
-                time=time.time(),
                 step=step.name,
                 made_by=cached_result.made_by,
                 made_at=cached_result.made_at,

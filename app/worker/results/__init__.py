@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from app import __version__
-from app.outputs import (
-    NewFile,
-    OutputStore,
-    Record,
-    naming_disk_errors,
-    replacing,
-    sidecar_of,
-)
+from app.outputs import NewFile, OutputStore, Record, naming_disk_errors, replacing, sidecar_of
 from app.protocol import ResultSaved
 from app.stamps import stamp_of
 from app.unfinished import part_file, private_folder
@@ -87,7 +80,6 @@ class ResultWriter:
             self._context.emit(
                 ResultSaved(
                     run_id=run_id,
-                    time=time.time(),
                     step=step.name,
                     path=str(path),
                     sidecar=str(sidecar),
