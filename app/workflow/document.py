@@ -22,7 +22,7 @@ from pydantic import (
 from app.workflow.input_kinds import InputKind
 from app.workflow.offloads import Offload
 from app.workflow.result_kinds import ContentType
-from app.workflow.segments import MAX_SEGMENTS
+from app.workflow.segments import MAX_SEGMENTS, FrameSnap
 from app.workflow.setting_blocks import (
     CACHE_BLOCKS,
     SETTING_BLOCKS,
@@ -233,13 +233,6 @@ class RemoteTextEncoder(Block):
     """The server to which other software sends the prompt and an access token for encoding."""
 
     url: str
-
-
-class FrameSnap(Block):
-    modulus: Annotated[StrictInt, Field(ge=1)]
-    remainder: Annotated[StrictInt, Field(ge=0)]
-    min_frames: Annotated[StrictInt, Field(ge=1)] = 1
-    max_frames: Annotated[StrictInt, Field(ge=1)] | None = None
 
 
 class ChainBlock(Block):

@@ -16,12 +16,10 @@ from app.workflow.frozen import Frozen
 from app.workflow.offloads import Offload
 from app.workflow.plan_settings import (
     DENOISERS,
-    CacheSettings,
     Casting,
     ComponentChanges,
     DType,
     SchedulerChange,
-    TeaCacheSettings,
     Tuning,
     cast_too,
 )
@@ -34,18 +32,11 @@ from app.workflow.plan_sources import (
     ModularSettings,
 )
 from app.workflow.plan_values import ResultValue, Value, references_in
+from app.workflow.segments import FrameSnap
+from app.workflow.setting_blocks import CacheBlock, TeaCacheBlock
 
 MAX_ITERATIONS = 10_000
 """Most calls of one step."""
-
-
-class FrameGrid(Frozen):
-    """The numbers of frames a model can make; see `segments.Snap`."""
-
-    modulus: int
-    remainder: int
-    min_frames: int = 1
-    max_frames: int | None = None
 
 
 class Chain(Frozen):
@@ -65,7 +56,7 @@ class Chain(Frozen):
     crossfade_ms: float = 75
     fps: float | None = None
     """Frames per second; None where neither the chain nor the call says."""
-    frame_snap: FrameGrid | None = None
+    frame_snap: FrameSnap | None = None
     prompts: tuple[Value, ...] = ()
     """The prompt of each segment, the last also of those that follow; empty: the call's own."""
     save_segments: bool = False
@@ -167,8 +158,8 @@ class PipelineStep(PlannedStep):
     offload: Offload | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
-    cache: CacheSettings | None = None
-    teacache: TeaCacheSettings | None = None
+    cache: CacheBlock | None = None
+    teacache: TeaCacheBlock | None = None
     prompt_weighting: bool = False
     attention_backend: str | None = None
     """As diffusers names it; None is its default."""

@@ -90,13 +90,6 @@ class Tuning(Frozen):
     forward_chunking: bool = False
 
 
-class CacheSettings(Frozen):
-    """What the denoiser computes only now and then, and takes from its last time between."""
-
-    type: Literal["first_block", "taylorseer", "faster", "mag", "text_kv"]
-    options: dict[str, JsonValue]
-
-
 class SchedulerChange(Frozen):
     """What replaces the model's own scheduler for this step."""
 
@@ -104,11 +97,3 @@ class SchedulerChange(Frozen):
     """Qualified; None keeps the class."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
     shift: float | None = None
-
-
-class TeaCacheSettings(Frozen):
-    """Up to which change in what it is given a Flux denoiser hands on its last output's change."""
-
-    threshold: float
-    coefficients: tuple[float, ...] | None = None
-    """None: those of Flux."""

@@ -6,18 +6,22 @@ begins with frames that the one before it has ended with; those are trimmed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, StrictInt
+
+from app.workflow.setting_blocks import Block
 
 MAX_SEGMENTS = 1000
 
 
-class Snap(NamedTuple):
+class FrameSnap(Block):
     """The numbers of frames a model can make: modulus times anything, plus the remainder."""
 
-    modulus: int
-    remainder: int
-    min_frames: int = 1
-    max_frames: int | None = None
+    modulus: Annotated[StrictInt, Field(ge=1)]
+    remainder: Annotated[StrictInt, Field(ge=0)]
+    min_frames: Annotated[StrictInt, Field(ge=1)] = 1
+    max_frames: Annotated[StrictInt, Field(ge=1)] | None = None
 
     def fits(self, frames: int) -> bool:
         """Whether the model can make a segment of so many frames."""
@@ -49,7 +53,7 @@ class Segment(NamedTuple):
 
 
 def segments_to_cover(
-    total: int, frames: int, trim: int, snap: Snap | None = None
+    total: int, frames: int, trim: int, snap: FrameSnap | None = None
 ) -> list[Segment]:
     """The segments that make a film of at least `total` frames, each of `frames` but the last,
     which is as short as it can be.
@@ -69,7 +73,7 @@ def segments_to_cover(
     return segments
 
 
-def _enough(wanted: int, frames: int, snap: Snap | None) -> int:
+def _enough(wanted: int, frames: int, snap: FrameSnap | None) -> int:
     """As many frames as are wanted, or the usual number where that is less."""
     if wanted >= frames:
         return frames

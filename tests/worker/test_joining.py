@@ -14,8 +14,9 @@ from app.errors import StepError
 from app.tasks.audio import samples_lasting
 from app.tasks.media import AudioVideo
 from app.worker.steps.chain import _carried, _continued, _planned, _Video, _with_slice
-from app.workflow.plan import Chain, FrameGrid, PipelineStep
+from app.workflow.plan import Chain, PipelineStep
 from app.workflow.plan_sources import ModelSource
+from app.workflow.segments import FrameSnap
 
 FPS, RATE = 10.0, 1000
 STEP = PipelineStep(
@@ -163,7 +164,7 @@ def test_reference_list_gets_one_more_of_its_family(carry_audio: bool):
 
 def test_match_audio_makes_video_as_long_as_the_audio():
     given = AudioOf(torch.arange(2500, dtype=torch.float32)[None] / 2500, RATE)
-    grid = FrameGrid(modulus=4, remainder=1)
+    grid = FrameSnap(modulus=4, remainder=1)
     chain = Chain(segments=None, trim_frames=1, fps=FPS, frame_snap=grid)
     references = [ImageOf("subject"), given]
     plan, sound = _planned(chain, {"references": references, "num_frames": 13})

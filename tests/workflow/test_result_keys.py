@@ -10,11 +10,9 @@ from pydantic import Field
 
 from app.workflow.plan import PipelineStep, ResultSpec, Step, TaskStep
 from app.workflow.plan_settings import (
-    CacheSettings,
     Casting,
     ComponentChanges,
     SchedulerChange,
-    TeaCacheSettings,
     Tuning,
 )
 from app.workflow.plan_sources import (
@@ -39,6 +37,7 @@ from app.workflow.result_keys import (
     result_key,
     steps_to_run,
 )
+from app.workflow.setting_blocks import MagCache, TeaCacheBlock
 
 EARLIER = {"before": "k1", "other": "k2", "random": None}
 
@@ -90,8 +89,8 @@ OTHER_VALUES: dict[str, Any] = {
     "offload": "model",
     "vae_tiling": True,
     "vae_slicing": True,
-    "cache": CacheSettings(type="mag", options={}),
-    "teacache": TeaCacheSettings(threshold=0.5),
+    "cache": MagCache(type="mag", calibrate=True),
+    "teacache": TeaCacheBlock(rel_l1_thresh=0.5),
     "prompt_weighting": True,
     "attention_backend": "native",
     "dtypes": {"vae": "float16"},

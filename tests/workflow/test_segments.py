@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from app.workflow.segments import (
     MAX_SEGMENTS,
+    FrameSnap,
     Segment,
-    Snap,
     crossfade_window,
     frames_lasting,
     segments_to_cover,
 )
 
-EIGHTS = Snap(8, 1, 9, 121)
+EIGHTS = FrameSnap(modulus=8, remainder=1, min_frames=9, max_frames=121)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_number_of_frames_snaps_up_to_what_the_model_can_make(wanted: int, sna
 def test_what_it_snaps_to_fits_is_enough_and_is_the_least(
     modulus: int, remainder: int, least: int, wanted: int
 ):
-    snap = Snap(modulus, remainder % modulus, least)
+    snap = FrameSnap(modulus=modulus, remainder=remainder % modulus, min_frames=least)
     found = snap.up(wanted)
     assert found is not None
     assert snap.fits(found)
@@ -52,15 +52,15 @@ def test_what_it_snaps_to_fits_is_enough_and_is_the_least(
     ],
 )
 def test_the_last_segment_is_as_short_as_it_can_be(total: int, expected: list[tuple[int, int]]):
-    assert segments_to_cover(total, 17, 2, Snap(8, 1, 9, 17)) == [
-        Segment(*each) for each in expected
-    ]
+    assert segments_to_cover(
+        total, 17, 2, FrameSnap(modulus=8, remainder=1, min_frames=9, max_frames=17)
+    ) == [Segment(*each) for each in expected]
 
 
 @given(st.integers(1, 3000), st.integers(1, 130), st.integers(0, 20), st.integers(1, 8))
 def test_segments_cover_the_film_without_a_gap(total: int, frames: int, trim: int, modulus: int):
     frames += trim + modulus + 3
-    snap = Snap(modulus, frames % modulus)
+    snap = FrameSnap(modulus=modulus, remainder=frames % modulus)
     segments = segments_to_cover(total, frames, trim, snap)
     assert segments[0].start == 0
     for before, after in pairwise(segments):

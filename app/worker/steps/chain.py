@@ -21,7 +21,6 @@ from app.worker.steps.step_output import artifacts_of
 from app.workflow.plan import Chain, PipelineStep
 from app.workflow.segments import (
     Segment,
-    Snap,
     crossfade_window,
     frames_lasting,
     segments_to_cover,
@@ -97,9 +96,10 @@ def _planned(chain: Chain, arguments: Mapping[str, Any]) -> tuple[Sequence[Segme
     audio = Audio(as_audio(reference.audio), int(rate))
     assert chain.fps is not None
     total = frames_lasting(len(audio.samples), audio.rate, chain.fps)
-    snap = None if chain.frame_snap is None else Snap(**chain.frame_snap.model_dump())
     try:
-        return segments_to_cover(total, arguments["num_frames"], chain.trim_frames, snap), audio
+        return segments_to_cover(
+            total, arguments["num_frames"], chain.trim_frames, chain.frame_snap
+        ), audio
     except ValueError as error:
         raise StepError(f"The video cannot be made in segments: {error}.") from error
 

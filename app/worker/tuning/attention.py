@@ -19,7 +19,14 @@ from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
 from app.errors import LoadError, first_line
-from app.workflow.plan_settings import CacheSettings
+from app.workflow.setting_blocks import (
+    CacheBlock,
+    FasterCache,
+    FirstBlockCache,
+    MagCache,
+    TaylorSeerCache,
+    TextKvCache,
+)
 
 IN_TWO_CALLS = ("QwenImage", "Wan")
 """Pipelines that call their denoiser once for each branch of guidance."""
@@ -42,7 +49,7 @@ def using_attention_backend(backend: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def using_cache(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[None]:
+def using_cache(pipeline: Any, cache: CacheBlock, place: str) -> Iterator[None]:
     """Enables the denoiser's cache inside. Raises LoadError if the denoiser supports none."""
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
     if not isinstance(denoiser, CacheMixin):
@@ -63,23 +70,24 @@ def using_cache(pipeline: Any, cache: CacheSettings, place: str) -> Iterator[Non
         denoiser.disable_cache()
 
 
-def _config(cache: CacheSettings, pipeline: Any, denoiser: Any) -> Any:
+def _config(cache: CacheBlock, pipeline: Any, denoiser: Any) -> Any:
     """Returns the options as diffusers' config object."""
-    match cache.type:
-        case "first_block":
-            return FirstBlockCacheConfig(**cache.options)
-        case "taylorseer":
-            return TaylorSeerCacheConfig(**cache.options)
-        case "text_kv":
+    options = cache.model_dump(exclude={"type"})
+    match cache:
+        case FirstBlockCache():
+            return FirstBlockCacheConfig(**options)
+        case TaylorSeerCache():
+            return TaylorSeerCacheConfig(**options)
+        case TextKvCache():
             if not isinstance(denoiser, NucleusMoEImageTransformer2DModel):
-                raise ValueError("Only the denoiser of Nucleus-Image supports it.")
+                raise ValueError("Only that of Nucleus-Image keeps the keys of its text.")
             return TextKVCacheConfig()
-        case "mag":
-            ratios = cache.options["mag_ratios"]
-            if isinstance(ratios, str):
-                ratios = getattr(mag_cache, f"{ratios.upper()}_MAG_RATIOS")
-            return MagCacheConfig(**{**cache.options, "mag_ratios": ratios})
-        case "faster":
+        case MagCache(mag_ratios=str(named)):
+            options["mag_ratios"] = getattr(mag_cache, f"{named.upper()}_MAG_RATIOS")
+            return MagCacheConfig(**options)
+        case MagCache():
+            return MagCacheConfig(**options)
+        case FasterCache():
             return _faster(pipeline, denoiser)
 
 

@@ -20,7 +20,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
 
 from app.errors import LoadError
-from app.workflow.plan_settings import TeaCacheSettings
+from app.workflow.setting_blocks import TeaCacheBlock
 
 FLUX = (498.651651, -283.781631, 55.8558382, -3.82021401, 0.264230861)
 """Coefficients, the highest power first."""
@@ -28,7 +28,7 @@ HOOK = "teacache"
 
 
 @contextlib.contextmanager
-def using_teacache(pipeline: Any, settings: TeaCacheSettings, place: str) -> Iterator[None]:
+def using_teacache(pipeline: Any, settings: TeaCacheBlock, place: str) -> Iterator[None]:
     """Enables TeaCache inside. Raises LoadError if the denoiser is not Flux's.
 
     Enter after offload hooks, so that skipped blocks are not moved to the device.
@@ -112,9 +112,9 @@ class _Block(ModelHook):  # type: ignore[misc]
 class _FirstBlock(_Block):
     """Decides whether the blocks of this call are computed."""
 
-    def __init__(self, states: StateManager, settings: TeaCacheSettings, pipeline: Any) -> None:
+    def __init__(self, states: StateManager, settings: TeaCacheBlock, pipeline: Any) -> None:
         super().__init__(states, is_last=False)
-        self._threshold = settings.threshold
+        self._threshold = settings.rel_l1_thresh
         self._coefficients = settings.coefficients or FLUX
         self._pipeline = pipeline
 

@@ -7,28 +7,25 @@ from collections.abc import Mapping
 from app.errors import nearest
 from app.workflow.document import ChainBlock
 from app.workflow.installed.signatures import call_signature
-from app.workflow.plan import Chain, FrameGrid
+from app.workflow.plan import Chain
 from app.workflow.plan_values import ListValue, LiteralValue, Value
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
-from app.workflow.segments import Snap
 
 OF_LAST_SEGMENT = ("carry_frames", "carry_audio")
 
 
 def read_chain(
-    block: ChainBlock | None,
+    block: ChainBlock,
     arguments: Mapping[str, Value],
     class_name: str,
     reader: ValueReader,
     at: Place,
-) -> Chain | None:
+) -> Chain:
     """How the call is made in segments; the reader has noted what cannot be.
 
     `arguments` are the call's own, `class_name` the pipeline's, "" where it is not known.
     """
-    if block is None:
-        return None
     frames = _number(arguments.get("num_frames"))
     fps = block.fps or _number(arguments.get("frame_rate"))
     _check_length(block, arguments, fps, reader, at)
@@ -51,9 +48,7 @@ def read_chain(
         trim_frames=block.trim_frames,
         crossfade_ms=block.crossfade_ms,
         fps=fps,
-        frame_snap=None
-        if block.frame_snap is None
-        else FrameGrid.model_validate(block.frame_snap.model_dump()),
+        frame_snap=block.frame_snap,
         prompts=tuple(
             reader.read(prompt, (*at, "prompts", index))
             for index, prompt in enumerate(block.prompts or ())
@@ -125,7 +120,7 @@ def _check_frames(block: ChainBlock, frames: float | None, reader: ValueReader, 
         reader.note((*at, "carry_frames"), message)
     if block.frame_snap is None:
         return
-    snap, where = Snap(**block.frame_snap.model_dump()), (*at, "frame_snap")
+    snap, where = block.frame_snap, (*at, "frame_snap")
     if snap.remainder >= snap.modulus:
         reader.note((*where, "remainder"), f"It has to be less than {snap.modulus}, the modulus.")
     elif frames is not None and not snap.fits(int(frames)):

@@ -22,7 +22,6 @@ from app.workflow.plan_settings import (
     Compiled,
     ComponentChanges,
     DType,
-    TeaCacheSettings,
     Tuning,
 )
 from app.workflow.planning.across_steps import known_components
@@ -35,7 +34,6 @@ from app.workflow.setting_blocks import (
     ComponentSettings,
     HubBackend,
     LayerwiseCasting,
-    TeaCacheBlock,
 )
 from app.workflow.weighting import can_be_weighed
 
@@ -123,7 +121,7 @@ class _Settings:
                 ),
                 "attention_slicing": configuration.enable_attention_slicing,
                 "prompt_weighting": configuration.prompt_weighting and can_be_weighed(name),
-                "teacache": _teacache(configuration.teacache),
+                "teacache": configuration.teacache,
                 "streams": any(self._grouped(configuration)),
                 "never_offloaded": self._never_offloaded(configuration, where),
             }
@@ -139,41 +137,20 @@ class _Settings:
             self._is_changeable(name, (*at, name))
 
     def _read_blocks(self, configuration: Configuration, where: Place) -> None:
-        dtypes = {
-            "vae": configuration.vae.torch_dtype,
-            "unet": configuration.unet.torch_dtype,
-            "transformer": configuration.transformer.torch_dtype,
-            **{name: block.torch_dtype for name, block in configuration.component_dtypes.items()},
-        }
-        for name, dtype in dtypes.items():
-            if dtype is not None and self._is_changeable(name, (*where, name, "torch_dtype")):
-                self._dtypes[name] = dtype
-        for name, block in (("vae", configuration.vae), ("unet", configuration.unet)):
-            at = (*where, name, "channels_last")
-            if block.channels_last and self._is_changeable(name, at):
-                self._changes.setdefault(name, {})["channels_last"] = True
-        chunking = (*where, "unet", "enable_forward_chunking")
-        if configuration.unet.enable_forward_chunking and self._is_there("unet", chunking):
-            self._tunings.setdefault("unet", {})["forward_chunking"] = True
-        processors = {
-            "unet": configuration.unet.attn_processor_type,
-            "transformer": configuration.transformer.attn_processor_type,
-        }
-        for name, processor in processors.items():
-            at = (*where, name, "attn_processor_type")
-            if processor is not None and self._is_there(name, at):
-                found = self._processor(processor, at)
-                self._tunings.setdefault(name, {})["attention_processor"] = found
-
-    def _processor(self, named: str, at: Place) -> str | None:
-        if self._reader.is_typed(at):
-            self._reader.note(at, "An input cannot choose a class.")
-            return None
-        try:
-            return names.attention_processor(named)
-        except names.UnknownName as error:
-            self._reader.note(at, str(error))
-            return None
+        blocks = {name: getattr(configuration, name) for name in ("vae", "unet", "transformer")}
+        for name, block in (*blocks.items(), *configuration.component_dtypes.items()):
+            for key, value in block:
+                at = (*where, name, key)
+                match key:
+                    case "torch_dtype" if value is not None and self._is_changeable(name, at):
+                        self._dtypes[name] = value
+                    case "channels_last" if value and self._is_changeable(name, at):
+                        self._changes.setdefault(name, {})["channels_last"] = True
+                    case "enable_forward_chunking" if value and self._is_there(name, at):
+                        self._tunings.setdefault(name, {})["forward_chunking"] = True
+                    case "attn_processor_type" if value is not None and self._is_there(name, at):
+                        processor = self._reader.name(names.attention_processor, value, at)
+                        self._tunings.setdefault(name, {})["attention_processor"] = processor
 
     # --- components.<name or dotted.path> --------------------------------------------------------
 
@@ -211,10 +188,8 @@ class _Settings:
                 " is used, which computes the same."
             )
             return None
-        package = BACKEND_PACKAGES.get(named or "")
-        if package is not None and package.is_missing:
-            message = f"'{named}' needs {package.name}, which is not installed."
-            self._reader.note(at, message, f"Leave it out. {package.how_to_add}")
+        if named in BACKEND_PACKAGES:
+            self._reader.needs(BACKEND_PACKAGES[named], f"'{named}'", at, "Leave it out. ")
         return named
 
     def _is_there(self, name: str, at: Place) -> bool:
@@ -288,12 +263,6 @@ def _joined(path: str, below: str) -> str:
 def _compiled(block: CompileBlock) -> Compiled:
     options = block.model_dump(exclude={"repeated_blocks"}, exclude_unset=True, exclude_none=True)
     return Compiled(repeated_blocks=block.repeated_blocks, options=options)
-
-
-def _teacache(block: TeaCacheBlock | None) -> TeaCacheSettings | None:
-    if block is None:
-        return None
-    return TeaCacheSettings(threshold=block.rel_l1_thresh, coefficients=block.coefficients)
 
 
 def _casting(block: LayerwiseCasting) -> Casting:

@@ -15,7 +15,7 @@ from app.workflow.installed import names
 from app.workflow.models.hub import find_in_folders, is_repository
 from app.workflow.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.workflow.plan import PipelineStep, ResultSpec
-from app.workflow.plan_settings import CacheSettings, DType, SchedulerChange
+from app.workflow.plan_settings import DType, SchedulerChange
 from app.workflow.plan_sources import OTHERS, ComponentBlock, ModelSource
 from app.workflow.planning.across_steps import Sharing, check_assembled
 from app.workflow.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
@@ -72,10 +72,8 @@ class PipelineBuilder:
     """Builds the pipeline steps of one document."""
 
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
-        self._models = paths.models
-        self._trusted = paths.trust_remote_code
         self._reader = reader
-        self._files = SingleFiles(paths, reader)
+        self._paths = paths
 
     def build(
         self,
@@ -108,7 +106,9 @@ class PipelineBuilder:
             source = self._source(loading, loading_at, needs=indexes)
         elif not _is_mistyped("model_name", loading):
             check_assembled(pipeline_class, block, loading_at, self._reader)
-        code = read_code(loading, loading_at, self._trusted, self._source, self._reader)
+        code = read_code(
+            loading, loading_at, self._paths.trust_remote_code, self._source, self._reader
+        )
         dtypes = read_dtypes(loading, loading_at, self._reader)
         dtype = dtypes.pop(OTHERS)
         config = self._config(loading, loading_at)
@@ -123,7 +123,9 @@ class PipelineBuilder:
             key: self._reader.read(value, (*where, "arguments", key))
             for key, value in block.arguments.items()
         }
-        modular = read_modular(block, pipeline_class, source, where, self._reader, self._models)
+        modular = read_modular(
+            block, pipeline_class, source, where, self._reader, self._paths.models
+        )
         at_model = (*loading_at, "model_name")
         at_arguments = (*where, "arguments")
         check_pipeline_call(
@@ -135,11 +137,13 @@ class PipelineBuilder:
         )
         if block.ip_adapter is not None:
             check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
-        chain = read_chain(block.chain, arguments, pipeline_class, self._reader, (*where, "chain"))
+        chain = None
+        if block.chain is not None:
+            at_chain = (*where, "chain")
+            chain = read_chain(block.chain, arguments, pipeline_class, self._reader, at_chain)
         scheduler = self._scheduler(block.scheduler, (*where, "scheduler"))
         audio_scheduler = self._scheduler(block.audio_scheduler, (*where, "audio_scheduler"))
         check_quantisers(block, source, components, where, self._reader)
-        cache = block.configuration.cache
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted:
             return None
@@ -155,7 +159,7 @@ class PipelineBuilder:
             code=code,
             modular=modular,
             config=config,
-            model_folders=tuple(str(folder.resolve()) for folder in self._models)
+            model_folders=tuple(str(folder.resolve()) for folder in self._paths.models)
             if any(each is not None and each.source.file for each in components.values())
             or (source is not None and source.file)
             else (),
@@ -170,9 +174,7 @@ class PipelineBuilder:
             offload=block.configuration.offload,
             vae_tiling=block.configuration.vae.enable_tiling,
             vae_slicing=block.configuration.vae.enable_slicing,
-            cache=None
-            if cache is None
-            else CacheSettings(type=cache.type, options=cache.model_dump(exclude={"type"})),
+            cache=block.configuration.cache,
             arguments=arguments,
             chain=chain,
             seed=step_seed if block.seed is None else block.seed,
@@ -215,13 +217,10 @@ class PipelineBuilder:
             )
             if referred.ip_adapter is not None:
                 check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
-        chain = read_chain(
-            block.chain,
-            arguments,
-            referred.pipeline_class if referred is not None else "",
-            self._reader,
-            (*where, "chain"),
-        )
+        chain, at_chain = None, (*where, "chain")
+        if block.chain is not None:
+            named = referred.pipeline_class if referred is not None else ""
+            chain = read_chain(block.chain, arguments, named, self._reader, at_chain)
         if len(self._reader.problems) > noted or referred is None:
             return None
         return referred.model_copy(
@@ -237,17 +236,9 @@ class PipelineBuilder:
         )
 
     def _class(self, name: str, at: Place, *kinds: Any) -> str:
-        if self._reader.is_typed(at):
-            self._reader.note(at, "An input cannot choose a class.")
-            return ""
-        try:
-            found = names.class_name(name, *kinds)
-        except names.UnknownName as error:
-            self._reader.note(at, str(error))
-            return ""
-        for package in names.missing_packages(found):
-            message = f"'{name}' needs {package.name}, which is not installed."
-            self._reader.note(at, message, package.how_to_add)
+        found = self._reader.name(names.class_name, name, at, *kinds) or ""
+        for package in names.missing_packages(found) if found else ():
+            self._reader.needs(package, f"'{name}'", at)
         return found
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
@@ -284,7 +275,8 @@ class PipelineBuilder:
         key: str = "model_name",
     ) -> ModelSource | None:
         if "from_single_file" in loading:
-            return self._files.read(loading["from_single_file"], (*at, "from_single_file"))
+            files = SingleFiles(self._paths, self._reader)
+            return files.read(loading["from_single_file"], (*at, "from_single_file"))
         model = loading.get(key)
         where = (*at, key)
         if not isinstance(model, str) or not model:
@@ -336,13 +328,16 @@ class PipelineBuilder:
         return self._source(named, at, key="config")
 
     def _local_folder(self, model: str, where: Place) -> Path | None:
-        if (found := find_in_folders(model, self._models)) is not None:
+        if (found := find_in_folders(model, self._paths.models)) is not None:
             return found.resolve()
         if not _is_local(model, self._reader.folder):
             return None
         folder = (self._reader.folder / model).resolve()
         if self._reader.is_typed(where):
-            allowed = [self._reader.folder.resolve(), *(root.resolve() for root in self._models)]
+            allowed = [
+                self._reader.folder.resolve(),
+                *(root.resolve() for root in self._paths.models),
+            ]
             if not any(folder.is_relative_to(root) for root in allowed):
                 self._reader.note(where, f"'{model}' lies outside the folders of models.")
                 return None

@@ -62,9 +62,7 @@ def read_quantisation(
             nearest(bare, QUANTISERS),
         )
         return None
-    if quantiser.package.is_missing:
-        message = f"{bare} needs {quantiser.package.name}, which is not installed."
-        reader.note(where, message, quantiser.package.how_to_add)
+    if not reader.needs(quantiser.package, bare, where):
         return None
     wrong = mistakes_in(bare, quantiser.arguments, block.arguments)
     for found in wrong:
@@ -84,9 +82,8 @@ def check_quantisers(
     configured = (*at, "configuration")
     for index, module in enumerate(block.configuration.pre_load_modules):
         _check_pre_loaded(module, (*configured, "pre_load_modules", index), reader)
-    if block.configuration.sdnq_optimize and SDNQ.is_missing:
-        message = "'sdnq_optimize' needs sdnq, which is not installed."
-        reader.note((*configured, "sdnq_optimize"), message, SDNQ.how_to_add)
+    if block.configuration.sdnq_optimize:
+        reader.needs(SDNQ, "'sdnq_optimize'", (*configured, "sdnq_optimize"))
     loading = "from_pretrained_arguments"
     named = {name: each.source for name, each in components.items() if each is not None}
     for name, component_source in named.items():

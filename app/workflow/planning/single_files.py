@@ -56,9 +56,7 @@ def as_the_file_is(
     is_gguf = source.file.endswith(GGUF_SUFFIX)
     asked = quantisation is not None and quantisation.kind == "gguf"
     if is_gguf and quantisation is None:
-        if GGUF.is_missing:
-            message = f"'{source.short_name}' needs gguf, which is not installed."
-            reader.note(at, message, GGUF.how_to_add)
+        reader.needs(GGUF, f"'{source.short_name}'", at)
         given: dict[str, JsonValue] = {"compute_dtype": dtype} if dtype != "float32" else {}
         return Quantisation(kind="gguf", arguments=given)
     if is_gguf != asked and quantisation is not None:

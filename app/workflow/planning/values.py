@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import JsonValue
 
 from app.errors import Problem, nearest, shortened
 from app.media.files import SUFFIXES, MediaKind
+from app.packages import Package
 from app.settings import MediaLimits, UrlSettings
 from app.workflow.inputs import media_kind
 from app.workflow.installed import names
@@ -25,6 +26,8 @@ from app.workflow.planning.media import media_value, near
 from app.workflow.planning.objects import built_value, is_built
 from app.workflow.references import Path as Place
 from app.workflow.references import parse, place, problem
+
+T = TypeVar("T")
 
 MAX_NAME_LENGTH = 1000
 """Of a reference to a result."""
@@ -78,6 +81,24 @@ class ValueReader:
     def note(self, path: Place, message: str, hint: str = "") -> None:
         """Note a problem: at the input where a person's value is wrong, else in the document."""
         problem(self.problems, self.origin(path), message, hint)
+
+    def name(self, find: Callable[..., T], named: str, at: Place, *kinds: Any) -> T | None:
+        """What `find` makes of the name of a class; None where it may not be named, noted."""
+        if self.is_typed(at):
+            self.note(at, "An input cannot choose a class.")
+            return None
+        try:
+            return find(named, *kinds)
+        except names.UnknownName as error:
+            self.note(at, str(error))
+            return None
+
+    def needs(self, package: Package, what: str, at: Place, hint: str = "") -> bool:
+        """Whether the package that `what` needs is installed; notes it where not."""
+        if package.is_missing:
+            message = f"{what} needs {package.name}, which is not installed."
+            self.note(at, message, f"{hint}{package.how_to_add}")
+        return not package.is_missing
 
     def near(self, path: Path) -> str:
         """A hint at what lies beside this path under a like name, if it may be told."""

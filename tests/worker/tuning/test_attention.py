@@ -18,7 +18,7 @@ from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.attention import using_cache
 from app.worker.tuning.tune import tuned
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import CacheSettings
+from app.workflow.setting_blocks import TextKvCache
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
 
@@ -172,7 +172,7 @@ def test_text_kv_cache_computes_keys_once():
     whole = call()
     calls.clear()
     pipeline = SimpleNamespace(transformer=denoiser)
-    with using_cache(pipeline, CacheSettings(type="text_kv", options={}), "steps[0]"):
+    with using_cache(pipeline, TextKvCache(type="text_kv"), "steps[0]"):
         assert torch.equal(call(), whole)
         assert torch.equal(call(), whole)
         assert len(calls) == 1

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.workflow.plan import Chain, FrameGrid, PipelineStep
+from app.workflow.plan import Chain, PipelineStep
 from app.workflow.plan_values import LiteralValue, ResultValue
+from app.workflow.segments import FrameSnap
 from tests.workflow.bench import Bench, drawing, step
 
 AT = "steps[0].pipeline.chain"
@@ -38,7 +39,7 @@ def test_a_chain_says_how_many_and_how_they_meet(bench: Bench):
     grid = {"modulus": 8, "remainder": 1, "max_frames": 121}
     assert planned(bench, {"segments": 3, "trim_frames": 2, "frame_snap": grid}) == Chain(
         segments=3, trim_frames=2, fps=24.0,
-        frame_snap=FrameGrid(modulus=8, remainder=1, max_frames=121),
+        frame_snap=FrameSnap(modulus=8, remainder=1, max_frames=121),
     )  # fmt: skip
 
 
