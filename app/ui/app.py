@@ -1,4 +1,4 @@
-"""The page as a whole: header, tabs in their order. No logic."""
+"""The page as a whole: how it looks, its header, tabs in their order. No logic."""
 
 from __future__ import annotations
 
@@ -16,14 +16,45 @@ from app.ui.memory import PRIVATE, MemoryPanel
 from app.ui.people import People
 from app.workflow.catalog import Catalog
 
+if TYPE_CHECKING:
+    from app.engine import Engine
+
 TITLE = "Diffusers Workbench"
 CHIP = (
     "<span class='chip-text' data-state='starting'><span class='dot'></span>"
     "<span class='chip-words'>connecting</span></span>"
 )
+HERE = Path(__file__).resolve().parent
+COMPAT = HERE.parent / "compat" / "ui"
 
-if TYPE_CHECKING:
-    from app.engine import Engine
+
+def theme() -> gr.Theme:
+    """Gradio's default theme with a few tokens of our own, light and dark."""
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        body_text_color_subdued="*neutral_500",
+        block_info_text_color="*neutral_500",
+        block_label_text_weight="500",
+        block_title_text_weight="500",
+    )
+
+
+def css() -> str:
+    """The style sheet of the page."""
+    return (HERE / "page.css").read_text(encoding="utf-8")
+
+
+def head() -> str:
+    """The scripts of the page, for the document's head."""
+    scripts = (COMPAT / "streams.js", HERE / "page.js")
+    return "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
 
 
 def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
@@ -75,6 +106,4 @@ def assert_public_names(page: gr.Blocks, names: tuple[str, ...]) -> None:
 
 def launch_options() -> dict[str, Any]:
     """The looks, which Gradio takes at launch."""
-    from app.ui import theme
-
-    return {"theme": theme.theme(), "css": theme.css(), "head": theme.head()}
+    return {"theme": theme(), "css": css(), "head": head()}

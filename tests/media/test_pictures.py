@@ -207,7 +207,7 @@ def test_error_names_no_folder(tmp_path: Path):
 
 OPENS_MEDIA = {
     "Image.open": {"media/pictures.py"},
-    "av.open": {"media/files.py", "tasks/video_files.py", "worker/results/audio.py",
+    "av.open": {"media/files.py", "tasks/media.py", "worker/results/audio.py",
                 "worker/results/video.py", "worker/steps/media.py"},
     **{name: set() for name in (
         "cv2.imread", "cv2.VideoCapture", "cv2.imdecode", "imageio.imread", "skimage.io.imread",

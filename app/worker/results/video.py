@@ -11,8 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from app.compat.worker.x264 import repeatable_options
 from app.errors import ResultError
 from app.outputs import NewFile, Record
-from app.tasks.media import AudioVideo, as_array, as_audio, as_bytes
-from app.tasks.video_files import VideoFileFrames
+from app.tasks.media import AudioVideo, VideoFileFrames, as_array, as_audio, as_bytes
 from app.worker.results.audio import encoded, layout_of, quality_options
 from app.workflow.planning.sound_files import OPUS_RATES
 

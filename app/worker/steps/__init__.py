@@ -1,11 +1,28 @@
 """The kinds of workflow steps, and the function that runs each."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from app.worker.steps import pipeline, sub_workflow, task
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from app.worker.steps import pipeline, task
+from app.workflow.plan import SubWorkflowStep
+
+if TYPE_CHECKING:
+    from app.worker.context import RunContext
+    from app.worker.results import ResultWriter
+
+
+def _run_sub_workflow(step: SubWorkflowStep, context: RunContext, writer: ResultWriter) -> None:
+    """Takes the last step's results of all rounds; the files of both steps are kept."""
+    context.results[step.name] = context.results[step.last]
+    if step.saves:
+        context.enter("saving")
+        writer.save(step, context.results[step.name])
+
 
 STEP_KINDS: dict[str, Callable[..., None]] = {
     "pipeline": pipeline.run,
     "task": task.run,
-    "workflow": sub_workflow.run,
+    "workflow": _run_sub_workflow,
 }

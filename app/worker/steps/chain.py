@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.errors import StepError
 from app.tasks.audio import join, padded, samples_lasting
-from app.tasks.media import AudioVideo, as_audio, as_frames
-from app.tasks.video_files import VideoFileFrames
+from app.tasks.media import AudioVideo, VideoFileFrames, as_audio, as_frames
 from app.worker.steps.arguments import one_value
 from app.worker.steps.step_output import artifacts_of
 from app.workflow.plan import Chain, PipelineStep
