@@ -37,7 +37,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from app.frozen import Frozen
 
 MAX_NAME_LENGTH = 100
 """Longer names get no hint: they are not typos, and comparing them is slow."""
@@ -50,10 +50,8 @@ PART = re.compile(r'\[([0-9]+)\]|\[("(?:[^"\\]|\\.)*")\]|(?:^|\.)([^.\[\]"/, ]+)
 """One part of a place: a list index, a quoted key, a key."""
 
 
-class Problem(BaseModel):
+class Problem(Frozen):
     """One mistake: its place in the document, a sentence, and a hint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: str
     """Path into the document: `steps[0].pipeline.arguments.guidance_scale`."""
@@ -77,10 +75,8 @@ class Problem(BaseModel):
         return f"{where}{self.message}{f' {self.hint}' if self.hint else ''}"
 
 
-class ErrorReport(BaseModel):
+class ErrorReport(Frozen):
     """An error as data, for users and other processes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     """The error class's name, for example `LoadError`; stable, for scripts."""

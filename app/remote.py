@@ -62,7 +62,6 @@ class ServerWorkbench:
             ) from error
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        """See Workbench."""
         from app.media.files import CALLED
         from app.workflow.inputs import InputSpec
 
@@ -72,13 +71,11 @@ class ServerWorkbench:
         return found["name"], found["name"], {spec.name: spec.default for spec in specs}
 
     def workflows(self) -> str:
-        """See Workbench."""
         return "\n".join(
             f"{w['name']:24} {w['availability']}" for w in self._ask("/list_workflows")
         )
 
     def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        """See Workbench."""
         from app.terminal import unchanged
 
         with first_ctrl_c() as ctrl_c:
@@ -103,27 +100,23 @@ class ServerWorkbench:
         return Ended(last["seconds"], files[: len(last["images"])], sentence, last["unchanged"])
 
     def status(self) -> str:
-        """See Workbench."""
         from app.engine.status import EngineStatus
         from app.terminal import status
 
         return status(EngineStatus.model_validate(self._ask("/status")))
 
     def memory(self) -> str:
-        """See Workbench."""
         from app.engine.status import EngineStatus
         from app.terminal import memory
 
         return memory(EngineStatus.model_validate(self._ask("/status")))
 
     def free(self, *, now: bool = False) -> str:
-        """See Workbench."""
         mode = "cancel_and_free" if now else "when_idle"
         log.info("Performing full cleanup")
         return str(self._ask("/free_gpu", mode)["sentence"])
 
     def close(self) -> None:
-        """See Workbench."""
         self._client.close()
         self._open.close()
 

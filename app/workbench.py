@@ -61,7 +61,6 @@ class LocalWorkbench:
         self._engine.start(settings)
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        """See Workbench."""
         from app.workflow.catalog import find_workflow
         from app.workflow.declarations import declared_inputs
         from app.workflow.loader import read_document
@@ -71,14 +70,12 @@ class LocalWorkbench:
         return str(path), path.stem, {spec.name: spec.default for spec in declared_inputs(raw)}
 
     def workflows(self) -> str:
-        """See Workbench."""
         from app.workflow.catalog import Catalog
 
         entries = Catalog(self._settings.paths).entries()
         return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
 
     def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        """See Workbench."""
         from app.terminal import outcome, run_to_its_end
 
         def submit() -> str:
@@ -90,23 +87,19 @@ class LocalWorkbench:
         return Ended(seconds, files, outcome(view), view.unchanged)
 
     def status(self) -> str:
-        """See Workbench."""
         from app.terminal import status
 
         return status(self._engine.status())
 
     def memory(self) -> str:
-        """See Workbench."""
         from app.terminal import memory
 
         return memory(self._engine.status())
 
     def free(self, *, now: bool = False) -> str:
-        """See Workbench."""
         from app.run_view import freed
 
         return freed(self._engine.free("cancel_and_free" if now else "when_idle"))
 
     def close(self) -> None:
-        """See Workbench."""
         self._engine.close()

@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ConfigDict
-
 from app.errors import FetchError
+from app.frozen import Frozen
 from app.media.fetch import WHOLE_S, Answer, Unreachable, answer_to, refusing, shown
 from app.media.files import ACCEPTED, CALLED, MediaKind, WrongMediaError, suffix_of
 from app.outputs import replacing
@@ -44,10 +43,8 @@ Tell = Callable[[int, int | None], None]
 """Called with the bytes that have come and, where the server says so, how many will."""
 
 
-class MediaFile(BaseModel):
+class MediaFile(Frozen):
     """What lay behind a URL."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str
     sha256: str

@@ -18,10 +18,10 @@ from app.errors import (
     nearest,
     shortened,
 )
+from app.frozen import Frozen
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
 from app.stamps import stamp_of
 from app.workflow.declarations import declared_inputs
-from app.workflow.frozen import Frozen
 from app.workflow.inputs import InputSpec, printable
 from app.workflow.loader import read_document
 from app.workflow.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot

@@ -13,9 +13,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from app.frozen import Frozen
 from app.stamps import FileStamp, stamp_of
 from app.workflow.files import object_in
-from app.workflow.frozen import Frozen
 from app.workflow.plan_settings import ComponentChanges, DType, StorageDType
 
 HEADER_LENGTH_BYTES = 8

@@ -17,12 +17,12 @@ from typing import Any, get_args
 from pydantic import JsonValue
 
 from app.errors import Problem, nearest, shortened
+from app.frozen import Frozen
 from app.media.files import CALLED, MediaKind
 from app.media.urls import is_url
 from app.mistakes import shown
 from app.workflow.document import InputBlock
 from app.workflow.files import can_be_path
-from app.workflow.frozen import Frozen
 from app.workflow.input_kinds import InputKind
 from app.workflow.installed.names import unbraced
 from app.workflow.naming import parameter_names

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from app.frozen import Frozen
 from app.settings import MediaLimits
-from app.workflow.frozen import Frozen
 from app.workflow.offloads import Offload
 from app.workflow.plan_settings import (
     DENOISERS,

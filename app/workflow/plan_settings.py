@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from app.workflow.frozen import Frozen
+from app.frozen import Frozen
 
 DType = Literal["float32", "float16", "bfloat16"]
 StorageDType = Literal["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32"]

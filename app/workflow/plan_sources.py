@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, JsonValue
 
-from app.workflow.frozen import Frozen
+from app.frozen import Frozen
 from app.workflow.plan_settings import DType
 from app.workflow.quantisation import Quantisation
 

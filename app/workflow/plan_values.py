@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from app.frozen import Frozen
 from app.media.files import MediaKind
-from app.workflow.frozen import Frozen
 from app.workflow.plan_settings import DType
 
 

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, model_va
 from pydantic_core import PydanticCustomError
 
 from app.errors import nearest
+from app.frozen import Frozen
 from app.packages import Package
 from app.tasks.task import Arguments
-from app.workflow.frozen import Frozen
 from app.workflow.installed import names
 
 QuantiserKind = str

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     StrictBool,
@@ -16,13 +14,12 @@ from pydantic import (
     model_validator,
 )
 
+from app.frozen import Frozen
 from app.workflow.plan_settings import DType, StorageDType
 
 
-class Block(BaseModel):
+class Block(Frozen):
     """A document object that allows no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _bare(name: Any) -> Any:

@@ -10,8 +10,9 @@ import ast
 import functools
 import re
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
+from app.frozen import Frozen
 from app.workflow.installed.signatures import (
     Kind,
     Parameter,
@@ -33,10 +34,8 @@ COMPONENT = re.compile(r"(\w+)\s+\(`")
 CONFIG = re.compile(r"(\w+)\s+\(default:")
 
 
-class Blocks(BaseModel):
+class Blocks(Frozen):
     """The blocks of one modular pipeline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: tuple[Parameter, ...]
     """What a call may name. None is `required`: which are depends on the workflow."""

@@ -10,8 +10,9 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
+from app.frozen import Frozen
 from app.workflow.installed.blocks import family_of
 from app.workflow.installed.signatures import package_root, public_classes, remembered
 
@@ -24,10 +25,8 @@ AUTOMATIC = {
 AUTO_PIPELINES = "pipelines/auto_pipeline.py"
 
 
-class Constructor(BaseModel):
+class Constructor(Frozen):
     """What a pipeline's constructor takes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: dict[str, bool]
     """By name in their order: whether one may be left out."""

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
+from app.frozen import Frozen
 from app.outputs import replacing
 
 T = TypeVar("T")
@@ -51,11 +52,7 @@ FORMAT = 6
 """Raise when the stored form changes."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ClassPlace(_Frozen):
+class ClassPlace(Frozen):
     """Where a public class is defined."""
 
     kind: Kind
@@ -66,7 +63,7 @@ class ClassPlace(_Frozen):
     them."""
 
 
-class Parameter(_Frozen):
+class Parameter(Frozen):
     """One parameter of a call."""
 
     name: str
@@ -75,7 +72,7 @@ class Parameter(_Frozen):
     default: str
 
 
-class CallSignature(_Frozen):
+class CallSignature(Frozen):
     """How an object of a class is called."""
 
     parameters: tuple[Parameter, ...]

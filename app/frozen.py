@@ -1,4 +1,4 @@
-"""Base class of plans."""
+"""Base of plain data: errors, settings of a document, parts of a plan."""
 
 from pydantic import BaseModel, ConfigDict
 
