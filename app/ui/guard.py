@@ -11,21 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.log_lines import printable
 from app.ui import calls, plain_errors
 from app.ui.answers import cleaned, policy
 from app.ui.names import SPACES, Names, name_of, public_host
 from app.ui.routes import API, Route, find
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +68,7 @@ class Guard:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         *,
         names: Names,
         page: Page,

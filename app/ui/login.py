@@ -12,23 +12,20 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import UiSettings
 from app.ui.people import Asked, address_of, current_person, person
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Clock = Callable[[], float]
 
 FREE_TRIES = 5
@@ -167,7 +164,7 @@ class Logins:
                 {"Retry-After": str(seconds)},
             )
 
-    def around(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> LoginRoutes:
+    def around(self, app: ASGIApp) -> LoginRoutes:
         """The application with our routes before it."""
         return LoginRoutes(app, self)
 
@@ -200,9 +197,7 @@ class Logins:
 class LoginRoutes:
     """ASGI middleware: forms to log in and out, and a login where Gradio asks for none."""
 
-    def __init__(
-        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], logins: Logins
-    ) -> None:
+    def __init__(self, app: ASGIApp, logins: Logins) -> None:
         self._app, self._logins = app, logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
