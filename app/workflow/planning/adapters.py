@@ -70,15 +70,13 @@ def _lora(
 
 
 def read_ip_adapter(
-    block: IpAdapterBlock | None,
+    block: IpAdapterBlock,
     pipeline_class: str,
     at: Place,
     source_of: SourceOf,
     reader: ValueReader,
 ) -> IpAdapterSource | None:
     """The adapter; where the document names a pickle, the safetensors file of that name."""
-    if block is None:
-        return None
     _check_takes_one(pipeline_class, at, reader)
     weight_name = _safetensors(block.weight_name, at, reader)
     if weight_name is None:

@@ -16,7 +16,7 @@ from app.workflow.models.hub import find_in_folders, is_repository
 from app.workflow.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.workflow.plan import PipelineStep, ResultSpec
 from app.workflow.plan_settings import DType, SchedulerChange
-from app.workflow.plan_sources import OTHERS, ComponentBlock, ModelSource
+from app.workflow.plan_sources import OTHERS, ComponentBlock, LoraSource, ModelSource
 from app.workflow.planning.across_steps import Sharing, check_assembled
 from app.workflow.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.workflow.planning.calls import check_pipeline_call
@@ -131,12 +131,16 @@ class PipelineBuilder:
         check_pipeline_call(
             pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
         )
-        loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
-        ip_adapter = read_ip_adapter(
-            block.ip_adapter, pipeline_class, (*where, "ip_adapter"), self._source, self._reader
-        )
+        loras: tuple[LoraSource, ...] = ()
+        if block.loras:
+            loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
+        ip_adapter = None
         if block.ip_adapter is not None:
-            check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
+            at_adapter = (*where, "ip_adapter")
+            ip_adapter = read_ip_adapter(
+                block.ip_adapter, pipeline_class, at_adapter, self._source, self._reader
+            )
+            check_ip_adapter_image(arguments, at_arguments, self._reader)
         chain = None
         if block.chain is not None:
             at_chain = (*where, "chain")
