@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from app.outputs import naming_disk_errors, replacing
 from app.workflow.plan import Plan
-from app.workflow.plan_values import AudioValue, ImageValue, Value, VideoValue
+from app.workflow.plan_values import FileValue, Value
 from app.workflow.remote import media_files, with_files
 
 FOLDER = "inputs"
@@ -33,7 +33,7 @@ def with_kept_inputs(plan: Plan, uploads: Path, outputs: Path) -> Plan:
     moved: dict[str, str] = {}
 
     def kept(value: Value) -> Value:
-        if not isinstance(value, ImageValue | VideoValue | AudioValue):
+        if not isinstance(value, FileValue):
             return value
         path = Path(value.path)
         if not path.is_relative_to(uploads):

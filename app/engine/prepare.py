@@ -25,8 +25,7 @@ from app.shared_work import Share, SharedWork
 from app.workflow.models.hub import Place, this_machine
 from app.workflow.models.wanted import Wanted, bring_all, exactly
 from app.workflow.plan import Plan
-from app.workflow.plan_values import RemoteValue, Value
-from app.workflow.planning.media import FILE_VALUES
+from app.workflow.plan_values import FileValue, RemoteValue, Value
 from app.workflow.remote import remote_values, with_files
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class Preparation:
                 raise FetchError(f"{value.place}: {error.message}", hint=error.hint) from error
             sums[file.url] = file.sha256
             path = str(self._media.path(file))
-            files[key] = FILE_VALUES[value.kind](path=path, sha256=file.sha256)
+            files[key] = FileValue(kind=value.kind, path=path, sha256=file.sha256)
         self._release_ended()
         self._media.admit(run.run_id)
 

@@ -22,8 +22,7 @@ from app.workflow.fingerprint import noting_files
 from app.workflow.models.plan_specs import are_current
 from app.workflow.models.specs import PlanSpecs
 from app.workflow.plan import Plan
-from app.workflow.plan_values import AudioValue, ImageValue, VideoValue
-from app.workflow.remote import given_values
+from app.workflow.remote import media_files
 from app.workflow.request_keys import is_certain, request_key
 
 if TYPE_CHECKING:
@@ -37,11 +36,7 @@ class WatchedFiles:
     """The files of one run: those that identify its components, and its media."""
 
     def __init__(self, plan: Plan) -> None:
-        self._media = {
-            Path(value.path): value.sha256
-            for value in given_values(plan)
-            if isinstance(value, ImageValue | VideoValue | AudioValue)
-        }
+        self._media = {Path(path): sha256 for path, sha256 in media_files(plan).items()}
         self._stamps: dict[Path, FileStamp | None] = {path: _stamp(path) for path in self._media}
         self._as_prepared = True
 

@@ -25,7 +25,7 @@ from app.workflow.models.activations import Size
 from app.workflow.models.asked_size import asked_size
 from app.workflow.plan import PipelineStep, Plan
 from app.workflow.plan_sources import ModelSource
-from app.workflow.plan_values import ImageValue, LiteralValue
+from app.workflow.plan_values import FileValue, LiteralValue
 from app.workflow.references import parse
 
 Kind = TypeVar("Kind")
@@ -118,9 +118,11 @@ def too_much(plan: Plan, limits: GuestLimits) -> Iterator[Problem]:
     """Where the plan asks for more pixels or steps than these."""
     total, sizes = 0, dict[str, Size]()
     for step in plan.steps:
-        for picture in instances(step, ImageValue):
+        for picture in instances(step, FileValue):
             # Where it has gone or changed meanwhile, the run says so.
             with contextlib.suppress(OSError, WrongMediaError):
+                if picture.kind != "image":
+                    continue
                 width, height = size_of(Path(picture.path))
                 if width * height > limits.pixels:
                     yield Problem(

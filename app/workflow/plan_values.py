@@ -19,29 +19,14 @@ class LiteralValue(Frozen):
     value: JsonValue
 
 
-class ImageValue(Frozen):
-    """A picture on disk, checked when the plan was made; read by the worker as RGB."""
+class FileValue(Frozen):
+    """A file of media, checked when the plan was made; the worker reads images as RGB."""
 
-    type: Literal["image"] = "image"
+    type: Literal["file"] = "file"
+    kind: MediaKind
     path: str
     sha256: str
-    """Of the file's bytes: which picture it was, also after the file has gone."""
-
-
-class VideoValue(Frozen):
-    """A video on disk, as an `ImageValue` is a picture."""
-
-    type: Literal["video"] = "video"
-    path: str
-    sha256: str
-
-
-class AudioValue(Frozen):
-    """A sound on disk, as an `ImageValue` is a picture."""
-
-    type: Literal["audio"] = "audio"
-    path: str
-    sha256: str
+    """Of the file's bytes: which file it was, also after it has gone."""
 
 
 class RemoteValue(Frozen):
@@ -100,9 +85,7 @@ class BuiltValue(Frozen):
 
 Value = Annotated[
     LiteralValue
-    | ImageValue
-    | VideoValue
-    | AudioValue
+    | FileValue
     | RemoteValue
     | ResultValue
     | DTypeValue

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.workflow.plan import PipelineStep, Plan, Step, TaskStep
 from app.workflow.plan_values import (
-    AudioValue,
     BuiltValue,
-    ImageValue,
+    FileValue,
     ListValue,
     ObjectValue,
     RemoteValue,
     Value,
-    VideoValue,
     leaves_in,
 )
 
@@ -34,13 +32,8 @@ def given_values(plan: Plan) -> Iterator[Value]:
 
 def media_files(plan: Plan) -> dict[str, str]:
     """Returns the files of media that the plan's steps take: the SHA-256 of each path's content."""
-    return {
-        found.path: found.sha256
-        for step in plan.steps
-        for values in _arguments(step)
-        for found in leaves_in(values)
-        if isinstance(found, ImageValue | VideoValue | AudioValue)
-    }
+    files = (found for found in given_values(plan) if isinstance(found, FileValue))
+    return {file.path: file.sha256 for file in files}
 
 
 def with_files(plan: Plan, resolve: Resolve) -> Plan:
@@ -69,7 +62,7 @@ def _mapped(values: Mapping[str, Value], resolve: Resolve) -> dict[str, Value]:
 
 def _with_file(value: Value, resolve: Resolve) -> Value:
     match value:
-        case RemoteValue() | ImageValue() | VideoValue() | AudioValue():
+        case RemoteValue() | FileValue():
             return resolve(value)
         case ListValue():
             return ListValue(items=tuple(_with_file(item, resolve) for item in value.items))

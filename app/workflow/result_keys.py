@@ -14,14 +14,12 @@ from pydantic import JsonValue
 
 from app.workflow.plan import Chain, PipelineStep, Step, SubWorkflowStep
 from app.workflow.plan_values import (
-    AudioValue,
     BuiltValue,
-    ImageValue,
+    FileValue,
     ListValue,
     ObjectValue,
     ResultValue,
     Value,
-    VideoValue,
 )
 
 CALLED_AND_SAVED = {"name", "place", "file_stem", "result", "releases"}
@@ -133,9 +131,9 @@ def _argument(reference: ResultValue) -> str:
 
 def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
     match value:
-        case ImageValue() | VideoValue() | AudioValue():
+        case FileValue():
             # Where the file lies decides nothing.
-            return {value.type: value.sha256}
+            return {value.kind: value.sha256}
         case ResultValue():
             return {"result": [earlier[value.step], value.property, _argument(value)]}
         case BuiltValue():

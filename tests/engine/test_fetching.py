@@ -23,7 +23,7 @@ from app.protocol import (
 )  # fmt: skip
 from app.settings import PathSettings, Settings, WorkerSettings
 from app.workflow.plan import Plan
-from app.workflow.plan_values import ImageValue
+from app.workflow.plan_values import FileValue
 from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import Bench, Heard
 from tests.site import Site, picture
@@ -60,7 +60,7 @@ def seen(bench: Bench) -> list[bytes]:
     for command in bench.heard.commands:
         if isinstance(command, StartRun):
             value = command.plan.steps[0].arguments["image"]
-            assert isinstance(value, ImageValue)
+            assert isinstance(value, FileValue)
             found.append(Path(value.path).read_bytes())
     return found
 
@@ -207,7 +207,7 @@ def test_unlisted_site_is_refused_before_the_run(seeing: Bench, site: Site):
 
 def test_run_check_applies_to_fetched_media(seeing: Bench) -> None:
     def refuse_pictures(plan: Plan) -> None:
-        if any(isinstance(value, ImageValue) for value in plan.steps[0].arguments.values()):
+        if any(isinstance(value, FileValue) for value in plan.steps[0].arguments.values()):
             raise InvalidInputs("No picture may be handed in.")
 
     run_id = seeing.engine.submit(seeing.workflow, {"prompt": "nothing"}, check=refuse_pictures)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidWorkflow
-from app.workflow.plan_values import ImageValue, LiteralValue
+from app.workflow.plan_values import FileValue, LiteralValue
 from app.workflow.planning.planner import make_plan
 from app.workflow.request import with_changes
 from tests.workflow.bench import Bench, drawing, step, sub, told
@@ -85,7 +85,7 @@ def test_a_picture_comes_from_the_folders_of_pictures(bench: Bench) -> None:
     img2img = step(configuration={"component_type": "StableDiffusionImg2ImgPipeline"})
     picture = bench.picture()
     plan = changed(bench, drawing(steps=[img2img]), **{f"{ARGUMENTS}/image": str(picture)})
-    assert isinstance(plan.steps[0].arguments["image"], ImageValue)
+    assert isinstance(plan.steps[0].arguments["image"], FileValue)
     (wrong,) = refused(
         bench, drawing(steps=[img2img]), **{f"{ARGUMENTS}/image": "/etc/passwd"}
     ).values()

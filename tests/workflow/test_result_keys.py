@@ -23,7 +23,7 @@ from app.workflow.plan_sources import (
     ModularSettings,
 )
 from app.workflow.plan_values import (
-    ImageValue,
+    FileValue,
     ListValue,
     LiteralValue,
     ObjectValue,
@@ -205,7 +205,7 @@ def test_other_weights_and_another_machine_are_another_result():
 
 def test_a_picture_counts_by_its_content_wherever_it_lies():
     one, moved, other = (
-        ImageValue(path=path, sha256=sha256)
+        FileValue(kind="image", path=path, sha256=sha256)
         for path, sha256 in (("/a.png", "1"), ("/b.png", "1"), ("/a.png", "2"))
     )
     for wrap in (

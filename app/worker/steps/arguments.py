@@ -18,17 +18,15 @@ from app.worker.steps.step_output import StepOutput
 from app.workflow.inputs import media_kind
 from app.workflow.plan import MAX_ITERATIONS, Rounds, Step
 from app.workflow.plan_values import (
-    AudioValue,
     BuiltValue,
     DTypeValue,
-    ImageValue,
+    FileValue,
     ListValue,
     LiteralValue,
     ObjectValue,
     RemoteValue,
     ResultValue,
     Value,
-    VideoValue,
     references_in,
 )
 
@@ -117,7 +115,8 @@ class _Converter:
         self._context = context
         self._bare = bare
         self._files: dict[str, Any] = {}
-        self._reader = MediaReader(context.plan.limits, context.cancel_point)
+        reader = MediaReader(context.plan.limits, context.cancel_point)
+        self._read = {"image": reader.image, "video": reader.video, "audio": reader.audio}
 
     def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
         """Returns the value of the argument (or key) of this name; results come from `chosen` in
@@ -125,9 +124,9 @@ class _Converter:
         match value:
             case LiteralValue():
                 return value.value
-            case ImageValue() | VideoValue() | AudioValue():
+            case FileValue():
                 if value.path not in self._files:
-                    self._files[value.path] = self._read(value)
+                    self._files[value.path] = self._read[value.kind](value.path)
                 return self._given(self._files[value.path])
             case ResultValue():
                 result = next(chosen)
@@ -161,15 +160,6 @@ class _Converter:
             return self.value(value, name, chosen)
         finally:
             self._bare = bare
-
-    def _read(self, value: ImageValue | VideoValue | AudioValue) -> Any:
-        match value:
-            case ImageValue():
-                return self._reader.image(value.path)
-            case VideoValue():
-                return self._reader.video(value.path)
-            case AudioValue():
-                return self._reader.audio(value.path)
 
     def _given(self, value: Any) -> Any:
         """Returns the value for a call; pipelines get a video's images, or audio's samples."""

@@ -12,7 +12,7 @@ from app.media.pictures import WrongMediaError
 from app.workflow.installed.signatures import call_signature
 from app.workflow.models.activations import Size, compression
 from app.workflow.plan import PipelineStep
-from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, ResultValue
+from app.workflow.plan_values import FileValue, ListValue, LiteralValue, ResultValue
 
 NO_SIDE_PX = 1024
 """What diffusers draws where neither the call nor the denoiser's configuration names a size."""
@@ -77,7 +77,7 @@ def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[i
     """Sizes of the pictures the step is given, which it draws in where it is told no other."""
     value = step.arguments.get("image")
     for item in value.items if isinstance(value, ListValue) else (value,):
-        if isinstance(item, ImageValue):
+        if isinstance(item, FileValue) and item.kind == "image":
             # Its header alone is read. Where it has gone meanwhile, the call says so.
             with contextlib.suppress(WrongMediaError):
                 yield pictures.size_of(Path(item.path))

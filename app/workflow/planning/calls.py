@@ -17,7 +17,7 @@ from app.workflow.files import config_of
 from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
 from app.workflow.models.model_index import INDEX, read_index
 from app.workflow.plan_sources import ModelSource, ModularSettings
-from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, Value
+from app.workflow.plan_values import FileValue, ListValue, LiteralValue, Value
 from app.workflow.planning.modular import modular_signature
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
@@ -242,7 +242,7 @@ def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_n
         case ListValue():
             for index, item in enumerate(value.items):
                 _check_pictures(item, (*at, index), reader, class_name)
-        case ImageValue():
+        case FileValue(kind="image"):
             try:
                 width, height = pictures.size_of(Path(value.path))
             except WrongMediaError as error:

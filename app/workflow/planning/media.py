@@ -18,20 +18,11 @@ from app.settings import MediaLimits, UrlSettings
 from app.stamps import FileStamp, stamp_of
 from app.workflow.files import can_be_path
 from app.workflow.plan_values import (
-    AudioValue,
-    ImageValue,
+    FileValue,
     LiteralValue,
     RemoteValue,
     Value,
-    VideoValue,
 )
-
-FileValue = ImageValue | VideoValue | AudioValue
-FILE_VALUES: dict[MediaKind, type[FileValue]] = {
-    "image": ImageValue,
-    "video": VideoValue,
-    "audio": AudioValue,
-}
 
 
 class Note(Protocol):
@@ -84,7 +75,7 @@ def media_value(
 
 def file_value(file: Path, kind: MediaKind) -> Value:
     """The value of a file that is known to be what it shall be."""
-    return FILE_VALUES[kind](path=str(file), sha256=_content(file, stamp_of(file)))
+    return FileValue(kind=kind, path=str(file), sha256=_content(file, stamp_of(file)))
 
 
 def near(path: Path, private: Iterable[Path]) -> str:

@@ -19,17 +19,15 @@ from app.workflow.document import TaskBlock
 from app.workflow.inputs import FILES_OF_ARGUMENTS
 from app.workflow.plan import PipelineStep, ResultSpec, TaskStep
 from app.workflow.plan_values import (
-    AudioValue,
     BuiltValue,
     DTypeValue,
-    ImageValue,
+    FileValue,
     ListValue,
     LiteralValue,
     ObjectValue,
     RemoteValue,
     ResultValue,
     Value,
-    VideoValue,
 )
 from app.workflow.planning.pipelines import PipelineBuilder
 from app.workflow.planning.task_models import (
@@ -227,13 +225,9 @@ def _sample(value: Value) -> Any:
     match value:
         case LiteralValue():
             return value.value
-        case ImageValue():
-            return _sample_of("image")
         case ResultValue() | BuiltValue():
             return UNKNOWN
-        case VideoValue() | AudioValue():
-            return _sample_of(value.type)
-        case RemoteValue():
+        case FileValue() | RemoteValue():
             return _sample_of(value.kind)
         case DTypeValue():
             return value.dtype

@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import BadRequest, InvalidInputs, InvalidWorkflow
 from app.settings import UrlSettings
-from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, RemoteValue, Value
+from app.workflow.plan_values import FileValue, ListValue, LiteralValue, RemoteValue, Value
 from app.workflow.planning.planner import make_plan
 from app.workflow.remote import remote_values, with_files
 from tests.workflow.bench import Bench, drawing, step, sub, told
@@ -68,7 +68,7 @@ def test_lists_of_pictures_may_mix_files_and_urls(bench: Bench):
         found = argument(bench, document)
         assert isinstance(found, ListValue)
         here, *urls, nothing = found.items
-        assert isinstance(here, ImageValue)
+        assert isinstance(here, FileValue)
         assert (here.path, [url_of(url) for url in urls]) == (str(file), [URL, OTHER])
         assert nothing == LiteralValue(value=None)
 
@@ -87,7 +87,7 @@ def test_a_picture_handed_into_a_sub_workflow_may_stand_in_a_location(bench: Ben
     parent = drawing(steps=[sub("child.json", an_image=URL)])
     assert url_of(argument(bench, parent)) == URL
     bench.picture("a.png", bench.workflows)
-    assert argument(bench, drawing(steps=[sub("child.json", an_image="a.png")])).type == "image"
+    assert argument(bench, drawing(steps=[sub("child.json", an_image="a.png")])).kind == "image"
 
 
 def test_a_location_may_be_an_earlier_step(bench: Bench):
@@ -147,7 +147,7 @@ def test_any_name_that_stays_inside_is_a_files_name(bench: Bench, name: str):
     (bench.workflows / "sub").mkdir()
     file = bench.picture(Path(name).name, bench.workflows)
     value = argument(bench, using(name))
-    assert isinstance(value, ImageValue)
+    assert isinstance(value, FileValue)
     assert value.path == str(file)
 
 
@@ -164,7 +164,7 @@ def test_files_take_the_place_of_urls_wherever_they_stand(bench: Bench):
         (OTHER, f"{PLACE}[1].location"),
         (URL, "steps[1].task.arguments.image"),
     ]
-    fetched = with_files(plan, lambda value: ImageValue(path=value.url, sha256="0"))
+    fetched = with_files(plan, lambda value: FileValue(kind="image", path=value.url, sha256="0"))
     assert remote_values(fetched) == []
     assert type(fetched).model_validate_json(fetched.model_dump_json()) == fetched
 

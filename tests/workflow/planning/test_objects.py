@@ -54,7 +54,7 @@ def test_an_object_may_be_made_of_a_file_of_its_kind(bench: Bench, name: str, ma
                           "from_file": file.name})  # fmt: skip
     assert found.class_name == f"MiniMaxH3{name}Reference"
     assert found.media is not None
-    assert (found.media.type, found.media.path) == (kind, str(file))
+    assert (found.media.kind, found.media.path) == (kind, str(file))
 
 
 def test_an_object_may_be_made_of_a_url_with_fields_of_its_own(bench: Bench):
@@ -77,7 +77,7 @@ def test_an_object_may_be_made_of_arguments_and_hold_files_and_results(bench: Be
         "from_arguments": {"frames": "variable:start_image", "index": -1, "strength": 0.5},
     }
     found = built(bench, [condition][0], start_image="a.png")
-    assert found.arguments["frames"].type == "image"
+    assert found.arguments["frames"].kind == "image"
     of_result = {
         "condition_type": "LTX2VideoCondition", "from_arguments": {"frames": "previous_result:draw"}
     }  # fmt: skip

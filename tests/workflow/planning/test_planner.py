@@ -11,7 +11,7 @@ from app.errors import InvalidInputs
 from app.workflow.plan import Plan
 from app.workflow.plan_values import (
     DTypeValue,
-    ImageValue,
+    FileValue,
     ListValue,
     LiteralValue,
     ObjectValue,
@@ -77,7 +77,7 @@ def test_a_documents_picture_lies_beside_the_document(bench: Bench):
     file = bench.picture("beside.png", bench.workflows)
     for written in ("beside.png", {"location": "beside.png"}):
         value = bench.plan(with_arguments(ip_adapter_image=written)).steps[0].arguments
-        assert isinstance(value["ip_adapter_image"], ImageValue)
+        assert isinstance(value["ip_adapter_image"], FileValue)
         assert value["ip_adapter_image"].path == str(file.resolve())
 
 
@@ -92,7 +92,7 @@ def test_lists_and_objects_keep_what_is_special_inside_them(bench: Bench):
     )
     arguments = plan.steps[0].arguments
     assert isinstance(arguments["ip_adapter_image"], ListValue)
-    assert isinstance(arguments["ip_adapter_image"].items[0], ImageValue)
+    assert isinstance(arguments["ip_adapter_image"].items[0], FileValue)
     assert arguments["cross_attention_kwargs"] == ObjectValue(
         entries={"dtype": DTypeValue(dtype="float16"), "scale": LiteralValue(value=0.5)}
     )

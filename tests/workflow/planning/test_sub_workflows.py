@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import InvalidInputs, InvalidWorkflow
 from app.workflow.plan import ResultSpec, Rounds, SubWorkflowStep
-from app.workflow.plan_values import ImageValue, LiteralValue, ResultValue
+from app.workflow.plan_values import FileValue, LiteralValue, ResultValue
 from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
 
 
@@ -82,7 +82,7 @@ def test_a_picture_beside_the_parent_is_handed_down_as_a_file(bench: Bench):
     file = bench.picture("beside.png", bench.workflows)
     plan = bench.plan(drawing(steps=[sub("child.json", image="beside.png")]))
     value = plan.steps[0].arguments["image"]
-    assert isinstance(value, ImageValue)
+    assert isinstance(value, FileValue)
     assert value.path == str(file.resolve())
 
 

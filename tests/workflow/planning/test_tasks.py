@@ -11,7 +11,7 @@ from app.tasks import REFUSED, TASKS
 from app.tasks.detectors import DETECTORS
 from app.workflow.models import needs
 from app.workflow.plan import TaskStep
-from app.workflow.plan_values import ImageValue, ListValue, LiteralValue, ResultValue
+from app.workflow.plan_values import FileValue, ListValue, LiteralValue, ResultValue
 from app.workflow.request_keys import request_key
 from tests.workflow.bench import Bench, drawing, step, sub
 
@@ -45,7 +45,7 @@ def test_a_task_may_stand_alone(bench: Bench):
         "task", "resize_rescale", "do", "steps[0]",
     )  # fmt: skip
     (call,) = found.calls
-    assert isinstance(call["image"], ImageValue)
+    assert isinstance(call["image"], FileValue)
     assert call["width"] == LiteralValue(value=32)
     assert (found.title, found.sources) == ("task resize_rescale", ())
 
@@ -73,7 +73,7 @@ def test_a_picture_may_be_an_object_with_its_location(bench: Bench):
         steps=[doing(image={"location": "variable:picture", "media_type": "image"})],
     )
     (call,) = bench.plan(document, picture=str(upload)).steps[0].calls
-    assert isinstance(call["image"], ImageValue)
+    assert isinstance(call["image"], FileValue)
     assert call["image"].path == str(upload)
 
 
@@ -109,7 +109,7 @@ def test_a_pattern_gathers_the_files_of_the_workflows_folder_in_order(bench: Ben
         bench.picture(name, bench.workflows)
     (call,) = planned(bench, doing("gather_images", glob="*.png")).calls
     assert isinstance(call["images"], ListValue)
-    paths = [value.path for value in call["images"].items if isinstance(value, ImageValue)]
+    paths = [value.path for value in call["images"].items if isinstance(value, FileValue)]
     assert [path.rpartition("/")[2] for path in paths] == ["a.png", "b.png"]
 
 
@@ -293,7 +293,7 @@ def test_pictures_by_url_are_gathered_with_those_of_a_pattern(bench: Bench):
     urls = ["https://example.org/a.png", "https://example.org/b"]
     document = drawing(steps=[doing("gather_images", glob="*.png", urls=urls)])
     found = planned(bench, *document["steps"]).calls[0]["images"]
-    assert [item.type for item in found.items] == ["image", "remote", "remote"]
+    assert [item.type for item in found.items] == ["file", "remote", "remote"]
     wrong = drawing(steps=[doing("gather_images", urls="file:///etc/a.png")])
     assert bench.problems(wrong) == {
         f"{ARGUMENTS}.urls[0]": "'file:' is not fetched; http and https are."

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidInputs
-from app.workflow.plan_values import ImageValue, LiteralValue
+from app.workflow.plan_values import FileValue, LiteralValue
 from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
 
 HOSTILE = [
@@ -200,7 +200,7 @@ def test_a_typed_model_name_that_no_folder_can_have_is_refused(bench: Bench):
 def test_an_uploaded_picture_is_taken(bench: Bench):
     file = bench.picture()
     value = bench.plan(with_picture(), image=str(file)).steps[0].arguments["ip_adapter_image"]
-    assert isinstance(value, ImageValue)
+    assert isinstance(value, FileValue)
     assert value.path == str(file.resolve())
 
 
