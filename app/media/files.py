@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from app.media import pictures
-from app.media.pictures import WrongMediaError as WrongMediaError
+from app.media import images
+from app.media.images import WrongMediaError as WrongMediaError
 from app.settings import MediaLimits
 from app.units import size
 
@@ -41,7 +41,7 @@ def suffix_of(file: Path, kind: MediaKind, limits: MediaLimits, name: str = "") 
     expected format.
     """
     if kind == "image":
-        return pictures.checked(file, limits.max_picture_pixels, name)
+        return images.checked(file, limits.max_picture_pixels, name)
     name = name or file.name
     suffix = Path(name).suffix.lower()
     for each in (suffix,) if suffix in CONTAINERS else SUFFIXES[kind]:
@@ -86,7 +86,7 @@ def check_stream(stream: Any, kind: MediaKind, limits: MediaLimits, name: str) -
         seconds = stream.container.duration / 1_000_000
     if kind == "video":
         width, height = stream.codec_context.width, stream.codec_context.height
-        pictures.check_pixels(width, height, limits.max_picture_pixels, name)
+        images.check_pixels(width, height, limits.max_picture_pixels, name)
         stream.codec_context.options = {"max_pixels": str(limits.max_picture_pixels)}
         # Each thread of the decoder keeps frames of its own.
         stream.thread_type = "SLICE"

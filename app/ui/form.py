@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from app.errors import InvalidInputs, Problem, shortened
 from app.media.files import MediaKind
-from app.media.pictures import WrongMediaError
+from app.media.images import WrongMediaError
 from app.settings import PathSettings
 from app.ui.painting import Editor, background_of, is_there, mask_editor, mask_of
 from app.ui.widgets import asked, rounds, text_field, widget_of

@@ -1,7 +1,7 @@
 """The mask editor: an image and its painting, as files that nothing has decoded yet.
 
 Gradio would keep a browser's data in memory and open it with any decoder; here it is written to
-disk as received, and opened by `app.media.pictures` when a run is submitted.
+disk as received, and opened by `app.media.images` when a run is submitted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gradio.components.image_editor import EditorData
 from gradio.data_classes import DataWithFiles, FileData
 from PIL import Image, ImageChops
 
-from app.media import pictures
-from app.media.pictures import WrongMediaError
+from app.media import images
+from app.media.images import WrongMediaError
 from app.outputs import replacing
 from app.settings import PathSettings
 
@@ -144,7 +144,7 @@ def background_of(editor: Editor, paths: PathSettings) -> Path | None:
     if editor.get("background") is None:
         return None
     file = _own(editor["background"], paths)
-    white = pictures.on_white(file, paths.limits.max_picture_pixels)
+    white = images.on_white(file, paths.limits.max_picture_pixels)
     return file if white is None else _kept(_png(white), paths.media[0])
 
 
@@ -158,7 +158,7 @@ def mask_of(editor: Editor, paths: PathSettings) -> Path | None:
         raise WrongMediaError(f"{len(layers)} layers are painted; {MAX_LAYERS} are the most.")
     painted: Image.Image | None = None
     for layer in layers:
-        alpha = pictures.alpha_of(_own(layer, paths), paths.limits.max_picture_pixels)
+        alpha = images.alpha_of(_own(layer, paths), paths.limits.max_picture_pixels)
         # The brush's half-transparent edges are rounded: a mask is binary.
         alpha = alpha.point(lambda level: 255 if level >= 128 else 0)
         painted = alpha if painted is None else ImageChops.lighter(painted, alpha)

@@ -144,7 +144,7 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     from app.ui.uploads import pass_media_on, pass_urls_on
     from app.ui.website import Website
 
-    # Bounds any code in this process that opens an image outside `app.media.pictures`.
+    # Bounds any code in this process that opens an image outside `app.media.images`.
     Image.MAX_IMAGE_PIXELS = settings.paths.limits.max_picture_pixels
     pass_urls_on()
     pass_media_on()

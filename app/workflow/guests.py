@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, JsonValue
 
 from app.errors import InvalidInputs, Problem, WorkbenchError
-from app.media.pictures import WrongMediaError, size_of
+from app.media.images import WrongMediaError, size_of
 from app.workflow.catalog import Catalog, CatalogEntry
 from app.workflow.inputs import check_inputs
 from app.workflow.loader import read_document

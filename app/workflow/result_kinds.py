@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from app.workflow.one_of import OneOf
-from app.workflow.planning.sound_files import AUDIO_FILES
+from app.workflow.planning.audio_files import AUDIO_FILES
 
 
 class ResultKind(NamedTuple):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from app.settings import PROJECT
-from tests.media.test_pictures import EPS, png_that_says
+from tests.media.test_images import EPS, png_that_says
 
 START = """
 import json, os, resource, sys

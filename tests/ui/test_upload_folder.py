@@ -24,7 +24,7 @@ from PIL import Image
 from app.janitor import clean
 from app.settings import PROJECT
 from app.ui.upload_folder import FRESH_S, MAX_FILES
-from tests.media.test_pictures import png_that_says
+from tests.media.test_images import png_that_says
 from tests.servers import Server, started_server
 
 BOUND_BYTES = 3_000_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.errors import ResultError
 from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, as_audio
-from app.workflow.planning.sound_files import AUDIO_FILES, CODECS, PLAIN
+from app.workflow.planning.audio_files import AUDIO_FILES, CODECS, PLAIN
 
 if TYPE_CHECKING:
     from app.workflow.plan import ResultSpec

@@ -13,7 +13,7 @@ from app.errors import ResultError
 from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, VideoFileFrames, as_array, as_audio, as_bytes
 from app.worker.results.audio import encoded, layout_of, quality_options
-from app.workflow.planning.sound_files import OPUS_RATES
+from app.workflow.planning.audio_files import OPUS_RATES
 
 if TYPE_CHECKING:
     import numpy as np

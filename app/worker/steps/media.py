@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError
-from app.media import pictures
+from app.media import images
 from app.media.files import CALLED, CONTAINERS, MediaKind, check_channels, check_stream
-from app.media.pictures import WrongMediaError
+from app.media.images import WrongMediaError
 from app.settings import MediaLimits
 from app.tasks.media import AudioVideo, as_audio, as_image, check_video
 from app.units import size
@@ -36,7 +36,7 @@ class MediaReader:
     def image(self, path: str) -> Any:
         """Returns the image as RGB, rotated by its EXIF orientation. Raises StepError."""
         try:
-            found = pictures.read(Path(path), self._limits.max_picture_pixels)
+            found = images.read(Path(path), self._limits.max_picture_pixels)
         except WrongMediaError as error:
             raise StepError(f"A picture can no longer be read: {error}") from error
         self._count(path, 3 * found.width * found.height)

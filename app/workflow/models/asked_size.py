@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.media import pictures
-from app.media.pictures import WrongMediaError
+from app.media import images
+from app.media.images import WrongMediaError
 from app.workflow.installed.signatures import call_signature
 from app.workflow.models.activations import Size, compression
 from app.workflow.plan import PipelineStep
@@ -80,7 +80,7 @@ def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[i
         if isinstance(item, FileValue) and item.kind == "image":
             # Its header alone is read. Where it has gone meanwhile, the call says so.
             with contextlib.suppress(WrongMediaError):
-                yield pictures.size_of(Path(item.path))
+                yield images.size_of(Path(item.path))
         elif isinstance(item, ResultValue) and item.step in sizes:
             before = sizes[item.step]
             yield before.width_px, before.height_px

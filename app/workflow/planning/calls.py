@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import nearest
-from app.media import pictures
-from app.media.pictures import WrongMediaError
+from app.media import images
+from app.media.images import WrongMediaError
 from app.mistakes import shown
 from app.workflow.files import config_of
 from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
@@ -244,7 +244,7 @@ def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_n
                 _check_pictures(item, (*at, index), reader, class_name)
         case FileValue(kind="image"):
             try:
-                width, height = pictures.size_of(Path(value.path))
+                width, height = images.size_of(Path(value.path))
             except WrongMediaError as error:
                 reader.note(at, str(error))
                 return

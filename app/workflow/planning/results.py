@@ -8,8 +8,8 @@ from typing import Any
 from app.errors import nearest
 from app.workflow.document import ResultBlock
 from app.workflow.plan import ResultSpec
+from app.workflow.planning.audio_files import AUDIO_FILES, CODECS, PLAIN
 from app.workflow.planning.loading_arguments import warn_of_result
-from app.workflow.planning.sound_files import AUDIO_FILES, CODECS, PLAIN
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
 

@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import ResultError
 from app.tasks.media import AudioVideo
-from app.workflow.planning.sound_files import AUDIO_FILES
+from app.workflow.planning.audio_files import AUDIO_FILES
 from tests.worker.results.files import RECORD, heard, loudest_hz, saved, tone
 
 

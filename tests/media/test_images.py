@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from app.media import pictures
-from app.media.pictures import WrongMediaError, alpha_of, checked, on_white, read, size_of
+from app.media import images
+from app.media.images import WrongMediaError, alpha_of, checked, on_white, read, size_of
 
-APP = Path(pictures.__file__).resolve().parents[1]
+APP = Path(images.__file__).resolve().parents[1]
 MILLION = 1_000_000
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) print\n%%EOF\n"
 
@@ -206,7 +206,7 @@ def test_error_names_no_folder(tmp_path: Path):
 # --- nobody else does ----------------------------------------------------------------------------
 
 OPENS_MEDIA = {
-    "Image.open": {"media/pictures.py"},
+    "Image.open": {"media/images.py"},
     "av.open": {"media/files.py", "tasks/media.py", "worker/results/audio.py",
                 "worker/results/video.py", "worker/steps/media.py"},
     **{name: set() for name in (
