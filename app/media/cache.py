@@ -1,7 +1,7 @@
-"""What lies behind URLs, kept on disk: asked for again each time, sent again only when it changed.
+"""Disk cache of media behind URLs: revalidated on each use, downloaded again only when changed.
 
-A file is named by the SHA-256 of its content, so what a run is to use stays what it is; a small
-record by that of its URL says which file it was last, with what tells the server so.
+A file is named by the SHA-256 of its content, so the file of a queued run cannot change. A small
+record, named by the hash of the URL, holds the file last received and its validators.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ log = logging.getLogger(__name__)
 FOLDER = ".media"
 RECORD = ".json"
 LEFT_S = 2 * WHOLE_S
-"""A file of no name yet that was written to so long ago is left over from a process that died."""
+"""Age at which an unfinished download counts as left over from a process that died."""
 MAX_FRESH_S = 3600.0
-"""A server's word that its answer stays good for longer than that is not taken."""
+"""Upper bound of a server's `max-age`."""
 MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})")
 PLAIN_TYPES = {"", "application/octet-stream", "binary/octet-stream"}
-"""Content types that say nothing."""
+"""Content types that say nothing about the content."""
 
 Tell = Callable[[int, int | None], None]
-"""Called with the bytes that have come and, where the server says so, how many will."""
+"""Called with the bytes received and the total, None where the server does not say."""
 
 
 class MediaFile(Frozen):
-    """What lay behind a URL."""
+    """The file received from a URL."""
 
     url: str
     sha256: str
-    """Of the content; with the suffix the file's name."""
+    """SHA-256 of the content; with the suffix the file's name."""
     suffix: str
     size_bytes: int
     etag: str = ""
     last_modified: str = ""
     fresh_until: float = 0.0
-    """Unix seconds until which the server need not be asked."""
+    """Unix time in seconds until which the server need not be asked."""
 
 
 class MediaCache:
-    """Files of URLs below one folder, the least recently used leaving first under a bound.
+    """LRU cache of files by URL, bounded in bytes, below one folder.
 
-    What is held for a holder (a run, say) is not removed until the holder is released.
+    A file held for a holder (a run, say) is not evicted until the holder is released.
     """
 
     def __init__(self, outputs: Path, settings: UrlSettings, limits: MediaLimits) -> None:
@@ -69,12 +69,11 @@ class MediaCache:
         self._limits = limits
         self._held: dict[str, set[MediaFile]] = {}
         self._admitted: set[str] = set()
-        """The holders whose files were found to fit; another one's must fit beside them."""
+        """Holders whose files fit; the files of the next one must fit beside them."""
         self._removing = threading.Lock()
-        """Held where files are removed, and where one comes to be held that is there."""
+        """Held while files are evicted, and while an existing file becomes held."""
 
     def path(self, file: MediaFile) -> Path:
-        """Where its content lies."""
         return self._folder / f"{file.sha256}{file.suffix}"
 
     def fetch(
@@ -85,7 +84,7 @@ class MediaCache:
         tell: Tell = lambda _done, _total: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> MediaFile:
-        """What lies behind the URL now; what lay there last where there is no network.
+        """Returns the file now behind the URL, or the last one received where there is no network.
 
         Raises FetchError with a sentence, Cancelled once `stopped()`.
         """
@@ -121,14 +120,14 @@ class MediaCache:
         return self._of_kind(found, kind)
 
     def fill(self, url: str, kind: MediaKind, file: Path, fresh_s: int = 0) -> MediaFile:
-        """Put this file where the URL's content lies, as if it had been fetched; for `fresh_s` its
-        server is not asked. Raises FetchError where it is not of that kind."""
+        """Stores this file as if it had been fetched from the URL, fresh for `fresh_s`. Raises
+        FetchError where it is not of that kind."""
         told = {"cache-control": f"max-age={fresh_s}"}
         answer = Answer(200, told, iter([file.read_bytes()]))
         return self._keep(url, kind, answer, lambda _done, _total: None)
 
     def find(self, url: str) -> MediaFile | None:
-        """What lay behind the URL last, if that is still here."""
+        """Returns the file last received from the URL; None where it is gone."""
         try:
             noted = json.loads(self._record(url).read_bytes())
             found = MediaFile.model_validate({**noted, "url": url})
@@ -137,7 +136,7 @@ class MediaCache:
         return found if self.path(found).is_file() else None
 
     def hold(self, file: MediaFile, holder: str) -> bool:
-        """Keeps the file until the holder is released; False where it has been removed."""
+        """Keeps the file until the holder is released; False where it has been evicted."""
         with self._removing:
             if not self.path(file).is_file():
                 return False
@@ -145,15 +144,15 @@ class MediaCache:
             return True
 
     def release(self, holder: str) -> None:
-        """Lets go of what was fetched for this holder; it is removed when room is needed."""
+        """Releases the files held for this holder; they are evicted when room is needed."""
         with self._removing:
             self._held.pop(holder, None)
             self._admitted.discard(holder)
 
     def admit(self, holder: str) -> None:
-        """Removes what has been used longest ago until the rest is within the bound; never what is
-        held. Raises FetchError where what is held for this holder does not fit beside the files of
-        the holders admitted before it: of two that come at once, one is admitted."""
+        """Evicts the least recently used files down to the bound, never a held one. Raises
+        FetchError where the files held for this holder do not fit beside those of the holders
+        admitted before it: of two that come at once, one is admitted."""
         bound_bytes = self._settings.media_cache_bytes
         with self._removing:
             own_bytes = self._held_bytes({holder})
@@ -185,7 +184,7 @@ class MediaCache:
         )
 
     def _held_bytes(self, holders: set[str]) -> int:
-        """The bytes of what is held for these; what lies behind two URLs is one file."""
+        """Returns the bytes held for these holders; one file behind two URLs counts once."""
         sizes = {
             file.sha256: file.size_bytes
             for holder in holders
@@ -204,7 +203,7 @@ class MediaCache:
     # --- one answer ------------------------------------------------------------------------------
 
     def _keep(self, url: str, kind: MediaKind, answer: Answer, tell: Tell) -> MediaFile:
-        """Write the body down, if it is what was asked for."""
+        """Stores the body after checking its type and size."""
         _check_type(url, kind, answer.headers.get("content-type", ""))
         declared = answer.headers.get("content-length", "")
         total = int(declared) if declared.isascii() and declared.isdigit() else None
@@ -243,7 +242,10 @@ class MediaCache:
         return found
 
     def _of_kind(self, found: MediaFile, kind: MediaKind) -> MediaFile:
-        """The file, used now; what is used as a picture here may be used as a video there."""
+        """Returns the file, marked as used; raises FetchError where its kind does not fit.
+
+        The same file may be used as video and as audio.
+        """
         path = self.path(found)
         if found.suffix not in ACCEPTED[kind]:
             raise FetchError(
@@ -255,7 +257,7 @@ class MediaCache:
 
     @contextlib.contextmanager
     def _new_file(self) -> Iterator[tuple[IO[bytes], Path]]:
-        """A file of no name yet, gone afterwards unless it was moved away."""
+        """Opens a temporary file, removed afterwards unless it was moved."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with part_file(self._folder) as (file, temporary):
@@ -266,10 +268,11 @@ class MediaCache:
     def _note(self, found: MediaFile) -> None:
         try:
             with replacing(self._record(found.url)) as file:
-                # Whose name is the URL's hash. The URL itself may open the file to others.
+                # Without the URL, which may give access to the file; the record's name is the URL's
+                # hash.
                 file.write(found.model_dump_json(exclude={"url"}).encode())
         except OSError as error:
-            # The file itself is here; the next run asks for it anew.
+            # The file itself is stored; the next run downloads it again.
             log.warning("What lies behind %s could not be noted: %s", shown(found.url), error)
 
     def _record(self, url: str) -> Path:
@@ -301,5 +304,5 @@ def _too_large(url: str, limit: int) -> FetchError:
 
 
 def _name_of(url: str) -> str:
-    """What the file is called in the URL: `cat.png`."""
+    """Returns the file name in the URL: `cat.png`."""
     return url.partition("?")[0].rstrip("/").rpartition("/")[2][:80] or "it"
