@@ -1,4 +1,4 @@
-"""Which workflows exist, what they ask for, and whether they are ready here."""
+"""The catalog: which workflows exist, their inputs, and whether they are ready to run."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ class CatalogEntry(Frozen):
     models: tuple[str, ...]
     steps: int
     ready: bool
-    """Whether everything it loads is on this machine."""
+    """True if all files it loads are on this machine."""
     download_bytes: int | None
     availability: str
     problem: ErrorReport | None = None
 
 
 class _Read(NamedTuple):
-    """An entry as last read, with what tells that its file has changed."""
+    """A cached entry, with the stamp of its file."""
 
     stamp: object
     entry: CatalogEntry
 
 
 class _Drafted(NamedTuple):
-    """A draft as last made, with what tells that one of its files has changed."""
+    """A cached draft, with the stamps of its files."""
 
     stamps: tuple[object, ...]
     draft: Draft
 
 
 class Catalog:
-    """The workflows in these folders; files are read again when they have changed."""
+    """The workflows in these folders; changed files are read again."""
 
     def __init__(self, paths: PathSettings) -> None:
         self._paths = paths
@@ -79,9 +79,9 @@ class Catalog:
         self._naming = threading.Lock()
 
     def entries(self) -> tuple[CatalogEntry, ...]:
-        """All workflows: those that ship first, of those the ones that are ready, and of those the
-        ones that run at a click, the simplest first. What is wrong with a file is told in its own
-        entry and keeps no other from being listed."""
+        """Returns all workflows: shipped ones first, of those the ready ones, of those the ones
+        that run without inputs, the simplest first. A broken file is reported in its own entry and
+        hides no other."""
         found = [entry.model_copy(update=self._readiness(entry)) for entry in self._listed()]
         shipped = SHIPPED_WORKFLOWS.resolve()
 
@@ -93,7 +93,7 @@ class Catalog:
         return tuple(sorted(found, key=order))
 
     def find(self, name: str) -> CatalogEntry:
-        """The workflow of this name. Raises UnknownWorkflow with the nearest name."""
+        """Returns the workflow of this name. Raises UnknownWorkflow with the nearest name."""
         name = unicodedata.normalize("NFC", name)
         listed = {entry.name: entry for entry in self._listed()}
         if name not in listed:
@@ -109,14 +109,14 @@ class Catalog:
         return listed[name].model_copy(update=self._readiness(listed[name]))
 
     def _listed(self) -> list[CatalogEntry]:
-        """All entries with their names, before it is looked whether they are ready."""
+        """Returns all entries with their names, without their readiness."""
         files = self._files()
         with self._naming:
             self._names = names = workflow_names(files, self._names)
         return [self._entry(file).model_copy(update={"name": names[file]}) for file in files]
 
     def _files(self) -> list[Path]:
-        """Everything that is called like a workflow, in the order of the folders."""
+        """Returns all files with a workflow's suffix, in the order of the folders."""
         found: dict[Path, None] = {}
         for folder in self._paths.workflows:
             try:
@@ -150,7 +150,7 @@ class Catalog:
             except WorkbenchError as error:
                 log.debug("The workflow %r cannot be planned: %s", path, error)
             except Exception:
-                # Whatever a file holds, it keeps no other from being listed.
+                # Any failure is a mistake of one file and hides no other.
                 log.exception("The workflow %r cannot be planned", path)
             known = _Drafted(tuple(map(_stamp, draft.files)), draft)
             self._drafts[path] = known
@@ -158,7 +158,7 @@ class Catalog:
 
 
 def _still_stands(known: _Drafted, paths: PathSettings) -> bool:
-    """Whether a draft would be the same if it was made now."""
+    """Returns True if a draft is still current."""
     draft = known.draft
     if draft.lacks_folder or tuple(map(_stamp, draft.files)) != known.stamps:
         return False
@@ -172,14 +172,14 @@ def _still_stands(known: _Drafted, paths: PathSettings) -> bool:
 
 
 def find_workflow(name: str, paths: PathSettings) -> Path:
-    """Returns the file a person means: a path, or a name of the catalog. Raises UnknownWorkflow."""
+    """Returns the file for a path or a name of the catalog. Raises UnknownWorkflow."""
     if name.endswith(".json") or "/" in name:
         return Path(name)
     return Path(Catalog(paths).find(name).path)
 
 
 def _stamp(path: Path) -> object:
-    """What tells that the file, or what keeps it from being read, has changed."""
+    """Returns a value that changes with the file, or with the error of reading it."""
     try:
         return stamp_of(path)
     except OSError as error:
@@ -187,7 +187,7 @@ def _stamp(path: Path) -> object:
 
 
 def missing_entry(name: str, problem: ErrorReport) -> CatalogEntry:
-    """What stands for a workflow whose file has gone since it was listed."""
+    """Returns the entry of a workflow whose file has gone since it was listed."""
     return CatalogEntry(
         name=name,
         title=name,
@@ -204,7 +204,7 @@ def missing_entry(name: str, problem: ErrorReport) -> CatalogEntry:
 
 
 def _read_entry(path: Path) -> CatalogEntry:
-    """The entry of this file, named after it alone."""
+    """Returns the entry of this file, named after it alone."""
     entry = CatalogEntry(
         name=slug(path.stem),
         title=one_line(_title(path.stem)) or "Workflow",
@@ -222,7 +222,7 @@ def _read_entry(path: Path) -> CatalogEntry:
     except WorkbenchError as error:
         return entry.model_copy(update={"problem": error.report()})
     except Exception as error:
-        # Whatever a file holds, it is one mistake in one file.
+        # Any failure is a mistake of one file and hides no other.
         log.exception("The workflow %r cannot be listed", str(path))
         problem = ErrorReport(
             kind="InvalidWorkflow",
@@ -233,7 +233,7 @@ def _read_entry(path: Path) -> CatalogEntry:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What the document says of itself. Raises WorkbenchError where it cannot be run."""
+    """Returns the entry's fields from the document. Raises WorkbenchError where it cannot run."""
     raw = read_document(_inside_its_folder(path))
     # An id that only repeats the file's name reads better as words.
     identity = one_line(str(raw.tree.get("id", "")))
@@ -248,7 +248,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _inside_its_folder(path: Path) -> Path:
-    """The file with its links followed. Raises InvalidWorkflow where it is none to be listed."""
+    """Returns the file with its links resolved. Raises InvalidWorkflow for one not to be listed."""
     called = one_line(path.name)
     if printable(path.name) != path.name:
         raise InvalidWorkflow(
@@ -271,7 +271,7 @@ def _inside_its_folder(path: Path) -> Path:
 
 
 def _availability(draft: Draft) -> dict[str, Any]:
-    """Readiness is looked up each time: a model may have been downloaded meanwhile."""
+    """Returns the readiness, looked up each time: a model may have been downloaded meanwhile."""
     if draft.lacks_folder:
         return {"ready": False, "availability": "its model folder is missing"}
     sources = dict.fromkeys(source for step in draft.steps for source in step.sources)

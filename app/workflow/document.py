@@ -1,6 +1,6 @@
-"""The typed workflow document, as it is after its variables have been replaced.
+"""The typed workflow document, after its variables have been replaced.
 
-Unknown keys are errors here; `loader` says which of them a document may have all the same.
+Unknown keys are errors here; `loader` decides which of them are allowed all the same.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ class PipelineBlock(Block):
 
 
 def _gathered(model: type[Block], block: Any, mark: str, into: str) -> Any:
-    """The block with everything under an unknown key that has `mark` in it in one place."""
+    """Returns the block with all unknown keys whose objects contain `mark` moved below `into`."""
     if not isinstance(block, dict):
         return block
     if into in block:

@@ -1,4 +1,4 @@
-"""Identity, as hashes: of a workflow's documents, of a request, and of a model's files."""
+"""Hashes that identify a workflow's documents, a request, and a model's files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPE_BYTES: dict[StorageDType, int] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
 }  # fmt: skip
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-"""Of safetensors' types those that a load converts, with their bytes per number."""
+"""The types of safetensors that a load converts, with their bytes per number."""
 METADATA = "__metadata__"
 WEIGHTS = ".safetensors"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
@@ -32,7 +32,7 @@ VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safet
 
 
 class FileIdentity(Frozen):
-    """What tells one version of a file from another without reading it."""
+    """Identifies one version of a file without reading it."""
 
     name: str
     content: str
@@ -40,9 +40,10 @@ class FileIdentity(Frozen):
 
 
 def workflow_hash(documents: Iterable[bytes]) -> str:
-    """The SHA-256 (hex) of a workflow: its own file, then those of its sub-workflows in order.
+    """Returns the SHA-256 (hex) of a workflow: its own file, then those of its sub-workflows in
+    order.
 
-    Each file's length goes in before its bytes, so that text moved from one file to the next
+    Each file's length is hashed before its bytes, so that text moved from one file to the next
     changes the hash.
     """
     digest = hashlib.sha256()
@@ -54,13 +55,13 @@ def workflow_hash(documents: Iterable[bytes]) -> str:
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """The versions of the libraries a result depends on, by name."""
+    """Returns the versions of the libraries a result depends on, by name."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 @functools.cache
 def computing_versions() -> dict[str, str]:
-    """As `library_versions`, with those of the quantisers that are installed."""
+    """Returns `library_versions` with those of the installed quantisers."""
     found = library_versions()
     for name in QUANTISERS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -69,7 +70,7 @@ def computing_versions() -> dict[str, str]:
 
 
 def identify_files(folder: Path, variant: str | None) -> tuple[FileIdentity, ...]:
-    """The identities of the files in this folder that a load with this variant may read."""
+    """Returns the identities of the files in this folder that a load with this variant may read."""
     with os.scandir(os.path.realpath(folder)) as entries:
         files = {entry.name: entry for entry in entries if entry.is_file()}
     read = {*of_variant((name for name in files if name.endswith(WEIGHTS)), variant)}
@@ -85,7 +86,7 @@ _note: ContextVar[Callable[[Path], None] | None] = ContextVar("note", default=No
 
 @contextlib.contextmanager
 def noting_files(note: Callable[[Path], None]) -> Iterator[None]:
-    """Inside, `note` is called with every file that is identified, before it is."""
+    """Calls `note` with every file identified inside the block, before it is."""
     before = _note.set(note)
     try:
         yield
@@ -94,12 +95,12 @@ def noting_files(note: Callable[[Path], None]) -> Iterator[None]:
 
 
 def identify_file(path: Path) -> FileIdentity:
-    """The identity of one file, without reading it."""
+    """Returns the identity of one file, without reading it."""
     return _identity(path, path.resolve())
 
 
 def identity_of(file: os.DirEntry[str]) -> FileIdentity:
-    """The identity of a file in a folder whose own path is resolved."""
+    """Returns the identity of a file in a folder whose own path is resolved."""
     path = Path(file.path)
     return _identity(path, path.resolve() if file.is_symlink() else path)
 
@@ -113,16 +114,16 @@ def _identity(path: Path, real: Path) -> FileIdentity:
 
 
 def weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
-    """The safetensors files a load with this variant reads.
+    """Returns the safetensors files a load with this variant reads.
 
-    Files of the variant where there are any, else those of no variant: so diffusers chooses.
+    Files of the variant where there are any, else those without one, as in diffusers.
     """
     names = (path.name for path in folder.glob("*.safetensors"))
     return tuple(folder / name for name in of_variant(names, variant))
 
 
 def of_variant(names: Iterable[str], variant: str | None) -> list[str]:
-    """Those of one folder's weight files that a load with this variant reads, sorted."""
+    """Returns the weight files of one folder that a load with this variant reads, sorted."""
     by_variant: dict[str | None, list[str]] = {}
     for name in sorted(names):
         match = VARIANT_IN_NAME.match(name)
@@ -136,9 +137,10 @@ def weight_bytes(
     dtype: DType | None = None,
     changes: ComponentChanges | None = None,
 ) -> int:
-    """Bytes of the tensors in the component's weight files, from their headers; see `tensor_bytes`.
+    """Returns the bytes of the tensors in the component's weight files, from their headers; see
+    `tensor_bytes`.
 
-    After these changes at most: what is cut counts where files have other names for it. Raises
+    An upper bound after changes: removed layers count where files have other names for them. Raises
     ValueError where a file is not a safetensors file, OSError where it cannot be read.
     """
     files = weight_files(folder, variant)
@@ -154,10 +156,9 @@ def weight_bytes(
 
 
 def tensor_bytes(path: Path, dtype: DType | None = None) -> int:
-    """Bytes of all tensors of one safetensors file: as they lie there, or loaded in this dtype.
+    """Returns the bytes of all tensors of one safetensors file: as stored, or loaded in this dtype.
 
-    A load converts numbers with a fraction and leaves the others. Raises ValueError when it is not
-    such a file.
+    A load converts floats and leaves the others. Raises ValueError for another kind of file.
     """
     stored = _bytes_by_type(path, stamp_of(path))
     return sum(_loaded_bytes(name, count, dtype) for name, count in stored.items())
@@ -171,7 +172,8 @@ def _loaded_bytes(type_name: str, count: int, dtype: StorageDType | None) -> int
 
 @functools.lru_cache(maxsize=512)
 def _bytes_by_type(path: Path, _stamp: FileStamp) -> dict[str, int]:
-    """Bytes by the types' names in the format (`F16`); read again when the file has changed."""
+    """Returns bytes by the types' names in the format (`F16`); read again when the file has
+    changed."""
     found: dict[str, int] = {}
     for entry in _read_header(path)[1].values():
         begin, end = entry["data_offsets"]
@@ -180,9 +182,9 @@ def _bytes_by_type(path: Path, _stamp: FileStamp) -> dict[str, int]:
 
 
 def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
-    """Where in a safetensors file each tensor begins and ends, in bytes from the file's start.
+    """Returns where each tensor of a safetensors file begins and ends, in bytes from its start.
 
-    Only the header is read. Raises ValueError when it is no safetensors file.
+    Reads only the header. Raises ValueError for another kind of file.
     """
     start, header = _read_header(path)
     offsets = {name: entry["data_offsets"] for name, entry in header.items()}
@@ -190,16 +192,16 @@ def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type (`F16`) and shape of each tensor of a safetensors file, by name.
+    """Returns type (`F16`) and shape of each tensor of a safetensors file, by name.
 
-    Only the header is read. Raises ValueError when it is no safetensors file.
+    Reads only the header. Raises ValueError for another kind of file.
     """
     header = _read_header(path)[1]
     return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors begin, in bytes from the file's start, and what is said of each."""
+    """Returns the offset of the first tensor, in bytes from the file's start, and the header."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
         if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
@@ -218,7 +220,7 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _is_tensor(entry: Any) -> bool:
-    """Whether this is what a safetensors header says of a tensor."""
+    """Returns True for a valid tensor entry of a safetensors header."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")

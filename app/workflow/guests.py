@@ -1,7 +1,7 @@
-"""What a guest's run may be: within the form's limits, of a bounded size, and with models that the
-catalog or the operator names.
+"""Checks a guest's run: form limits, a bounded size, and only models that the catalog or the
+operator names.
 
-An operator's run is not looked at here. Pure: a plan and what was given → problems.
+An operator's run is not checked here. Pure: plan and inputs in, problems out.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ OPERATORS = "An operator may: whoever starts the server, or logs in with DW_OPER
 
 @dataclass(frozen=True)
 class GuestLimits:
-    """How much one run of a guest may ask for."""
+    """Limits of one guest's run."""
 
     pixels: int
-    """Of everything its pipelines draw, and of each picture that is handed in."""
+    """Pixels of everything its pipelines draw, and of each input image."""
     steps: int
     """Denoising steps of one call."""
 
@@ -56,7 +56,7 @@ class GuestCheck:
     limits: GuestLimits
 
     def __call__(self, plan: Plan) -> None:
-        """Checks the plan that was made of these inputs and changes."""
+        """Checks the plan made of these inputs and changes."""
         problems = [
             *self._wrong_changes(plan),
             *self._foreign_models(plan),
@@ -80,7 +80,7 @@ class GuestCheck:
                 continue
             reference = parse(value_at(plan.document, pointer))
             spec = specs.get(reference.target) if reference is not None else None
-            # What the form limits is limited here too. Media are the planner's to check.
+            # The form's limits hold here too. The planner checks media.
             if spec is not None and spec.media is None:
                 _, wrong = check_inputs((spec,), {spec.name: value}, ())
                 yield from (
@@ -88,7 +88,7 @@ class GuestCheck:
                 )
 
     def _foreign_models(self, plan: Plan) -> Iterator[Problem]:
-        """Repositories that only the guest names. The planner has seen to folders."""
+        """Yields problems of repositories that only the guest names. The planner checks folders."""
         given = [unquote(text) for text in texts([self.inputs, self.changes])]
         asked = dict.fromkeys(
             source.model
@@ -109,17 +109,17 @@ class GuestCheck:
 
     def _texts_of_catalog(self) -> Iterator[str]:
         for entry in self.catalog.entries():
-            # One that cannot be read names nothing.
+            # An unreadable workflow names nothing.
             with contextlib.suppress(WorkbenchError):
                 yield from texts(read_document(Path(entry.path)).tree)
 
 
 def too_much(plan: Plan, limits: GuestLimits) -> Iterator[Problem]:
-    """Where the plan asks for more pixels or steps than these."""
+    """Yields problems where the plan exceeds the limits of pixels or steps."""
     total, sizes = 0, dict[str, Size]()
     for step in plan.steps:
         for picture in instances(step, FileValue):
-            # Where it has gone or changed meanwhile, the run says so.
+            # The run reports a file that has gone or changed meanwhile.
             with contextlib.suppress(OSError, WrongMediaError):
                 if picture.kind != "image":
                     continue
@@ -154,7 +154,7 @@ def too_much(plan: Plan, limits: GuestLimits) -> Iterator[Problem]:
 
 
 def instances(value: Any, kind: type[Kind]) -> Iterator[Kind]:
-    """Everything of this kind that stands anywhere in a plan or a part of one."""
+    """Yields all objects of this type anywhere in a plan or a part of one."""
     if isinstance(value, kind):
         yield value
     elif isinstance(value, BaseModel):
@@ -166,7 +166,7 @@ def instances(value: Any, kind: type[Kind]) -> Iterator[Kind]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every text in this JSON value, keys too."""
+    """Yields every text in this JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -179,7 +179,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def value_at(tree: JsonValue, pointer: str) -> JsonValue:
-    """What stands in the document at this pointer, None where nothing does."""
+    """Returns the document's value at this pointer, None where there is none."""
     for word in pointer.split("/")[1:]:
         key = word.replace("~1", "/").replace("~0", "~")
         if isinstance(tree, Mapping):

@@ -1,7 +1,7 @@
-"""What a workflow asks for, and whether what somebody gave is that.
+"""Inputs of a workflow, and the check of given values.
 
-A declared variable's default is its type (the dialect's rule); the optional `inputs` block adds
-label, kind and limits. A value that does not fit is refused, never passed on unconverted.
+A declared variable's default decides its type (the dialect's rule); the optional `inputs` block
+adds label, kind and limits. A value that does not fit is refused, never passed on unconverted.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
 MAX_NESTING = 50
 MIN_WHOLE, MAX_WHOLE = -(2**63), 2**64 - 1
-"""What the answers to browsers and scripts can hold; the largest is the largest seed."""
+"""Range of JSON answers to browsers and scripts; the largest is the largest seed."""
 MAX_EXACT = 2**53
-"""Up to here every whole number is a float of its own; beyond, floats and browsers round."""
+"""The largest whole number up to which floats are exact; beyond, floats and browsers round."""
 MAX_DECIMAL_EXPONENT = 299
-"""Of a number as it is typed; what is larger is soon no float."""
+"""Limit of a typed number's exponent; larger ones overflow a float."""
 MEDIA_NAMES: dict[str, MediaKind] = {"image": "image", "mask": "image", "video": "video"}
 FILES_OF_ARGUMENTS: dict[str, MediaKind] = {"audio": "audio", "audios": "audio", "videos": "video"}
-"""Arguments of tasks that name files although the dialect has no rule for their names."""
+"""Task arguments that name files although the dialect has no rule for their names."""
 TRUE_WORDS = {"true", "1", "yes", "on"}
 FALSE_WORDS = {"false", "0", "no", "off"}
 
 
 def unfit(value: object) -> str:
-    """What keeps this value from being carried on as JSON, in words; "" when nothing does."""
+    """Returns why this value cannot be carried as JSON, in words; "" for none."""
     level: list[Any] = [value]
     for _ in range(MAX_NESTING):
         inner: list[Any] = []
@@ -65,7 +65,7 @@ def unfit(value: object) -> str:
 
 
 def _no_json(item: object) -> str:
-    """What is wrong with this one value, its parts left out."""
+    """Returns the problem of this one value, without its parts."""
     match item:
         case str():
             return "holds half a character" if HALF_CHARACTERS.search(item) else ""
@@ -84,12 +84,13 @@ def _no_json(item: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with half characters replaced, so that every terminal and stream can carry it."""
+    """Returns the text with lone surrogates replaced, so that terminals and streams can carry
+    it."""
     return HALF_CHARACTERS.sub("\ufffd", text)
 
 
 class InputSpec(Frozen):
-    """One thing a workflow asks for, as the page, the API and the command line show it."""
+    """One input of a workflow, for the page, the API and the command line."""
 
     name: str
     label: str
@@ -106,20 +107,21 @@ class InputSpec(Frozen):
     mask_of: str | None = None
     examples: tuple[str, ...] = ()
     whole: bool = False
-    """Whether only whole numbers fit."""
+    """True if only whole numbers fit."""
     parameter: str = ""
-    """By which name the workflow's own endpoint takes it."""
+    """Its parameter name at the workflow's own endpoint."""
 
     @property
     def media(self) -> MediaKind | None:
-        """What kind of file it takes; None where it takes none."""
+        """Kind of file that it takes; None for no file."""
         if self.kind == "mask":
             return "image"
         return next((kind for kind in get_args(MediaKind) if kind == self.kind), None)
 
 
 def media_kind(name: str) -> MediaKind | None:
-    """What a key or variable of this name holds (the dialect's rule, and masks besides)."""
+    """Returns the kind of media for a key or variable of this name (the dialect's rule, and
+    masks)."""
     for word, kind in MEDIA_NAMES.items():
         if name == word or name.endswith(f"_{word}"):
             return kind
@@ -129,7 +131,7 @@ def media_kind(name: str) -> MediaKind | None:
 def input_specs(
     variables: Mapping[str, JsonValue], blocks: Mapping[str, InputBlock]
 ) -> tuple[InputSpec, ...]:
-    """What the variables ask for, in the order they are declared."""
+    """Returns the inputs of these variables, in the order of their declaration."""
     parameters = parameter_names(variables)
     return tuple(
         _spec(name, default, blocks.get(name, InputBlock()), parameters[name])
@@ -177,8 +179,8 @@ def _kind_of(name: str, default: JsonValue, block: InputBlock) -> InputKind:
 def seed_of_run(
     specs: Sequence[InputSpec], values: dict[str, Any], seed: int | None, own: object
 ) -> int | None:
-    """The run's seed, which is also that of the variable for seeds: what is given for one counts
-    for both. `own` is the document's; its variable's default counts where it has none."""
+    """Returns the run's seed, which the seed variable shares: a value given for one counts for
+    both. `own` is the document's seed; without one the variable's default counts."""
     variable = next((spec for spec in specs if spec.kind == "seed"), None)
     if variable is None:
         return seed
@@ -190,8 +192,8 @@ def seed_of_run(
 
 
 def contradiction(spec: InputSpec, pictures: Collection[str]) -> str:
-    """What makes it impossible to ask for this as the document says, in words; "" where nothing
-    does. `pictures` are the names of the variables that take a picture."""
+    """Returns why the document's input is impossible, in words; "" for none. `pictures` are the
+    names of the variables that take an image."""
     low, high, default = spec.minimum, spec.maximum, spec.default
     numeric = isinstance(default, int | float) and not isinstance(default, bool)
     if low is not None and high is not None and low >= high:
@@ -216,9 +218,9 @@ def contradiction(spec: InputSpec, pictures: Collection[str]) -> str:
 def check_inputs(
     specs: tuple[InputSpec, ...], given: Mapping[str, JsonValue], media: tuple[Path, ...]
 ) -> tuple[dict[str, JsonValue], list[Problem]]:
-    """The given values in their variables' types, and everything that is wrong with them.
+    """Returns the given values in their variables' types, and all problems.
 
-    Files are checked to lie inside `media`; whether they are media is the planner's check.
+    Files are checked to lie inside `media`; the planner checks whether they are media.
     """
     problems: list[Problem] = []
     values: dict[str, JsonValue] = {}
@@ -239,7 +241,7 @@ def check_inputs(
 
 
 def _unknown(names: Sequence[str], known: Mapping[str, InputSpec]) -> Iterator[Problem]:
-    """What is wrong with names that no variable has: to compare each with all takes long."""
+    """Yields problems of unknown names. Limited, as comparing each with all known takes long."""
     there = ", ".join([*known][:MAX_NAMES_TOLD]) or "none"
     for name in names[:MAX_NAMES_TOLD]:
         called = shortened(printable(name))
@@ -255,7 +257,7 @@ def _unknown(names: Sequence[str], known: Mapping[str, InputSpec]) -> Iterator[P
 
 
 def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
-    """The value in the type of its variable. Raises ValueError with a sentence."""
+    """Returns the value in the type of its variable. Raises ValueError with a sentence."""
     if wrong := unfit(value):
         raise ValueError(f"The value {wrong}.")
     if type(value) is type(spec.default) and value == spec.default:
@@ -267,7 +269,7 @@ def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> Json
     converted = _converted(spec, value)
     if isinstance(converted, str):
         if isinstance(spec.default, str) and unbraced(spec.default) is not None:
-            # The default says that its text is no name of a class; then this one is none either.
+            # A braced default says that its text names no class; then neither does this one.
             plain = unbraced(converted)
             converted = converted if plain is None or converted in spec.choices else plain
         if len(converted) > MAX_TEXT_LENGTH:
@@ -318,7 +320,7 @@ def _converted(spec: InputSpec, value: JsonValue) -> JsonValue:
 
 
 def _json(text: str, kind: type) -> JsonValue:
-    """The list or object that the text is in JSON; None where it is none."""
+    """Returns the list or object in a JSON text; None for anything else."""
     try:
         found: JsonValue = json.loads(text)
     except (ValueError, RecursionError):
@@ -361,7 +363,7 @@ def _file(spec: InputSpec, kind: MediaKind, value: JsonValue, media: tuple[Path,
     if not isinstance(value, str):
         raise ValueError(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
     if is_url(value):
-        # Where it is used the planner says whether it may be fetched.
+        # The planner checks where it is used whether it may be fetched.
         return value
     path = Path(value).resolve() if can_be_path(value) else Path()
     if not any(path.is_relative_to(folder.resolve()) for folder in media):
@@ -380,5 +382,5 @@ def _beyond(value: float, low: float | None, high: float | None) -> str:
 
 
 def written(number: float) -> str:
-    """The number as a person writes it: `50`, `0.1`, `1234567`."""
+    """Returns the number as a person writes it: `50`, `0.1`, `1234567`."""
     return str(number) if isinstance(number, int) else f"{number:.12g}"

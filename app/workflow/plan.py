@@ -1,4 +1,4 @@
-"""The plan: a workflow with its inputs, flat, ordered and fully resolved; all the worker ever sees.
+"""The plan: a workflow with its inputs, flat, ordered and fully resolved; all that a worker sees.
 
 Nothing in a plan is looked up, converted or decided again later: variables are substituted,
 sub-workflows are inlined, names are checked, files are found. A plan is plain data and crosses the
@@ -36,20 +36,19 @@ from app.workflow.segments import FrameSnap
 from app.workflow.setting_blocks import CacheBlock, TeaCacheBlock
 
 MAX_ITERATIONS = 10_000
-"""Most calls of one step."""
+"""Greatest number of calls of one step."""
 
 
 class Chain(Frozen):
-    """A film made in segments: the pipeline is called for each, and each goes on from the one
-    before."""
+    """A video made in segments: one call of the pipeline for each, continuing the previous one."""
 
     segments: int | None
-    """None where there are as many as the sound among the references lasts."""
+    """None for as many as cover the audio among the references."""
     continuity: Literal["last_frame", "last_segment"] = "last_frame"
     segment_argument: str = "image"
-    """What a later segment is handed the last frame as, or the last segment; a list is extended."""
+    """The argument that receives the last frame, or the last segment; a list is extended."""
     carry_frames: int | None = None
-    """How many frames of the last segment are handed on, None all."""
+    """Number of frames passed on from the last segment, None for all."""
     carry_audio: bool = True
     trim_frames: int = 1
     """Dropped from the start of every segment after the first."""
@@ -58,9 +57,9 @@ class Chain(Frozen):
     """Frames per second; None where neither the chain nor the call says."""
     frame_snap: FrameSnap | None = None
     prompts: tuple[Value, ...] = ()
-    """The prompt of each segment, the last also of those that follow; empty: the call's own."""
+    """The prompt of each segment, the last one also of later segments; empty for the call's own."""
     save_segments: bool = False
-    """Whether segments are written and leave the memory."""
+    """True if segments are written to disk and leave memory."""
     keep_segments: bool = False
 
 
@@ -70,17 +69,17 @@ class ResultSpec(Frozen):
     content_type: str
     save: bool = True
     file_base_name: str = ""
-    """A prefix of the file's name, already free of anything that could leave the run's folder."""
+    """Prefix of the file's name, without anything that could leave the run's folder."""
     fps: float | None = None
-    """Frames per second, for video; None where the document says nothing about any pace."""
+    """Frames per second, for video; None where nothing in the document sets any."""
     sample_rate: int | None = None
-    """Samples per second of a sound; None takes its own."""
+    """Samples per second of audio; None keeps its own."""
     audio_sample_rate: int | None = None
-    """Samples per second of a video's sound; None takes its own."""
+    """Samples per second of a video's audio; None keeps its own."""
     subtype: str | None = None
-    """How the samples of a sound are coded, as soundfile names it; None is its file's usual way."""
+    """Sample format of audio, by soundfile's name; None for the default of its container."""
     compression_level: float | None = None
-    """0 (best, largest) to 1; None is the encoder's usual one."""
+    """0 (best, largest) to 1; None for the encoder's default."""
     bitrate_mode: Literal["CONSTANT", "AVERAGE", "VARIABLE"] | None = None
 
 
@@ -96,31 +95,31 @@ class Rounds(Frozen):
 
 
 class PlannedStep(Frozen):
-    """What every kind of step has."""
+    """Fields of every kind of step."""
 
     name: str
     """Unique in the plan; a step of a sub-workflow is `parent_step/child_step`."""
     place: str
-    """Where it stands in its document: `steps[0]`; starts every sentence about the step."""
+    """Its place in the document: `steps[0]`; begins every message about the step."""
     file_stem: str = ""
-    """How the names of its files begin: `id-step.number`, of its own document."""
+    """Beginning of its files' names: `id-step.number`, of its own document."""
     seed: int
     seed_drawn: bool = False
-    """True where the seed is this run's own: nobody gave one."""
+    """True where the seed is random: nobody gave one."""
     result: ResultSpec | None = None
     rounds: tuple[Rounds, ...] = ()
-    """Of the sub-workflows it is part of, the outermost first, those that are handed results."""
+    """The sub-workflows around it that are handed results, the outermost first."""
     releases: tuple[str, ...] = ()
-    """Steps whose components leave the memory after this one, but for what later steps need."""
+    """Steps whose components are released after this one, except those that later steps need."""
 
     @property
     def handed(self) -> list[ResultValue]:
-        """The results that its sub-workflows are handed, and so it depends on."""
+        """The results handed to its sub-workflows, on which it depends."""
         return [reference for rounds in self.rounds for reference in rounds.references]
 
     @property
     def saves(self) -> bool:
-        """Whether files are written of what it makes."""
+        """True if its results are written to files."""
         return self.result is not None and self.result.save
 
 
@@ -134,27 +133,26 @@ class PipelineStep(PlannedStep):
     """None where the document names no model: all components are blocks, or reused."""
     dtype: DType = "float32"
     code: ModelSource | None = None
-    """The repository whose own code defines the pipeline, which has been allowed to run; None: no
-    other code than the libraries'."""
+    """The trusted repository whose own code defines the pipeline; None for the libraries' code."""
     modular: ModularSettings | None = None
     """None for an ordinary pipeline."""
     config: ModelSource | None = None
-    """As a component's."""
+    """Config repository of a single-file checkpoint; see `ComponentBlock.config`."""
     model_folders: tuple[str, ...] = ()
-    """Where configurations of single files are looked for before the hub's cache is."""
+    """Folders searched for configurations of single files before the hub's cache."""
     dtype_open: bool = False
-    """Whether nobody chose the dtype: then it is the device's."""
+    """True if nobody chose the dtype: the device decides."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""
     reused: dict[str, str] = Field(default_factory=dict)
-    """Components of earlier steps that are used instead of the model's own: name → step."""
+    """Components of earlier steps used instead of the model's own, by name: the step."""
     scheduler: SchedulerChange | None = None
     audio_scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
     ip_adapter: IpAdapterSource | None = None
     sdnq_matmul: tuple[str, ...] = ()
-    """Components quantised by SDNQ that multiply as they are quantised, where a GPU can."""
+    """SDNQ components that use quantised matrix multiplication, where a GPU can."""
     offload: Offload | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
@@ -162,18 +160,18 @@ class PipelineStep(PlannedStep):
     teacache: TeaCacheBlock | None = None
     prompt_weighting: bool = False
     attention_backend: str | None = None
-    """As diffusers names it; None is its default."""
+    """By diffusers' name; None for its default."""
     dtypes: dict[str, DType] = Field(default_factory=dict)
-    """Of the model's own components those that are loaded in another dtype than the rest."""
+    """The model's own components with another dtype than the rest."""
     casting: Casting | None = None
-    """How the weights of its denoisers lie; for others see `changes`."""
+    """Layerwise casting of its denoisers; for other components see `changes`."""
     changes: dict[str, ComponentChanges] = Field(default_factory=dict)
-    """What is changed about components when they are loaded."""
+    """Changes of components when they are loaded."""
     tunings: dict[str, Tuning] = Field(default_factory=dict)
-    """How components, or modules in them by dotted paths, are computed with."""
+    """Settings of components, or of modules in them by dotted paths, for this step's calls."""
     attention_slicing: bool = False
     streams: bool = False
-    """Whether the document lets weights pass through the device in groups."""
+    """True if the document lets weights pass through the device in groups."""
     never_offloaded: tuple[str, ...] = ()
     """Components that sequential offload leaves on the device."""
     arguments: dict[str, Value]
@@ -194,18 +192,18 @@ class PipelineStep(PlannedStep):
 
     @property
     def model(self) -> str:
-        """As the document names it; of a pipeline that has none of its own, its components'."""
+        """Its name in the document; for a pipeline without a model, its first component's."""
         named = [self.source] if self.source else [each.source for each in self.components.values()]
         return named[0].model if named else "earlier steps"
 
     def dtype_of(self, component: str) -> DType:
-        """In which dtype it loads this component of its model."""
+        """Returns the dtype in which it loads this component of its model."""
         if component in self.dtypes or self.modular is None:
             return self.dtypes.get(component, self.dtype)
         return self.modular.dtypes.get(component, self.modular.dtypes.get(OTHERS, self.dtype))
 
     def changes_of(self, component: str) -> ComponentChanges | None:
-        """What is done to the component of this name when it is loaded for the step."""
+        """Returns the changes of this component when it is loaded for the step."""
         changes = self.changes.get(component)
         if self.casting is None or component not in DENOISERS:
             return changes
@@ -219,12 +217,12 @@ class PipelineStep(PlannedStep):
 
     @property
     def takes_seed(self) -> bool:
-        """Whether another seed makes another result."""
+        """True if another seed makes another result."""
         return True
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:
-        """Of everything the step loads."""
+        """Sources of everything the step loads."""
         blocks = [block.source for block in self.components.values()]
         blocks += self.modular.sources.values() if self.modular else ()
         blocks += [self.code] if self.code else []
@@ -242,13 +240,13 @@ class TaskStep(PlannedStep):
     command: str
     """The task's name in TASKS."""
     calls: tuple[dict[str, Value], ...]
-    """The arguments of each call; one that refers to results is made once per combination."""
+    """The arguments of each call; a call that refers to results is made once per combination."""
     random: bool = False
-    """Whether the task draws at random, from the seed."""
+    """True if the task uses random numbers, from the seed."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
-    """What its models are put together from, by the task's names; their dtype is the device's."""
+    """Its models' components, by the task's names; their dtype is the device's."""
     on_cpu: bool = False
-    """Whether it computes in the machine's memory also where there is an accelerator."""
+    """True if it computes in RAM also where there is an accelerator."""
 
     @property
     def title(self) -> str:
@@ -263,25 +261,25 @@ class TaskStep(PlannedStep):
 
     @property
     def takes_seed(self) -> bool:
-        """Whether another seed makes another result."""
+        """True if another seed makes another result."""
         return self.random
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:
-        """Of everything the step loads, each once."""
+        """Sources of everything the step loads, each once."""
         return tuple(dict.fromkeys(block.source for block in self.components.values()))
 
 
 LoadingStep = PipelineStep | TaskStep
-"""The kinds that may load something."""
+"""The kinds of steps that may load models."""
 
 
 class SubWorkflowStep(PlannedStep):
-    """What a sub-workflow made, saved once more as the step that runs it says."""
+    """Results of a sub-workflow, saved again as the step that runs it says."""
 
     kind: Literal["workflow"] = "workflow"
     last: str
-    """The plan's name of the sub-workflow's last step, whose results these are."""
+    """The plan's name of the sub-workflow's last step, which makes these results."""
 
     @property
     def title(self) -> str:
@@ -290,17 +288,16 @@ class SubWorkflowStep(PlannedStep):
 
     @property
     def references(self) -> list[ResultValue]:
-        """Its last step's results."""
+        """The results of its last step."""
         return [*self.handed, ResultValue(step=self.last)]
 
     @property
     def takes_seed(self) -> bool:
-        """Whether another seed makes another result: not here, but in its steps."""
+        """False: the steps of the sub-workflow take the seed."""
         return False
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:
-        """Of everything the step loads: nothing."""
         return ()
 
 
@@ -318,27 +315,27 @@ class Plan(Frozen):
     document: dict[str, JsonValue]
     """The document as read, for the record that is written into every result."""
     changes: dict[str, JsonValue] = Field(default_factory=dict)
-    """Values of the document that are others in this run, by JSON pointer."""
+    """Values of the document replaced in this run, by JSON pointer."""
     inputs: dict[str, JsonValue]
-    """Every variable with the value it has in this run."""
+    """Every variable with its value in this run."""
     fetched: dict[str, str] = Field(default_factory=dict)
-    """The SHA-256 of what lay behind each URL, once it has been fetched."""
+    """The SHA-256 of each URL's content, once fetched."""
     seed: int
     seed_given: bool
     """False when the seed was drawn for this run."""
     steps: tuple[Step, ...]
     limits: MediaLimits = MediaLimits()
-    """How large the files that the steps take may be."""
+    """Size limits of the files that the steps take."""
     warnings: tuple[str, ...] = ()
 
 
 def for_device(step: Step, *, accelerator: bool) -> Step:
-    """The step with the dtype it has there, where nobody chose one; see `task_dtype`."""
+    """Returns the step with its dtype on this device, where nobody chose one; see `task_dtype`."""
     if accelerator and isinstance(step, PipelineStep) and step.dtype_open:
         return step.model_copy(update={"dtype": "float16"})
     return step
 
 
 def task_dtype(step: TaskStep, *, accelerator: bool) -> DType:
-    """In what the models of a task are loaded: half the bytes where they move to a card."""
+    """Returns the dtype of a task's models: half the bytes where they move to an accelerator."""
     return "float16" if accelerator and not step.on_cpu else "float32"

@@ -1,6 +1,6 @@
-"""The part of a plan that says how a step's components are loaded and computed with.
+"""The part of a plan that sets how a step's components are loaded and run.
 
-Changes are made when a component is loaded and make another component of it: they are part of its
+Changes are made when a component is loaded and make a different component: they are part of its
 key. Tunings are for one step's calls and are undone after them.
 """
 
@@ -19,27 +19,27 @@ DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
 
 
 class Casting(Frozen):
-    """Weights lie in one dtype, and each layer is computed in another."""
+    """Weights are stored in one dtype, and each layer computes in another."""
 
     storage: StorageDType
     compute: DType
 
 
 class Compiled(Frozen):
-    """What `torch.compile` is told."""
+    """Arguments of `torch.compile`."""
 
     repeated_blocks: bool = False
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Its own keyword arguments: mode, fullgraph, dynamic; those that are given."""
+    """Its keyword arguments mode, fullgraph and dynamic, where given."""
 
 
 class ComponentChanges(Frozen):
-    """What is done to a component when it is loaded; paths are from the component, "" is itself."""
+    """Changes of a component when it is loaded; paths start at the component, "" is itself."""
 
     kept_layers: dict[str, int] = Field(default_factory=dict)
-    """Of the list of layers at this path, how many stay, from the first."""
+    """Number of leading layers kept of the list at this path."""
     removed: tuple[str, ...] = ()
-    """Paths of modules that hand through what they are given."""
+    """Paths of modules replaced by the identity."""
     casting: Casting | None = None
     channels_last: bool = False
     compiled: dict[str, Compiled] = Field(default_factory=dict)
@@ -59,10 +59,9 @@ class ComponentChanges(Frozen):
         return ", ".join(words)
 
     def leaves_out(self, tensor: str) -> bool:
-        """Whether the tensor of this name in the component's files is not kept.
+        """Returns True if the tensor of this name in the component's files is dropped.
 
-        Some libraries give tensors other names in files than in modules; of those nothing is known
-        before they are loaded, and they count as kept.
+        Some libraries give tensors other names in files than in modules; those count as kept.
         """
         if any(tensor == path or tensor.startswith(f"{path}.") for path in self.removed):
             return True
@@ -74,16 +73,16 @@ class ComponentChanges(Frozen):
 
 
 def cast_too(changes: ComponentChanges | None, casting: Casting) -> ComponentChanges:
-    """These changes, with the weights cast where they say nothing about that."""
+    """Returns the changes with this casting where they have none."""
     changes = changes or ComponentChanges()
     return changes.model_copy(update={"casting": changes.casting or casting})
 
 
 class Tuning(Frozen):
-    """How a component, or a module in it, is computed with during one step."""
+    """Settings of a component, or a module in it, during one step."""
 
     tiling: dict[str, JsonValue] | None = None
-    """The arguments of its `enable_tiling`; None: it is not called."""
+    """The arguments of its `enable_tiling`; None where it is not called."""
     attention_backend: str | None = None
     attention_processor: str | None = None
     """Qualified: `diffusers.models.attention_processor.AttnProcessor2_0`."""
@@ -91,7 +90,7 @@ class Tuning(Frozen):
 
 
 class SchedulerChange(Frozen):
-    """What replaces the model's own scheduler for this step."""
+    """Replaces the model's own scheduler for this step."""
 
     class_name: str | None = None
     """Qualified; None keeps the class."""

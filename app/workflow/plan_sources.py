@@ -1,4 +1,4 @@
-"""The part of a plan that says where what a step loads comes from, and in which form."""
+"""The part of a plan that names the sources of a step's models, and their form."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from app.workflow.plan_settings import DType
 from app.workflow.quantisation import Quantisation
 
 OTHERS = "default"
-"""Among a modular pipeline's dtypes that of the components which are not named."""
+"""Key of a modular pipeline's dtypes for the components that are not named."""
 
 
 class ModelSource(Frozen):
-    """Where weights come from: a local folder, or a repository of the model hub."""
+    """The source of weights: a local folder, or a repository of the model hub."""
 
     model: str
-    """As the document names it; used in log lines and on the page."""
+    """Its name in the document; used in log lines and on the page."""
     folder: str | None = None
     """The absolute local folder; None for a repository of the hub."""
     subfolder: str = ""
     revision: str | None = None
     variant: str | None = None
     file: str = ""
-    """Of weights in a single file, its name below the folder or in the repository."""
+    """File name below the folder or in the repository, for weights in a single file."""
 
     @property
     def short_name(self) -> str:
@@ -38,7 +38,7 @@ class ModelSource(Frozen):
 
 
 class ComponentBlock(Frozen):
-    """A component the document loads on its own and hands to the pipeline under its key."""
+    """A component the document loads on its own and passes to the pipeline under its key."""
 
     class_name: str
     """Qualified: `diffusers.AutoencoderKLWan`."""
@@ -46,25 +46,25 @@ class ComponentBlock(Frozen):
     dtype: DType = "float32"
     quantisation: Quantisation | None = None
     config: ModelSource | None = None
-    """Whose configuration weights in a single file have; None: which is told by the tensors."""
+    """Config repository of a single-file checkpoint; None to infer it from the tensors."""
 
     files: dict[str, str] = Field(default_factory=dict)
-    """Of a model that its own library loads: what that calls them → where they are below its
-    folder."""
+    """Files of a model that its own library loads: by the library's names, their places below the
+    model's folder."""
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it is loaded by neither diffusers nor transformers."""
+        """True if neither diffusers nor transformers loads it."""
         return self.class_name.partition(".")[0] not in ("diffusers", "transformers")
 
     @property
     def has_weights(self) -> bool:
-        """Whether it is a model, and no tokenizer, processor or scheduler."""
+        """True for a model; False for a tokenizer, processor or scheduler."""
         return not re.search(r"Tokenizer|Processor|FeatureExtractor|Scheduler", self.class_name)
 
 
 class LoraSource(Frozen):
-    """LoRA weights to have active during the step, with their scale."""
+    """LoRA weights active during the step, with their scale."""
 
     source: ModelSource
     weight_name: str | None = None
@@ -73,7 +73,7 @@ class LoraSource(Frozen):
 
 
 class IpAdapterSource(Frozen):
-    """What lets the denoiser look at a picture during the step."""
+    """The image prompt adapter of the denoiser during the step."""
 
     source: ModelSource
     weight_name: str
@@ -81,22 +81,22 @@ class IpAdapterSource(Frozen):
     image_encoder: str
     """The encoder's folder, from the root of the source."""
     encoder_source: ModelSource | None = None
-    """Where the encoder lies instead, in a model of its own."""
+    """A separate model that holds the encoder."""
     scale: JsonValue = 1.0
 
 
 class ModularSettings(Frozen):
-    """What a modular pipeline is put together to."""
+    """Settings of a modular pipeline."""
 
     workflow: str | None = None
-    """Which of its blocks run and which components they need; None leaves it to the arguments."""
+    """Decides which blocks run and which components they need; None leaves it to the arguments."""
     configs: dict[str, JsonValue] = Field(default_factory=dict)
-    """Values of its blocks' configuration that are others than the model's."""
+    """Values of its blocks' configuration that differ from the model's."""
     names: tuple[str, ...] | None = None
-    """The components that are loaded; None: all that the workflow needs."""
+    """The components to load; None for all that the workflow needs."""
     dtypes: dict[str, DType] = Field(default_factory=dict)
-    """By component; under OTHERS that of those not named."""
+    """By component; under OTHERS for those not named."""
     quantised: dict[str, Quantisation] = Field(default_factory=dict)
-    """Components that are quantised while they are loaded."""
+    """Components that are quantised while they load."""
     sources: dict[str, ModelSource] = Field(default_factory=dict)
     """Components whose files lie in other repositories than the model's index."""

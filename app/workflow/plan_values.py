@@ -1,4 +1,4 @@
-"""What an argument of a step may be. What a person typed can only become a Literal or a file."""
+"""Values of a step's arguments. A typed value can only become a literal or a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.workflow.plan_settings import DType
 
 
 class LiteralValue(Frozen):
-    """A JSON value taken as it stands; never looked at again for prefixes or names."""
+    """A JSON value, never examined for prefixes or names."""
 
     type: Literal["literal"] = "literal"
     value: JsonValue
@@ -26,7 +26,7 @@ class FileValue(Frozen):
     kind: MediaKind
     path: str
     sha256: str
-    """Of the file's bytes: which file it was, also after it has gone."""
+    """SHA-256 of the file's bytes: identifies the file also after it has gone."""
 
 
 class RemoteValue(Frozen):
@@ -36,19 +36,19 @@ class RemoteValue(Frozen):
     kind: MediaKind
     url: str
     place: str
-    """Where it stands in the document; starts every sentence about it."""
+    """Its place in the document; begins every message about it."""
 
 
 class ResultValue(Frozen):
-    """What an earlier step of the same plan made; a step runs once per artifact it refers to."""
+    """Results of an earlier step of the same plan; a step runs once per artifact it refers to."""
 
     type: Literal["result"] = "result"
     step: str
     property: str = ""
     handed_at: str = ""
     """The place where it is handed into a sub-workflow, "" for every other reference. The
-    sub-workflow runs once per artifact, and in each of its rounds all references of this place are
-    to the same one."""
+    sub-workflow runs once per artifact, and in each of its iterations all references of this place
+    mean the same one."""
 
 
 class DTypeValue(Frozen):
@@ -59,27 +59,27 @@ class DTypeValue(Frozen):
 
 
 class ListValue(Frozen):
-    """A list with something other than plain JSON in it."""
+    """A list that contains more than plain JSON."""
 
     type: Literal["list"] = "list"
     items: tuple[Value, ...]
 
 
 class ObjectValue(Frozen):
-    """A mapping with something other than plain JSON in it."""
+    """A mapping that contains more than plain JSON."""
 
     type: Literal["object"] = "object"
     entries: dict[str, Value]
 
 
 class BuiltValue(Frozen):
-    """An object of one of diffusers' data classes, built anew for every call."""
+    """An object of one of diffusers' data classes, built again for every call."""
 
     type: Literal["built"] = "built"
     class_name: str
     """Its name in DATA_CLASSES."""
     media: Value | None = None
-    """The file or result that it is made of, as its class takes those of its kind."""
+    """The file or result from which it is made, if its class takes one."""
     arguments: dict[str, Value] = Field(default_factory=dict)
 
 
@@ -97,7 +97,7 @@ Value = Annotated[
 
 
 def leaves_in(values: Iterable[Value]) -> Iterator[Value]:
-    """These values and what is in them, in order: all that have no others in them."""
+    """Yields these values and those inside them, in order, without containers."""
     for value in values:
         match value:
             case ListValue():
@@ -112,5 +112,5 @@ def leaves_in(values: Iterable[Value]) -> Iterator[Value]:
 
 
 def references_in(values: Iterable[Value]) -> Iterator[ResultValue]:
-    """The results that these values refer to, in order."""
+    """Returns the results that these values refer to, in order."""
     return (value for value in leaves_in(values) if isinstance(value, ResultValue))

@@ -1,4 +1,4 @@
-"""The quantisers: what a document may say to each, what it is called, and what it is made by."""
+"""The quantisers: their arguments in documents, names and configurations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TorchAoScheme = Literal[
     "Float8DynamicActivationFloat8WeightConfig",
     "Float8DynamicActivationInt4WeightConfig",
 ]
-"""Those of torchao's that can be made without arguments."""
+"""The torchao schemes that need no arguments."""
 TORCHAO_SHORTHANDS: dict[str, TorchAoScheme] = {
     "int8wo": "Int8WeightOnlyConfig",
     "int8_weight_only": "Int8WeightOnlyConfig",
@@ -46,12 +46,12 @@ TORCHAO_SHORTHANDS: dict[str, TorchAoScheme] = {
     "float8_weight_only": "Float8WeightOnlyConfig",
     "float8dq": "Float8DynamicActivationFloat8WeightConfig",
 }
-"""The words older versions of diffusers took."""
+"""The names older versions of diffusers took."""
 
 
 def sdnq_types() -> frozenset[str]:
-    """Every weight type of SDNQ: `int8`, `uint4`, `float8_e4m3fn`, `fp6` …; the first number in a
-    name is its bits."""
+    """Returns the weight types of SDNQ: `int8`, `uint4`, `float8_e4m3fn`, `fp6` …; the first number
+    in a name is its bits."""
     bits = range(1, 17)
     found = {f"{kind}{n}" for kind in ("int", "uint", "fp", "ufp") for n in bits}
     found |= {"int32", "uint32", "float32", "fp32", "float16", "bfloat16", "bf16", "bool"}
@@ -66,7 +66,7 @@ def sdnq_types() -> frozenset[str]:
 
 
 def _unescaped(value: Any) -> Any:
-    """Braces keep the dialect's type rule from looking a text up, and are no part of it."""
+    """Removes the braces that keep the dialect's type rule from resolving a text."""
     text = names.unbraced(value) if isinstance(value, str) else None
     return value if text is None else text
 
@@ -106,7 +106,7 @@ WhereItIs = Annotated[str | int | None, BeforeValidator(_unescaped)]
 
 
 class BitsAndBytes(Arguments):
-    """Of `BitsAndBytesConfig`; the defaults are the library's."""
+    """Arguments of `BitsAndBytesConfig`; the defaults are the library's."""
 
     load_in_8bit: bool = False
     load_in_4bit: bool = False
@@ -127,20 +127,20 @@ class BitsAndBytes(Arguments):
 
 
 class TorchAo(Arguments):
-    """Of `TorchAoConfig`."""
+    """Arguments of `TorchAoConfig`."""
 
     quant_type: Annotated[TorchAoScheme, BeforeValidator(_scheme)]
     modules_to_not_convert: Modules = None
 
 
 class Gguf(Arguments):
-    """Of `GGUFQuantizationConfig`."""
+    """Arguments of `GGUFQuantizationConfig`."""
 
     compute_dtype: ComputeDType = "float32"
 
 
 class Sdnq(Arguments):
-    """Of `SDNQConfig`, but for what training needs; the defaults are the library's."""
+    """Arguments of `SDNQConfig` without those for training; the defaults are the library's."""
 
     weights_dtype: SdnqType = "int8"
     scale_dtype: SdnqType | None = None
@@ -176,7 +176,7 @@ class Sdnq(Arguments):
 
 
 class Quanto(Arguments):
-    """Of `QuantoConfig`: diffusers' `weights_dtype` is transformers' `weights`."""
+    """Arguments of `QuantoConfig`: diffusers' `weights_dtype` is transformers' `weights`."""
 
     weights_dtype: Annotated[
         Literal["float8", "int8", "int4", "int2"], BeforeValidator(_unescaped)
@@ -193,17 +193,17 @@ class Quanto(Arguments):
 
 
 class Quantiser(NamedTuple):
-    """One way to quantise."""
+    """One quantisation method."""
 
     kind: QuantiserKind
     package: Package
     arguments: type[Arguments]
     label: Callable[[Given], str]
-    """What people see of these arguments: `nf4`, `SDNQ uint4`."""
+    """Label of these arguments for people: `nf4`, `SDNQ uint4`."""
     configuration: str
     """The worker's function that makes the library's configuration."""
     told: tuple[str, ...] = ()
-    """Arguments that a plan has even where they have their default: for people, and for sizes."""
+    """Arguments a plan holds even at their defaults: for people, and for sizes."""
 
 
 MAKERS = "app.worker.loading.quantising"
@@ -227,22 +227,22 @@ QUANTISERS: dict[str, Quantiser] = {
         f"{MAKERS}:quanto", ("weights_dtype",),
     ),
 }  # fmt: skip
-"""By the name of the configuration's class, which a document gives."""
+"""By the name of the configuration's class in documents."""
 PLACEMENT = {"quantization_device", "return_device", "non_blocking"}
-"""Where SDNQ computes and where its result lies: on the worker's device, whatever is said."""
+"""Where SDNQ computes and where its result lies: always the worker's device."""
 
 
 class Quantisation(Frozen):
-    """How a component's weights are quantised while it is loaded, as a plan has it."""
+    """How a component's weights are quantised while it loads."""
 
     kind: QuantiserKind
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """Of the quantiser's configuration, checked, and only what differs from its defaults; dtypes
-    and classes by their bare names."""
+    """Checked arguments of the quantiser's configuration that differ from its defaults; dtypes and
+    classes by their bare names."""
 
     @property
     def quantiser(self) -> Quantiser:
-        """The line of `QUANTISERS`."""
+        """The entry in `QUANTISERS`."""
         return next(each for each in QUANTISERS.values() if each.kind == self.kind)
 
     @property
@@ -252,7 +252,7 @@ class Quantisation(Frozen):
 
 
 def quantisation(quantiser: Quantiser, arguments: Mapping[str, Any]) -> Quantisation:
-    """What these arguments, which are right, ask for: equal for equal quantisations."""
+    """Returns the quantisation for valid arguments: equal for equal quantisations."""
     read = quantiser.arguments.model_validate(dict(arguments))
     differing = read.model_dump(exclude_defaults=True, exclude=PLACEMENT)
     told = {name: getattr(read, name) for name in quantiser.told}

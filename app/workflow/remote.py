@@ -1,4 +1,4 @@
-"""Media in a plan: which files and URLs there are, and the plan with others in their place."""
+"""Finds the files and URLs of media in a plan, and replaces them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Resolve = Callable[[Value], Value]
 
 
 def remote_values(plan: Plan) -> list[RemoteValue]:
-    """Every one of the plan, in the order of the document."""
+    """Returns all URLs of the plan, in the order of the document."""
     return [found for found in given_values(plan) if isinstance(found, RemoteValue)]
 
 
 def given_values(plan: Plan) -> Iterator[Value]:
-    """Every value that a step of the plan is given, in the order of the document."""
+    """Yields every value that a step of the plan is given, in the order of the document."""
     for step in plan.steps:
         for values in _arguments(step):
             yield from leaves_in(values)
 
 
 def media_files(plan: Plan) -> dict[str, str]:
-    """Returns the files of media that the plan's steps take: the SHA-256 of each path's content."""
+    """Returns the media files of the plan's steps: the SHA-256 of each path's content."""
     files = (found for found in given_values(plan) if isinstance(found, FileValue))
     return {file.path: file.sha256 for file in files}
 
 
 def with_files(plan: Plan, resolve: Resolve) -> Plan:
-    """The plan with what `resolve` makes of each of its files and URLs."""
+    """Returns the plan with each of its files and URLs replaced by `resolve`."""
     return plan.model_copy(update={"steps": tuple(_resolved(each, resolve) for each in plan.steps)})
 
 

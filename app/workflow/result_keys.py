@@ -1,6 +1,6 @@
-"""What decides what a step makes, as a key; and which steps have to run when results are known.
+"""Result keys of steps, and the choice of steps that have to run when results are cached.
 
-Pure: who calls says what would be loaded and which machine would compute.
+Pure: the caller passes what would be loaded and which machine would compute.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from app.workflow.plan_values import (
 
 CALLED_AND_SAVED = {"name", "place", "file_stem", "result", "releases"}
 RESOLVED = {"source", "code", "config", "model_folders", "reused", "dtype_open"}
-"""Where what a step loads comes from: what that is says `loaded`, by the identity of its files."""
+"""Fields about the sources of a step's models; `loaded` identifies them by their files."""
 NOT_DECISIVE = CALLED_AND_SAVED | RESOLVED | {"seed_drawn"}
-"""Fields of a step that cannot change what it makes; every other one is part of its key."""
+"""Fields of a step that cannot change its result; every other one is part of its key."""
 RESOLVED_IN: dict[str, set[str]] = {
     "components": {"class_name", "source", "dtype", "quantisation", "config", "files"},
     "loras": {"source", "weight_name", "adapter_name"},
     "ip_adapter": {"source", "weight_name", "image_encoder", "encoder_source"},
 }
-"""In these fields of a step, what `loaded` says too; all else in them is part of its key."""
+"""Parts of a step's fields that `loaded` covers; the rest of these fields is part of its key."""
 DESCRIBED = {"arguments", "chain", "calls", "rounds", "seed"}
-"""Fields that are part of the key in a form in which equal things are equal."""
+"""Fields that enter the key in a normalised form, in which equal things are equal."""
 
 
 _EXCLUDED: dict[str, Any] = {
@@ -43,7 +43,7 @@ _EXCLUDED: dict[str, Any] = {
     "loras": {"__all__": RESOLVED_IN["loras"]},
     "ip_adapter": RESOLVED_IN["ip_adapter"],
 }
-"""As pydantic is told it."""
+"""In pydantic's form."""
 
 
 def result_key(
@@ -53,13 +53,13 @@ def result_key(
     machine: JsonValue,
     earlier: Mapping[str, str | None],
 ) -> str | None:
-    """The key of what the step makes: equal only where another run would make the same again.
+    """Returns the key of the step's result: equal only where another run would make the same
+    result.
 
     `loaded` identifies everything the step loads, `machine` the device and the libraries; `earlier`
-    holds the keys of the steps before. Of the step everything counts but NOT_DECISIVE and
-    RESOLVED_IN. None where it would be another result each time: with a seed that was drawn,
-    without a generator (the pipeline then draws from torch's own), or with a reference to such a
-    step.
+    holds the keys of the steps before. All fields of the step but NOT_DECISIVE and RESOLVED_IN
+    count. None where each run makes another result: with a random seed, without a generator (the
+    pipeline then draws from torch's own), or with a reference to such a step.
     """
     if None in [earlier[reference.step] for reference in step.references]:
         return None
@@ -82,9 +82,9 @@ def result_key(
 
 
 def steps_to_run(steps: Sequence[Step], known: Collection[str]) -> set[str]:
-    """Names of the steps that have to run where the results of those in `known` are remembered.
+    """Returns the names of the steps that have to run where the results in `known` are cached.
 
-    A step whose result is not known runs when its files are wanted, when a step that runs refers to
+    A step without a cached result runs when its files are wanted, when a step that runs refers to
     it, or when no step at all does.
     """
     referred_to = {reference.step for step in steps for reference in step.references}
@@ -98,9 +98,9 @@ def steps_to_run(steps: Sequence[Step], known: Collection[str]) -> set[str]:
 
 
 def answered(steps: Sequence[Step], known: Collection[str]) -> set[str]:
-    """Of the steps whose results are known those that need not run.
+    """Returns the steps with cached results that need not run.
 
-    A sub-workflow that runs in rounds is answered as a whole or not at all.
+    A sub-workflow with several iterations is reused as a whole or not at all.
     """
     used = set(known)
     while True:
@@ -119,20 +119,21 @@ def _all_described(
 
 
 def _chain_described(chain: Chain, earlier: Mapping[str, str | None]) -> list[JsonValue]:
-    # Whether segments are kept decides nothing; that they were written does, they are compressed.
+    # Keeping segments has no effect on the result; writing them has, as they are compressed.
     decisive = chain.model_dump(exclude={"prompts", "keep_segments"})
     return [decisive, [_described(prompt, earlier) for prompt in chain.prompts]]
 
 
 def _argument(reference: ResultValue) -> str:
-    """As which argument of a sub-workflow it was handed in: of a mapping it picks that entry."""
+    """Returns the sub-workflow's argument that received it: of a mapping, the key that picks its
+    entry."""
     return reference.handed_at.rpartition(".")[2]
 
 
 def _described(value: Value, earlier: Mapping[str, str | None]) -> JsonValue:
     match value:
         case FileValue():
-            # Where the file lies decides nothing.
+            # The file's path has no effect.
             return {value.kind: value.sha256}
         case ResultValue():
             return {"result": [earlier[value.step], value.property, _argument(value)]}

@@ -1,7 +1,7 @@
-"""The arithmetic of a film that is made in segments: how many, how long, and where they meet.
+"""Arithmetic of a video in segments: how many, how long, and where they meet.
 
-Frames and samples are counted from the start of the whole film. Every segment after the first
-begins with frames that the one before it has ended with; those are trimmed.
+Frames and samples are counted from the start of the whole video. Every segment after the first
+begins with frames that end the one before it; those are trimmed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_SEGMENTS = 1000
 
 
 class FrameSnap(Block):
-    """The numbers of frames a model can make: modulus times anything, plus the remainder."""
+    """The numbers of frames a model can make: any multiple of modulus, plus the remainder."""
 
     modulus: Annotated[StrictInt, Field(ge=1)]
     remainder: Annotated[StrictInt, Field(ge=0)]
@@ -24,13 +24,13 @@ class FrameSnap(Block):
     max_frames: Annotated[StrictInt, Field(ge=1)] | None = None
 
     def fits(self, frames: int) -> bool:
-        """Whether the model can make a segment of so many frames."""
+        """Returns True if the model can make a segment of so many frames."""
         most = frames if self.max_frames is None else self.max_frames
         on_grid = frames % self.modulus == self.remainder % self.modulus
         return on_grid and self.min_frames <= frames <= most
 
     def up(self, frames: int) -> int | None:
-        """The least number of frames it can make that is enough, or None."""
+        """Returns the least number of frames that is enough and possible, or None."""
         least = max(frames, self.min_frames)
         snapped = least + (self.remainder - least) % self.modulus
         return snapped if self.fits(snapped) else None
@@ -47,18 +47,18 @@ class Segment(NamedTuple):
     """One call of the pipeline."""
 
     start: int
-    """The frame of the film at which it begins, its trimmed frames included."""
+    """The frame of the video at which it begins, including its trimmed frames."""
     frames: int
-    """As many as are asked for."""
+    """The number of frames to ask for."""
 
 
 def segments_to_cover(
     total: int, frames: int, trim: int, snap: FrameSnap | None = None
 ) -> list[Segment]:
-    """The segments that make a film of at least `total` frames, each of `frames` but the last,
-    which is as short as it can be.
+    """Returns the segments of a video of at least `total` frames, each of `frames` but the last,
+    which is as short as possible.
 
-    Raises ValueError where that takes more than MAX_SEGMENTS, or none ever.
+    Raises ValueError where that takes more than MAX_SEGMENTS, or has no end.
     """
     if frames <= trim:
         raise ValueError(f"a segment of {frames} frames has none left of which {trim} are trimmed")
@@ -74,7 +74,7 @@ def segments_to_cover(
 
 
 def _enough(wanted: int, frames: int, snap: FrameSnap | None) -> int:
-    """As many frames as are wanted, or the usual number where that is less."""
+    """Returns the wanted number of frames, or the usual number where that is less."""
     if wanted >= frames:
         return frames
     snapped = wanted if snap is None else snap.up(wanted)
@@ -82,11 +82,11 @@ def _enough(wanted: int, frames: int, snap: FrameSnap | None) -> int:
 
 
 def frames_lasting(samples: int, rate: int, fps: float) -> int:
-    """How many frames last as long as the sound, to the nearest; at least one."""
+    """Returns the number of frames that last as long as the audio, rounded; at least one."""
     return max(1, round(samples / rate * fps))
 
 
 def crossfade_window(crossfade_ms: float, rate: int, trimmed: int, before: int) -> int:
-    """Over how many samples two segments are heard at once: at most over what is trimmed of the
-    second, and what there is of the first."""
+    """Returns the number of samples over which two segments overlap: at most the trimmed ones of
+    the second, and the length of the first."""
     return max(0, min(round(crossfade_ms / 1000 * rate), trimmed, before))

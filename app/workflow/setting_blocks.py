@@ -121,13 +121,13 @@ SETTING_BLOCKS = (
 # The options and defaults of caches are those of diffusers; TeaCache, which it does not have, is in
 # `app/worker/tuning/teacache.py`.
 MAG_RATIOS = ("flux",)
-"""The models diffusers has ratios of, as `FLUX_MAG_RATIOS` of its module."""
+"""Models with ratios in diffusers, as `FLUX_MAG_RATIOS` of its module."""
 TEACACHES = (
     "hunyuan_video", "mochi", "ltx_video", "cogvideox_2b", "cogvideox_5b", "cogvideox1.5_5b",
     "cogvideox1.5_5b_i2v", "lumina2", "lumina2_v2", "wan2.1_t2v_1.3b", "wan2.1_t2v_14b",
     "wan2.1_i2v_480p", "wan2.1_i2v_720p",
 )  # fmt: skip
-"""Models other than Flux that the dialect has TeaCaches of in name."""
+"""Models other than Flux whose TeaCaches the dialect names."""
 
 
 class FirstBlockCache(Block):
@@ -185,7 +185,7 @@ CacheBlock = Annotated[
 class TeaCacheBlock(Block):
     rel_l1_thresh: Annotated[float, Field(ge=0)] = 0.6
     coefficients: tuple[float, ...] | None = None
-    """Of the polynomial, the highest power first; None: Flux's."""
+    """Polynomial coefficients, the highest power first; None for Flux's."""
     variant: str = "flux"
 
     @field_validator("coefficients")

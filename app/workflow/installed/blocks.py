@@ -1,7 +1,7 @@
-"""What a modular pipeline's blocks take, read from their docstrings; nothing is imported.
+"""Inputs of a modular pipeline's blocks, read from their docstrings; nothing is imported.
 
-diffusers generates these docstrings from the blocks themselves, in one form for all families. What
-they say is enough to refuse a mistake early; the worker asks the blocks, which are exact.
+diffusers generates these docstrings from the blocks, in one form for all families. They are enough
+to refuse a mistake early; the worker asks the blocks themselves, which are exact.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANNOTATION = re.compile(
     r"^[*\w]+ \(`(?P<type>[^`]*)`(?:, \*optional\*)?(?:, defaults to (?P<default>.*?))?\):"
 )
 NUMBERS = ("int", "float", "bool")
-"""Types that stand for what they say; a `str` may be a list of texts, and a `Tensor` of numbers."""
+"""Reliable types; a `str` may be a list of texts, and a `Tensor` of numbers."""
 WORKFLOW = re.compile(r"^ *- `(\w+)`: requires (.+)$", re.MULTILINE)
 COMPONENT = re.compile(r"(\w+)\s+\(`")
 CONFIG = re.compile(r"(\w+)\s+\(default:")
@@ -38,12 +38,12 @@ class Blocks(Frozen):
     """The blocks of one modular pipeline."""
 
     inputs: tuple[Parameter, ...]
-    """What a call may name. None is `required`: which are depends on the workflow."""
+    """Arguments a call may name. None is `required`: that depends on the workflow."""
     components: tuple[str, ...]
-    """What they load, whichever of them run."""
+    """Components they load, whichever of them run."""
     configs: tuple[str, ...]
     workflows: dict[str, tuple[tuple[str, ...], ...]]
-    """For each workflow what a call has to give, in one or several alternatives."""
+    """Required arguments of each workflow, in one or several alternatives."""
     docstring: str
 
 
@@ -53,7 +53,8 @@ _NAMES: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 @functools.cache
 def blocks_of(pipeline_class: str, blocks_class: str = "") -> Blocks | None:
-    """The blocks of a modular pipeline class of diffusers: its own, or those that are named.
+    """Returns the blocks of a modular pipeline class of diffusers: its own, or those that are
+    named.
 
     None where they are not diffusers'.
     """
@@ -64,14 +65,14 @@ def blocks_of(pipeline_class: str, blocks_class: str = "") -> Blocks | None:
 
 
 def modular_class_of(pipeline_class: str) -> str:
-    """The modular pipeline class for models of an ordinary one; empty where that is not one class
-    for all of them."""
+    """Returns the modular pipeline class for models of an ordinary one; empty where that is not one
+    class for all of them."""
     return _modular_classes().get(family_of(pipeline_class), "")
 
 
 def family_of(pipeline_class: str) -> str:
-    """What diffusers' tables of automatic pipelines call the models of this class; empty where it
-    stands in none of them."""
+    """Returns the name of this class's family in diffusers' tables of automatic pipelines; empty
+    where it has none."""
     return _families().get(pipeline_class, "")
 
 
@@ -88,7 +89,7 @@ def _read(name: str) -> Blocks | None:
 
 
 def read_docstring(docstring: str) -> Blocks | None:
-    """The blocks that this docstring describes; None where it does not say what they take."""
+    """Returns the blocks that this docstring describes; None where it does not list inputs."""
     _, *pairs = SECTION.split(docstring)
     sections = dict(zip(pairs[::2], pairs[1::2], strict=True))
     if "Inputs" not in sections:
@@ -135,7 +136,7 @@ def _default_blocks() -> dict[str, str]:
 
 
 def _read_default_blocks() -> dict[str, str]:
-    """The blocks of each modular pipeline class, which it names itself."""
+    """Returns the blocks that each modular pipeline class names."""
     root = package_root("diffusers")
     places = public_classes("diffusers").values()
     files = {place.file for place in places if place.kind == "modular pipeline"}
@@ -169,7 +170,7 @@ def _modular_classes() -> dict[str, str]:
 
 
 def _read_modular_classes() -> dict[str, str]:
-    """By family, where one class is for all its models."""
+    """Returns the class by family, where one class serves all its models."""
     found: dict[str, str] = {}
     for family, value in _pairs("modular_pipelines/modular_pipeline.py"):
         match value:
@@ -179,7 +180,7 @@ def _read_modular_classes() -> dict[str, str]:
 
 
 def _pairs(file: str) -> list[tuple[str, ast.expr]]:
-    """The `("key", value)` pairs of all tables in this file of diffusers, in order."""
+    """Returns the `("key", value)` pairs of all tables in this file of diffusers, in order."""
     source = (package_root("diffusers") / file).read_text(encoding="utf-8")
     found: list[tuple[int, str, ast.expr]] = []
     for node in ast.walk(ast.parse(source)):

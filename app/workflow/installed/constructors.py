@@ -1,6 +1,6 @@
-"""What diffusers' pipeline classes are put together from, read from their source.
+"""Components of diffusers' pipeline classes, read from their source.
 
-Nothing is imported: the components a pipeline takes are the parameters of its constructor.
+Nothing is imported: a pipeline's components are the parameters of its constructor.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ AUTOMATIC = {
     "AutoPipelineForImage2Image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
     "AutoPipelineForInpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
 }
-"""Classes that stand for the one of the model's family that does this, and diffusers' tables."""
+"""Classes that stand for the model family's class for a purpose, and diffusers' tables."""
 AUTO_PIPELINES = "pipelines/auto_pipeline.py"
 
 
 class Constructor(Frozen):
-    """What a pipeline's constructor takes."""
+    """Parameters of a pipeline's constructor."""
 
     parameters: dict[str, bool]
-    """By name in their order: whether one may be left out."""
+    """By name, in order: True for one with a default."""
     optional: tuple[str, ...] = ()
     """Components that may be None."""
 
@@ -40,9 +40,9 @@ _TABLES: TypeAdapter[dict[str, dict[str, str]]] = TypeAdapter(dict[str, dict[str
 
 @functools.cache
 def constructor(class_name: str) -> Constructor | None:
-    """The constructor of a public pipeline class of diffusers; None where there is no such class.
+    """Returns the constructor of a public pipeline class of diffusers; None for an unknown class.
 
-    What a class does not define itself is that of the first base that does, as Python has it.
+    Undefined parts are those of the first base that defines them, as in Python.
     """
     found = public_classes("diffusers").get(class_name)
     if found is None or found.kind != "pipeline":
@@ -53,8 +53,8 @@ def constructor(class_name: str) -> Constructor | None:
 
 
 def automatic_class(automatic: str, model_class: str) -> str:
-    """The pipeline class that an Auto class stands for with a model that was published for this
-    class; empty where the table of that Auto class has none."""
+    """Returns the pipeline class that an Auto class stands for with a model published for this
+    class; empty where its table has none."""
     tables = _tables()
     family = family_of(model_class) or next(
         (each for table in tables.values() for each, name in table.items() if name == model_class),
@@ -81,8 +81,8 @@ def _read(class_name: str) -> Constructor:
 
 
 def _with_bases(name: str, file: str, seen: set[str]) -> Iterator[ast.ClassDef]:
-    """The class and what it is derived from, each before its own bases: of this file of diffusers,
-    or a public one. Classes of other files (mixins) construct nothing."""
+    """Yields the class and its bases, each before its own bases: of this file of diffusers, or
+    public ones. Classes of other files (mixins) have no constructor."""
     if name in seen:
         return
     seen.add(name)
@@ -105,7 +105,7 @@ def _classes_in(file: str) -> dict[str, ast.ClassDef]:
 
 
 def _parameters(arguments: ast.arguments) -> Iterator[tuple[str, bool]]:
-    """Those with a name, without self; what is variadic has none."""
+    """Yields the named parameters without self; variadic ones have no name."""
     positional = [*arguments.posonlyargs, *arguments.args]
     required = len(positional) - len(arguments.defaults)
     for index, each in enumerate(positional[1:], start=1):
@@ -120,7 +120,7 @@ def _tables() -> dict[str, dict[str, str]]:
 
 
 def _read_tables() -> dict[str, dict[str, str]]:
-    """Class by family, for each of diffusers' tables of automatic pipelines."""
+    """Returns the class by family, for each of diffusers' tables of automatic pipelines."""
     tables: dict[str, dict[str, str]] = {name: {} for name in AUTOMATIC.values()}
     source = (package_root("diffusers") / AUTO_PIPELINES).read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
@@ -144,18 +144,18 @@ _CLASSES: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[str, tuple[
 
 
 def model_class(automatic: str, config: Mapping[str, Any]) -> str | None:
-    """The class behind an Auto class (`AutoModelForCausalLM`) for a model of this configuration;
-    None where transformers has none, which its load says better."""
+    """Returns the class behind an Auto class (`AutoModelForCausalLM`) for a model of this
+    configuration; None where transformers has none, which its load reports."""
     classes = _classes_of(automatic).get(str(config.get("model_type")), ())
     architectures = config.get("architectures")
     named = architectures if isinstance(architectures, list) else []
-    # As transformers chooses where there are several.
+    # As transformers chooses between several.
     return next((each for each in named if each in classes), classes[0] if classes else None)
 
 
 @functools.cache
 def _classes_of(automatic: str) -> dict[str, tuple[str, ...]]:
-    """The classes that an Auto class stands for, by `model_type`."""
+    """Returns the classes that an Auto class stands for, by `model_type`."""
     return remembered(
         "transformers", f"auto-{automatic}", _CLASSES, lambda: _read_automatic(automatic)
     )

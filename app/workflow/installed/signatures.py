@@ -1,7 +1,7 @@
 """Class names, call signatures and docstrings of the installed libraries, read from their source.
 
-Nothing is imported: diffusers costs seconds and hundreds of megabytes, its source a few
-milliseconds. What was read is kept in the user's cache folder, by package version.
+Nothing is imported: importing diffusers costs seconds and hundreds of megabytes, its source a few
+milliseconds. What was read is cached in the user's cache folder, by package version.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ FOLDERS: dict[str, dict[str, Kind]] = {
     },
 }
 NAMES_END: dict[Kind, str] = {"modular pipeline": "ModularPipeline", "processor": "Processor"}
-"""How the names of a kind end in whose files other classes are defined too."""
+"""Suffix of a kind's class names, for kinds whose files define other classes too."""
 CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
 FORMAT = 6
-"""Raise when the stored form changes."""
+"""Increase when the cached form changes."""
 
 
 class ClassPlace(Frozen):
@@ -57,10 +57,9 @@ class ClassPlace(Frozen):
 
     kind: Kind
     file: str
-    """Below the package's folder, which is another one in another installation."""
+    """Below the package's folder."""
     needs: tuple[str, ...] = ()
-    """Packages beside torch and transformers without which it is not there, as diffusers calls
-    them."""
+    """Packages it needs beside torch and transformers, by diffusers' names."""
 
 
 class Parameter(Frozen):
@@ -73,12 +72,12 @@ class Parameter(Frozen):
 
 
 class CallSignature(Frozen):
-    """How an object of a class is called."""
+    """The signature of a class's `__call__`."""
 
     parameters: tuple[Parameter, ...]
     docstring: str
     gives: tuple[str, ...] = ()
-    """The fields of what it returns; empty where the source does not say."""
+    """The fields of the returned object; empty where the source does not tell."""
 
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
@@ -90,19 +89,21 @@ _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None
 
 @functools.cache
 def public_classes(package: str) -> dict[str, ClassPlace]:
-    """Every public class of the package that a document may name, by name."""
+    """Returns every public class of the package that a document may name, by name."""
     return remembered(package, "classes", _INDEX, lambda: _index(package))
 
 
 @functools.cache
 def attention_processors() -> dict[str, tuple[str, ...]]:
-    """diffusers' attention processors by name, with the modules that define one of that name."""
+    """Returns diffusers' attention processors by name, with the modules that define one of that
+    name."""
     return remembered("diffusers", "processors", _MODULES, _find_processors)
 
 
 @functools.cache
 def call_signature(class_name: str) -> CallSignature | None:
-    """How a diffusers class's `__call__` is called; None where it defines none itself."""
+    """Returns the signature of a diffusers class's `__call__`; None where it defines none
+    itself."""
     if class_name not in public_classes("diffusers"):
         return None
     return remembered("diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name))
@@ -110,13 +111,13 @@ def call_signature(class_name: str) -> CallSignature | None:
 
 @functools.cache
 def single_file_classes() -> dict[str, str]:
-    """Diffusers' models whose weights it loads from a single file, and in which folder of a model
-    the configuration of one lies; "" where the library does not say."""
+    """Returns diffusers' models that load weights from a single file, with the folder of a model
+    that holds their configuration; "" where the library does not tell."""
     return remembered("diffusers", "single-file-folders", _SUBFOLDERS, _read_single_file_classes)
 
 
 def _read_single_file_classes() -> dict[str, str]:
-    """The table in which the library itself looks."""
+    """Reads the table that the library itself uses."""
     source = package_root("diffusers") / "loaders" / "single_file_model.py"
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == SINGLE_FILE_TABLE:
@@ -140,7 +141,8 @@ def _default_subfolder(how: ast.expr) -> str:
 
 
 def remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
-    """What is kept under this name for the package's version, or what `read` finds, then kept."""
+    """Returns the cached value of this name for the package's version; calls `read` for a missing
+    one."""
     folder = _cache_folder() / f"{package}-{importlib.metadata.version(package)}-{FORMAT}"
     stored = folder / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):
@@ -181,7 +183,7 @@ def _find_processors() -> dict[str, tuple[str, ...]]:
 
 
 def _public_names(init: Path) -> frozenset[str]:
-    """Every name that stands in a list of the package's lazy import structure."""
+    """Returns every name in a list of the package's lazy import structure."""
 
     def exported() -> Iterator[str]:
         for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
@@ -194,7 +196,8 @@ def _public_names(init: Path) -> frozenset[str]:
 
 
 def _needs(utils: Path) -> dict[str, tuple[str, ...]]:
-    """What each class needs, from the dummies that stand for it where a package is missing."""
+    """Returns the packages each class needs, from the dummies that replace it where one is
+    missing."""
     found: dict[str, tuple[str, ...]] = {}
     for file in sorted(utils.glob("dummy_*_objects.py")):
         for name, listed in DUMMY.findall(file.read_text(encoding="utf-8")):
@@ -205,7 +208,7 @@ def _needs(utils: Path) -> dict[str, tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=1)
 def class_source(class_name: str) -> ast.ClassDef | None:
-    """The source of a public diffusers class; None where there is none of this name."""
+    """Returns the source of a public diffusers class; None for an unknown name."""
     found = public_classes("diffusers").get(class_name)
     if found is None:
         return None
@@ -215,14 +218,14 @@ def class_source(class_name: str) -> ast.ClassDef | None:
 
 
 def base_names(class_name: str) -> set[str]:
-    """What a public diffusers class is derived from directly; empty where there is no such one."""
+    """Returns the direct bases of a public diffusers class; empty for an unknown name."""
     source = class_source(class_name)
     return {base.id for base in source.bases if isinstance(base, ast.Name)} if source else set()
 
 
 @functools.cache
 def is_inner_model(name: str) -> bool:
-    """Whether the dotted name is that of a model which diffusers keeps beside its pipelines."""
+    """Returns True for the dotted name of a model that diffusers keeps beside its pipelines."""
     *folders, bare = name.split(".")
     if folders[:2] != ["diffusers", "pipelines"] or not all(map(str.isidentifier, folders)):
         return False
@@ -246,7 +249,7 @@ def _read_call(class_name: str) -> CallSignature | None:
 
 
 def _gives(node: ast.FunctionDef) -> tuple[str, ...]:
-    """The fields of the output that the call returns: `return FluxPipelineOutput(images=image)`."""
+    """Returns the fields of the call's output: `return FluxPipelineOutput(images=image)`."""
     for each in ast.walk(node):
         match each:
             case ast.Return(value=ast.Call(func=ast.Name(id=name), args=[], keywords=fields)) if (
@@ -278,7 +281,7 @@ def _signature_of(node: ast.FunctionDef) -> CallSignature:
 
 
 def package_root(package: str) -> Path:
-    """The folder in which the package is installed."""
+    """Returns the folder in which the package is installed."""
     # Finding the spec of a top-level package does not import it.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -292,7 +295,7 @@ def _cache_folder() -> Path:
 
 
 def _store(file: Path, content: bytes) -> None:
-    """Keep the content for the next process; a read-only home only costs the next one time."""
+    """Caches the content for the next process; a read-only home only costs that process time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as written:

@@ -1,4 +1,4 @@
-"""Which size a step's call is asked for: width, height, frames, and how many at a time."""
+"""The output size of a step's call: width, height, frames, and batch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from app.workflow.plan import PipelineStep
 from app.workflow.plan_values import FileValue, ListValue, LiteralValue, ResultValue
 
 NO_SIDE_PX = 1024
-"""What diffusers draws where neither the call nor the denoiser's configuration names a size."""
+"""diffusers' size where neither the call nor the denoiser's configuration has one."""
 GUIDED_IN_TWO_CALLS = ("Flux", "QwenImage", "Wan")
-"""Pipelines that call their denoiser twice for guidance; the others give it everything doubled."""
+"""Pipelines that call their denoiser twice for guidance; the others double its batch."""
 
 
 def asked_size(
@@ -27,9 +27,9 @@ def asked_size(
     autoencoder: Mapping[str, Any],
     sizes: Mapping[str, Size],
 ) -> Size:
-    """The size the step draws in with these denoisers' and this autoencoder's configurations.
+    """Returns the step's output size with the configurations of its denoisers and autoencoder.
 
-    `sizes` has what the steps before it draw.
+    `sizes` has the output sizes of the steps before it.
     """
     signature = call_signature(class_name)
     defaults = {p.name: p.default for p in signature.parameters} if signature else {}
@@ -61,7 +61,7 @@ def asked_size(
 def _drawn(
     denoisers: Sequence[Mapping[str, Any]], autoencoder: Mapping[str, Any]
 ) -> tuple[int, int]:
-    """Width and height in pixels that a call without a size draws."""
+    """Returns width and height in pixels of a call without a size."""
     latents = next((config["sample_size"] for config in denoisers if "sample_size" in config), None)
     pixels = compression(autoencoder)
     if latents is None or pixels is None:
@@ -74,11 +74,11 @@ def _drawn(
 
 
 def _pictures(step: PipelineStep, sizes: Mapping[str, Size]) -> Iterator[tuple[int, int]]:
-    """Sizes of the pictures the step is given, which it draws in where it is told no other."""
+    """Yields the sizes of the step's input images, which it uses where no other size is given."""
     value = step.arguments.get("image")
     for item in value.items if isinstance(value, ListValue) else (value,):
         if isinstance(item, FileValue) and item.kind == "image":
-            # Its header alone is read. Where it has gone meanwhile, the call says so.
+            # Reads the header alone. The call reports a file that has gone meanwhile.
             with contextlib.suppress(WrongMediaError):
                 yield images.size_of(Path(item.path))
         elif isinstance(item, ResultValue) and item.step in sizes:

@@ -1,4 +1,4 @@
-"""What a document adds to a denoiser for one step: LoRAs and an IP-adapter."""
+"""Plans a denoiser's adapters: LoRAs and an IP-adapter."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from app.workflow.references import Path as Place
 from app.workflow.references import place
 
 PICKLES = {"bin", "ckpt", "pt", "pth"}
-"""Endings of weight files that can hold code and are never read."""
+"""Suffixes of weight files that can hold code and are never read."""
 
 
 class SourceOf(Protocol):
-    """Finds what a block names; None where it has noted a problem."""
+    """Resolves a block's model; None where it has noted a problem."""
 
     def __call__(self, loading: dict[str, Any], at: Place) -> ModelSource | None: ...
 
@@ -29,7 +29,7 @@ class SourceOf(Protocol):
 def read_loras(
     blocks: Sequence[LoraBlock], at: Place, source_of: SourceOf, reader: ValueReader
 ) -> tuple[LoraSource, ...]:
-    """Those that are right; the reader has noted what is wrong with the others."""
+    """Returns the valid LoRAs; problems of the others are noted."""
     _check_names(blocks, at, reader)
     built = [
         _lora(block, index, (*at, index), source_of, reader) for index, block in enumerate(blocks)
@@ -38,7 +38,7 @@ def read_loras(
 
 
 def _check_names(blocks: Sequence[LoraBlock], at: Place, reader: ValueReader) -> None:
-    """Adapters become modules of these names."""
+    """Notes names that clash or hold a dot: adapters become modules of these names."""
     seen: set[str] = set()
     for index, name in enumerate(block.adapter_name for block in blocks):
         where = (*at, index, "adapter_name")
@@ -76,7 +76,7 @@ def read_ip_adapter(
     source_of: SourceOf,
     reader: ValueReader,
 ) -> IpAdapterSource | None:
-    """The adapter; where the document names a pickle, the safetensors file of that name."""
+    """Returns the adapter; a pickle's name is read as the safetensors file of that name."""
     _check_takes_one(pipeline_class, at, reader)
     weight_name = _safetensors(block.weight_name, at, reader)
     if weight_name is None:
@@ -110,7 +110,7 @@ def read_ip_adapter(
 
 
 def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
-    """The file that is read where this one is named: for a pickle the safetensors one beside it."""
+    """Returns the safetensors file to read: for a pickle's name the one beside it."""
     stem, dot, kind = named.rpartition(".")
     name = f"{stem}.safetensors"
     if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(name):
@@ -120,7 +120,8 @@ def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
 
 
 def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueReader) -> bool:
-    """Whether a model on this machine has this file; what the hub has is known when it is asked."""
+    """Returns False, and notes it, if the model's local folder lacks the file. The hub is not
+    asked."""
     if source.folder is None:
         return True
     folder = Path(source.folder) / source.subfolder
@@ -133,8 +134,7 @@ def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueRea
 
 
 def _check_takes_one(pipeline_class: str, at: Place, reader: ValueReader) -> None:
-    """Note it where a pipeline of this class has no way to look at a picture so, or none that is
-    gone here."""
+    """Notes that pipelines of this class take no IP-adapter, or none that is supported here."""
     short = pipeline_class.rpartition(".")[2]
     bases = base_names(short)
     if "SD3IPAdapterMixin" in bases:
@@ -145,6 +145,6 @@ def _check_takes_one(pipeline_class: str, at: Place, reader: ValueReader) -> Non
 
 
 def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:
-    """Note it where a call gives an IP-adapter nothing to look at, which diffusers cannot make."""
+    """Notes a missing image for an IP-adapter: diffusers fails without one."""
     if not {"ip_adapter_image", "ip_adapter_image_embeds"} & arguments.keys():
         reader.note(at, "'ip_adapter_image' is missing, which an IP-adapter looks at.")

@@ -1,4 +1,4 @@
-"""Whether a pipeline takes the arguments it is called with: names, types, ranges and sizes."""
+"""Checks the arguments of a pipeline call: names, types, ranges and sizes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ KINDS: dict[str, str] = {
     "int": "whole number", "float": "number", "str": "text", "bool": "true or false",
     "list": "list", "dict": "object", "None": "null",
 }  # fmt: skip
-"""The types of annotations that JSON has, in words."""
+"""The types that JSON has, by annotation, in words."""
 CONTAINERS = {"List": "list", "list": "list", "Tuple": "list", "tuple": "list",
               "Dict": "dict", "dict": "dict", "Sequence": "list", "Iterable": "list"}  # fmt: skip
 LIVE = {"Tensor", "FloatTensor", "LongTensor", "Generator", "ndarray", "Image", "Callable"}
-"""Types that no JSON value is."""
+"""Types that no JSON value has."""
 RANGES: dict[str, tuple[float, float]] = {
     "num_inference_steps": (1, 1000),
     "num_frames": (1, 10_000),
@@ -42,13 +42,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "denoising_start": (0, 1),
     "denoising_end": (0, 1),
 }
-"""What a number has to lie in, whatever the pipeline."""
+"""Ranges of numbers that hold for every pipeline."""
 SIDES = ("width", "height")
 SIDE_MULTIPLE = 8
 """Pixels of a side per latent, in nearly every model."""
 MAX_SIDE_PX = 8192
 MIN_PICTURE_PX = 8
-"""A smaller side leaves no latent at all where the drawing takes its size from the picture."""
+"""A smaller side leaves no latent where the pipeline takes its size from the image."""
 
 
 def check_pipeline_call(
@@ -60,7 +60,7 @@ def check_pipeline_call(
     at: Place,
     reader: ValueReader,
 ) -> None:
-    """As `check_call`, for the pipeline that this model is loaded as."""
+    """Runs `check_call` for the pipeline class that this model is loaded as."""
     folder = Path(source.folder) if source is not None and source.folder else None
     real_class, blocks = _real_class(pipeline_class, source, source_at, reader), None
     if modular is not None:
@@ -72,7 +72,7 @@ def check_pipeline_call(
 def _real_class(
     pipeline_class: str, source: ModelSource | None, at: Place, reader: ValueReader
 ) -> str:
-    """The class whose call is made: DiffusionPipeline stands for what the model says it is."""
+    """Returns the class that is called; for DiffusionPipeline the one the model names."""
     if not pipeline_class.endswith(".DiffusionPipeline"):
         return pipeline_class
     if source is not None and source.file:
@@ -95,10 +95,10 @@ def check_call(
     model: Path | None,
     blocks: CallSignature | None = None,
 ) -> None:
-    """Note what is wrong with calling the pipeline of this class with these arguments.
+    """Notes problems of calling a pipeline of this class with these arguments.
 
-    `model` is the folder of its model, None where it is not here; `blocks` is how a modular
-    pipeline is called, whose class does not say it.
+    `model` is the folder of its model, None where it is not local; `blocks` is the signature of a
+    modular pipeline, which its class does not tell.
     """
     short = class_name.rpartition(".")[2]
     signature = blocks or (call_signature(short) if short else None)
@@ -122,20 +122,20 @@ def check_call(
 
 
 def _meant(key: str, known: Iterable[str]) -> str:
-    """The one argument that has this word in its name, else the nearest: `steps` is
+    """Returns a hint: the only argument containing this word, else the nearest. `steps` gives
     `num_inference_steps`."""
     having = [name for name in known if key in name.split("_")]
     return nearest(having[0], having) if len(having) == 1 else nearest(key, known)
 
 
 def output_fields(class_name: str) -> tuple[str, ...]:
-    """What can be taken of a result of this pipeline by its name; empty where that is not known."""
+    """Returns the named fields of this pipeline's result; empty where unknown."""
     signature = call_signature(class_name.rpartition(".")[2])
     return signature.gives if signature is not None else ()
 
 
 def _is_kind(parameter: Parameter, value: Any, at: Place, reader: ValueReader) -> bool:
-    """Whether the value can be what the annotation says; notes it where it cannot."""
+    """Returns False, and notes it, if the value does not fit the annotation."""
     kinds = json_kinds(parameter.annotation)
     if kinds is None or (value is None and parameter.default == "None"):
         return True
@@ -152,7 +152,7 @@ def _is_kind(parameter: Parameter, value: Any, at: Place, reader: ValueReader) -
 
 @functools.cache
 def json_kinds(annotation: str) -> frozenset[str] | None:
-    """Which of JSON's types the annotation admits, as in `KINDS`; None where it does not say."""
+    """Returns the JSON types an annotation admits, as in `KINDS`; None where it does not say."""
     if not annotation:
         return None
     try:
@@ -162,7 +162,7 @@ def json_kinds(annotation: str) -> frozenset[str] | None:
 
 
 class _UnknownType(Exception):
-    """A name that may stand for anything."""
+    """A name that may stand for any type."""
 
 
 def _kinds(node: ast.expr) -> Iterator[str]:
@@ -216,8 +216,8 @@ def _check_number(
 
 
 def side_multiple(model: Path | None) -> int:
-    """Returns what the sides of images of the model in this folder are multiples of: pixels per
-    latent times latents per token; `SIDE_MULTIPLE` where its configurations do not say."""
+    """Returns the multiple of which the sides of this model's images must be: pixels per latent
+    times latents per token; `SIDE_MULTIPLE` where its configurations do not say."""
     vae = {} if model is None else config_of(model / "vae")
     named = (vae.get(f"{part}block_out_channels") for part in ("", "encoder_"))
     levels = next((each for each in (*named, vae.get("dim_mult")) if each), None)
@@ -237,7 +237,7 @@ def side_multiple(model: Path | None) -> int:
 
 
 def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:
-    """Refuse pictures that are too small to be drawn from."""
+    """Notes images too small for the pipeline."""
     match value:
         case ListValue():
             for index, item in enumerate(value.items):

@@ -1,4 +1,4 @@
-"""A document's chain block → the plan's Chain, with everything that is wrong with it."""
+"""Plans a document's chain block, and notes its problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_chain(
     reader: ValueReader,
     at: Place,
 ) -> Chain:
-    """How the call is made in segments; the reader has noted what cannot be.
+    """Returns the plan of a call in segments; problems are noted.
 
     `arguments` are the call's own, `class_name` the pipeline's, "" where it is not known.
     """

@@ -1,9 +1,8 @@
-"""What a document sets for a step's components → the plan.
+"""Plans a document's settings for a step's components.
 
-Where components lie is the workbench's business: what fits stays on the device, else components
-take turns there, and only a document that lets weights pass through the device in groups lets a
-step run that is too large even for that. So a document's own wishes about places decide nothing
-else, which is said once.
+The workbench decides where components lie: what fits stays on the device, else components take
+turns there, and only a document with group offload lets a step run that is too large even for that.
+Other placement settings in a document have no effect, which is said once.
 """
 
 from __future__ import annotations
@@ -52,19 +51,19 @@ BACKEND_PACKAGES = {
     "flash": FLASH, "flash_varlen": FLASH, "sage": SAGE, "sage_varlen": SAGE,
     "xformers": Package("xformers", "xformers"),
 }  # fmt: skip
-"""What has to be installed for a backend of attention."""
+"""Packages that an attention backend needs."""
 DOTTED_PATH = re.compile(r"\w+(\.\w+)*")
 
 
 def with_settings(
     step: PipelineStep, block: PipelineBlock, at: Place, reader: ValueReader
 ) -> PipelineStep:
-    """The step with what the pipeline's block at this place sets for its components."""
+    """Returns the step with the settings of the pipeline's block at this place."""
     return _Settings(step, block, at, reader).read()
 
 
 class _Settings:
-    """What is found of one step; the reader notes what is wrong."""
+    """Collects the settings of one step; the reader notes problems."""
 
     def __init__(
         self, step: PipelineStep, block: PipelineBlock, at: Place, reader: ValueReader
@@ -73,7 +72,7 @@ class _Settings:
         self._block = block
         self._at = at
         self._reader = reader
-        # What a modular pipeline has beside its index only its blocks say.
+        # Only its blocks tell which components a modular pipeline has beside its index.
         self._known = known_components(step) if step.modular is None else None
         self._changes: dict[str, dict[str, Any]] = {}
         self._tunings: dict[str, dict[str, Any]] = {}
@@ -130,7 +129,7 @@ class _Settings:
     # --- blocks named after a component ----------------------------------------------------------
 
     def _check_dtypes(self) -> None:
-        """Whether there are the components that the loading arguments name a dtype of."""
+        """Notes components that a dtype in the loading arguments names and that do not exist."""
         loading = self._block.from_pretrained_arguments
         at = (*self._at, "from_pretrained_arguments", dtype_key(loading))
         for name in self._step.dtypes:
@@ -174,14 +173,14 @@ class _Settings:
             self._tunings.setdefault(key, {})["attention_backend"] = backend
         if settings.enable_tiling is not False:
             if key == "vae":
-                # What its memory is estimated by.
+                # The memory estimate of the decoder depends on it.
                 self._vae_tiling = True
             if settings.enable_tiling is not True or key != "vae":
                 arguments = {} if settings.enable_tiling is True else settings.enable_tiling
                 self._tunings.setdefault(key, {})["tiling"] = arguments
 
     def _backend(self, named: str | None, at: Place) -> str | None:
-        """The backend of this name, or None for torch's own."""
+        """Returns the backend of this name, or None for torch's own."""
         if named in get_args(HubBackend):
             self._reader.warnings.append(
                 f"{place(at)}: '{named}' would run code of the model hub: torch's own attention"
@@ -193,7 +192,8 @@ class _Settings:
         return named
 
     def _is_there(self, name: str, at: Place) -> bool:
-        """Whether the pipeline will have this component; where that is not known yet, it may."""
+        """Returns False, and notes it, if the pipeline will lack this component; True where
+        unknown."""
         if self._known is None or self._known.get(name):
             return True
         if name in self._known:
@@ -210,7 +210,7 @@ class _Settings:
         return False
 
     def _is_changeable(self, name: str, at: Place) -> bool:
-        """Whether this component is loaded for the step, and not handed on by an earlier one."""
+        """Returns True if this component is loaded for the step, not reused from an earlier one."""
         if name not in self._step.reused:
             return self._is_there(name, at)
         self._reader.warnings.append(
@@ -229,7 +229,7 @@ class _Settings:
                 yield name, casting
 
     def _placed(self, configuration: Configuration) -> Iterator[object]:
-        """What the document says about places; false where it says nothing."""
+        """Yields the document's placement settings; falsy where there is none."""
         yield configuration.device
         for settings in configuration.components.values():
             yield settings.device or settings.residency == "on_demand"

@@ -1,4 +1,4 @@
-"""A picture, video or sound that a document or a person names: a file, or a URL to be fetched."""
+"""Plans media that a document or a person names: a file, or a URL to be fetched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from app.workflow.plan_values import (
 
 
 class Note(Protocol):
-    """Notes what is wrong with the value."""
+    """Notes a problem of the value."""
 
     def __call__(self, message: str, hint: str = "") -> None: ...
 
@@ -42,10 +42,10 @@ def media_value(
     place: str,
     note: Note,
 ) -> Value:
-    """The file, when it may be read and is what it shall be, or the URL when it may be fetched.
+    """Returns the file or the URL; notes a problem where it may not be read or fetched.
 
-    `folder` is the document's own, `inside` are those the file has to lie in once its links are
-    followed. A problem is noted otherwise. Nothing is fetched here.
+    `folder` is the document's own; the file must lie in one of `inside` once links are followed.
+    Nothing is fetched here.
     """
     if not isinstance(value, str):
         note(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
@@ -74,13 +74,14 @@ def media_value(
 
 
 def file_value(file: Path, kind: MediaKind) -> Value:
-    """The value of a file that is known to be what it shall be."""
+    """Returns the value of a file that has been checked."""
     return FileValue(kind=kind, path=str(file), sha256=_content(file, stamp_of(file)))
 
 
 def near(path: Path, private: Iterable[Path]) -> str:
-    """A hint at what lies beside this path under a like name. There is none in the private folders,
-    where others' results and uploads lie; to whoever may read everything nothing is private."""
+    """Returns a hint naming a similar file beside this path. There is none for private folders,
+    which hold others' results and uploads; nothing is private to a person who may read
+    everything."""
     others = [root.resolve() for root in private if root != Path("/")]
     if any(path.is_relative_to(root) for root in others):
         return ""
@@ -109,17 +110,17 @@ def _wrong_with(
     return (wrong,) if wrong else ()
 
 
-# A document may name one file a thousand times: it is read once as long as it stays what it is.
+# A document may name one file a thousand times: it is read once while unchanged.
 @functools.lru_cache(maxsize=1024)
 def _content(file: Path, _stamp: FileStamp) -> str:
-    """The SHA-256 of the file's bytes."""
+    """Returns the SHA-256 of the file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=1024)
 def _wrong_inside(file: Path, kind: MediaKind, limits: MediaLimits, _stamp: FileStamp) -> str:
-    """What is wrong with the file's content, in words; "" where nothing is."""
+    """Returns the problem of the file's content in words; "" for none."""
     try:
         suffix_of(file, kind, limits)
     except WrongMediaError as error:

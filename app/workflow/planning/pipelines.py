@@ -1,4 +1,4 @@
-"""A document's pipeline step → the plan's PipelineStep."""
+"""Plans a document's pipeline steps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ REFUSED_LOADING_ARGUMENTS = {
         "Use the tasks text_generation and image_to_text instead.",
     ),
 }
-"""Loading arguments that cannot be honoured: why, and what to do instead."""
+"""Unsupported loading arguments: the reason, or what to do instead."""
 NO_FOLDER, NOT_A_MODEL = "There is no model folder", "is not a diffusers model: it has no"
 NAME_NEEDED = "The name of a model is needed: a folder or 'owner/name'."
 REMOTE_ENCODER_WARNING = (
@@ -85,7 +85,7 @@ class PipelineBuilder:
         result: ResultSpec | None,
         sharing: Sharing,
     ) -> PipelineStep | None:
-        """The step, or None where something is wrong with it; the reader has noted what."""
+        """Returns the step, or None with its problems noted."""
         assert step.pipeline is not None
         noted = len(self._reader.problems)
         block, where = step.pipeline, (*at, "pipeline")
@@ -196,10 +196,10 @@ class PipelineBuilder:
         result: ResultSpec | None,
         sharing: Sharing,
     ) -> PipelineStep | None:
-        """The step that calls an earlier one's pipeline with arguments of its own.
+        """Returns a step that calls an earlier one's pipeline with arguments of its own.
 
-        Everything else is that step's, its seed too; where it released its pipeline, what has left
-        is loaded again.
+        Everything else is the earlier step's, including its seed; a pipeline that was released is
+        loaded again.
         """
         assert step.pipeline_reference is not None
         noted = len(self._reader.problems)
@@ -246,7 +246,7 @@ class PipelineBuilder:
         return found
 
     def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
-        """Refuse what cannot be honoured; the components that are set to null."""
+        """Notes unsupported loading arguments; returns the components that are set to null."""
         warn_of_loading_arguments(loading, at, self._reader)
         absent = []
         for key, value in loading.items():
@@ -267,7 +267,7 @@ class PipelineBuilder:
         return tuple(absent)
 
     def source(self, model: Any, at: Place, key: str) -> ModelSource | None:
-        """The model that is named under this key; None where it cannot be one."""
+        """Returns the model named under this key; None where the name is not valid."""
         return self._source({key: model}, at, key=key)
 
     def _source(
@@ -322,7 +322,7 @@ class PipelineBuilder:
         return ModelSource(model=model, folder=str(folder), **texts)
 
     def _config(self, loading: dict[str, Any], at: Place) -> ModelSource | None:
-        """Whose configuration a single file has, where the document says."""
+        """Returns the config repository of a single file, where the document names one."""
         if loading.get("config") is None:
             return None
         if "from_single_file" not in loading:
@@ -356,7 +356,7 @@ class PipelineBuilder:
     ) -> ComponentBlock | None:
         loading, loading_at = document.from_pretrained_arguments, (*at, "from_pretrained_arguments")
         block = document.quantization_config
-        # Only what has weights can be quantised.
+        # Only components with weights can be quantised.
         kinds = ("model",) if block else ("model", "tokenizer", "processor", "scheduler")
         name = self._class(
             document.configuration.component_type, (*at, "configuration", "component_type"), *kinds
@@ -387,7 +387,7 @@ class PipelineBuilder:
 
 
 def _is_mistyped(key: str, loading: dict[str, Any]) -> bool:
-    """Whether the key is missing only because of how it is written; that is told of already."""
+    """Returns True if the key is missing because it is misspelt, which is already noted."""
     return any(nearest(name, [key]) for name in loading if name not in LOADING_ARGUMENTS)
 
 

@@ -1,9 +1,9 @@
-"""The quantisers a document may name, their arguments, and what reads a `quantization_config`.
+"""The quantisers a document may name, their arguments, and the reader of a `quantization_config`.
 
 A quantiser's configuration is named by the dialect's type rule (`BitsAndBytesConfig`,
 `sdnq.SDNQConfig`), but only from this list, and its arguments are checked here: nothing is imported
-and no weights are touched. Where the weights are quantised and where they lie afterwards is the
-workbench's business, so arguments that only say that are taken and decide nothing.
+and no weights are touched. The workbench decides where weights are quantised and where they lie
+afterwards, so arguments about that are accepted without effect.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from app.workflow.quantisation import (
 from app.workflow.references import Path as Place
 
 PRE_LOADED = {package.module: package for package in (BITSANDBYTES, TORCHAO, GGUF, SDNQ, QUANTO)}
-"""What `pre_load_modules` may name. The worker imports what it needs itself."""
+"""Modules that `pre_load_modules` may name. The worker imports what it needs itself."""
 STORED = {
     "bitsandbytes": BITSANDBYTES, "torchao": TORCHAO, "sdnq": SDNQ, "quanto": QUANTO,
 }  # fmt: skip
-"""What may have quantised published weights, as their configurations call it; what else there is
-may fetch code of the hub."""
+"""The supported quantisers of published weights, by their names in configurations; others may fetch
+code of the hub."""
 
 LIBRARIES = ("diffusers", "transformers", "sdnq")
 
@@ -44,10 +44,10 @@ LIBRARIES = ("diffusers", "transformers", "sdnq")
 def read_quantisation(
     block: QuantisationBlock, at: Place, reader: ValueReader
 ) -> Quantisation | None:
-    """What the block at this place asks for, or None where the reader has noted what is wrong.
+    """Returns the quantisation of the block at this place, or None with its problems noted.
 
-    The one reader of such blocks: those of component blocks and of `load_components`. Which of
-    diffusers' and transformers' configurations is made of it is decided by the component it is for.
+    The one reader of such blocks, for component blocks and `load_components`. The component decides
+    which configuration of diffusers or transformers is made of it.
     """
     named, where = block.configuration.config_type, (*at, "configuration", "config_type")
     library, _, bare = named.rpartition(".")
@@ -77,8 +77,8 @@ def check_quantisers(
     at: Place,
     reader: ValueReader,
 ) -> None:
-    """Note what a pipeline needs to be installed: for what the document names, and for weights on
-    this machine that were published quantised."""
+    """Notes missing packages: for the document's quantisers, and for local weights that were
+    published quantised."""
     configured = (*at, "configuration")
     for index, module in enumerate(block.configuration.pre_load_modules):
         _check_pre_loaded(module, (*configured, "pre_load_modules", index), reader)
@@ -99,7 +99,7 @@ def check_quantisers(
 
 
 def _snapshot(source: ModelSource) -> Path | None:
-    """Where the model lies on this machine; a single file has no configuration that could say."""
+    """Returns the model's local folder; a single file has no configuration to read."""
     if source.file:
         return None
     if source.folder is not None:
@@ -120,7 +120,7 @@ def _check_pre_loaded(module: str, at: Place, reader: ValueReader) -> None:
 
 
 def _check_stored(folder: Path, name: str, at: Place, reader: ValueReader) -> None:
-    """Note where the weights in this folder were quantised by what is not here."""
+    """Notes weights in this folder whose quantiser is not installed."""
     stored = stored_quantiser(folder)
     if stored is None:
         return

@@ -1,8 +1,8 @@
-"""Weights in one file, as `from_single_file` names it: on this machine, or on the hub.
+"""Weights in one file, named by `from_single_file`: local, or on the hub.
 
-A file is safetensors or GGUF: neither holds code. One that may (`.ckpt`, `.bin`) stands for the
-safetensors file of its name beside it; it is itself read only where the operator allows it, and
-then without what it would run.
+A file is safetensors or GGUF: neither holds code. The name of one that may hold code (`.ckpt`,
+`.bin`) stands for the safetensors file of that name beside it; the file itself is read only where
+the operator allows it, and then without running its code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from app.workflow.quantisation import GGUF, Quantisation
 from app.workflow.references import Path as Place
 
 HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
-"""Of the hub; what lies there is fetched by its library, from wherever that is set to."""
+"""Hosts of the hub, whose library fetches the file from its configured endpoint."""
 ON_THE_HUB = re.compile(
     r"/(?P<model>[^/]+/[^/]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)"
 )
@@ -49,7 +49,7 @@ def as_the_file_is(
     at: Place,
     reader: ValueReader,
 ) -> Quantisation | None:
-    """The quantisation, which has to be GGUF's for a GGUF file and for no other.
+    """Returns the quantisation, which must be GGUF's for a GGUF file and for no other.
 
     Without one a GGUF file computes in the component's dtype. `at` is the quantisation's place.
     """
@@ -73,7 +73,7 @@ def as_the_file_is(
 
 
 def check_single_file_class(name: str, at: Place, reader: ValueReader) -> None:
-    """Note a class whose weights diffusers does not load from a single file."""
+    """Notes a class whose weights diffusers does not load from a single file."""
     bare = name.rpartition(".")[2]
     known = single_file_classes()
     if bare not in known:
@@ -82,7 +82,7 @@ def check_single_file_class(name: str, at: Place, reader: ValueReader) -> None:
 
 
 class SingleFiles:
-    """Reads the names of single files of one document."""
+    """Reads the single-file names of one document."""
 
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
         self._models = paths.models
@@ -90,7 +90,7 @@ class SingleFiles:
         self._reader = reader
 
     def read(self, named: Any, at: Place) -> ModelSource | None:
-        """The file, or None where the reader has noted what is wrong with its name."""
+        """Returns the file, or None with the problem of its name noted."""
         if not isinstance(named, str) or not named:
             self._reader.note(at, f"The name of a file is needed, not {shown(named)}.")
             return None
@@ -123,7 +123,7 @@ class SingleFiles:
         revision = None if found["revision"] == "main" else found["revision"]
         beside = str(PurePosixPath(file).with_suffix(".safetensors"))
         is_pickle = PurePosixPath(file).suffix.lower() in PICKLE_SUFFIXES
-        # Whether the repository has the other is known when it is asked.
+        # The hub tells later whether the repository has the safetensors file.
         wanted = beside if is_pickle and not self._allow_pickles else file
         return ModelSource(model=model, revision=revision, file=wanted)
 
@@ -159,7 +159,8 @@ class SingleFiles:
         return path.is_file() or (is_pickle and path.with_suffix(".safetensors").is_file())
 
     def _chosen(self, path: Path) -> Path | None:
-        """The file that is read for this one, when it is there and may be."""
+        """Returns the file to read for this one; None where it does not exist or may not be
+        read."""
         there = [p.name for p in path.parent.glob(f"{escape(path.stem)}.*") if p.is_file()]
         name = safe_name(path.name, there, allow_pickles=self._allow_pickles)
         return path.parent / name if name in there else None

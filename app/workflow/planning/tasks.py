@@ -1,4 +1,4 @@
-"""A document's task → the plan's TaskStep, with everything that is wrong with it."""
+"""Plans a document's task, and notes its problems."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ GATHERED: dict[str, tuple[MediaKind, str]] = {
     "gather_images": ("image", "images"),
     "gather_videos": ("video", "videos"),
 }
-"""What a task gathers, and as which argument it is planned."""
+"""The kind of media each task gathers, and the argument that holds it in the plan."""
 SAVED_AS: dict[Gives, tuple[str, ...]] = {
     "image": ("image/",),
     "video": ("video/", "image/gif"),
@@ -57,7 +57,7 @@ SAVED_AS: dict[Gives, tuple[str, ...]] = {
     "tensor": (),
     "anything": ("",),
 }
-"""How the content types begin that a task's results can be saved as."""
+"""Prefixes of the content types as which a task's results can be saved."""
 
 
 def build_task(
@@ -69,7 +69,7 @@ def build_task(
     seed: int,
     result: ResultSpec | None,
 ) -> TaskStep | PipelineStep | None:
-    """The step, or None where something is wrong with it; the reader has noted what."""
+    """Returns the step, or None with its problems noted."""
     noted = len(reader.problems)
     task = _find(block.command, reader, (*at, "task", "command"))
     if task is None:
@@ -120,7 +120,7 @@ _MADE: dict[Gives, str] = {
 
 
 def _find(command: str, reader: ValueReader, at: Place) -> Task | None:
-    """The task of this name, when it can run here."""
+    """Returns the task of this name, if it can run here."""
     if reader.is_typed(at):
         reader.note(at, "An input cannot choose a task.")
         return None
@@ -159,12 +159,12 @@ def _call(command: str, given: Any, reader: ValueReader, at: Place) -> Call:
     else:
         for key, value in given.items():
             if key == "device":
-                # The dialect lets a document say where any task computes.
+                # The dialect lets a document name the device of any task.
                 call.devices.extend([] if value is None else [value])
                 continue
             noted = len(reader.problems)
             found = call.values[key] = _argument(command, key, value, reader, (*at, key))
-            # What has been refused already is not refused again for its type.
+            # A value already refused is not refused again for its type.
             call.samples[key] = UNKNOWN if len(reader.problems) > noted else _sample(found)
     return call
 
@@ -181,10 +181,10 @@ def _argument(command: str, key: str, value: Any, reader: ValueReader, at: Place
 
 
 def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
-    """The files that `glob` and `urls` name, as one list.
+    """Returns the files named by `glob` and `urls`, as one list.
 
-    A pattern is matched in the workflow's folder and below, and only the document chooses it: what
-    a person types could otherwise ask which files there are.
+    A pattern is matched in the workflow's folder and below, and only the document may choose it: a
+    typed pattern could otherwise probe which files exist.
     """
     kind, name = GATHERED[block.command]
     found: list[Value] = []
@@ -204,7 +204,7 @@ def _gathered(block: TaskBlock, reader: ValueReader, at: Place) -> Call:
 
 
 def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[str]:
-    """The files that a pattern names, from the workflow's folder."""
+    """Returns the files that a pattern matches in the workflow's folder."""
     if reader.is_typed(at):
         reader.note(at, "An input cannot choose files by a pattern.")
     elif not isinstance(pattern, str) or not pattern or parse(pattern):
@@ -221,7 +221,7 @@ def _matching(pattern: Any, reader: ValueReader, at: Place) -> list[str]:
 
 
 def _sample(value: Value) -> Any:
-    """Something of the kind that the value will be, to check arguments with."""
+    """Returns a sample of the value's kind, to check arguments with."""
     match value:
         case LiteralValue():
             return value.value

@@ -1,4 +1,4 @@
-"""Argument values: raw JSON of a document → the typed `Value`s of a plan."""
+"""Reads argument values: raw JSON of a document becomes the typed `Value`s of a plan."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from app.workflow.references import parse, place, problem
 T = TypeVar("T")
 
 MAX_NAME_LENGTH = 1000
-"""Of a reference to a result."""
+"""Limit for the name in a reference."""
 READY = get_args(get_args(Value)[0])
-"""The classes of values that are resolved already (handed in by a parent workflow)."""
+"""Classes of values that a parent workflow has resolved already."""
 
 
 class ValueReader:
-    """Reads the values of one document's step; notes what is wrong and goes on."""
+    """Reads the values of one document's step; notes problems and continues."""
 
     def __init__(
         self,
@@ -61,29 +61,30 @@ class ValueReader:
         self._urls = urls
         self._limits = limits
         self._variables = variables
-        """Which variable's value stands at a place."""
+        """The variable whose value stands at a place."""
         self._steps = steps
-        """The earlier ones; what each of the document's is called in the plan."""
+        """The earlier steps, by name in the document; their names in the plan."""
         self._all_steps = all_steps
         self._properties = properties
         self._literal = literal
         self._origins = origins
 
     def is_typed(self, path: Place) -> bool:
-        """Whether what stands at this place is, or is part of, a person's own value."""
+        """Returns True if the value at this place is, or is part of, a typed value."""
         return self._typed_above(path) is not None
 
     def origin(self, path: Place) -> Place:
-        """Where what stands at this place was given: an input, or the document itself."""
+        """Returns the place where this value was given: an input, or the document itself."""
         above = self._typed_above(path)
         return path if above is None else self._origins[above]
 
     def note(self, path: Place, message: str, hint: str = "") -> None:
-        """Note a problem: at the input where a person's value is wrong, else in the document."""
+        """Notes a problem: at the input for a typed value, else in the document."""
         problem(self.problems, self.origin(path), message, hint)
 
     def name(self, find: Callable[..., T], named: str, at: Place, *kinds: Any) -> T | None:
-        """What `find` makes of the name of a class; None where it may not be named, noted."""
+        """Returns what `find` resolves a class name to; None, with a problem noted, where it may
+        not be named."""
         if self.is_typed(at):
             self.note(at, "An input cannot choose a class.")
             return None
@@ -94,14 +95,14 @@ class ValueReader:
             return None
 
     def needs(self, package: Package, what: str, at: Place, hint: str = "") -> bool:
-        """Whether the package that `what` needs is installed; notes it where not."""
+        """Returns False, and notes it, if the package that `what` needs is not installed."""
         if package.is_missing:
             message = f"{what} needs {package.name}, which is not installed."
             self.note(at, message, f"{hint}{package.how_to_add}")
         return not package.is_missing
 
     def near(self, path: Path) -> str:
-        """A hint at what lies beside this path under a like name, if it may be told."""
+        """Returns a hint naming a similar file beside this path, where that may be disclosed."""
         return near(path, self._media)
 
     def _typed_above(self, path: Place) -> Place | None:
@@ -110,7 +111,8 @@ class ValueReader:
         return next((place for place in places if place in self._literal), None)
 
     def read(self, value: Any, path: Place, *, handed_down: bool = False) -> Value:
-        """The value a document has at this place; a problem and None-literal where it is wrong."""
+        """Returns the document's value at this place; notes a problem and returns a None-literal
+        where it is wrong."""
         key = str(next(part for part in reversed(path) if isinstance(part, str)))
         if isinstance(value, READY):
             return value  # type: ignore[no-any-return]
@@ -150,7 +152,8 @@ class ValueReader:
         return LiteralValue(value={key: _json(entry) for key, entry in entries.items()})
 
     def result(self, target: str, path: Place, *, handed_down: bool) -> Value:
-        """An exact step name first, else the longest one followed by a dot and a property."""
+        """Resolves a reference: an exact step name first, else the longest one followed by a dot
+        and a property."""
         name = target[:MAX_NAME_LENGTH]
         while name not in self._steps:
             name, dot, _ = name.rpartition(".")
@@ -169,7 +172,7 @@ class ValueReader:
         return ResultValue(step=step, property=wanted, handed_at=handed_at)
 
     def _not_earlier(self, name: str, path: Place) -> str:
-        """What may be meant by a step that has not been read."""
+        """Returns a hint for the name of a step that has not been read."""
         if name not in self._all_steps:
             return nearest(name, self._steps)
         own = self._local(path)[1]
@@ -179,7 +182,7 @@ class ValueReader:
     def media(
         self, value: Any, path: Place, kind: MediaKind, *, handed_down: bool = False
     ) -> Value:
-        """The file or URL a document names at this place; several where it is a list."""
+        """Returns the file or URL a document names at this place; several for a list."""
         if isinstance(value, READY):
             return value  # type: ignore[no-any-return]
         if value is None:
@@ -216,10 +219,10 @@ class ValueReader:
         )
 
     def _name(self, key: str, value: Any, path: Place, typed: bool) -> Value:
-        """The dialect's type rule: a dtype, or a braced plain string.
+        """Applies the dialect's type rule: a dtype, or a braced plain string.
 
-        What a person typed is a plain string, with the braces or without, unless it names a dtype
-        of torch in full.
+        A typed value is a plain string, with or without braces, unless it names a dtype of torch in
+        full.
         """
         if not isinstance(value, str):
             return LiteralValue(value=value)
@@ -237,7 +240,7 @@ class ValueReader:
             return LiteralValue(value=None)
 
     def _local(self, path: Place) -> Place:
-        """The path within its own document: from the last `steps` on."""
+        """Returns the path within its own document: from the last `steps` on."""
         starts = [i for i, part in enumerate(path) if part == "steps" and i + 1 < len(path)]
         starts = [i for i in starts if isinstance(path[i + 1], int)]
         return path[starts[-1] :] if starts else path
