@@ -1,4 +1,4 @@
-"""The page as a whole: how it looks, its header, tabs in their order. No logic."""
+"""Assembles the page: theme, header and tabs. No logic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMPAT = HERE.parent / "compat" / "ui"
 
 
 def theme() -> gr.Theme:
-    """Gradio's default theme with a few tokens of our own, light and dark."""
+    """Returns Gradio's default theme with a few tokens of our own, light and dark."""
     return gr.themes.Default(
         primary_hue=gr.themes.colors.indigo,
         neutral_hue=gr.themes.colors.slate,
@@ -47,21 +47,20 @@ def theme() -> gr.Theme:
 
 
 def css() -> str:
-    """The style sheet of the page."""
     return (HERE / "page.css").read_text(encoding="utf-8")
 
 
 def head() -> str:
-    """The scripts of the page, for the document's head."""
+    """Returns the scripts of the page, for the document's head."""
     scripts = (COMPAT / "streams.js", HERE / "page.js")
     return "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
 
 
 def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
-    """The page and its endpoints for this engine.
+    """Returns the page and its endpoints for this engine.
 
-    Pictures people upload lie in the first folder of `settings.paths.media`; what the engine
-    writes to `settings.paths.outputs` is served as it lies there (`files`).
+    Uploads lie in the first folder of `settings.paths.media`; the engine's files in
+    `settings.paths.outputs` are served from there (`files`).
     """
     uploads = Path(settings.paths.media[0])
     catalog = Catalog(settings.paths)
@@ -94,7 +93,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
 
 
 def assert_public_names(page: gr.Blocks, names: tuple[str, ...]) -> None:
-    """Stops the start if an endpoint came out under another name than scripts call it by."""
+    """Raises if an endpoint has another name than the one scripts use."""
     public = {
         fn.api_name
         for fn in page.fns.values()
@@ -105,5 +104,5 @@ def assert_public_names(page: gr.Blocks, names: tuple[str, ...]) -> None:
 
 
 def launch_options() -> dict[str, Any]:
-    """The looks, which Gradio takes at launch."""
+    """Returns theme, CSS and scripts, which Gradio takes at launch."""
     return {"theme": theme(), "css": css(), "head": head()}

@@ -1,9 +1,9 @@
-"""The guard around the page: who may talk to it, about what, and what never leaves it.
+"""The guard around the page: checks who may ask for what, and what leaves.
 
-Gradio answers any Host, lets any origin in on every host but loopback, has routes nobody here
-needs, and answers what it does not understand with a traceback. The guard is outermost and always
-there. It checks names (Host) and origins, knows the routes that are answered (`routes`), reads
-every call before Gradio does (`calls`), and writes the headers of every answer (`answers`).
+Gradio answers any Host, accepts any origin on every host but loopback, has routes nobody here
+needs, and answers malformed requests with a traceback. The guard is outermost and always on. It
+checks host names and origins, answers only known routes (`routes`), reads every call before Gradio
+does (`calls`), and writes the headers of every answer (`answers`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ HUB = "https://huggingface.co"
 
 
 def refusal(host: str, origin: str | None, names: Names) -> tuple[int, str] | None:
-    """The status and sentence with which a request is turned away; None where it may pass.
+    """Returns the status and message that refuse a request; None where it may pass.
 
-    `origin` is the header as it came, None where there was none.
+    `origin` is the header as received, None where there was none.
     """
     if not names.accept(name_of(host)):
         return 421, (
@@ -52,9 +52,9 @@ def refusal(host: str, origin: str | None, names: Names) -> tuple[int, str] | No
 
 
 def from_another_site(path: str, headers: Mapping[bytes, str]) -> bool:
-    """Returns whether a browser says that a page of another site is behind this request.
+    """Returns True if the browser reports a page of another site behind this request.
 
-    Following a link to the page or to a file is fine.
+    Following a link to the page or to a file is allowed.
     """
     if headers.get(b"sec-fetch-site", "none") in {"none", "same-origin"}:
         return False
@@ -63,8 +63,8 @@ def from_another_site(path: str, headers: Mapping[bytes, str]) -> bool:
 
 
 class Guard:
-    """The outermost ASGI application: nothing is answered that has not passed it, and no answer
-    leaves without its headers."""
+    """The outermost ASGI application: every request passes it, and every answer gets its
+    headers."""
 
     def __init__(
         self,
@@ -86,11 +86,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            # Nothing here speaks anything else.
+            # Other protocols are not served.
             await send({"type": "websocket.close", "code": 1008})
             return
         if self._root_path and scope["path"].startswith(f"{self._root_path}/"):
-            # Some reverse proxies leave the path on which they serve the page, others take it off.
+            # Some reverse proxies pass on the path on which they serve the page, others remove it.
             scope = {**scope, "path": scope["path"].removeprefix(self._root_path)}
             scope["raw_path"] = quote(scope["path"]).encode()
         answer = _Answer(send, scope)
@@ -109,7 +109,7 @@ class Guard:
                 await answer.refuse(Refused(500, FAULT))
 
     async def _admitted(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-        """The request as the page gets it. Raises Refused."""
+        """Returns the request for the page. Raises Refused."""
         path, method = scope["path"], scope["method"]
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         forwarded = headers.get(b"x-forwarded-host")
@@ -138,12 +138,12 @@ class Guard:
         if route.body in {"call", "arguments"}:
             receive = await self._with_checked_call(route, path, receive)
         if path in {"/", "/config"}:
-            # Another page than the only one, or a saved state: Gradio's, and a KeyError here.
+            # Gradio would look for another page or a saved state, and raise a KeyError.
             scope = {**scope, "query_string": _without_pages(scope.get("query_string", b""))}
         return _with_public_host(scope, host, self._names), receive
 
     def _check_query(self, route: Route, scope: Scope) -> None:
-        """Raises Refused where the stream that is asked for is of nobody."""
+        """Raises Refused for a call that does not exist, or a stream without a session."""
         named = route.path.fullmatch(scope["path"])
         assert named is not None
         if "event" in named.re.groupindex and not self._page.has_event(named["event"]):
@@ -152,11 +152,11 @@ class Guard:
             query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
             session = query.get("session_hash", [""])[-1]
             if not self._page.has_session(session):
-                # A page of a server that has been started again asks so; it knows these words.
+                # A page asks this after a restart of the server; it knows this answer.
                 raise Refused(200, NO_SESSION, content_type="text/event-stream")
 
     async def _with_checked_call(self, route: Route, path: str, receive: Receive) -> Receive:
-        """The request's body, checked. Raises Refused."""
+        """Checks the request's body, and returns it for the page to read. Raises Refused."""
         sent = await _whole(receive, calls.MAX_BYTES)
         body: bytes | None = sent
         call, arguments = calls.Call(), {}
@@ -192,26 +192,26 @@ class Guard:
 
 
 class Page(Protocol):
-    """What the guard has to know of the page behind it."""
+    """What the guard has to know of the page."""
 
     def has_endpoint(self, name: str) -> bool:
-        """Returns whether scripts may call this."""
+        """Returns True if scripts may call this."""
 
     def mismatch(self, endpoint: str, arguments: Mapping[str, Any]) -> str:
-        """What is wrong with these arguments by their names; "" where nothing is."""
+        """Returns what is wrong with the arguments' names; "" for nothing."""
 
     def has_function(self, session: str | None, index: int) -> bool:
-        """Returns whether the page, as this session has it, has such an event."""
+        """Returns True if the page, in this session, has this event."""
 
     def has_session(self, session: str) -> bool:
-        """Returns whether a stream of events waits for this session."""
+        """Returns True if an event stream waits for this session."""
 
     def has_event(self, event: str) -> bool:
-        """Returns whether this call waits for somebody to read its answer."""
+        """Returns True if this call waits for its answer to be read."""
 
 
 class Refused(Exception):
-    """A request that is answered here."""
+    """A request that is refused here."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class Refused(Exception):
 
 
 class _Answer:
-    """The way out: headers cleaned, and whether it has begun and ended."""
+    """Sends an answer with cleaned headers; records whether it has begun and ended."""
 
     def __init__(self, send: Send, scope: Scope) -> None:
         self._send = send
@@ -261,7 +261,7 @@ def _not_taken(sentence: str) -> Refused:
 
 
 async def _whole(receive: Receive, most: int) -> bytes:
-    """The body of a request. Raises Refused where it is longer."""
+    """Returns the body of a request. Raises Refused where it is longer."""
     body = bytearray()
     while True:
         message = await receive()
@@ -275,9 +275,9 @@ async def _whole(receive: Receive, most: int) -> bytes:
 
 
 def _with_public_host(scope: Scope, host: str, names: Names) -> Scope:
-    """The request with the checked host wherever Gradio looks for one.
+    """Returns the request with the checked host wherever Gradio looks for one.
 
-    Headers of proxies are not taken away: that they are there says where a request comes from.
+    Headers of proxies are kept: their presence tells where a request comes from.
     """
     trusted = names.is_published(name_of(host))
     headers = []

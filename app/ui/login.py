@@ -1,7 +1,7 @@
-"""Logging in and out: slowed where somebody guesses, ended when idle, each login on its own.
+"""Log-in and log-out: guesses are slowed, idle logins end, each login is separate.
 
-Gradio keeps the names and makes the cookies. It would take any number of guesses, forget no login,
-and log everybody out when another site links to its `/logout`.
+Gradio keeps the names and makes the cookies. It would accept any number of guesses, never end a
+login, and log everybody out when another site links to its `/logout`.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 FREE_TRIES = 5
-"""Wrong passwords in a row that cost no time."""
+"""Wrong passwords in a row without a delay."""
 LONGEST_WAIT_S = 60.0
 LONGEST_WAIT_OF_A_NAME_S = 2.0
-"""A name is not locked by those who guess at it from elsewhere: everybody waits a little."""
+"""Guesses from elsewhere do not lock a name: everybody waits a little."""
 FORGOTTEN_S = 900.0
 MAX_KEYS = 10_000
 SHOWN_NAME = 64
 OPEN_PATHS = ("/gradio_api/cancel/", "/gradio_api/heartbeat/")
-"""What Gradio answers to everybody, logged in or not."""
+"""Routes that Gradio answers without a login."""
 ANYBODY = ""
-"""The name of those who have not logged in where that is not asked for."""
+"""The name of visitors where no login is required."""
 
 _address: ContextVar[str] = ContextVar("address", default="unknown")
 
 
 class Throttle:
-    """Counts failures in a row, by any key, and says how long the next try has to wait."""
+    """Counts consecutive failures by key, and computes the delay of the next try."""
 
     def __init__(self, longest_wait_s: float, clock: Clock = time.monotonic) -> None:
         self._longest_wait_s = longest_wait_s
         self._clock = clock
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """How many, and when the last was."""
+        """Number of failures, and time of the last."""
 
     def wait_s(self, key: str) -> float:
-        """How long the next try has to wait from now on."""
+        """Returns how long the next try has to wait from now on."""
         count, last = self._failures.get(key, (0, 0.0))
         if count < FREE_TRIES:
             return 0.0
@@ -62,7 +62,7 @@ class Throttle:
         return max(0.0, last + delay - self._clock())
 
     def failed(self, key: str) -> int:
-        """Counts one more; returns how many there were in a row."""
+        """Counts a failure; returns the number in a row."""
         count, last = self._failures.pop(key, (0, 0.0))
         count = 1 if self._clock() - last > FORGOTTEN_S else count + 1
         self._failures[key] = (count, self._clock())
@@ -76,9 +76,9 @@ class Throttle:
 
 
 class Tokens(dict[str, str]):
-    """Which login belongs to whom; one that was not used for so long has ended.
+    """The name of each login token; a login that was idle too long has ended.
 
-    Stands where Gradio keeps its own, which never end.
+    Replaces Gradio's own dictionary, whose logins never end.
     """
 
     def __init__(self, idle_s: float, anybody: str | None, clock: Clock = time.monotonic) -> None:
@@ -93,7 +93,7 @@ class Tokens(dict[str, str]):
         self._used_at[token] = self._clock()
 
     def get(self, token: str | None, default: Any = None) -> Any:
-        """The name this login is for; that of anybody where none is asked for."""
+        """Returns the name of this login; the default name where no login is required."""
         if token is None or token not in self:
             return self._anybody if default is None else default
         if self._is_over(token):
@@ -112,10 +112,10 @@ class Tokens(dict[str, str]):
 
 
 class Logins:
-    """Who may log in, and the middleware in front of Gradio's own routes for it."""
+    """The accounts, and the middleware in front of Gradio's login routes."""
 
     def __init__(self, settings: UiSettings, guests: tuple[str, str] | None) -> None:
-        """`guests` is the login of the guests; None where they need none, or may not come in."""
+        """`guests` is the guests' login; None where they need none, or are not admitted."""
         self._accounts = dict(each for each in (guests, settings.operator_auth) if each)
         open_to_all = guests is None and settings.public
         self.tokens = Tokens(settings.login_idle_s, ANYBODY if open_to_all else None)
@@ -127,21 +127,22 @@ class Logins:
 
     @property
     def exist(self) -> bool:
-        """Returns whether anybody can log in at all."""
+        """Returns True if anybody can log in at all."""
         return bool(self._accounts)
 
     def attach(self, gradio: Any) -> None:
-        """Has Gradio's application keep its logins here."""
+        """Makes Gradio's application keep its logins here."""
         gradio.tokens = self.tokens
         self._cookies = tuple(
             f"access-token{kind}-{gradio.cookie_id}" for kind in ("", "-unsecure")
         )
 
     async def check(self, name: str, password: str) -> bool:
-        """Whether name and password are right. Raises HTTPException 429 after too many guesses."""
+        """Returns True if name and password are right. Raises HTTPException 429 after too many
+        guesses."""
         address = _address.get()
         self._refuse_guesser(address)
-        # Held back, not refused: nobody is to be locked out by those who guess at his name.
+        # Delayed, not refused: guesses by others must not lock a person out.
         await asyncio.sleep(self._names.wait_s(name[:SHOWN_NAME]))
         self._refuse_guesser(address)
         expected = self._accounts.get(name, "")
@@ -165,11 +166,11 @@ class Logins:
             )
 
     def around(self, app: ASGIApp) -> LoginRoutes:
-        """The application with our routes before it."""
+        """Returns the application with our routes before it."""
         return LoginRoutes(app, self)
 
     def name_of(self, request: Request) -> str | None:
-        """Who sent the request; None where nobody has logged in who has to."""
+        """Returns the sender of the request; None where a required login is missing."""
         if not self.exist:
             return ANYBODY
         names = [self.tokens.get(token) for token in (*self._tokens_of(request), None)]
@@ -177,12 +178,12 @@ class Logins:
         return found
 
     def person_of(self, request: Request) -> str:
-        """Who is counted where something is limited per person."""
+        """Returns the person counted by per-person limits."""
         asked = Asked(request.client, request.headers, self.name_of(request))
         return person(asked, self._settings)
 
     def log_out(self, request: Request) -> Response:
-        """Ends the login that this request comes with."""
+        """Ends the login of this request."""
         for token in self._tokens_of(request):
             self.tokens.end(token)
         answer = RedirectResponse(f"{self.root_path}/", 303)
@@ -216,7 +217,7 @@ class LoginRoutes:
             await self._app(scope, receive, send)
 
     def _answer(self, request: Request) -> Response | None:
-        """What is answered here; None where Gradio answers."""
+        """Returns our answer; None where Gradio answers."""
         path, method = request.scope["path"].rstrip("/"), request.method
         if path == "/logout":
             if not self._logins.exist:
@@ -230,13 +231,13 @@ class LoginRoutes:
 
 
 def _is_form(request: Request) -> bool:
-    """Returns whether this is our form, sent by a browser that will show what comes back."""
+    """Returns True for our form, sent by a browser that will show the answer."""
     sent = request.method == "POST" and request.scope["path"].rstrip("/") == "/login"
     return sent and "text/html" in request.headers.get("accept", "")
 
 
 def _as_page(scope: Scope, receive: Receive, send: Send, logins: Logins) -> Send:
-    """Sends a page instead of the JSON that Gradio answers to a login."""
+    """Sends a page instead of Gradio's JSON answer to a login."""
 
     async def sent(message: Message) -> None:
         if message["type"] != "http.response.start":
@@ -270,7 +271,7 @@ LOG_OUT = (
 
 
 def log_in_page(wrong: str = "") -> str:
-    """The form to log in, with what was wrong with the last try."""
+    """Returns the log-in form, with the error of the last try."""
     return (
         f"{STYLE}<title>Log in</title><form method=post>"
         f"<p role=alert>{html.escape(wrong)}</p>"
