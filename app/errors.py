@@ -135,7 +135,7 @@ class InvalidInputs(BadRequest):
 
 
 class UnknownWorkflow(BadRequest):
-    """No workflow of that name is in the catalog."""
+    """The catalog has no workflow of that name."""
 
 
 class EngineError(WorkbenchError):

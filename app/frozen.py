@@ -1,4 +1,4 @@
-"""Base of plain data: errors, settings of a document, parts of a plan."""
+"""Base of plain immutable data: errors, settings of a document, parts of a plan."""
 
 from pydantic import BaseModel, ConfigDict
 

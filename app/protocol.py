@@ -53,7 +53,7 @@ class StartRun(Message):
     request_key: str | None = None
     """The plan's key when it was submitted; see `fingerprint.request_key`."""
     specs: PlanSpecs | None = None
-    """What the plan's steps load, as it was found when the run was prepared."""
+    """Component specs of the plan's steps, from the run's preparation."""
 
 
 class CancelRun(Message):

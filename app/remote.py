@@ -22,24 +22,24 @@ from app.workbench import Ended
 log = logging.getLogger(__name__)
 
 SILENCE_S = 30.0
-"""How long a server may be silent before the connection counts as lost."""
+"""Silence after which the connection counts as lost."""
 
 
 class ServerWorkbench:
-    """A running server, by its API. Workflows are those of its catalog.
+    """A `Workbench` that is a running server, by its API. Workflows are those of its catalog.
 
-    What a run made is fetched into a folder named like the run below `outputs`; where the server
-    writes there itself it is there already.
+    Results are downloaded into a folder named like the run below `outputs`, unless the server
+    itself writes there.
     """
 
     def __init__(self, url: str, login: tuple[str, str] | None, outputs: Path) -> None:
-        # Read when the client is made; it reports its use to its makers otherwise.
+        # Read when the client is created; otherwise it reports its use to its makers.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from gradio_client import Client
 
         self._outputs = outputs
         self._media: dict[str, str] = {}
-        """The variables of the described workflow that take a file, and what kind of file."""
+        """Variables of the described workflow that take a file, with their kind of file."""
         self._open = contextlib.ExitStack()
         self._fetched = self._open.enter_context(
             private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}prompt-")
@@ -51,7 +51,7 @@ class ServerWorkbench:
                 verbose=False,
                 analytics_enabled=False,
                 download_files=str(self._fetched),
-                # Not even made for loopback: a SOCKS proxy needs a package that may be missing.
+                # Not even created for loopback: a SOCKS proxy needs a package that may be missing.
                 httpx_kwargs={"trust_env": not is_loopback(url)},
             )
         except Exception as error:
@@ -133,7 +133,7 @@ class ServerWorkbench:
         return last
 
     def _broken_off(self, run_id: str | None) -> str:
-        """Returns what became of a run whose stream ended early, as a sentence."""
+        """Returns the outcome of a run whose stream ended early, as a sentence."""
         lost = (
             "The connection to the server broke off during the run. A proxy in between may end"
             " long answers; let it wait as long as runs take."
@@ -158,7 +158,7 @@ class ServerWorkbench:
     def _with_uploads(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the inputs with every file as an upload: a server takes no paths.
 
-        Whether it fetches a URL is the server's to say.
+        The server decides whether it fetches a URL.
         """
         from gradio_client import handle_file
 
@@ -174,7 +174,7 @@ class ServerWorkbench:
         return ready
 
     def _keep(self, run_id: str, fetched: list[str]) -> list[str]:
-        """Moves these files into the run's folder; returns where they are."""
+        """Moves these files into the run's folder; returns their paths."""
         folder = self._outputs.resolve() / run_id
         folder.mkdir(parents=True, exist_ok=True)
         kept = [folder / Path(file).name for file in fetched]
@@ -185,7 +185,7 @@ class ServerWorkbench:
 
 
 class _Loads:
-    """Logs what a server's run loads, in the words of a local worker."""
+    """Logs the loads of a server's run, in the words of a local worker."""
 
     def __init__(self) -> None:
         self._pipelines: set[str] = set()
@@ -193,7 +193,7 @@ class _Loads:
         self._looked = False
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Logs what this event of the run is the first to tell."""
+        """Logs the news in this event of the run."""
         match event["event"]:
             case "loading":
                 component, model = event["component"], event["model"]
@@ -211,9 +211,9 @@ class _Loads:
 
 
 def _stream(job: Any) -> Iterator[list[dict[str, Any]]]:
-    """The new events of a `gradio_client` job, looked for again and again, to its end, which its
-    own iterator never reaches when the server is gone; or until nothing has come for long: a stream
-    that lives says so every second."""
+    """Yields the new events of a `gradio_client` job by polling, to its end, which its own iterator
+    never reaches when the server is gone; or until a long silence: a live stream has a heartbeat
+    every second."""
     told, heard_at = 0, time.monotonic()
     while True:
         over = job.done()

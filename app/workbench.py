@@ -1,6 +1,6 @@
-"""What the dw> prompt needs of an engine, and an engine of this process that gives it.
+"""The engine as the dw> prompt needs it, and its implementation in this process.
 
-What a method needs is imported inside it: against a running server nothing of it is.
+Imports are inside the methods: against a running server none of them is needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Ended(NamedTuple):
     files: list[str]
     sentence: str
     unchanged: bool = False
-    """Whether an earlier result was reused."""
+    """True if an earlier result was reused."""
 
 
 class Workbench(Protocol):
-    """What the prompt needs of an engine, wherever it is."""
+    """The engine as the prompt needs it, local or remote."""
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
         """Returns the name to run a workflow by, its title, and its variables with defaults."""
@@ -51,7 +51,7 @@ class Workbench(Protocol):
 
 
 class LocalWorkbench:
-    """An engine and a worker of this process."""
+    """A `Workbench` with an engine and a worker of this process."""
 
     def __init__(self, settings: Settings) -> None:
         from app.engine import Engine
