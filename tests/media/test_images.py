@@ -1,4 +1,4 @@
-"""Pictures are opened in one place: five formats by content, their size before anything else."""
+"""The only module that opens images: five formats by content, size checked first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) print\n%%EOF\n"
 
 
 def encoded(kind: str, picture: Image.Image | None = None, **options: Any) -> bytes:
-    """A picture of 24x16 pixels in this format."""
+    """Returns an image of 24x16 pixels in this format."""
     content = io.BytesIO()
     (picture or Image.radial_gradient("L").resize((24, 16)).convert("RGB")).save(
         content, kind, **options
@@ -32,7 +32,7 @@ def encoded(kind: str, picture: Image.Image | None = None, **options: Any) -> by
 
 
 def png_that_says(width: int, height: int) -> bytes:
-    """A whole PNG whose header names this size."""
+    """Returns a complete PNG whose header has this size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [header, b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -42,7 +42,7 @@ def png_that_says(width: int, height: int) -> bytes:
 
 
 def webp_that_says(width: int, height: int) -> bytes:
-    """A WebP whose extended header names this size."""
+    """Returns a WebP whose extended header has this size."""
     content = encoded("WEBP", exif=Image.Exif().tobytes() + bytes(9))
     assert content[12:16] == b"VP8X"
     size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -53,7 +53,7 @@ def webp_that_says(width: int, height: int) -> bytes:
     ("kind", "suffix"),
     [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("GIF", ".gif"), ("BMP", ".bmp")],
 )
-def test_format_is_told_by_content_whatever_the_name_says(tmp_path: Path, kind: str, suffix: str):
+def test_format_is_recognised_by_content(tmp_path: Path, kind: str, suffix: str):
     for name in ("a.png", "photo.jfif", "nothing"):
         file = tmp_path / name
         file.write_bytes(encoded(kind))
@@ -81,7 +81,7 @@ def test_other_formats_reach_no_decoder(tmp_path: Path, kind: str):
     ],
     ids=["png", "jpeg", "gif", "bmp", "webp", "webp lossless", "webp extended", "a bomb"],
 )  # fmt: skip
-def test_pixels_are_counted_before_anything_is_decoded(tmp_path: Path, content: bytes, said: str):
+def test_pixels_are_checked_before_decoding(tmp_path: Path, content: bytes, said: str):
     file = tmp_path / "a.bin"
     file.write_bytes(content)
     for opens in (checked, read, on_white, alpha_of):
@@ -103,7 +103,7 @@ def test_extended_webp_takes_no_memory_for_its_frames(tmp_path: Path):
     assert asked == []
 
 
-def test_larger_text_than_pillow_reads_by_itself_is_no_obstacle(tmp_path: Path):
+def test_large_png_text_is_accepted(tmp_path: Path):
     text = PngImagePlugin.PngInfo()
     text.add_text("workflow", "x" * 3_000_000, zip=True)
     text.add_itxt("prompt", "y" * 3_000_000, zip=True)
@@ -113,7 +113,7 @@ def test_larger_text_than_pillow_reads_by_itself_is_no_obstacle(tmp_path: Path):
     assert read(file, MILLION).size == (24, 16)
 
 
-def test_text_that_would_fill_memory_is_refused(tmp_path: Path):
+def test_huge_png_text_is_refused(tmp_path: Path):
     text = PngImagePlugin.PngInfo()
     for number in range(3):
         text.add_text(f"k{number}", "x" * 30_000_000, zip=True)
@@ -123,7 +123,7 @@ def test_text_that_would_fill_memory_is_refused(tmp_path: Path):
         read(file, MILLION)
 
 
-def test_profile_of_colours_that_is_broken_or_huge_is_no_obstacle(tmp_path: Path):
+def test_broken_or_huge_colour_profile_is_accepted(tmp_path: Path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for content in (profile, b"nonsense", profile + bytes(20_000_000)):
         file = tmp_path / "a.png"
@@ -132,7 +132,7 @@ def test_profile_of_colours_that_is_broken_or_huge_is_no_obstacle(tmp_path: Path
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_picture_is_turned_as_its_camera_says(tmp_path: Path, orientation: int):
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int):
     picture = Image.new("RGB", (24, 16), "blue")
     picture.paste("red", (0, 0, 12, 8))
     exif = Image.Exif()
@@ -147,7 +147,7 @@ def test_picture_is_turned_as_its_camera_says(tmp_path: Path, orientation: int):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_first_frame_of_an_animated_picture_is_taken(tmp_path: Path, kind: str):
+def test_first_frame_of_animation_is_used(tmp_path: Path, kind: str):
     frames = [Image.new("RGB", (24, 16), colour) for colour in ("red", "blue")]
     file = tmp_path / "a.bin"
     lossless = {"lossless": True} if kind == "WEBP" else {}
@@ -155,13 +155,13 @@ def test_first_frame_of_an_animated_picture_is_taken(tmp_path: Path, kind: str):
     assert read(file, MILLION).getcolors() == [(24 * 16, (255, 0, 0))]
 
 
-def test_sixteen_bits_become_eight_and_keep_their_shade(tmp_path: Path):
+def test_sixteen_bit_image_is_scaled_to_eight_bits(tmp_path: Path):
     file = tmp_path / "a.png"
     file.write_bytes(encoded("PNG", Image.new("I;16", (24, 16), 128 * 257)))
     assert read(file, MILLION).getpixel((3, 3)) == (128, 128, 128)
 
 
-def test_transparent_picture_lies_on_white_and_an_opaque_one_stays(tmp_path: Path):
+def test_transparent_image_is_put_on_white(tmp_path: Path):
     file = tmp_path / "a.png"
     for mode, colour, expected in (("RGBA", (0, 0, 0, 0), (255, 255, 255)), ("RGB", "red", None),
                                    ("RGBA", (9, 9, 9, 255), None)):  # fmt: skip
@@ -172,8 +172,9 @@ def test_transparent_picture_lies_on_white_and_an_opaque_one_stays(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_broken_content_is_always_told_in_a_sentence(tmp_path: Path):
-    """2,000 files with a few bytes changed, some cut off: no error of Pillow's gets through."""
+def test_broken_content_is_always_refused_in_a_sentence(tmp_path: Path):
+    """2,000 files with a few bytes changed, some truncated: no exception of Pillow's gets
+    through."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     frames = [Image.new("P", (24, 16), shade) for shade in (1, 9)]
@@ -214,10 +215,10 @@ OPENS_MEDIA = {
         "load_image", "load_video", "ImageFile.Parser",
     )},
 }  # fmt: skip
-"""Which files of the application may call what opens a file of media."""
+"""Files of the application that may open media."""
 
 
-def test_media_are_opened_in_no_other_place():
+def test_media_are_opened_by_one_module():
     found: dict[str, set[str]] = {name: set() for name in OPENS_MEDIA}
     for file in sorted(APP.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

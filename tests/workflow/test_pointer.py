@@ -1,4 +1,4 @@
-"""One value of a document, changed for one run."""
+"""Changes of single values of a document for one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARGUMENTS = "/steps/0/pipeline/arguments"
 
 
 def changed(bench: Bench, document: Any, **changes: Any) -> Any:
-    """The plan with these changes, `/` in their names written as they are."""
+    """Returns the plan with these changes; `/` in their names is unescaped."""
     return make_plan(bench.write(document), {}, paths=bench.paths, changes=changes)
 
 
@@ -32,41 +32,41 @@ def refused(bench: Bench, document: Any, **changes: Any) -> dict[str, str]:
     return told(caught.value)
 
 
-def test_a_value_is_another_one_in_this_run_and_the_plan_says_so(bench: Bench) -> None:
+def test_changed_value_is_in_plan(bench: Bench) -> None:
     plan = changed(bench, drawing(), **{f"{ARGUMENTS}/num_inference_steps": 8})
     assert plan.steps[0].arguments["num_inference_steps"] == LiteralValue(value=8)
     assert plan.changes == {f"{ARGUMENTS}/num_inference_steps": 8}
 
 
-def test_the_document_and_its_hash_stay_as_they_are(bench: Bench) -> None:
+def test_document_and_hash_stay_unchanged(bench: Bench) -> None:
     plain = changed(bench, drawing())
     plan = changed(bench, drawing(), **{f"{ARGUMENTS}/num_inference_steps": 8})
     assert (plan.document, plan.workflow_hash) == (plain.document, plain.workflow_hash)
 
 
-def test_an_argument_the_document_does_not_have_is_added(bench: Bench) -> None:
+def test_new_argument_is_added(bench: Bench) -> None:
     plan = changed(bench, drawing(), **{f"{ARGUMENTS}/width": 64})
     assert plan.steps[0].arguments["width"] == LiteralValue(value=64)
 
 
-def test_the_seed_can_be_set(bench: Bench) -> None:
+def test_seed_can_be_changed(bench: Bench) -> None:
     assert changed(bench, drawing(seed=1), **{"/seed": 5}).seed == 5
 
 
 @pytest.mark.parametrize("text", ["variable:steps", "previous_result:draw", "constant:os.environ"])
-def test_what_is_set_refers_to_nothing(bench: Bench, text: str) -> None:
+def test_changed_value_is_not_a_reference(bench: Bench, text: str) -> None:
     plan = changed(bench, drawing(), **{f"{ARGUMENTS}/prompt": text})
     assert plan.steps[0].arguments["prompt"] == LiteralValue(value=text)
 
 
-def test_what_is_set_chooses_no_class(bench: Bench) -> None:
+def test_changed_value_cannot_choose_class(bench: Bench) -> None:
     pointer = "/steps/0/pipeline/configuration/component_type"
     assert refused(bench, drawing(), **{pointer: "FluxPipeline"}) == {
         "steps[0].pipeline.configuration.component_type": "An input cannot choose a class."
     }
 
 
-def test_what_is_set_chooses_no_sub_workflow(bench: Bench) -> None:
+def test_changed_value_cannot_choose_sub_workflow(bench: Bench) -> None:
     bench.write(drawing(), "child.json")
     document = drawing(steps=[sub("child.json")])
     assert refused(bench, document, **{"/steps/0/workflow/path": "other.json"}) == {
@@ -74,14 +74,14 @@ def test_what_is_set_chooses_no_sub_workflow(bench: Bench) -> None:
     }
 
 
-def test_a_model_comes_from_the_folders_of_models(bench: Bench, tmp_path_factory: Any) -> None:
+def test_changed_model_must_be_in_model_folders(bench: Bench, tmp_path_factory: Any) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     pointer = "/steps/0/pipeline/from_pretrained_arguments/model_name"
     (wrong,) = refused(bench, drawing(), **{pointer: str(elsewhere)}).values()
     assert wrong == f"'{elsewhere}' lies outside the folders of models."
 
 
-def test_a_picture_comes_from_the_folders_of_pictures(bench: Bench) -> None:
+def test_changed_image_must_be_in_media_folders(bench: Bench) -> None:
     img2img = step(configuration={"component_type": "StableDiffusionImg2ImgPipeline"})
     picture = bench.picture()
     plan = changed(bench, drawing(steps=[img2img]), **{f"{ARGUMENTS}/image": str(picture)})
@@ -103,11 +103,11 @@ def test_a_picture_comes_from_the_folders_of_pictures(bench: Bench) -> None:
         ("/steps/0/name/first", "'name' has no parts."),
     ],
 )  # fmt: skip
-def test_a_pointer_that_leads_nowhere_is_said(bench: Bench, pointer: str, sentence: str) -> None:
+def test_wrong_pointer_is_refused(bench: Bench, pointer: str, sentence: str) -> None:
     assert refused(bench, drawing(), **{pointer: 1}) == {pointer: sentence}
 
 
-def test_everything_that_is_wrong_is_told_at_once(bench: Bench) -> None:
+def test_all_wrong_changes_are_reported(bench: Bench) -> None:
     wrong = refused(bench, drawing(), **{"/steps/7": 1, f"{ARGUMENTS}/num_inference_steps": 0})
     assert set(wrong) == {"/steps/7", "steps[0].pipeline.arguments.num_inference_steps"}
 
@@ -121,7 +121,7 @@ trees = st.recursive(
 
 
 @given(trees, st.data())
-def test_every_place_of_a_document_has_its_pointer(tree: Any, data: st.DataObject) -> None:
+def test_every_place_has_a_pointer(tree: Any, data: st.DataObject) -> None:
     document = {"steps": tree, "other": 1}
     words, value = ["steps"], tree
     while isinstance(value, list | dict) and value and data.draw(st.booleans()):
@@ -139,7 +139,7 @@ def test_every_place_of_a_document_has_its_pointer(tree: Any, data: st.DataObjec
     assert document == {"steps": tree, "other": 1}, "the document itself is left alone"
 
 
-def test_of_many_changes_that_lead_nowhere_the_first_are_told():
+def test_many_wrong_changes_are_reported_up_to_limit():
     tree = {"steps": [{f"key{n}": n for n in range(900)}]}
     changes = {f"/steps/0/kye{n}/a": n for n in range(1000)}
     changed, places, problems = with_changes(tree, changes)

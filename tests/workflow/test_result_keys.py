@@ -1,4 +1,4 @@
-"""What decides what a step makes, and which steps have to run when results are known."""
+"""Result keys of steps, and which steps run when results are cached."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def given(value: Value) -> PipelineStep:
 # --- what decides --------------------------------------------------------------------------------
 
 
-def test_what_a_step_is_called_and_how_its_files_are_written_decide_nothing():
+def test_name_and_result_block_do_not_change_key():
     renamed = step("sketch", place="steps[4]", result=ResultSpec(content_type="image/webp"))
     assert key(step()) == key(renamed)
 
@@ -102,17 +102,17 @@ OTHER_VALUES: dict[str, Any] = {
     "never_offloaded": ("vae",),
     "generator": False,
 }
-"""Of every field of a pipeline step that is part of its key as it stands."""
+"""Fields of a pipeline step that enter its key unchanged."""
 
 
-def test_every_field_of_a_step_changes_its_key_unless_it_is_named_as_not_decisive():
+def test_every_decisive_field_of_pipeline_step_changes_key():
     fields = set(PipelineStep.model_fields) - NOT_DECISIVE - DESCRIBED - {"kind", *RESOLVED_IN}
     assert set(OTHER_VALUES) == fields
     keys = [key(step(**{name: value})) for name, value in OTHER_VALUES.items()]
     assert len({key(step()), *keys}) == len(keys) + 1
 
 
-def test_a_field_that_a_step_gets_is_part_of_its_key():
+def test_new_field_is_part_of_key():
     class Grown(PipelineStep):
         new: str = "a"
 
@@ -133,7 +133,7 @@ class GrownBlock(ComponentBlock):
 
 
 class GrownInside(PipelineStep):
-    """A step whose adapters and components have a field that is new."""
+    """A step whose adapters and components have a new field."""
 
     components: dict[str, GrownBlock] = Field(default_factory=dict)
     loras: tuple[GrownLora, ...] = ()
@@ -176,7 +176,7 @@ def test_an_adapters_scale_is_part_of_the_key(name: str):
     ],
     ids=str,
 )
-def test_every_field_of_a_task_changes_its_key(changed: dict[str, Any]):
+def test_every_decisive_field_of_task_changes_key(changed: dict[str, Any]):
     task: dict[str, Any] = {
         "name": "cut", "place": "steps[0]", "command": "gather", "calls": ({},), "seed": 7,
     }  # fmt: skip
@@ -195,15 +195,15 @@ def test_every_field_of_a_task_changes_its_key(changed: dict[str, Any]):
     ],
     ids=str,
 )
-def test_whatever_changes_the_result_changes_the_key(changed: dict[str, Any]):
+def test_key_changes_with_everything_that_changes_result(changed: dict[str, Any]):
     assert key(step()) != key(step(**changed))
 
 
-def test_other_weights_and_another_machine_are_another_result():
+def test_key_changes_with_weights_and_machine():
     assert len({key(step()), key(step(), loaded="b"), key(step(), machine="cuda:0")}) == 3
 
 
-def test_a_picture_counts_by_its_content_wherever_it_lies():
+def test_image_is_identified_by_content():
     one, moved, other = (
         FileValue(kind="image", path=path, sha256=sha256)
         for path, sha256 in (("/a.png", "1"), ("/b.png", "1"), ("/a.png", "2"))
@@ -217,7 +217,7 @@ def test_a_picture_counts_by_its_content_wherever_it_lies():
         assert key(given(wrap(one))) != key(given(wrap(other)))
 
 
-def test_a_result_counts_by_what_made_it_and_by_what_is_taken_of_it():
+def test_reference_is_identified_by_step_key_and_property():
     references = [
         ResultValue(step="before"),
         ResultValue(step="other"),
@@ -229,7 +229,7 @@ def test_a_result_counts_by_what_made_it_and_by_what_is_taken_of_it():
     assert key(given(references[0])) == key(given(ResultValue(step="sketch")), earlier=renamed)
 
 
-def test_the_order_of_two_references_is_the_order_of_the_results():
+def test_order_of_references_changes_key():
     one, other = ResultValue(step="before"), ResultValue(step="other")
     in_order = step(arguments={"image": one, "mask_image": other})
     assert key(in_order) != key(step(arguments={"mask_image": other, "image": one}))
@@ -238,15 +238,15 @@ def test_the_order_of_two_references_is_the_order_of_the_results():
 # --- what has no key -----------------------------------------------------------------------------
 
 
-def test_a_step_whose_seed_was_drawn_has_no_key():
+def test_step_with_random_seed_has_no_key():
     assert key(step(seed_drawn=True)) is None
 
 
-def test_a_step_without_a_generator_has_no_key():
+def test_step_without_generator_has_no_key():
     assert key(step(generator=False)) is None
 
 
-def test_a_step_that_depends_on_one_without_a_key_has_none_however_deep_the_reference():
+def test_step_that_depends_on_keyless_step_has_no_key():
     random = ResultValue(step="random")
     assert key(given(ListValue(items=(ObjectValue(entries={"image": random}),)))) is None
 
@@ -270,11 +270,11 @@ HIDDEN = [step("a", saves=False), step("b", "a", saves=False), step("c", "b")]
         (HIDDEN, "", "abc"),
     ],
 )
-def test_a_step_runs_when_its_files_are_wanted_or_a_step_that_runs_needs_it(
+def test_step_runs_when_saved_or_needed(
     steps: list[PipelineStep], known: Collection[str], running: str
 ):
     assert steps_to_run(steps, known) == set(running)
 
 
-def test_a_step_that_saves_nothing_and_that_nobody_refers_to_runs_all_the_same():
+def test_step_without_files_and_references_runs():
     assert steps_to_run([step("a", saves=False), step("b")], "b") == {"a"}

@@ -1,4 +1,4 @@
-"""What a chain block may say, and what is refused of it, with its place."""
+"""Chain blocks: planned, and refused with their place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def problems(bench: Bench, chain: Any, **arguments: Any) -> dict[str, str]:
     return bench.problems(drawing(steps=[filming(chain, **arguments)]))
 
 
-def test_a_chain_says_how_many_and_how_they_meet(bench: Bench):
+def test_chain_is_planned(bench: Bench):
     grid = {"modulus": 8, "remainder": 1, "max_frames": 121}
     assert planned(bench, {"segments": 3, "trim_frames": 2, "frame_snap": grid}) == Chain(
         segments=3, trim_frames=2, fps=24.0,
@@ -43,19 +43,19 @@ def test_a_chain_says_how_many_and_how_they_meet(bench: Bench):
     )  # fmt: skip
 
 
-def test_the_pace_of_the_chain_wins_over_that_of_the_call(bench: Bench):
+def test_fps_of_chain_overrides_call(bench: Bench):
     assert planned(bench, {"segments": 2, "fps": 12}).fps == 12
     assert planned(bench, {"segments": 2}, frame_rate=None).fps is None
 
 
-def test_numbers_may_come_from_variables(bench: Bench):
+def test_chain_numbers_may_be_variables(bench: Bench):
     document = drawing(steps=[filming({"segments": "variable:n", "trim_frames": "variable:n"})])
     document["variables"] |= {"n": 2}
     (only,) = bench.plan(document, n=5).steps
     assert (only.chain.segments, only.chain.trim_frames) == (5, 5)
 
 
-def test_prompts_are_texts_or_earlier_results(bench: Bench):
+def test_chain_prompts_are_texts_or_results(bench: Bench):
     words = {"name": "words", "task": {"command": "gather_inputs", "inputs": ["a", "b"]}}
     film = filming({"segments": 2, "prompts": ["a fox", "previous_result:words"]})
     _, only = bench.plan(drawing(steps=[words, film])).steps
@@ -64,7 +64,7 @@ def test_prompts_are_texts_or_earlier_results(bench: Bench):
     assert only.references == [referred]
 
 
-def test_a_reference_has_a_chain_of_its_own(bench: Bench):
+def test_pipeline_reference_has_its_own_chain(bench: Bench):
     again = {
         "name": "again",
         "pipeline_reference": {
@@ -109,15 +109,13 @@ def test_a_reference_has_a_chain_of_its_own(bench: Bench):
         ({"match_audio": True}, ".match_audio", "The sound is taken from the list of 'references'"),
     ],
 )  # fmt: skip
-def test_a_malformed_chain_is_refused_where_it_is_wrong(
-    bench: Bench, chain: Any, place: str, sentence: str
-):
+def test_malformed_chain_is_refused_with_place(bench: Bench, chain: Any, place: str, sentence: str):
     found = problems(bench, chain)
     assert list(found) == [AT + place]
     assert sentence in found[AT + place]
 
 
 @pytest.mark.parametrize("chain", [{"segments": 2, "save_segments": True}])
-def test_what_needs_a_pace_says_how_to_give_it(bench: Bench, chain: Any):
+def test_missing_fps_is_refused_with_hint(bench: Bench, chain: Any):
     (sentence,) = problems(bench, chain, frame_rate=None).values()
     assert sentence.endswith("Set 'fps', or give the pipeline a 'frame_rate'.")

@@ -1,4 +1,4 @@
-"""Pictures and videos in documents: by key, by object, by variable; by file, by URL."""
+"""Images and videos in documents: by key, object or variable; by file or URL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACE = "steps[0].pipeline.arguments.ip_adapter_image"
 
 
 def using(value: Any, key: str = "ip_adapter_image", **variables: Any) -> dict[str, Any]:
-    """A document whose step has this argument."""
+    """Returns a document whose step has this argument."""
     arguments = {"prompt": "variable:prompt", key: value}
     declared = {**drawing()["variables"], **variables}
     return drawing(variables=declared, steps=[step(arguments=arguments)])
@@ -55,13 +55,13 @@ def url_of(value: Value) -> str:
          {"input_image": URL}),
     ],
 )  # fmt: skip
-def test_a_picture_by_url_may_stand_wherever_the_dialect_has_pictures(
+def test_image_by_url_is_allowed_everywhere(
     bench: Bench, document: dict[str, Any], typed: dict[str, Any]
 ):
     assert url_of(argument(bench, document, **typed)) == URL
 
 
-def test_lists_of_pictures_may_mix_files_and_urls(bench: Bench):
+def test_image_lists_may_mix_files_and_urls(bench: Bench):
     file = bench.picture("a.png", bench.workflows)
     listed = ["a.png", URL, {"location": OTHER}, None]
     for document in (using(listed), using("variable:an_image", an_image=listed)):
@@ -73,7 +73,7 @@ def test_lists_of_pictures_may_mix_files_and_urls(bench: Bench):
         assert nothing == LiteralValue(value=None)
 
 
-def test_a_url_that_is_no_media_stays_a_text(bench: Bench):
+def test_other_url_is_plain_text(bench: Bench):
     document = using({"page": "variable:page"}, "cross_attention_kwargs", page=URL)
     assert argument(bench, document) == LiteralValue(value={"page": URL})
     assert argument(bench, using({"location": URL}, "cross_attention_kwargs")) == LiteralValue(
@@ -81,8 +81,8 @@ def test_a_url_that_is_no_media_stays_a_text(bench: Bench):
     )
 
 
-def test_a_picture_handed_into_a_sub_workflow_may_stand_in_a_location(bench: Bench):
-    """The incumbent refuses this form, and four of its own examples with it."""
+def test_image_passed_to_sub_workflow_may_be_a_location(bench: Bench):
+    """The original software refuses this form, and four of its own examples with it."""
     bench.write(using({"location": "variable:an_image"}, an_image=None), "child.json")
     parent = drawing(steps=[sub("child.json", an_image=URL)])
     assert url_of(argument(bench, parent)) == URL
@@ -90,7 +90,7 @@ def test_a_picture_handed_into_a_sub_workflow_may_stand_in_a_location(bench: Ben
     assert argument(bench, drawing(steps=[sub("child.json", an_image="a.png")])).kind == "image"
 
 
-def test_a_location_may_be_an_earlier_step(bench: Bench):
+def test_location_may_be_a_result(bench: Bench):
     document = drawing(
         steps=[
             step(),
@@ -110,22 +110,20 @@ def test_a_location_may_be_an_earlier_step(bench: Bench):
          "The URL holds a user or a password, which would end up in records."),
     ],
 )  # fmt: skip
-def test_a_url_that_may_not_be_fetched_is_told_of_where_it_stands(
-    bench: Bench, url: str, sentence: str
-):
+def test_forbidden_url_is_refused_with_place(bench: Bench, url: str, sentence: str):
     assert bench.problems(using(url)) == {PLACE: sentence}
     typed = bench.refused(using("variable:an_image", an_image=None), an_image=url)
     assert isinstance(typed, InvalidInputs)
     assert told(typed) == {"inputs.an_image": sentence}
 
 
-def test_a_kind_of_media_that_is_none_is_told_of(bench: Bench):
+def test_unknown_media_kind_is_refused(bench: Bench):
     assert bench.problems(using({"media_type": "hologram", "location": URL})) == {
         f"{PLACE}.media_type": "'hologram' is not one of: image, video, audio."
     }
 
 
-def test_where_urls_are_not_fetched_planning_says_so(bench: Bench):
+def test_url_is_refused_where_urls_are_not_allowed(bench: Bench):
     bench.paths = bench.paths.model_copy(update={"urls": UrlSettings(media_urls=False)})
     error = bench.refused(using(URL))
     assert isinstance(error, InvalidWorkflow)
@@ -135,7 +133,7 @@ def test_where_urls_are_not_fetched_planning_says_so(bench: Bench):
     }
 
 
-def test_a_misspelt_variable_is_the_only_problem_of_its_place(bench: Bench):
+def test_misspelt_variable_is_one_problem(bench: Bench):
     document = using({"location": "variable:photo"}, phot=URL)
     assert bench.problems(document) == {
         f"{PLACE}.location": "There is no variable 'photo'. Did you mean 'phot'?"
@@ -143,7 +141,7 @@ def test_a_misspelt_variable_is_the_only_problem_of_its_place(bench: Bench):
 
 
 @pytest.mark.parametrize("name", ["a..b.png", "sub/../a.png", "Käse.png", "a b.png"])
-def test_any_name_that_stays_inside_is_a_files_name(bench: Bench, name: str):
+def test_any_name_inside_folder_is_a_file(bench: Bench, name: str):
     (bench.workflows / "sub").mkdir()
     file = bench.picture(Path(name).name, bench.workflows)
     value = argument(bench, using(name))
@@ -151,7 +149,7 @@ def test_any_name_that_stays_inside_is_a_files_name(bench: Bench, name: str):
     assert value.path == str(file)
 
 
-def test_files_take_the_place_of_urls_wherever_they_stand(bench: Bench):
+def test_fetched_files_replace_all_urls(bench: Bench):
     document = drawing(
         steps=[
             step(arguments={"prompt": "a", "ip_adapter_image": [URL, {"location": OTHER}]}),
@@ -170,7 +168,7 @@ def test_files_take_the_place_of_urls_wherever_they_stand(bench: Bench):
 
 
 @pytest.mark.parametrize("kind", [[], {}, 3, "picture"])
-def test_a_kind_of_media_is_one_of_three_words(bench: Bench, kind: object):
+def test_media_kind_is_one_of_three(bench: Bench, kind: object):
     document = drawing(
         steps=[step(arguments={"prompt": "a", "ip_adapter_image": {"location": "a.png",
                                                                    "media_type": kind}})]
@@ -180,7 +178,7 @@ def test_a_kind_of_media_is_one_of_three_words(bench: Bench, kind: object):
     ]
 
 
-def test_names_of_others_files_are_hinted_at_to_nobody_but_the_shell(bench: Bench, tmp_path: Path):
+def test_private_file_names_are_hinted_only_to_shell(bench: Bench, tmp_path: Path):
     secret = bench.media / "alice-medical"
     secret.mkdir()
     bench.picture("scan.png", secret)

@@ -1,4 +1,4 @@
-"""Objects of a document: which classes, made of what, and everything else refused."""
+"""Objects of a document: allowed classes and sources; everything else is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def built(bench: Bench, value: Any, **variables: Any) -> BuiltValue:
 
 
 @pytest.mark.parametrize("name", DATA_CLASSES)
-def test_what_is_read_of_a_class_is_what_the_library_has(name: str):
+def test_parsed_fields_equal_fields_of_class(name: str):
     library = getattr(importlib.import_module(f"diffusers.{DATA_CLASSES[name]}"), name)
     known = data_class(name)
     assert known.fields == tuple(field.name for field in fields(library))
@@ -48,7 +48,7 @@ def test_what_is_read_of_a_class_is_what_the_library_has(name: str):
         ("Audio", lambda bench: tone(bench.workflows / "a.wav"), "audio"),
     ],
 )
-def test_an_object_may_be_made_of_a_file_of_its_kind(bench: Bench, name: str, make: Any, kind: str):
+def test_object_from_file(bench: Bench, name: str, make: Any, kind: str):
     file = make(bench)
     found = built(bench, {"reference_type": f"{H3}.MiniMaxH3{name}Reference",
                           "from_file": file.name})  # fmt: skip
@@ -57,7 +57,7 @@ def test_an_object_may_be_made_of_a_file_of_its_kind(bench: Bench, name: str, ma
     assert (found.media.kind, found.media.path) == (kind, str(file))
 
 
-def test_an_object_may_be_made_of_a_url_with_fields_of_its_own(bench: Bench):
+def test_object_from_url_with_fields(bench: Bench):
     document = using(
         {"any_type": "MiniMaxH3VideoReference", "from_file": "variable:clip", "fps": 24},
         clip="https://example.org/clip.mp4",
@@ -70,7 +70,7 @@ def test_an_object_may_be_made_of_a_url_with_fields_of_its_own(bench: Bench):
     assert type(plan).model_validate_json(plan.model_dump_json()) == plan
 
 
-def test_an_object_may_be_made_of_arguments_and_hold_files_and_results(bench: Bench):
+def test_object_from_arguments_with_files_and_results(bench: Bench):
     bench.picture("a.png", bench.workflows)
     condition = {
         "condition_type": "diffusers.pipelines.ltx2.pipeline_ltx2_condition.LTX2VideoCondition",
@@ -86,8 +86,8 @@ def test_an_object_may_be_made_of_arguments_and_hold_files_and_results(bench: Be
     assert reference.step == "draw"
 
 
-def test_an_object_made_of_a_result_depends_on_its_step(bench: Bench):
-    """The incumbent drops that result before it is used."""
+def test_object_from_result_depends_on_its_step(bench: Bench):
+    """The original software drops that result before it is used."""
     reference = {"reference_type": "MiniMaxH3ImageReference", "from_previous_result": "draw"}
     document = drawing(steps=[step(), step("b", arguments={"ip_adapter_image": [reference]})])
     (found,) = bench.plan(document).steps[1].references
@@ -109,8 +109,8 @@ def test_an_object_made_of_a_result_depends_on_its_step(bench: Bench):
      {"from_previous_result": "draw"}],
     ids=lambda way: next(iter(way)),
 )  # fmt: skip
-def test_no_other_class_is_made_an_object_of(bench: Bench, name: str, way: dict[str, Any]):
-    """The incumbent runs this command."""
+def test_other_classes_are_refused(bench: Bench, name: str, way: dict[str, Any]):
+    """The original software runs this command."""
     for value, variables in (
         ({"x_type": name, **way}, {}),
         ("variable:hidden", {"hidden": {"x_type": name, **way}}),
@@ -120,7 +120,7 @@ def test_no_other_class_is_made_an_object_of(bench: Bench, name: str, way: dict[
         assert f"'{name}' is none of the classes that a document may have objects of." in sentence
 
 
-def test_a_person_can_make_no_object(bench: Bench):
+def test_typed_value_cannot_be_an_object(bench: Bench):
     typed = {"x_type": "subprocess.Popen", "from_arguments": {"args": "id"}}
     document = using({"a": "variable:given"}, given={})
     found = bench.plan(document, given=typed).steps[0].arguments["ip_adapter_image"]
@@ -162,13 +162,13 @@ def test_a_person_can_make_no_object(bench: Bench):
          " and one of from_file, from_previous_result, from_arguments."),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_an_object_is_said_at_its_place(
+def test_wrong_object_is_refused_with_place(
     bench: Bench, value: dict[str, Any], place: str, sentence: str
 ):
     problems = bench.problems(using(value))
     assert problems.get(f"{PLACE}{place}") == sentence, problems
 
 
-def test_a_from_file_beside_no_class_is_a_key_like_others(bench: Bench):
+def test_from_file_without_class_is_an_ordinary_key(bench: Bench):
     found = bench.plan(using({"a": {"from_file": "x"}})).steps[0].arguments["ip_adapter_image"]
     assert found == LiteralValue(value={"a": {"from_file": "x"}})

@@ -1,4 +1,4 @@
-"""A document and its inputs become a plan in which everything is resolved."""
+"""A document and its inputs become a completely resolved plan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def with_arguments(**arguments: Any) -> dict[str, Any]:
     return drawing(steps=[step(arguments=arguments)])
 
 
-def test_a_plan_holds_everything_resolved(bench: Bench):
+def test_plan_is_completely_resolved(bench: Bench):
     plan = bench.plan(drawing(), seed=3, prompt="a blue star")
     (drawn,) = plan.steps
     assert (drawn.name, drawn.place, drawn.seed) == ("draw", "steps[0]", 3)
@@ -39,7 +39,7 @@ def test_a_plan_holds_everything_resolved(bench: Bench):
     assert plan.document == drawing()
 
 
-def test_a_hub_model_is_taken_from_a_models_folder_first(bench: Bench):
+def test_models_folder_is_preferred_to_hub(bench: Bench):
     document = drawing(steps=[step(from_pretrained_arguments={"model_name": "owner/name"})])
     assert bench.plan(document).steps[0].source.folder is None
     folder = bench.model.parent / "owner" / "name"
@@ -48,7 +48,7 @@ def test_a_hub_model_is_taken_from_a_models_folder_first(bench: Bench):
     assert (drawn.source.model, drawn.source.folder) == ("owner/name", str(folder.resolve()))
 
 
-def test_a_plan_crosses_a_pipe_unchanged(bench: Bench):
+def test_plan_survives_json_unchanged(bench: Bench):
     document = drawing(steps=[step(), step("again", arguments={"image": "previous_result:draw"})])
     document["steps"][1]["pipeline"]["configuration"] = {
         "component_type": "StableDiffusionImg2ImgPipeline"
@@ -57,7 +57,7 @@ def test_a_plan_crosses_a_pipe_unchanged(bench: Bench):
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
-def test_a_result_of_an_earlier_step_may_be_named_with_a_property(bench: Bench):
+def test_reference_may_have_a_property(bench: Bench):
     document = drawing(
         steps=[
             step("draw"),
@@ -73,7 +73,7 @@ def test_a_result_of_an_earlier_step_may_be_named_with_a_property(bench: Bench):
     )
 
 
-def test_a_documents_picture_lies_beside_the_document(bench: Bench):
+def test_document_image_is_relative_to_document(bench: Bench):
     file = bench.picture("beside.png", bench.workflows)
     for written in ("beside.png", {"location": "beside.png"}):
         value = bench.plan(with_arguments(ip_adapter_image=written)).steps[0].arguments
@@ -81,7 +81,7 @@ def test_a_documents_picture_lies_beside_the_document(bench: Bench):
         assert value["ip_adapter_image"].path == str(file.resolve())
 
 
-def test_lists_and_objects_keep_what_is_special_inside_them(bench: Bench):
+def test_lists_and_objects_may_contain_special_values(bench: Bench):
     bench.picture("beside.png", bench.workflows)
     plan = bench.plan(
         with_arguments(
@@ -99,12 +99,12 @@ def test_lists_and_objects_keep_what_is_special_inside_them(bench: Bench):
     assert arguments["sigmas"] == LiteralValue(value=[1.0, 0.5])
 
 
-def test_a_braced_text_stays_a_text(bench: Bench):
+def test_braced_text_is_plain_text(bench: Bench):
     plan = bench.plan(with_arguments(output_type="{latent}"))
     assert plan.steps[0].arguments["output_type"] == LiteralValue(value="latent")
 
 
-def test_components_loras_and_a_scheduler_are_part_of_the_step(bench: Bench):
+def test_components_loras_and_scheduler_are_planned(bench: Bench):
     document = drawing(
         steps=[
             step(
@@ -137,7 +137,7 @@ def test_components_loras_and_a_scheduler_are_part_of_the_step(bench: Bench):
     assert (lora.adapter_name, lora.weight_name, lora.scale) == ("lora_0", "a.safetensors", 0.5)
 
 
-def test_an_unknown_top_level_key_is_a_warning_with_the_nearest_known_one(bench: Bench):
+def test_unknown_top_level_key_is_a_warning_with_nearest(bench: Bench):
     (warning,) = bench.plan(drawing(descripton="shapes")).warnings
     assert warning == (
         "descripton: The key 'descripton' is not known and is ignored. Did you mean 'description'?"
@@ -147,17 +147,17 @@ def test_an_unknown_top_level_key_is_a_warning_with_the_nearest_known_one(bench:
 # --- seeds ---------------------------------------------------------------------------------------
 
 
-def test_a_given_seed_wins_over_the_documents(bench: Bench):
+def test_given_seed_overrides_document(bench: Bench):
     plan = bench.plan(drawing(seed=5), seed=9)
     assert (plan.seed, plan.steps[0].seed, plan.seed_given) == (9, 9, True)
 
 
-def test_the_documents_seed_is_used_where_none_is_given(bench: Bench):
+def test_document_seed_is_the_default(bench: Bench):
     plan = bench.plan(drawing(seed=5))
     assert (plan.seed, plan.steps[0].seed, plan.seed_given) == (5, 5, True)
 
 
-def test_a_seed_that_is_a_variable_counts_as_given(bench: Bench):
+def test_variable_seed_counts_as_given(bench: Bench):
     document = drawing(variables={**drawing()["variables"], "seed": 5}, seed="variable:seed")
     plan = bench.plan(document)
     assert (plan.seed, plan.seed_given) == (5, True)
@@ -167,7 +167,7 @@ def test_a_seed_that_is_a_variable_counts_as_given(bench: Bench):
     ("default", "inputs", "seed", "used"),
     [(42, {}, 7, 7), (None, {}, 7, 7), (42, {"seed": 9}, None, 9), (42, {}, None, 42)],
 )
-def test_seed_of_the_run_and_variable_named_seed_are_one(
+def test_variable_named_seed_is_run_seed(
     bench: Bench, default: int | None, inputs: dict[str, int], seed: int | None, used: int
 ):
     document = drawing(variables={**drawing()["variables"], "seed": default})
@@ -176,13 +176,13 @@ def test_seed_of_the_run_and_variable_named_seed_are_one(
     assert (plan.seed, plan.steps[0].seed, plan.seed_given) == (used, used, True)
 
 
-def test_drawn_seeds_are_below_two_to_the_53(bench: Bench):
+def test_random_seed_is_below_two_to_the_53(bench: Bench):
     drawn = [bench.plan(drawing()).seed for _ in range(20)]
     assert all(0 <= seed < 2**53 for seed in drawn)
     assert len(set(drawn)) == 20
 
 
-def test_without_any_seed_one_is_drawn_for_each_run_and_shared_by_its_steps(bench: Bench):
+def test_random_seed_is_shared_by_all_steps(bench: Bench):
     document = drawing(steps=[step("first"), step("second")])
     plans = [bench.plan(document) for _ in range(3)]
     assert len({plan.seed for plan in plans}) == 3
@@ -190,29 +190,29 @@ def test_without_any_seed_one_is_drawn_for_each_run_and_shared_by_its_steps(benc
     assert all(drawn.seed == plan.seed for plan in plans for drawn in plan.steps)
 
 
-def test_a_steps_own_seed_wins_for_that_step(bench: Bench):
+def test_step_seed_overrides_run_seed(bench: Bench):
     inside, beside = step("inside", seed=1), step("beside") | {"seed": 2}
     plan = bench.plan(drawing(steps=[inside, beside, step("none")]), seed=3)
     assert [drawn.seed for drawn in plan.steps] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", [0, MAX_SEED])
-def test_the_ends_of_the_range_are_seeds(bench: Bench, seed: int):
+def test_limits_of_seed_are_inclusive(bench: Bench, seed: int):
     assert bench.plan(drawing(), seed=seed).seed == seed
 
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1])
-def test_a_seed_out_of_range_is_refused(bench: Bench, seed: int):
+def test_seed_out_of_range_is_refused(bench: Bench, seed: int):
     with pytest.raises(InvalidInputs, match=f"seed: {seed} is outside 0 to {MAX_SEED}") as caught:
         bench.plan(drawing(), seed=seed, stepps=3)
     assert len(caught.value.problems) == 2, "what else is wrong is told with it"
 
 
-def test_a_documents_seed_out_of_range_is_refused_with_its_place(bench: Bench):
+def test_document_seed_out_of_range_is_refused_with_place(bench: Bench):
     assert "seed" in bench.problems(drawing(seed=MAX_SEED + 1))
 
 
-def test_no_prompt_is_sent_to_a_remote_text_encoder_the_models_own_is_used(bench: Bench):
+def test_remote_text_encoder_is_not_used(bench: Bench):
     document = drawing(
         steps=[
             step(

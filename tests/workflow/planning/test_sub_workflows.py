@@ -1,4 +1,4 @@
-"""A step that runs another workflow is replaced by that workflow's steps."""
+"""Sub-workflows: their steps are inlined into the plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.workflow.bench import MODEL, Bench, drawing, step, sub, told
 
 
 def restyle() -> dict[str, Any]:
-    """A workflow that takes a picture."""
+    """Returns a workflow that takes an image."""
     again = step(
         "again",
         configuration={"component_type": "StableDiffusionImg2ImgPipeline"},
@@ -22,7 +22,7 @@ def restyle() -> dict[str, Any]:
     return drawing(variables={"image": None, "prompt": "a star"}, steps=[again])
 
 
-def test_the_steps_of_a_sub_workflow_are_called_parent_and_child(bench: Bench):
+def test_sub_workflow_steps_are_named_parent_slash_child(bench: Bench):
     bench.write(drawing(steps=[step("one"), step("two")]), "child.json")
     plan = bench.plan(drawing(steps=[step("start"), sub("child.json", "more")]))
     assert [planned.name for planned in plan.steps] == ["start", "more/one", "more/two"]
@@ -36,13 +36,13 @@ def test_sub_workflows_nest(bench: Bench):
     assert [planned.name for planned in plan.steps] == ["outer/middle/draw"]
 
 
-def test_one_sub_workflow_may_be_run_twice(bench: Bench):
+def test_sub_workflow_may_be_used_twice(bench: Bench):
     bench.write(drawing(), "child.json")
     plan = bench.plan(drawing(steps=[sub("child.json", "a"), sub("child.json", "b")]))
     assert [planned.name for planned in plan.steps] == ["a/draw", "b/draw"]
 
 
-def test_arguments_are_the_sub_workflows_inputs(bench: Bench):
+def test_arguments_set_sub_workflow_variables(bench: Bench):
     bench.write(drawing(), "child.json")
     document = drawing(steps=[sub("child.json", prompt="a blue star", steps="variable:steps")])
     (planned,) = bench.plan(document, steps=7).steps
@@ -52,7 +52,7 @@ def test_arguments_are_the_sub_workflows_inputs(bench: Bench):
     }
 
 
-def test_a_sub_workflow_runs_in_rounds_over_the_results_it_is_handed(bench: Bench):
+def test_sub_workflow_runs_once_per_passed_result(bench: Bench):
     bench.write(restyle(), "child.json")
     plan = bench.plan(drawing(steps=[step(), sub("child.json", image="previous_result:draw")]))
     drawn, again = plan.steps
@@ -62,7 +62,7 @@ def test_a_sub_workflow_runs_in_rounds_over_the_results_it_is_handed(bench: Benc
     assert drawn.rounds == ()
 
 
-def test_what_is_handed_further_down_makes_no_rounds_of_its_own(bench: Bench):
+def test_result_passed_on_adds_no_iterations(bench: Bench):
     bench.write(restyle(), "inner.json")
     middle = drawing(
         variables={"image": None},
@@ -77,7 +77,7 @@ def test_what_is_handed_further_down_makes_no_rounds_of_its_own(bench: Bench):
     assert [rounds.step for rounds in further.rounds] == ["outer", "outer/other"]
 
 
-def test_a_picture_beside_the_parent_is_handed_down_as_a_file(bench: Bench):
+def test_parent_image_is_passed_as_file(bench: Bench):
     bench.write(restyle(), "child.json")
     file = bench.picture("beside.png", bench.workflows)
     plan = bench.plan(drawing(steps=[sub("child.json", image="beside.png")]))
@@ -86,7 +86,7 @@ def test_a_picture_beside_the_parent_is_handed_down_as_a_file(bench: Bench):
     assert value.path == str(file.resolve())
 
 
-def test_the_result_of_a_sub_workflow_is_that_of_its_last_step(bench: Bench):
+def test_sub_workflow_result_is_that_of_last_step(bench: Bench):
     bench.write(drawing(steps=[step("one"), step("two")]), "child.json")
     after = restyle()["steps"][0]
     after["pipeline"]["arguments"] = {"image": "previous_result:sub"}
@@ -94,7 +94,7 @@ def test_the_result_of_a_sub_workflow_is_that_of_its_last_step(bench: Bench):
     assert plan.steps[2].arguments["image"] == ResultValue(step="sub/two")
 
 
-def test_a_result_block_saves_what_the_sub_workflow_made_once_more(bench: Bench):
+def test_result_block_saves_sub_workflow_results_again(bench: Bench):
     bench.write(drawing(id="inner", steps=[step("one"), step("two")]), "child.json")
     saving = sub("child.json") | {"result": {"content_type": "image/jpeg"}}
     after = restyle()["steps"][0]
@@ -106,7 +106,7 @@ def test_a_result_block_saves_what_the_sub_workflow_made_once_more(bench: Bench)
     assert last.arguments["image"] == ResultValue(step="sub/two")
 
 
-def test_a_sub_workflow_does_not_see_the_steps_of_its_parent(bench: Bench):
+def test_sub_workflow_cannot_refer_to_parent_steps(bench: Bench):
     child = restyle()
     child["steps"][0]["pipeline"]["arguments"]["image"] = "previous_result:draw"
     bench.write(child, "child.json")
@@ -115,7 +115,7 @@ def test_a_sub_workflow_does_not_see_the_steps_of_its_parent(bench: Bench):
     }
 
 
-def test_the_parents_seed_is_used_unless_the_sub_workflow_has_one(bench: Bench):
+def test_parent_seed_is_default_of_sub_workflow(bench: Bench):
     bench.write(drawing(), "none.json")
     bench.write(drawing(seed=3), "own.json")
     steps = [sub("none.json", "a"), sub("own.json", "b"), sub("none.json", "c") | {"seed": 5}]
@@ -123,7 +123,7 @@ def test_the_parents_seed_is_used_unless_the_sub_workflow_has_one(bench: Bench):
     assert [planned.seed for planned in plan.steps] == [9, 3, 5]
 
 
-def test_a_shipped_workflow_can_be_named_from_anywhere(bench: Bench):
+def test_builtin_path_works_from_anywhere(bench: Bench):
     (planned,) = bench.plan(drawing(steps=[sub("builtin:sdxl.json", prompt="a tree")])).steps
     assert planned.pipeline_class == "diffusers.StableDiffusionXLPipeline"
     assert planned.arguments["prompt"] == LiteralValue(value="a tree")
@@ -136,7 +136,7 @@ def test_a_shipped_workflow_can_be_named_from_anywhere(bench: Bench):
     "path", ["../outside.json", "/etc/passwd", "/etc/x.json", "builtin:../app/x.json",
              "builtin:a/b.json", "variable:prompt", "previous_result:x", "child.txt", ""]
 )  # fmt: skip
-def test_a_path_that_leaves_the_folder_or_is_none_is_refused(bench: Bench, path: str):
+def test_path_outside_folder_is_refused(bench: Bench, path: str):
     (bench.workflows.parent / "outside.json").write_text("{}")
     (bench.workflows / "child.txt").write_text("{}")
     document = drawing(steps=[sub("child.json") | {"workflow": {"path": path}}])
@@ -146,7 +146,7 @@ def test_a_path_that_leaves_the_folder_or_is_none_is_refused(bench: Bench, path:
     assert set(bench.problems(document)) == places
 
 
-def test_a_link_out_of_the_folder_is_not_followed(bench: Bench):
+def test_link_out_of_folder_is_not_followed(bench: Bench):
     outside = bench.workflows.parent / "outside.json"
     outside.write_text("{}")
     (bench.workflows / "link.json").symlink_to(outside)
@@ -155,13 +155,13 @@ def test_a_link_out_of_the_folder_is_not_followed(bench: Bench):
     }
 
 
-def test_a_sub_workflow_that_is_not_there_names_the_nearest_one(bench: Bench):
+def test_missing_sub_workflow_suggests_nearest(bench: Bench):
     bench.write(drawing(), "child.json")
     sentence = bench.problems(drawing(steps=[sub("chilt.json")]))["steps[0].workflow.path"]
     assert sentence.endswith("Did you mean 'child'?")
 
 
-def test_a_workflow_cannot_run_itself(bench: Bench):
+def test_workflow_cannot_run_itself(bench: Bench):
     assert bench.problems(drawing(steps=[sub("flow.json")])) == {
         "steps[0].workflow.path": "'flow.json' would run itself again without end."
     }
@@ -175,14 +175,14 @@ def test_two_workflows_cannot_run_each_other(bench: Bench):
     }
 
 
-def test_a_chain_of_workflows_has_an_end(bench: Bench):
+def test_nesting_of_workflows_is_limited(bench: Bench):
     for number in range(20):
         bench.write(drawing(steps=[sub(f"n{number + 1}.json")]), f"n{number}.json")
     bench.write(drawing(), "n20.json")
     assert len(bench.problems(drawing(steps=[sub("n0.json")]))) == 1
 
 
-def test_mistakes_in_a_sub_workflow_are_told_with_the_whole_place(bench: Bench):
+def test_mistakes_in_sub_workflow_have_full_place(bench: Bench):
     child = drawing(steps=[step(arguments={"width": 96, "promt": 1, "prompt": "variable:x"})])
     child["steps"][0]["pipeline"]["configuration"]["component_type"] = "FluxPipeline"
     bench.write(child, "child.json")
@@ -195,14 +195,14 @@ def test_mistakes_in_a_sub_workflow_are_told_with_the_whole_place(bench: Bench):
     }
 
 
-def test_a_sub_workflow_that_is_no_json_is_refused_with_line_and_column(bench: Bench):
+def test_sub_workflow_with_broken_json_is_refused_with_line(bench: Bench):
     bench.write('{"id": "x",\n oops}', "child.json")
     ((place, _),) = bench.problems(drawing(steps=[sub("child.json")])).items()
     assert place.startswith("steps[0].workflow.path")
     assert place.endswith("line 2, column 2")
 
 
-def test_arguments_the_sub_workflow_does_not_take_are_refused_where_they_stand(bench: Bench):
+def test_unknown_arguments_of_sub_workflow_are_refused(bench: Bench):
     bench.write(restyle(), "child.json")
     document = drawing(
         steps=[step(), sub("child.json", promt="a", imag="previous_result:draw", prompt=["a"])]
@@ -216,14 +216,14 @@ def test_arguments_the_sub_workflow_does_not_take_are_refused_where_they_stand(b
 
 
 def with_model() -> dict[str, Any]:
-    """A workflow that is told which model to load."""
+    """Returns a workflow whose model is a variable."""
     return drawing(
         variables={**drawing()["variables"], "model": MODEL},
         steps=[step(from_pretrained_arguments={"model_name": "variable:model"})],
     )
 
 
-def test_what_was_typed_is_told_at_the_input_it_was_typed_into(bench: Bench):
+def test_typed_value_is_reported_at_its_input(bench: Bench):
     bench.write(with_model(), "child.json")
     document = drawing(
         variables={"chosen": MODEL}, steps=[sub("child.json", model="variable:chosen")]
@@ -233,7 +233,7 @@ def test_what_was_typed_is_told_at_the_input_it_was_typed_into(bench: Bench):
     assert told(error) == {"inputs.chosen": "'/etc' lies outside the folders of models."}
 
 
-def test_what_the_parent_wrote_is_told_where_the_parent_wrote_it(bench: Bench):
+def test_parent_value_is_reported_in_parent(bench: Bench):
     bench.write(with_model(), "child.json")
     error = bench.refused(drawing(steps=[sub("child.json", model="/etc")]))
     assert isinstance(error, InvalidWorkflow)

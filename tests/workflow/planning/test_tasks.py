@@ -1,4 +1,4 @@
-"""Tasks of a document: what is planned, and everything that is refused before anything runs."""
+"""Planning of tasks, and refusals before anything runs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ARGUMENTS = "steps[0].task.arguments"
 
 
 def doing(command: str = "crop_square", name: str = "do", **arguments: Any) -> dict[str, Any]:
-    """A step of a task."""
+    """Returns a step of a task."""
     return {"name": name, "task": {"command": command, "arguments": arguments}}
 
 
 def listing(command: str, *inputs: Any) -> dict[str, Any]:
-    """A step of a task with a list of inputs."""
+    """Returns a step of a task with a list of inputs."""
     return {"name": "do", "task": {"command": command, "inputs": list(inputs)}}
 
 
 def planned(bench: Bench, *steps: dict[str, Any], **inputs: Any) -> TaskStep:
-    """The last step of the plan, a task."""
+    """Returns the last step of the plan, a task."""
     last = bench.plan(drawing(steps=list(steps)), **inputs).steps[-1]
     assert isinstance(last, TaskStep)
     return last
@@ -38,7 +38,7 @@ def planned(bench: Bench, *steps: dict[str, Any], **inputs: Any) -> TaskStep:
 # --- what is planned -----------------------------------------------------------------------------
 
 
-def test_a_task_may_stand_alone(bench: Bench):
+def test_task_may_be_only_step(bench: Bench):
     bench.picture("a.png", bench.workflows)
     found = planned(bench, doing("resize_rescale", image="a.png", width=32))
     assert (found.kind, found.command, found.name, found.place) == (
@@ -50,7 +50,7 @@ def test_a_task_may_stand_alone(bench: Bench):
     assert (found.title, found.sources) == ("task resize_rescale", ())
 
 
-def test_a_task_takes_what_a_pipeline_made_and_gives_it_on(bench: Bench):
+def test_task_passes_on_result_of_pipeline(bench: Bench):
     document = drawing(
         steps=[
             step(),
@@ -66,7 +66,7 @@ def test_a_task_takes_what_a_pipeline_made_and_gives_it_on(bench: Bench):
     assert cut.calls[0]["image"] == ResultValue(step="grow", property="bordered_image")
 
 
-def test_a_picture_may_be_an_object_with_its_location(bench: Bench):
+def test_image_may_be_object_with_location(bench: Bench):
     upload = bench.picture()
     document = drawing(
         variables={"picture": "none.png"},
@@ -77,7 +77,7 @@ def test_a_picture_may_be_an_object_with_its_location(bench: Bench):
     assert call["image"].path == str(upload)
 
 
-def test_a_sub_workflow_may_put_what_it_is_handed_into_a_location(bench: Bench):
+def test_result_passed_to_sub_workflow_may_be_a_location(bench: Bench):
     child = drawing(id="child", variables={"image": None},
                     steps=[doing(image={"location": "variable:image"})])  # fmt: skip
     bench.write(child, "child.json")
@@ -90,7 +90,7 @@ def test_a_sub_workflow_may_put_what_it_is_handed_into_a_location(bench: Bench):
     )
 
 
-def test_every_item_of_inputs_is_a_call(bench: Bench):
+def test_every_input_item_is_a_call(bench: Bench):
     found = planned(bench, listing("gather_inputs", "a fox", {"a": 1}, "variable:prompt"))
     values = [call["value"] for call in found.calls]
     assert values == [LiteralValue(value=v) for v in ("a fox", {"a": 1}, "a red circle")]
@@ -98,13 +98,13 @@ def test_every_item_of_inputs_is_a_call(bench: Bench):
     assert len(planned(bench, listing("format_chat_message", *messages)).calls) == 2
 
 
-def test_what_a_person_types_stays_text(bench: Bench):
+def test_typed_text_is_literal(bench: Bench):
     text = "previous_result:draw"
     found = planned(bench, step(), listing("gather_inputs", "variable:prompt"), prompt=text)
     assert found.calls == ({"value": LiteralValue(value=text)},)
 
 
-def test_a_pattern_gathers_the_files_of_the_workflows_folder_in_order(bench: Bench):
+def test_glob_gathers_files_in_order(bench: Bench):
     for name in ("b.png", "a.png", "c.jpg"):
         bench.picture(name, bench.workflows)
     (call,) = planned(bench, doing("gather_images", glob="*.png")).calls
@@ -113,7 +113,7 @@ def test_a_pattern_gathers_the_files_of_the_workflows_folder_in_order(bench: Ben
     assert [path.rpartition("/")[2] for path in paths] == ["a.png", "b.png"]
 
 
-def test_requests_for_the_same_task_have_one_key_until_the_picture_changes(bench: Bench):
+def test_request_key_of_task_changes_with_image(bench: Bench):
     picture = bench.picture("a.png", bench.workflows)
     document = drawing(steps=[doing(image="a.png")])
     keys = [request_key(bench.plan(document, seed=1)) for _ in range(2)]
@@ -121,7 +121,7 @@ def test_requests_for_the_same_task_have_one_key_until_the_picture_changes(bench
     assert keys[0] == keys[1] != request_key(bench.plan(document, seed=1))
 
 
-def test_a_device_is_taken_and_told_to_be_of_no_use(bench: Bench):
+def test_device_is_accepted_with_warning(bench: Bench):
     bench.picture("a.png", bench.workflows)
     plan = bench.plan(drawing(steps=[doing(image="a.png", device="cuda")]))
     assert plan.warnings == ("crop_square uses no device: 'device' is left out.",)
@@ -130,7 +130,7 @@ def test_a_device_is_taken_and_told_to_be_of_no_use(bench: Bench):
     assert list(found.calls[0]) == ["image"]
 
 
-def test_a_workflow_of_tasks_needs_no_memory_for_models(bench: Bench):
+def test_workflow_of_tasks_needs_no_model_memory(bench: Bench):
     plan = bench.plan(drawing(steps=[listing("gather_inputs", 1)]))
     sentence = "drawing: no model is loaded."
     assert (needs.line(plan, None), needs.lines(plan, None)) == (sentence, [sentence])
@@ -139,7 +139,7 @@ def test_a_workflow_of_tasks_needs_no_memory_for_models(bench: Bench):
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def test_all_mistakes_of_tasks_are_told_at_once(bench: Bench):
+def test_all_mistakes_of_tasks_are_reported(bench: Bench):
     saved_as_text = {"result": {"content_type": "text/plain"}}
     document = drawing(
         steps=[
@@ -163,7 +163,7 @@ def test_all_mistakes_of_tasks_are_told_at_once(bench: Bench):
     }
 
 
-def test_a_result_under_a_wrong_name_is_refused_too(bench: Bench):
+def test_reference_to_unknown_step_is_refused(bench: Bench):
     document = drawing(steps=[step(), doing(imag="previous_result:draw")])
     place = "steps[1].task.arguments"
     assert bench.problems(document) == {
@@ -172,7 +172,7 @@ def test_a_result_under_a_wrong_name_is_refused_too(bench: Bench):
     }
 
 
-def test_a_misspelt_key_of_a_tasks_result_is_refused(bench: Bench):
+def test_misspelt_key_of_task_result_is_refused(bench: Bench):
     bench.picture("a.png", bench.workflows)
     grow = doing("add_border_and_mask", "grow", image="a.png")
     misspelt = doing(name="a", image="previous_result:grow.bordered_imag")
@@ -185,7 +185,7 @@ def test_a_misspelt_key_of_a_tasks_result_is_refused(bench: Bench):
     }
 
 
-def test_every_task_of_the_dialect_is_there_or_refused_by_name(bench: Bench):
+def test_every_task_of_dialect_exists_or_is_refused_by_name(bench: Bench):
     assert len(TASKS) + len(REFUSED) == len({*TASKS, *REFUSED}) == 57
     steps = [doing(command, command) for command in REFUSED]
     assert bench.problems(drawing(steps=steps)) == {
@@ -195,9 +195,7 @@ def test_every_task_of_the_dialect_is_there_or_refused_by_name(bench: Bench):
 
 
 @pytest.mark.parametrize("command", [*DETECTORS, "upscale"])
-def test_a_task_of_a_library_that_needs_torchvision_names_both_and_the_command(
-    bench: Bench, command: str
-):
+def test_task_needing_torchvision_reports_both_packages(bench: Bench, command: str):
     bench.picture("a.png", bench.workflows)
     package = "spandrel" if command == "upscale" else "controlnet_aux"
     version = "0.4.2" if command == "upscale" else "0.0.10"
@@ -211,7 +209,7 @@ def test_a_task_of_a_library_that_needs_torchvision_names_both_and_the_command(
     }
 
 
-def test_a_task_whose_package_is_missing_says_how_to_add_it(
+def test_task_of_missing_package_is_refused_with_command(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "cv2", None)
@@ -225,7 +223,7 @@ def test_a_task_whose_package_is_missing_says_how_to_add_it(
     }
 
 
-def test_a_task_has_one_kind_of_arguments(bench: Bench):
+def test_task_has_arguments_or_inputs(bench: Bench):
     both = {"command": "gather_inputs", "arguments": {}, "inputs": [1]}
     steps = [{"name": "a", "task": both}, {"name": "b", "task": {"command": "gather_inputs"}}]
     sentence = "A task has exactly one of 'arguments' and 'inputs'."
@@ -235,7 +233,7 @@ def test_a_task_has_one_kind_of_arguments(bench: Bench):
     }
 
 
-def test_inputs_hold_something_and_of_most_tasks_objects(bench: Bench):
+def test_inputs_are_non_empty_objects(bench: Bench):
     wrong = drawing(steps=[listing("crop_square", "a.png")])
     assert bench.problems(wrong) == {
         "steps[0].task.inputs[0]": "An object with the arguments is needed, not 'a.png'."
@@ -245,7 +243,7 @@ def test_inputs_hold_something_and_of_most_tasks_objects(bench: Bench):
     }
 
 
-def test_a_picture_where_a_number_belongs_is_refused(bench: Bench):
+def test_image_in_place_of_number_is_refused(bench: Bench):
     bench.picture("a.png", bench.workflows)
     picture = {"media_type": "image", "location": "a.png"}
     document = drawing(steps=[doing("resize_rescale", image="a.png", width=picture)])
@@ -254,7 +252,7 @@ def test_a_picture_where_a_number_belongs_is_refused(bench: Bench):
     }
 
 
-def test_a_person_can_choose_neither_a_task_nor_files_by_a_pattern(bench: Bench):
+def test_input_cannot_choose_task_or_pattern(bench: Bench):
     document = drawing(
         variables={"command": "crop_square", "files": "*.png"},
         steps=[doing("variable:command"), doing("gather_images", "g", glob="variable:files")],
@@ -266,19 +264,19 @@ def test_a_person_can_choose_neither_a_task_nor_files_by_a_pattern(bench: Bench)
 
 
 @pytest.mark.parametrize("pattern", ["/etc/*", "../*.png", "a/../../*", "~/*.png", "a\0*"])
-def test_a_pattern_stays_in_the_workflows_folder(bench: Bench, pattern: str):
+def test_glob_cannot_leave_workflow_folder(bench: Bench, pattern: str):
     assert bench.problems(drawing(steps=[doing("gather_images", glob=pattern)])) == {
         f"{ARGUMENTS}.glob": "The pattern leads out of the workflow's folder."
     }
 
 
-def test_a_link_does_not_lead_out_of_the_workflows_folder(bench: Bench):
+def test_link_cannot_leave_workflow_folder(bench: Bench):
     (bench.workflows / "link.png").symlink_to(bench.picture("out.png", bench.model))
     (sentence,) = bench.problems(drawing(steps=[doing("gather_images", glob="*.png")])).values()
     assert "lies outside the folders" in sentence
 
 
-def test_gathering_needs_something_to_gather(bench: Bench):
+def test_empty_gathering_is_refused(bench: Bench):
     documents = {
         f"{ARGUMENTS}.glob": doing("gather_images", glob="*.png"),
         ARGUMENTS: doing("gather_images"),
@@ -288,7 +286,7 @@ def test_gathering_needs_something_to_gather(bench: Bench):
         assert place in bench.problems(drawing(steps=[document]))
 
 
-def test_pictures_by_url_are_gathered_with_those_of_a_pattern(bench: Bench):
+def test_urls_and_glob_are_gathered_together(bench: Bench):
     bench.picture("a.png", bench.workflows)
     urls = ["https://example.org/a.png", "https://example.org/b"]
     document = drawing(steps=[doing("gather_images", glob="*.png", urls=urls)])
@@ -300,7 +298,7 @@ def test_pictures_by_url_are_gathered_with_those_of_a_pattern(bench: Bench):
     }
 
 
-def test_a_task_that_does_nothing_else_wrong_may_not_leave_the_runs_folder(bench: Bench):
+def test_file_base_name_of_task_cannot_leave_run_folder(bench: Bench):
     saved = doing("gather_inputs", a=1) | {
         "result": {"content_type": "application/json", "file_base_name": "../up"}
     }

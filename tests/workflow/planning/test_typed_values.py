@@ -1,4 +1,4 @@
-"""What a person typed is literal: it refers to nothing, names no class and opens no file."""
+"""Typed values are literal: they refer to nothing, name no class and open no file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = [
 
 
 def with_variable(name: str, default: Any, **changes: Any) -> dict[str, Any]:
-    """A document with one more variable."""
+    """Returns a document with one more variable."""
     return drawing(variables={**drawing()["variables"], name: default}, **changes)
 
 
@@ -37,15 +37,13 @@ def with_picture(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_typed_text_is_taken_as_it_stands(bench: Bench, text: str):
+def test_typed_text_is_literal(bench: Bench, text: str):
     plan = bench.plan(drawing(), prompt=text)
     assert plan.steps[0].arguments["prompt"] == LiteralValue(value=text)
 
 
 @pytest.mark.parametrize("typed", ["np", "{np}"])
-def test_a_name_that_the_document_escapes_is_typed_with_its_braces_or_without(
-    bench: Bench, typed: str
-):
+def test_escaped_name_may_be_typed_with_or_without_braces(bench: Bench, typed: str):
     document = drawing(
         variables={"prompt": "a fox", "steps": 2, "made_as": "{pil}"},
         steps=[
@@ -63,7 +61,7 @@ def test_a_name_that_the_document_escapes_is_typed_with_its_braces_or_without(
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_typed_text_stays_as_it_is_on_its_way_into_a_sub_workflow(bench: Bench, text: str):
+def test_typed_text_is_literal_in_sub_workflow(bench: Bench, text: str):
     bench.write(drawing(), "child.json")
     document = drawing(steps=[sub("child.json", prompt="variable:prompt")])
     plan = bench.plan(document, prompt=text)
@@ -71,21 +69,21 @@ def test_a_typed_text_stays_as_it_is_on_its_way_into_a_sub_workflow(bench: Bench
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_texts_inside_a_typed_list_stay_as_they_are(bench: Bench, text: str):
+def test_texts_in_typed_list_are_literal(bench: Bench, text: str):
     document = with_variable("words", [], steps=[step(arguments={"prompt": "variable:words"})])
     plan = bench.plan(document, words=["a", text])
     assert plan.steps[0].arguments["prompt"] == LiteralValue(value=["a", text])
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_typed_object_of_arguments_stays_as_it_is(bench: Bench, text: str):
+def test_typed_arguments_object_is_literal(bench: Bench, text: str):
     default = {"prompt": "a circle"}
     document = with_variable("given", default, steps=[step(arguments="variable:given")])
     plan = bench.plan(document, given={"prompt": text})
     assert plan.steps[0].arguments == {"prompt": LiteralValue(value=text)}
 
 
-def test_the_documents_own_default_may_refer(bench: Bench):
+def test_default_of_document_may_refer(bench: Bench):
     document = with_variable(
         "picture",
         "previous_result:draw",
@@ -106,9 +104,7 @@ def test_the_documents_own_default_may_refer(bench: Bench):
     ],
     ids=["the name", "the block around it"],
 )
-def test_an_input_cannot_choose_a_pipeline(
-    bench: Bench, default: Any, configuration: Any, name: str
-):
+def test_input_cannot_choose_pipeline(bench: Bench, default: Any, configuration: Any, name: str):
     document = with_variable("chosen", default, steps=[step(configuration=configuration)])
     assert bench.plan(document).steps[0].pipeline_class == "diffusers.StableDiffusionPipeline"
     typed = name if isinstance(default, str) else {"component_type": name}
@@ -117,7 +113,7 @@ def test_an_input_cannot_choose_a_pipeline(
     assert told(error) == {"inputs.chosen": "An input cannot choose a class."}
 
 
-def test_an_input_cannot_choose_a_scheduler_or_a_component(bench: Bench):
+def test_input_cannot_choose_scheduler_or_component(bench: Bench):
     document = drawing(
         variables={**drawing()["variables"], "scheduler": "DDIMScheduler", "vae": "AutoencoderKL"},
         steps=[
@@ -147,13 +143,13 @@ def model_by_input() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/etc", "..", "../media", "~/x", "../models/../media"])
-def test_a_typed_model_outside_the_folders_of_models_is_refused(bench: Bench, path: str):
+def test_typed_model_outside_model_folders_is_refused(bench: Bench, path: str):
     error = bench.refused(model_by_input(), model=path)
     assert isinstance(error, InvalidInputs)
     assert list(told(error)) == ["inputs.model"]
 
 
-def test_a_link_out_of_the_folder_of_models_is_not_followed(bench: Bench, tmp_path: Path):
+def test_link_out_of_models_folder_is_not_followed(bench: Bench, tmp_path: Path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "model_index.json").write_text("{}")
@@ -163,7 +159,7 @@ def test_a_link_out_of_the_folder_of_models_is_not_followed(bench: Bench, tmp_pa
     }
 
 
-def test_a_typed_model_inside_the_folders_of_models_is_taken(bench: Bench):
+def test_typed_model_in_model_folders_is_accepted(bench: Bench):
     other = bench.model.with_name("other")
     other.mkdir()
     (other / "model_index.json").write_text("{}")
@@ -172,7 +168,7 @@ def test_a_typed_model_inside_the_folders_of_models_is_taken(bench: Bench):
     assert bench.plan(model_by_input(), model="owner/name").steps[0].source.folder is None
 
 
-def test_a_typed_object_of_loading_arguments_names_no_model_outside(bench: Bench, tmp_path: Path):
+def test_typed_loading_arguments_cannot_name_outside_model(bench: Bench, tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
     document = with_variable(
         "loading", {"model_name": MODEL}, steps=[step(from_pretrained_arguments="variable:loading")]
@@ -182,7 +178,7 @@ def test_a_typed_object_of_loading_arguments_names_no_model_outside(bench: Bench
     }
 
 
-def test_a_typed_model_that_is_not_there_names_the_nearest_one(bench: Bench):
+def test_missing_typed_model_suggests_nearest(bench: Bench):
     error = bench.refused(model_by_input(), model="../models/tinny")
     assert isinstance(error, InvalidInputs)
     assert told(error) == {
@@ -190,14 +186,14 @@ def test_a_typed_model_that_is_not_there_names_the_nearest_one(bench: Bench):
     }
 
 
-def test_a_typed_model_name_that_no_folder_can_have_is_refused(bench: Bench):
+def test_impossible_typed_model_name_is_refused(bench: Bench):
     assert list(bench.problems(model_by_input(), model="x" * 300)) == ["inputs.model"]
 
 
 # --- pictures ------------------------------------------------------------------------------------
 
 
-def test_an_uploaded_picture_is_taken(bench: Bench):
+def test_uploaded_image_is_accepted(bench: Bench):
     file = bench.picture()
     value = bench.plan(with_picture(), image=str(file)).steps[0].arguments["ip_adapter_image"]
     assert isinstance(value, FileValue)
@@ -205,14 +201,14 @@ def test_an_uploaded_picture_is_taken(bench: Bench):
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../media/x.png", "x.png", "\0", "~/a.png"])
-def test_a_picture_that_was_not_uploaded_is_refused(bench: Bench, path: str):
+def test_image_that_is_not_an_upload_is_refused(bench: Bench, path: str):
     bench.picture("x.png", bench.workflows)
     error = bench.refused(with_picture(), image=path)
     assert isinstance(error, InvalidInputs)
     assert list(told(error)) == ["inputs.image"]
 
 
-def test_a_link_out_of_the_uploads_is_not_followed(bench: Bench, tmp_path: Path):
+def test_link_out_of_uploads_is_not_followed(bench: Bench, tmp_path: Path):
     outside = bench.picture("secret.png", tmp_path)
     link = bench.media / "link.png"
     link.symlink_to(outside)
@@ -220,10 +216,8 @@ def test_a_link_out_of_the_uploads_is_not_followed(bench: Bench, tmp_path: Path)
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "in a location"])
-def test_a_typed_text_that_is_used_as_a_picture_is_a_picture_from_the_uploads_too(
-    bench: Bench, wrapped: bool
-):
-    # The variable's name says text; only its use says picture.
+def test_typed_text_used_as_image_must_be_an_upload(bench: Bench, wrapped: bool):
+    # The variable's name means text; its use means an image.
     used = {"location": "variable:photo"} if wrapped else "variable:photo"
     document = with_variable("photo", "", steps=[step(arguments={"ip_adapter_image": used})])
     assert bench.plan(document, photo=str(bench.picture())).steps
@@ -234,7 +228,7 @@ def test_a_typed_text_that_is_used_as_a_picture_is_a_picture_from_the_uploads_to
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """The beginning of a PNG that says it has this size."""
+    """Returns the beginning of a PNG with this size in its header."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [header, b"IDAT" + zlib.compress(b""), b"IEND"]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -255,7 +249,7 @@ def png_of_size(width: int, height: int) -> bytes:
     ],
     ids=["text", "empty", "large", "a bomb", "txt", "svg"],
 )
-def test_an_upload_that_is_no_picture_is_refused_at_its_input(
+def test_non_image_upload_is_refused_at_its_input(
     bench: Bench, name: str, content: bytes, sentence: str
 ):
     file = bench.media / name
@@ -266,7 +260,7 @@ def test_an_upload_that_is_no_picture_is_refused_at_its_input(
     assert told(error)["inputs.image"].startswith(sentence)
 
 
-def test_a_damaged_png_is_refused(bench: Bench):
+def test_damaged_png_is_refused(bench: Bench):
     file = bench.picture()
     content = bytearray(file.read_bytes())
     content[-20] ^= 0xFF
@@ -274,14 +268,14 @@ def test_a_damaged_png_is_refused(bench: Bench):
     assert list(bench.problems(with_picture(), image=str(file))) == ["inputs.image"]
 
 
-def test_a_picture_that_went_missing_is_the_inputs_mistake(bench: Bench):
+def test_missing_image_is_mistake_of_input(bench: Bench):
     error = bench.refused(with_picture(), image=str(bench.media / "gone.png"))
     assert isinstance(error, InvalidInputs)
     assert list(told(error)) == ["inputs.image"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".PNG"])
-def test_the_usual_kinds_of_pictures_are_taken(bench: Bench, suffix: str):
+def test_usual_image_formats_are_accepted(bench: Bench, suffix: str):
     file = bench.media / f"upload{suffix}"
     Image.new("RGB", (8, 8), "red").save(file)
     assert bench.plan(with_picture(), image=str(file)).steps
@@ -291,14 +285,14 @@ def test_the_usual_kinds_of_pictures_are_taken(bench: Bench, suffix: str):
 
 
 @pytest.mark.parametrize("default", ["", [], {}], ids=["text", "list", "object"])
-def test_half_a_character_is_refused(bench: Bench, default: Any):
+def test_lone_surrogate_is_refused(bench: Bench, default: Any):
     typed = {"": "\ud800", "[]": ["\ud800"], "{}": {"a": "\ud800"}}[str(default)]
     document = with_variable("words", default)
     assert list(bench.problems(document, words=typed)) == ["inputs.words"]
 
 
 @pytest.mark.parametrize("default", [[], {}], ids=["list", "object"])
-def test_a_value_that_is_nested_without_end_is_refused(bench: Bench, default: Any):
+def test_endlessly_nested_value_is_refused(bench: Bench, default: Any):
     deep: Any = []
     for _ in range(700):
         deep = [deep]
