@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
 
     from app.engine import engine
-    from app.terminal import outcome, run_to_its_end
+    from app.terminal import outcome, run_to_end
     from app.workflow.catalog import find_workflow
 
     workflow = find_workflow(options.file, settings.paths)
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
     engine.start(settings)
     try:
-        view = run_to_its_end(engine, submit, Console(stderr=True))
+        view = run_to_end(engine, submit, Console(stderr=True))
     finally:
         engine.close()
     files = [result.path for result in view.results]

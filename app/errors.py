@@ -44,7 +44,7 @@ MAX_NAME_LENGTH = 100
 MAX_COMPARED = 1000
 MAX_EFFORT = 600_000
 """Product of the lengths compared for one hint: about a tenth of a second."""
-MAX_TOLD = 100
+MAX_REPORTED = 100
 """Maximum number of problems reported for one request."""
 PART = re.compile(r'\[([0-9]+)\]|\[("(?:[^"\\]|\\.)*")\]|(?:^|\.)([^.\[\]"/, ]+)')
 """One part of a place: a list index, a quoted key, a key."""
@@ -121,9 +121,9 @@ class BadRequest(WorkbenchError):
 
     def __init__(self, message: str, problems: Sequence[Problem] = (), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        more = len(problems) - MAX_TOLD
+        more = len(problems) - MAX_REPORTED
         rest = (Problem(place="", message=f"There are {more} more."),) if more > 0 else ()
-        self.problems = (*problems[:MAX_TOLD], *rest)
+        self.problems = (*problems[:MAX_REPORTED], *rest)
 
 
 class InvalidWorkflow(BadRequest):

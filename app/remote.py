@@ -62,12 +62,12 @@ class ServerWorkbench:
             ) from error
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        from app.media.files import CALLED
+        from app.media.files import KIND_NAMES
         from app.workflow.inputs import InputSpec
 
         found = self._ask("/describe_workflow", name)
         specs = [InputSpec.model_validate(each) for each in found["inputs"]]
-        self._media = {spec.name: CALLED[spec.media] for spec in specs if spec.media}
+        self._media = {spec.name: KIND_NAMES[spec.media] for spec in specs if spec.media}
         return found["name"], found["name"], {spec.name: spec.default for spec in specs}
 
     def workflows(self) -> str:
@@ -90,7 +90,7 @@ class ServerWorkbench:
         try:
             job.result(timeout=0)
         except (concurrent.futures.CancelledError, TimeoutError):
-            return Ended(None, [], self._broken_off(last.get("job_id")))
+            return Ended(None, [], self._lost_run(last.get("job_id")))
         except Exception as error:  # noqa: BLE001  (see __init__)
             return Ended(None, [], _said(error))
         if last.get("event") != "done":
@@ -132,7 +132,7 @@ class ServerWorkbench:
                 self._ask("/cancel_job", last["job_id"])
         return last
 
-    def _broken_off(self, run_id: str | None) -> str:
+    def _lost_run(self, run_id: str | None) -> str:
         """Returns the outcome of a run whose stream ended early, as a sentence."""
         lost = (
             "The connection to the server broke off during the run. A proxy in between may end"

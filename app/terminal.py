@@ -15,7 +15,7 @@ from app.signals import first_ctrl_c
 from app.units import duration, size
 
 
-def run_to_its_end(engine: Engine, submit: Callable[[], str], console: Console) -> RunView:
+def run_to_end(engine: Engine, submit: Callable[[], str], console: Console) -> RunView:
     """Submits a run and shows it until it has ended, on a terminal with a bar.
 
     Ctrl-C cancels it, even before `submit` has returned the run's id. A second Ctrl-C raises

@@ -76,12 +76,12 @@ class LocalWorkbench:
         return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
 
     def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        from app.terminal import outcome, run_to_its_end
+        from app.terminal import outcome, run_to_end
 
         def submit() -> str:
             return self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
 
-        view = run_to_its_end(self._engine, submit, Console())
+        view = run_to_end(self._engine, submit, Console())
         seconds = view.timings.total_s if view.timings else None
         files = [result.path for result in view.results]
         return Ended(seconds, files, outcome(view), view.unchanged)

@@ -13,7 +13,7 @@ from rich.console import Console
 from app.engine import Engine
 from app.protocol import Loading, RunStarted
 from app.run_view import RunView
-from app.terminal import run_to_its_end
+from app.terminal import run_to_end
 from tests.engines import started_engine
 
 
@@ -38,7 +38,7 @@ def submit(engine: Engine, workflows: Path) -> str:
 
 
 def shown(engine: Engine, submit: object) -> RunView:
-    return run_to_its_end(engine, submit, Console(file=io.StringIO()))
+    return run_to_end(engine, submit, Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("when", ["before it is submitted", "before its id is known", "under way"])

@@ -20,8 +20,8 @@ from typing import IO
 
 from app.errors import FetchError
 from app.frozen import Frozen
-from app.media.fetch import WHOLE_S, Answer, Unreachable, answer_to, refusing, shown
-from app.media.files import ACCEPTED, CALLED, MediaKind, WrongMediaError, suffix_of
+from app.media.fetch import TIMEOUT_S, Answer, Unreachable, open_url, shown, status_error
+from app.media.files import ACCEPTED, KIND_NAMES, MediaKind, WrongMediaError, suffix_of
 from app.outputs import replacing
 from app.settings import MediaLimits, UrlSettings
 from app.unfinished import part_file
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = ".media"
 RECORD = ".json"
-LEFT_S = 2 * WHOLE_S
+STALE_AFTER_S = 2 * TIMEOUT_S
 """Age at which an unfinished download counts as left over from a process that died."""
 MAX_FRESH_S = 3600.0
 """Upper bound of a server's `max-age`."""
@@ -39,7 +39,7 @@ MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})")
 PLAIN_TYPES = {"", "application/octet-stream", "binary/octet-stream"}
 """Content types that say nothing about the content."""
 
-Tell = Callable[[int, int | None], None]
+Progress = Callable[[int, int | None], None]
 """Called with the bytes received and the total, None where the server does not say."""
 
 
@@ -81,7 +81,7 @@ class MediaCache:
         url: str,
         kind: MediaKind,
         *,
-        tell: Tell = lambda _done, _total: None,
+        tell: Progress = lambda _done, _total: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> MediaFile:
         """Returns the file now behind the URL, or the last one received where there is no network.
@@ -100,9 +100,9 @@ class MediaCache:
             asked["If-Modified-Since"] = known.last_modified
         try:
             hosts = self._settings.media_hosts
-            with answer_to(url, asked, hosts=hosts, stopped=stopped) as answer:
+            with open_url(url, asked, hosts=hosts, stopped=stopped) as answer:
                 if answer.status >= 400:
-                    raise refusing(url, answer)
+                    raise status_error(url, answer)
                 if answer.status == 304 and known is not None:
                     found = known.model_copy(update={"fresh_until": _fresh_until(answer)})
                     self._note(found)
@@ -166,7 +166,9 @@ class MediaCache:
             for file, status in sorted(files, key=lambda each: each[1].st_mtime_ns):
                 if total_bytes <= bound_bytes:
                     break
-                arriving = file.name.startswith(".") and status.st_mtime > time.time() - LEFT_S
+                arriving = (
+                    file.name.startswith(".") and status.st_mtime > time.time() - STALE_AFTER_S
+                )
                 if file not in kept and not arriving:
                     file.unlink(missing_ok=True)
                     total_bytes -= status.st_size
@@ -202,7 +204,7 @@ class MediaCache:
 
     # --- one answer ------------------------------------------------------------------------------
 
-    def _keep(self, url: str, kind: MediaKind, answer: Answer, tell: Tell) -> MediaFile:
+    def _keep(self, url: str, kind: MediaKind, answer: Answer, tell: Progress) -> MediaFile:
         """Stores the body after checking its type and size."""
         _check_type(url, kind, answer.headers.get("content-type", ""))
         declared = answer.headers.get("content-length", "")
@@ -249,7 +251,7 @@ class MediaCache:
         path = self.path(found)
         if found.suffix not in ACCEPTED[kind]:
             raise FetchError(
-                f"{shown(found.url)} is not a {CALLED[kind]}: its content is '{found.suffix}'."
+                f"{shown(found.url)} is not a {KIND_NAMES[kind]}: its content is '{found.suffix}'."
             )
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -284,7 +286,7 @@ def _check_type(url: str, kind: MediaKind, content_type: str) -> None:
     fitting = ("audio/", "video/", "application/ogg") if kind == "audio" else (f"{kind}/",)
     if plain not in PLAIN_TYPES and not plain.startswith(fitting):
         raise FetchError(
-            f"{shown(url)} is not a {CALLED[kind]}: the server says that it is '{plain[:60]}'."
+            f"{shown(url)} is not a {KIND_NAMES[kind]}: the server says that it is '{plain[:60]}'."
         )
 
 

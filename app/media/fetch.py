@@ -38,7 +38,7 @@ MAX_REDIRECTS = 5
 CONNECT_S = 8.0
 MAX_SILENCE_S = 15.0
 """Longest time without any data."""
-WHOLE_S = 300.0
+TIMEOUT_S = 300.0
 """Longest time of the whole answer."""
 POLL_S = 0.25
 """Interval at which a wait checks for cancellation."""
@@ -65,13 +65,13 @@ class Answer(NamedTuple):
 
 
 @contextlib.contextmanager
-def answer_to(
+def open_url(
     url: str,
     headers: Mapping[str, str],
     *,
     hosts: Collection[str] = (),
     stopped: Callable[[], bool] = lambda: False,
-    whole_s: float = WHOLE_S,
+    whole_s: float = TIMEOUT_S,
     silent_s: float = MAX_SILENCE_S,
 ) -> Iterator[Answer]:
     """Opens the answer to a GET; every redirect is followed and checked as the first URL was.
@@ -110,7 +110,7 @@ def answer_to(
         raise RefusedURLError(f"It is redirected more than {MAX_REDIRECTS} times.")
 
 
-def refusing(url: str, answer: Answer) -> FetchError:
+def status_error(url: str, answer: Answer) -> FetchError:
     """Returns the error for an answer of status 400 or more."""
     try:
         words = f"{answer.status} ({http.HTTPStatus(answer.status).phrase})"

@@ -30,7 +30,7 @@ ACCEPTED: dict[MediaKind, tuple[str, ...]] = {
     **SUFFIXES, "audio": SUFFIXES["audio"] + SUFFIXES["video"],
 }  # fmt: skip
 """A video is accepted as audio: its audio track is used."""
-CALLED: dict[MediaKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
+KIND_NAMES: dict[MediaKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
 """Name of each kind in messages."""
 
 
@@ -47,7 +47,7 @@ def suffix_of(file: Path, kind: MediaKind, limits: MediaLimits, name: str = "") 
     for each in (suffix,) if suffix in CONTAINERS else SUFFIXES[kind]:
         if _holds(file, kind, CONTAINERS[each], limits, name):
             return each
-    raise WrongMediaError(f"'{name}' cannot be read as a {CALLED[kind]}.")
+    raise WrongMediaError(f"'{name}' cannot be read as a {KIND_NAMES[kind]}.")
 
 
 def _holds(file: Path, kind: MediaKind, container: str, limits: MediaLimits, name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.compat.ui.forms import survive_new_forms
+from app.compat.ui.forms import allow_new_forms
 from app.settings import Settings
 from app.ui.api import ScriptApi
 from app.ui.free import FreeButton
@@ -88,7 +88,7 @@ def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
         )
         page.load(tab.fit.wait_for_worker, None, tab.fit.worker_known, **PRIVATE)
     assert_public_names(page, names)
-    survive_new_forms(page)
+    allow_new_forms(page)
     return page
 
 

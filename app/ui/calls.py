@@ -15,7 +15,7 @@ MAX_DEPTH = 100
 Session = Annotated[str, Field(pattern=r"^[\w.~-]{1,128}$")]
 
 
-class NotTaken(Exception):
+class RefusedCall(Exception):
     """A refused call; its text is the message for the client."""
 
 
@@ -40,21 +40,21 @@ def read(body: bytes) -> dict[str, Any]:
     RefusedCall."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-    except NotTaken:
+    except RefusedCall:
         raise
     except (ValueError, RecursionError):
-        raise NotTaken("The request cannot be read. It is not JSON.") from None
+        raise RefusedCall("The request cannot be read. It is not JSON.") from None
     if not isinstance(value, dict):
         given = shortened(json.dumps(value))
-        raise NotTaken(f"The request cannot be read. body: An object is needed, not {given}.")
+        raise RefusedCall(f"The request cannot be read. body: An object is needed, not {given}.")
     if _depth(value) > MAX_DEPTH:
-        raise NotTaken(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise RefusedCall(f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise NotTaken("A text of the body has half of a surrogate pair.") from None
+        raise RefusedCall("A text of the body has half of a surrogate pair.") from None
     except ValueError:
-        raise NotTaken("A number of the body is too large.") from None
+        raise RefusedCall("A number of the body is too large.") from None
     return value
 
 
@@ -66,7 +66,7 @@ def checked(body: bytes) -> Call:
             {name: each for name, each in value.items() if name not in IGNORED}
         )
     except ValidationError as error:
-        raise NotTaken(validation_message(error.errors(), "body")) from None
+        raise RefusedCall(validation_message(error.errors(), "body")) from None
 
 
 def written(call: Call) -> bytes:
@@ -75,7 +75,7 @@ def written(call: Call) -> bytes:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise NotTaken(f"{name} is no number of JSON.")
+    raise RefusedCall(f"{name} is no number of JSON.")
 
 
 def _depth(value: Any) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError
-from app.media.files import CALLED, MediaKind
+from app.media.files import KIND_NAMES, MediaKind
 from app.protocol import ResultSaved
 from app.run_view import RunView, advance
 from app.settings import PathSettings
@@ -219,7 +219,7 @@ class GenerateTab:
                 return {self.forms: forms}
             target = self._entry_for(kind, entry)
             if target is None:
-                gr.Warning(f"No workflow here takes a {CALLED[kind]}.")
+                gr.Warning(f"No workflow here takes a {KIND_NAMES[kind]}.")
                 return {self.forms: forms}
             filled = {**forms.get(target.name, {}), **with_file(target.inputs, kind, result.path)}
             return {

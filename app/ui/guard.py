@@ -157,7 +157,7 @@ class Guard:
 
     async def _with_checked_call(self, route: Route, path: str, receive: Receive) -> Receive:
         """Checks the request's body, and returns it for the page to read. Raises Refused."""
-        sent = await _whole(receive, calls.MAX_BYTES)
+        sent = await _read_body(receive, calls.MAX_BYTES)
         body: bytes | None = sent
         call, arguments = calls.Call(), {}
         try:
@@ -166,8 +166,8 @@ class Guard:
             else:
                 call = calls.checked(sent)
                 body = calls.written(call)
-        except calls.NotTaken as error:
-            raise _not_taken(str(error)) from None
+        except calls.RefusedCall as error:
+            raise _unreadable_call(str(error)) from None
         named = route.path.fullmatch(path)
         assert named is not None
         if call.fn_index is not None:
@@ -178,7 +178,7 @@ class Guard:
                 raise Refused(404, f"There is no endpoint '{named['api']}'.")
             wrong = route.body == "arguments" and self._page.mismatch(named["api"], arguments)
             if wrong:
-                raise _not_taken(wrong)
+                raise _unreadable_call(wrong)
 
         async def replayed() -> Message:
             nonlocal body
@@ -255,12 +255,12 @@ class _Answer:
         await self.send({"type": "http.response.body", "body": body})
 
 
-def _not_taken(sentence: str) -> Refused:
+def _unreadable_call(sentence: str) -> Refused:
     body = json.dumps(plain_errors.refused_call(sentence))
     return Refused(422, body, content_type="application/json")
 
 
-async def _whole(receive: Receive, most: int) -> bytes:
+async def _read_body(receive: Receive, most: int) -> bytes:
     """Returns the body of a request. Raises Refused where it is longer."""
     body = bytearray()
     while True:

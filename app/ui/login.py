@@ -22,23 +22,23 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import UiSettings
-from app.ui.people import Asked, address_of, current_person, person
+from app.ui.people import RequestParts, address_of, current_person, person
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
-FREE_TRIES = 5
+UNDELAYED_TRIES = 5
 """Wrong passwords in a row without a delay."""
-LONGEST_WAIT_S = 60.0
-LONGEST_WAIT_OF_A_NAME_S = 2.0
+MAX_DELAY_S = 60.0
+MAX_DELAY_OF_NAME_S = 2.0
 """Guesses from elsewhere do not lock a name: everybody waits a little."""
-FORGOTTEN_S = 900.0
+FAILURES_EXPIRE_S = 900.0
 MAX_KEYS = 10_000
 SHOWN_NAME = 64
 OPEN_PATHS = ("/gradio_api/cancel/", "/gradio_api/heartbeat/")
 """Routes that Gradio answers without a login."""
-ANYBODY = ""
+ANONYMOUS = ""
 """The name of visitors where no login is required."""
 
 _address: ContextVar[str] = ContextVar("address", default="unknown")
@@ -56,15 +56,15 @@ class Throttle:
     def wait_s(self, key: str) -> float:
         """Returns how long the next try has to wait from now on."""
         count, last = self._failures.get(key, (0, 0.0))
-        if count < FREE_TRIES:
+        if count < UNDELAYED_TRIES:
             return 0.0
-        delay = min(self._longest_wait_s, 0.5 * 2.0 ** min(count - FREE_TRIES, 30))
+        delay = min(self._longest_wait_s, 0.5 * 2.0 ** min(count - UNDELAYED_TRIES, 30))
         return max(0.0, last + delay - self._clock())
 
     def failed(self, key: str) -> int:
         """Counts a failure; returns the number in a row."""
         count, last = self._failures.pop(key, (0, 0.0))
-        count = 1 if self._clock() - last > FORGOTTEN_S else count + 1
+        count = 1 if self._clock() - last > FAILURES_EXPIRE_S else count + 1
         self._failures[key] = (count, self._clock())
         while len(self._failures) > MAX_KEYS:
             self._failures.popitem(last=False)
@@ -118,11 +118,11 @@ class Logins:
         """`guests` is the guests' login; None where they need none, or are not admitted."""
         self._accounts = dict(each for each in (guests, settings.operator_auth) if each)
         open_to_all = guests is None and settings.public
-        self.tokens = Tokens(settings.login_idle_s, ANYBODY if open_to_all else None)
+        self.tokens = Tokens(settings.login_idle_s, ANONYMOUS if open_to_all else None)
         self._settings = settings
         self.root_path = settings.root_path
-        self._addresses = Throttle(LONGEST_WAIT_S)
-        self._names = Throttle(LONGEST_WAIT_OF_A_NAME_S)
+        self._addresses = Throttle(MAX_DELAY_S)
+        self._names = Throttle(MAX_DELAY_OF_NAME_S)
         self._cookies: tuple[str, ...] = ()
 
     @property
@@ -141,10 +141,10 @@ class Logins:
         """Returns True if name and password are right. Raises HTTPException 429 after too many
         guesses."""
         address = _address.get()
-        self._refuse_guesser(address)
+        self._check_delay(address)
         # Delayed, not refused: guesses by others must not lock a person out.
         await asyncio.sleep(self._names.wait_s(name[:SHOWN_NAME]))
-        self._refuse_guesser(address)
+        self._check_delay(address)
         expected = self._accounts.get(name, "")
         right = secrets.compare_digest(expected.encode(), password.encode()) and bool(expected)
         if right:
@@ -156,7 +156,7 @@ class Logins:
         log.warning("A login as %r from %s failed (%d in a row)", name[:SHOWN_NAME], address, count)
         return False
 
-    def _refuse_guesser(self, address: str) -> None:
+    def _check_delay(self, address: str) -> None:
         if (wait_s := self._addresses.wait_s(address)) > 0:
             seconds = max(1, round(wait_s))
             raise HTTPException(
@@ -172,14 +172,14 @@ class Logins:
     def name_of(self, request: Request) -> str | None:
         """Returns the sender of the request; None where a required login is missing."""
         if not self.exist:
-            return ANYBODY
+            return ANONYMOUS
         names = [self.tokens.get(token) for token in (*self._tokens_of(request), None)]
         found: str | None = next((name for name in names if name is not None), None)
         return found
 
     def person_of(self, request: Request) -> str:
         """Returns the person counted by per-person limits."""
-        asked = Asked(request.client, request.headers, self.name_of(request))
+        asked = RequestParts(request.client, request.headers, self.name_of(request))
         return person(asked, self._settings)
 
     def log_out(self, request: Request) -> Response:

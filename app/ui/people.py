@@ -28,7 +28,7 @@ current_person: ContextVar[str] = ContextVar("current_person", default="unknown"
 """The person counted for the current request; see `person`."""
 
 
-class Asked(NamedTuple):
+class RequestParts(NamedTuple):
     """A request by its parts."""
 
     client: Any

@@ -17,7 +17,7 @@ from gradio.block_function import BlockFunction
 from app.errors import Problem
 from app.mistakes import in_words
 
-MAX_TOLD = 20
+MAX_REPORTED = 20
 
 
 def answer_errors_in_sentences(page: gr.Blocks, website: FastAPI) -> None:
@@ -76,7 +76,7 @@ def validation_message(errors: Sequence[Any], *place: str) -> str:
     """Returns a request's problems in sentences, from pydantic's errors; `place` is prepended to
     each."""
     problems = []
-    for each in errors[:MAX_TOLD]:
+    for each in errors[:MAX_REPORTED]:
         json_invalid = each["type"] == "json_invalid"
         message = "It is not JSON." if json_invalid else in_words(each)[0]
         problems.append(Problem(place=".".join(map(str, (*place, *each["loc"]))), message=message))

@@ -89,7 +89,7 @@ def run_worker(connection: Connection, settings: WorkerSettings, outputs: Path) 
     """Serves commands until ShutDown or until the parent is gone."""
     os.environ.update(added_to(os.environ))
     process.forbid_hub_kernels()
-    process.leave_no_semaphore()
+    process.avoid_named_semaphore()
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ctrl-C reaches the whole process group; the parent handles it.

@@ -32,7 +32,7 @@ from app.workflow.planning.drafts import Draft, draft_plan
 log = logging.getLogger(__name__)
 
 MAX_DESCRIPTION_LENGTH = 4000
-MAX_NAMES_TOLD = 50
+MAX_NAMES_LISTED = 50
 ACRONYMS = {"sd", "sdxl", "flux", "lora", "gpu", "t2v", "i2v"}
 
 
@@ -99,7 +99,7 @@ class Catalog:
         if name not in listed:
             entries = {entry.name: entry for entry in self.entries()}
             alike = [other for other in entries if other.rpartition("-")[0] == name]
-            there = ", ".join([*itertools.islice(entries, MAX_NAMES_TOLD)])
+            there = ", ".join([*itertools.islice(entries, MAX_NAMES_LISTED)])
             raise UnknownWorkflow(
                 f"There is no workflow '{shortened(printable(name))}'.",
                 hint=f"Files alike are told apart as {', '.join(alike)}."

@@ -47,7 +47,7 @@ OTHER_CALLS = {
     " and image_to_text instead",
 }
 """Settings that call a pipeline in another way, and why each is refused."""
-DECIDE_NOTHING = frozenset({
+IGNORED_ADAPTER_ARGUMENTS = frozenset({
     "cache_dir", "force_download", "local_files_only", "proxies", "resume_download", "token",
     "use_auth_token", "hotswap",
 })  # fmt: skip
@@ -140,7 +140,7 @@ class Configuration(Block):
     @classmethod
     def _gather_dtypes(cls, block: Any) -> Any:
         """Collects every other key whose object has `torch_dtype`: it describes a component."""
-        return _gathered(cls, block, "torch_dtype", "component_dtypes")
+        return _collected(cls, block, "torch_dtype", "component_dtypes")
 
     @field_validator(*OTHER_CALLS)
     @classmethod
@@ -187,10 +187,10 @@ class AdapterBlock(Block):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_what_decides_nothing(cls, block: Any) -> Any:
+    def _remove_ignored(cls, block: Any) -> Any:
         if not isinstance(block, dict):
             return block
-        return {key: value for key, value in block.items() if key not in DECIDE_NOTHING}
+        return {key: value for key, value in block.items() if key not in IGNORED_ADAPTER_ARGUMENTS}
 
 
 class LoraBlock(AdapterBlock):
@@ -274,10 +274,10 @@ class PipelineBlock(Block):
     @classmethod
     def _gather_components(cls, block: Any) -> Any:
         """Collects every other key with `from_pretrained_arguments` in it: it is a component."""
-        return _gathered(cls, block, "from_pretrained_arguments", "component_blocks")
+        return _collected(cls, block, "from_pretrained_arguments", "component_blocks")
 
 
-def _gathered(model: type[Block], block: Any, mark: str, into: str) -> Any:
+def _collected(model: type[Block], block: Any, mark: str, into: str) -> Any:
     """Returns the block with all unknown keys whose objects contain `mark` moved below `into`."""
     if not isinstance(block, dict):
         return block
@@ -386,7 +386,7 @@ class WorkflowDocument(Block):
     description: str = ""
 
 
-GATHERED = frozenset({"component_blocks", "component_dtypes"})
+COLLECTED = frozenset({"component_blocks", "component_dtypes"})
 """Fields that are not document keys; they collect the objects under component names."""
 KNOWN_KEYS = frozenset(
     name
@@ -398,5 +398,5 @@ KNOWN_KEYS = frozenset(
         QuantisationConfiguration, LoadComponents, ComponentsManager, *SETTING_BLOCKS,
     )
     for name in model.model_fields
-    if name not in GATHERED
+    if name not in COLLECTED
 )  # fmt: skip

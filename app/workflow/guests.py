@@ -60,7 +60,7 @@ class GuestCheck:
         problems = [
             *self._wrong_changes(plan),
             *self._foreign_models(plan),
-            *too_much(plan, self.limits),
+            *limit_problems(plan, self.limits),
         ]
         if problems:
             raise InvalidInputs(
@@ -114,7 +114,7 @@ class GuestCheck:
                 yield from texts(read_document(Path(entry.path)).tree)
 
 
-def too_much(plan: Plan, limits: GuestLimits) -> Iterator[Problem]:
+def limit_problems(plan: Plan, limits: GuestLimits) -> Iterator[Problem]:
     """Yields problems where the plan exceeds the limits of pixels or steps."""
     total, sizes = 0, dict[str, Size]()
     for step in plan.steps:

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from app.errors import Problem, nearest, shortened
 from app.frozen import Frozen
-from app.media.files import CALLED, MediaKind
+from app.media.files import KIND_NAMES, MediaKind
 from app.media.urls import is_url
 from app.mistakes import shown
 from app.workflow.document import InputBlock
@@ -28,12 +28,12 @@ from app.workflow.installed.names import unbraced
 from app.workflow.naming import parameter_names
 
 VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,99}")
-MAX_NAMES_TOLD = 20
+MAX_NAMES_LISTED = 20
 MAX_TEXT_LENGTH = 10_000
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
+LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 MAX_NESTING = 50
-MIN_WHOLE, MAX_WHOLE = -(2**63), 2**64 - 1
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 """Range of JSON answers to browsers and scripts; the largest is the largest seed."""
 MAX_EXACT = 2**53
 """The largest whole number up to which floats are exact; beyond, floats and browsers round."""
@@ -68,11 +68,11 @@ def _no_json(item: object) -> str:
     """Returns the problem of this one value, without its parts."""
     match item:
         case str():
-            return "holds half a character" if HALF_CHARACTERS.search(item) else ""
+            return "holds half a character" if LONE_SURROGATES.search(item) else ""
         case bool() | None | list():
             return ""
-        case int() if not MIN_WHOLE <= item <= MAX_WHOLE:
-            return f"holds a whole number outside {MIN_WHOLE} to {MAX_WHOLE}"
+        case int() if not MIN_INTEGER <= item <= MAX_INTEGER:
+            return f"holds a whole number outside {MIN_INTEGER} to {MAX_INTEGER}"
         case float() if not math.isfinite(item):
             return f"holds {json.dumps(item)}, which is no number in JSON"
         case int() | float():
@@ -86,7 +86,7 @@ def _no_json(item: object) -> str:
 def printable(text: str) -> str:
     """Returns the text with lone surrogates replaced, so that terminals and streams can carry
     it."""
-    return HALF_CHARACTERS.sub("\ufffd", text)
+    return LONE_SURROGATES.sub("\ufffd", text)
 
 
 class InputSpec(Frozen):
@@ -242,15 +242,15 @@ def check_inputs(
 
 def _unknown(names: Sequence[str], known: Mapping[str, InputSpec]) -> Iterator[Problem]:
     """Yields problems of unknown names. Limited, as comparing each with all known takes long."""
-    there = ", ".join([*known][:MAX_NAMES_TOLD]) or "none"
-    for name in names[:MAX_NAMES_TOLD]:
+    there = ", ".join([*known][:MAX_NAMES_LISTED]) or "none"
+    for name in names[:MAX_NAMES_LISTED]:
         called = shortened(printable(name))
         yield Problem(
             place=f"inputs.{called}",
             message=f"This workflow has no variable '{called}'.",
             hint=nearest(name, known) or f"It has: {there}.",
         )
-    more = len(names) - MAX_NAMES_TOLD
+    more = len(names) - MAX_NAMES_LISTED
     if more > 0:
         message = f"{more} more inputs are no variables of this workflow."
         yield Problem(place="inputs", message=message)
@@ -361,14 +361,14 @@ def _number(value: JsonValue, *, whole: bool) -> int | float:
 
 def _file(spec: InputSpec, kind: MediaKind, value: JsonValue, media: tuple[Path, ...]) -> JsonValue:
     if not isinstance(value, str):
-        raise ValueError(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
+        raise ValueError(f"A {KIND_NAMES[kind]} file is needed, not {shown(value)}.")
     if is_url(value):
         # The planner checks where it is used whether it may be fetched.
         return value
     path = Path(value).resolve() if can_be_path(value) else Path()
     if not any(path.is_relative_to(folder.resolve()) for folder in media):
         raise ValueError(
-            f"The {CALLED[kind]} for {spec.label} has to be uploaded; a path is not taken."
+            f"The {KIND_NAMES[kind]} for {spec.label} has to be uploaded; a path is not taken."
         )
     return str(path)
 

@@ -21,7 +21,7 @@ from app.workflow.plan_settings import (
     DType,
     SchedulerChange,
     Tuning,
-    cast_too,
+    with_casting,
 )
 from app.workflow.plan_sources import (
     OTHERS,
@@ -207,7 +207,7 @@ class PipelineStep(PlannedStep):
         changes = self.changes.get(component)
         if self.casting is None or component not in DENOISERS:
             return changes
-        return cast_too(changes, self.casting)
+        return with_casting(changes, self.casting)
 
     @property
     def references(self) -> list[ResultValue]:

@@ -72,7 +72,7 @@ class ComponentChanges(Frozen):
         return False
 
 
-def cast_too(changes: ComponentChanges | None, casting: Casting) -> ComponentChanges:
+def with_casting(changes: ComponentChanges | None, casting: Casting) -> ComponentChanges:
     """Returns the changes with this casting where they have none."""
     changes = changes or ComponentChanges()
     return changes.model_copy(update={"casting": changes.casting or casting})

@@ -51,7 +51,7 @@ def request_problems(inputs: Mapping[str, Any], changes: Mapping[str, Any]) -> l
 # --- changes by JSON pointer (RFC 6901) -----------------------------------------------------------
 
 SETTABLE = ("steps", "seed")
-MAX_TOLD = 20
+MAX_REPORTED = 20
 INDEX = re.compile(r"0|[1-9][0-9]{0,6}")
 
 
@@ -67,7 +67,7 @@ def with_changes(
     places: set[Path] = set()
     problems: list[Problem] = []
     for number, (pointer, value) in enumerate(changes.items()):
-        if len(problems) >= MAX_TOLD:
+        if len(problems) >= MAX_REPORTED:
             # Each may be compared with every known key.
             message = f"{len(changes) - number} more changes were not looked at."
             problems.append(Problem(place="changes", message=message))

@@ -62,18 +62,18 @@ def segments_to_cover(
     """
     if frames <= trim:
         raise ValueError(f"a segment of {frames} frames has none left of which {trim} are trimmed")
-    segments = [Segment(0, _enough(total, frames, snap))]
+    segments = [Segment(0, _needed_frames(total, frames, snap))]
     made = segments[0].frames
     while made < total:
         if len(segments) == MAX_SEGMENTS:
             raise ValueError(f"{total} frames take more than {MAX_SEGMENTS} segments")
         start = made - trim
-        segments.append(Segment(start, _enough(total - start, frames, snap)))
+        segments.append(Segment(start, _needed_frames(total - start, frames, snap)))
         made = start + segments[-1].frames
     return segments
 
 
-def _enough(wanted: int, frames: int, snap: FrameSnap | None) -> int:
+def _needed_frames(wanted: int, frames: int, snap: FrameSnap | None) -> int:
     """Returns the wanted number of frames, or the usual number where that is less."""
     if wanted >= frames:
         return frames

@@ -10,12 +10,12 @@ from tests.conftest import PROJECT
 ADDED = """
 import copy
 import gradio as gr
-from app.compat.ui.forms import survive_new_forms
+from app.compat.ui.forms import allow_new_forms
 
 with gr.Blocks(analytics_enabled=False) as page:
     button, state = gr.Button(), gr.State()
     button.click(lambda: 1, None, state)
-survive_new_forms(page)
+allow_new_forms(page)
 visit = copy.copy(page.default_config)  # as each visit begins
 for kept in (visit.fns, visit.blocks):
     before = len(kept)

@@ -16,12 +16,12 @@ import httpcore
 import pytest
 
 from app.errors import Cancelled, FetchError
-from app.media.fetch import MAX_REDIRECTS, Unreachable, _CheckedBackend, _Watch, answer_to
+from app.media.fetch import MAX_REDIRECTS, Unreachable, _CheckedBackend, _Watch, open_url
 from tests.site import Site, picture
 
 
 def body(site: Site, url: str, **how: object) -> bytes:
-    with answer_to(url, {}, hosts=site.urls.media_hosts, **how) as answer:  # type: ignore[arg-type]
+    with open_url(url, {}, hosts=site.urls.media_hosts, **how) as answer:  # type: ignore[arg-type]
         return b"".join(answer.parts)
 
 
@@ -122,7 +122,7 @@ def test_non_http_answer_is_reported(site: Site):
         url = f"http://127.0.0.1:{port}/"
         with (
             pytest.raises(Unreachable, match="the answer breaks off"),
-            answer_to(url, {}, hosts=[f"127.0.0.1:{port}"]),
+            open_url(url, {}, hosts=[f"127.0.0.1:{port}"]),
         ):
             pass
 
@@ -148,7 +148,7 @@ def test_untrusted_certificate_is_refused(tmp_path: Path):
         url = f"https://127.0.0.1:{port}/"
         with (
             pytest.raises(Unreachable, match="certificate is not valid"),
-            answer_to(url, {}, hosts=[f"127.0.0.1:{port}"]),
+            open_url(url, {}, hosts=[f"127.0.0.1:{port}"]),
         ):
             pass
 

@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 
 from app.settings import UiSettings
-from app.ui.login import ANYBODY, FREE_TRIES, Logins, Throttle, Tokens
+from app.ui.login import ANONYMOUS, UNDELAYED_TRIES, Logins, Throttle, Tokens
 from tests.ui.serving import Served, served
 
 GUEST, OPERATOR = ("me", "a:secret"), ("root", "another")
@@ -59,8 +59,8 @@ def is_in(browser: httpx.Client) -> bool:
 def test_wrong_passwords_are_delayed_per_address_and_logged(server: Served, folder: Path) -> None:
     with browser(server, "203.0.113.1") as guesser, browser(server, "203.0.113.2") as other:
         forged = ("me\nWARNING root logged in", "wrong")
-        codes = [log_in(guesser, forged) for _ in range(FREE_TRIES + 20)]
-        assert codes[:FREE_TRIES] == [400] * FREE_TRIES
+        codes = [log_in(guesser, forged) for _ in range(UNDELAYED_TRIES + 20)]
+        assert codes[:UNDELAYED_TRIES] == [400] * UNDELAYED_TRIES
         assert codes.count(429) > 10
         # Right or wrong: a delayed client learns nothing.
         refused = guesser.post("/login", data={"username": "me", "password": "a:secret"})
@@ -71,7 +71,7 @@ def test_wrong_passwords_are_delayed_per_address_and_logged(server: Served, fold
         assert is_in(other)
     log = (folder / "server.log").read_text()
     lines = [line for line in log.splitlines() if "from 203.0.113.1 failed" in line]
-    assert len(lines) >= FREE_TRIES
+    assert len(lines) >= UNDELAYED_TRIES
     assert "\nWARNING root logged in" not in log
 
 
@@ -148,7 +148,7 @@ def test_throttle_delay_grows_up_to_limit() -> None:
     for _ in range(100):
         throttle.failed("anna")
         waits.append(throttle.wait_s("anna"))
-    assert waits[: FREE_TRIES - 1] == [0.0] * (FREE_TRIES - 1)
+    assert waits[: UNDELAYED_TRIES - 1] == [0.0] * (UNDELAYED_TRIES - 1)
     assert waits == sorted(waits)
     assert waits[-1] == 60.0
     assert throttle.wait_s("ben") == 0.0
@@ -176,7 +176,7 @@ def test_login_lasts_while_used_and_ends_when_idle() -> None:
 def test_public_page_is_open_and_has_operator_login() -> None:
     logins = Logins(UiSettings(public=True, operator_auth=("root", "x")), None)
     assert logins.exist
-    assert logins.tokens.get(None) == ANYBODY
+    assert logins.tokens.get(None) == ANONYMOUS
     logins.tokens["t"] = "root"
     assert logins.tokens.get("t") == "root"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.errors import MAX_TOLD, InvalidWorkflow, UnknownWorkflow
+from app.errors import MAX_REPORTED, InvalidWorkflow, UnknownWorkflow
 from app.workflow.json_text import line_of
 from app.workflow.loader import MAX_DOCUMENT_BYTES, parse_document, read_document
 from tests.workflow.bench import Bench, drawing, step, told
@@ -224,5 +224,5 @@ def test_any_file_is_read_or_refused(file: Path, content: bytes):
 )  # fmt: skip
 def test_problems_are_reported_up_to_limit(bench: Bench, document: Any):
     error = bench.refused(document)
-    assert 20 < len(error.problems) <= MAX_TOLD + 1
+    assert 20 < len(error.problems) <= MAX_REPORTED + 1
     assert len(str(error)) < 50_000

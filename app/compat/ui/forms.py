@@ -20,7 +20,7 @@ class SnapshotDict(dict[int, Any]):
         return list(super().values())
 
 
-def survive_new_forms(page: gr.Blocks) -> None:
+def allow_new_forms(page: gr.Blocks) -> None:
     """Lets a visit's events continue while a form of the same visit is built.
 
     Each visit starts with a copy of the page's dictionaries, of the same classes.

@@ -26,7 +26,7 @@ def forbid_hub_kernels() -> None:
     sys.modules[HUB_KERNELS] = None  # type: ignore[assignment]
 
 
-def leave_no_semaphore() -> None:
+def avoid_named_semaphore() -> None:
     """Makes tqdm do without its lock between processes.
 
     It is a named semaphore, which Python reports as leaked on stderr when this process ends by

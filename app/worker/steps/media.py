@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import StepError
 from app.media import images
-from app.media.files import CALLED, CONTAINERS, MediaKind, check_channels, check_stream
+from app.media.files import CONTAINERS, KIND_NAMES, MediaKind, check_channels, check_stream
 from app.media.images import WrongMediaError
 from app.settings import MediaLimits
 from app.tasks.media import AudioVideo, as_audio, as_image, check_video
@@ -102,14 +102,14 @@ class MediaReader:
             with av.open(path, format=container_name, metadata_errors="replace") as container:
                 found = container.streams.video if kind == "video" else container.streams.audio
                 if not found:
-                    raise WrongMediaError(f"'{name}' cannot be read as a {CALLED[kind]}.")
+                    raise WrongMediaError(f"'{name}' cannot be read as a {KIND_NAMES[kind]}.")
                 check_stream(found[0], kind, self._limits, name)
                 yield container
         except WrongMediaError as error:
             raise StepError(str(error)) from error
         except (av.FFmpegError, OSError) as error:
             raise StepError(
-                f"The {CALLED[kind]} '{name}' cannot be read.", hint=f"{error}"
+                f"The {KIND_NAMES[kind]} '{name}' cannot be read.", hint=f"{error}"
             ) from error
 
     def _count(self, path: str, decoded_bytes: int) -> None:

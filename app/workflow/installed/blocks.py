@@ -16,9 +16,9 @@ from app.frozen import Frozen
 from app.workflow.installed.signatures import (
     Kind,
     Parameter,
+    cached_by_version,
     package_root,
     public_classes,
-    remembered,
 )
 
 BLOCKS: Kind = "set of blocks"
@@ -61,7 +61,7 @@ def blocks_of(pipeline_class: str, blocks_class: str = "") -> Blocks | None:
     named = blocks_class if _is_blocks(blocks_class) else _default_blocks().get(pipeline_class, "")
     if not _is_blocks(named):
         return None
-    return remembered("diffusers", f"blocks-{named}", _BLOCKS, lambda: _read(named))
+    return cached_by_version("diffusers", f"blocks-{named}", _BLOCKS, lambda: _read(named))
 
 
 def modular_class_of(pipeline_class: str) -> str:
@@ -132,7 +132,7 @@ def _file(class_name: str) -> str:
 
 @functools.cache
 def _default_blocks() -> dict[str, str]:
-    return remembered("diffusers", "default-blocks", _NAMES, _read_default_blocks)
+    return cached_by_version("diffusers", "default-blocks", _NAMES, _read_default_blocks)
 
 
 def _read_default_blocks() -> dict[str, str]:
@@ -152,7 +152,7 @@ def _read_default_blocks() -> dict[str, str]:
 
 @functools.cache
 def _families() -> dict[str, str]:
-    return remembered("diffusers", "families", _NAMES, _read_families)
+    return cached_by_version("diffusers", "families", _NAMES, _read_families)
 
 
 def _read_families() -> dict[str, str]:
@@ -166,7 +166,7 @@ def _read_families() -> dict[str, str]:
 
 @functools.cache
 def _modular_classes() -> dict[str, str]:
-    return remembered("diffusers", "modular-classes", _NAMES, _read_modular_classes)
+    return cached_by_version("diffusers", "modular-classes", _NAMES, _read_modular_classes)
 
 
 def _read_modular_classes() -> dict[str, str]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from app.frozen import Frozen
 from app.workflow.installed.blocks import family_of
-from app.workflow.installed.signatures import package_root, public_classes, remembered
+from app.workflow.installed.signatures import cached_by_version, package_root, public_classes
 
 AUTOMATIC = {
     "AutoPipelineForText2Image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
@@ -47,7 +47,7 @@ def constructor(class_name: str) -> Constructor | None:
     found = public_classes("diffusers").get(class_name)
     if found is None or found.kind != "pipeline":
         return None
-    return remembered(
+    return cached_by_version(
         "diffusers", f"constructor-{class_name}", _CONSTRUCTOR, lambda: _read(class_name)
     )
 
@@ -116,7 +116,7 @@ def _parameters(arguments: ast.arguments) -> Iterator[tuple[str, bool]]:
 
 @functools.cache
 def _tables() -> dict[str, dict[str, str]]:
-    return remembered("diffusers", "automatic", _TABLES, _read_tables)
+    return cached_by_version("diffusers", "automatic", _TABLES, _read_tables)
 
 
 def _read_tables() -> dict[str, dict[str, str]]:
@@ -156,7 +156,7 @@ def model_class(automatic: str, config: Mapping[str, Any]) -> str | None:
 @functools.cache
 def _classes_of(automatic: str) -> dict[str, tuple[str, ...]]:
     """Returns the classes that an Auto class stands for, by `model_type`."""
-    return remembered(
+    return cached_by_version(
         "transformers", f"auto-{automatic}", _CLASSES, lambda: _read_automatic(automatic)
     )
 

@@ -90,14 +90,14 @@ _SIGNATURE: TypeAdapter[CallSignature | None] = TypeAdapter(CallSignature | None
 @functools.cache
 def public_classes(package: str) -> dict[str, ClassPlace]:
     """Returns every public class of the package that a document may name, by name."""
-    return remembered(package, "classes", _INDEX, lambda: _index(package))
+    return cached_by_version(package, "classes", _INDEX, lambda: _index(package))
 
 
 @functools.cache
 def attention_processors() -> dict[str, tuple[str, ...]]:
     """Returns diffusers' attention processors by name, with the modules that define one of that
     name."""
-    return remembered("diffusers", "processors", _MODULES, _find_processors)
+    return cached_by_version("diffusers", "processors", _MODULES, _find_processors)
 
 
 @functools.cache
@@ -106,14 +106,18 @@ def call_signature(class_name: str) -> CallSignature | None:
     itself."""
     if class_name not in public_classes("diffusers"):
         return None
-    return remembered("diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name))
+    return cached_by_version(
+        "diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name)
+    )
 
 
 @functools.cache
 def single_file_classes() -> dict[str, str]:
     """Returns diffusers' models that load weights from a single file, with the folder of a model
     that holds their configuration; "" where the library does not tell."""
-    return remembered("diffusers", "single-file-folders", _SUBFOLDERS, _read_single_file_classes)
+    return cached_by_version(
+        "diffusers", "single-file-folders", _SUBFOLDERS, _read_single_file_classes
+    )
 
 
 def _read_single_file_classes() -> dict[str, str]:
@@ -140,7 +144,7 @@ def _default_subfolder(how: ast.expr) -> str:
     return ""
 
 
-def remembered(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
+def cached_by_version(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
     """Returns the cached value of this name for the package's version; calls `read` for a missing
     one."""
     folder = _cache_folder() / f"{package}-{importlib.metadata.version(package)}-{FORMAT}"
@@ -248,7 +252,7 @@ def _read_call(class_name: str) -> CallSignature | None:
     return None
 
 
-def _gives(node: ast.FunctionDef) -> tuple[str, ...]:
+def _output_fields(node: ast.FunctionDef) -> tuple[str, ...]:
     """Returns the fields of the call's output: `return FluxPipelineOutput(images=image)`."""
     for each in ast.walk(node):
         match each:
@@ -276,7 +280,7 @@ def _signature_of(node: ast.FunctionDef) -> CallSignature:
             for argument, default in pairs
         ),
         docstring=ast.get_docstring(node) or "",
-        gives=_gives(node),
+        gives=_output_fields(node),
     )
 
 

@@ -30,7 +30,15 @@ KINDS: dict[str, str] = {
 """The types that JSON has, by annotation, in words."""
 CONTAINERS = {"List": "list", "list": "list", "Tuple": "list", "tuple": "list",
               "Dict": "dict", "dict": "dict", "Sequence": "list", "Iterable": "list"}  # fmt: skip
-LIVE = {"Tensor", "FloatTensor", "LongTensor", "Generator", "ndarray", "Image", "Callable"}
+NON_JSON_TYPES = {
+    "Tensor",
+    "FloatTensor",
+    "LongTensor",
+    "Generator",
+    "ndarray",
+    "Image",
+    "Callable",
+}
 """Types that no JSON value has."""
 RANGES: dict[str, tuple[float, float]] = {
     "num_inference_steps": (1, 1000),
@@ -47,7 +55,7 @@ SIDES = ("width", "height")
 SIDE_MULTIPLE = 8
 """Pixels of a side per latent, in nearly every model."""
 MAX_SIDE_PX = 8192
-MIN_PICTURE_PX = 8
+MIN_IMAGE_PX = 8
 """A smaller side leaves no latent where the pipeline takes its size from the image."""
 
 
@@ -111,17 +119,17 @@ def check_call(
         if key in GIVEN_BY_RUNNER:
             reader.note(where, f"'{key}' is set by the workbench.", "Leave it out.")
         elif key not in known:
-            reader.note(where, f"{short} takes no '{key}'.", _meant(key, known))
+            reader.note(where, f"{short} takes no '{key}'.", _nearest_argument(key, known))
         elif isinstance(value, LiteralValue) and _is_kind(known[key], value.value, where, reader):
             _check_number(key, value.value, where, reader, short, multiple)
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
     if not all(side in arguments for side in SIDES):
-        _check_pictures(arguments.get("image"), (*at, "image"), reader, short)
+        _check_images(arguments.get("image"), (*at, "image"), reader, short)
 
 
-def _meant(key: str, known: Iterable[str]) -> str:
+def _nearest_argument(key: str, known: Iterable[str]) -> str:
     """Returns a hint: the only argument containing this word, else the nearest. `steps` gives
     `num_inference_steps`."""
     having = [name for name in known if key in name.split("_")]
@@ -173,7 +181,7 @@ def _kinds(node: ast.expr) -> Iterator[str]:
             yield name
         case ast.Name(id=name) | ast.Attribute(attr=name) if name in CONTAINERS:
             yield CONTAINERS[name]
-        case ast.Name(id=name) | ast.Attribute(attr=name) if name in LIVE:
+        case ast.Name(id=name) | ast.Attribute(attr=name) if name in NON_JSON_TYPES:
             return
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             yield from _kinds(left)
@@ -236,18 +244,18 @@ def side_multiple(model: Path | None) -> int:
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
 
 
-def _check_pictures(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:
+def _check_images(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:
     """Notes images too small for the pipeline."""
     match value:
         case ListValue():
             for index, item in enumerate(value.items):
-                _check_pictures(item, (*at, index), reader, class_name)
+                _check_images(item, (*at, index), reader, class_name)
         case FileValue(kind="image"):
             try:
                 width, height = images.size_of(Path(value.path))
             except WrongMediaError as error:
                 reader.note(at, str(error))
                 return
-            if min(width, height) < MIN_PICTURE_PX:
+            if min(width, height) < MIN_IMAGE_PX:
                 message = f"The picture has {width}x{height} pixels; {class_name} needs at least"
-                reader.note(at, f"{message} {MIN_PICTURE_PX} on each side.")
+                reader.note(at, f"{message} {MIN_IMAGE_PX} on each side.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.errors import nearest
-from app.media.files import ACCEPTED, CALLED, SUFFIXES, MediaKind, WrongMediaError, suffix_of
+from app.media.files import ACCEPTED, KIND_NAMES, SUFFIXES, MediaKind, WrongMediaError, suffix_of
 from app.media.urls import RefusedURLError, checked_url, is_url
 from app.mistakes import shown
 from app.settings import MediaLimits, UrlSettings
@@ -48,11 +48,11 @@ def media_value(
     Nothing is fetched here.
     """
     if not isinstance(value, str):
-        note(f"A {CALLED[kind]} file is needed, not {shown(value)}.")
+        note(f"A {KIND_NAMES[kind]} file is needed, not {shown(value)}.")
     elif is_url(value):
         if not urls.media_urls:
             note(
-                f"A {CALLED[kind]} from the network is not fetched by this server.",
+                f"A {KIND_NAMES[kind]} from the network is not fetched by this server.",
                 "Use a file. Whoever runs the server allows URLs with DW_MEDIA_URLS=1.",
             )
             return LiteralValue(value=None)
@@ -66,7 +66,7 @@ def media_value(
         note("No file can have this name.")
     else:
         file = (folder / value).resolve()
-        if wrong := _wrong_with(value, file, kind, inside, folder, limits):
+        if wrong := _file_problem(value, file, kind, inside, folder, limits):
             note(*wrong)
         else:
             return file_value(file, kind)
@@ -90,7 +90,7 @@ def near(path: Path, private: Iterable[Path]) -> str:
     return ""
 
 
-def _wrong_with(
+def _file_problem(
     value: str,
     file: Path,
     kind: MediaKind,
@@ -98,7 +98,7 @@ def _wrong_with(
     folder: Path,
     limits: MediaLimits,
 ) -> tuple[str, ...]:
-    called = CALLED[kind]
+    called = KIND_NAMES[kind]
     if not any(file.is_relative_to(each.resolve()) for each in inside):
         return (f"The {called} '{value}' lies outside the folders it may come from.",)
     if kind != "image" and file.suffix.lower() not in ACCEPTED[kind]:
@@ -106,7 +106,7 @@ def _wrong_with(
     if not file.is_file():
         private = [each for each in inside if each != folder]
         return (f"There is no {called} '{value}'.", near(file, private))
-    wrong = _wrong_inside(file, kind, limits, stamp_of(file))
+    wrong = _content_problem(file, kind, limits, stamp_of(file))
     return (wrong,) if wrong else ()
 
 
@@ -119,7 +119,7 @@ def _content(file: Path, _stamp: FileStamp) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _wrong_inside(file: Path, kind: MediaKind, limits: MediaLimits, _stamp: FileStamp) -> str:
+def _content_problem(file: Path, kind: MediaKind, limits: MediaLimits, _stamp: FileStamp) -> str:
     """Returns the problem of the file's content in words; "" for none."""
     try:
         suffix_of(file, kind, limits)

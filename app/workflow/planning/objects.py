@@ -12,7 +12,7 @@ import functools
 from typing import Any, NamedTuple, Protocol, get_args
 
 from app.errors import Problem, nearest, shortened
-from app.media.files import CALLED, MediaKind
+from app.media.files import KIND_NAMES, MediaKind
 from app.mistakes import shown
 from app.workflow.installed.names import unbraced
 from app.workflow.installed.signatures import package_root
@@ -169,10 +169,10 @@ def _media(
         return LiteralValue(value=None)
     reference = None if reader.is_typed(at) else parse(named)
     if reference is not None:
-        reader.note(at, f"A {CALLED[kind]} file is needed.", "Use from_previous_result.")
+        reader.note(at, f"A {KIND_NAMES[kind]} file is needed.", "Use from_previous_result.")
         return LiteralValue(value=None)
     noted = len(reader.problems)
     found = reader.media(named, at, kind, handed_down=handed_down)
     if isinstance(found, ListValue | LiteralValue) and len(reader.problems) == noted:
-        reader.note(at, f"One {CALLED[kind]} file is needed, not {shortened(repr(named))}.")
+        reader.note(at, f"One {KIND_NAMES[kind]} file is needed, not {shortened(repr(named))}.")
     return found

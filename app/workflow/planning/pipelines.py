@@ -37,8 +37,8 @@ from app.workflow.planning.quantisers import check_quantisers, read_quantisation
 from app.workflow.planning.single_files import (
     PAGE_OF_MODEL,
     SingleFiles,
-    as_the_file_is,
     check_single_file_class,
+    single_file_quantisation,
 )
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
@@ -369,7 +369,9 @@ class PipelineBuilder:
         quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
         if source is None or not name:
             return None
-        quantisation = as_the_file_is(source, dtype, quantisation, quantised_at, self._reader)
+        quantisation = single_file_quantisation(
+            source, dtype, quantisation, quantised_at, self._reader
+        )
         if source.file:
             check_single_file_class(name, (*loading_at, "from_single_file"), self._reader)
         return ComponentBlock(

@@ -42,7 +42,7 @@ ON_THE_HUB = re.compile(
 PAGE_OF_MODEL = re.compile(rf"https?://(?:{'|'.join(map(re.escape, HOSTS))})/([^/\s]+/[^/\s?#]+)")
 
 
-def as_the_file_is(
+def single_file_quantisation(
     source: ModelSource,
     dtype: DType,
     quantisation: Quantisation | None,
