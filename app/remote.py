@@ -245,6 +245,6 @@ def _said(error: BaseException) -> str:
     from gradio_client.exceptions import AppError
 
     if isinstance(error, concurrent.futures.CancelledError):
-        return "The server ended the run without a word: is it still there?"
+        return "The server closed the connection during the run. Is it still running?"
     text = str(error).strip() or type(error).__name__
     return text if isinstance(error, AppError) else text.splitlines()[0]

@@ -392,7 +392,7 @@ def test_video_is_uploaded_and_url_is_passed_to_server(server: Server, tmp_path:
     with Image.open(made) as picture:
         assert np.abs(np.array(picture.getpixel((0, 0)), int) - COLOURS[-1]).max() < 20
     assert told.answer(lines[2]) == ["video: There is no video 'none.mp4'."]
-    assert "127.0.0.1 is no public address" in " ".join(told.answer(lines[3]))
+    assert "127.0.0.1 is not a public address" in " ".join(told.answer(lines[3]))
 
 
 def test_missing_server_is_reported_before_prompt(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ class MediaCache:
             with part_file(self._folder) as (file, temporary):
                 yield file, temporary
         except OSError as error:
-            raise FetchError(f"What was fetched could not be kept ({error}).") from error
+            raise FetchError(f"The download could not be stored ({error}).") from error
 
     def _note(self, found: MediaFile) -> None:
         try:
@@ -275,7 +275,7 @@ class MediaCache:
                 file.write(found.model_dump_json(exclude={"url"}).encode())
         except OSError as error:
             # The file itself is stored; the next run downloads it again.
-            log.warning("What lies behind %s could not be noted: %s", shown(found.url), error)
+            log.warning("The cache record of %s could not be written: %s", shown(found.url), error)
 
     def _record(self, url: str) -> Path:
         return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}{RECORD}"

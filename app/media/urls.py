@@ -82,12 +82,12 @@ def checked_url(url: str, hosts: Collection[str] = ()) -> httpx.URL:
     if is_listed(parsed.host, port_of(parsed), hosts):
         return parsed
     if port_of(parsed) not in PORTS.values():
-        raise RefusedURLError(f"Port {parsed.port} is none that media is fetched from.")
+        raise RefusedURLError(f"Port {parsed.port} is not allowed for media.")
     if is_address(parsed.host):
         if not is_public(parsed.host):
-            raise RefusedURLError(f"{parsed.host} is no public address.")
+            raise RefusedURLError(f"{parsed.host} is not a public address.")
     elif not can_be_public(parsed.host):
-        raise RefusedURLError(f"'{parsed.host}' is no name of a public server.")
+        raise RefusedURLError(f"'{parsed.host}' is not the name of a public server.")
     return parsed
 
 

@@ -172,7 +172,7 @@ class Guard:
         assert named is not None
         if call.fn_index is not None:
             if not self._page.has_function(call.session_hash, call.fn_index):
-                raise Refused(404, "This page is not known any more: load it again.")
+                raise Refused(404, "This page has expired. Reload it.")
         elif "api" in named.re.groupindex:
             if not self._page.has_endpoint(named["api"]):
                 raise Refused(404, f"There is no endpoint '{named['api']}'.")

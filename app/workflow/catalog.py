@@ -102,7 +102,7 @@ class Catalog:
             there = ", ".join([*itertools.islice(entries, MAX_NAMES_LISTED)])
             raise UnknownWorkflow(
                 f"There is no workflow '{shortened(printable(name))}'.",
-                hint=f"Files alike are told apart as {', '.join(alike)}."
+                hint=f"Files with similar names are listed as {', '.join(alike)}."
                 if len(alike) > 1
                 else nearest(name, entries) or f"There are: {there}.",
             )
@@ -252,7 +252,7 @@ def _inside_its_folder(path: Path) -> Path:
     called = one_line(path.name)
     if printable(path.name) != path.name:
         raise InvalidWorkflow(
-            f"The name '{called}' is not UTF-8, so nothing can call it.", hint="Rename the file."
+            f"The name '{called}' is not UTF-8, so it cannot be listed.", hint="Rename the file."
         )
     try:
         file = path.resolve(strict=True)

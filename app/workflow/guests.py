@@ -74,7 +74,7 @@ class GuestCheck:
         for pointer, value in self.changes.items():
             if not BELOW_ARGUMENTS.fullmatch(pointer):
                 yield Problem(
-                    place=pointer, message="Only what stands below the arguments of a step can be"
+                    place=pointer, message="Only values below the arguments of a step can be"
                     " changed.",
                 )  # fmt: skip
                 continue

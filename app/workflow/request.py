@@ -69,7 +69,7 @@ def with_changes(
     for number, (pointer, value) in enumerate(changes.items()):
         if len(problems) >= MAX_REPORTED:
             # Each may be compared with every known key.
-            message = f"{len(changes) - number} more changes were not looked at."
+            message = f"{len(changes) - number} more changes were not checked."
             problems.append(Problem(place="changes", message=message))
             break
         try:
@@ -93,7 +93,7 @@ def _path(pointer: str, tree: Any) -> Path:
     words = [word.replace("~1", "/").replace("~0", "~") for word in pointer.split("/")[1:]]
     if not pointer.startswith("/") or words[0] not in SETTABLE:
         raise _NoPlace(
-            "Only /seed and what stands below /steps can be set.",
+            "Only /seed and values below /steps can be set.",
             "A variable is given by its name: name=value.",
         )
     path: list[str | int] = []

@@ -58,7 +58,7 @@ def test_changes_of_guest_are_limited(connect: Connect) -> None:
     with pytest.raises(AppError, match="100 is outside 1 to"):
         run(guest, {f"{AT}/num_images_per_prompt": 100})
     model = {"/steps/0/pipeline/from_pretrained_arguments/variant": "fp16"}
-    with pytest.raises(AppError, match="Only what stands below the arguments"):
+    with pytest.raises(AppError, match="Only values below the arguments"):
         run(guest, model)
     assert run(operator, {"/seed": 5})["seed"] == 5
 

@@ -193,7 +193,7 @@ def test_failed_fetch_fails_run_and_names_the_place(seeing: Bench, site: Site):
 def test_unlisted_site_is_refused_before_the_run(seeing: Bench, site: Site):
     other = Site()
     try:
-        sentence = f"Port {other.port} is none that media is fetched from."
+        sentence = f"Port {other.port} is not allowed for media."
         with pytest.raises(InvalidInputs, match=sentence):
             seeing.engine.submit(seeing.workflow, {"image": other.put("/a.png")})
         site.redirect("/cat.png", other.url("/a.png"))

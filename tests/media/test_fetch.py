@@ -42,12 +42,12 @@ def test_redirect_is_followed(site: Site):
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is no public address."),
-        ("http://127.0.0.1/", "127.0.0.1 is no public address."),
-        ("http://localhost/", "'localhost' is no name of a public server."),
-        ("http://jenkins/", "'jenkins' is no name of a public server."),
-        ("http://nas.local/", "'nas.local' is no name of a public server."),
-        ("http://127.1/", "'127.1' is no name of a public server."),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is not a public address."),
+        ("http://127.0.0.1/", "127.0.0.1 is not a public address."),
+        ("http://localhost/", "'localhost' is not the name of a public server."),
+        ("http://jenkins/", "'jenkins' is not the name of a public server."),
+        ("http://nas.local/", "'nas.local' is not the name of a public server."),
+        ("http://127.1/", "'127.1' is not the name of a public server."),
         ("file:///etc/passwd", "'file:' is not fetched"),
         ("http://u:p@example.com/", "a user or a password"),
     ],

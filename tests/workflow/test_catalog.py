@@ -58,7 +58,7 @@ def test_names_are_unique_over_all_folders(bench: Bench, tmp_path: Path):
     names = {entry.path: entry.name for entry in catalog.entries()}
     assert len(set(names.values())) == 5
     assert names[str((bench.workflows / "flow.json").resolve())] == "flow"
-    with pytest.raises(UnknownWorkflow, match="Files alike are told apart as a-b-"):
+    with pytest.raises(UnknownWorkflow, match="Files with similar names are listed as a-b-"):
         catalog.find("a-b")
 
 

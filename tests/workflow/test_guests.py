@@ -76,7 +76,7 @@ def test_guest_may_change_nothing_but_arguments(
     paths: PathSettings, pointer: str, value: object
 ) -> None:
     (told,) = refusals(paths, "text-to-image", {}, {pointer: value})
-    assert told.startswith(f"{pointer}: Only what stands below the arguments")
+    assert told.startswith(f"{pointer}: Only values below the arguments")
 
 
 def test_limits_of_the_form_hold_for_changes_too(paths: PathSettings) -> None:

@@ -14,10 +14,7 @@ from app.workflow.planning.planner import make_plan
 from app.workflow.request import with_changes
 from tests.workflow.bench import Bench, drawing, step, sub, told
 
-ONLY = (
-    "Only /seed and what stands below /steps can be set."
-    " A variable is given by its name: name=value."
-)
+ONLY = "Only /seed and values below /steps can be set. A variable is given by its name: name=value."
 ARGUMENTS = "/steps/0/pipeline/arguments"
 
 
@@ -145,4 +142,4 @@ def test_many_wrong_changes_are_reported_up_to_limit():
     changed, places, problems = with_changes(tree, changes)
     assert (changed, places) == (tree, frozenset())
     assert len(problems) == 21
-    assert problems[-1].message == "980 more changes were not looked at."
+    assert problems[-1].message == "980 more changes were not checked."

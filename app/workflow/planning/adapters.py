@@ -43,7 +43,7 @@ def _check_names(blocks: Sequence[LoraBlock], at: Place, reader: ValueReader) ->
     for index, name in enumerate(block.adapter_name for block in blocks):
         where = (*at, index, "adapter_name")
         if name and "." in name:
-            reader.note(where, f"'{name}' has a dot in it, which the name of an adapter cannot.")
+            reader.note(where, f"'{name}' has a dot, which an adapter's name cannot have.")
         if name in seen:
             reader.note(where, f"Two adapters are called '{name}'.", "Each has its own name.")
         if name:
@@ -147,4 +147,4 @@ def _check_takes_one(pipeline_class: str, at: Place, reader: ValueReader) -> Non
 def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:
     """Notes a missing image for an IP-adapter: diffusers fails without one."""
     if not {"ip_adapter_image", "ip_adapter_image_embeds"} & arguments.keys():
-        reader.note(at, "'ip_adapter_image' is missing, which an IP-adapter looks at.")
+        reader.note(at, "'ip_adapter_image' is missing, the input of the IP-adapter.")

@@ -33,11 +33,11 @@ def read_chain(
     if block.keep_segments and not block.save_segments:
         reader.note(
             (*at, "keep_segments"),
-            "Segments that are not written cannot be kept.",
+            "Only saved segments can be kept.",
             "Set 'save_segments' too.",
         )
     if block.save_segments and fps is None:
-        reader.note(at, "Segments are written with their pace.", _SAY_FPS)
+        reader.note(at, "Saved segments need a frame rate.", _SAY_FPS)
     _check_frames(block, frames, reader, at)
     return Chain(
         segments=block.segments,
@@ -75,9 +75,9 @@ def _check_length(
         return
     where = (*at, "match_audio")
     if fps is None:
-        reader.note(where, "A film is as long as its sound at some pace.", _SAY_FPS)
+        reader.note(where, "The video is as long as its audio at a frame rate.", _SAY_FPS)
     if "num_frames" not in arguments:
-        reader.note(where, "How long a segment may be has to be said.", "Set 'num_frames'.")
+        reader.note(where, "The length of a segment is missing.", "Set 'num_frames'.")
     references = arguments.get("references")
     as_list = isinstance(references, ListValue) or (
         isinstance(references, LiteralValue) and isinstance(references.value, list)

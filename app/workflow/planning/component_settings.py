@@ -249,7 +249,7 @@ class _Settings:
         at = (*where, "exclude_from_cpu_offload")
         if excluded and configuration.offload != "sequential":
             self._reader.warnings.append(
-                "'exclude_from_cpu_offload' decides nothing without sequential offload."
+                "'exclude_from_cpu_offload' has no effect without sequential offload."
             )
         return tuple(
             name for index, name in enumerate(excluded) if self._is_there(name, (*at, index))

@@ -53,7 +53,7 @@ def media_value(
         if not urls.media_urls:
             note(
                 f"A {KIND_NAMES[kind]} from the network is not fetched by this server.",
-                "Use a file. Whoever runs the server allows URLs with DW_MEDIA_URLS=1.",
+                "Use a file. The operator can allow URLs with DW_MEDIA_URLS=1.",
             )
             return LiteralValue(value=None)
         try:

@@ -116,7 +116,7 @@ def built_value(reader: Reader, value: dict[str, Any], path: Place, *, handed_do
             return nothing
         rest, where = value[way], at
     elif known.kind is None:
-        reader.note(at, f"{name} is made neither of a file nor of a result.",
+        reader.note(at, f"{name} cannot be built from a file or a result.",
                     "Use from_arguments.")  # fmt: skip
         return nothing
     else:

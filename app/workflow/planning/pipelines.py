@@ -52,7 +52,7 @@ LOADING_ARGUMENTS = {
 REFUSED_LOADING_ARGUMENTS = {
     "quantization_config": (
         "A whole pipeline is not quantised at once.",
-        "Give each component that is to be a block with a 'quantization_config' of its own.",
+        "Give each component to quantise a block with its own 'quantization_config'.",
     ),
     "task": (
         "Pipelines of transformers are not run here.",

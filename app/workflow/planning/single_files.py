@@ -107,7 +107,7 @@ class SingleFiles:
         if parts.scheme != "https" or parts.hostname not in HOSTS or found is None:
             self._reader.note(
                 at,
-                f"'{shortened(url)}' is no file of the model hub; from elsewhere none is fetched.",
+                f"'{shortened(url)}' is not a file of the model hub, the only source of downloads.",
                 "Name it as https://huggingface.co/OWNER/NAME/blob/main/FILE, or download it.",
             )
             return None

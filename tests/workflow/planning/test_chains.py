@@ -105,7 +105,7 @@ def test_pipeline_reference_has_its_own_chain(bench: Bench):
             ".frame_snap.remainder", "It has to be less than 8, the modulus.",
         ),
         ({"segments": 2, "keep_segments": True}, ".keep_segments", "Set 'save_segments' too."),
-        ({"segments": 2, "prompts": []}, ".prompts", "with something in it"),
+        ({"segments": 2, "prompts": []}, ".prompts", "A non-empty list"),
         ({"match_audio": True}, ".match_audio", "The sound is taken from the list of 'references'"),
     ],
 )  # fmt: skip

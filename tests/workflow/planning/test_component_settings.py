@@ -232,7 +232,7 @@ def test_component_block_takes_settings_in_both_places(bench: Bench, inside: boo
 def test_offload_exclusion_without_sequential_is_a_warning(bench: Bench):
     plan = bench.plan(configured(exclude_from_cpu_offload=["vae"]))
     assert plan.warnings == (
-        "'exclude_from_cpu_offload' decides nothing without sequential offload.",
+        "'exclude_from_cpu_offload' has no effect without sequential offload.",
     )
 
 

@@ -101,5 +101,5 @@ def test_misplaced_quantiser_is_refused_with_right_place(bench: Bench):
     wanted = step(from_pretrained_arguments={"model_name": MODEL, "quantization_config": inline})
     assert bench.problems(drawing(steps=[wanted])) == {
         f"{LOADING}.quantization_config": "A whole pipeline is not quantised at once. Give each "
-        "component that is to be a block with a 'quantization_config' of its own."
+        "component to quantise a block with its own 'quantization_config'."
     }

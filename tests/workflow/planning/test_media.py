@@ -104,8 +104,8 @@ def test_location_may_be_a_result(bench: Bench):
     ("url", "sentence"),
     [
         ("file:///etc/passwd", "'file:' is not fetched; http and https are."),
-        ("http://localhost/a.png", "'localhost' is no name of a public server."),
-        ("http://169.254.169.254/a.png", "169.254.169.254 is no public address."),
+        ("http://localhost/a.png", "'localhost' is not the name of a public server."),
+        ("http://169.254.169.254/a.png", "169.254.169.254 is not a public address."),
         ("https://me:pw@example.org/a.png",
          "The URL holds a user or a password, which would end up in records."),
     ],
@@ -129,7 +129,7 @@ def test_url_is_refused_where_urls_are_not_allowed(bench: Bench):
     assert isinstance(error, InvalidWorkflow)
     assert told(error) == {
         PLACE: "A picture from the network is not fetched by this server. Use a file."
-        " Whoever runs the server allows URLs with DW_MEDIA_URLS=1."
+        " The operator can allow URLs with DW_MEDIA_URLS=1."
     }
 
 

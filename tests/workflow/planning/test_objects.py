@@ -144,7 +144,7 @@ def test_typed_value_cannot_be_an_object(bench: Bench):
          ".from_arguments", "An object with the arguments is needed, not [1]."),
         ({"x_type": "LTX2VideoCondition", "from_file": URL},
          ".from_file",
-         "LTX2VideoCondition is made neither of a file nor of a result. Use from_arguments."),
+         "LTX2VideoCondition cannot be built from a file or a result. Use from_arguments."),
         ({"x_type": "MiniMaxH3VideoReference", "from_file": URL, "fsp": 24},
          ".fsp", "MiniMaxH3VideoReference has no 'fsp'. Did you mean 'fps'?"),
         ({"x_type": "MiniMaxH3ImageReference", "from_file": "previous_result:draw"},

@@ -380,7 +380,7 @@ def test_adapter_names_are_unique_and_without_dots(bench: Bench):
     assert bench.problems(drawing(steps=[step(loras=loras)])) == {
         f"{PIPELINE}.loras[1].adapter_name": "Two adapters are called 'a'. Each has its own name.",
         f"{PIPELINE}.loras[2].adapter_name": (
-            "'b.c' has a dot in it, which the name of an adapter cannot."
+            "'b.c' has a dot, which an adapter's name cannot have."
         ),
     }
 
