@@ -10,7 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from app.outputs import RECORD_KEY, Record
+from app.outputs import RECORD_KEY, Record, replacing
 from app.worker.results import writer_of
 from app.worker.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
 from app.workflow.plan import ResultSpec
@@ -45,7 +45,8 @@ def loudest_hz(sound: np.ndarray, rate: int) -> float:
 def saved(folder: Path, artifact: Any, content_type: str, **spec: Any) -> Path:
     kind = RESULT_KINDS[content_type]
     path = folder / f"made{kind.suffix}"
-    writer_of(kind)(artifact, path, RECORD, ResultSpec(content_type=content_type, **spec))
+    with replacing(path) as file:
+        writer_of(kind)(artifact, file, RECORD, ResultSpec(content_type=content_type, **spec))
     return path
 
 
