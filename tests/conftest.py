@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.site import Site
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from tests.worker.bench import Bench
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# A busy machine is no failure, and one run draws the same examples as the next.
+settings.register_profile(
+    "project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("project")
 
 # The models here are tiny: more threads only wait for each other. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
