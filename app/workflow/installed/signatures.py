@@ -48,7 +48,9 @@ CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
-FORMAT = 6
+ROUNDING = "Dimensions will be resized accordingly"
+"""What diffusers' pipelines say of a size that they round."""
+FORMAT = 7
 """Increase when the cached form changes."""
 
 
@@ -78,6 +80,8 @@ class CallSignature(Frozen):
     docstring: str
     gives: tuple[str, ...] = ()
     """The fields of the returned object; empty where the source does not tell."""
+    rounds_sides: bool = False
+    """True if the pipeline warns of a size it cannot draw and rounds it; others raise."""
 
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
@@ -246,10 +250,18 @@ def is_inner_model(name: str) -> bool:
 
 def _read_call(class_name: str) -> CallSignature | None:
     source = class_source(class_name)
-    for node in source.body if source is not None else ():
+    if source is None:
+        return None
+    for node in source.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
-            return _signature_of(node)
+            rounds_sides = any(ROUNDING in text for text in _texts(source))
+            return _signature_of(node).model_copy(update={"rounds_sides": rounds_sides})
     return None
+
+
+def _texts(source: ast.ClassDef) -> Iterator[str]:
+    nodes = (node.value for node in ast.walk(source) if isinstance(node, ast.Constant))
+    return (text for text in nodes if isinstance(text, str))
 
 
 def _output_fields(node: ast.FunctionDef) -> tuple[str, ...]:

@@ -15,12 +15,14 @@ from app.media.images import WrongMediaError
 from app.mistakes import shown
 from app.workflow.files import config_of
 from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
+from app.workflow.models.hub import find_snapshot
 from app.workflow.models.model_index import INDEX, read_index
 from app.workflow.plan_sources import ModelSource, ModularSettings
 from app.workflow.plan_values import FileValue, ListValue, LiteralValue, Value
 from app.workflow.planning.modular import modular_signature
 from app.workflow.planning.values import ValueReader
 from app.workflow.references import Path as Place
+from app.workflow.references import place
 
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
 KINDS: dict[str, str] = {
@@ -69,12 +71,18 @@ def check_pipeline_call(
     reader: ValueReader,
 ) -> None:
     """Runs `check_call` for the pipeline class that this model is loaded as."""
-    folder = Path(source.folder) if source is not None and source.folder else None
+    folder = _folder_of(source) if source is not None else None
     real_class, blocks = _real_class(pipeline_class, source, source_at, reader), None
     if modular is not None:
         blocks = modular_signature(pipeline_class, source, modular)
         real_class = real_class if blocks else ""
     check_call(real_class, arguments, at, reader, folder, blocks)
+
+
+def _folder_of(source: ModelSource) -> Path | None:
+    if source.folder is not None:
+        return Path(source.folder)
+    return find_snapshot(source.model, source.revision)
 
 
 def _real_class(
@@ -105,8 +113,8 @@ def check_call(
 ) -> None:
     """Notes problems of calling a pipeline of this class with these arguments.
 
-    `model` is the folder of its model, None where it is not local; `blocks` is the signature of a
-    modular pipeline, which its class does not tell.
+    `model` is the folder of its model, None where it is not on this machine; `blocks` is the
+    signature of a modular pipeline, which its class does not tell.
     """
     short = class_name.rpartition(".")[2]
     signature = blocks or (call_signature(short) if short else None)
@@ -121,7 +129,9 @@ def check_call(
         elif key not in known:
             reader.note(where, f"{short} takes no '{key}'.", _nearest_argument(key, known))
         elif isinstance(value, LiteralValue) and _is_kind(known[key], value.value, where, reader):
-            _check_number(key, value.value, where, reader, short, multiple)
+            _check_number(key, value.value, where, reader)
+            if key in SIDES:
+                _check_side(value.value, where, reader, short, multiple, signature)
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
@@ -203,24 +213,33 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "None")
 
 
-def _check_number(
-    key: str,
-    value: Any,
-    at: Place,
-    reader: ValueReader,
-    class_name: str,
-    multiple: int,
-) -> None:
+def _check_number(key: str, value: Any, at: Place, reader: ValueReader) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     low, high = (1, MAX_SIDE_PX) if key in SIDES else RANGES.get(key, (value, value))
     if not low <= value <= high:
         reader.note(at, f"{value} is outside {low:g} to {high:g}.")
+
+
+def _check_side(
+    value: Any,
+    at: Place,
+    reader: ValueReader,
+    class_name: str,
+    multiple: int,
+    signature: CallSignature,
+) -> None:
+    """Notes a side the pipeline refuses, and warns of one that it rounds."""
+    if type(value) is not int or not 1 <= value <= MAX_SIDE_PX or value % multiple == 0:
         return
-    if key in SIDES and isinstance(value, int) and value % multiple:
-        nearest_px = max(multiple, (value + multiple // 2) // multiple * multiple)
+    nearest_px = max(multiple, (value + multiple // 2) // multiple * multiple)
+    hint = f"The nearest is {nearest_px}."
+    if signature.rounds_sides and value >= multiple:
+        message = f"{value} is not a multiple of {multiple}, so {class_name} rounds it. {hint}"
+        reader.warnings.append(f"{place(at)}: {message}")
+    else:
         message = f"{value} is not a multiple of {multiple}, which {class_name} needs."
-        reader.note(at, message, f"The nearest is {nearest_px}.")
+        reader.note(at, message, hint)
 
 
 def side_multiple(model: Path | None) -> int:

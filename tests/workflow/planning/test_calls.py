@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,30 @@ def test_size_that_is_no_multiple_is_refused_with_the_nearest(bench: Bench):
         f"{ARGUMENTS}.height": "1 is not a multiple of 16, which StableDiffusion3Pipeline needs."
         " The nearest is 16.",
     }
+
+
+def test_size_that_the_pipeline_rounds_is_a_warning(bench: Bench):
+    document = calling("FluxPipeline", prompt="a fox", width=1000, height=1024)
+    configured(bench, vae={"block_out_channels": [8] * 4}, transformer={"patch_size": 2})
+    assert bench.plan(document).warnings == (
+        f"{ARGUMENTS}.width: 1000 is not a multiple of 16, so FluxPipeline rounds it. The nearest"
+        " is 1008.",
+    )
+    assert list(bench.problems(calling("FluxPipeline", width=1))) == [f"{ARGUMENTS}.width"]
+
+
+def test_size_is_checked_against_a_model_in_the_hubs_cache(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    configured(bench, vae={"block_out_channels": [8] * 4}, transformer={"patch_size": 2})
+    repository = tmp_path / "hub" / "models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copytree(bench.model, repository / "snapshots" / "abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    document = calling("StableDiffusion3Pipeline", width=1000)
+    document["steps"][0]["pipeline"]["from_pretrained_arguments"]["model_name"] = "some/model"
+    assert [*bench.problems(document)] == [f"{ARGUMENTS}.width"]
 
 
 def test_typed_size_is_reported_at_its_input(bench: Bench):
