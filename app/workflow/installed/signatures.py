@@ -48,9 +48,11 @@ CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
+SIDES = re.compile(r"[Hh]eight\b.{0,20} (?:have to|must) be divisible by (\d*)")
+"""What diffusers' pipelines say of a size they refuse: its multiple, unless they compute that."""
 ROUNDING = "Dimensions will be resized accordingly"
-"""What diffusers' pipelines say of a size that they round."""
-FORMAT = 7
+"""What those say that round it."""
+FORMAT = 8
 """Increase when the cached form changes."""
 
 
@@ -73,6 +75,15 @@ class Parameter(Frozen):
     default: str
 
 
+class Sides(Frozen):
+    """How a pipeline checks the sides of what it draws."""
+
+    multiple_px: int | None
+    """None: the model's own; see `calls.side_multiple`."""
+    are_rounded: bool
+    """False: others are refused."""
+
+
 class CallSignature(Frozen):
     """The signature of a class's `__call__`."""
 
@@ -80,8 +91,8 @@ class CallSignature(Frozen):
     docstring: str
     gives: tuple[str, ...] = ()
     """The fields of the returned object; empty where the source does not tell."""
-    rounds_sides: bool = False
-    """True if the pipeline warns of a size it cannot draw and rounds it; others raise."""
+    sides: Sides | None = None
+    """What the pipeline itself checks of width and height."""
 
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
@@ -254,14 +265,18 @@ def _read_call(class_name: str) -> CallSignature | None:
         return None
     for node in source.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
-            rounds_sides = any(ROUNDING in text for text in _texts(source))
-            return _signature_of(node).model_copy(update={"rounds_sides": rounds_sides})
+            return _signature_of(node).model_copy(update={"sides": _sides_of(source)})
     return None
 
 
-def _texts(source: ast.ClassDef) -> Iterator[str]:
+def _sides_of(source: ast.ClassDef) -> Sides | None:
     nodes = (node.value for node in ast.walk(source) if isinstance(node, ast.Constant))
-    return (text for text in nodes if isinstance(text, str))
+    texts = [text for text in nodes if isinstance(text, str)]
+    found = next(filter(None, map(SIDES.search, texts)), None)
+    if found is None:
+        return None
+    are_rounded = any(ROUNDING in text for text in texts)
+    return Sides(multiple_px=int(found[1]) if found[1] else None, are_rounded=are_rounded)
 
 
 def _output_fields(node: ast.FunctionDef) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from app.media import images
 from app.media.images import WrongMediaError
 from app.mistakes import shown
 from app.workflow.files import config_of
-from app.workflow.installed.signatures import CallSignature, Parameter, call_signature
+from app.workflow.installed.signatures import CallSignature, Parameter, Sides, call_signature
 from app.workflow.models.hub import find_snapshot
 from app.workflow.models.model_index import INDEX, read_index
 from app.workflow.plan_sources import ModelSource, ModularSettings
@@ -121,7 +121,6 @@ def check_call(
     if signature is None:
         return
     known = {parameter.name: parameter for parameter in signature.parameters}
-    multiple = side_multiple(model)
     for key, value in arguments.items():
         where = (*at, key)
         if key in GIVEN_BY_RUNNER:
@@ -130,8 +129,8 @@ def check_call(
             reader.note(where, f"{short} takes no '{key}'.", _nearest_argument(key, known))
         elif isinstance(value, LiteralValue) and _is_kind(known[key], value.value, where, reader):
             _check_number(key, value.value, where, reader)
-            if key in SIDES:
-                _check_side(value.value, where, reader, short, multiple, signature)
+            if key in SIDES and signature.sides is not None:
+                _check_side(value.value, where, reader, short, signature.sides, model)
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
@@ -226,15 +225,16 @@ def _check_side(
     at: Place,
     reader: ValueReader,
     class_name: str,
-    multiple: int,
-    signature: CallSignature,
+    sides: Sides,
+    model: Path | None,
 ) -> None:
     """Notes a side the pipeline refuses, and warns of one that it rounds."""
+    multiple = sides.multiple_px or side_multiple(model)
     if type(value) is not int or not 1 <= value <= MAX_SIDE_PX or value % multiple == 0:
         return
     nearest_px = max(multiple, (value + multiple // 2) // multiple * multiple)
     hint = f"The nearest is {nearest_px}."
-    if signature.rounds_sides and value >= multiple:
+    if sides.are_rounded and value >= multiple:
         message = f"{value} is not a multiple of {multiple}, so {class_name} rounds it. {hint}"
         reader.warnings.append(f"{place(at)}: {message}")
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.workflow.installed.signatures import Sides, call_signature
 from app.workflow.planning.calls import json_kinds, side_multiple
 from tests.workflow.bench import MODEL, Bench, drawing, step
 
@@ -71,6 +72,24 @@ def configured(bench: Bench, **components: dict[str, Any]) -> None:
     for name, config in components.items():
         (bench.model / name).mkdir(exist_ok=True)
         (bench.model / name / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "sides"),
+    [
+        ("StableDiffusionPipeline", Sides(multiple_px=8, are_rounded=False)),
+        ("StableDiffusion3Pipeline", Sides(multiple_px=None, are_rounded=False)),
+        ("FluxPipeline", Sides(multiple_px=None, are_rounded=True)),
+        ("ZImagePipeline", Sides(multiple_px=None, are_rounded=False)),
+        ("SanaPipeline", Sides(multiple_px=32, are_rounded=False)),
+        ("WanPipeline", Sides(multiple_px=16, are_rounded=False)),
+        ("KandinskyV22Pipeline", None),
+    ],
+)
+def test_checks_of_sides_are_read_from_the_pipelines_messages(pipeline: str, sides: Sides | None):
+    signature = call_signature(pipeline)
+    assert signature is not None
+    assert signature.sides == sides
 
 
 def test_size_that_is_no_multiple_is_refused_with_the_nearest(bench: Bench):
