@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
+from app.settings import PROJECT
 from tests.browser.visit import DRAWING, OpenPage, Visit
 from tests.servers import Server, started_server
 
 pytestmark = pytest.mark.browser
 
 
+def write_long(workflows: Path) -> None:
+    """Writes a workflow that takes a minute: both runs must still go on when the page shows it."""
+    document = json.loads((PROJECT / "workflows" / "text-to-image.json").read_text())
+    document |= {"id": "long", "description": "Draws for a minute."}
+    document["variables"]["steps"] = document["inputs"]["steps"]["maximum"] = 1000
+    pipeline = document["steps"][0]["pipeline"]
+    pipeline["from_pretrained_arguments"]["model_name"] = str(PROJECT / "models" / "shapes")
+    (workflows / "long.json").write_text(json.dumps(document))
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started_server(tmp_path_factory.mktemp("two"), devices="cpu,cpu") as server:
+    folder = tmp_path_factory.mktemp("two")
+    with started_server(folder, write_long, devices="cpu,cpu") as server:
         yield server
 
 
 def draw_much(visit: Visit) -> None:
-    visit.ask_for_much()
+    visit.choose("Long")
     visit.generate()
     visit.wait_for(DRAWING)
 
