@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.browser.visit import WAIT_MS, OpenPage, Visit
+from tests.browser.visit import WAIT_MS, OpenPage, Visit, write_long
 from tests.servers import Server, started_server
 
 
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started_server(tmp_path_factory.mktemp("page")) as server:
+    with started_server(tmp_path_factory.mktemp("page"), write_long) as server:
         yield server
 
 

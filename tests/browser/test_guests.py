@@ -29,7 +29,7 @@ def test_guest_draws_but_cannot_pin_or_free_others(guest: Visit, open_page: Open
     guest.page.get_by_role("button", name=re.compile("^Pin ")).first.click()
     expect(guest["memory-said"]).to_contain_text("Only an operator may pin or drop")
     operator = open_page()
-    operator.ask_for_much()
+    operator.choose_long()
     operator.generate()
     operator.wait_for(DRAWING)
     guest["free"].click()

@@ -49,7 +49,7 @@ def test_strip_shows_newest_result_first(visit: Visit) -> None:
 
 
 def test_same_worker_runs_next_run_after_cancel(visit: Visit, server: Server) -> None:
-    visit.ask_for_much()
+    visit.choose_long()
     visit.generate()
     visit.wait_for(DRAWING)
     worker = server.status()["pid"]
@@ -79,7 +79,7 @@ def test_free_gpu_reports_and_next_run_loads_again(visit: Visit) -> None:
 
 
 def test_free_gpu_during_run_asks_what_to_do(visit: Visit) -> None:
-    visit.ask_for_much()
+    visit.choose_long()
     visit.generate()
     visit.wait_for(DRAWING)
     visit["free"].click()
@@ -89,7 +89,7 @@ def test_free_gpu_during_run_asks_what_to_do(visit: Visit) -> None:
 
 
 def test_free_gpu_question_disappears_with_run(visit: Visit) -> None:
-    visit.ask_for_much()
+    visit.choose_long()
     visit.generate()
     visit.wait_for(DRAWING)
     visit["free"].click()

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from app.settings import PROJECT
-from tests.browser.visit import DRAWING, OpenPage, Visit
+from tests.browser.visit import DONE, DRAWING, OpenPage, Visit, write_long
 from tests.servers import Server, started_server
 
 pytestmark = pytest.mark.browser
-
-
-def write_long(workflows: Path) -> None:
-    """Writes a workflow that takes a minute: both runs must still go on when the page shows it."""
-    document = json.loads((PROJECT / "workflows" / "text-to-image.json").read_text())
-    document |= {"id": "long", "description": "Draws for a minute."}
-    document["variables"]["steps"] = document["inputs"]["steps"]["maximum"] = 1000
-    pipeline = document["steps"][0]["pipeline"]
-    pipeline["from_pretrained_arguments"]["model_name"] = str(PROJECT / "models" / "shapes")
-    (workflows / "long.json").write_text(json.dumps(document))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +22,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def draw_much(visit: Visit) -> None:
-    visit.choose("Long")
+    visit.choose_long()
+    visit.set_number("steps", 400)
     visit.generate()
     visit.wait_for(DRAWING)
 
@@ -48,9 +36,8 @@ def test_page_shows_two_workers_and_changes_memory_of_each(open_page: OpenPage) 
     first.page.bring_to_front()
     memory = r"cpu [\d.]+ [MG]B"
     expect(first["chip"]).to_have_text(re.compile(rf"2 of 2 running · {memory} · {memory}"))
-    for visit in (first, second):
-        visit.cancel()
-        visit.wait_for(re.compile("^Cancelled"))
+    first.wait_for(DONE)
+    second.wait_for(DONE)
 
     first["memory"].locator("button").first.click()
     headings = first["held"].get_by_role("heading")

@@ -67,7 +67,7 @@ def test_page_starts_fresh_after_server_restart(visit: Visit) -> None:
 
 def test_waiting_page_shows_position_and_may_cancel(open_page: OpenPage) -> None:
     first, second, third = open_page(), open_page(), open_page()
-    first.ask_for_much()
+    first.choose_long()
     third.set_number("steps", 2)
     first.generate()
     first.wait_for(DRAWING)

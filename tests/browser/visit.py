@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Locator, Page, expect
+
+from app.settings import PROJECT
 
 DONE = re.compile("^Done in")
 DRAWING = re.compile("^Step")
@@ -16,6 +19,16 @@ LEFT_EDITOR = re.compile(r"of null \(reading 'get_data'\)")
 """Logged by Gradio's image editor when its form is left while it still gathers its value."""
 WAIT_MS = 40_000
 """Longest wait for any one thing: only failures ever wait so long."""
+
+
+def write_long(workflows: Path) -> None:
+    """Writes a workflow whose runs take a minute, for tests that cancel them; see `choose_long`."""
+    document = json.loads((PROJECT / "workflows" / "text-to-image.json").read_text())
+    document |= {"id": "long", "description": "Draws for a minute."}
+    document["variables"]["steps"] = document["inputs"]["steps"]["maximum"] = 1000
+    pipeline = document["steps"][0]["pipeline"]
+    pipeline["from_pretrained_arguments"]["model_name"] = str(PROJECT / "models" / "shapes")
+    (workflows / "long.json").write_text(json.dumps(document))
 
 
 class Visit:
@@ -103,6 +116,10 @@ class Visit:
         """Sets values that make the shapes model work for many seconds."""
         self.set_number("pictures", 4)
         self.set_number("steps", 50)
+
+    def choose_long(self) -> None:
+        """Chooses the workflow that `write_long` has written."""
+        self.choose("Long")
 
     def generate(self) -> None:
         self["generate"].click()
