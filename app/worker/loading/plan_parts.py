@@ -1,4 +1,4 @@
-"""The parts of all steps of a plan: what preparing found, or what is resolved here."""
+"""Parts of all steps of a plan: from the specs that preparing made, else resolved here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from app.workflow.plan import PipelineStep, Plan, TaskStep
 
 
 def plan_parts(plan: Plan, specs: PlanSpecs | None, device: Device) -> dict[str, StepParts]:
-    """What each step is put together from, by the steps' names. Raises LoadError with a sentence.
+    """Returns the parts of each step by its name. Raises LoadError with a sentence.
 
-    `specs` is what preparing found, from files that are still the same. Resolved here is what it
-    leaves out or takes code to know, and everything where it was made for another kind of device.
+    `specs` were made when the run was prepared, from files that are unchanged. Steps that they
+    leave out or that need code are resolved here; all steps if they are for another kind of device.
     """
     given: dict[str, StepSpecs] = {}
     if specs is not None and specs.accelerator == device.is_accelerator:
