@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from app.engine import Engine
 
 KEPT_RUNS = 20
-HEARTBEATS_PER_UPDATE = 3
-"""Interval, in heartbeats, at which the page is told that a run's quiet stream lives."""
+LONGEST_SILENCE_S = 3
+"""Time without a change after which the page is told that a run's stream still lives."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class GenerateTab:
             api_visibility="private",
         )  # fmt: skip
         self.cancel.click(
-            self.cancel_run, self.current_run, None, queue=False, api_visibility="private"
+            self.cancel_run, self.request, None, queue=False, api_visibility="private"
         )
         outcome.new_seed.click(
             self.run_with_new_seed,
@@ -310,18 +311,18 @@ class GenerateTab:
             self.outcome.stage: markup.stage(view),
             **self._buttons(view, stage_state),
         }
-        silent_beats = 0
+        updated_at = time.monotonic()
         async with contextlib.aclosing(with_heartbeats(self._engine.follow(run_id))) as events:
             async for event in events:
-                if event is None:
-                    silent_beats += 1
-                    if silent_beats % HEARTBEATS_PER_UPDATE == 0:
-                        yield {self.beat: str(silent_beats), **self._buttons(view, stage_state)}
-                    continue
-                before, view = view, advance(view, event)
-                stage_state.follow(view)
-                changed = self.outcome.changes(before, view, results, stage_state)
-                if changed:
+                changed: Updates = {}
+                if event is not None:
+                    before, view = view, advance(view, event)
+                    stage_state.follow(view)
+                    changed = self.outcome.changes(before, view, results, stage_state)
+                elapsed_s = time.monotonic() - updated_at
+                if changed or elapsed_s >= LONGEST_SILENCE_S:
+                    updated_at += elapsed_s
+                    changed = changed or {self.beat: f"{updated_at:.0f}"}
                     yield {**changed, **self._buttons(view, stage_state)}
         told = {} if stage_state.away else self.outcome.told(view, stage_state.result)
         stage_state.away = False
@@ -342,10 +343,10 @@ class GenerateTab:
             return self._refused(error.report())
         return self._submitted(run_id)
 
-    def cancel_run(self, run_id: str) -> None:
+    def cancel_run(self, request: Request | None) -> None:
         """Cancels the run this page shows; a run that is over is not changed."""
-        if run_id:
-            self._engine.cancel(run_id)
+        if request is not None:
+            self._engine.cancel(request.run_id)
 
     @staticmethod
     def seed_of(stage_state: StageState) -> str:

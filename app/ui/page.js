@@ -134,9 +134,11 @@
     clearInterval(ready);
     poll();
     setInterval(poll, POLL_MS);
-    const within = { childList: true, subtree: true };
-    new MutationObserver(followRun).observe(element("status"), within);
-    for (const id of ["beat", "status", "stage"]) new MutationObserver(heard).observe(element(id), within);
-    for (const id of ["stage", "strip"]) new MutationObserver(markShown).observe(element(id), within);
+    // Gradio patches what it shows: an update may change no more than a text or an attribute.
+    const anything = { subtree: true, childList: true, characterData: true, attributes: true };
+    const results = { subtree: true, childList: true, attributeFilter: ["data-file"] };
+    new MutationObserver(followRun).observe(element("status"), anything);
+    for (const id of ["beat", "status", "stage"]) new MutationObserver(heard).observe(element(id), anything);
+    for (const id of ["stage", "strip"]) new MutationObserver(markShown).observe(element(id), results);
   }, 100);
 })();

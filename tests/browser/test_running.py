@@ -64,6 +64,18 @@ def test_same_worker_runs_next_run_after_cancel(visit: Visit, server: Server) ->
     assert server.status()["pid"] == worker
 
 
+def test_long_run_does_not_reload_page(visit: Visit) -> None:
+    """Slow: the page takes a stream for lost after 15 seconds."""
+    visit.choose_long()
+    visit.generate()
+    visit.wait_for(DRAWING)
+    visit.page.evaluate("window.startedAt = Date.now()")
+    visit.page.wait_for_function("Date.now() - window.startedAt > 18_000")
+    visit.cancel()
+    visit.wait_for("Cancelled while drawing")
+    assert visit.page.evaluate("window.startedAt")
+
+
 def test_free_gpu_reports_and_next_run_loads_again(visit: Visit) -> None:
     visit.open_details()
     visit.set_number("steps", 2)
