@@ -4,7 +4,7 @@ import signal
 import sys
 from typing import Any
 
-from app.cli import main
+from app.shell.cli import main
 from app.signals import ABORTED, ending_signals
 
 

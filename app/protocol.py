@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
+from app.dialect.plan import Plan
+from app.dialect.plan_sources import ModelSource
 from app.errors import ErrorReport
+from app.models.specs import PlanSpecs
 from app.stamps import FileStamp, stamp_of
-from app.workflow.models.specs import PlanSpecs
-from app.workflow.plan import Plan
-from app.workflow.plan_sources import ModelSource
 
 Place = Literal["device", "ram"]
 """Where a held component is. Without an accelerator the device is RAM."""

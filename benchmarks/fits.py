@@ -15,11 +15,10 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.catalog.catalog import Catalog
+from app.dialect.plan import PipelineStep, for_device
 from app.errors import TooLarge
-from app.settings import PROJECT, PathSettings
-from app.units import size
-from app.workflow.catalog import Catalog
-from app.workflow.models.fit import (
+from app.models.fit import (
     DEVICE_SHARE,
     RAM_SHARE,
     Mode,
@@ -28,12 +27,13 @@ from app.workflow.models.fit import (
     choose_mode,
     peak_bytes,
 )
-from app.workflow.models.hub import is_repository
-from app.workflow.models.hub_headers import HubHeaders
-from app.workflow.models.needs import asked_mode, step_need, weighed_specs
-from app.workflow.models.specs import Find, Unknown
-from app.workflow.plan import PipelineStep, for_device
-from app.workflow.planning.planner import make_plan
+from app.models.hub import is_repository
+from app.models.hub_headers import HubHeaders
+from app.models.needs import asked_mode, step_need, weighed_specs
+from app.models.specs import Find, Unknown
+from app.planning.planner import make_plan
+from app.settings import PROJECT, PathSettings
+from app.units import size
 from benchmarks.options import options_parser
 
 GIB = 1 << 30

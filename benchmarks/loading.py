@@ -28,14 +28,14 @@ import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 
+from app.dialect.plan import PipelineStep, Plan
 from app.outputs import OutputStore
+from app.planning.planner import make_plan
 from app.settings import PathSettings, WorkerSettings
 from app.worker.context import RunContext
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.runner import Runner
-from app.workflow.plan import PipelineStep, Plan
-from app.workflow.planning.planner import make_plan
 from benchmarks.options import options_parser
 from benchmarks.random_model import FOLDER, SMALLEST, make_model
 from benchmarks.table import print_table

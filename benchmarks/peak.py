@@ -1,4 +1,4 @@
-"""Compares the estimates of `workflow/models/activations.py` with the memory runs really use.
+"""Compares the estimates of `app/models/activations.py` with the memory runs really use.
 
     python -m benchmarks.peak [--smallest]
 
@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.dialect.plan_settings import DType
+from app.models.activations import Size, decode_bytes, denoise_bytes
+from app.models.fit import Mode, Need, working_bytes
 from app.units import size as in_words
-from app.workflow.models.activations import Size, decode_bytes, denoise_bytes
-from app.workflow.models.fit import Mode, Need, working_bytes
-from app.workflow.plan_settings import DType
 from benchmarks.options import options_parser
 
 SHAPES = Path(__file__).resolve().parents[1] / "models" / "shapes"

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from app.dialect.schema import COMPONENTS, VARIABLE, workflow_schema
 from app.tasks import TASKS
-from app.workflow.schema import COMPONENTS, VARIABLE, workflow_schema
 
 SCHEMA = workflow_schema()
 STEPS = st.sampled_from(["a", "b", "a.b", "c"])
@@ -19,7 +19,7 @@ CLASSES = st.sampled_from(
      "StableDiffusionImg2ImgPipeline", "ModularPipeline", "diffusers.EulerDiscreteScheduler",
      "transformers.pipeline", "transformers.T5EncoderModel", "sdnq.SDNQConfig", "variable:v",
      "BitsAndBytesConfig", "torchao.quantization.Int8WeightOnlyConfig",
-     "os.system", "subprocess.Popen", "builtins.eval", "antigravity.fly", "app.cli.main", "",
+     "os.system", "subprocess.Popen", "builtins.eval", "antigravity.fly", "app.shell.cli.main", "",
      "a.b.c"]
 )  # fmt: skip
 REFERENCES = st.sampled_from(

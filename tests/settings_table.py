@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ByteSize
 
 from app import settings
-from app.command_line import parser
 from app.settings import MIB, PROJECT, SHIPPED_WORKFLOWS, Settings, variables
+from app.shell.command_line import parser
 
 PAGE = PROJECT / "docs" / "operating.md"
 BEGIN, END = "<!-- begin: python -m tests.settings_table -->\n", "<!-- end -->\n"

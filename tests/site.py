@@ -11,12 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from app.dialect.plan import Plan
+from app.dialect.plan_values import RemoteValue, Value
 from app.media.cache import MediaCache
+from app.planning.media import file_value
+from app.planning.plan_media import with_files
 from app.settings import MediaLimits, UrlSettings
-from app.workflow.plan import Plan
-from app.workflow.plan_values import RemoteValue, Value
-from app.workflow.planning.media import file_value
-from app.workflow.remote import with_files
 from tests.loopback import Handler, Loopback
 
 

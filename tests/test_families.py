@@ -14,6 +14,7 @@ from PIL import Image
 
 from app.engine import Engine
 from app.outputs import OutputStore
+from app.planning.planner import make_plan
 from app.protocol import (
     Event,
     Loading,
@@ -27,7 +28,6 @@ from app.protocol import (
 from app.settings import PathSettings, WorkerSettings
 from app.worker.device import Device
 from app.worker.runner import Runner
-from app.workflow.planning.planner import make_plan
 from tests.engines import run, started_engine
 from tests.standins import STANDINS
 

@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from app.dialect.plan import Plan
 from app.errors import BadRequest
+from app.planning.planner import make_plan
 from app.settings import PROJECT
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.documents import VALUES, documents
-from tests.workflow.bench import Bench, drawing
+from tests.plan_bench import Bench, drawing
 
 EXAMPLES = 2000
 LIMIT_S = 10

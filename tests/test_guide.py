@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
+from app.dialect.schema import workflow_schema
 from app.settings import PROJECT
-from app.workflow.schema import workflow_schema
 from tests.worker.bench import Bench
 
 GUIDE = (PROJECT / "docs" / "dialect.md").read_text()

@@ -20,13 +20,13 @@ MODULES = sorted(APP.rglob("*.py"))
 
 
 def name_of(file: Path) -> str:
-    """Returns `app.workflow.plan` for `app/workflow/plan.py`."""
+    """Returns `app.dialect.plan` for `app/dialect/plan.py`."""
     parts = file.relative_to(PROJECT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def package_of(file: Path) -> str:
-    """Returns `app.workflow` for `app/workflow/plan.py`."""
+    """Returns `app.dialect` for `app/dialect/plan.py`."""
     return name_of(file.parent / "__init__.py")
 
 
@@ -121,7 +121,7 @@ def test_listing_converted_weights_needs_no_torch():
 def test_planning_imports_nothing_heavy():
     loaded = loaded_by(
         "from app.settings import SHIPPED_WORKFLOWS, PathSettings",
-        "from app.workflow.planning.planner import make_plan",
+        "from app.planning.planner import make_plan",
         "plan = make_plan(SHIPPED_WORKFLOWS / 'sdxl.json', {}, paths=PathSettings())",
         "assert plan.steps[0].pipeline_class == 'diffusers.StableDiffusionXLPipeline'",
     )
@@ -148,31 +148,46 @@ def test_only_the_page_imports_gradio(file: Path):
     assert not gradio or is_below(file, "ui", "compat/ui")
 
 
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("worker", ("app.ui", "app.engine")),
-        ("ui", ("app.worker", "app.compat.worker")),
-        ("worker", ("app.compat.ui",)),
-        ("compat/worker", ("app.compat.ui",)),
-        ("compat/ui", ("app.compat.worker",)),
-        (
-            "workflow",
-            ("app.ui", "app.engine", "app.worker", "app.worker.steps", "app.worker.results"),
-        ),
-        ("workflow/installed", ("app.workflow.models", "app.workflow.planning")),
-        ("workflow/models", ("app.workflow.planning",)),
-        ("worker/loading", ("app.worker.tuning", "app.worker.runner")),
-    ],
-)
-def test_layers_import_only_lower_layers(folder: str, forbidden: tuple[str, ...]):
-    seen = {
-        f"{relative(file)} imports {name}"
-        for file in within(folder)
-        for name in imports(file)
-        if name.startswith(tuple(f"{layer}." for layer in forbidden)) or name in forbidden
-    }
-    assert not seen
+ROOMS = [
+    "ground floor",
+    "media",
+    "tasks",
+    "dialect",
+    "models",
+    "messages",
+    "planning",
+    "catalog",
+    "compat.ui",
+    "compat.worker",
+    "worker",
+    "engine",
+    "ui",
+    "shell",
+]
+"""The rooms of `app/`, each of which imports only those above it here."""
+APART = {
+    ("worker", "compat.ui"),
+    ("compat.worker", "compat.ui"),
+    ("engine", "worker"),
+    ("ui", "worker"),
+    ("ui", "compat.worker"),
+    ("shell", "ui"),
+}
+"""Rooms that do not import each other either, but for the two entry points."""
+ENTRIES = {
+    ("app.shell.cli", "app.ui.server"),
+    ("app.engine.slots.local", "app.worker.main"),
+}
+
+
+def room_of(name: str) -> str:
+    """Returns `worker` for `app.worker.steps.task`, `ground floor` for most modules of `app`."""
+    _, first, *below = name.split(".")
+    if first in {"protocol", "run_view"}:
+        return "messages"
+    if first == "compat" and below:
+        return f"compat.{below[0]}"
+    return first if first in ROOMS else "ground floor"
 
 
 def own_imports(source: str, package: str, names: set[str]) -> set[str]:
@@ -198,6 +213,20 @@ def test_imports_form_no_cycle():
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_rooms_import_only_rooms_below_them():
+    names = set(map(name_of, MODULES))
+    wrong = set()
+    for file in MODULES:
+        if (name := name_of(file)) in {"app", "app.__main__"}:
+            continue
+        for imported in own_imports(file.read_text(encoding="utf-8"), package_of(file), names):
+            room, other = room_of(name), room_of(imported)
+            upwards = ROOMS.index(other) > ROOMS.index(room)
+            if upwards or ((room, other) in APART and (name, imported) not in ENTRIES):
+                wrong.add(f"{name} imports {imported}")
+    assert not wrong
 
 
 def test_import_cycles_are_found_in_functions_and_types():
@@ -241,25 +270,25 @@ class Lazy:
 # --- one resolver --------------------------------------------------------------------------------
 
 CALLERS: dict[str, set[str]] = {
-    "ComponentSpec": {"app.workflow.models.component_files", "app.workflow.models.resolve"},
-    "AdapterSpec": {"app.workflow.models.adapters"},
+    "ComponentSpec": {"app.models.component_files", "app.models.resolve"},
+    "AdapterSpec": {"app.models.adapters"},
     # Preparation, downloads, fit, and components that only the worker knows.
     "component_specs": {
-        "app.workflow.models.plan_specs",
-        "app.workflow.models.wanted",
-        "app.workflow.models.needs",
+        "app.models.plan_specs",
+        "app.models.wanted",
+        "app.models.needs",
         "app.worker.loading.load",
         "app.worker.loading.modular",
         "app.worker.loading.task_parts",
     },
     # The worker reads an index for classes of allowed code, and of blocks.
-    "read_pipeline_index": {"app.workflow.models.resolve", "app.worker.loading.load"},
-    "model_index": {"app.workflow.models.resolve", "app.worker.loading.modular"},
+    "read_pipeline_index": {"app.models.resolve", "app.worker.loading.load"},
+    "model_index": {"app.models.resolve", "app.worker.loading.modular"},
     # Planning reads it for the pipeline's call, and the repositories in it.
     "read_index": {
-        "app.workflow.models.pipeline_shapes",
-        "app.workflow.planning.calls",
-        "app.workflow.planning.modular",
+        "app.models.pipeline_shapes",
+        "app.planning.calls",
+        "app.planning.modular",
     },
 }
 """Modules that may call the functions which turn models' indexes into components."""
@@ -278,4 +307,4 @@ def test_components_are_resolved_in_one_place(name: str):
 
 def test_index_of_a_model_is_read_by_its_own_module_alone():
     named = {name_of(file) for file in MODULES if '"model_index.json"' in file.read_text("utf-8")}
-    assert named == {"app.workflow.models.model_index"}
+    assert named == {"app.models.model_index"}

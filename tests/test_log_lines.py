@@ -11,7 +11,7 @@ from tests.conftest import PROJECT
 FORGED = "2026-01-01 00:00:00,000 ERROR all is lost"
 SCRIPT = f"""
 import logging
-from app.cli import main
+from app.shell.cli import main
 main(["workflows"])
 logging.getLogger("app").warning("There is no %s", "/\\n{FORGED}\\r\\x1b[2J")
 try:

@@ -9,10 +9,10 @@ from typing import Any
 import av
 import pytest
 
+from app.dialect.plan import Plan
+from app.planning.planner import make_plan
 from app.protocol import StepProgress
 from app.settings import PathSettings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.engines import Finished
 from tests.standins import StandIns
 from tests.standins.minimax_h3 import FRAMES

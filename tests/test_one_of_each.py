@@ -74,12 +74,12 @@ ADDED = {
         ("TASKS: dict[str, Task] = {\n", '    "shout": shout.SHOUT,\n'),
     ],
     # A result kind.
-    "app/workflow/result_kinds.py": [
+    "app/dialect/result_kinds.py": [
         ("RESULT_KINDS: dict[str, ResultKind] = {\n",
          '    "text/loud": ResultKind(".loud", "app.worker.results.loud:save_loud"),\n'),
     ],
     # A form widget.
-    "app/workflow/input_kinds.py": [
+    "app/dialect/input_kinds.py": [
         ("INPUT_KINDS: dict[str, str] = {\n", '    "colour": "app.ui.colour:COLOUR",\n'),
     ],
     # A setting.
@@ -96,13 +96,13 @@ ADDED = {
          '        case Shouted():\n            return replace(view, status="It was loud")\n'),
     ],
     # A quantiser.
-    "app/workflow/quantisation.py": [
+    "app/dialect/quantisation.py": [
         ("QUANTISERS: dict[str, Quantiser] = {\n",
          '    "LoudConfig": Quantiser("loud", Package("json", "json"), Gguf, lambda _: "loudly",'
          ' "app.worker.loading.loud:configuration"),\n'),
     ],
     # An offload mode.
-    "app/workflow/offloads.py": [
+    "app/dialect/offloads.py": [
         ("OFFLOADS: dict[str, Way] = {\n",
          '    "quiet": Way(lambda need: 7, "app.worker.tuning.quiet:quiet"),\n'),
     ],
@@ -122,10 +122,10 @@ def parent():
     from app.run_view import RunView, advance
     from app.settings import PathSettings, Settings, WorkerSettings
     from app.ui.form import build_form
-    from app.workflow.catalog import Catalog
-    from app.workflow.document import Configuration
-    from app.workflow.models.fit import Mode, Need, Room, Weights, peak_bytes
-    from app.workflow.quantisation import QUANTISERS, quantisation
+    from app.catalog.catalog import Catalog
+    from app.dialect.document import Configuration
+    from app.models.fit import Mode, Need, Room, Weights, peak_bytes
+    from app.dialect.quantisation import QUANTISERS, quantisation
 
     # The setting.
     assert Settings.from_environment({"DW_LOUDNESS": "11"}).ui.loudness == 11
@@ -160,7 +160,7 @@ def worker():
 
     from app.worker.loading.quantising import configuration
     from app.worker.tuning.offload import on_device
-    from app.workflow.quantisation import Quantisation
+    from app.dialect.quantisation import Quantisation
 
     assert configuration(Quantisation(kind="loud"), "diffusers") == ("loud", {})
 

@@ -18,6 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from app.dialect.document import ResultBlock
+from app.dialect.plan import ResultSpec
+from app.dialect.result_kinds import RESULT_KINDS
 from app.errors import ResultError
 from app.outputs import (
     OutputStore,
@@ -30,9 +33,6 @@ from app.outputs import (
 from app.worker.results import Save, writer_of
 from app.worker.results.image import save_jpeg, save_png, save_webp
 from app.worker.results.video import save_video
-from app.workflow.document import ResultBlock
-from app.workflow.plan import ResultSpec
-from app.workflow.result_kinds import RESULT_KINDS
 from tests.worker.results.files import read_record
 
 RUN = "20260101-000000-abcdef"

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.dialect.fingerprint import tensor_bytes
 from app.outputs import OutputStore
+from app.planning.planner import make_plan
 from app.protocol import Event, FreeMemory, Loading, ResultSaved, RunSucceeded, StartRun
 from app.settings import PathSettings, WorkerSettings
 from app.worker.device import Device
 from app.worker.runner import Runner
-from app.workflow.fingerprint import tensor_bytes
-from app.workflow.planning.planner import make_plan
 from tests.standins import build_sd
 
 COMPONENTS = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}

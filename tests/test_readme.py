@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.command_line import parser
+from app.planning.pipelines import REFUSED_LOADING_ARGUMENTS
 from app.settings import PROJECT, variables
+from app.shell.command_line import parser
 from app.tasks import REFUSED
-from app.workflow.planning.pipelines import REFUSED_LOADING_ARGUMENTS
 
 PAGES = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import InvalidWorkflow
+from app.planning.plan_media import remote_values
+from app.planning.planner import make_plan
 from app.settings import PathSettings
-from app.workflow.planning.planner import make_plan
-from app.workflow.remote import remote_values
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.dialect.plan import Plan
+from app.planning.planner import make_plan
 from app.protocol import Loading
 from app.settings import PathSettings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.corpus.real import REAL, Runs
 from tests.site import with_pictures
 from tests.standins import StandIns

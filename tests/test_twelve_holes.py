@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.dialect.plan_values import LiteralValue
 from app.errors import BadRequest
+from app.planning.planner import make_plan
 from app.protocol import RunFailed
 from app.settings import PathSettings, UrlSettings
-from app.workflow.plan_values import LiteralValue
-from app.workflow.planning.planner import make_plan
+from tests.plan_bench import MODEL, Bench, drawing, step
 from tests.worker.bench import Bench as Worker
 from tests.worker.bench import document
-from tests.workflow.bench import MODEL, Bench, drawing, step
 
 CODE = "antigravity"
 """A Python module that nobody imports: importing it opens a web browser."""
@@ -276,7 +276,7 @@ def test_10_sizes_steps_and_images_have_limits(bench: Bench, arguments: dict[str
 
 
 def test_10_iterations_and_the_document_itself_have_limits(bench: Bench):
-    # Each in tests/workflow/planning/test_bounds.py; this is the shortest way to run for ever.
+    # Each in tests/planning/test_bounds.py; this is the shortest way to run for ever.
     text = {"command": "gather_inputs", "inputs": ["x"] * 200}
     both = {"prompt": "previous_result:a", "negative_prompt": "previous_result:b"}
     steps = [{"name": name, "task": text} for name in "ab"]

@@ -13,11 +13,11 @@ from psutil import virtual_memory
 from app.engine import Engine
 from app.engine.assign import missing_bytes
 from app.engine.status import SlotStatus
+from app.models.fit import DEVICE_SHARE
+from app.models.plan_specs import plan_specs
+from app.planning.planner import make_plan
 from app.protocol import RunStarted
 from app.settings import PathSettings, WorkerSettings
-from app.workflow.models.fit import DEVICE_SHARE
-from app.workflow.models.plan_specs import plan_specs
-from app.workflow.planning.planner import make_plan
 from tests.engines import Finished, started_engine
 
 SEEDS = (3, 4)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from app.dialect.plan import Plan
 from app.machine import expects_accelerator
+from app.models.hub import Place, held
+from app.models.plan_specs import plan_specs
+from app.models.specs import PlanSpecs
+from app.models.wanted import Wanted
+from app.planning.plan_media import remote_values
+from app.planning.request_keys import request_key
 from app.settings import WorkerSettings
-from app.workflow.models.hub import Place, held
-from app.workflow.models.plan_specs import plan_specs
-from app.workflow.models.specs import PlanSpecs
-from app.workflow.models.wanted import Wanted
-from app.workflow.plan import Plan
-from app.workflow.remote import remote_values
-from app.workflow.request_keys import request_key
 
 
 def identified_if_here(plan: Plan, settings: WorkerSettings) -> tuple[PlanSpecs | None, str | None]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
+from app.dialect.plan import Plan
 from app.engine.availability import identified_if_here
 from app.engine.following import LogReader, following
 from app.engine.history import History
@@ -28,7 +29,10 @@ from app.engine.status import EngineStatus
 from app.engine.store import Store
 from app.engine.store_file import StoreError
 from app.errors import EngineError, EngineNotStarted, UnknownRun
+from app.models import needs
+from app.models.hub_headers import HubHeaders, NotAsked
 from app.outputs import OutputStore
+from app.planning.planner import make_plan
 from app.protocol import (
     DropComponents,
     MemoryFreed,
@@ -37,10 +41,6 @@ from app.protocol import (
 )
 from app.settings import Settings
 from app.trimming import Needed
-from app.workflow.models import needs
-from app.workflow.models.hub_headers import HubHeaders, NotAsked
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 
 log = logging.getLogger(__name__)
 

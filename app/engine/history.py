@@ -12,12 +12,15 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
+from app.dialect.plan import Plan
 from app.engine.availability import identified_if_here
 from app.engine.run import Run
 from app.engine.store import Store
 from app.engine.store_rows import StoredRun
 from app.errors import RunError, WorkbenchError
 from app.outputs import OutputStore
+from app.planning.plan_media import media_files
+from app.planning.planner import make_plan
 from app.protocol import (
     ResultSaved,
     RunCancelled,
@@ -27,9 +30,6 @@ from app.protocol import (
     TerminalEvent,
 )
 from app.settings import Settings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
-from app.workflow.remote import media_files
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from app.dialect.plan import Plan
+from app.dialect.plan_values import FileValue, Value
 from app.outputs import naming_disk_errors, replacing
-from app.workflow.plan import Plan
-from app.workflow.plan_values import FileValue, Value
-from app.workflow.remote import media_files, with_files
+from app.planning.plan_media import media_files, with_files
 
 FOLDER = "inputs"
 NAME = re.compile(rf"\b{FOLDER}/([0-9a-f]{{64}}(?:\.\w+)?)")

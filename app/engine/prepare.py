@@ -14,22 +14,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from app.dialect.plan import Plan
+from app.dialect.plan_values import FileValue, RemoteValue, Value
 from app.engine.availability import identified, is_here
 from app.engine.run import Run
 from app.engine.runs import Runs
 from app.errors import Cancelled, FetchError, WorkbenchError
 from app.media.cache import MediaCache, MediaFile
+from app.models.hub import Place, this_machine
+from app.models.wanted import Wanted, bring_all, exactly
+from app.planning.plan_media import remote_values, with_files
 from app.protocol import Downloading, FetchingMedia, RunEvent, RunFailed
 from app.settings import Settings
 from app.shared_work import Share, SharedWork
-from app.workflow.models.hub import Place, this_machine
-from app.workflow.models.wanted import Wanted, bring_all, exactly
-from app.workflow.plan import Plan
-from app.workflow.plan_values import FileValue, RemoteValue, Value
-from app.workflow.remote import remote_values, with_files
 
 if TYPE_CHECKING:
-    from app.workflow.models.hub_download import Progress
+    from app.models.hub_download import Progress
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Preparation:
 
     def _download(self, run: Run, model: Wanted, place: Place) -> None:
         # Imported late: it imports the hub's library.
-        from app.workflow.models.hub_download import download
+        from app.models.hub_download import download
 
         def tell(progress: Progress) -> None:
             self._report(

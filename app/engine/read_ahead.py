@@ -8,11 +8,11 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from app.dialect.fingerprint import weight_files
 from app.engine.assign import missing_bytes
 from app.engine.run import Run
 from app.machine import ram_free_and_total_bytes
-from app.workflow.fingerprint import weight_files
-from app.workflow.models.specs import PlanSpecs
+from app.models.specs import PlanSpecs
 
 log = logging.getLogger(__name__)
 

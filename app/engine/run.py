@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.dialect.plan import Plan
+from app.dialect.plan_sources import ModelSource
 from app.errors import InvalidInputs, first_line
+from app.models.specs import PlanSpecs
 from app.protocol import (
     MAX_COMMAND_BYTES,
     TERMINAL,
@@ -29,9 +32,6 @@ from app.protocol import (
     decode_command,
     encode,
 )
-from app.workflow.models.specs import PlanSpecs
-from app.workflow.plan import Plan
-from app.workflow.plan_sources import ModelSource
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
+from app.dialect.inputs import printable
+from app.dialect.plan import Plan
 from app.engine.ends import files_gone
 from app.engine.history import History
 from app.engine.request_cache import RequestCache, RequestResults
 from app.engine.run import Run
 from app.errors import QueueFull, UnknownRun, shortened
+from app.models.specs import PlanSpecs
+from app.planning.plan_media import media_files
 from app.protocol import (
     FilesMissing,
     PhaseChanged,
@@ -32,10 +36,6 @@ from app.protocol import (
 )
 from app.settings import EngineSettings
 from app.trimming import Needed
-from app.workflow.inputs import printable
-from app.workflow.models.specs import PlanSpecs
-from app.workflow.plan import Plan
-from app.workflow.remote import media_files
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from app.engine.run import RunInfo
+from app.models.fit import Room
 from app.protocol import BoundedMemory, Budgets, Eviction, HeldComponent, MemoryUse, Message
-from app.workflow.models.fit import Room
 
 WorkerState = Literal["starting", "ready", "busy", "restarting", "dead"]
 STATES: tuple[WorkerState, ...] = ("ready", "busy", "starting", "restarting", "dead")

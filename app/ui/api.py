@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gradio as gr
 
+from app.catalog.catalog import Catalog, CatalogEntry
+from app.dialect.inputs import unfit
 from app.engine.run import RunInfo
 from app.engine.store_file import StoreError
 from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
@@ -28,8 +30,6 @@ from app.ui.readers import Reader, answer_for, while_read
 from app.ui.script_events import done_event, failure_event, script_event
 from app.ui.typed_endpoints import endpoint_name, typed_endpoint
 from app.ui.uploads import inputs_of, unwrapped_urls
-from app.workflow.catalog import Catalog, CatalogEntry
-from app.workflow.inputs import unfit
 
 if TYPE_CHECKING:
     from app.engine import Engine

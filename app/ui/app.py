@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.catalog.catalog import Catalog
 from app.compat.ui.forms import allow_new_forms
 from app.settings import Settings
 from app.ui.api import ScriptApi
@@ -14,7 +15,6 @@ from app.ui.free import FreeButton
 from app.ui.generate import GenerateTab
 from app.ui.memory import PRIVATE, MemoryPanel
 from app.ui.people import People
-from app.workflow.catalog import Catalog
 
 if TYPE_CHECKING:
     from app.engine import Engine

@@ -19,13 +19,13 @@ import gradio as gr
 from gradio.components import Component
 from pydantic import JsonValue
 
+from app.dialect.inputs import MAX_EXACT, InputSpec
 from app.errors import InvalidInputs, Problem, shortened
 from app.media.files import MediaKind
 from app.media.images import WrongMediaError
 from app.settings import PathSettings
 from app.ui.painting import Editor, background_of, is_there, mask_editor, mask_of
 from app.ui.widgets import asked, rounds, text_field, widget_of
-from app.workflow.inputs import MAX_EXACT, InputSpec
 
 MAX_EXAMPLES = 6
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,100}")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.catalog.catalog import Catalog, CatalogEntry, missing_entry
+from app.dialect.document import drawn_seed
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError
 from app.media.files import KIND_NAMES, MediaKind
 from app.protocol import ResultSaved
@@ -39,8 +41,6 @@ from app.ui.outcome import Outcome, StageState, Updates, media_kind, newest
 from app.ui.people import People, current_request
 from app.ui.readers import with_heartbeats
 from app.ui.visits import read_visit, typed_only
-from app.workflow.catalog import Catalog, CatalogEntry, missing_entry
-from app.workflow.document import drawn_seed
 
 if TYPE_CHECKING:
     from app.engine import Engine

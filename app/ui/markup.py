@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
+from app.catalog.catalog import CatalogEntry
 from app.errors import ErrorReport
+from app.models.hub import is_repository
 from app.protocol import NOT_SHOWN, ResultSaved
 from app.run_view import RunView
 from app.units import duration
-from app.workflow.catalog import CatalogEntry
-from app.workflow.models.hub import is_repository
 
 CHOOSE_THUMBNAIL = """
 element.addEventListener("click", (event) => {

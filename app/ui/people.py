@@ -12,11 +12,11 @@ import gradio as gr
 from gradio.context import LocalContext
 from pydantic import JsonValue
 
+from app.catalog.catalog import Catalog, CatalogEntry
+from app.catalog.guests import OPERATORS, GuestCheck, GuestLimits
+from app.dialect.plan import Plan
 from app.errors import BadRequest
 from app.settings import UiSettings
-from app.workflow.catalog import Catalog, CatalogEntry
-from app.workflow.guests import OPERATORS, GuestCheck, GuestLimits
-from app.workflow.plan import Plan
 
 Role = Literal["operator", "guest"]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from app.catalog.catalog import CatalogEntry
+from app.dialect.inputs import InputSpec
+from app.dialect.naming import SEED
 from app.ui.widgets import widget_of
-from app.workflow.catalog import CatalogEntry
-from app.workflow.inputs import InputSpec
-from app.workflow.naming import SEED
 
 RunToEnd = Callable[[str, dict[str, Any], int | None, gr.Request], Awaitable[dict[str, Any]]]
 """Runs a workflow by its name, inputs and seed for this request, and returns the `done` event."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from app.catalog.catalog import CatalogEntry
+from app.dialect.inputs import InputSpec
 from app.errors import InvalidInputs, Problem
 from app.media.urls import is_url
-from app.workflow.catalog import CatalogEntry
-from app.workflow.inputs import InputSpec
 
 EXAMPLES = {"image": "picture.png", "video": "film.mp4", "audio": "sound.wav"}
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from app.workflow.inputs import InputSpec
+from app.dialect.inputs import InputSpec
 
 MAX_TEXT = 100_000
 Typed = Annotated[str, StringConstraints(max_length=MAX_TEXT)] | bool | int | float | None

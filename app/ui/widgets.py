@@ -11,8 +11,8 @@ import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import FileData
 
-from app.workflow.input_kinds import INPUT_KINDS
-from app.workflow.inputs import MAX_EXACT, InputSpec, written
+from app.dialect.input_kinds import INPUT_KINDS
+from app.dialect.inputs import MAX_EXACT, InputSpec, written
 
 PICTURE_HEIGHT = 260
 

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from app.dialect.plan import Plan
+from app.dialect.plan_settings import DENOISERS
 from app.errors import Cancelled
+from app.models.needs import DECODERS
 from app.protocol import (
     CancelPointGap,
     Event,
@@ -31,9 +34,6 @@ from app.protocol import (
 )
 from app.worker.device import Device
 from app.worker.steps.step_output import StepOutput
-from app.workflow.models.needs import DECODERS
-from app.workflow.plan import Plan
-from app.workflow.plan_settings import DENOISERS
 
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo

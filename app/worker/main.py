@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.compat.worker import process
+from app.dialect.inputs import printable
 from app.errors import DeviceUnusable, ResultError
 from app.protocol import (
     CancelRun,
@@ -39,7 +40,6 @@ from app.protocol import (
     encode,
 )
 from app.settings import WorkerSettings
-from app.workflow.inputs import printable
 
 if TYPE_CHECKING:
     from app.worker.context import Signals
@@ -124,11 +124,11 @@ class Worker:
         import diffusers.utils.logging
         import transformers.utils.logging
 
+        from app.dialect.fingerprint import library_versions
         from app.outputs import OutputStore
         from app.worker.device import Device, use_threads
         from app.worker.failures import refuse_nan
         from app.worker.runner import Runner
-        from app.workflow.fingerprint import library_versions
 
         # Progress is reported as events; bars on stderr would fill the log.
         diffusers.utils.logging.disable_progress_bar()

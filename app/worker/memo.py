@@ -23,6 +23,9 @@ from diffusers import ConfigMixin
 from PIL import Image
 from safetensors import SafetensorError
 
+from app.dialect.fingerprint import computing_versions
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import DENOISERS
 from app.errors import first_line
 from app.worker.device import Device
 from app.worker.embeddings import (
@@ -34,9 +37,6 @@ from app.worker.embeddings import (
 )
 from app.worker.loading.parts import Parts
 from app.worker.lru_cache import LruCache
-from app.workflow.fingerprint import computing_versions
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import DENOISERS
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from app.dialect.plan import Plan
 from app.protocol import BoundedMemory, Event, MemoryReported, MemoryUse
 from app.worker.device import Device
 from app.worker.guards import optional_work
 from app.worker.lru_cache import LruCache
 from app.worker.placement import Placement
 from app.worker.residency import Residency
-from app.workflow.plan import Plan
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from app.dialect.plan import LoadingStep, PipelineStep, TaskStep
 from app.errors import TooLarge
-from app.protocol import Budgets, HeldComponent, Place
-from app.settings import WorkerSettings
-from app.worker.context import RunContext
-from app.worker.device import Device
-from app.worker.loading.origins import Origin
-from app.worker.loading.parts import Part, Parts, StepParts
-from app.worker.loading.weights import Weights
-from app.worker.residency import Entry, Residency, choose_evictions
-from app.workflow.models.activations import Size
-from app.workflow.models.fit import (
+from app.models.activations import Size
+from app.models.fit import (
     DEVICE_SHARE,
     RAM_SHARE,
     Mode,
@@ -33,9 +26,16 @@ from app.workflow.models.fit import (
     choose_mode,
     working_bytes,
 )
-from app.workflow.models.needs import asked_mode, step_need
-from app.workflow.models.specs import StepSpecs
-from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
+from app.models.needs import asked_mode, step_need
+from app.models.specs import StepSpecs
+from app.protocol import Budgets, HeldComponent, Place
+from app.settings import WorkerSettings
+from app.worker.context import RunContext
+from app.worker.device import Device
+from app.worker.loading.origins import Origin
+from app.worker.loading.parts import Part, Parts, StepParts
+from app.worker.loading.weights import Weights
+from app.worker.residency import Entry, Residency, choose_evictions
 
 log = logging.getLogger(__name__)
 

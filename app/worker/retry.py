@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+from app.dialect.plan import LoadingStep, PipelineStep, TaskStep
 from app.errors import OutOfMemory
 from app.protocol import Phase, Place
 from app.worker.context import RunContext
@@ -20,7 +21,6 @@ from app.worker.guards import optional_work
 from app.worker.loading.parts import StepParts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
-from app.workflow.plan import LoadingStep, PipelineStep, TaskStep
 
 
 class Shortage(NamedTuple):

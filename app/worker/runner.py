@@ -6,7 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from app.dialect.fingerprint import library_versions
+from app.dialect.plan import LoadingStep, Plan, Step, SubWorkflowStep, for_device
 from app.errors import Cancelled, ResultError
+from app.models.specs import NotHere
 from app.outputs import OutputStore
 from app.protocol import (
     DropComponents,
@@ -48,9 +51,6 @@ from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
 from app.worker.steps.arguments import comes_after, in_order
 from app.worker.watched_files import WatchedFiles, drop_replaced
-from app.workflow.fingerprint import library_versions
-from app.workflow.models.specs import NotHere
-from app.workflow.plan import LoadingStep, Plan, Step, SubWorkflowStep, for_device
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ from PIL import Image
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
+from app.dialect.fingerprint import computing_versions
+from app.dialect.plan import Plan
+from app.models.specs import AdapterSpec
+from app.planning.result_keys import answered, result_key, steps_to_run
 from app.tasks.media import AudioVideo
 from app.worker.device import Device
 from app.worker.loading.parts import Part, StepParts
 from app.worker.lru_cache import LruCache
 from app.worker.steps.step_output import CallOutput, StepOutput
-from app.workflow.fingerprint import computing_versions
-from app.workflow.models.specs import AdapterSpec
-from app.workflow.plan import Plan
-from app.workflow.result_keys import answered, result_key, steps_to_run
 
 
 class UnknownArtifactError(Exception):

@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.dialect.fingerprint import noting_files
+from app.dialect.plan import Plan
+from app.models.plan_specs import are_current
+from app.models.specs import PlanSpecs
+from app.planning.plan_media import media_files
+from app.planning.request_keys import is_certain, request_key
 from app.protocol import StartRun
 from app.stamps import FileStamp, stamp_of
 from app.worker.residency import Residency
-from app.workflow.fingerprint import noting_files
-from app.workflow.models.plan_specs import are_current
-from app.workflow.models.specs import PlanSpecs
-from app.workflow.plan import Plan
-from app.workflow.remote import media_files
-from app.workflow.request_keys import is_certain, request_key
 
 if TYPE_CHECKING:
     from app.worker.loading.weights import Weights

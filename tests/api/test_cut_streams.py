@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 
-from app.remote import ServerWorkbench
+from app.shell.remote import ServerWorkbench
 from tests.api.test_streams import MANY, wait_until_idle
 from tests.cutting_proxy import CuttingProxy
 from tests.servers import Server

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from app.planning.planner import make_plan
 from app.protocol import Phase, PhaseChanged, Preview, RunCancelled, StepProgress
 from app.settings import PathSettings
-from app.workflow.planning.planner import make_plan
 from tests.corpus.bench import make_media, problems, same, write_own
 from tests.corpus.own import OWN, Own
 from tests.engines import Finished

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import InvalidWorkflow
+from app.planning.planner import make_plan
 from app.settings import PathSettings
-from app.workflow.planning.planner import make_plan
 from tests.corpus.bench import Corpus, corpus, problems, same
 from tests.corpus.coverage import BLOCK, PAGE, block
 from tests.corpus.real import REAL, Mistaken, Runs

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from app.dialect.loader import read_document
+from app.dialect.plan import PipelineStep, Plan, Step, SubWorkflowStep
+from app.models.fit import Room
+from app.models.needs import lines, weighed_specs
+from app.models.plan_specs import plan_specs
+from app.models.resolve import component_names
+from app.models.specs import ComponentSpec, PlanSpecs, StepSpecs
+from app.planning.drafts import draft_plan
+from app.planning.planner import make_plan
+from app.planning.request_keys import request_key
 from app.protocol import StartRun, decode_command, encode
 from app.settings import PathSettings
 from app.worker.device import Device
 from app.worker.loading.parts import Parts
 from app.worker.loading.plan_parts import plan_parts
 from app.worker.step_results import StepResults
-from app.workflow.loader import read_document
-from app.workflow.models.fit import Room
-from app.workflow.models.needs import lines, weighed_specs
-from app.workflow.models.plan_specs import plan_specs
-from app.workflow.models.resolve import component_names
-from app.workflow.models.specs import ComponentSpec, PlanSpecs, StepSpecs
-from app.workflow.plan import PipelineStep, Plan, Step, SubWorkflowStep
-from app.workflow.planning.drafts import draft_plan
-from app.workflow.planning.planner import make_plan
-from app.workflow.request_keys import request_key
 from tests.corpus.bench import make_media, with_children, write_own
 from tests.corpus.own import OWN, Own
 from tests.corpus.real import REAL, Runs

@@ -55,6 +55,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from app.dialect.plan_sources import ModelSource
 from app.errors import Cancelled, StepError
 from app.protocol import (
     Budgets,
@@ -93,7 +94,6 @@ from app.protocol import (
 )
 from app.settings import WorkerSettings
 from app.stamps import stamp_of
-from app.workflow.plan_sources import ModelSource
 
 COMMANDS = "scripted_worker.commands"
 AT_START = "at-start"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.dialect.plan import Plan
+from app.dialect.plan_values import FileValue
 from app.engine import Engine
 from app.errors import InvalidInputs
 from app.protocol import (
@@ -22,8 +24,6 @@ from app.protocol import (
     StartRun,
 )  # fmt: skip
 from app.settings import PathSettings, Settings, WorkerSettings
-from app.workflow.plan import Plan
-from app.workflow.plan_values import FileValue
 from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import Bench, Heard
 from tests.site import Site, picture

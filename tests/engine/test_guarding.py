@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from app.dialect.plan import Plan
 from app.engine.history import History
 from app.engine.loop import EngineLoop
 from app.engine.run import Follower, Run
 from app.engine.runs import new_run_id
 from app.engine.slots.local import starting
 from app.engine.store import Store
+from app.planning.planner import make_plan
 from app.protocol import RunCancelled, RunFailed, RunSucceeded
 from app.settings import EngineSettings, PathSettings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.doubles.scripted_worker import LOOK_AGAIN_S, scripted_worker
 from tests.engine.bench import PATIENCE_S, Heard, settings
 

@@ -11,8 +11,8 @@ from app.engine.history import ABANDONED, AGAIN, TWICE, WAITED, History
 from app.engine.run import Run
 from app.engine.store import Store
 from app.errors import UnknownRun
+from app.planning.planner import make_plan
 from app.protocol import RunCancelled, RunFailed, RunQueued, RunStarted, RunSucceeded
-from app.workflow.planning.planner import make_plan
 from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import Bench, Heard, serving, settings
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app.dialect.plan import Plan
 from app.engine.kept_inputs import FOLDER, with_kept_inputs
 from app.errors import ResultError
+from app.planning.plan_media import media_files
+from app.planning.planner import make_plan
 from app.settings import SHIPPED_WORKFLOWS, PathSettings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
-from app.workflow.remote import media_files
 
 
 @pytest.fixture

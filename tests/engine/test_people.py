@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from app.dialect.plan import Plan
 from app.errors import BadRequest, QueueFull
-from app.workflow.plan import Plan
 from tests.engine.bench import Bench
 
 

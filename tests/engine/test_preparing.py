@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pytest
 
-from app import terminal
 from app.engine import Engine
 from app.protocol import (
     Downloading,
@@ -23,6 +22,7 @@ from app.protocol import (
     RunStarted,
     StartRun,
 )
+from app.shell import terminal
 from tests.doubles.scripted_worker import scripted_worker
 from tests.engine.bench import PATIENCE_S, Bench, Heard, settings
 from tests.hub import Hub

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from app.dialect.request import MAX_NAMES, MAX_REQUEST_BYTES
 from app.errors import InvalidInputs, WorkbenchError
+from app.planning.planner import make_plan
 from app.protocol import MAX_COMMAND_BYTES
 from app.settings import PathSettings
-from app.workflow.planning.planner import make_plan
-from app.workflow.request import MAX_NAMES, MAX_REQUEST_BYTES
 from tests.conftest import PROJECT
 from tests.engine.bench import Bench
 

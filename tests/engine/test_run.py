@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.dialect.plan import Plan
 from app.engine.run import Follower, Run
 from app.errors import ErrorReport
 from app.protocol import (
@@ -19,7 +20,6 @@ from app.protocol import (
     TerminalEvent,
     Timings,
 )
-from app.workflow.plan import Plan
 
 ID = "20260101-000000-abcdef"
 QUEUED = RunQueued(run_id=ID, time=1.0, position=0)

@@ -15,10 +15,10 @@ import pytest
 
 from app.engine.status import EngineStatus
 from app.errors import WorkerDied
+from app.models.plan_specs import plan_specs
+from app.planning.planner import make_plan
 from app.protocol import RunCancelled, RunFailed, RunSucceeded
 from app.settings import PathSettings
-from app.workflow.models.plan_specs import plan_specs
-from app.workflow.planning.planner import make_plan
 from tests.engine.bench import PATIENCE_S, Bench
 
 TWO = ("cpu", "cpu")

@@ -15,10 +15,10 @@ from typing import Any
 
 from diffusers import FluxControlPipeline, FluxFillPipeline
 
+from app.planning.loading_arguments import PRIOR_OF
+from app.planning.task_models import with_defaults
 from app.settings import SHIPPED_WORKFLOWS
 from app.tasks import TASKS
-from app.workflow.planning.loading_arguments import PRIOR_OF
-from app.workflow.planning.task_models import with_defaults
 from tests.standins.films import (
     build_allegro,
     build_cogvideox,

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from app.workflow.models.model_index import read_index
+from app.models.model_index import read_index
 from tests.standins.parts import seeded
 
 

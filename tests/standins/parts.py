@@ -35,7 +35,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from app.workflow.models.model_index import is_component
+from app.models.model_index import is_component
 from models.shapes.tokenizer import MAX_TOKENS, build_tokenizer
 
 TEXT_WIDTH = 32

@@ -15,8 +15,8 @@ import gradio as gr
 from gradio.data_classes import FileData
 from app.settings import PathSettings
 from app.ui.form import build_form, read_form
-from app.workflow.document import InputBlock
-from app.workflow.inputs import input_specs
+from app.dialect.document import InputBlock
+from app.dialect.inputs import input_specs
 
 variables = {"start_video": {"location": "https://example.org/cat"}, "an_image": None, "music": ""}
 asked = input_specs(variables, {name: InputBlock() for name in variables}

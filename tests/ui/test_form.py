@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
+from app.dialect.document import InputBlock
+from app.dialect.inputs import check_inputs, input_specs
 from app.errors import InvalidInputs
 from app.settings import PathSettings
 from app.ui.form import Field, fits, read_form, read_seed, shown
-from app.workflow.document import InputBlock
-from app.workflow.inputs import check_inputs, input_specs
 
 
 def form(default: JsonValue, held: Any, uploads: Path, **block: Any) -> tuple[Any, JsonValue]:

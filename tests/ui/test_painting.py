@@ -28,8 +28,8 @@ from gradio.data_classes import DataWithFiles, FileData
 from app.errors import InvalidInputs
 from app.settings import PathSettings
 from app.ui.form import build_form, read_form
-from app.workflow.document import InputBlock
-from app.workflow.inputs import input_specs
+from app.dialect.document import InputBlock
+from app.dialect.inputs import input_specs
 
 asked = input_specs({"image": None, "mask": None},
                     {"image": InputBlock(), "mask": InputBlock(mask_of="image")})

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.dialect.plan import Plan
 from app.errors import LoadError
 from app.outputs import OutputStore
+from app.planning.planner import make_plan
 from app.protocol import Event, FreeMemory, StartRun
 from app.settings import PathSettings, WorkerSettings
 from app.worker.context import RunContext, Signals
@@ -22,8 +24,6 @@ from app.worker.loading.load import assemble, find_parts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
 from app.worker.runner import Runner
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.engines import Finished
 
 Document = dict[str, Any]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.dialect.plan import PipelineStep
 from app.protocol import StepProgress
-from app.workflow.plan import PipelineStep
 from tests.doubles.accelerator import Accelerator
 from tests.standins.upscalers import build_latent_upscaler, build_upscaler
 from tests.worker.bench import Bench, Document, document, pixels, same

@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from app.dialect.plan import Plan
+from app.dialect.plan_values import LiteralValue
 from app.protocol import TERMINAL, ResultSaved, RunFailed
 from app.worker.failures import refuse_nan
-from app.workflow.plan import Plan
-from app.workflow.plan_values import LiteralValue
 from tests.worker.bench import Bench, Document, document, same, step
 
 GOOD = document(step(), id="good")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from app.dialect.plan import Plan
+from app.models.plan_specs import plan_specs
+from app.models.specs import PlanSpecs
 from app.protocol import Event, RunSucceeded, StartRun, decode_command, encode
-from app.workflow.models.plan_specs import plan_specs
-from app.workflow.models.specs import PlanSpecs
-from app.workflow.plan import Plan
 from tests.worker.bench import Bench, document, step
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from app.dialect.plan import Chain, PipelineStep
+from app.dialect.plan_sources import ModelSource
+from app.dialect.segments import FrameSnap
 from app.errors import StepError
 from app.tasks.audio import samples_lasting
 from app.tasks.media import AudioVideo
 from app.worker.steps.chain import _carried, _continued, _planned, _Video, _with_slice
-from app.workflow.plan import Chain, PipelineStep
-from app.workflow.plan_sources import ModelSource
-from app.workflow.segments import FrameSnap
 
 FPS, RATE = 10.0, 1000
 STEP = PipelineStep(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_sources import ModelSource
 from app.worker.retry import SWITCHES, difference, leaner
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import ModelSource
 
 
 def asked(**changes: Any) -> PipelineStep:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.planning.planner import make_plan
 from app.protocol import MemoryReported, MemoryUse
 from app.settings import PathSettings
 from app.worker.memory_reports import MAX_WORKFLOWS, Growth
-from app.workflow.planning.planner import make_plan
 from tests.worker.bench import SHAPES, Bench, document, step
 
 MB = 1_000_000

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.dialect.fingerprint import identify_file
+from app.dialect.plan import Plan
+from app.models.plan_specs import plan_specs
+from app.planning.request_keys import request_key
 from app.protocol import Event, MemoryReported, PhaseChanged, RunSucceeded, StartRun, StepRemembered
-from app.workflow.fingerprint import identify_file
-from app.workflow.models.plan_specs import plan_specs
-from app.workflow.plan import Plan
-from app.workflow.request_keys import request_key
 from tests.engines import Finished
 from tests.worker.bench import Bench, document, pixels, step
 

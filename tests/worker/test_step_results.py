@@ -17,6 +17,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_hook
 
+from app.dialect.plan import Plan
 from app.protocol import (
     DropComponents,
     Loading,
@@ -30,7 +31,6 @@ from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.step_results import OBJECT_BYTES, CachedResults, StepResults
 from app.worker.steps.step_output import CallOutput, StepOutput
-from app.workflow.plan import Plan
 from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step
 

@@ -15,9 +15,9 @@ from diffusers import ModelMixin
 from diffusers.hooks import apply_layerwise_casting
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import Compiled, ComponentChanges
 from app.errors import LoadError, nearest
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import Compiled, ComponentChanges
 
 log = logging.getLogger(__name__)
 

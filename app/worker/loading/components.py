@@ -12,18 +12,18 @@ import torch
 import transformers
 from transformers.models.auto.auto_factory import _get_model_class
 
+from app.dialect.files import read_object
+from app.dialect.fingerprint import FileIdentity, tensor_places, weight_files
 from app.errors import LoadError, first_line
+from app.models.config_check import wrong_in
+from app.models.pipeline_shapes import not_loaded
+from app.models.quantised import stored_quantiser
+from app.models.specs import ComponentSpec
 from app.stamps import FileStamp, stamp_of
 from app.worker.loading.foreign import foreign_class
 from app.worker.loading.parts import Part
 from app.worker.loading.processors import PROCESSORS
 from app.worker.loading.quantising import check_stored
-from app.workflow.files import read_object
-from app.workflow.fingerprint import FileIdentity, tensor_places, weight_files
-from app.workflow.models.config_check import wrong_in
-from app.workflow.models.pipeline_shapes import not_loaded
-from app.workflow.models.quantised import stored_quantiser
-from app.workflow.models.specs import ComponentSpec
 
 
 def part_of(spec: ComponentSpec) -> Part:

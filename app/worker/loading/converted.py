@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.dialect.fingerprint import HEADER_LENGTH_BYTES, library_versions, tensor_bytes
 from app.unfinished import private_folder
-from app.workflow.fingerprint import HEADER_LENGTH_BYTES, library_versions, tensor_bytes
 
 log = logging.getLogger(__name__)
 

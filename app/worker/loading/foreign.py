@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from app.workflow.models.specs import ComponentSpec
+from app.models.specs import ComponentSpec
 
 DEPTH = 2
 """Depth of attributes in which detectors keep their networks."""

@@ -17,7 +17,12 @@ import torch
 from diffusers import ConfigMixin
 from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 
+from app.dialect.plan import PipelineStep
 from app.errors import LoadError
+from app.models.adapters import adapters_of
+from app.models.pipeline_shapes import Shape, read_pipeline_index
+from app.models.resolve import component_specs
+from app.models.specs import Selection, StepSpecs, local_folder
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import Part, Parts, StepParts
@@ -25,11 +30,6 @@ from app.worker.loading.quantising import with_quantised_matmul
 from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
 from app.worker.loading.schedulers import changed_scheduler
 from app.worker.loading.single_files import read_pickle
-from app.workflow.models.adapters import adapters_of
-from app.workflow.models.pipeline_shapes import Shape, read_pipeline_index
-from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import Selection, StepSpecs, local_folder
-from app.workflow.plan import PipelineStep
 
 IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
 """Pipelines that accept an IP-adapter."""

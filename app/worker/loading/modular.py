@@ -21,23 +21,23 @@ from diffusers.modular_pipelines.modular_pipeline import (
     ModularPipelineBlocks,
 )
 
+from app.dialect.files import read_object
+from app.dialect.installed.blocks import family_of
+from app.dialect.installed.names import MODULAR
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_sources import ModelSource, ModularSettings
 from app.errors import LoadError, nearest
+from app.models.adapters import adapters_of
+from app.models.model_index import OWN_BLOCKS, ModelIndex
+from app.models.pipeline_shapes import Shape, model_index
+from app.models.resolve import component_specs
+from app.models.specs import Selection, local_folder
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import Part, Parts
 from app.worker.loading.remote_code import code_folder, load_class
 from app.worker.loading.single_files import read_pickle
 from app.worker.modular_blocks import blocks_in, loops_in
-from app.workflow.files import read_object
-from app.workflow.installed.blocks import family_of
-from app.workflow.installed.names import MODULAR
-from app.workflow.models.adapters import adapters_of
-from app.workflow.models.model_index import OWN_BLOCKS, ModelIndex
-from app.workflow.models.pipeline_shapes import Shape, model_index
-from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import Selection, local_folder
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import ModelSource, ModularSettings
 
 CALL = ("output",)
 """Arguments of a call beside those the blocks declare."""

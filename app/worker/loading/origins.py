@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from app.workflow.fingerprint import FileIdentity, identify_file, tensor_places
+from app.dialect.fingerprint import FileIdentity, identify_file, tensor_places
 
 ORIGINS_ARE_KNOWN = sys.platform == "linux"
 """Only Linux reports the addresses of mapped files; elsewhere the library does every load."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.workflow.models.specs import AdapterSpec, ComponentSpec
+from app.models.specs import AdapterSpec, ComponentSpec
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from app.dialect.plan import PipelineStep, Plan, TaskStep
+from app.models.specs import PlanSpecs, StepSpecs
 from app.worker.device import Device
 from app.worker.loading.load import find_parts
 from app.worker.loading.parts import StepParts
 from app.worker.loading.task_parts import find_task_parts
-from app.workflow.models.specs import PlanSpecs, StepSpecs
-from app.workflow.plan import PipelineStep, Plan, TaskStep
 
 
 def plan_parts(plan: Plan, specs: PlanSpecs | None, device: Device) -> dict[str, StepParts]:

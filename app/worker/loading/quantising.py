@@ -21,12 +21,12 @@ import diffusers
 import torch
 import transformers
 
+from app.dialect.plan import PipelineStep
+from app.dialect.quantisation import QUANTISERS, Given, Quantisation, QuantiserKind
 from app.errors import LoadError, nearest
 from app.packages import Package
+from app.planning.quantisers import STORED
 from app.worker.device import Device, seeded
-from app.workflow.plan import PipelineStep
-from app.workflow.planning.quantisers import STORED
-from app.workflow.quantisation import QUANTISERS, Given, Quantisation, QuantiserKind
 
 if TYPE_CHECKING:
     from app.worker.loading.parts import Part

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from app.dialect.fingerprint import identify_file
+from app.dialect.plan_sources import ModelSource
 from app.errors import LoadError
-from app.workflow.fingerprint import identify_file
-from app.workflow.models.specs import Selection, local_folder
-from app.workflow.plan_sources import ModelSource
+from app.models.specs import Selection, local_folder
 
 PIPELINE = "pipeline"
 """Default module of a repository's pipeline."""

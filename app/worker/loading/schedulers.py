@@ -6,9 +6,9 @@ from typing import Any
 
 import diffusers
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import SchedulerChange
 from app.errors import LoadError
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import SchedulerChange
 
 
 def changed_scheduler(step: PipelineStep, name: str, change: SchedulerChange, held: Any) -> Any:

@@ -1,6 +1,6 @@
 """Loads components from one file, as diffusers' `from_single_file` does.
 
-`app/workflow/models/single_files.py` resolves the file and its configuration before.
+`app/models/single_files.py` resolves the file and its configuration before.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from diffusers.loaders.single_file_utils import (
     load_single_file_checkpoint,
 )
 
+from app.dialect.fingerprint import identify_file
 from app.errors import LoadError
-from app.workflow.fingerprint import identify_file
-from app.workflow.models.single_files import Shapes
+from app.models.single_files import Shapes
 
 
 def read_pickle(file: Path) -> Shapes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from app.dialect.plan import TaskStep
+from app.models.resolve import component_specs
+from app.models.specs import StepSpecs, local_folder
 from app.worker.device import Device
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import TaskParts
-from app.workflow.models.resolve import component_specs
-from app.workflow.models.specs import StepSpecs, local_folder
-from app.workflow.plan import TaskStep
 
 
 def find_task_parts(step: TaskStep, device: Device, specs: StepSpecs | None = None) -> TaskParts:

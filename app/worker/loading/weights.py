@@ -29,7 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
+from app.dialect.fingerprint import weight_files
 from app.errors import LoadError, first_line
+from app.models.hub import TEXT_FILES
 from app.settings import MIB
 from app.worker.context import RunContext
 from app.worker.device import Device, is_out_of_memory
@@ -51,8 +53,6 @@ from app.worker.loading.quantising import finish_loading, held_bytes, quantised_
 from app.worker.loading.single_files import load_component
 from app.worker.lru_cache import LruCache
 from app.worker.residency import Entry, Residency
-from app.workflow.fingerprint import weight_files
-from app.workflow.models.hub import TEXT_FILES
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from app import __version__
+from app.dialect.plan import ResultSpec, Step
+from app.dialect.result_kinds import RESULT_KINDS, ResultKind
 from app.outputs import NewFile, OutputStore, Record, naming_disk_errors, replacing, sidecar_of
 from app.protocol import ResultSaved
 from app.stamps import stamp_of
@@ -21,8 +23,6 @@ from app.unfinished import part_file, private_folder
 from app.worker.results import text, video
 from app.worker.results.record import record_of
 from app.worker.steps.step_output import Extras, StepOutput
-from app.workflow.plan import ResultSpec, Step
-from app.workflow.result_kinds import RESULT_KINDS, ResultKind
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import ResultError
+from app.media.audio_files import AUDIO_FILES, CODECS, PLAIN
 from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, as_audio
-from app.workflow.planning.audio_files import AUDIO_FILES, CODECS, PLAIN
 
 if TYPE_CHECKING:
-    from app.workflow.plan import ResultSpec
+    from app.dialect.plan import ResultSpec
 
 DEFAULT_RATE = 44_100
 """Sample rate in Hz where none is given."""

@@ -12,7 +12,7 @@ from app.outputs import RECORD_KEY, NewFile, Record, reference_to_sidecar
 if TYPE_CHECKING:
     from PIL import Image
 
-    from app.workflow.plan import ResultSpec
+    from app.dialect.plan import ResultSpec
 
 MAX_EXIF_BYTES = 65_000
 """A JPEG stores EXIF in one segment of 64 KB, header included."""

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from app.dialect.plan import PipelineStep, Step
 from app.media.urls import is_url, without_query
 from app.outputs import Record
-from app.workflow.plan import PipelineStep, Step
-from app.workflow.remote import media_files
+from app.planning.plan_media import media_files
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -9,7 +9,7 @@ from app.errors import ResultError
 from app.outputs import NewFile, Record
 
 if TYPE_CHECKING:
-    from app.workflow.plan import ResultSpec
+    from app.dialect.plan import ResultSpec
 
 
 def save_text(artifact: Any, file: NewFile, _record: Record, _spec: ResultSpec) -> None:

@@ -10,15 +10,15 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from app.compat.worker.x264 import repeatable_options
 from app.errors import ResultError
+from app.media.audio_files import OPUS_RATES
 from app.outputs import NewFile, Record
 from app.tasks.media import AudioVideo, VideoFileFrames, as_array, as_audio, as_bytes
 from app.worker.results.audio import encoded, layout_of, quality_options
-from app.workflow.planning.audio_files import OPUS_RATES
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from app.workflow.plan import ResultSpec
+    from app.dialect.plan import ResultSpec
 
     Frame = np.ndarray[Any, np.dtype[Any]]
 

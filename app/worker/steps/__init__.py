@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from app.dialect.plan import SubWorkflowStep
 from app.worker.steps import pipeline, task
-from app.workflow.plan import SubWorkflowStep
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from app.errors import StepError, nearest
-from app.tasks.media import AudioVideo, as_frames, as_image
-from app.worker.steps.media import MediaReader, build
-from app.worker.steps.step_output import StepOutput
-from app.workflow.inputs import media_kind
-from app.workflow.plan import MAX_ITERATIONS, Rounds, Step
-from app.workflow.plan_values import (
+from app.dialect.inputs import media_kind
+from app.dialect.plan import MAX_ITERATIONS, Rounds, Step
+from app.dialect.plan_values import (
     BuiltValue,
     DTypeValue,
     FileValue,
@@ -29,6 +25,10 @@ from app.workflow.plan_values import (
     Value,
     references_in,
 )
+from app.errors import StepError, nearest
+from app.tasks.media import AudioVideo, as_frames, as_image
+from app.worker.steps.media import MediaReader, build
+from app.worker.steps.step_output import StepOutput
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

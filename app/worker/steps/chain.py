@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.errors import StepError
-from app.tasks.audio import join, padded, samples_lasting
-from app.tasks.media import AudioVideo, VideoFileFrames, as_audio, as_frames
-from app.worker.steps.arguments import one_value
-from app.worker.steps.step_output import artifacts_of
-from app.workflow.plan import Chain, PipelineStep
-from app.workflow.segments import (
+from app.dialect.plan import Chain, PipelineStep
+from app.dialect.segments import (
     Segment,
     crossfade_window,
     frames_lasting,
     segments_to_cover,
 )
+from app.errors import StepError
+from app.tasks.audio import join, padded, samples_lasting
+from app.tasks.media import AudioVideo, VideoFileFrames, as_audio, as_frames
+from app.worker.steps.arguments import one_value
+from app.worker.steps.step_output import artifacts_of
 
 if TYPE_CHECKING:
     from app.tasks.media import Array

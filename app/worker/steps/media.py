@@ -13,10 +13,10 @@ from app.errors import StepError
 from app.media import images
 from app.media.files import CONTAINERS, KIND_NAMES, MediaKind, check_channels, check_stream
 from app.media.images import WrongMediaError
+from app.planning.objects import DATA_CLASSES, data_class
 from app.settings import MediaLimits
 from app.tasks.media import AudioVideo, as_audio, as_image, check_video
 from app.units import size
-from app.workflow.planning.objects import DATA_CLASSES, data_class
 
 if TYPE_CHECKING:
     from app.tasks.media import Array

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from app.dialect.plan import PipelineStep
 from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
 from app.worker.steps.media import resample_references
 from app.worker.steps.step_output import CallOutput, StepOutput
-from app.workflow.plan import PipelineStep
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from app.dialect.plan import TaskStep
 from app.errors import StepError
 from app.tasks import TASKS
 from app.tasks.task import Arguments, Loaded, Task, mistakes
 from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
 from app.worker.steps.step_output import StepOutput
-from app.workflow.plan import TaskStep
 
 if TYPE_CHECKING:
     from app.worker.context import RunContext

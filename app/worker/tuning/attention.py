@@ -18,8 +18,7 @@ from diffusers.hooks import mag_cache
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.cache_utils import CacheMixin
 
-from app.errors import LoadError, first_line
-from app.workflow.setting_blocks import (
+from app.dialect.setting_blocks import (
     CacheBlock,
     FasterCache,
     FirstBlockCache,
@@ -27,6 +26,7 @@ from app.workflow.setting_blocks import (
     TaylorSeerCache,
     TextKvCache,
 )
+from app.errors import LoadError, first_line
 
 IN_TWO_CALLS = ("QwenImage", "Wan")
 """Pipelines that call their denoiser once for each branch of guidance."""

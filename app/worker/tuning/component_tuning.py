@@ -11,10 +11,10 @@ import torch
 from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import Tuning
 from app.errors import LoadError, first_line
 from app.worker.loading.changes import submodule
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import Tuning
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 

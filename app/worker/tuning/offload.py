@@ -11,9 +11,9 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 
+from app.dialect.offloads import OFFLOADS
+from app.dialect.plan import PipelineStep
 from app.worker.device import Device
-from app.workflow.offloads import OFFLOADS
-from app.workflow.plan import PipelineStep
 
 WORK_TOGETHER = {"language_model", "rvq_depth_decoder"}
 """Components of MiniMax Music 3 that its blocks alternate for every frame, so both must be on the

@@ -19,8 +19,8 @@ from diffusers import FluxTransformer2DModel
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
 
+from app.dialect.setting_blocks import TeaCacheBlock
 from app.errors import LoadError
-from app.workflow.setting_blocks import TeaCacheBlock
 
 FLUX = (498.651651, -283.781631, 55.8558382, -3.82021401, 0.264230861)
 """Coefficients, the highest power first."""

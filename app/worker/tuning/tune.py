@@ -13,6 +13,8 @@ from typing import Any
 
 from diffusers.loaders import FluxIPAdapterMixin
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_sources import IpAdapterSource
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.parts import Parts
@@ -21,8 +23,6 @@ from app.worker.tuning.component_tuning import using_component_settings
 from app.worker.tuning.offload import on_device
 from app.worker.tuning.teacache import using_teacache
 from app.worker.tuning.weighting import weighting_prompts
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_sources import IpAdapterSource
 
 
 @contextlib.contextmanager

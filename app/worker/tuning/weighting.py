@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from app.workflow.weighting import (
+from app.dialect.weighting import (
     NOT_SUPPORTED,
     Chunk,
     has_marks,

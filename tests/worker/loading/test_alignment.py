@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.dialect.fingerprint import HEADER_LENGTH_BYTES, tensor_places
 from app.engine import Engine
 from app.worker.main import added_to
-from app.workflow.fingerprint import HEADER_LENGTH_BYTES, tensor_places
 from tests.engines import run, started_engine
 from tests.standins import build_sd, build_sdxl
 from tests.worker.bench import document, pixels, step

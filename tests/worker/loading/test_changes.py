@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import Casting, ComponentChanges
 from app.errors import LoadError
+from app.models.needs import weighed_specs
 from app.worker.loading.changes import change
 from app.worker.loading.load import find_parts
 from app.worker.loading.parts import Parts
 from app.worker.residency import Entry
-from app.workflow.models.needs import weighed_specs
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import Casting, ComponentChanges
 from tests.engines import Finished
 from tests.standins import build_flux
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step

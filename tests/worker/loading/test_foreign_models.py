@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers.utils import is_torchvision_available
 
+from app.dialect.plan import Plan
 from app.errors import BadRequest
+from app.planning.planner import make_plan
 from app.protocol import RunFailed, StepProgress
 from app.settings import PathSettings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.doubles.accelerator import Accelerator
 from tests.worker.bench import Bench, Document, document, pixels, same
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.dialect.fingerprint import tensor_bytes
 from app.protocol import Loading
 from app.worker.loading.load import find_parts
 from app.worker.loading.parts import Part
-from app.workflow.fingerprint import tensor_bytes
 from tests.standins import build_sdxl
 from tests.worker.bench import SHAPES, Bench, document, step
 

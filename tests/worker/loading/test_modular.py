@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from diffusers import FluxAutoBlocks
 
+from app.dialect.plan import Plan
+from app.dialect.plan_values import LiteralValue
+from app.planning.planner import make_plan
 from app.protocol import Event, PhaseChanged, Preview, RunCancelled, RunFailed, StepProgress
 from app.settings import PathSettings
 from app.worker.modular_blocks import loops_in
-from app.workflow.plan import Plan
-from app.workflow.plan_values import LiteralValue
-from app.workflow.planning.planner import make_plan
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.standins import build_flux, build_sdxl, build_wan

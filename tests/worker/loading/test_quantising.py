@@ -12,17 +12,17 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from app.dialect.plan_sources import ModelSource
+from app.dialect.quantisation import QUANTISERS, Quantisation, quantisation
 from app.errors import Cancelled, LoadError
+from app.models.component_files import in_a_folder
+from app.models.quantised import component_bytes
 from app.protocol import Event, Loading, RunCancelled, StepProgress
 from app.worker.device import Device
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import Part
 from app.worker.loading.quantising import _plain_tensors, held_bytes
 from app.worker.loading.weights import _from_pretrained
-from app.workflow.models.component_files import in_a_folder
-from app.workflow.models.quantised import component_bytes
-from app.workflow.plan_sources import ModelSource
-from app.workflow.quantisation import QUANTISERS, Quantisation, quantisation
 from tests.doubles.accelerator import Accelerator
 from tests.engines import run, started_engine
 from tests.standins import build_flux

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from app.dialect.plan import Plan
 from app.errors import InvalidWorkflow
+from app.planning.planner import make_plan
 from app.protocol import RunFailed
 from app.settings import PathSettings, Settings
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.standins import build_flux, build_sd
 from tests.worker.bench import Bench, Document, document, pixels, same, step
 

@@ -12,11 +12,11 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config
 from torch import nn
 from transformers.models.auto.auto_factory import _get_model_class
 
+from app.dialect.installed.constructors import AUTOMATIC, automatic_class, constructor, model_class
+from app.dialect.installed.signatures import public_classes, single_file_classes
+from app.models.component_files import has_weights
+from app.models.single_files import Published, published_model
 from app.worker.loading.load import _shape_of
-from app.workflow.installed.constructors import AUTOMATIC, automatic_class, constructor, model_class
-from app.workflow.installed.signatures import public_classes, single_file_classes
-from app.workflow.models.component_files import has_weights
-from app.workflow.models.single_files import Published, published_model
 
 # Warnings of torch about features of some pipelines, on import.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

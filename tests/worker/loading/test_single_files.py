@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from app.errors import LoadError
+from app.models.hub import this_machine
+from app.models.wanted import Wanted, bring_all
+from app.planning.planner import make_plan
 from app.settings import PathSettings
 from app.worker.loading.quantising import held_bytes
-from app.workflow.models.hub import this_machine
-from app.workflow.models.wanted import Wanted, bring_all
-from app.workflow.planning.planner import make_plan
 from tests.standins import build_flux
 from tests.standins.checkpoint import build_checkpoint
 from tests.standins.gguf import build_gguf

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.dialect.plan import Plan
+from app.models.hub import TEXT_FILES, Place, held
+from app.models.wanted import Wanted, bring_all
+from app.planning.planner import make_plan
 from app.settings import PathSettings
-from app.workflow.models.hub import TEXT_FILES, Place, held
-from app.workflow.models.wanted import Wanted, bring_all
-from app.workflow.plan import Plan
-from app.workflow.planning.planner import make_plan
 from tests.hub import COMMIT
 from tests.standins import build_flux
 from tests.standins.ip_adapter import build_ip_adapter

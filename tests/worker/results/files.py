@@ -10,11 +10,11 @@ import av
 import numpy as np
 from PIL import Image
 
+from app.dialect.plan import ResultSpec
+from app.dialect.result_kinds import RESULT_KINDS
 from app.outputs import RECORD_KEY, Record, replacing
 from app.worker.results import writer_of
 from app.worker.results.image import EXIF_IFD, UNICODE_COMMENT, USER_COMMENT
-from app.workflow.plan import ResultSpec
-from app.workflow.result_kinds import RESULT_KINDS
 
 RECORD = {"seed": 7, "prompt": "ü"}
 

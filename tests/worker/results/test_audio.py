@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from app.errors import ResultError
+from app.media.audio_files import AUDIO_FILES
 from app.tasks.media import AudioVideo
-from app.workflow.planning.audio_files import AUDIO_FILES
 from tests.worker.results.files import RECORD, heard, loudest_hz, saved, tone
 
 

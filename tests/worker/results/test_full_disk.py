@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.dialect.plan import ResultSpec
+from app.dialect.result_kinds import RESULT_KINDS
 from app.engine.request_cache import RequestCache, RequestResults
 from app.errors import ResultError
 from app.outputs import OutputStore, naming_disk_errors, replacing
 from app.worker.results import writer_of
-from app.workflow.plan import ResultSpec
-from app.workflow.result_kinds import RESULT_KINDS
 from tests.full_disk import full_disk
 
 NOISE = np.random.default_rng(0)

@@ -11,14 +11,14 @@ import torch
 from diffusers import NucleusMoEImageTransformer2DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from app.dialect.plan import PipelineStep
+from app.dialect.setting_blocks import TextKvCache
 from app.errors import InvalidWorkflow
 from app.protocol import Event, RunCancelled, StepProgress
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.attention import using_cache
 from app.worker.tuning.tune import tuned
-from app.workflow.plan import PipelineStep
-from app.workflow.setting_blocks import TextKvCache
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
 

@@ -12,13 +12,13 @@ import torch
 from diffusers import AutoencoderKLWan, StableDiffusionPipeline, UNetSpatioTemporalConditionModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import Tuning
 from app.errors import LoadError
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.component_tuning import using_component_settings
 from app.worker.tuning.tune import tuned
-from app.workflow.plan import PipelineStep
-from app.workflow.plan_settings import Tuning
 from tests.doubles.accelerator import Accelerator
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, pixels, same, step

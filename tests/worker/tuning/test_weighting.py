@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from app.dialect.plan import PipelineStep
 from app.worker.tuning.weighting import weighting_prompts
-from app.workflow.plan import PipelineStep
 from tests.standins import build_flux, build_sd3, build_sdxl
 from tests.worker.bench import Bench, Document, document, same, step
 

@@ -1,0 +1,1 @@
+"""Which workflows there are, who may run them, and what is missing for them."""

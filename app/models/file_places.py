@@ -1,0 +1,79 @@
+"""Finds a single file, and the configuration that it lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from app.dialect.files import PICKLE_SUFFIXES, safe_name
+from app.dialect.plan_sources import ModelSource
+from app.errors import LoadError, nearest
+from app.models.component_files import unreadable
+from app.models.hub import find_in_folders, listed_files
+from app.models.single_files import (
+    HOW_TO_ALLOW,
+    ReadPickle,
+    file_shapes,
+    is_recognised,
+    published_model,
+)
+from app.models.specs import TEXTS, Find, NotHere, Selection
+
+
+def single_file(source: ModelSource, find: Find) -> Path:
+    """Returns the path of the single file. Raises LoadError where its model has none of this
+    name."""
+    if source.folder is not None:
+        return Path(source.folder) / source.file
+    folder = find(source, Selection(files=(source.file,)))
+    beside = str(PurePosixPath(source.file).with_suffix(".safetensors"))
+    there = [beside] if (folder / beside).is_file() else []
+    path = folder / (safe_name(source.file, there, allow_pickles=True) or source.file)
+    if not path.is_file():
+        listed = listed_files(source.model, source.revision)
+        stem = Path(source.file).stem
+        pickles = [f for f in listed if Path(f).stem == stem]
+        pickles = [f for f in pickles if Path(f).suffix in PICKLE_SUFFIXES]
+        raise LoadError(
+            f"'{source.model}' has no file '{source.file}'"
+            + (f", only '{pickles[0]}', which may hold code." if pickles else "."),
+            hint=HOW_TO_ALLOW if pickles else nearest(source.file, listed),
+        )
+    return path
+
+
+def described_by(
+    find: Find,
+    read_pickle: ReadPickle,
+    file: Path,
+    config: ModelSource | None,
+    models: tuple[str, ...],
+    own: Path | None = None,
+) -> Path:
+    """Returns the folder with the configuration of the component, or pipeline, in this file.
+
+    `models` are folders searched before the hub's cache. `own` is used where the tensors have
+    diffusers' names, from which diffusers cannot infer a model. Raises LoadError.
+    """
+    if config is not None:
+        return find(config, TEXTS) / config.subfolder
+    try:
+        shapes = file_shapes(file, read_pickle)
+        if own is not None and not is_recognised(shapes):
+            return own
+        published = published_model(shapes)
+    except (ValueError, OSError) as error:
+        raise unreadable(file.name, error) from error
+    found = find_in_folders(published.model, [Path(folder) for folder in models])
+    source = ModelSource(model=published.model, folder=str(found) if found else None)
+    try:
+        return find(source, TEXTS) / published.subfolder
+    except NotHere:
+        raise
+    except LoadError as error:
+        raise LoadError(
+            f"'{file.name}' has no configuration of its own; by its tensors it is a"
+            f" '{published.model}'. {error.message}",
+            hint="Name another model, or a folder with its configuration, as 'config' beside"
+            " 'from_single_file'.",
+            detail=error.detail,
+        ) from error

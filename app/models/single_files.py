@@ -1,0 +1,100 @@
+"""Weights in a single file: infers the published model with their configuration.
+
+Such a file has tensors and no configuration. diffusers infers by names and shapes of the tensors
+which published model it is of. Its own function is called, extracted from its source: importing it
+would import torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.dialect.files import GGUF_SUFFIX, SAFE_SUFFIXES
+from app.dialect.fingerprint import tensor_shapes
+from app.dialect.installed.signatures import package_root
+from app.stamps import FileStamp, stamp_of
+
+HOW_TO_ALLOW = "Put a safetensors file of its name beside it, or start with --allow-pickles."
+STABLE_DIFFUSION = (
+    "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "encoder.down.",
+)  # fmt: skip
+"""Prefixes of the tensors in Stable Diffusion's checkpoints."""
+TOLD_BY = ("CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS", "infer_diffusers_model_type")
+"""The parts of diffusers' source that infer the published model."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of each tensor of a file, by name."""
+ReadPickle = Callable[[Path], Shapes]
+"""Reads the shapes of a file that may hold code, which only torch can."""
+
+
+class Published(NamedTuple):
+    """A published model with the configuration of a single file."""
+
+    model: str
+    subfolder: str
+
+
+class _Tensor(NamedTuple):
+    """Stands for a tensor of which only the shape is needed."""
+
+    shape: tuple[int, ...]
+
+
+def file_shapes(file: Path, read_pickle: ReadPickle) -> Shapes:
+    """Returns the shapes of all tensors of the file. Raises ValueError or OSError where it cannot
+    be read, and exceptions of `read_pickle`."""
+    if file.suffix in SAFE_SUFFIXES:
+        return _safe_shapes(file, stamp_of(file))
+    return read_pickle(file)
+
+
+@functools.lru_cache(maxsize=32)
+def _safe_shapes(file: Path, _stamp: FileStamp) -> Shapes:
+    if file.suffix == GGUF_SUFFIX:
+        from gguf import GGUFReader
+
+        return {tensor.name: tuple(tensor.data.shape) for tensor in GGUFReader(file).tensors}
+    return {name: shape for name, (_, shape) in tensor_shapes(file).items()}
+
+
+def published_model(shapes: Shapes) -> Published:
+    """Returns the published model that diffusers infers from these tensors. Raises ValueError where
+    it cannot tell."""
+    found = _source()["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][_kind(shapes)]
+    return Published(str(found["pretrained_model_name_or_path"]), str(found.get("subfolder") or ""))
+
+
+def is_recognised(shapes: Shapes) -> bool:
+    """Returns True if diffusers recognises the tensors; unknown ones it takes for a Stable
+    Diffusion 1. Raises ValueError where it cannot tell."""
+    return _kind(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
+
+
+def _kind(shapes: Shapes) -> str:
+    tensors = {name: _Tensor(shape) for name, shape in shapes.items()}
+    try:
+        return str(_source()["infer_diffusers_model_type"](tensors))
+    except LookupError as error:
+        raise ValueError(
+            f"its tensors are those of no published model: {error} is amiss"
+        ) from error
+
+
+@functools.cache
+def _source() -> dict[str, Any]:
+    """Returns the names of TOLD_BY, as the installed diffusers defines them."""
+    file = package_root("diffusers") / "loaders" / "single_file_utils.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    body: list[ast.stmt] = []
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.Assign([ast.Name(name)]) if name in TOLD_BY:
+                body.append(node)
+    defined: dict[str, Any] = {}
+    exec(compile(ast.Module(body, []), str(file), "exec"), defined)
+    return defined

@@ -1,0 +1,150 @@
+"""Plans a denoiser's adapters: LoRAs and an IP-adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.dialect.document import IpAdapterBlock, LoraBlock
+from app.dialect.files import is_plain
+from app.dialect.installed.signatures import base_names
+from app.dialect.plan_sources import IpAdapterSource, LoraSource, ModelSource
+from app.dialect.plan_values import Value
+from app.dialect.references import Path as Place
+from app.dialect.references import place
+from app.errors import nearest
+from app.planning.values import ValueReader
+
+PICKLES = {"bin", "ckpt", "pt", "pth"}
+"""Suffixes of weight files that can hold code and are never read."""
+
+
+class SourceOf(Protocol):
+    """Resolves a block's model; None where it has noted a problem."""
+
+    def __call__(self, loading: dict[str, Any], at: Place) -> ModelSource | None: ...
+
+
+def read_loras(
+    blocks: Sequence[LoraBlock], at: Place, source_of: SourceOf, reader: ValueReader
+) -> tuple[LoraSource, ...]:
+    """Returns the valid LoRAs; problems of the others are noted."""
+    _check_names(blocks, at, reader)
+    built = [
+        _lora(block, index, (*at, index), source_of, reader) for index, block in enumerate(blocks)
+    ]
+    return tuple(lora for lora in built if lora is not None)
+
+
+def _check_names(blocks: Sequence[LoraBlock], at: Place, reader: ValueReader) -> None:
+    """Notes names that clash or hold a dot: adapters become modules of these names."""
+    seen: set[str] = set()
+    for index, name in enumerate(block.adapter_name for block in blocks):
+        where = (*at, index, "adapter_name")
+        if name and "." in name:
+            reader.note(where, f"'{name}' has a dot, which an adapter's name cannot have.")
+        if name in seen:
+            reader.note(where, f"Two adapters are called '{name}'.", "Each has its own name.")
+        if name:
+            seen.add(name)
+
+
+def _lora(
+    lora: LoraBlock, index: int, at: Place, source_of: SourceOf, reader: ValueReader
+) -> LoraSource | None:
+    weight_name = None
+    if lora.weight_name is not None:
+        weight_name = _safetensors(lora.weight_name, at, reader)
+        if weight_name is None:
+            return None
+    source = source_of(lora.model_dump(exclude={"weight_name"}), at)
+    if source is None or (weight_name and not _is_there(source, weight_name, at, reader)):
+        return None
+    return LoraSource(
+        source=source,
+        weight_name=weight_name,
+        adapter_name=lora.adapter_name or f"lora_{index}",
+        scale=lora.scale,
+    )
+
+
+def read_ip_adapter(
+    block: IpAdapterBlock,
+    pipeline_class: str,
+    at: Place,
+    source_of: SourceOf,
+    reader: ValueReader,
+) -> IpAdapterSource | None:
+    """Returns the adapter; a pickle's name is read as the safetensors file of that name."""
+    _check_takes_one(pipeline_class, at, reader)
+    weight_name = _safetensors(block.weight_name, at, reader)
+    if weight_name is None:
+        return None
+    encoder = block.image_encoder_folder
+    if not is_plain(encoder):
+        reader.note((*at, "image_encoder_folder"), f"{encoder!r} is not a plain name.")
+        return None
+    source = source_of(block.model_dump(exclude={"weight_name"}), at)
+    if source is None or not _is_there(source, weight_name, at, reader):
+        return None
+    elsewhere = block.image_encoder_pretrained_model_name_or_path
+    encoder_source = None
+    if elsewhere is not None:
+        where = (*at, "image_encoder_pretrained_model_name_or_path")
+        noted = len(reader.problems)
+        encoder_source = source_of({"model_name": elsewhere}, where)
+        reader.problems[noted:] = [
+            wrong.model_copy(update={"place": place(where)}) for wrong in reader.problems[noted:]
+        ]
+        if encoder_source is None:
+            return None
+    beside = f"{source.subfolder}/{encoder}" if source.subfolder else encoder
+    return IpAdapterSource(
+        source=source,
+        weight_name=weight_name,
+        image_encoder=encoder if "/" in encoder else beside,
+        encoder_source=encoder_source,
+        scale=block.scale,
+    )
+
+
+def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
+    """Returns the safetensors file to read: for a pickle's name the one beside it."""
+    stem, dot, kind = named.rpartition(".")
+    name = f"{stem}.safetensors"
+    if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(name):
+        reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
+        return None
+    return name
+
+
+def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueReader) -> bool:
+    """Returns False, and notes it, if the model's local folder lacks the file. The hub is not
+    asked."""
+    if source.folder is None:
+        return True
+    folder = Path(source.folder) / source.subfolder
+    if (folder / weight_name).is_file():
+        return True
+    there = [path.name for path in folder.glob("*.safetensors")]
+    message = f"'{source.model}' has no {weight_name}."
+    reader.note((*at, "weight_name"), message, nearest(weight_name, there))
+    return False
+
+
+def _check_takes_one(pipeline_class: str, at: Place, reader: ValueReader) -> None:
+    """Notes that pipelines of this class take no IP-adapter, or none that is supported here."""
+    short = pipeline_class.rpartition(".")[2]
+    bases = base_names(short)
+    if "SD3IPAdapterMixin" in bases:
+        message = "IP-adapters of Stable Diffusion 3 are not loaded here."
+        reader.note(at, message, "Those of Stable Diffusion 1.5, SDXL and Flux are.")
+    elif "DiffusionPipeline" in bases and not {"IPAdapterMixin", "FluxIPAdapterMixin"} & bases:
+        reader.note(at, f"{short} takes no IP-adapter.", "Leave the block out.")
+
+
+def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:
+    """Notes a missing image for an IP-adapter: diffusers fails without one."""
+    if not {"ip_adapter_image", "ip_adapter_image_embeds"} & arguments.keys():
+        reader.note(at, "'ip_adapter_image' is missing, the input of the IP-adapter.")

@@ -1,0 +1,399 @@
+"""Plans a document's pipeline steps."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from app.dialect.document import ComponentDocument, SchedulerBlock, StepDocument
+from app.dialect.files import GGUF_SUFFIX, can_be_path, is_plain
+from app.dialect.installed import names
+from app.dialect.plan import PipelineStep, ResultSpec
+from app.dialect.plan_settings import DType, SchedulerChange
+from app.dialect.plan_sources import OTHERS, ComponentBlock, LoraSource, ModelSource
+from app.dialect.references import Path as Place
+from app.dialect.references import place
+from app.errors import nearest
+from app.media.urls import is_url
+from app.models.hub import find_in_folders, is_repository
+from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
+from app.planning.across_steps import Sharing, check_assembled
+from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
+from app.planning.calls import check_pipeline_call
+from app.planning.chains import read_chain
+from app.planning.component_settings import with_settings
+from app.planning.loading_arguments import (
+    HARMLESS_LOADING_ARGUMENTS,
+    IDLE_LOADING_ARGUMENTS,
+    component_dtype,
+    connected,
+    read_code,
+    read_dtypes,
+    warn_of_configuration,
+    warn_of_loading_arguments,
+)
+from app.planning.modular import is_modular, read_modular
+from app.planning.quantisers import check_quantisers, read_quantisation
+from app.planning.single_files import (
+    PAGE_OF_MODEL,
+    SingleFiles,
+    check_single_file_class,
+    single_file_quantisation,
+)
+from app.planning.values import ValueReader
+from app.settings import PathSettings
+
+LOADING_ARGUMENTS = {
+    "model_name", "from_single_file", "config", "torch_dtype", "dtype", "variant", "revision",
+    "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
+    "trust_remote_code", *IDLE_LOADING_ARGUMENTS, *HARMLESS_LOADING_ARGUMENTS,
+}  # fmt: skip
+REFUSED_LOADING_ARGUMENTS = {
+    "quantization_config": (
+        "A whole pipeline is not quantised at once.",
+        "Give each component to quantise a block with its own 'quantization_config'.",
+    ),
+    "task": (
+        "Pipelines of transformers are not run here.",
+        "Use the tasks text_generation and image_to_text instead.",
+    ),
+}
+"""Unsupported loading arguments: the reason, or what to do instead."""
+NO_FOLDER, NOT_A_MODEL = "There is no model folder", "is not a diffusers model: it has no"
+NAME_NEEDED = "The name of a model is needed: a folder or 'owner/name'."
+REMOTE_ENCODER_WARNING = (
+    "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
+    " encoder; nothing is sent to another."
+)
+
+
+class PipelineBuilder:
+    """Builds the pipeline steps of one document."""
+
+    def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
+        self._reader = reader
+        self._paths = paths
+
+    def build(
+        self,
+        step: StepDocument,
+        name: str,
+        at: Place,
+        document_place: Place,
+        step_seed: int,
+        result: ResultSpec | None,
+        sharing: Sharing,
+    ) -> PipelineStep | None:
+        """Returns the step, or None with its problems noted."""
+        assert step.pipeline is not None
+        noted = len(self._reader.problems)
+        block, where = step.pipeline, (*at, "pipeline")
+        loading_at = (*where, "from_pretrained_arguments")
+        loading = block.from_pretrained_arguments
+        configured = (*where, "configuration", "component_type")
+        pipeline_class = self._class(
+            block.configuration.component_type, configured, "pipeline", "modular pipeline"
+        )
+        absent = self._check_loading(loading, loading_at)
+        warn_of_configuration(block, where, self._reader)
+        if block.remote_text_encoder is not None:
+            absent = tuple(name for name in absent if name != "text_encoder")
+            self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
+        indexes = (*INDEXES, OWN_BLOCKS) if is_modular(pipeline_class) else (INDEX,)
+        source = None
+        if is_modular(pipeline_class) or {"model_name", "from_single_file"} & loading.keys():
+            source = self._source(loading, loading_at, needs=indexes)
+        elif not _is_mistyped("model_name", loading):
+            check_assembled(pipeline_class, block, loading_at, self._reader)
+        code = read_code(
+            loading, loading_at, self._paths.trust_remote_code, self._source, self._reader
+        )
+        dtypes = read_dtypes(loading, loading_at, self._reader)
+        dtype = dtypes.pop(OTHERS)
+        config = self._config(loading, loading_at)
+        if source is not None and source.file.endswith(GGUF_SUFFIX):
+            at_file = (*loading_at, "from_single_file")
+            self._reader.note(at_file, "A GGUF file has one component, not a whole pipeline.")
+        components = {
+            component: self._component(document, (*where, component), dtype)
+            for component, document in block.component_blocks.items()
+        }
+        arguments = {
+            key: self._reader.read(value, (*where, "arguments", key))
+            for key, value in block.arguments.items()
+        }
+        modular = read_modular(
+            block, pipeline_class, source, where, self._reader, self._paths.models
+        )
+        at_model = (*loading_at, "model_name")
+        at_arguments = (*where, "arguments")
+        check_pipeline_call(
+            pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
+        )
+        loras: tuple[LoraSource, ...] = ()
+        if block.loras:
+            loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
+        ip_adapter = None
+        if block.ip_adapter is not None:
+            at_adapter = (*where, "ip_adapter")
+            ip_adapter = read_ip_adapter(
+                block.ip_adapter, pipeline_class, at_adapter, self._source, self._reader
+            )
+            check_ip_adapter_image(arguments, at_arguments, self._reader)
+        chain = None
+        if block.chain is not None:
+            at_chain = (*where, "chain")
+            chain = read_chain(block.chain, arguments, pipeline_class, self._reader, at_chain)
+        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"))
+        audio_scheduler = self._scheduler(block.audio_scheduler, (*where, "audio_scheduler"))
+        check_quantisers(block, source, components, where, self._reader)
+        reused = sharing.reused(block, where, self._reader)
+        if len(self._reader.problems) > noted:
+            return None
+        find = partial(self.source, at=loading_at, key="model_name")
+        components = {**connected(pipeline_class, source, dtype, find), **components}
+        built = PipelineStep(
+            name=name,
+            place=place(at),
+            pipeline_class=pipeline_class,
+            source=source,
+            dtype=dtype,
+            dtypes=dtypes,
+            code=code,
+            modular=modular,
+            config=config,
+            model_folders=tuple(str(folder.resolve()) for folder in self._paths.models)
+            if any(each is not None and each.source.file for each in components.values())
+            or (source is not None and source.file)
+            else (),
+            components={key: built for key, built in components.items() if built is not None},
+            absent=absent,
+            reused=reused,
+            scheduler=scheduler,
+            audio_scheduler=audio_scheduler,
+            loras=loras,
+            ip_adapter=ip_adapter,
+            sdnq_matmul=block.configuration.sdnq_optimize,
+            offload=block.configuration.offload,
+            vae_tiling=block.configuration.vae.enable_tiling,
+            vae_slicing=block.configuration.vae.enable_slicing,
+            cache=block.configuration.cache,
+            arguments=arguments,
+            chain=chain,
+            seed=step_seed if block.seed is None else block.seed,
+            generator=not block.configuration.no_generator,
+            result=result,
+        )
+        built = with_settings(built, block, where, self._reader)
+        return None if len(self._reader.problems) > noted else built
+
+    def refer(
+        self,
+        step: StepDocument,
+        name: str,
+        at: Place,
+        result: ResultSpec | None,
+        sharing: Sharing,
+    ) -> PipelineStep | None:
+        """Returns a step that calls an earlier one's pipeline with arguments of its own.
+
+        Everything else is the earlier step's, including its seed; a pipeline that was released is
+        loaded again.
+        """
+        assert step.pipeline_reference is not None
+        noted = len(self._reader.problems)
+        block, where = step.pipeline_reference, (*at, "pipeline_reference")
+        referred = sharing.step(block.reference_name, (*where, "reference_name"), self._reader)
+        arguments = {
+            key: self._reader.read(value, (*where, "arguments", key))
+            for key, value in block.arguments.items()
+        }
+        if referred is not None:
+            check_pipeline_call(
+                referred.pipeline_class,
+                referred.source,
+                referred.modular,
+                (*where, "reference_name"),
+                arguments,
+                (*where, "arguments"),
+                self._reader,
+            )
+            if referred.ip_adapter is not None:
+                check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
+        chain, at_chain = None, (*where, "chain")
+        if block.chain is not None:
+            named = referred.pipeline_class if referred is not None else ""
+            chain = read_chain(block.chain, arguments, named, self._reader, at_chain)
+        if len(self._reader.problems) > noted or referred is None:
+            return None
+        return referred.model_copy(
+            update={
+                "name": name,
+                "place": place(at),
+                "arguments": arguments,
+                "chain": chain,
+                "seed": referred.seed if step.seed is None else step.seed,
+                "result": result,
+                "releases": (),
+            }
+        )
+
+    def _class(self, name: str, at: Place, *kinds: Any) -> str:
+        found = self._reader.name(names.class_name, name, at, *kinds) or ""
+        for package in names.missing_packages(found) if found else ():
+            self._reader.needs(package, f"'{name}'", at)
+        return found
+
+    def _check_loading(self, loading: dict[str, Any], at: Place) -> tuple[str, ...]:
+        """Notes unsupported loading arguments; returns the components that are set to null."""
+        warn_of_loading_arguments(loading, at, self._reader)
+        absent = []
+        for key, value in loading.items():
+            where = (*at, key)
+            if key == "use_safetensors" and value is not True:
+                self._reader.note(
+                    where, "Only safetensors weights are loaded.", "Leave the key out."
+                )
+            elif key in LOADING_ARGUMENTS:
+                continue
+            elif value is None:
+                absent.append(key)
+            elif key in REFUSED_LOADING_ARGUMENTS:
+                self._reader.note(where, *REFUSED_LOADING_ARGUMENTS[key])
+            else:
+                hint = nearest(key, LOADING_ARGUMENTS)
+                self._reader.note(where, f"'{key}' is not a known loading argument.", hint)
+        return tuple(absent)
+
+    def source(self, model: Any, at: Place, key: str) -> ModelSource | None:
+        """Returns the model named under this key; None where the name is not valid."""
+        return self._source({key: model}, at, key=key)
+
+    def _source(
+        self,
+        loading: dict[str, Any],
+        at: Place,
+        *,
+        needs: tuple[str, ...] = (),
+        key: str = "model_name",
+    ) -> ModelSource | None:
+        if "from_single_file" in loading:
+            files = SingleFiles(self._paths, self._reader)
+            return files.read(loading["from_single_file"], (*at, "from_single_file"))
+        model = loading.get(key)
+        where = (*at, key)
+        if not isinstance(model, str) or not model:
+            if not _is_mistyped(key, loading):
+                self._reader.note(where, NAME_NEEDED)
+            return None
+        if is_url(model):
+            page = PAGE_OF_MODEL.match(model)
+            hint = f"Write '{page[1]}'." if page else ""
+            self._reader.note(where, f"{NAME_NEEDED[:-1]}, not an address.", hint)
+            return None
+        if not can_be_path(self._reader.folder / model):
+            self._reader.note(where, "No model can have this name.")
+            return None
+        texts: dict[str, str] = {}
+        for name in ("subfolder", "revision", "variant"):
+            value = loading.get(name)
+            if value is None or value == "":
+                continue
+            if not isinstance(value, str) or not is_plain(value):
+                self._reader.note((*at, name), f"{value!r} is not a plain name.")
+                return None
+            texts[name] = value
+        folder = self._local_folder(model, where)
+        if folder is None and not _is_local(model, self._reader.folder):
+            if is_repository(model):
+                return ModelSource(model=model, **texts)
+            self._reader.note(
+                where, f"'{model}' is neither a model folder nor 'owner/name' of the hub."
+            )
+            return None
+        if folder is None:
+            return None
+        inside = folder / texts.get("subfolder", "")
+        if needs and not any((inside / each).is_file() for each in needs):
+            message = f"'{model}' {NOT_A_MODEL} {needs[0]}."
+            self._reader.note(where, message)
+            return None
+        return ModelSource(model=model, folder=str(folder), **texts)
+
+    def _config(self, loading: dict[str, Any], at: Place) -> ModelSource | None:
+        """Returns the config repository of a single file, where the document names one."""
+        if loading.get("config") is None:
+            return None
+        if "from_single_file" not in loading:
+            self._reader.note((*at, "config"), "'config' is for 'from_single_file' alone.")
+            return None
+        named = {"config": loading["config"], "subfolder": loading.get("subfolder")}
+        return self._source(named, at, key="config")
+
+    def _local_folder(self, model: str, where: Place) -> Path | None:
+        if (found := find_in_folders(model, self._paths.models)) is not None:
+            return found.resolve()
+        if not _is_local(model, self._reader.folder):
+            return None
+        folder = (self._reader.folder / model).resolve()
+        if self._reader.is_typed(where):
+            allowed = [
+                self._reader.folder.resolve(),
+                *(root.resolve() for root in self._paths.models),
+            ]
+            if not any(folder.is_relative_to(root) for root in allowed):
+                self._reader.note(where, f"'{model}' lies outside the folders of models.")
+                return None
+        if not folder.is_dir():
+            hint = self._reader.near(folder)
+            self._reader.note(where, f"{NO_FOLDER} '{model}'.", hint)
+            return None
+        return folder
+
+    def _component(
+        self, document: ComponentDocument, at: Place, pipelines_dtype: DType
+    ) -> ComponentBlock | None:
+        loading, loading_at = document.from_pretrained_arguments, (*at, "from_pretrained_arguments")
+        block = document.quantization_config
+        # Only components with weights can be quantised.
+        kinds = ("model",) if block else ("model", "tokenizer", "processor", "scheduler")
+        name = self._class(
+            document.configuration.component_type, (*at, "configuration", "component_type"), *kinds
+        )
+        self._check_loading(loading, loading_at)
+        source = self._source(loading, loading_at)
+        config = self._config(loading, loading_at)
+        dtype = component_dtype(loading, pipelines_dtype, loading_at, self._reader)
+        quantised_at = (*at, "quantization_config")
+        quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
+        if source is None or not name:
+            return None
+        quantisation = single_file_quantisation(
+            source, dtype, quantisation, quantised_at, self._reader
+        )
+        if source.file:
+            check_single_file_class(name, (*loading_at, "from_single_file"), self._reader)
+        return ComponentBlock(
+            class_name=name, source=source, dtype=dtype, quantisation=quantisation, config=config
+        )
+
+    def _scheduler(self, block: SchedulerBlock | None, at: Place) -> SchedulerChange | None:
+        if block is None:
+            return None
+        name = None
+        if block.configuration is not None:
+            place = (*at, "configuration", "scheduler_type")
+            name = self._class(block.configuration.scheduler_type, place, "scheduler")
+        return SchedulerChange(class_name=name, config=block.from_config_args, shift=block.shift)
+
+
+def _is_mistyped(key: str, loading: dict[str, Any]) -> bool:
+    """Returns True if the key is missing because it is misspelt, which is already noted."""
+    return any(nearest(name, [key]) for name in loading if name not in LOADING_ARGUMENTS)
+
+
+def _is_local(model: str, folder: Path) -> bool:
+    return (
+        model.startswith((".", "/", "~")) or (folder / model).is_dir() or not is_repository(model)
+    )

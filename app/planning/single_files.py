@@ -1,0 +1,171 @@
+"""Weights in one file, named by `from_single_file`: local, or on the hub.
+
+A file is safetensors or GGUF: neither holds code. The name of one that may hold code (`.ckpt`,
+`.bin`) stands for the safetensors file of that name beside it; the file itself is read only where
+the operator allows it, and then without running its code.
+"""
+
+from __future__ import annotations
+
+import re
+from glob import escape
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import JsonValue
+
+from app.dialect.files import (
+    GGUF_SUFFIX,
+    PICKLE_SUFFIXES,
+    SAFE_SUFFIXES,
+    can_be_path,
+    safe_name,
+)
+from app.dialect.installed.signatures import single_file_classes
+from app.dialect.plan_settings import DType
+from app.dialect.plan_sources import ModelSource
+from app.dialect.quantisation import GGUF, Quantisation
+from app.dialect.references import Path as Place
+from app.errors import nearest, shortened
+from app.mistakes import shown
+from app.models.hub import is_repository
+from app.models.single_files import HOW_TO_ALLOW
+from app.planning.values import ValueReader
+from app.settings import PathSettings
+
+HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
+"""Hosts of the hub, whose library fetches the file from its configured endpoint."""
+ON_THE_HUB = re.compile(
+    r"/(?P<model>[^/]+/[^/]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)"
+)
+PAGE_OF_MODEL = re.compile(rf"https?://(?:{'|'.join(map(re.escape, HOSTS))})/([^/\s]+/[^/\s?#]+)")
+
+
+def single_file_quantisation(
+    source: ModelSource,
+    dtype: DType,
+    quantisation: Quantisation | None,
+    at: Place,
+    reader: ValueReader,
+) -> Quantisation | None:
+    """Returns the quantisation, which must be GGUF's for a GGUF file and for no other.
+
+    Without one a GGUF file computes in the component's dtype. `at` is the quantisation's place.
+    """
+    is_gguf = source.file.endswith(GGUF_SUFFIX)
+    asked = quantisation is not None and quantisation.kind == "gguf"
+    if is_gguf and quantisation is None:
+        reader.needs(GGUF, f"'{source.short_name}'", at)
+        given: dict[str, JsonValue] = {"compute_dtype": dtype} if dtype != "float32" else {}
+        return Quantisation(kind="gguf", arguments=given)
+    if is_gguf != asked and quantisation is not None:
+        reader.note(
+            at,
+            f"'{source.short_name}' is quantised as a GGUF file is, and stays so."
+            if is_gguf
+            else "GGUFQuantizationConfig is for weights in a .gguf file.",
+            "Use GGUFQuantizationConfig, or leave it out."
+            if is_gguf
+            else "Name one as 'from_single_file', or take another quantiser.",
+        )
+    return quantisation
+
+
+def check_single_file_class(name: str, at: Place, reader: ValueReader) -> None:
+    """Notes a class whose weights diffusers does not load from a single file."""
+    bare = name.rpartition(".")[2]
+    known = single_file_classes()
+    if bare not in known:
+        hint = nearest(bare, known) or f"It does so for {', '.join(sorted(known)[:4])} and others."
+        reader.note(at, f"diffusers loads no {bare} from a single file.", hint)
+
+
+class SingleFiles:
+    """Reads the single-file names of one document."""
+
+    def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
+        self._models = paths.models
+        self._allow_pickles = paths.allow_pickles
+        self._reader = reader
+
+    def read(self, named: Any, at: Place) -> ModelSource | None:
+        """Returns the file, or None with the problem of its name noted."""
+        if not isinstance(named, str) or not named:
+            self._reader.note(at, f"The name of a file is needed, not {shown(named)}.")
+            return None
+        if "://" in named:
+            return self._on_the_hub(named, at)
+        if not can_be_path(self._reader.folder / named):
+            self._reader.note(at, "No file can have this name.")
+            return None
+        return self._local(named, at)
+
+    def _on_the_hub(self, url: str, at: Place) -> ModelSource | None:
+        parts = urlsplit(url)
+        found = ON_THE_HUB.fullmatch(unquote(parts.path))
+        if parts.scheme != "https" or parts.hostname not in HOSTS or found is None:
+            self._reader.note(
+                at,
+                f"'{shortened(url)}' is not a file of the model hub, the only source of downloads.",
+                "Name it as https://huggingface.co/OWNER/NAME/blob/main/FILE, or download it.",
+            )
+            return None
+        model, file = found["model"], found["file"]
+        if not is_repository(model) or ".." in PurePosixPath(file).parts:
+            self._reader.note(at, f"'{shortened(url)}' names no file of a model.")
+            return None
+        for root in self._models:
+            if (root / model).is_dir() and self._chosen(root / model / file) is not None:
+                return self._source(url, root / model / file)
+        if not self._has_known_kind(file, at):
+            return None
+        revision = None if found["revision"] == "main" else found["revision"]
+        beside = str(PurePosixPath(file).with_suffix(".safetensors"))
+        is_pickle = PurePosixPath(file).suffix.lower() in PICKLE_SUFFIXES
+        # The hub tells later whether the repository has the safetensors file.
+        wanted = beside if is_pickle and not self._allow_pickles else file
+        return ModelSource(model=model, revision=revision, file=wanted)
+
+    def _local(self, named: str, at: Place) -> ModelSource | None:
+        below = [] if named.startswith((".", "/", "~")) else [root / named for root in self._models]
+        candidates = [path.resolve() for path in (*below, self._reader.folder / named)]
+        path = next((path for path in candidates if self._is_there(path)), candidates[-1])
+        if self._reader.is_typed(at):
+            roots = [self._reader.folder.resolve(), *(root.resolve() for root in self._models)]
+            if not any(path.is_relative_to(root) for root in roots):
+                self._reader.note(at, f"'{named}' lies outside the folders of models.")
+                return None
+        if not self._has_known_kind(path.name, at):
+            return None
+        if not self._is_there(path):
+            self._reader.note(at, f"There is no file '{named}'.", self._reader.near(path))
+            return None
+        if self._chosen(path) is None:
+            message = f"'{path.name}' may hold code and is not read."
+            self._reader.note(at, message, HOW_TO_ALLOW)
+            return None
+        return self._source(named, path)
+
+    def _has_known_kind(self, name: str, at: Place) -> bool:
+        if Path(name).suffix.lower() in SAFE_SUFFIXES | PICKLE_SUFFIXES:
+            return True
+        self._reader.note(at, f"'{Path(name).name}' is neither a .safetensors nor a .gguf file.")
+        return False
+
+    @staticmethod
+    def _is_there(path: Path) -> bool:
+        is_pickle = path.suffix.lower() in PICKLE_SUFFIXES
+        return path.is_file() or (is_pickle and path.with_suffix(".safetensors").is_file())
+
+    def _chosen(self, path: Path) -> Path | None:
+        """Returns the file to read for this one; None where it does not exist or may not be
+        read."""
+        there = [p.name for p in path.parent.glob(f"{escape(path.stem)}.*") if p.is_file()]
+        name = safe_name(path.name, there, allow_pickles=self._allow_pickles)
+        return path.parent / name if name in there else None
+
+    def _source(self, named: str, path: Path) -> ModelSource:
+        chosen = self._chosen(path)
+        assert chosen is not None
+        return ModelSource(model=named, folder=str(chosen.parent.resolve()), file=chosen.name)

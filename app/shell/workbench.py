@@ -1,0 +1,105 @@
+"""The engine as the dw> prompt needs it, and its implementation in this process.
+
+Imports are inside the methods: against a running server none of them is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rich.console import Console
+
+from app.settings import Settings
+
+
+class Ended(NamedTuple):
+    """A run that has ended."""
+
+    seconds: float | None
+    """None if it did not succeed."""
+    files: list[str]
+    sentence: str
+    unchanged: bool = False
+    """True if an earlier result was reused."""
+
+
+class Workbench(Protocol):
+    """The engine as the prompt needs it, local or remote."""
+
+    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+        """Returns the name to run a workflow by, its title, and its variables with defaults."""
+
+    def workflows(self) -> str:
+        """Returns the list of workflows as text."""
+
+    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
+        """Runs a workflow to its end; a `fresh` run reuses no earlier result."""
+
+    def status(self) -> str:
+        """Returns what the engine is doing, as text."""
+
+    def memory(self) -> str:
+        """Returns what the worker holds, as text."""
+
+    def free(self, *, now: bool = False) -> str:
+        """Frees the memory; returns what that gave back, as a sentence."""
+
+    def close(self) -> None:
+        """Closes the connection or the engine."""
+
+
+class LocalWorkbench:
+    """A `Workbench` with an engine and a worker of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        from app.engine import Engine
+
+        self._settings = settings
+        self._engine = Engine()
+        self._engine.start(settings)
+
+    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+        from app.catalog.catalog import find_workflow
+        from app.dialect.loader import read_document
+        from app.planning.declarations import declared_inputs
+
+        path = find_workflow(name, self._settings.paths).resolve()
+        raw = read_document(path)
+        return str(path), path.stem, {spec.name: spec.default for spec in declared_inputs(raw)}
+
+    def workflows(self) -> str:
+        from app.catalog.catalog import Catalog
+
+        entries = Catalog(self._settings.paths).entries()
+        return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
+
+    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
+        from app.shell.terminal import outcome, run_to_end
+
+        def submit() -> str:
+            return self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
+
+        view = run_to_end(self._engine, submit, Console())
+        seconds = view.timings.total_s if view.timings else None
+        files = [result.path for result in view.results]
+        return Ended(seconds, files, outcome(view), view.unchanged)
+
+    def status(self) -> str:
+        from app.shell.terminal import status
+
+        return status(self._engine.status())
+
+    def memory(self) -> str:
+        from app.shell.terminal import memory
+
+        return memory(self._engine.status())
+
+    def free(self, *, now: bool = False) -> str:
+        from app.run_view import freed
+
+        return freed(self._engine.free("cancel_and_free" if now else "when_idle"))
+
+    def close(self) -> None:
+        self._engine.close()

@@ -1,1 +1,0 @@
-"""What a workflow may say: documents, plans and catalog. Free of torch and other heavy imports."""

@@ -1,0 +1,104 @@
+"""`constant:` reads values from the libraries' source without running it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from app.dialect.installed.constants import UnknownConstant, constant
+from app.dialect.plan_values import LiteralValue
+from tests.plan_bench import Bench, drawing, step
+
+LTX2 = "diffusers.pipelines.ltx2.utils"
+ARGUMENTS = "steps[0].pipeline.arguments"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (f"{LTX2}.STAGE_2_DISTILLED_SIGMA_VALUES", [0.909375, 0.725, 0.421875]),
+        (f"{LTX2}.TEMPORAL_ROUND_DISTILLED_SIGMA_VALUES", [0.975, 0.909375, 0.725, 0.421875]),
+        (f"{LTX2}.DEFAULT_IMAGE_CRF", 33),
+        ("diffusers.utils.WEIGHTS_NAME", "diffusion_pytorch_model.bin"),
+        ("diffusers.utils.constants.WEIGHTS_NAME", "diffusion_pytorch_model.bin"),
+        ("diffusers.DDIMScheduler", None),
+        ("diffusers.schedulers.scheduling_ddim.DDIMScheduler.order", 1),
+    ],
+)
+def test_constant_is_read_from_source(name: str, value: Any):
+    if value is None:
+        with pytest.raises(UnknownConstant):
+            constant(name)
+    else:
+        assert constant(name) == value
+
+
+def test_constants_equal_those_of_library():
+    names = ["DEFAULT_NEGATIVE_PROMPT", "DISTILLED_SIGMA_VALUES", "LTX2_5_IMAGE_CRF",
+             "T2V_DEFAULT_SYSTEM_PROMPT", "TEMPORAL_ROUND_DISTILLED_SIGMA_VALUES"]  # fmt: skip
+    library = importlib.import_module(LTX2)
+    for name in names:
+        value = getattr(library, name)
+        assert constant(f"{LTX2}.{name}") == value
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("os.environ", "only those of diffusers and transformers can be taken."),
+        ("torch.float16", "only those of diffusers and transformers can be taken."),
+        ("subprocess.Popen", "only those of diffusers and transformers can be taken."),
+        ("diffusers.utils.import_utils.os.environ", "its module has none of this name."),
+        ("diffusers.nowhere.deep.inside.NAME", "there is no module 'diffusers.nowhere'."),
+        ("diffusers.utils.import_utils.USE_TF", "its value is worked out only when"),
+        ("diffusers.utils.import_utils.os", "its module has none of this name."),
+        (f"{LTX2}.trim_canvas", "it can be called, and is no value."),
+        (f"{LTX2}.DISTILLED_SIGMA_VALUE", "Did you mean 'DISTILLED_SIGMA_VALUES'?"),
+        (LTX2, "that is a module."),
+        (f"{LTX2}.GEMMA3_PROMPT_ENHANCEMENT_CONFIG", "its value is worked out only when"),
+        ("diffusers.../../etc.passwd", "that is no name with dots in it."),
+        ("diffusers.__init__.x", "its module has none of this name."),
+        ("", "that is no name with dots in it."),
+        ("a" * 201, "that is no name with dots in it."),
+        ("NO_SUCH_NAME", "its module has none of this name."),
+    ],
+)
+def test_other_names_are_refused(name: str, why: str):
+    with pytest.raises(UnknownConstant) as caught:
+        constant(name)
+    assert str(caught.value).startswith("There is no constant '")
+    assert why in str(caught.value)
+
+
+def test_constants_are_allowed_anywhere(bench: Bench):
+    document = drawing(
+        variables={"words": f"constant:{LTX2}.DEFAULT_NEGATIVE_PROMPT", "prompt": "a", "steps": 2},
+        steps=[
+            step(
+                arguments={
+                    "prompt": "variable:words",
+                    "sigmas": f"constant:{LTX2}.STAGE_2_DISTILLED_SIGMA_VALUES",
+                }
+            )
+        ],
+    )
+    plan = bench.plan(document)
+    given = plan.steps[0].arguments
+    assert given["prompt"].value.startswith("blurry, out of focus")
+    assert given["sigmas"] == LiteralValue(value=[0.909375, 0.725, 0.421875])
+    assert plan.inputs["words"] == given["prompt"].value
+    assert plan.document == document
+    typed = bench.plan(document, words="constant:os.environ").steps[0].arguments["prompt"]
+    assert typed == LiteralValue(value="constant:os.environ")
+
+
+def test_unresolvable_constant_is_one_problem(bench: Bench):
+    arguments = {"prompt": "variable:words", "num_inference_steps": "constant:os.environ"}
+    document = drawing(variables={"words": "constant:os.getcwd"}, steps=[step(arguments=arguments)])
+    why = "only those of diffusers and transformers can be taken."
+    assert bench.problems(document) == {
+        "variables.words": f"There is no constant 'os.getcwd': {why}",
+        f"{ARGUMENTS}.num_inference_steps": f"There is no constant 'os.environ': {why}",
+    }
