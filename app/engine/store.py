@@ -22,7 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from app.engine.store_file import SCHEMA, UNFINISHED, StoreError, connect, opened, put_aside
+from app.engine.store_file import (
+    SCHEMA,
+    UNFINISHED,
+    StoreError,
+    connect,
+    has_schema,
+    opened,
+    put_aside,
+)
 from app.engine.store_rows import (
     COLUMNS,
     LISTED_COLUMNS,
@@ -302,7 +310,12 @@ class Store:
 
     def _open_reader(self) -> sqlite3.Connection | None:
         if self._reader is None and (self._folder / FILE).is_file():
-            self._reader = connect(str(self._folder / FILE))
+            reader = connect(str(self._folder / FILE))
+            if not has_schema(reader):
+                # Its writer is about to create it.
+                reader.close()
+                return None
+            self._reader = reader
         return self._reader
 
     def _write(self, write: Write) -> Future[None]:

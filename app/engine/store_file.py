@@ -61,6 +61,11 @@ def connect(file: str) -> sqlite3.Connection:
     return db
 
 
+def has_schema(db: sqlite3.Connection) -> bool:
+    """Returns False while the database is being created."""
+    return bool(db.execute("PRAGMA user_version").fetchone()[0])
+
+
 def opened(file: Path) -> sqlite3.Connection:
     """Opens the database with the current schema. Raises sqlite3.DatabaseError."""
     db = connect(str(file))

@@ -116,6 +116,19 @@ def test_unfinished_runs_come_back_in_order_and_ended_ones_do_not(store: Store):
     assert ended.plan is None
 
 
+def test_database_without_schema_yet_reads_as_empty(tmp_path: Path):
+    store = Store(tmp_path, as_keeper=False)
+    file = tmp_path / FOLDER / FILE
+    file.parent.mkdir()
+    creating = sqlite3.connect(file)
+    creating.execute("PRAGMA journal_mode = WAL")
+    assert store.find("run-1") is None
+    creating.close()
+    store.add(a_run()).result()
+    assert store.find("run-1") is not None
+    store.close()
+
+
 def test_orderly_stop_counts_no_attempt(store: Store):
     store.add(a_run("a")).result()
     store.add(a_run("b")).result()
