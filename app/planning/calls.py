@@ -57,6 +57,8 @@ SIDES = ("width", "height")
 SIDE_MULTIPLE = 8
 """Pixels of a side per latent, in nearly every model."""
 MAX_SIDE_PX = 8192
+MAX_CLIP_SKIP = 31
+"""The largest text encoder of CLIP has 32 layers."""
 MIN_IMAGE_PX = 8
 """A smaller side leaves no latent where the pipeline takes its size from the image."""
 
@@ -131,6 +133,8 @@ def check_call(
             _check_number(key, value.value, where, reader)
             if key in SIDES and signature.sides is not None:
                 _check_side(value.value, where, reader, short, signature.sides, model)
+            if key == "clip_skip":
+                _check_clip_skip(value.value, where, reader, model)
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
@@ -261,6 +265,17 @@ def side_multiple(model: Path | None) -> int:
     sides = (each[-1] if isinstance(each, list) and each else each for each in cut)
     patch = max([packed, *(side for side in sides if isinstance(side, int)), 1])
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
+
+
+def _check_clip_skip(value: Any, at: Place, reader: ValueReader, model: Path | None) -> None:
+    """Notes a count of skipped layers that leaves none of a CLIP text encoder."""
+    if type(value) is not int:
+        return
+    configs = [config_of(folder) for folder in model.glob("text_encoder*")] if model else []
+    layers = [config.get("num_hidden_layers") for config in configs if "projection_dim" in config]
+    most = min([each for each in layers if isinstance(each, int)], default=MAX_CLIP_SKIP + 1) - 1
+    if not 0 <= value <= most:
+        reader.note(at, f"{value} is outside 0 to {most}, the layers of the text encoder to skip.")
 
 
 def _check_images(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:

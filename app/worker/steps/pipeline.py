@@ -40,6 +40,7 @@ def run(
     """
     import torch
 
+    from app.compat.worker.clip_text_model import with_inner_text_model
     from app.worker.loading.load import assemble
     from app.worker.tuning.tune import tuned
 
@@ -62,7 +63,7 @@ def run(
         def returning(combination: Mapping[str, Any]) -> list[Any]:
             preview_source.begin(combination)
             entered = time.monotonic()
-            with torch.inference_mode():
+            with torch.inference_mode(), with_inner_text_model():
                 output = call(**resample_references(combination, rate))
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
