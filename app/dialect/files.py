@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +17,6 @@ GGUF_SUFFIX = ".gguf"
 SAFE_SUFFIXES = {".safetensors", GGUF_SUFFIX}
 PICKLE_SUFFIXES = {".ckpt", ".bin", ".pt", ".pth"}
 """Suffixes of weight files that hold no code, and of those that may."""
-PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)*")
 
 
 def can_be_path(path: str | Path) -> bool:
@@ -32,8 +30,22 @@ def can_be_path(path: str | Path) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Returns True if the name can only lead below a folder: words with `/` between them."""
-    return PLAIN_NAME.fullmatch(name) is not None and ".." not in name
+    """Returns True if the name can only lead below a folder, and to no hidden file."""
+    parts = name.split("/")
+    return (
+        name.isprintable()
+        and not any(character in name for character in "\\:")
+        and not any(part.startswith((".", "-")) or part != part.strip() for part in parts)
+        and all(parts)
+        and can_be_path(name)
+    )
+
+
+def path_from(folder: Path, named: str) -> Path:
+    """Returns the path that a document in this folder names; a backslash separates folders, as on
+    Windows, where no file has one in its name."""
+    path = folder / named
+    return path if "\\" not in named or path.exists() else folder / named.replace("\\", "/")
 
 
 def safe_name(name: str, files: Container[str], *, allow_pickles: bool = False) -> str | None:

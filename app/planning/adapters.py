@@ -111,7 +111,7 @@ def read_ip_adapter(
 
 def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
     """Returns the safetensors file to read: for a pickle's name the one beside it."""
-    stem, dot, kind = named.rpartition(".")
+    stem, dot, kind = named.replace("\\", "/").rpartition(".")
     name = f"{stem}.safetensors"
     if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(name):
         reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")

@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.dialect.document import InputBlock
-from app.dialect.files import can_be_path
+from app.dialect.files import can_be_path, path_from
 from app.dialect.inputs import VARIABLE_NAME, InputSpec, contradiction, input_specs
 from app.dialect.loader import RawDocument, read_document
 from app.dialect.references import MAX_PROBLEMS, TooManyNodes, parse, place, substitute
@@ -116,7 +116,7 @@ def child_path(parent: Path, named: str) -> Path:
             raise InvalidWorkflow(f"'{named}' has to name a shipped workflow, without folders.")
         builtin = BUILTIN_WORKFLOWS / name
         return (builtin if builtin.is_file() else SHIPPED_WORKFLOWS / name).resolve()
-    path = (parent.parent / named).resolve()
+    path = path_from(parent.parent, named).resolve()
     if not path.is_relative_to(parent.parent.resolve()):
         raise InvalidWorkflow(f"'{named}' lies outside the folder of '{parent.name}'.")
     return path

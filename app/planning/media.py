@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.dialect.files import can_be_path
+from app.dialect.files import can_be_path, path_from
 from app.dialect.plan_values import (
     FileValue,
     LiteralValue,
@@ -65,7 +65,7 @@ def media_value(
     elif not can_be_path(folder / value):
         note("No file can have this name.")
     else:
-        file = (folder / value).resolve()
+        file = path_from(folder, value).resolve()
         if wrong := _file_problem(value, file, kind, inside, folder, limits):
             note(*wrong)
         else:

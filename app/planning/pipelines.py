@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.dialect.document import ComponentDocument, SchedulerBlock, StepDocument
-from app.dialect.files import GGUF_SUFFIX, can_be_path, is_plain
+from app.dialect.files import GGUF_SUFFIX, can_be_path, is_plain, path_from
 from app.dialect.installed import names
 from app.dialect.plan import PipelineStep, ResultSpec
 from app.dialect.plan_settings import DType, SchedulerChange
@@ -336,7 +336,7 @@ class PipelineBuilder:
             return found.resolve()
         if not _is_local(model, self._reader.folder):
             return None
-        folder = (self._reader.folder / model).resolve()
+        folder = path_from(self._reader.folder, model).resolve()
         if self._reader.is_typed(where):
             allowed = [
                 self._reader.folder.resolve(),

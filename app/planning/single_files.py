@@ -20,6 +20,7 @@ from app.dialect.files import (
     PICKLE_SUFFIXES,
     SAFE_SUFFIXES,
     can_be_path,
+    path_from,
     safe_name,
 )
 from app.dialect.installed.signatures import single_file_classes
@@ -128,8 +129,8 @@ class SingleFiles:
         return ModelSource(model=model, revision=revision, file=wanted)
 
     def _local(self, named: str, at: Place) -> ModelSource | None:
-        below = [] if named.startswith((".", "/", "~")) else [root / named for root in self._models]
-        candidates = [path.resolve() for path in (*below, self._reader.folder / named)]
+        below = [] if named.startswith((".", "/", "~")) else self._models
+        candidates = [path_from(root, named).resolve() for root in (*below, self._reader.folder)]
         path = next((path for path in candidates if self._is_there(path)), candidates[-1])
         if self._reader.is_typed(at):
             roots = [self._reader.folder.resolve(), *(root.resolve() for root in self._models)]

@@ -90,6 +90,14 @@ def test_lora_variable_selects_lora_without_loading_components(bench: Bench, tmp
         assert same(ran, expected[name])
 
 
+def test_lora_file_with_blanks_brackets_and_dots_is_loaded(bench: Bench, tmp_path: Path):
+    name = "[old] my style v1.2 (final)..safetensors"
+    shutil.copytree(OUTLINE, tmp_path / "my loras")
+    next((tmp_path / "my loras").glob("*.safetensors")).rename(tmp_path / "my loras" / name)
+    named = bench.run(outlined(model="./my loras", weight_name=name))
+    assert same(named, bench.run(outlined()))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
