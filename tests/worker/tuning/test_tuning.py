@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from app.protocol import Event, PhaseChanged, RunCancelled, StepProgress
@@ -126,6 +127,31 @@ def test_lora_of_another_model_is_reported_and_leaves_no_trace(bench: Bench, tmp
     ended = bench.run(outlined(model="loras")).terminal
     assert ended.type == "run_failed"
     assert ended.error.kind == "LoadError"
+    assert same(before, bench.run(PLAIN))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"),
+    [
+        ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "made for FLUX."),
+        ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "made for FLUX."),
+        ("diffusion_model.blocks.0.cross_attn.q.lora_A.weight", "made for Wan."),
+        ("other.0.lora_A.weight", "Its first tensor is 'other.0.lora_A.weight'."),
+    ],
+)
+def test_lora_of_another_family_is_reported_with_its_family(
+    bench: Bench, tmp_path: Path, tensor: str, told: str
+):
+    before = bench.run(PLAIN)
+    (tmp_path / "theirs").mkdir()
+    other = tensor.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
+    pair = {tensor: torch.zeros(4, 8), other: torch.zeros(8, 4)}
+    save_file(pair, tmp_path / "theirs" / "a.safetensors")
+    ended = bench.run(outlined(model="theirs")).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.kind == "LoadError"
+    assert "The LoRA 'theirs'" in ended.error.message
+    assert told in ended.error.hint
     assert same(before, bench.run(PLAIN))
 
 
