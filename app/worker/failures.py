@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 import warnings
+from typing import Any
 
 from app.errors import ErrorReport, OutOfMemory, StepError, WorkbenchError
 from app.worker.context import RunContext
@@ -60,4 +62,28 @@ def _workbench_error(error: Exception, context: RunContext) -> WorkbenchError:
         return error
     if is_nan_error(error):
         return nan_error(context.step)
+    what = f"{type(error).__name__}: {error}"
+    if scheduler := _scheduler_of(error):
+        return StepError(
+            f"The scheduler {scheduler} failed in step '{context.step}'. {what}",
+            hint="Not all of a scheduler's settings work together, or with every number of steps."
+            " Change them, or choose another scheduler.",
+        )
     return StepError(f"{type(error).__name__} in step '{context.step}': {error}")
+
+
+def _scheduler_of(error: Exception) -> str:
+    """Returns class and settings of the scheduler that raised the error; "" for other errors."""
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        scheduler: Any = frame.f_locals.get("self")
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("diffusers.schedulers.") and hasattr(scheduler, "config"):
+            name = type(scheduler).__name__
+            defaults = inspect.signature(type(scheduler)).parameters
+            settings = ", ".join(
+                f"{key}={value!r}"
+                for key, value in scheduler.config.items()
+                if key in defaults and value != defaults[key].default
+            )
+            return f"{name} ({settings})" if settings else name
+    return ""

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -39,6 +40,30 @@ def test_failing_step_is_named_and_its_components_stay(bench: Bench):
     after = bench.run(GOOD)
     assert after.success.loaded == ()
     assert same(before, after)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "DPMSolverMultistepScheduler",
+            {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"},
+        ),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "sideways"}),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "sideways"}),
+    ],
+)
+def test_scheduler_that_fails_is_named_with_its_settings(
+    bench: Bench, name: str, settings: dict[str, Any]
+):
+    block = {"configuration": {"scheduler_type": name}, "from_config_args": settings}
+    bad = step(blocks={"scheduler": block}, num_inference_steps=20)
+    error = failed(bench, document(bad, id="bad")).error
+    assert error.kind == "StepError"
+    assert error.message.startswith(f"The scheduler {name} (")
+    assert all(f"{key}={value!r}" in error.message for key, value in settings.items())
+    assert "choose another scheduler" in error.hint
+    assert bench.run(GOOD).success
 
 
 def test_nan_image_is_an_error_and_not_saved_black(bench: Bench, model: Path):
