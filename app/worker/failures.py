@@ -62,7 +62,7 @@ def _workbench_error(error: Exception, context: RunContext) -> WorkbenchError:
         return error
     if is_nan_error(error):
         return nan_error(context.step)
-    what = f"{type(error).__name__}: {error}"
+    what = f"{type(error).__name__}: {error}".rstrip(".") + "."
     if scheduler := _scheduler_of(error):
         return StepError(
             f"The scheduler {scheduler} failed in step '{context.step}'. {what}",
