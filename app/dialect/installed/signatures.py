@@ -162,13 +162,18 @@ def _default_subfolder(how: ast.expr) -> str:
 def cached_by_version(package: str, name: str, form: TypeAdapter[T], read: Callable[[], T]) -> T:
     """Returns the cached value of this name for the package's version; calls `read` for a missing
     one."""
-    folder = _cache_folder() / f"{package}-{importlib.metadata.version(package)}-{FORMAT}"
-    stored = folder / f"{name}.json"
+    stored = _cache_folder() / f"{package}-{_version(package)}-{FORMAT}" / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):
         return form.validate_json(stored.read_bytes())
     value = read()
     _store(stored, form.dump_json(value))
     return value
+
+
+@functools.cache
+def _version(package: str) -> str:
+    # Reads and parses the package's description.
+    return importlib.metadata.version(package)
 
 
 def _index(package: str) -> dict[str, ClassPlace]:
