@@ -1,9 +1,9 @@
 """Learns maps from latents to colours for previews.
 
-For a few families such a map is published; for the others it is fitted by least squares to the
-latents after a call's last step and the decoded image. The sums over all images are stored, so the
-map improves with each. It is used once it explains enough of the variance; until then, and for
-latents of unknown layout, the page says that there is no preview.
+For a few families such a map is published (`preview_factors`); for the others it is fitted by least
+squares to the latents after a call's last step and the decoded image. The sums over all images are
+stored, so the map improves with each. It is used once it explains enough of the variance; until
+then, and for latents of unknown layout, the page says that there is no preview.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from app.settings import MIB
 from app.tasks.media import AudioVideo
 from app.worker.guards import optional_work
 from app.worker.lru_cache import LruCache
+from app.worker.preview_factors import published_factors
 from app.worker.steps.step_output import artifacts_of
 
 if TYPE_CHECKING:
@@ -122,10 +123,13 @@ class PreviewMaps:
     def _preview_source(self, pipeline: Any, parts: Parts) -> PreviewSource:
         known = find_preview(parts.folder, parts.pipeline_class.__name__)
         decoder = next((part for part in parts.parts if part.name in DECODERS), None)
-        if known is not None or decoder is None:
+        if decoder is None:
             return PreviewSource(known)
         config = getattr(pipeline, decoder.name).config
         channels = config.get("latent_channels") or config.get("z_dim")
+        # A model may have another autoencoder than the rest of its family.
+        if known is not None and channels in (None, known.channels):
+            return PreviewSource(known)
         return PreviewSource(self.learnt(decoder.key), decoder.key, channels)
 
     def learnt(self, decoder: str) -> LatentPreview | None:
@@ -252,22 +256,6 @@ JPEG_QUALITY = 80
 MAX_STORED_BYTES = 1_000_000
 """Limit for `preview.json`."""
 
-# Least-squares fits of RGB to latents that ComfyUI publishes as `latent_rgb_factors`
-# (comfy/latent_formats.py, classes SD15 and SDXL).
-SD15_FACTORS = (
-    (0.3512, 0.2297, 0.3227),
-    (0.3250, 0.4974, 0.2350),
-    (-0.2829, 0.1762, 0.2721),
-    (-0.2120, -0.2616, -0.7177),
-)
-SDXL_FACTORS = (
-    (0.3651, 0.4232, 0.4341),
-    (-0.2533, -0.0042, 0.1068),
-    (0.1076, 0.1111, -0.0362),
-    (-0.3165, -0.2492, -0.2188),
-)
-SDXL_BIAS = (0.1084, -0.0175, -0.0011)
-
 
 class LatentPreview:
     """A linear map from one model's latents to RGB of -1 to 1."""
@@ -279,6 +267,11 @@ class LatentPreview:
     ) -> None:
         self._factors = torch.as_tensor(factors, dtype=torch.float32)
         self._bias = torch.as_tensor(bias, dtype=torch.float32)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the latents."""
+        return len(self._factors)
 
     def knows(self, latents: object, picture_px: tuple[int, int] | None = None) -> bool:
         """Returns whether the map fits these latents, of an image of this width and height."""
@@ -370,8 +363,5 @@ def find_preview(folder: Path, pipeline_class: str) -> LatentPreview | None:
             return LatentPreview(fit.latent_rgb_factors, fit.latent_rgb_bias)
     except (OSError, ValidationError) as error:
         log.warning("'%s' is not a valid preview map: %s", stored, first_line(error))
-    if pipeline_class.startswith("StableDiffusionXL"):
-        return LatentPreview(SDXL_FACTORS, SDXL_BIAS)
-    if pipeline_class.startswith("StableDiffusion") and "3" not in pipeline_class:
-        return LatentPreview(SD15_FACTORS)
-    return None
+    published = published_factors(pipeline_class)
+    return None if published is None else LatentPreview(published)

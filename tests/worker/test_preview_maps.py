@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
 from PIL import Image
 
+from app.dialect.plan import PipelineStep
 from app.protocol import Preview, StepProgress
+from app.worker.loading.load import find_parts
 from app.worker.previews import PreviewMaps, PreviewSource
 from app.worker.steps.step_output import CallOutput
 from models.shapes.scenes import draw, random_scene
+from tests.engines import Finished
 from tests.full_disk import full_disk
 from tests.standins import StandIns
-from tests.worker.bench import SHAPES, Bench, document
+from tests.worker.bench import SHAPES, Bench, Document, document, step
 
 Form = Callable[[torch.Tensor], torch.Tensor]
 DECODER = "vae of shapes"
@@ -211,3 +215,47 @@ def test_preview_map_of_unknown_family_is_used_in_second_run(stand_ins: StandIns
         told = [event for event in finished.events if isinstance(event, StepProgress)]
         assert told
         assert all(event.without_preview != shown for event in told)
+
+
+SD35 = "stabilityai/stable-diffusion-3.5-medium"
+
+
+def sd3(model: str) -> Document:
+    arguments = {"prompt": "a cat", "num_inference_steps": 2, "width": 256, "height": 256}
+    return document(
+        {
+            "name": "draw",
+            "pipeline": {
+                "configuration": {"component_type": "StableDiffusion3Pipeline"},
+                "from_pretrained_arguments": {"model_name": model},
+                "arguments": arguments,
+            },
+            "result": {"content_type": "image/png"},
+        }
+    )
+
+
+def has_previews(finished: Finished) -> bool:
+    assert finished.success
+    return any(isinstance(event, Preview) for event in finished.events)
+
+
+def test_family_with_published_map_has_previews_in_first_run(stand_ins: StandIns, tmp_path: Path):
+    bench = Bench(tmp_path, preview_interval_s=1e-9)
+    bench.models = stand_ins.folder
+    stand_ins.add(SD35)
+    assert has_previews(bench.run(sd3(SD35), previews=True))
+
+
+def test_model_with_other_latents_than_its_family_learns_its_map(bench: Bench, tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(SHAPES, model, ignore=shutil.ignore_patterns("preview.json"))
+    (planned,) = bench.plan(document(step(model=model))).steps
+    assert isinstance(planned, PipelineStep)
+    parts = find_parts(planned)
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
+    maps = PreviewMaps(tmp_path / "maps")
+    assert not maps.preview_source(pipeline, parts).decoder
+    # The bundled model has four latent channels; the map of this family is for sixteen.
+    other = parts._replace(pipeline_class=StableDiffusion3Pipeline)
+    assert maps.preview_source(pipeline, other).decoder

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from app.protocol import Event, Preview, StepProgress
+from app.worker.preview_factors import FACTORS
 from app.worker.previews import MAX_EDGE_PX, LatentPreview, find_preview
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, document, step
@@ -88,8 +89,8 @@ def test_preview_map_beside_model_overrides_family(tmp_path: Path):
 @pytest.mark.parametrize(
     ("family", "known"),
     [("StableDiffusionPipeline", True), ("StableDiffusionInpaintPipeline", True),
-     ("StableDiffusionXLImg2ImgPipeline", True), ("StableDiffusion3Pipeline", False),
-     ("FluxPipeline", False), ("WanPipeline", False)],
+     ("StableDiffusionXLImg2ImgPipeline", True), ("StableDiffusion3Pipeline", True),
+     ("CogView4Pipeline", True), ("FluxPipeline", False), ("WanPipeline", False)],
 )  # fmt: skip
 def test_preview_map_defaults_to_family(tmp_path: Path, family: str, known: bool):
     assert (find_preview(tmp_path, family) is not None) == known
@@ -101,6 +102,19 @@ def test_preview_maps_differ_by_family(tmp_path: Path):
     assert one is not None
     assert other is not None
     assert not np.array_equal(drawn(one, latents), drawn(other, latents))
+
+
+@pytest.mark.parametrize("family", FACTORS)
+@pytest.mark.parametrize("colour", [(1, -1, -1), (-1, 1, -1), (-1, -1, 1)], ids=["r", "g", "b"])
+def test_published_factors_give_latents_of_a_colour_that_colour(
+    tmp_path: Path, family: str, colour: tuple[float, ...]
+):
+    preview = find_preview(tmp_path, f"{family}Pipeline")
+    assert preview is not None
+    wanted = torch.tensor(colour, dtype=torch.float32)
+    latent = torch.linalg.pinv(torch.tensor(FACTORS[family]).T) @ wanted
+    found = drawn(preview, latent.reshape(1, -1, 1, 1).expand(1, -1, 8, 8)).reshape(-1, 3)
+    np.testing.assert_allclose(found.mean(axis=0), (np.array(colour) + 1) * 127.5, atol=12)
 
 
 # --- in a run ------------------------------------------------------------------------------------
