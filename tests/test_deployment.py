@@ -75,7 +75,7 @@ def test_docker_context_has_only_copied_files(recipe: Recipe) -> None:
 
 
 def test_proxied_page_requires_password_and_fetches_no_urls() -> None:
-    """It listens on 127.0.0.1, but strangers reach it through the proxy."""
+    """It listens on 127.0.0.1, but other machines reach it through the proxy."""
     behind = Settings.from_environment({"DW_ALLOWED_HOSTS": "draw.example.org"})
     assert credentials(behind) is not None
     assert not behind.ui.fetches_urls

@@ -69,8 +69,8 @@ def test_model_of_guest_must_be_in_catalog(connect: Connect, server: Server) -> 
     def load(client: Client, model: str) -> None:
         client.predict(workflow="chosen", variables={"model": model}, api_name="/generate")
 
-    with pytest.raises(AppError, match="No workflow here names the model 'stranger/model'"):
-        load(connect("203.0.113.1"), "stranger/model")
+    with pytest.raises(AppError, match="No workflow here names the model 'unlisted/model'"):
+        load(connect("203.0.113.1"), "unlisted/model")
     # The hub is unreachable: only the permission to ask it matters.
     for client, model in ((connect("203.0.113.1"), "example/named"), (connect(""), "my/model")):
         with pytest.raises(AppError) as failed:

@@ -104,7 +104,7 @@ def test_guest_may_choose_models_that_the_catalog_names(paths: PathSettings, mod
     assert refusals(paths, "any", {"model": model, "lora": "example/lora"}, {}) == []
 
 
-@pytest.mark.parametrize("lora", ["stranger/lora", "example/lora2", "xexample/lora"])
+@pytest.mark.parametrize("lora", ["unlisted/lora", "example/lora2", "xexample/lora"])
 def test_guest_may_not_have_any_repository_downloaded(paths: PathSettings, lora: str) -> None:
     (told,) = refusals(paths, "any", {"lora": lora}, {})
     assert f"No workflow here names the model '{lora}'" in told

@@ -23,7 +23,7 @@ ANSWER_S = 60.0
 """The longest a call may take: it may wait behind the runs of earlier ones."""
 ENDS = (b"event: complete", b"event: error")
 GUEST = {"x-forwarded-for": "203.0.113.7"}
-"""A stranger, to whom limits apply: an operator may ask for a run that takes a day."""
+"""A guest, to whom limits apply: an operator may ask for a run that takes a day."""
 
 
 @dataclass

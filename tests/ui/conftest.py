@@ -1,4 +1,4 @@
-"""A real server, and a stranger who talks to it without any client."""
+"""A real server, and an unauthenticated client on a plain socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import Server, started_server
-from tests.ui.stranger import Stranger
+from tests.ui.raw_client import RawClient
 
 
 @pytest.fixture(scope="package")
@@ -17,5 +17,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def stranger(server: Server) -> Stranger:
-    return Stranger(server.url)
+def client(server: Server) -> RawClient:
+    return RawClient(server.url)

@@ -75,7 +75,7 @@ def served(
 
 
 def answer(url: str) -> int:
-    """Returns the status code that a stranger gets."""
+    """Returns the status code that an unauthenticated client gets."""
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             return response.status

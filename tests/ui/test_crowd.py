@@ -12,8 +12,8 @@ import pytest
 
 from tests.api.test_streams import MANY
 from tests.conftest import PROJECT
+from tests.ui.raw_client import Answer, RawClient, objects_in
 from tests.ui.serving import served
-from tests.ui.stranger import Answer, Stranger, objects_in
 
 MOST_CALLS, MOST_VISITS = 3, 5
 
@@ -88,7 +88,7 @@ def page_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-class Guest(Stranger):
+class Guest(RawClient):
     """A client behind a proxy."""
 
     def __init__(self, url: str, address: str) -> None:

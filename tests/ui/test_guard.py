@@ -14,8 +14,8 @@ from app.ui.names import names_for, public_host
 from app.ui.routes import REFUSED, ROUTES, Route, find
 from tests.conftest import PROJECT
 from tests.servers import Server
+from tests.ui.raw_client import RawClient
 from tests.ui.serving import served
-from tests.ui.stranger import Stranger
 
 LOOPBACK = names_for(UiSettings())
 SHARED = names_for(UiSettings(share=True))
@@ -49,8 +49,8 @@ def test_forwarded_host_is_used_for_allowed_names() -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "192.168.1.5", "", "[::1", "a b", "evil\x00"])
-def test_other_host_name_is_refused(stranger: Stranger, host: str) -> None:
-    answer = stranger.ask("/", headers={"Host": host})
+def test_other_host_name_is_refused(client: RawClient, host: str) -> None:
+    answer = client.ask("/", headers={"Host": host})
     assert answer.status in {400, 421}
     if host == "evil.example":
         assert "evil.example" in answer.text
@@ -61,38 +61,38 @@ def test_other_host_name_is_refused(stranger: Stranger, host: str) -> None:
     "origin", ["https://evil.example", "null", "http://127.0.0.1:9", "http://[::1", "\x01"]
 )
 @pytest.mark.parametrize("path", ["/config", "/gradio_api/upload", "/gradio_api/run/status"])
-def test_foreign_origin_is_refused(stranger: Stranger, origin: str, path: str) -> None:
+def test_foreign_origin_is_refused(client: RawClient, origin: str, path: str) -> None:
     """Neither by a preflight nor by the refusal itself."""
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     for method in ("OPTIONS", "GET", "POST"):
-        answer = stranger.ask(path, method, headers=asked)
+        answer = client.ask(path, method, headers=asked)
         assert answer.status in {400, 403}
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_own_origin_is_accepted(stranger: Stranger) -> None:
-    origin = f"http://{stranger.host}"
-    answer = stranger.post("/gradio_api/run/status", {"data": []}, Origin=origin)
+def test_own_origin_is_accepted(client: RawClient) -> None:
+    origin = f"http://{client.host}"
+    answer = client.post("/gradio_api/run/status", {"data": []}, Origin=origin)
     assert answer.status == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_cross_site_requests_are_refused_except_navigation(stranger: Stranger) -> None:
+def test_cross_site_requests_are_refused_except_navigation(client: RawClient) -> None:
     embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     for path in ("/", "/logout", "/config", "/healthz"):
-        assert stranger.ask(path, headers=embedded).status == 403
-    assert stranger.ask("/logout", headers=followed).status == 403
-    assert stranger.ask("/", headers=followed).status == 200
+        assert client.ask(path, headers=embedded).status == 403
+    assert client.ask("/logout", headers=followed).status == 403
+    assert client.ask("/", headers=followed).status == 200
 
 
-def test_forwarded_host_does_not_change_page_urls(stranger: Stranger) -> None:
+def test_forwarded_host_does_not_change_page_urls(client: RawClient) -> None:
     for headers in (
         {"X-Forwarded-Host": "evil.example"}, {"X-Gradio-Server": "http://evil.example"},
         {"X-Forwarded-Host": "evil.example, a", "X-Forwarded-Proto": "https"},
     ):  # fmt: skip
         for path in ("/config", "/", "/gradio_api/info", "/gradio_api/openapi.json"):
-            assert "evil.example" not in stranger.ask(path, headers=headers).text
+            assert "evil.example" not in client.ask(path, headers=headers).text
 
 
 # --- routes --------------------------------------------------------------------------------------
@@ -128,21 +128,21 @@ def test_every_listed_route_exists(templates: set[str]) -> None:
 
 
 @pytest.mark.parametrize("template", sorted(REFUSED))
-def test_refused_route_is_not_found(stranger: Stranger, template: str) -> None:
+def test_refused_route_is_not_found(client: RawClient, template: str) -> None:
     for method in ("GET", "POST", "HEAD"):
-        assert stranger.ask(sample(template), method).status == 404
+        assert client.ask(sample(template), method).status == 404
 
 
 @pytest.mark.parametrize(
     "path", ["/docs", "/redoc", "/openapi.json", "/gradio_api/mcp/", "/gradio_api", "//", "/x",
              "/gradio_api/profiling/summary", "/static/../config", "/assets/%2e%2e/x", "/%00"],
 )  # fmt: skip
-def test_unlisted_path_is_not_found(stranger: Stranger, path: str) -> None:
-    assert stranger.ask(path).status in {400, 404}
+def test_unlisted_path_is_not_found(client: RawClient, path: str) -> None:
+    assert client.ask(path).status in {400, 404}
 
 
-def test_wrong_method_lists_allowed_methods(stranger: Stranger) -> None:
-    answer = stranger.ask("/gradio_api/queue/join", "DELETE")
+def test_wrong_method_lists_allowed_methods(client: RawClient) -> None:
+    answer = client.ask("/gradio_api/queue/join", "DELETE")
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
@@ -185,10 +185,10 @@ BODIES = {
              "/gradio_api/upload", "/login"],
 )  # fmt: skip
 def test_malformed_body_is_refused_without_traceback(
-    stranger: Stranger, server: Server, path: str, kind: str
+    client: RawClient, server: Server, path: str, kind: str
 ) -> None:
     before = server.log.read_text().count("Traceback")
-    answer = stranger.ask(
+    answer = client.ask(
         path, "POST", body=BODIES[kind], headers={"Content-Type": "application/json"}
     )
     named = path.rpartition("/")[2] == "status"
@@ -219,11 +219,11 @@ UPLOADS = {
 @pytest.mark.parametrize("kind", UPLOADS)
 @pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/component_server", "/login"])
 def test_malformed_upload_is_refused_without_traceback(
-    stranger: Stranger, server: Server, path: str, kind: str
+    client: RawClient, server: Server, path: str, kind: str
 ) -> None:
     before = server.log.read_text().count("Traceback")
     content_type, body = UPLOADS[kind]
-    answer = stranger.ask(path, "POST", body=body, headers={"Content-Type": content_type})
+    answer = client.ask(path, "POST", body=body, headers={"Content-Type": content_type})
     assert 400 <= answer.status < 500 or answer.body == b"[]", answer.text
     assert server.log.read_text().count("Traceback") == before
 
@@ -233,22 +233,20 @@ def test_malformed_upload_is_refused_without_traceback(
              "/assets/" + "a" * 300, "/gradio_api/file=/" + "a" * 5000, "/?" + "a=%00&" * 500,
              "/gradio_api/info?page=%00"],
 )  # fmt: skip
-def test_odd_url_causes_no_traceback(stranger: Stranger, server: Server, path: str) -> None:
+def test_odd_url_causes_no_traceback(client: RawClient, server: Server, path: str) -> None:
     before = server.log.read_text().count("Traceback")
-    assert stranger.ask(path).status in {200, 400, 404}
+    assert client.ask(path).status in {200, 400, 404}
     long_name = server.outputs / "20260101-000000-abcdef" / ("b" * 300)
-    assert stranger.ask(f"/gradio_api/file={long_name}").status == 404
+    assert client.ask(f"/gradio_api/file={long_name}").status == 404
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_page_events_accept_any_values_without_traceback(
-    stranger: Stranger, server: Server
-) -> None:
+def test_page_events_accept_any_values_without_traceback(client: RawClient, server: Server) -> None:
     before = server.log.read_text().count("Traceback")
-    events = stranger.ask("/config").json["dependencies"]
+    events = client.ask("/config").json["dependencies"]
     for event in (each for each in events if each["api_visibility"] == "private"):
         for value in (None, {"a": 1}, "x"):
-            other = Stranger(stranger.url)
+            other = RawClient(client.url)
             joined = other.post(
                 "/gradio_api/queue/join",
                 {"data": [value] * len(event["inputs"]), "fn_index": event["id"],
@@ -263,8 +261,8 @@ def test_page_events_accept_any_values_without_traceback(
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_call_size_is_limited(stranger: Stranger) -> None:
-    answer = stranger.post("/gradio_api/run/status", {"data": ["x" * 9_000_000]})
+def test_call_size_is_limited(client: RawClient) -> None:
+    answer = client.post("/gradio_api/run/status", {"data": ["x" * 9_000_000]})
     assert answer.status == 413
 
 
@@ -274,10 +272,10 @@ def test_call_size_is_limited(stranger: Stranger) -> None:
              "/gradio_api/upload_progress"],
 )  # fmt: skip
 def test_stream_of_unknown_session_ends_at_once(
-    stranger: Stranger, server: Server, path: str
+    client: RawClient, server: Server, path: str
 ) -> None:
     before = server.log.read_text().count("Traceback")
-    answer = stranger.ask(path)
+    answer = client.ask(path)
     assert answer.status in {200, 404, 422}
     if answer.status == 200:
         assert '"session_not_found": true' in answer.text
@@ -311,13 +309,13 @@ def test_invalid_http_causes_no_traceback(server: Server, request_line: bytes) -
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_log_lines_cannot_be_forged(stranger: Stranger, server: Server) -> None:
+def test_log_lines_cannot_be_forged(client: RawClient, server: Server) -> None:
     forged = "2026-01-01 00:00:00 ERROR all is lost"
     for path in (f"/%0A{forged}", f"/gradio_api/custom_component/a/client/%0A{forged}/x",
                  f"/gradio_api/file=%0A{forged}", f"/gradio_api/call/%0A{forged}"):  # fmt: skip
-        stranger.ask(path.replace(" ", "%20"))
-    stranger.ask("/", headers={"Host": "a\tb"})
-    stranger.post("/gradio_api/run/describe_workflow", {"data": [f"\n{forged}"]})
+        client.ask(path.replace(" ", "%20"))
+    client.ask("/", headers={"Host": "a\tb"})
+    client.post("/gradio_api/run/describe_workflow", {"data": [f"\n{forged}"]})
     assert not re.search(rf"^{forged}", server.log.read_text(), re.MULTILINE)
 
 
@@ -325,8 +323,8 @@ def test_log_lines_cannot_be_forged(stranger: Stranger, server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/nothing", "/healthz", "/theme.css"])
-def test_every_answer_has_security_headers(stranger: Stranger, path: str) -> None:
-    headers = stranger.ask(path).headers
+def test_every_answer_has_security_headers(client: RawClient, path: str) -> None:
+    headers = client.ask(path).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert policy.endswith("frame-ancestors 'self'")
@@ -346,17 +344,17 @@ LISTED = {
     "path", ["/", "/config", "/theme.css", "/manifest.json", "/healthz", "/gradio_api/info",
              "/gradio_api/app_id", "/gradio_api/file=nothing", "/nothing"],
 )  # fmt: skip
-def test_answers_have_only_listed_headers(stranger: Stranger, path: str) -> None:
-    origin = f"http://{stranger.host}"
+def test_answers_have_only_listed_headers(client: RawClient, path: str) -> None:
+    origin = f"http://{client.host}"
     sent = {"Origin": origin, "Cookie": "a=secret", "Range": "bytes=0-3", "X-Mine": "secret"}
-    headers = stranger.ask(path, headers=sent).headers
+    headers = client.ask(path, headers=sent).headers
     assert headers.keys() <= LISTED
     assert "secret" not in json.dumps(dict(headers))
 
 
 def test_space_page_may_be_framed_by_hub(tmp_path: Path) -> None:
     with served(tmp_path, "--host", "0.0.0.0", DW_PUBLIC="1") as server:
-        space = Stranger(server.url.replace("localhost", "127.0.0.1"))
+        space = RawClient(server.url.replace("localhost", "127.0.0.1"))
         policy = space.ask("/", headers={"Host": "me-draw.hf.space"}).headers
         assert policy["content-security-policy"].endswith(
             "frame-ancestors 'self' https://huggingface.co"
@@ -370,7 +368,7 @@ def test_space_page_may_be_framed_by_hub(tmp_path: Path) -> None:
 
 def test_page_reveals_nothing_without_login(tmp_path: Path) -> None:
     with served(tmp_path, *LOGIN) as server:
-        outside = Stranger(server.url)
+        outside = RawClient(server.url)
         front = outside.ask("/")
         assert front.status == 200
         assert "run_text_to_image" not in front.text

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.servers import CHOSEN_MODEL, Server
-from tests.ui.stranger import Stranger
+from tests.ui.raw_client import RawClient
 
-FOREIGN = "No workflow here names the model 'stranger/model'"
+FOREIGN = "No workflow here names the model 'unlisted/model'"
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def chosen(server: Server) -> Iterator[str]:
     file.unlink()
 
 
-def generate(visitor: Stranger, workflow: str, value: Any) -> str:
+def generate(visitor: RawClient, workflow: str, value: Any) -> str:
     """Opens the page with this workflow and presses Generate with this value in every field;
     returns what the page is told."""
     _, rendered = visitor.form(workflow, {})
@@ -41,11 +41,11 @@ def generate(visitor: Stranger, workflow: str, value: Any) -> str:
 
 
 def test_guest_form_refuses_model_outside_catalog(server: Server, chosen: str) -> None:
-    guest = Stranger(server.url, **{"X-Forwarded-For": "203.0.113.9"})
-    assert FOREIGN in generate(guest, chosen, "stranger/model")
+    guest = RawClient(server.url, **{"X-Forwarded-For": "203.0.113.9"})
+    assert FOREIGN in generate(guest, chosen, "unlisted/model")
     # An operator may, and the catalog's own model is allowed for guests: the hub is unreachable
     # here.
-    for visitor, model in ((Stranger(server.url), "stranger/model"), (guest, "example/named")):
+    for visitor, model in ((RawClient(server.url), "unlisted/model"), (guest, "example/named")):
         told = generate(visitor, chosen, model)
         assert "No workflow here names the model" not in told
         assert '"success": true' in told

@@ -92,10 +92,10 @@ def test_logout_ends_own_login_only_by_own_form(server: Served) -> None:
 )
 def test_routes_left_open_by_gradio_need_login(server: Served, method: str, path: str) -> None:
     body = {"session_hash": "any", "fn_index": 0, "event_id": "any"}
-    with browser(server, "203.0.113.5") as stranger:
-        assert stranger.request(method, path, json=body).status_code == 401
-        assert log_in(stranger) == 200
-        with stranger.stream(method, path, json=body) as answer:
+    with browser(server, "203.0.113.5") as guest:
+        assert guest.request(method, path, json=body).status_code == 401
+        assert log_in(guest) == 200
+        with guest.stream(method, path, json=body) as answer:
             assert answer.status_code == 200
 
 

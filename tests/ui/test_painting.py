@@ -1,5 +1,5 @@
-"""The mask editor with data of browsers and strangers; real components in their own process, as
-Gradio leaves event loops behind."""
+"""The mask editor with data of browsers and hand-made calls; real components in their own process,
+as Gradio leaves event loops behind."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ CODE = "somebody/darker"
 DARKER = """
 from diffusers import StableDiffusionPipeline
 
-from .how import DARKNESS
+from .brightness import DIVISOR
 
 
 class DarkerPipeline(StableDiffusionPipeline):
     def __call__(self, *arguments, **named):
         output = super().__call__(*arguments, **named)
-        output.images = [each.point(lambda value: value // DARKNESS) for each in output.images]
+        output.images = [each.point(lambda value: value // DIVISOR) for each in output.images]
         return output
 """
 DRAWING = """
@@ -87,7 +87,7 @@ def code(models: Path) -> Path:
     folder = models / CODE
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pipeline.py").write_text(DARKER)
-    (folder / "how.py").write_text("DARKNESS = 2\n")
+    (folder / "brightness.py").write_text("DIVISOR = 2\n")
     return folder
 
 
@@ -145,13 +145,13 @@ def test_allowed_remote_pipeline_uses_shared_components(bench: Bench, models: Pa
     assert (pixels(drawn)[0] == pixels(plain)[0] // 2).all()
     assert same(drawn, bench.run(darker, fresh=False))
 
-    (code / "how.py").write_text("DARKNESS = 4\n# another length\n")
+    (code / "brightness.py").write_text("DIVISOR = 4\n# another length\n")
     again = bench.run(darker, fresh=False)
     assert (pixels(again)[0] == pixels(plain)[0] // 4).all(), "the old code's result was remembered"
 
 
 def test_broken_remote_code_is_a_sentence(bench: Bench, models: Path, code: Path):
-    (code / "how.py").write_text("import a_package_that_nobody_has\n")
+    (code / "brightness.py").write_text("import a_package_that_nobody_has\n")
     plan = planned(bench, models, drawing(custom_pipeline=CODE), CODE)
     failed = bench.run(plan).terminal
     assert isinstance(failed, RunFailed)

@@ -26,7 +26,7 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class Stranger:
+class RawClient:
     """One visitor, with its own session; these headers go with every request."""
 
     def __init__(self, url: str, **headers: str) -> None:
@@ -56,8 +56,8 @@ class Stranger:
                 connection.putheader(name, value)
             connection.endheaders(data)
             answer = connection.getresponse()
-            told = {name.lower(): value for name, value in answer.getheaders()}
-            return Answer(answer.status, told, answer.read())
+            received = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, received, answer.read())
         finally:
             connection.close()
 

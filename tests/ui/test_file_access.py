@@ -1,4 +1,4 @@
-"""Strangers read no file of the host: every way in that once worked, by the socket."""
+"""Unauthenticated clients cannot read files of the host: each known attack, on a plain socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import PROJECT
 from tests.servers import Server
-from tests.ui.stranger import Stranger
+from tests.ui.raw_client import RawClient
 
 RUN = "20260101-000000-abcdef"
 RUNS = "/outputs/"
@@ -59,16 +59,16 @@ KEPT: dict[str, Callable[[Path], tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_stored_visit_names_no_file(stranger: Stranger, foreign: Path, kind: str) -> None:
+def test_stored_visit_names_no_file(client: RawClient, foreign: Path, kind: str) -> None:
     workflow, kept = KEPT[kind](foreign)
-    opened, rendered = map(json.dumps, stranger.form(workflow, {"image": kept, "prompt": "typed"}))
+    opened, rendered = map(json.dumps, client.form(workflow, {"image": kept, "prompt": "typed"}))
     assert "file=" not in opened + rendered
     assert foreign.name not in rendered
     assert str(PROJECT) not in rendered
 
 
-def test_typed_values_are_still_kept(stranger: Stranger) -> None:
-    assert "what I typed" in json.dumps(stranger.form("variations", {"prompt": "what I typed"}))
+def test_typed_values_are_still_kept(client: RawClient) -> None:
+    assert "what I typed" in json.dumps(client.form("variations", {"prompt": "what I typed"}))
 
 
 @pytest.mark.parametrize(
@@ -76,37 +76,37 @@ def test_typed_values_are_still_kept(stranger: Stranger) -> None:
     [None, 3, [], {"forms": 7}, {"person": "../../etc"}, {"__type__": "update", "value": 1},
      {"forms": {"variations": {"prompt": {"deep": [1]}}}}, {"workflow": ["x"]}],
 )  # fmt: skip
-def test_malformed_visit_is_replaced(stranger: Stranger, visit: Any) -> None:
-    messages = stranger.call(stranger.function("open_page")["id"], [visit])
+def test_malformed_visit_is_replaced(client: RawClient, visit: Any) -> None:
+    messages = client.call(client.function("open_page")["id"], [visit])
     done = next(each for each in messages if each["msg"] == "process_completed")
     assert done["success"]
 
 
-def test_existence_of_path_is_not_revealed(stranger: Stranger, foreign: Path) -> None:
+def test_existence_of_path_is_not_revealed(client: RawClient, foreign: Path) -> None:
     """Existing and missing files get equal answers to a visit, an input and a URL."""
     missing = foreign.with_name("not-there.png")
 
     def answers(path: Path) -> list[Any]:
-        served = stranger.ask(f"/gradio_api/file={quote(str(path))}")
-        return [served.status, served.text, given(stranger, path)]
+        served = client.ask(f"/gradio_api/file={quote(str(path))}")
+        return [served.status, served.text, given(client, path)]
 
     assert answers(foreign) == answers(missing)
 
 
-def given(stranger: Stranger, path: Path) -> Any:
+def given(client: RawClient, path: Path) -> Any:
     """Returns the answer of a workflow's endpoint to this path as its image, without times and
     ids."""
-    run = stranger.function("run_variations")
+    run = client.function("run_variations")
     values = [file_data(path) if place == 0 else None for place in range(len(run["inputs"]))]
     (done,) = (
-        each for each in stranger.call(run["id"], values) if each["msg"] == "process_completed"
+        each for each in client.call(run["id"], values) if each["msg"] == "process_completed"
     )
     assert not done["success"]
     return done["output"]["error"]
 
 
-def test_error_names_no_host_folder(stranger: Stranger, foreign: Path) -> None:
-    said = given(stranger, foreign)
+def test_error_names_no_host_folder(client: RawClient, foreign: Path) -> None:
+    said = given(client, foreign)
     assert str(PROJECT) not in said
     assert tempfile.gettempdir() not in said
     assert said == "This file is neither an upload nor a result of this page."
@@ -117,14 +117,14 @@ def test_error_names_no_host_folder(stranger: Stranger, foreign: Path) -> None:
     [".git/HEAD", "README.md", "models/shapes/preview.json", "/etc/hostname", "/proc/self/environ",
      "~/.bashrc", "//etc/hostname", "outputs/../README.md"],
 )  # fmt: skip
-def test_only_uploads_and_results_are_files(stranger: Stranger, path: str) -> None:
+def test_only_uploads_and_results_are_files(client: RawClient, path: str) -> None:
     for named in (path, str(PROJECT / path)):
-        answer = stranger.ask(f"/gradio_api/file={quote(named)}")
+        answer = client.ask(f"/gradio_api/file={quote(named)}")
         assert answer.status == 404
 
 
 def test_caches_beside_results_are_not_served(
-    stranger: Stranger, server: Server, run_folder: Path
+    client: RawClient, server: Server, run_folder: Path
 ) -> None:
     hidden = server.outputs / ".remembered" / "requests.json"
     hidden.parent.mkdir(exist_ok=True)
@@ -136,16 +136,16 @@ def test_caches_beside_results_are_not_served(
         hidden, run_folder, run_folder / ".half-written", run_folder / "link.png",
         server.outputs / "other" / ".." / RUN / "good.png", server.outputs / "loose.png",
     ):  # fmt: skip
-        assert stranger.ask(f"/gradio_api/file={quote(str(path))}").status == 404, path
-    assert stranger.ask(f"/gradio_api/file={quote(str(run_folder / 'good.png'))}").status == 200
+        assert client.ask(f"/gradio_api/file={quote(str(path))}").status == 404, path
+    assert client.ask(f"/gradio_api/file={quote(str(run_folder / 'good.png'))}").status == 200
 
 
 @pytest.mark.parametrize("suffix", [".html", ".svg", ".xml", ".xhtml", ".js", ".pdf", ""])
 def test_results_with_possible_scripts_are_attachments(
-    stranger: Stranger, run_folder: Path, suffix: str
+    client: RawClient, run_folder: Path, suffix: str
 ) -> None:
     (run_folder / f"page{suffix}").write_text("<script>fetch('/')</script>")
-    answer = stranger.ask(f"/gradio_api/file={quote(str(run_folder / f'page{suffix}'))}")
+    answer = client.ask(f"/gradio_api/file={quote(str(run_folder / f'page{suffix}'))}")
     assert answer.status == 200
     assert answer.headers["content-disposition"].startswith("attachment")
     assert answer.headers["content-type"] == "application/octet-stream"
@@ -153,13 +153,13 @@ def test_results_with_possible_scripts_are_attachments(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_old_file_route_is_closed(stranger: Stranger, run_folder: Path) -> None:
+def test_old_file_route_is_closed(client: RawClient, run_folder: Path) -> None:
     (run_folder / "text.html").write_text("<script></script>")
     for path in (str(run_folder / "text.html"), "http://127.0.0.1/x", "https://example.com/"):
-        assert stranger.ask(f"/gradio_api/file/{quote(path)}").status == 404
-        assert stranger.ask(f"/gradio_api/proxy={quote(path)}").status == 404
-    for url in (stranger.url, "https://example.com/x", "file:///etc/hostname"):
-        assert stranger.ask(f"/gradio_api/file={url}").status == 404
+        assert client.ask(f"/gradio_api/file/{quote(path)}").status == 404
+        assert client.ask(f"/gradio_api/proxy={quote(path)}").status == 404
+    for url in (client.url, "https://example.com/x", "file:///etc/hostname"):
+        assert client.ask(f"/gradio_api/file={url}").status == 404
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ def test_old_file_route_is_closed(stranger: Stranger, run_folder: Path) -> None:
               "bytes=0-0,5-6", "nonsense", "bytes=0-3"],
 )  # fmt: skip
 def test_range_answer_has_only_listed_headers(
-    stranger: Stranger, server: Server, run_folder: Path, asked: str
+    client: RawClient, server: Server, run_folder: Path, asked: str
 ) -> None:
     (run_folder / "ranged.txt").write_text("0123456789")
     before = server.log.read_text().count("Traceback")
-    answer = stranger.ask(
+    answer = client.ask(
         f"/gradio_api/file={quote(str(run_folder / 'ranged.txt'))}",
         headers={"Range": asked, "Cookie": "access-token=secret", "X-Mine": "secret"},
     )
@@ -187,7 +187,7 @@ def test_range_answer_has_only_listed_headers(
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_file_like_data_of_run_is_not_served(stranger: Stranger, server: Server) -> None:
+def test_file_like_data_of_run_is_not_served(client: RawClient, server: Server) -> None:
     """A workflow whose result looks like a Gradio file once `changes` are applied."""
     looks = file_data(PROJECT / "README.md", url=None, orig_name="x")
     document = {
@@ -203,12 +203,12 @@ def test_file_like_data_of_run_is_not_served(stranger: Stranger, server: Server)
         ],
     }
     (server.workflows / "data.json").write_text(json.dumps(document))
-    generate = stranger.function("generate")
+    generate = client.function("generate")
     changes = {
         "/steps/0/task/arguments/path": looks["path"],
         "/steps/0/task/arguments/meta/_type": "gradio.FileData",
     }
-    messages = stranger.call(generate["id"], ["data", {}, None, None, False, changes])
+    messages = client.call(generate["id"], ["data", {}, None, None, False, changes])
     told = json.dumps(messages)
     assert '"event": "done"' in told
     assert looks["path"] in told
