@@ -7,13 +7,12 @@ import tempfile
 from pathlib import Path
 
 import sentencepiece
-from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler
 from torch import nn
 
 from tests.standins.parts import NOISE, TEXT_WIDTH, picture_vae, quiet, save, seeded
+from tests.standins.stable_diffusion import small_sdxl_unet
 
-TIME_IDS, TIME_WIDTH = 6, 8
-"""Numbers its denoiser is told about sizes and crops, and the channels of each."""
 ROLES = 9
 """Marks that the tokenizer adds to its vocabulary."""
 
@@ -44,21 +43,10 @@ def build_kolors(folder: Path, seed: int = 0) -> None:
                     )
                 ).eval(),
                 tokenizer=tokenizer,
-                unet=UNet2DConditionModel(
-                    sample_size=8,
-                    layers_per_block=1,
-                    block_out_channels=(16, 32),
-                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                unet=small_sdxl_unet(
                     cross_attention_dim=16,
-                    attention_head_dim=(1, 2),
-                    use_linear_projection=True,
-                    addition_embed_type="text_time",
-                    addition_time_embed_dim=TIME_WIDTH,
-                    projection_class_embeddings_input_dim=TIME_IDS * TIME_WIDTH + TEXT_WIDTH,
                     encoder_hid_dim=TEXT_WIDTH,
                     encoder_hid_dim_type="text_proj",
-                    norm_num_groups=8,
                 ),
                 scheduler=EulerDiscreteScheduler(
                     **NOISE, timestep_spacing="leading", steps_offset=1

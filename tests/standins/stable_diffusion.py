@@ -98,18 +98,30 @@ def build_controlnet(folder: Path, seed: int = 0, *, linear: bool = False) -> No
     controlnet.save_pretrained(folder, safe_serialization=True)
 
 
-def small_unet(**further: Any) -> UNet2DConditionModel:
-    """The denoiser of Stable Diffusion 1 and 2, with these `further` settings."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=8,
-        **further,
+def small_unet(**changes: Any) -> UNet2DConditionModel:
+    """The denoiser of Stable Diffusion 1 and 2, with these `changes` of its settings."""
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "layers_per_block": 1,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": TEXT_WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**settings | changes)
+
+
+def small_sdxl_unet(*, time_ids: int = TIME_IDS, **changes: Any) -> UNet2DConditionModel:
+    """The denoiser of Stable Diffusion XL, which also receives `time_ids` numbers."""
+    return small_unet(
+        attention_head_dim=(1, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=time_ids * TIME_WIDTH + TEXT_WIDTH,
+        **changes,
     )
 
 
@@ -128,20 +140,8 @@ def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
             text_encoder_2=clip_text(CLIPTextModelWithProjection, tokenizer),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
-            unet=UNet2DConditionModel(
-                sample_size=8,
-                layers_per_block=1,
-                block_out_channels=(16, 32),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                cross_attention_dim=2 * TEXT_WIDTH,
-                attention_head_dim=(1, 2),
-                transformer_layers_per_block=(1, 2),
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=TIME_WIDTH,
-                projection_class_embeddings_input_dim=TIME_IDS * TIME_WIDTH + TEXT_WIDTH,
-                norm_num_groups=8,
+            unet=small_sdxl_unet(
+                cross_attention_dim=2 * TEXT_WIDTH, transformer_layers_per_block=(1, 2)
             ),
             scheduler=scheduler,
         )
@@ -158,21 +158,8 @@ def build_sdxl_refiner(folder: Path, seed: int = 0) -> None:
             text_encoder_2=clip_text(CLIPTextModelWithProjection, tokenizer),
             tokenizer=None,
             tokenizer_2=tokenizer,
-            unet=UNet2DConditionModel(
-                sample_size=8,
-                layers_per_block=1,
-                block_out_channels=(16, 32),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                cross_attention_dim=TEXT_WIDTH,
-                attention_head_dim=(1, 2),
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=TIME_WIDTH,
-                # It is told how beautiful the picture is to be, instead of a size.
-                projection_class_embeddings_input_dim=(TIME_IDS - 1) * TIME_WIDTH + TEXT_WIDTH,
-                norm_num_groups=8,
-            ),
+            # It receives the wanted aesthetic score instead of a size: one number fewer.
+            unet=small_sdxl_unet(time_ids=TIME_IDS - 1),
             scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1),
             requires_aesthetics_score=True,
         )

@@ -1,4 +1,4 @@
-"""Counts the text encoder calls of runs."""
+"""Counts the text encoder or denoiser calls of runs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Encoded(NamedTuple):
 
 
 @contextlib.contextmanager
-def counting() -> Iterator[list[str]]:
-    """Counts all text encoder calls inside, by the encoder's class."""
+def counting(*classes: type[torch.nn.Module]) -> Iterator[list[str]]:
+    """Lists the class of each module called inside, of these classes; without: text encoders."""
     calls: list[str] = []
 
     def after_call(module: torch.nn.Module, _arguments: Any, _result: Any) -> None:
-        if isinstance(module, ENCODERS):
+        if isinstance(module, classes or ENCODERS):
             calls.append(type(module).__name__)
 
     handle = register_module_forward_hook(after_call)

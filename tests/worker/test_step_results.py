@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import time
@@ -15,7 +14,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from torch.nn.modules.module import register_module_forward_hook
 
 from app.dialect.plan import Plan
 from app.protocol import (
@@ -33,6 +31,7 @@ from app.worker.step_results import OBJECT_BYTES, CachedResults, StepResults
 from app.worker.steps.step_output import CallOutput, StepOutput
 from tests.engines import Finished, run, started_engine
 from tests.worker.bench import SHAPES, Bench, Document, document, same, step
+from tests.worker.encoding import counting
 
 PICTURE_BYTES = 64 * 64 * 4 + OBJECT_BYTES
 """Size of one cached image of these tests."""
@@ -46,26 +45,11 @@ class Ran(NamedTuple):
     denoised: int
 
 
-@contextlib.contextmanager
-def counting_denoisers() -> Iterator[list[str]]:
-    calls: list[str] = []
-
-    def after_call(module: torch.nn.Module, _arguments: Any, _result: Any) -> None:
-        if isinstance(module, UNet2DConditionModel):
-            calls.append(type(module).__name__)
-
-    handle = register_module_forward_hook(after_call)
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
 def ask(
     bench: Bench, request: Document | Plan, seed: int | None = 7, *, fresh: bool = False
 ) -> Ran:
     """Runs the document with caches allowed."""
-    with counting_denoisers() as calls:
+    with counting(UNet2DConditionModel) as calls:
         finished = bench.run(request, seed, fresh=fresh)
     assert finished.success
     answered = [event.step for event in finished.events if isinstance(event, StepRemembered)]
