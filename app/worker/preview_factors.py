@@ -4,6 +4,9 @@ Source: InvokeAI (Apache License 2.0), invokeai/app/util/step_callback.py at 01d
 fits to images and the latents that the family's autoencoder encodes them into. Each row is a latent
 channel's share of red, green and blue, of -1 to 1; there is no bias. Latents are as a pipeline
 holds them, before the autoencoder's scaling is undone.
+
+FLUX.2's factors are absent because that file takes them from a GPL project, and Qwen-Image's
+because it uses those of CogView4, another autoencoder. Both are learnt.
 """
 
 from __future__ import annotations
@@ -38,6 +41,24 @@ SD3 = (
     (-0.09923835, -0.08010759, -0.06264447),
     (-0.03392309, -0.0804029, -0.06078822),
 )
+FLUX = (
+    (-0.0412, 0.0149, 0.0521),
+    (0.0056, 0.0291, 0.0768),
+    (0.0342, -0.0681, -0.0427),
+    (-0.0258, 0.0092, 0.0463),
+    (0.0863, 0.0784, 0.0547),
+    (-0.0017, 0.0402, 0.0158),
+    (0.0501, 0.1058, 0.1152),
+    (-0.0209, -0.0218, -0.0329),
+    (-0.0314, 0.0083, 0.0896),
+    (0.0851, 0.0665, -0.0472),
+    (-0.0534, 0.0238, -0.0024),
+    (0.0452, -0.0026, 0.0048),
+    (0.0892, 0.0831, 0.0881),
+    (-0.1117, -0.0304, -0.0789),
+    (0.0027, -0.0479, -0.0043),
+    (-0.1146, -0.0827, -0.0598),
+)
 COGVIEW4 = (
     (0.00408832, -0.00082485, -0.00214816),
     (0.00084172, 0.00132241, 0.00842067),
@@ -61,10 +82,17 @@ FACTORS = {
     "StableDiffusion3": SD3,
     "StableDiffusion": SD15,
     "CogView4": COGVIEW4,
+    "Flux": FLUX,
+    "ZImage": FLUX,
 }
-"""By the beginning of a pipeline's class name; the first that fits counts."""
+"""By the beginning of a pipeline's class name; the first that fits counts. A digit after it means
+another family: `Flux2Pipeline` has another autoencoder than `FluxPipeline`."""
 
 
 def published_factors(pipeline_class: str) -> tuple[tuple[float, float, float], ...] | None:
     """Returns the factors (channels, 3) of this pipeline's family, None for one without."""
-    return next((each for name, each in FACTORS.items() if pipeline_class.startswith(name)), None)
+    for name, factors in FACTORS.items():
+        rest = pipeline_class.removeprefix(name)
+        if rest != pipeline_class and not rest[:1].isdigit():
+            return factors
+    return None

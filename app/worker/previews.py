@@ -301,14 +301,15 @@ def grid_of(
     *,
     first_frame: bool = False,
 ) -> torch.Tensor | None:
-    """Returns the first of the latents as (rows, columns, channels), a view on their device.
+    """Returns the first of the latents as (rows, columns, channels), on their device.
 
     Called after every denoising step, so nothing is copied from the device: a copy would wait for
     all pending computation.
 
     Accepts images (n, channels, rows, columns); videos (n, channels, frames, …) or (n, frames,
     channels, …), of which it takes the middle or first frame; and packed images (n, rows x columns,
-    channels) whose token count fits `picture_px` (square by default). Returns None otherwise.
+    channels) whose token count fits `picture_px` (square by default), where a token may hold 2 x 2
+    positions, as in FLUX. Returns None otherwise.
     """
     if not isinstance(latents, torch.Tensor):
         return None
@@ -322,11 +323,14 @@ def grid_of(
         one = one.select(axis, 0 if first_frame else frames // 2)
     if one.ndim == 3 and one.shape[0] == channels:
         one = one.permute(1, 2, 0)
-    elif one.ndim == 2 and one.shape[1] == channels:
+    elif one.ndim == 2 and one.shape[1] in (channels, 4 * channels):
         rows = _rows(one.shape[0], picture_px or (1, 1))
         if rows is None:
             return None
-        one = one.reshape(rows, -1, channels)
+        one = one.reshape(rows, -1, one.shape[1])
+        if one.shape[2] != channels:
+            one = one.reshape(rows, -1, channels, 2, 2).permute(0, 3, 1, 4, 2)
+            one = one.flatten(2, 3).flatten(0, 1)
     else:
         return None
     return one

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 from PIL import Image
 
 from app.protocol import Event, Preview, StepProgress
@@ -73,7 +74,7 @@ def test_preview_ignores_unknown_latent_layouts(shape: tuple[int, ...]):
 
 def test_preview_check_does_not_synchronise_device():
     """Nothing can be copied from the meta device, which stands for one that is still computing."""
-    for shape in ((1, 2, 8, 8), (1, 64, 2), (1, 2, 3, 8, 8)):
+    for shape in ((1, 2, 8, 8), (1, 64, 2), (1, 64, 8), (1, 2, 3, 8, 8)):
         assert RED_GREEN.knows(torch.zeros(shape, device="meta"))
 
 
@@ -90,7 +91,8 @@ def test_preview_map_beside_model_overrides_family(tmp_path: Path):
     ("family", "known"),
     [("StableDiffusionPipeline", True), ("StableDiffusionInpaintPipeline", True),
      ("StableDiffusionXLImg2ImgPipeline", True), ("StableDiffusion3Pipeline", True),
-     ("CogView4Pipeline", True), ("FluxPipeline", False), ("WanPipeline", False)],
+     ("CogView4Pipeline", True), ("FluxPipeline", True), ("ZImagePipeline", True),
+     ("Flux2Pipeline", False), ("WanPipeline", False)],
 )  # fmt: skip
 def test_preview_map_defaults_to_family(tmp_path: Path, family: str, known: bool):
     assert (find_preview(tmp_path, family) is not None) == known
@@ -115,6 +117,16 @@ def test_published_factors_give_latents_of_a_colour_that_colour(
     latent = torch.linalg.pinv(torch.tensor(FACTORS[family]).T) @ wanted
     found = drawn(preview, latent.reshape(1, -1, 1, 1).expand(1, -1, 8, 8)).reshape(-1, 3)
     np.testing.assert_allclose(found.mean(axis=0), (np.array(colour) + 1) * 127.5, atol=12)
+
+
+def test_published_factors_show_packed_latents_as_their_positions(tmp_path: Path):
+    flux, zimage = (find_preview(tmp_path, f"{name}Pipeline") for name in ("Flux", "ZImage"))
+    assert flux is not None
+    assert zimage is not None
+    latents = torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(0))
+    packed = FluxPipeline._pack_latents(latents, 1, 16, 8, 12)
+    assert flux.knows(packed, (96, 64))
+    assert flux.render(packed, (96, 64)) == zimage.render(latents)
 
 
 # --- in a run ------------------------------------------------------------------------------------
