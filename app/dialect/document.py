@@ -21,6 +21,7 @@ from pydantic import (
 
 from app.dialect.input_kinds import InputKind
 from app.dialect.offloads import Offload
+from app.dialect.plan_settings import LayerwiseCasting
 from app.dialect.result_kinds import ContentType
 from app.dialect.segments import MAX_SEGMENTS, FrameSnap
 from app.dialect.setting_blocks import (
@@ -32,7 +33,6 @@ from app.dialect.setting_blocks import (
     DTypeSettings,
     GroupOffload,
     HubBackend,
-    LayerwiseCasting,
     TeaCacheBlock,
     TransformerSettings,
     UnetSettings,

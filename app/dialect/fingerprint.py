@@ -146,7 +146,7 @@ def weight_bytes(
     files = weight_files(folder, variant)
     if changes is None:
         return sum(tensor_bytes(path, dtype) for path in files)
-    stored = dtype if changes.casting is None else changes.casting.storage
+    stored = dtype if changes.casting is None else changes.casting.storage_dtype
     return sum(
         _loaded_bytes(entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0], stored)
         for path in files

@@ -14,9 +14,9 @@ from pydantic import Field, JsonValue
 from app.dialect.offloads import Offload
 from app.dialect.plan_settings import (
     DENOISERS,
-    Casting,
     ComponentChanges,
     DType,
+    LayerwiseCasting,
     SchedulerChange,
     Tuning,
     with_casting,
@@ -163,7 +163,7 @@ class PipelineStep(PlannedStep):
     """By diffusers' name; None for its default."""
     dtypes: dict[str, DType] = Field(default_factory=dict)
     """The model's own components with another dtype than the rest."""
-    casting: Casting | None = None
+    casting: LayerwiseCasting | None = None
     """Layerwise casting of its denoisers; for other components see `changes`."""
     changes: dict[str, ComponentChanges] = Field(default_factory=dict)
     """Changes of components when they are loaded."""

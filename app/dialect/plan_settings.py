@@ -6,9 +6,9 @@ key. Tunings are for one step's calls and are undone after them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, StrictBool
 
 from app.frozen import Frozen
 
@@ -18,19 +18,41 @@ StorageDType = Literal["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "f
 DENOISERS = ("unet", "transformer", "transformer_2", "transformer_ref", "prior")
 
 
-class Casting(Frozen):
+def bare(name: Any) -> Any:
+    """Returns the bare name: `bfloat16` for `torch.bfloat16` and `{bfloat16}`."""
+    if not isinstance(name, str):
+        return name
+    return name.removeprefix("{").removesuffix("}").removeprefix("torch.")
+
+
+NamedDType = Annotated[DType, BeforeValidator(bare)]
+NamedStorageDType = Annotated[StorageDType, BeforeValidator(bare)]
+
+
+class LayerwiseCasting(Frozen):
     """Weights are stored in one dtype, and each layer computes in another."""
 
-    storage: StorageDType
-    compute: DType
+    storage_dtype: NamedStorageDType
+    compute_dtype: NamedDType
 
 
-class Compiled(Frozen):
+class CompileBlock(Frozen):
     """Arguments of `torch.compile`."""
 
-    repeated_blocks: bool = False
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Its keyword arguments mode, fullgraph and dynamic, where given."""
+    repeated_blocks: StrictBool = False
+    """Compiles only the component's repeated block, once; this is faster."""
+    mode: (
+        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    ) = None
+    fullgraph: StrictBool = False
+    dynamic: StrictBool | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that are given."""
+        return self.model_dump(
+            exclude={"repeated_blocks"}, exclude_defaults=True, exclude_none=True
+        )
 
 
 class ComponentChanges(Frozen):
@@ -40,9 +62,9 @@ class ComponentChanges(Frozen):
     """Number of leading layers kept of the list at this path."""
     removed: tuple[str, ...] = ()
     """Paths of modules replaced by the identity."""
-    casting: Casting | None = None
+    casting: LayerwiseCasting | None = None
     channels_last: bool = False
-    compiled: dict[str, Compiled] = Field(default_factory=dict)
+    compiled: dict[str, CompileBlock] = Field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -51,7 +73,7 @@ class ComponentChanges(Frozen):
         if self.kept_layers or self.removed:
             words.append("cut")
         if self.casting is not None:
-            words.append(f"stored as {self.casting.storage}")
+            words.append(f"stored as {self.casting.storage_dtype}")
         if self.channels_last:
             words.append("channels last")
         if self.compiled:
@@ -72,7 +94,7 @@ class ComponentChanges(Frozen):
         return False
 
 
-def with_casting(changes: ComponentChanges | None, casting: Casting) -> ComponentChanges:
+def with_casting(changes: ComponentChanges | None, casting: LayerwiseCasting) -> ComponentChanges:
     """Returns the changes with this casting where they have none."""
     changes = changes or ComponentChanges()
     return changes.model_copy(update={"casting": changes.casting or casting})

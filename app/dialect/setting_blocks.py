@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -14,23 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-from app.dialect.plan_settings import DType, StorageDType
+from app.dialect.plan_settings import CompileBlock, LayerwiseCasting, NamedDType, bare
 from app.frozen import Frozen
 
 
 class Block(Frozen):
     """A document object that allows no unknown keys."""
 
-
-def _bare(name: Any) -> Any:
-    """Returns the bare name: `bfloat16` for `torch.bfloat16` and `{bfloat16}`."""
-    if not isinstance(name, str):
-        return name
-    return name.removeprefix("{").removesuffix("}").removeprefix("torch.")
-
-
-NamedDType = Annotated[DType, BeforeValidator(_bare)]
-NamedStorageDType = Annotated[StorageDType, BeforeValidator(_bare)]
 
 AttentionBackend = Literal[
     "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math", "flex",
@@ -47,7 +37,7 @@ HubBackend = Literal[
 class GroupOffload(Block):
     """Moves weights through the device in groups. None of these settings changes the result."""
 
-    offload_type: Annotated[Literal["block_level", "leaf_level"], BeforeValidator(_bare)]
+    offload_type: Annotated[Literal["block_level", "leaf_level"], BeforeValidator(bare)]
     onload_device: str | None = None
     offload_device: str | None = None
     num_blocks_per_group: Annotated[StrictInt, Field(ge=1)] | None = None
@@ -56,23 +46,6 @@ class GroupOffload(Block):
     low_cpu_mem_usage: StrictBool = False
     non_blocking: StrictBool = False
     offload_to_disk_path: str | None = None
-
-
-class LayerwiseCasting(Block):
-    """Weights are stored in one dtype, and each layer computes in another."""
-
-    storage_dtype: NamedStorageDType
-    compute_dtype: NamedDType
-
-
-class CompileBlock(Block):
-    repeated_blocks: StrictBool = False
-    """Compiles only the component's repeated block, once; this is faster."""
-    mode: (
-        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
-    ) = None
-    fullgraph: StrictBool = False
-    dynamic: StrictBool | None = None
 
 
 class ComponentSettings(Block):

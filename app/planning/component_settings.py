@@ -15,20 +15,14 @@ from app.dialect.document import Configuration, PipelineBlock
 from app.dialect.installed import names
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_settings import (
-    Casting,
-    Compiled,
     ComponentChanges,
     DType,
+    LayerwiseCasting,
     Tuning,
 )
 from app.dialect.references import Path as Place
 from app.dialect.references import place
-from app.dialect.setting_blocks import (
-    CompileBlock,
-    ComponentSettings,
-    HubBackend,
-    LayerwiseCasting,
-)
+from app.dialect.setting_blocks import ComponentSettings, HubBackend
 from app.dialect.weighting import can_be_weighed
 from app.errors import nearest, shortened
 from app.packages import Package
@@ -87,7 +81,7 @@ class _Settings:
         for key, settings in configuration.components.items():
             self._read_component(key, settings, (*where, "components", key))
         for name, casting in self._castings():
-            self._changes.setdefault(name, {})["casting"] = _casting(casting)
+            self._changes.setdefault(name, {})["casting"] = casting
         if any(self._placed(configuration)):
             self._reader.warnings.append(PLACEMENT_WARNING)
         if configuration.enable_attention_slicing:
@@ -113,7 +107,7 @@ class _Settings:
                 },
                 "changes": {n: ComponentChanges(**found) for n, found in self._changes.items()},
                 "tunings": {key: Tuning(**found) for key, found in self._tunings.items()},
-                "casting": None if whole is None else _casting(whole),
+                "casting": None if whole is None else whole,
                 "vae_tiling": self._vae_tiling,
                 "attention_backend": self._backend(
                     configuration.attention_backend, (*where, "attention_backend")
@@ -162,7 +156,7 @@ class _Settings:
             return
         layers = {_joined(path, below): count for below, count in settings.truncate_layers.items()}
         removed = tuple(_joined(path, module) for module in settings.remove_modules)
-        compiled = {} if settings.compile is None else {path: _compiled(settings.compile)}
+        compiled = {} if settings.compile is None else {path: settings.compile}
         if (layers or removed or compiled) and self._is_changeable(name, at):
             found = self._changes.setdefault(name, {})
             found["kept_layers"] = {**found.get("kept_layers", {}), **layers}
@@ -258,12 +252,3 @@ class _Settings:
 
 def _joined(path: str, below: str) -> str:
     return f"{path}.{below}" if path else below
-
-
-def _compiled(block: CompileBlock) -> Compiled:
-    options = block.model_dump(exclude={"repeated_blocks"}, exclude_unset=True, exclude_none=True)
-    return Compiled(repeated_blocks=block.repeated_blocks, options=options)
-
-
-def _casting(block: LayerwiseCasting) -> Casting:
-    return Casting(storage=block.storage_dtype, compute=block.compute_dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.dialect.plan import PipelineStep
-from app.dialect.plan_settings import Casting, Compiled, ComponentChanges
+from app.dialect.plan_settings import CompileBlock, ComponentChanges, LayerwiseCasting
 from app.planning.component_settings import PLACEMENT_WARNING, SLICING_WARNING
 from tests.plan_bench import MODEL, Bench, Document, drawing, step
 
@@ -70,7 +70,7 @@ def test_compile_is_a_change_and_attention_and_tiling_are_tunings(bench: Bench):
             "vae": {"enable_tiling": {"tile_size": 64}},
         },
     )
-    compiled = Compiled(repeated_blocks=True, options={"fullgraph": True})
+    compiled = CompileBlock(repeated_blocks=True, fullgraph=True)
     assert found.changes == {"unet": ComponentChanges(compiled={"": compiled})}
     assert found.tunings["unet"].attention_backend == "_native_math"
     assert found.tunings["vae"].tiling == {"tile_size": 64}
@@ -225,7 +225,7 @@ def test_component_block_takes_settings_in_both_places(bench: Bench, inside: boo
     (found,) = bench.plan(drawing(steps=[step(vae=block)])).steps
     assert isinstance(found, PipelineStep)
     assert found.streams
-    casting = Casting(storage="float8_e4m3fn", compute="bfloat16")
+    casting = LayerwiseCasting(storage_dtype="float8_e4m3fn", compute_dtype="bfloat16")
     assert found.changes == {"vae": ComponentChanges(casting=casting)}
 
 

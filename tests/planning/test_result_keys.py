@@ -10,8 +10,8 @@ from pydantic import Field
 
 from app.dialect.plan import PipelineStep, ResultSpec, Step, TaskStep
 from app.dialect.plan_settings import (
-    Casting,
     ComponentChanges,
+    LayerwiseCasting,
     SchedulerChange,
     Tuning,
 )
@@ -94,7 +94,7 @@ OTHER_VALUES: dict[str, Any] = {
     "prompt_weighting": True,
     "attention_backend": "native",
     "dtypes": {"vae": "float16"},
-    "casting": Casting(storage="float8_e4m3fn", compute="float16"),
+    "casting": LayerwiseCasting(storage_dtype="float8_e4m3fn", compute_dtype="float16"),
     "changes": {"vae": ComponentChanges(channels_last=True)},
     "tunings": {"vae": Tuning(forward_chunking=True)},
     "attention_slicing": True,

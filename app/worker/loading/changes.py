@@ -16,7 +16,7 @@ from diffusers.hooks import apply_layerwise_casting
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 
 from app.dialect.plan import PipelineStep
-from app.dialect.plan_settings import Compiled, ComponentChanges
+from app.dialect.plan_settings import CompileBlock, ComponentChanges
 from app.errors import LoadError, nearest
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ def change(
     if changes.channels_last:
         component.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if changes.casting is not None:
-        storage = getattr(torch, changes.casting.storage)
-        compute = getattr(torch, changes.casting.compute)
+        storage = getattr(torch, changes.casting.storage_dtype)
+        compute = getattr(torch, changes.casting.compute_dtype)
         # Diffusers' own models know which of their layers must not be cast.
         if isinstance(component, ModelMixin):
             component.enable_layerwise_casting(storage_dtype=storage, compute_dtype=compute)
@@ -83,7 +83,7 @@ def _remove(component: torch.nn.Module, path: str, title: str) -> None:
     setattr(component.get_submodule(owner), name, torch.nn.Identity())
 
 
-def _compile(module: torch.nn.Module, how: Compiled, title: str) -> None:
+def _compile(module: torch.nn.Module, how: CompileBlock, title: str) -> None:
     if how.repeated_blocks:
         if not getattr(module, "_repeated_blocks", None):
             raise LoadError(
@@ -93,8 +93,7 @@ def _compile(module: torch.nn.Module, how: Compiled, title: str) -> None:
         module.compile_repeated_blocks(**how.options)  # type: ignore[operator]
     else:
         # Not `module.compile`, which would compile hooks with it, such as cancel points.
-        options: dict[str, Any] = dict(how.options)
-        module.forward = torch.compile(module.forward, **options)
+        module.forward = torch.compile(module.forward, **how.options)
 
 
 def check_settings(

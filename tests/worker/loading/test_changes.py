@@ -10,7 +10,7 @@ import torch
 from transformers import T5Config, T5EncoderModel
 
 from app.dialect.plan import PipelineStep
-from app.dialect.plan_settings import Casting, ComponentChanges
+from app.dialect.plan_settings import ComponentChanges, LayerwiseCasting
 from app.errors import LoadError
 from app.models.needs import weighed_specs
 from app.worker.loading.changes import change
@@ -177,7 +177,7 @@ def test_layerwise_casting_works_for_transformers_models():
     encoder = T5EncoderModel(
         T5Config(vocab_size=8, d_model=16, d_kv=4, d_ff=16, num_heads=2)
     ).eval()
-    casting = Casting(storage="float8_e4m3fn", compute="float32")
+    casting = LayerwiseCasting(storage_dtype="float8_e4m3fn", compute_dtype="float32")
     change(encoder, ComponentChanges(casting=casting), "t5", compiles=False)
     assert encoder.encoder.block[0].layer[0].SelfAttention.q.weight.dtype == torch.float8_e4m3fn
     assert encoder(torch.tensor([[1, 2]])).last_hidden_state.isfinite().all()
