@@ -67,6 +67,7 @@ def test_same_worker_runs_next_run_after_cancel(visit: Visit, server: Server) ->
 def test_long_run_does_not_reload_page(visit: Visit) -> None:
     """Slow: the page takes a stream for lost after 15 seconds."""
     visit.choose_long()
+    visit.set_number("pictures", 4)
     visit.generate()
     visit.wait_for(DRAWING)
     visit.page.evaluate("window.startedAt = Date.now()")
