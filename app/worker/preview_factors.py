@@ -1,9 +1,10 @@
 """Published maps from latents to colours, by family of pipelines.
 
-Source: InvokeAI (Apache License 2.0), invokeai/app/util/step_callback.py at 01d6f09, least-squares
-fits to images and the latents that the family's autoencoder encodes them into. Each row is a latent
-channel's share of red, green and blue, of -1 to 1; there is no bias. Latents are as a pipeline
-holds them, before the autoencoder's scaling is undone.
+Source: InvokeAI (Copyright 2022-2026 InvokeAI Contributors, Apache License 2.0),
+invokeai/app/util/step_callback.py at 01d6f09: linear fits of images to the latents that the
+family's autoencoder encodes them into. Each row is a latent channel's share of red, green and blue,
+of -1 to 1; there is no bias. Latents are as a pipeline holds them, before the autoencoder's scaling
+is undone.
 
 FLUX.2's factors are absent because that file takes them from a GPL project, and Qwen-Image's
 because it uses those of CogView4, another autoencoder. Both are learnt.
