@@ -31,13 +31,15 @@ def can_be_path(path: str | Path) -> bool:
 
 def is_plain(name: str) -> bool:
     """Returns True if the name can only lead below a folder, and to no hidden file."""
-    parts = name.split("/")
     return (
         name.isprintable()
-        and not any(character in name for character in "\\:")
-        and not any(part.startswith((".", "-")) or part != part.strip() for part in parts)
-        and all(parts)
+        and "\\" not in name
+        and ":" not in name
         and can_be_path(name)
+        and all(
+            part and part == part.strip() and not part.startswith((".", "-"))
+            for part in name.split("/")
+        )
     )
 
 

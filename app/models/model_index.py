@@ -50,10 +50,6 @@ class ModelIndex(NamedTuple):
         return str(self.settings.get("_blocks_class_name") or "")
 
 
-NO_INDEX = ModelIndex("", "", False, {}, frozenset(), {})
-"""For a pipeline whose document names no model."""
-
-
 def read_index(folder: Path, *, modular: bool = False) -> ModelIndex:
     """Returns the index of the model in this folder; `modular` prefers a modular pipeline's.
 

@@ -29,7 +29,7 @@ def read_chain(
     frames = _number(arguments.get("num_frames"))
     fps = block.fps or _number(arguments.get("frame_rate"))
     _check_length(block, arguments, fps, reader, at)
-    _check_carry(block, arguments, class_name, reader, at)
+    _check_carry(block, class_name, reader, at)
     if block.keep_segments and not block.save_segments:
         reader.note(
             (*at, "keep_segments"),
@@ -89,7 +89,6 @@ def _check_length(
 
 def _check_carry(
     block: ChainBlock,
-    arguments: Mapping[str, Value],
     class_name: str,
     reader: ValueReader,
     at: Place,

@@ -107,7 +107,7 @@ class _Settings:
                 },
                 "changes": {n: ComponentChanges(**found) for n, found in self._changes.items()},
                 "tunings": {key: Tuning(**found) for key, found in self._tunings.items()},
-                "casting": None if whole is None else whole,
+                "casting": whole,
                 "vae_tiling": self._vae_tiling,
                 "attention_backend": self._backend(
                     configuration.attention_backend, (*where, "attention_backend")

@@ -80,7 +80,6 @@ class PipelineBuilder:
         step: StepDocument,
         name: str,
         at: Place,
-        document_place: Place,
         step_seed: int,
         result: ResultSpec | None,
         sharing: Sharing,

@@ -241,9 +241,7 @@ class Planning:
                 else:
                     builder = PipelineBuilder(self._paths, reader)
                     if step.pipeline is not None:
-                        drawing = builder.build(
-                            step, last, at, place_prefix, step_seed, result, sharing
-                        )
+                        drawing = builder.build(step, last, at, step_seed, result, sharing)
                         sharing.add(step, last, drawing, at, reader)
                     else:
                         drawing = builder.refer(step, last, at, result, sharing)
