@@ -47,9 +47,8 @@ def ram_free_and_total_bytes(
     free_bytes, total_bytes = machine.available, machine.total
     for folder, files in _cgroups_of(cgroups, membership):
         limits = [n for n in (_number(folder / name) for name in files.limits) if n is not None]
-        used = _number(folder / files.used)
-        if limits and used is not None and min(limits) < machine.total:
-            limit = min(limits)
+        limit = min(limits, default=machine.total)
+        if limit < machine.total and (used := _number(folder / files.used)) is not None:
             in_use = max(0, used - _cache_bytes(folder / "memory.stat", files.cache))
             free_bytes = min(free_bytes, max(0, limit - in_use))
             total_bytes = min(total_bytes, limit)

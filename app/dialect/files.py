@@ -68,23 +68,23 @@ def safe_name(name: str, files: Container[str], *, allow_pickles: bool = False) 
 
 def config_of(folder: Path) -> dict[str, Any]:
     """Returns a component's `config.json`; empty where it is missing or unreadable, which its load
-    reports."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    return _read_json(path, stamp_of(path))
-
-
-@functools.lru_cache(maxsize=256)
-def _read_json(path: Path, _stamp: FileStamp) -> dict[str, Any]:
+    reports. Must not be changed."""
     try:
-        return read_object(path)
-    except ValueError:
+        return read_object(folder / "config.json")
+    except (ValueError, OSError):
         return {}
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a model's file. Raises ValueError for anything else, OSError."""
+    """Returns the JSON object in a model's file, which must not be changed.
+
+    Raises ValueError for anything else, OSError where it cannot be read.
+    """
+    return _read_object(path, stamp_of(path))
+
+
+@functools.lru_cache(maxsize=256)
+def _read_object(path: Path, _stamp: FileStamp) -> dict[str, Any]:
     return object_in(path.read_bytes())
 
 

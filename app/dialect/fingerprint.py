@@ -118,7 +118,10 @@ def weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
 
     Files of the variant where there are any, else those without one, as in diffusers.
     """
-    names = (path.name for path in folder.glob("*.safetensors"))
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(WEIGHTS)]
+    except OSError:
+        return ()
     return tuple(folder / name for name in of_variant(names, variant))
 
 

@@ -8,6 +8,7 @@ afterwards, so arguments about that are accepted without effect.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,9 +94,11 @@ def check_quantisers(
             _check_stored(folder / component_source.subfolder, name, place, reader)
     folder = None if source is None else _snapshot(source)
     if folder is not None:
-        for inner in sorted(folder.iterdir()):
-            if inner.is_dir() and inner.name not in components:
-                _check_stored(inner, inner.name, (*at, loading), reader)
+        with os.scandir(folder) as entries:
+            inner = sorted(entry.name for entry in entries if entry.is_dir())
+        for name in inner:
+            if name not in components:
+                _check_stored(folder / name, name, (*at, loading), reader)
 
 
 def _snapshot(source: ModelSource) -> Path | None:

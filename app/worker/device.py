@@ -193,5 +193,9 @@ def _choose(wanted: str) -> torch.device:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch's global generators inside; restores their states afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cpu":
+            # `torch.manual_seed` notes a stack trace for each kind of accelerator that is absent.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield

@@ -51,7 +51,7 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
             given_back.enter_context(using_ip_adapter(pipeline, step.ip_adapter, folder, step.name))
         vae = getattr(pipeline, "vae", None)
         if vae is not None:
-            given_back.callback(_restore_dtype, vae, vae.dtype)
+            given_back.callback(_restore_dtype, vae, _dtype_of(vae))
             if hasattr(vae, "clear_cache"):
                 # Video autoencoders would keep the frames of a cancelled call for ever.
                 given_back.callback(vae.clear_cache)
@@ -72,8 +72,13 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
 def _restore_dtype(vae: Any, dtype: Any) -> None:
     # SDXL casts its float16 autoencoder to float32 to decode; a call that is cancelled or runs out
     # of memory there leaves it cast, and the next one could not decode.
-    if vae.dtype != dtype:
+    if _dtype_of(vae) != dtype:
         vae.to(dtype=dtype)
+
+
+def _dtype_of(vae: Any) -> Any:
+    """Returns the dtype of the first weights: `vae.dtype` looks through all modules."""
+    return next((weight.dtype for weight in vae.parameters() if weight.is_floating_point()), None)
 
 
 def _load_adapters(pipeline: Any, step: PipelineStep, parts: Parts) -> None:
