@@ -119,7 +119,8 @@ def weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
     Files of the variant where there are any, else those without one, as in diffusers.
     """
     try:
-        names = [name for name in os.listdir(folder) if name.endswith(WEIGHTS)]
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(WEIGHTS)]
     except OSError:
         return ()
     return tuple(folder / name for name in of_variant(names, variant))
