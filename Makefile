@@ -42,7 +42,7 @@ format: $(VENV)/test-ready ## format the code
 	$(RUN) -m ruff format .
 
 bench: $(VENV)/serve-ready ## measure the README's figures (ARGS="overhead startup" selects)
-	@for name in $(or $(ARGS),overhead startup engine loading slots out_of_memory soak growth); do \
+	@for name in $(or $(ARGS),overhead startup engine loading loras slots out_of_memory soak growth); do \
 		echo && echo "python -m benchmarks.$$name" && $(RUN) -m benchmarks.$$name || exit 1; done
 
 soak: $(VENV)/test-ready ## long counts: 5,000 fuzzed calls, 50 killed servers, 300 runs (an hour)

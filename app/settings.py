@@ -219,6 +219,8 @@ class WorkerSettings(_Frozen):
     """Growth of the worker between two runs of a workflow that logs a warning."""
     preview_interval_s: float = Field(default=0.2, gt=0)
     """Minimum seconds between two previews."""
+    lora_bytes: ByteSize = Field(default=ByteSize(2_000_000_000), ge=0)
+    """LoRAs kept in memory with the models they were loaded for; 0: none."""
     prompt_memo_bytes: ByteSize = Field(default=ByteSize(256 * MIB), ge=0)
     """Encoded prompts cached in memory; 0: none."""
     prompt_memo_disk_bytes: ByteSize = Field(default=ByteSize(1_000_000_000), ge=0)

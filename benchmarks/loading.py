@@ -104,6 +104,7 @@ class Ours:
         context = RunContext(
             "20260101-000000-000000", plan, self._device, lambda _event: None,
             self.runner.signals, 1.0, self.runner.prompts, self.runner.preview_maps,
+            self.runner.loras,
         )  # fmt: skip
         step = plan.steps[0]
         assert isinstance(step, PipelineStep)

@@ -17,6 +17,7 @@ ROWS = {
     "growth": ["anonymous memory; caches; the rest", "growth of the rest, per run"],
     "history": ["submit, median", "status, median", "history, median"],
     "loading": ["float16, after Free", "bfloat16, after Free", "first load after a restart"],
+    "loras": ["warm run with the LoRA", "outside the calls", "instead of one of two"],
     "out_of_memory": ["ran out of memory and recovered", "next ordinary run right"],
     "overhead": ["overhead of a warm run", "first denoiser forward", "first run"],
     "peak": ["shapes, 1 of 256 px", "decoder of SD and SDXL, 512x512"],

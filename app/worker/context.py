@@ -38,6 +38,7 @@ from app.worker.steps.step_output import StepOutput
 if TYPE_CHECKING:
     from app.worker.memo import PromptMemo
     from app.worker.previews import PreviewMaps, PreviewSource
+    from app.worker.tuning.loras import HeldLoras
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class RunContext:
         preview_interval_s: float,
         prompts: PromptMemo,
         preview_maps: PreviewMaps,
+        loras: HeldLoras,
     ) -> None:
         self.run_id = run_id
         self.plan = plan
@@ -98,6 +100,7 @@ class RunContext:
         self.emit = emit
         self.prompts = prompts
         self.preview_maps = preview_maps
+        self.loras = loras
         self.results: dict[str, StepOutput] = {}
         """Results by step name; in a round of a sub-workflow, its steps' results of that round."""
         self.handed: dict[str, Any] = {}

@@ -36,6 +36,7 @@ from app.worker.loading.origins import Origin
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.weights import Weights
 from app.worker.residency import Entry, Residency, choose_evictions
+from app.worker.tuning.loras import HeldLoras
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,18 @@ class Placement:
     """Decides and changes where components are held, for one runner."""
 
     def __init__(
-        self, settings: WorkerSettings, device: Device, residency: Residency, weights: Weights
+        self,
+        settings: WorkerSettings,
+        device: Device,
+        residency: Residency,
+        weights: Weights,
+        loras: HeldLoras,
     ) -> None:
         self.budgets = budgets_of(settings, device)
         self._device = device
         self._residency = residency
         self._weights = weights
+        self._loras = loras
         self._total_bytes = device.free_and_total_bytes()[1]
         self._sizes: dict[str, Size] = {}
         """Image sizes of the active run's steps, by step name."""
@@ -202,6 +209,8 @@ class Placement:
         budget_bytes = self.budgets.device_bytes if place == "device" else self.budgets.ram_bytes
         free_bytes = memory.device_free_bytes if place == "device" else memory.ram_free_bytes
         held_bytes = self._residency.bytes_in(place)
+        if free_bytes < need_bytes:
+            free_bytes += self._loras.clear()
         missing_bytes = need_bytes - min(budget_bytes - held_bytes, free_bytes)
         if missing_bytes <= 0:
             return

@@ -134,9 +134,15 @@ class WorkflowUses:
 class Residency:
     """All held components, by key."""
 
-    def __init__(self, on_evict: Callable[[Entry], None] = lambda _entry: None) -> None:
+    def __init__(
+        self,
+        on_evict: Callable[[Entry], None] = lambda _entry: None,
+        on_move: Callable[[Entry], None] = lambda _entry: None,
+    ) -> None:
         self._on_evict = on_evict
         """Called with every dropped entry."""
+        self._on_move = on_move
+        """Called with every entry that moves to another place."""
         self._entries: dict[str, Entry] = {}
         self.last_eviction: Eviction | None = None
 
@@ -200,6 +206,7 @@ class Residency:
         self._refuse_leased(moved)
         for entry in moved:
             log.info("Moving %s to %s: %s", entry.title, place, reason)
+            self._on_move(entry)
             entry.place = place
             in_ram = entry.origin if place == "ram" else None
             entry.file_backed_bytes = in_ram.size_bytes if in_ram else 0

@@ -21,6 +21,7 @@ from app.worker.guards import optional_work
 from app.worker.loading.parts import StepParts
 from app.worker.placement import Placement
 from app.worker.residency import Residency
+from app.worker.tuning.loras import HeldLoras
 
 
 class Shortage(NamedTuple):
@@ -39,10 +40,13 @@ class Shortage(NamedTuple):
 
 
 class Retry:
-    def __init__(self, placement: Placement, residency: Residency, device: Device) -> None:
+    def __init__(
+        self, placement: Placement, residency: Residency, device: Device, loras: HeldLoras
+    ) -> None:
         self._placement = placement
         self._residency = residency
         self._device = device
+        self._loras = loras
 
     def run(
         self,
@@ -136,11 +140,14 @@ class Retry:
             later,
             f"memory ran out in step '{context.step}'",
         )
-        if not gone:
-            return []
-        size_bytes = sum(item.weight_bytes for item in gone)
-        names = ", ".join(item.title for item in gone)
-        return [f"Idle components were evicted ({size_bytes / 1e6:.0f} MB): {names}."]
+        done = []
+        if gone:
+            size_bytes = sum(item.weight_bytes for item in gone)
+            names = ", ".join(item.title for item in gone)
+            done.append(f"Idle components were evicted ({size_bytes / 1e6:.0f} MB): {names}.")
+        if lora_bytes := self._loras.clear():
+            done.append(f"LoRAs that were kept were dropped ({lora_bytes / 1e6:.0f} MB).")
+        return done
 
     def _failure(
         self, shortage: Shortage, parts: StepParts, context: RunContext, tried: str

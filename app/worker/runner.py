@@ -44,12 +44,13 @@ from app.worker.memo import FOLDER, PromptMemo
 from app.worker.memory_reports import Growth, MemoryReports
 from app.worker.placement import Placement
 from app.worker.previews import PreviewMaps
-from app.worker.residency import Residency, WorkflowUses
+from app.worker.residency import Entry, Residency, WorkflowUses
 from app.worker.results import ResultWriter, unsaved_data
 from app.worker.retry import Retry
 from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
 from app.worker.steps.arguments import comes_after, in_order
+from app.worker.tuning.loras import HeldLoras
 from app.worker.watched_files import WatchedFiles, drop_replaced
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,10 @@ class Runner:
             device,
             ConvertedWeights(outputs.root / converted.FOLDER, settings.converted_weights_bytes),
         )
-        self.residency = Residency(self.weights.on_evict)
-        self.placement = Placement(settings, device, self.residency, self.weights)
-        self._retry = Retry(self.placement, self.residency, device)
+        self.loras = HeldLoras(settings.lora_bytes)
+        self.residency = Residency(self._has_left, lambda entry: self.loras.forget(entry.key))
+        self.placement = Placement(settings, device, self.residency, self.weights, self.loras)
+        self._retry = Retry(self.placement, self.residency, device, self.loras)
         self.signals = Signals()
         self.prompts = PromptMemo(
             settings.prompt_memo_bytes, outputs.root / FOLDER, settings.prompt_memo_disk_bytes
@@ -98,12 +100,17 @@ class Runner:
             self.placement,
             self.residency,
             {
+                "LoRAs": self.loras.cache,
                 "prompts": self.prompts.cache,
                 "step results": self.step_results.cache,
                 "components without weights": self.weights.shells,
                 "maps for previews": self.preview_maps.cache,
             },
         )
+
+    def _has_left(self, entry: Entry) -> None:
+        self.loras.forget(entry.key)
+        self.weights.on_evict(entry)
 
     # --- one run ---------------------------------------------------------------------------------
 
@@ -123,6 +130,7 @@ class Runner:
             self._settings.preview_interval_s,
             self.prompts,
             self.preview_maps,
+            self.loras,
         )
         files = WatchedFiles(plan)
         self.prompts.begin()

@@ -92,11 +92,12 @@ class Bench:
         step, device = plan.steps[0], Device("cpu")
         context = RunContext(
             "20260101-000000-000000", plan, device, self._take, Signals(), 1.0,
-            self.runner.prompts, self.runner.preview_maps,
+            self.runner.prompts, self.runner.preview_maps, self.runner.loras,
         )  # fmt: skip
         parts = find_parts(step)
         settings = WorkerSettings(device="cpu")
-        Placement(settings, device, residency, weights).place_parts(step, parts, (), context)
+        placement = Placement(settings, device, residency, weights, self.runner.loras)
+        placement.place_parts(step, parts, (), context)
         with residency.lease([part.key for part in parts.parts], plan.workflow_id) as components:
             return assemble(step, parts, components)
 

@@ -22,10 +22,14 @@ from app.protocol import DropComponents, Event
 from tests.worker.bench import SHAPES, Bench, Document, document, pixels, step
 
 OUTLINE = {"loras": [{"model_name": f"{SHAPES}/outline", "scale": 0.7}]}
+LORA = OUTLINE["loras"][0]
+TWO = {"loras": [{**LORA, "adapter_name": "one"}, {**LORA, "adapter_name": "two", "scale": -0.3}]}
 FIRST = {"image": "previous_result:first"}
 DRAW: dict[str, Document] = {
     "plain": document(step()),
     "lora": document(step(blocks=OUTLINE)),
+    "weak lora": document(step(blocks={"loras": [{**LORA, "scale": 0.2}]})),
+    "two loras": document(step(blocks=TWO)),
     "lora then plain": document(step("first", blocks=OUTLINE), step("second")),
     "other scheduler": document(
         step(
@@ -118,8 +122,6 @@ def perform(bench: Bench, act: Act) -> None:
     assert all(entry.leases == 0 for entry in bench.runner.residency.entries)
 
 
-# peft warns of a second adapter, which pytest would make an error.
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
 # diffusers' solver passes tensors to NumPy in a deprecated way.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @settings(

@@ -33,7 +33,7 @@ def given(bench: Bench, value: Any, **results: list[Any]) -> list[Any]:
     plan = bench.plan(document(*earlier, step("last", cross_attention_kwargs={"x": value})))
     context = RunContext(
         "20260101-000000-000000", plan, Device("cpu"), lambda _: None, Signals(), 1.0,
-        bench.runner.prompts, bench.runner.preview_maps,
+        bench.runner.prompts, bench.runner.preview_maps, bench.runner.loras,
     )  # fmt: skip
     context.results.update({name: StepOutput(found) for name, found in results.items()})
     calls = combinations("last", plan.steps[-1].arguments, context, bare=True)

@@ -50,6 +50,7 @@ def run(
     made: list[Any] = []
     drawing = seeded(step.seed, context.device.torch_device)
     with (
+        context.loras.applied(pipeline, step, parts),
         drawing if step.generator else contextlib.nullcontext(),
         tuned(pipeline, step, parts, context.device),
         context.prompts.memoising(pipeline, step, parts, context.device),

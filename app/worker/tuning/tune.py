@@ -1,7 +1,7 @@
 """Applies run-time settings before a step's calls and undoes them afterwards.
 
-Held components are not changed for good: adapters are removed, never fused; tiling is reset;
-offload hooks are removed.
+Held components are not changed for good: IP-adapters are removed; tiling is reset; offload hooks
+are removed. (`loras` does the same for LoRAs.)
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from typing import Any
 
 from diffusers.loaders import FluxIPAdapterMixin
 
-from app.dialect.fingerprint import tensor_shapes
 from app.dialect.plan import PipelineStep
-from app.dialect.plan_sources import IpAdapterSource, LoraSource
+from app.dialect.plan_sources import IpAdapterSource
 from app.errors import LoadError, first_line
-from app.models.lora_family import family_of
-from app.models.specs import AdapterSpec
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.parts import Parts
 from app.worker.tuning.attention import using_attention_backend, using_cache
@@ -32,14 +29,6 @@ from app.worker.tuning.weighting import weighting_prompts
 def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> Iterator[Any]:
     """Applies the step's settings to the pipeline inside, and undoes them whatever happens."""
     with contextlib.ExitStack() as given_back:
-        if step.loras:
-            if not hasattr(pipeline, "load_lora_weights"):
-                raise LoadError(
-                    f"{type(pipeline).__name__} takes no LoRA.",
-                    hint=f"Remove 'loras' from {step.place}.pipeline.",
-                )
-            given_back.callback(pipeline.unload_lora_weights)
-            _load_adapters(pipeline, step, parts)
         if step.attention_backend is not None:
             given_back.enter_context(using_attention_backend(step.attention_backend))
         if step.attention_slicing or step.tunings:
@@ -79,56 +68,6 @@ def _restore_dtype(vae: Any, dtype: Any) -> None:
 def _dtype_of(vae: Any) -> Any:
     """Returns the dtype of the first weights: `vae.dtype` looks through all modules."""
     return next((weight.dtype for weight in vae.parameters() if weight.is_floating_point()), None)
-
-
-def _load_adapters(pipeline: Any, step: PipelineStep, parts: Parts) -> None:
-    for lora, spec in zip(step.loras, parts.loras, strict=True):
-        try:
-            pipeline.load_lora_weights(
-                str(spec.folder),
-                weight_name=lora.weight_name,
-                adapter_name=lora.adapter_name,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            quantised = any(hasattr(c, "hf_quantizer") for c in pipeline.components.values())
-            raise LoadError(
-                f"The LoRA '{lora.source.model}' could not be applied in step '{step.name}'.",
-                hint=f"{type(error).__name__}: {first_line(error)}. {_made_for(spec)}".rstrip()
-                + " It meets quantised weights: weights of 8 bits or another quantiser may take it."
-                * quantised,
-            ) from error
-        _check_applied(pipeline, lora, spec, step.name)
-    pipeline.set_adapters(
-        [lora.adapter_name for lora in step.loras], [lora.scale for lora in step.loras]
-    )
-
-
-def _check_applied(pipeline: Any, lora: LoraSource, spec: AdapterSpec, step_name: str) -> None:
-    """Raises LoadError for a LoRA of which no component has taken a tensor: diffusers skips them
-    all in silence."""
-    components = [c for c in pipeline.components.values() if hasattr(c, "peft_config")]
-    if not any(lora.adapter_name in component.peft_config for component in components):
-        raise LoadError(
-            f"The LoRA '{lora.weight_name or lora.source.model}' does not fit the model of step"
-            f" '{step_name}': none of its tensors is for a {type(pipeline).__name__}.",
-            hint=_made_for(spec),
-        )
-
-
-def _made_for(spec: AdapterSpec) -> str:
-    """Returns a sentence about the family of models a LoRA was made for; "" if unreadable."""
-    files = [spec.file] if spec.file is not None else sorted(spec.folder.glob("*.safetensors"))
-    try:
-        tensors = [name for file in files for name in tensor_shapes(file)]
-    except (OSError, ValueError):
-        return ""
-    if family := family_of(tensors):
-        return f"By its tensors it was made for {family}."
-    return f"Its first tensor is '{tensors[0]}'." if tensors else "It has no tensors."
 
 
 def _reset_caches(pipeline: Any) -> None:

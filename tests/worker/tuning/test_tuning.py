@@ -47,8 +47,6 @@ def test_lora_scale_is_applied(bench: Bench):
     assert same(none, bench.run(PLAIN))
 
 
-# peft warns of a second adapter, which pytest would make an error.
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
 def test_loras_are_combined(bench: Bench):
     loras = [
         {"model_name": str(OUTLINE), "adapter_name": "one", "scale": 0.5},
