@@ -360,6 +360,14 @@ class FilesMissing(Message):
     """Missing files other than text files."""
 
 
+class Noticed(RunEvent):
+    """Something changed the result that its user would not expect."""
+
+    type: Literal["noticed"] = "noticed"
+    step: str
+    sentence: str
+
+
 class MemoryRanOut(RunEvent):
     """Memory ran out in the running step, which starts again, once, after the remedies."""
 

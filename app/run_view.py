@@ -18,6 +18,7 @@ from app.protocol import (
     Loading,
     MemoryFreed,
     MemoryRanOut,
+    Noticed,
     Phase,
     PhaseChanged,
     Preview,
@@ -168,6 +169,8 @@ def advance(view: RunView, event: RunEvent) -> RunView:
                 preview=None,
                 notice=f"{view.notice} {event.sentence}".strip(),
             )
+        case Noticed():
+            return replace(view, notice=f"{view.notice} {event.sentence}".strip())
         case StepProgress():
             done, doing = event.done / max(1, event.total), f"Step {event.done} of {event.total}"
             if event.segment and event.segments:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from app.outputs import replacing
-from app.protocol import Message, ResultSaved
+from app.protocol import Message, Noticed, ResultSaved
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class RequestResults(Message):
     made_at: float
     results: tuple[ResultSaved, ...]
     outputs: tuple[JsonValue, ...]
+    notices: tuple[Noticed, ...] = ()
 
 
 class RequestCache:

@@ -24,6 +24,7 @@ from app.models.specs import PlanSpecs
 from app.planning.plan_media import media_files
 from app.protocol import (
     FilesMissing,
+    Noticed,
     PhaseChanged,
     ResultSaved,
     RunCancelled,
@@ -213,7 +214,10 @@ class Runs:
         ):
             results = tuple(saved for saved in run.events if isinstance(saved, ResultSaved))
             made = RequestResults(
-                made_at=event.made_at or event.time, results=results, outputs=event.outputs
+                made_at=event.made_at or event.time,
+                results=results,
+                outputs=event.outputs,
+                notices=tuple(each for each in run.events if isinstance(each, Noticed)),
             )
             self._request_cache.note(run.request_key, made)
 
@@ -233,8 +237,8 @@ class Runs:
         now = time.time()
         steps = tuple(step.name for step in run.plan.steps)
         run.append(RunStarted(run_id=run.run_id, time=now, steps=steps))
-        for result in made.results:
-            run.append(result.model_copy(update={"run_id": run.run_id}))
+        for event in (*made.notices, *made.results):
+            run.append(event.model_copy(update={"run_id": run.run_id}))
         ended = RunSucceeded(
             run_id=run.run_id,
             time=now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -138,6 +139,8 @@ def check_call(
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
+    if signature.rounds_strength_down:
+        _check_strength(known, arguments, at, reader)
     if not all(side in arguments for side in SIDES):
         _check_images(arguments.get("image"), (*at, "image"), reader, short)
 
@@ -265,6 +268,32 @@ def side_multiple(model: Path | None) -> int:
     sides = (each[-1] if isinstance(each, list) and each else each for each in cut)
     patch = max([packed, *(side for side in sides if isinstance(side, int)), 1])
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
+
+
+def _check_strength(
+    known: Mapping[str, Parameter], arguments: Mapping[str, Value], at: Place, reader: ValueReader
+) -> None:
+    """Notes a strength that leaves no step to draw."""
+    found = []
+    for name in ("strength", "num_inference_steps"):
+        value = arguments.get(name)
+        if value is None and name in known:
+            with contextlib.suppress(ValueError, SyntaxError):
+                value = LiteralValue(value=ast.literal_eval(known[name].default))
+        number = value.value if isinstance(value, LiteralValue) else None
+        if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
+            return
+        found.append(number)
+    strength, steps = found
+    if "timesteps" in arguments or "sigmas" in arguments or int(steps * strength) >= 1:
+        return
+    least = math.ceil(1000 / steps) / 1000
+    reader.note(
+        (*at, "strength"),
+        f"{strength:g} of {steps:g} steps leaves no step to draw.",
+        f"The least strength for {steps:g} steps is {least:g}; {strength:g} needs"
+        f" {math.ceil(1 / strength)} steps.",
+    )
 
 
 def _check_clip_skip(value: Any, at: Place, reader: ValueReader, model: Path | None) -> None:

@@ -14,6 +14,7 @@ from app.protocol import (
     FetchingMedia,
     Loading,
     MemoryRanOut,
+    Noticed,
     PhaseChanged,
     ResultSaved,
     RunCancelled,
@@ -60,6 +61,8 @@ def script_event(event: RunEvent) -> dict[str, Any] | None:
         case MemoryRanOut():
             return {"event": "memory_ran_out", "step": event.step, "phase": event.phase,
                     "message": event.sentence}  # fmt: skip
+        case Noticed():
+            return {"event": "notice", "step": event.step, "message": event.sentence}
         case StepProgress():
             return event.model_dump(
                 include={"step", "done", "total", "seconds_left", "segment", "segments"}

@@ -27,6 +27,7 @@ from app.protocol import (
     Event,
     Loading,
     MemoryRanOut,
+    Noticed,
     Phase,
     PhaseChanged,
     Preview,
@@ -112,6 +113,8 @@ class RunContext:
         self.spent = Spent()
         self.out_of_memory: list[str] = []
         """One sentence for each time memory ran out."""
+        self.notices: dict[str, list[str]] = {}
+        """Notices about the results, by step."""
         self.to_load_bytes = 0
         """Bytes of weights that were not held when the run began."""
         self._loaded_bytes = 0
@@ -204,6 +207,14 @@ class RunContext:
         log.warning("%s", event.sentence)
         self.out_of_memory.append(event.sentence)
         self.emit(event)
+
+    def notice(self, sentence: str) -> None:
+        """Notices something about the step's result, once: in the log, the run and the record."""
+        notices = self.notices.setdefault(self.step, [])
+        if sentence not in notices:
+            notices.append(sentence)
+            log.warning("%s", sentence)
+            self.emit(Noticed(run_id=self.run_id, step=self.step, sentence=sentence))
 
     def progress(
         self, done: int, total: int, clock_started: float, *, without_preview: bool = False

@@ -269,7 +269,8 @@ class Runner:
         if key is None or context.out_of_memory or isinstance(step, SubWorkflowStep):
             return
         if files.are_as_planned:
-            self.step_results.keep(key, context.results[step.name], context.run_id)
+            notices = context.notices.get(step.name, ())
+            self.step_results.keep(key, context.results[step.name], context.run_id, notices)
 
     def _reuse(
         self, step: Step, cached_result: StepResult, context: RunContext, writer: ResultWriter
@@ -284,6 +285,8 @@ class Runner:
                 made_at=cached_result.made_at,
             )
         )
+        for sentence in cached_result.notices:
+            context.notice(sentence)
         context.results[step.name] = made = cached_result.made
         if step.saves:
             context.enter("saving")

@@ -7,7 +7,7 @@ cached ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ class StepResult(NamedTuple):
     made_at: float
     """Unix seconds."""
     kept: tuple[_Copy, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def made(self) -> StepOutput:
@@ -95,7 +96,9 @@ class StepResults:
         results = {name: results[name] for name in used}
         return CachedResults(keys, results, steps_to_run(plan.steps, used))
 
-    def keep(self, key: str | None, made: StepOutput, run_id: str) -> None:
+    def keep(
+        self, key: str | None, made: StepOutput, run_id: str, notices: Sequence[str] = ()
+    ) -> None:
         """Caches a step's result, unless it is too large or of an unknown kind."""
         if key is None:
             return
@@ -103,7 +106,7 @@ class StepResults:
             size_bytes = sum(map(_size_bytes, made.returned))
             if size_bytes <= self._max_bytes:
                 kept = tuple(map(_copied, made.returned))
-                self.cache.put(key, StepResult(run_id, time.time(), kept), size_bytes)
+                self.cache.put(key, StepResult(run_id, time.time(), kept, (*notices,)), size_bytes)
         except UnknownArtifactError:
             return
 

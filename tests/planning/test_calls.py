@@ -145,6 +145,53 @@ def test_too_small_image_is_refused(bench: Bench, side: int, fits: bool):
         }
 
 
+# --- strength -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "sentence"),
+    [
+        ("Img2Img", {"strength": 0.1, "num_inference_steps": 5},
+         "0.1 of 5 steps leaves no step to draw. The least strength for 5 steps is 0.2;"
+         " 0.1 needs 10 steps."),
+        ("Img2Img", {"strength": 0.3, "num_inference_steps": 3},
+         "0.3 of 3 steps leaves no step to draw. The least strength for 3 steps is 0.334;"
+         " 0.3 needs 4 steps."),
+        ("XLImg2Img", {"strength": 0.01},
+         "0.01 of 50 steps leaves no step to draw. The least strength for 50 steps is 0.02;"
+         " 0.01 needs 100 steps."),
+        ("Img2Img", {"strength": 0.2, "num_inference_steps": 5}, ""),
+        ("Img2Img", {"strength": 0.334, "num_inference_steps": 3}, ""),
+        ("Img2Img", {"num_inference_steps": 2}, ""),
+    ],
+)  # fmt: skip
+def test_strength_that_leaves_no_step_is_refused(
+    bench: Bench, kind: str, arguments: dict[str, Any], sentence: str
+):
+    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
+    asked = calling(f"StableDiffusion{kind}Pipeline", prompt="a", image="a.png", **arguments)
+    if sentence:
+        assert bench.problems(asked) == {f"{ARGUMENTS}.strength": sentence}
+    else:
+        assert bench.plan(asked).steps
+
+
+def test_strength_of_a_pipeline_that_always_draws_a_step_is_accepted(bench: Bench):
+    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
+    little = {"strength": 0.1, "num_inference_steps": 5}
+    assert bench.plan(calling("FluxImg2ImgPipeline", prompt="a", image="a.png", **little)).steps
+
+
+def test_typed_strength_that_leaves_no_step_is_reported_at_its_input(bench: Bench):
+    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
+    asked = calling(
+        "StableDiffusionImg2ImgPipeline", prompt="a", image="a.png", strength="variable:strength",
+        num_inference_steps=5,
+    )  # fmt: skip
+    asked["variables"] = {"strength": 0.5}
+    assert [*bench.problems(asked, strength=0.1)] == ["inputs.strength"]
+
+
 # --- types and ranges ----------------------------------------------------------------------------
 
 

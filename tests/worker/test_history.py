@@ -59,10 +59,10 @@ FAIL: dict[str, Document] = {
     "not its lora": document(
         step(blocks={"loras": [*OUTLINE["loras"], {"model_name": f"{SHAPES}/vae"}]})
     ),
-    # Fails in the pipeline's call, after the prompt was encoded: no timestep is left.
-    "no step left": document(
+    # Fails in the pipeline's call, after the prompt was encoded: its scheduler takes no timesteps.
+    "own timesteps": document(
         step("first", blocks=OUTLINE),
-        step("again", kind="Img2Img", strength=0.1, blocks=OUTLINE, **FIRST),
+        step("again", kind="Img2Img", timesteps=[900, 500], blocks=OUTLINE, **FIRST),
     ),
 }
 

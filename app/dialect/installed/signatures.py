@@ -52,7 +52,9 @@ SIDES = re.compile(r"[Hh]eight\b.{0,20} (?:have to|must) be divisible by (\d*)")
 """What diffusers' pipelines say of a size they refuse: its multiple, unless they compute that."""
 ROUNDING = "Dimensions will be resized accordingly"
 """What those say that round it."""
-FORMAT = 8
+WHOLE_STEPS = "int(num_inference_steps * strength)"
+"""How pipelines compute the steps that a strength leaves, where a fraction of one is none."""
+FORMAT = 9
 """Increase when the cached form changes."""
 
 
@@ -93,6 +95,8 @@ class CallSignature(Frozen):
     """The fields of the returned object; empty where the source does not tell."""
     sides: Sides | None = None
     """What the pipeline itself checks of width and height."""
+    rounds_strength_down: bool = False
+    """True if a low strength of few steps leaves it no step at all."""
 
 
 _INDEX: TypeAdapter[dict[str, ClassPlace]] = TypeAdapter(dict[str, ClassPlace])
@@ -270,7 +274,10 @@ def _read_call(class_name: str) -> CallSignature | None:
         return None
     for node in source.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
-            return _signature_of(node).model_copy(update={"sides": _sides_of(source)})
+            rounds_down = WHOLE_STEPS in ast.unparse(source)
+            return _signature_of(node).model_copy(
+                update={"sides": _sides_of(source), "rounds_strength_down": rounds_down}
+            )
     return None
 
 

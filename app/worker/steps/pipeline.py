@@ -15,6 +15,7 @@ from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
 from app.worker.steps.media import resample_references
+from app.worker.steps.notices import prompt_notices, size_notice
 from app.worker.steps.step_output import CallOutput, StepOutput
 
 if TYPE_CHECKING:
@@ -63,11 +64,15 @@ def run(
 
         def returning(combination: Mapping[str, Any]) -> list[Any]:
             preview_source.begin(combination)
+            for sentence in prompt_notices(pipeline, step, combination):
+                context.notice(sentence)
             entered = time.monotonic()
             with torch.inference_mode(), with_inner_text_model():
                 output = call(**resample_references(combination, rate))
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
+            if sentence := size_notice(combination, given):
+                context.notice(sentence)
             context.preview_maps.note(preview_source, given)
             return given
 

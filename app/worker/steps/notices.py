@@ -1,0 +1,133 @@
+"""Notices about a call: what changes the result and that its user would not expect."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from app.dialect.plan import PipelineStep
+from app.errors import shortened
+from app.worker.steps.step_output import artifacts_of
+
+LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]+>")
+"""The syntax by which other programs load a LoRA from a prompt."""
+WEIGHTED = re.compile(r"\([^()]+:\s*\d+(?:\.\d+)?\)")
+"""The syntax by which other programs weight words."""
+MAX_SHOWN = 200
+LONGEST_LIMIT = 100_000
+"""Tokenizers without a limit have a huge number instead of it."""
+ROUNDED_PX = 64
+"""A smaller difference of sizes is that of a rounding."""
+SQUEEZED = 0.05
+"""A larger relative difference of aspect ratios is no rounding."""
+
+
+def prompt_notices(
+    pipeline: Any, step: PipelineStep, arguments: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yields what the pipeline will not read of its prompts, in sentences."""
+    tokenizers = {
+        name: component
+        for name, component in pipeline.components.items()
+        if name.startswith("tokenizer") and component is not None
+    }
+    for name, value in arguments.items():
+        if "prompt" not in name:
+            continue
+        for text in [value] if isinstance(value, str) else value if _is_texts(value) else []:
+            shown_name = name.replace("_", " ")
+            if tag := LORA_TAG.search(text):
+                yield (
+                    f"'{shortened(tag[0])}' in the {shown_name} is read as words: a LoRA is loaded"
+                    " by the document's 'loras'."
+                )
+            if step.prompt_weighting:
+                continue
+            if weighted := WEIGHTED.search(text):
+                yield (
+                    f"'{shortened(weighted[0])}' in the {shown_name} is read as words: weights need"
+                    " 'prompt_weighting' in the pipeline's configuration."
+                )
+            if cut := _cut_off(pipeline, _readers(name, arguments, tokenizers), arguments, text):
+                yield f"The {shown_name} is too long for the model, which does not read: '{cut}'."
+
+
+def size_notice(arguments: Mapping[str, Any], made: Sequence[Any]) -> str:
+    """Returns a sentence where an image was drawn in another shape than the given one; else ""."""
+    given = arguments.get("image")
+    first = next(iter(given), None) if isinstance(given, list | tuple) else given
+    drawn = next((each for each in _images(made)), None)
+    if not isinstance(first, Image.Image) or drawn is None:
+        return ""
+    if first.size == drawn.size or {"width", "height"} & arguments.keys():
+        return ""
+    (width, height), (new_width, new_height) = first.size, drawn.size
+    sizes = f"The picture of {width} x {height} pixels was drawn with {new_width} x {new_height}"
+    if max(abs(width - new_width), abs(height - new_height)) < ROUNDED_PX:
+        return f"{sizes}: the model draws only multiples of some pixels."
+    ratio = (new_width / new_height) / (width / height)
+    if not 1 / (1 + SQUEEZED) <= ratio <= 1 + SQUEEZED:
+        return f"{sizes}, which squeezes it: set 'width' and 'height' to keep its shape."
+    return ""
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def _images(made: Sequence[Any]) -> Iterator[Image.Image]:
+    artifacts = (artifact for each in made for artifact in artifacts_of(each))
+    yield from (each for each in artifacts if isinstance(each, Image.Image))
+
+
+def _readers(name: str, arguments: Mapping[str, Any], tokenizers: Mapping[str, Any]) -> list[Any]:
+    """Returns the tokenizers that read this argument: `prompt_2` belongs to the second, and
+    `prompt` to all that have no argument of their own."""
+    _, _, number = name.rpartition("_")
+    if number.isdigit():
+        return [tokenizers[key] for key in [f"tokenizer_{number}"] if key in tokenizers]
+    own = {
+        f"tokenizer_{number}"
+        for number in range(2, 5)
+        if arguments.get(f"{name}_{number}") is not None
+    }
+    return [tokenizer for key, tokenizer in tokenizers.items() if key not in own]
+
+
+def _cut_off(pipeline: Any, readers: Sequence[Any], arguments: Mapping[str, Any], text: str) -> str:
+    """Returns the end of the text that none of the encoders reads, "" where one reads it all, or
+    may."""
+    ends = []
+    for tokenizer in readers:
+        limit = _limit(pipeline, tokenizer, arguments)
+        if limit is None:
+            return ""
+        tokens = tokenizer(text, truncation=False, verbose=False).input_ids
+        if len(tokens) <= limit:
+            return ""
+        # The last of the kept tokens marks the end of the text.
+        ends.append(str(tokenizer.decode(tokens[limit - 1 : -1], skip_special_tokens=True)).strip())
+    return _shortened(min(ends, key=len)) if ends else ""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _limit(pipeline: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> int | None:
+    """Returns how many tokens of a prompt the pipeline reads; None where it does not say."""
+    kind = type(tokenizer).__name__
+    if kind.startswith("CLIPTokenizer"):
+        most = tokenizer.model_max_length
+        return int(most) if most < LONGEST_LIMIT else None
+    if not kind.startswith("T5Tokenizer"):
+        return None
+    length = arguments.get("max_sequence_length")
+    if length is None:
+        known = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+        length = known.default if known is not None else None
+    return length if isinstance(length, int) else None

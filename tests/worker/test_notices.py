@@ -1,0 +1,148 @@
+"""Users are told what changed a result that they would not expect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.protocol import Noticed
+from app.ui.script_events import script_event
+from tests.engines import Finished, run, started_engine
+from tests.standins.flux import build_flux
+from tests.worker.bench import Bench, Document, document, step
+
+LONG = " ".join(["a red circle"] * 20)
+"""More tokens than the bundled model's 32."""
+
+
+def notices(finished: Finished) -> list[str]:
+    assert finished.success
+    return [event.sentence for event in finished.events if isinstance(event, Noticed)]
+
+
+def drawn(bench: Bench, **arguments: Any) -> list[str]:
+    return notices(bench.run(document(step(**arguments))))
+
+
+# --- prompts that are cut off --------------------------------------------------------------------
+
+
+def test_end_of_long_prompt_that_is_not_read_is_quoted(bench: Bench):
+    (sentence,) = drawn(bench, prompt=f"{LONG} and a yellow star")
+    assert sentence.startswith("The prompt is too long for the model, which does not read: '")
+    assert sentence.endswith("a red circle and a yellow star'.")
+
+
+def test_prompt_within_the_limit_has_no_notice(bench: Bench):
+    # 30 tokens between the begin and the end.
+    assert drawn(bench, prompt=" ".join(["red"] * 30)) == []
+    assert len(drawn(bench, prompt=" ".join(["red"] * 31))) == 1
+
+
+def test_negative_prompt_and_each_prompt_of_a_list_are_checked(bench: Bench):
+    (sentence,) = drawn(bench, negative_prompt=LONG)
+    assert sentence.startswith("The negative prompt is too long")
+    assert len(drawn(bench, prompt=["a red circle", LONG, f"{LONG} blue"])) == 2
+
+
+def test_weighted_prompt_is_read_whole(bench: Bench):
+    weighted = step(prompt=f"{LONG} (star:1.3)")
+    weighted["pipeline"]["configuration"]["prompt_weighting"] = True
+    assert notices(bench.run(document(weighted))) == []
+
+
+def test_prompt_that_one_of_two_encoders_reads_whole_has_no_notice(bench: Bench, tmp_path: Path):
+    build_flux(tmp_path / "flux")
+
+    def flux(**arguments: Any) -> Document:
+        made = step(model=tmp_path / "flux", width=16, height=16, **arguments)
+        made["pipeline"]["configuration"]["component_type"] = "FluxPipeline"
+        return document(made)
+
+    words = " ".join(["circle"] * 40)
+    assert notices(bench.run(flux(prompt=words))) == []
+    (sentence,) = notices(bench.run(flux(prompt=words, max_sequence_length=16)))
+    assert "does not read: '" in sentence
+
+
+def test_notice_is_in_log_and_record_and_repeated_for_a_cached_result(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    first = bench.run(document(step(prompt=LONG)))
+    again = bench.run(document(step(prompt=LONG)), fresh=False)
+    assert again.success.made_at is not None
+    for finished in (first, again):
+        (result,) = finished.results
+        assert json.loads(Path(result.sidecar).read_text())["notices"] == notices(finished)
+    assert notices(first) == notices(again) != []
+    assert caplog.text.count(notices(first)[0]) == 2
+    (event,) = [event for event in first.events if isinstance(event, Noticed)]
+    assert script_event(event) == {"event": "notice", "step": "draw", "message": event.sentence}
+
+
+def test_answer_from_earlier_files_repeats_the_notice(tmp_path: Path):
+    with started_engine(tmp_path) as engine:
+        flow = Path(__file__).parents[2] / "workflows" / "text-to-image.json"
+        asked = [
+            run(engine, flow, {"prompt": LONG, "steps": 1}, seed=7, fresh=False) for _ in range(2)
+        ]
+    assert asked[1].success.made_at is not None
+    assert notices(asked[0]) == notices(asked[1]) != []
+
+
+# --- syntax of other programs --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tag", ["<lora:my style:0.8>", "<lora:x>", "<lyco:a-b:1:0.5>"])
+def test_lora_in_a_prompt_is_said_to_be_words(bench: Bench, tag: str):
+    assert drawn(bench, prompt=f"red {tag}") == [
+        f"'{tag}' in the prompt is read as words: a LoRA is loaded by the document's 'loras'."
+    ]
+
+
+@pytest.mark.parametrize("weighted", ["(red:1.3)", "(a red circle:0.5)", "(red: 2)"])
+def test_weight_in_a_prompt_is_said_to_be_words(bench: Bench, weighted: str):
+    assert drawn(bench, prompt=f"a {weighted} star") == [
+        f"'{weighted}' in the prompt is read as words: weights need 'prompt_weighting' in the"
+        " pipeline's configuration."
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["a <3 b", "lora: a circle", "(red)", "at 10:30 (red)", "a:1.3"])
+def test_ordinary_text_has_no_notice(bench: Bench, prompt: str):
+    assert drawn(bench, prompt=prompt) == []
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def varied(bench: Bench, size: tuple[int, int], **arguments: Any) -> list[str]:
+    path = bench.folder / "given.png"
+    Image.new("RGB", size, "red").save(path)
+    return drawn(bench, kind="Img2Img", strength=0.6, image=str(path), **arguments)
+
+
+def test_rounded_size_is_told(bench: Bench):
+    (sentence,) = varied(bench, (101, 67))
+    assert sentence.startswith("The picture of 101 x 67 pixels was drawn with 96 x 64: ")
+    (sentence,) = varied(bench, (64, 71))
+    assert sentence.startswith("The picture of 64 x 71 pixels was drawn with 64 x 64: ")
+    assert varied(bench, (96, 64)) == []
+
+
+def test_squeezed_picture_is_told(bench: Bench):
+    mask = bench.folder / "mask.png"
+    Image.new("L", (256, 128), 255).save(mask)
+    path = bench.folder / "given.png"
+    Image.new("RGB", (256, 128), "red").save(path)
+    (sentence,) = drawn(bench, kind="Inpaint", image=str(path), mask_image=str(mask))
+    assert sentence == (
+        "The picture of 256 x 128 pixels was drawn with 128 x 128, which squeezes it: set 'width'"
+        " and 'height' to keep its shape."
+    )
+    sizes = {"width": 256, "height": 128}
+    assert drawn(bench, kind="Inpaint", image=str(path), mask_image=str(mask), **sizes) == []
