@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from app.stamps import FileStamp, stamp_of
 
@@ -17,6 +17,43 @@ GGUF_SUFFIX = ".gguf"
 SAFE_SUFFIXES = {".safetensors", GGUF_SUFFIX}
 PICKLE_SUFFIXES = {".ckpt", ".bin", ".pt", ".pth"}
 """Suffixes of weight files that hold no code, and of those that may."""
+
+
+Format = Literal["safetensors", "GGUF", "pickle"]
+FORMATS: dict[str, Format] = {
+    ".safetensors": "safetensors", GGUF_SUFFIX: "GGUF", **dict.fromkeys(PICKLE_SUFFIXES, "pickle"),
+}  # fmt: skip
+"""Formats of weight files by their usual suffixes."""
+PICKLES = (b"PK\x03\x04", b"\x80")
+"""Beginnings of torch's archives and of bare pickles."""
+SHOWN_BYTES = 24
+LENGTH_BYTES = 8
+"""At the beginning of a safetensors file, the length of its header."""
+
+
+def format_of(file: Path) -> Format | None:
+    """Returns the format of a weight file by its content; None if it is none. Raises OSError."""
+    with file.open("rb") as opened:
+        head = opened.read(LENGTH_BYTES + 1)
+    if head.startswith(b"GGUF"):
+        return "GGUF"
+    if head.startswith(PICKLES):
+        return "pickle"
+    length = int.from_bytes(head[:LENGTH_BYTES], "little")
+    fits = 0 < length <= file.stat().st_size - LENGTH_BYTES
+    return "safetensors" if fits and head.endswith(b"{") else None
+
+
+def beginning_of(file: Path) -> str:
+    """Returns how the file begins, as the end of a sentence: `begins with '<!DOCTYPE html>'`.
+    Raises OSError."""
+    with file.open("rb") as opened:
+        head = opened.read(SHOWN_BYTES)
+    if not head:
+        return "is empty"
+    text = head.decode("utf-8", "replace")
+    shown = "".join(each if each.isprintable() else "." for each in text)
+    return f"begins with '{shown}'"
 
 
 def can_be_path(path: str | Path) -> bool:

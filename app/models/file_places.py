@@ -32,7 +32,7 @@ def single_file(source: ModelSource, find: Find) -> Path:
         listed = listed_files(source.model, source.revision)
         stem = Path(source.file).stem
         pickles = [f for f in listed if Path(f).stem == stem]
-        pickles = [f for f in pickles if Path(f).suffix in PICKLE_SUFFIXES]
+        pickles = [f for f in pickles if Path(f).suffix.lower() in PICKLE_SUFFIXES]
         raise LoadError(
             f"'{source.model}' has no file '{source.file}'"
             + (f", only '{pickles[0]}', which may hold code." if pickles else "."),

@@ -11,7 +11,7 @@ import re
 from math import prod
 from pathlib import Path
 
-from app.dialect.files import config_of
+from app.dialect.files import PICKLE_SUFFIXES, config_of, format_of
 from app.dialect.fingerprint import (
     DTYPE_BYTES,
     FLOAT_BYTES,
@@ -74,7 +74,7 @@ def single_file_bytes(
 
     An estimate until it has been loaded. Raises ValueError or OSError where it cannot be read.
     """
-    if file.suffix != ".safetensors":
+    if format_of(file) == "GGUF" or file.suffix.lower() in PICKLE_SUFFIXES:
         # A GGUF file is held as it is, except its header.
         return file.stat().st_size
     within = _file_bytes(file, component, dtype, quantisation)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.dialect.files import GGUF_SUFFIX, SAFE_SUFFIXES
+from app.dialect.files import format_of
 from app.dialect.fingerprint import tensor_shapes
 from app.dialect.installed.signatures import package_root
 from app.stamps import FileStamp, stamp_of
@@ -48,14 +48,14 @@ class _Tensor(NamedTuple):
 def file_shapes(file: Path, read_pickle: ReadPickle) -> Shapes:
     """Returns the shapes of all tensors of the file. Raises ValueError or OSError where it cannot
     be read, and exceptions of `read_pickle`."""
-    if file.suffix in SAFE_SUFFIXES:
-        return _safe_shapes(file, stamp_of(file))
-    return read_pickle(file)
+    if format_of(file) == "pickle":
+        return read_pickle(file)
+    return _safe_shapes(file, stamp_of(file))
 
 
 @functools.lru_cache(maxsize=32)
 def _safe_shapes(file: Path, _stamp: FileStamp) -> Shapes:
-    if file.suffix == GGUF_SUFFIX:
+    if format_of(file) == "GGUF":
         from gguf import GGUFReader
 
         return {tensor.name: tuple(tensor.data.shape) for tensor in GGUFReader(file).tensors}

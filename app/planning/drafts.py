@@ -8,6 +8,7 @@ from typing import NamedTuple
 from app.dialect.inputs import check_inputs
 from app.dialect.loader import RawDocument
 from app.dialect.plan import Step
+from app.errors import Problem
 from app.planning.declarations import declared_inputs
 from app.planning.pipelines import NO_FOLDER, NOT_A_MODEL
 from app.planning.planner import planned
@@ -23,12 +24,15 @@ class Draft(NamedTuple):
     """The documents that were read."""
     lacks_folder: bool
     """True if it names a missing folder, or one without a model."""
+    problems: tuple[Problem, ...] = ()
+    """The mistakes of the other steps, with the defaults of its inputs."""
 
 
 def draft_plan(raw: RawDocument, paths: PathSettings) -> Draft:
     """Returns the draft of a document. Raises InvalidWorkflow."""
     values, _ = check_inputs(declared_inputs(raw), {}, paths.media)
     planning = planned(raw, values, paths)
-    messages = (found.message for found in planning.problems)
+    problems = tuple(planning.problems)
+    messages = [found.message for found in problems]
     lacks_folder = any(NO_FOLDER in each or NOT_A_MODEL in each for each in messages)
-    return Draft(tuple(planning.steps), tuple(planning.files), lacks_folder)
+    return Draft(tuple(planning.steps), tuple(planning.files), lacks_folder, problems)

@@ -16,10 +16,13 @@ from urllib.parse import unquote, urlsplit
 from pydantic import JsonValue
 
 from app.dialect.files import (
+    FORMATS,
     GGUF_SUFFIX,
     PICKLE_SUFFIXES,
     SAFE_SUFFIXES,
+    beginning_of,
     can_be_path,
+    format_of,
     path_from,
     safe_name,
 )
@@ -54,7 +57,7 @@ def single_file_quantisation(
 
     Without one a GGUF file computes in the component's dtype. `at` is the quantisation's place.
     """
-    is_gguf = source.file.endswith(GGUF_SUFFIX)
+    is_gguf = source.file.lower().endswith(GGUF_SUFFIX)
     asked = quantisation is not None and quantisation.kind == "gguf"
     if is_gguf and quantisation is None:
         reader.needs(GGUF, f"'{source.short_name}'", at)
@@ -143,10 +146,34 @@ class SingleFiles:
             self._reader.note(at, f"There is no file '{named}'.", self._reader.near(path))
             return None
         if self._chosen(path) is None:
-            message = f"'{path.name}' may hold code and is not read."
-            self._reader.note(at, message, HOW_TO_ALLOW)
+            self._note_code(path.name, at)
             return None
-        return self._source(named, path)
+        found = self._source(named, path)
+        return found if self._has_its_format(Path(found.folder or "") / found.file, at) else None
+
+    def _has_its_format(self, file: Path, at: Place) -> bool:
+        """Notes a file whose content is not what its name says."""
+        try:
+            found, beginning = format_of(file), beginning_of(file)
+        except OSError as error:
+            self._reader.note(at, f"'{file.name}' cannot be read: {error.strerror}.")
+            return False
+        named = FORMATS[file.suffix.lower()]
+        if found == named:
+            return True
+        if found == "pickle" and not self._allow_pickles:
+            self._note_code(file.name, at)
+        elif found is None:
+            message = f"'{file.name}' is not a {named} file: it {beginning}."
+            self._reader.note(at, message, "Download it again, or take another file.")
+        else:
+            suffixes = " or ".join(each for each, kind in FORMATS.items() if kind == found)
+            message = f"'{file.name}' is a {found} file, not a {named} file."
+            self._reader.note(at, message, f"Give its name the suffix {suffixes}.")
+        return False
+
+    def _note_code(self, name: str, at: Place) -> None:
+        self._reader.note(at, f"'{name}' may hold code and is not read.", HOW_TO_ALLOW)
 
     def _has_known_kind(self, name: str, at: Place) -> bool:
         if Path(name).suffix.lower() in SAFE_SUFFIXES | PICKLE_SUFFIXES:

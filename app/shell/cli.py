@@ -19,7 +19,7 @@ from app.errors import BadRequest, WorkbenchError
 from app.log_lines import IndentingFormatter
 from app.network import prepare_proxies
 from app.settings import Settings
-from app.shell.command_line import pair, parser, read_login, settings_of
+from app.shell.command_line import pair, parsed, read_login, settings_of
 
 if TYPE_CHECKING:
     from app.models.fit import Room
@@ -32,7 +32,7 @@ INPUT = re.compile(r"[a-zA-Z_][\w-]*=")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    options = parsed(arguments)
     try:
         prepare_proxies()
         settings = settings_of(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,28 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 def _add_server(parser: argparse.ArgumentParser, text: str, default: str | None) -> None:
     parser.add_argument("--server", metavar="URL", default=default, help=text)
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="login of the server")
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options; exits with a message for wrong ones.
+
+    Inputs and words may come after flags, which argparse does not allow by itself.
+    """
+    reader = parser()
+    options, late = reader.parse_known_args(arguments)
+    if late and not any(word.startswith("-") for word in late):
+        try:
+            if hasattr(options, "inputs"):
+                options.inputs += map(pair, late)
+                return options
+            if hasattr(options, "words"):
+                options.words += late
+                return options
+        except argparse.ArgumentTypeError as error:
+            reader.error(str(error))
+    if late:
+        reader.error(f"unrecognized arguments: {' '.join(late)}")
+    return options
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -104,6 +104,39 @@ def test_workflow_with_local_model_is_ready(catalog: Catalog, bench: Bench):
     assert only(catalog).models == (MODEL,)
 
 
+def test_workflow_that_planning_refuses_is_not_ready(catalog: Catalog, bench: Bench):
+    block = {
+        "configuration": {"component_type": "UNet2DConditionModel"},
+        "from_pretrained_arguments": {"from_single_file": "page.safetensors"},
+    }
+    page = bench.workflows / "page.safetensors"
+    page.write_text("<html>not found</html>")
+    bench.write(drawing(steps=[step(unet=block)]))
+    assert not only(catalog).ready
+    assert only(catalog).availability == "cannot run as it stands"
+    header = b"{}"
+    page.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert only(catalog).ready
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"strength": "much"}, {"num_inference_steps": 0}, {"no_such_argument": 1}]
+)
+def test_workflow_with_a_wrong_argument_is_not_ready(
+    catalog: Catalog, bench: Bench, wrong: dict[str, Any]
+):
+    bench.write(drawing(steps=[step(arguments={"prompt": "a fox", **wrong})]))
+    assert not only(catalog).ready
+
+
+def test_workflow_that_waits_for_an_input_is_not_judged(catalog: Catalog, bench: Bench):
+    asks = drawing(
+        variables={"steps": None}, steps=[step(arguments={"num_inference_steps": "variable:steps"})]
+    )
+    bench.write(asks)
+    assert only(catalog).ready
+
+
 def test_hub_model_in_models_folder_is_ready(catalog: Catalog, bench: Bench):
     bench.write(loading("owner/name"))
     assert not only(catalog).ready

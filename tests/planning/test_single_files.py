@@ -14,6 +14,7 @@ from app.dialect.installed.signatures import single_file_classes
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import ModelSource
 from app.dialect.quantisation import Quantisation
+from app.errors import BadRequest
 from app.models.needs import lines
 from app.planning.planner import make_plan
 from app.settings import PathSettings
@@ -21,6 +22,7 @@ from tests.plan_bench import MODEL, Bench, Document, drawing, step
 
 NAMED = "steps[0].pipeline.unet.from_pretrained_arguments.from_single_file"
 HUB = "https://huggingface.co"
+PICKLE = b"PK\x03\x04 and more"
 
 
 def from_file(file: Any, kind: str = "UNet2DConditionModel", **loading: Any) -> Document:
@@ -65,7 +67,7 @@ def test_hub_file_is_named_by_url(bench: Bench):
 def test_hub_file_may_be_in_models_folder(bench: Bench):
     file = bench.model.parent / "owner" / "name" / "unet.gguf"
     file.parent.mkdir(parents=True)
-    file.touch()
+    file.write_bytes(b"GGUF")
     found = planned(bench, from_file(f"{HUB}/owner/name/blob/main/unet.gguf")).components["unet"]
     assert found.source.folder == str(file.parent)
     # A GGUF file needs no quantisation block.
@@ -80,7 +82,7 @@ def test_pickle_means_safetensors_file_beside_it(bench: Bench, file: Path):
 
 
 def test_pickle_alone_is_refused_unless_allowed(bench: Bench):
-    (bench.workflows / "unet.ckpt").touch()
+    (bench.workflows / "unet.ckpt").write_bytes(PICKLE)
     document = from_file("unet.ckpt")
     assert bench.problems(document) == {
         NAMED: "'unet.ckpt' may hold code and is not read. Put a safetensors file of its name"
@@ -133,7 +135,7 @@ def test_class_without_single_files_is_refused(bench: Bench, file: Path):
 
 
 def test_gguf_file_is_one_component_with_own_quantisation(bench: Bench):
-    (bench.workflows / "unet.gguf").touch()
+    (bench.workflows / "unet.gguf").write_bytes(b"GGUF")
     document = from_file("unet.gguf")
     document["steps"][0]["pipeline"]["unet"]["quantization_config"] = {
         "configuration": {"config_type": "TorchAoConfig"},
@@ -186,3 +188,55 @@ def test_only_files_without_code_are_read(name: str, files: list[str], chosen: s
 def test_allowed_pickle_is_read_without_safetensors_file():
     assert safe_name("a.bin", ["a.bin"], allow_pickles=True) == "a.bin"
     assert safe_name("a.bin", ["a.safetensors"], allow_pickles=True) == "a.safetensors"
+
+
+# --- content that is not what the name says ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "beginning"),
+    [
+        (b"<!DOCTYPE html>\n<html>", "begins with '<!DOCTYPE html>.<html>'"),
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1", "begins with 'version https://git-lfs.'"),
+        ((10**6).to_bytes(8, "little") + b"{", "begins with '@B......{'"),
+    ],
+    ids=["a saved page", "empty", "a pointer of Git LFS", "cut off"],
+)
+@pytest.mark.parametrize("suffix", ["safetensors", "gguf"])
+def test_file_that_is_none_of_weights_is_refused(
+    bench: Bench, content: bytes, beginning: str, suffix: str
+):
+    (bench.workflows / f"page.{suffix}").write_bytes(content)
+    kind = "GGUF" if suffix == "gguf" else suffix
+    message = bench.problems(from_file(f"page.{suffix}"))[NAMED]
+    assert message.startswith(f"'page.{suffix}' is not a {kind} file: it {beginning}"[:60])
+    assert message.endswith("Download it again, or take another file.")
+
+
+@pytest.mark.parametrize("name", ["unet.safetensors", "unet.SAFETENSORS", "unet.gguf"])
+def test_pickle_under_another_name_is_refused(bench: Bench, name: str):
+    (bench.workflows / name).write_bytes(PICKLE)
+    assert "may hold code and is not read" in bench.problems(from_file(name))[NAMED]
+    paths = PathSettings(models=(bench.model.parent,), allow_pickles=True)
+    with pytest.raises(BadRequest, match="Give its name the suffix"):
+        make_plan(bench.write(from_file(name)), {}, paths=paths)
+
+
+def test_formats_under_each_others_names_are_told(bench: Bench, file: Path):
+    (bench.workflows / "other.safetensors").write_bytes(b"GGUF and more")
+    file.rename(bench.workflows / "other.gguf")
+    assert bench.problems(from_file("other.safetensors"))[NAMED] == (
+        "'other.safetensors' is a GGUF file, not a safetensors file. Give its name the suffix"
+        " .gguf."
+    )
+    assert bench.problems(from_file("other.gguf"))[NAMED] == (
+        "'other.gguf' is a safetensors file, not a GGUF file. Give its name the suffix"
+        " .safetensors."
+    )
+
+
+@pytest.mark.parametrize("name", ["unet.SAFETENSORS", "unet.SafeTensors", "U.Net.Safetensors"])
+def test_suffix_may_have_capitals(bench: Bench, file: Path, name: str):
+    file.rename(bench.workflows / name)
+    assert source(bench, from_file(name)).file == name

@@ -416,3 +416,35 @@ def test_converted_weights_are_listed_and_cleared(tmp_path: Path):
     assert cleared.stdout == "3 MB of converted weights removed.\n"
     assert workbench("weights", "--output", tmp_path).stdout == ""
     assert (listed.exit_code, cleared.exit_code) == (0, 0)
+
+
+# --- order of words ------------------------------------------------------------------------------
+
+
+def test_inputs_may_come_after_flags(tmp_path: Path):
+    ran = workbench("run", "text-to-image", "--seed", "5", "steps=0", "--output", tmp_path)
+    assert ran.exit_code == 1
+    assert "inputs.steps: 0 is" in ran.stderr
+    both = workbench("run", "text-to-image", "prompt=x", "--fresh", "steps=0", "guidance=7")
+    assert "inputs.steps" in both.stderr
+    assert "no variable 'guidance'" in both.stderr
+
+
+def test_words_after_flags_of_other_commands_count():
+    ran = workbench("validate", "--models", ".", "workflows/text-to-image.json", "steps=0")
+    assert "steps" in ran.stderr + ran.stdout
+    assert ran.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "text-to-image", "--seed", "5", "steps"], "'steps' is not of the form name=value"),
+        (["run", "text-to-image", "--sede", "5"], "unrecognized arguments: --sede"),
+        (["workflows", "--json", "steps=2"], "unrecognized arguments: steps=2"),
+    ],
+)
+def test_wrong_words_are_a_usage_error(words: list[str], said: str):
+    ran = workbench(*words)
+    assert ran.exit_code == 2
+    assert said in ran.stderr

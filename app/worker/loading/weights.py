@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
+from app.dialect.files import format_of
 from app.dialect.fingerprint import weight_files
 from app.errors import LoadError, first_line
 from app.models.hub import TEXT_FILES
@@ -282,7 +283,7 @@ def _read(part: Part, arguments: dict[str, Any]) -> Any:
 def _weight_files(part: Part) -> tuple[Path, ...]:
     if part.file is None:
         return weight_files(part.folder, part.variant)
-    return (part.file,) if part.file.suffix == ".safetensors" else ()
+    return (part.file,) if format_of(part.file) == "safetensors" else ()
 
 
 def _has_variant(part: Part) -> bool:

@@ -89,6 +89,25 @@ def test_single_file_draws_same_as_folder(flux: Path, tmp_path: Path, bench: Ben
     assert transformer(bench).origin.is_whole
 
 
+@pytest.mark.parametrize("name", ["flux.SAFETENSORS", "Flux.Dev.SafeTensors"])
+def test_suffix_in_capitals_is_no_pickle(flux: Path, tmp_path: Path, bench: Bench, name: str):
+    file = shutil.copy(flux / "transformer" / WEIGHTS, tmp_path / name)
+    whole = bench.run(bench.plan(bench.write(document(drawing(flux, None)), "whole")))
+    wanted = bench.plan(bench.write(document(drawing(flux, file)), "file"))
+    assert same(whole, bench.run(wanted))
+    bench.free()
+    assert same(whole, bench.run(wanted))
+    assert transformer(bench).origin.is_whole
+
+
+def test_gguf_suffix_in_capitals_is_read(flux: Path, tmp_path: Path, bench: Bench):
+    build_gguf(flux / "transformer", tmp_path / "flux.gguf", "Q8_0")
+    usual = bench.run(document(drawing(flux, tmp_path / "flux.gguf")))
+    (tmp_path / "flux.gguf").rename(tmp_path / "flux.GGUF")
+    bench.free()
+    assert same(usual, bench.run(document(drawing(flux, tmp_path / "flux.GGUF"))))
+
+
 def test_single_file_weights_are_converted_and_cached(flux: Path, tmp_path: Path, bench: Bench):
     file = shutil.copy(flux / "transformer" / WEIGHTS, tmp_path / "flux.safetensors")
     block = document(drawing(flux, file, torch_dtype="torch.bfloat16"))
