@@ -75,6 +75,41 @@ def is_recognised(shapes: Shapes) -> bool:
     return _kind(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
 
 
+class Family(NamedTuple):
+    """Models that the same pipelines take."""
+
+    name: str
+    pipelines: str
+    """Prefix of the names of their pipelines."""
+    kinds: tuple[str, ...]
+    """Prefixes of diffusers' words for their checkpoints."""
+
+
+FAMILIES = (
+    Family("Stable Diffusion XL", "StableDiffusionXL", ("xl_", "playground")),
+    Family("Stable Diffusion 3", "StableDiffusion3", ("sd3",)),
+    Family("Stable Diffusion 1 or 2", "StableDiffusion", ("v1", "v2", "inpainting", "instruct")),
+    Family("FLUX.2", "Flux2", ("flux-2",)),
+    Family("FLUX.1", "Flux", ("flux-dev", "flux-schnell", "flux-fill", "flux-depth")),
+)
+"""In the order in which prefixes are compared."""
+
+
+def family_of_pipeline(class_name: str) -> Family | None:
+    """Returns the family whose models this pipeline takes; None for others."""
+    return next((each for each in FAMILIES if class_name.startswith(each.pipelines)), None)
+
+
+def family_of_checkpoint(file: Path) -> Family | None:
+    """Returns the family of the pipeline in this safetensors file, by its tensors; None where they
+    do not tell. Raises ValueError or OSError where it cannot be read."""
+    shapes = _safe_shapes(file, stamp_of(file))
+    if not is_recognised(shapes):
+        return None
+    kind = _kind(shapes)
+    return next((each for each in FAMILIES if kind.startswith(each.kinds)), None)
+
+
 def _kind(shapes: Shapes) -> str:
     tensors = {name: _Tensor(shape) for name, shape in shapes.items()}
     try:

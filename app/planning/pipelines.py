@@ -38,6 +38,7 @@ from app.planning.quantisers import check_quantisers, read_quantisation
 from app.planning.single_files import (
     PAGE_OF_MODEL,
     SingleFiles,
+    check_checkpoint_family,
     check_single_file_class,
     single_file_quantisation,
 )
@@ -111,9 +112,11 @@ class PipelineBuilder:
         dtypes = read_dtypes(loading, loading_at, self._reader)
         dtype = dtypes.pop(OTHERS)
         config = self._config(loading, loading_at)
-        if source is not None and source.file.endswith(GGUF_SUFFIX):
-            at_file = (*loading_at, "from_single_file")
+        at_file = (*loading_at, "from_single_file")
+        if source is not None and source.file.lower().endswith(GGUF_SUFFIX):
             self._reader.note(at_file, "A GGUF file has one component, not a whole pipeline.")
+        elif source is not None and source.file:
+            check_checkpoint_family(pipeline_class, source, at_file, self._reader)
         components = {
             component: self._component(document, (*where, component), dtype)
             for component, document in block.component_blocks.items()

@@ -26,7 +26,7 @@ from app.dialect.files import (
     path_from,
     safe_name,
 )
-from app.dialect.installed.signatures import single_file_classes
+from app.dialect.installed.signatures import public_classes, single_file_classes
 from app.dialect.plan_settings import DType
 from app.dialect.plan_sources import ModelSource
 from app.dialect.quantisation import GGUF, Quantisation
@@ -34,7 +34,7 @@ from app.dialect.references import Path as Place
 from app.errors import nearest, shortened
 from app.mistakes import shown
 from app.models.hub import is_repository
-from app.models.single_files import HOW_TO_ALLOW
+from app.models.single_files import HOW_TO_ALLOW, family_of_checkpoint, family_of_pipeline
 from app.planning.values import ValueReader
 from app.settings import PathSettings
 
@@ -83,6 +83,31 @@ def check_single_file_class(name: str, at: Place, reader: ValueReader) -> None:
     if bare not in known:
         hint = nearest(bare, known) or f"It does so for {', '.join(sorted(known)[:4])} and others."
         reader.note(at, f"diffusers loads no {bare} from a single file.", hint)
+
+
+def check_checkpoint_family(
+    pipeline_class: str, source: ModelSource, at: Place, reader: ValueReader
+) -> None:
+    """Notes a whole pipeline's file that is of another family than the pipeline's models."""
+    bare = pipeline_class.rpartition(".")[2]
+    needed = family_of_pipeline(bare)
+    if needed is None or source.folder is None:
+        return
+    try:
+        found = family_of_checkpoint(Path(source.folder) / source.file)
+    except (ValueError, OSError):
+        # The reason is told where the file is read.
+        return
+    if found is None or found == needed:
+        return
+    alike = found.pipelines + bare.removeprefix(needed.pipelines)
+    fitting = alike if alike in public_classes("diffusers") else f"{found.pipelines}Pipeline"
+    reader.note(
+        at,
+        f"'{source.short_name}' is a {found.name} model by its tensors; {bare} takes a"
+        f" {needed.name} model.",
+        f"Name {fitting} as 'component_type', or take another file.",
+    )
 
 
 class SingleFiles:

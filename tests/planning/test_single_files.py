@@ -240,3 +240,66 @@ def test_formats_under_each_others_names_are_told(bench: Bench, file: Path):
 def test_suffix_may_have_capitals(bench: Bench, file: Path, name: str):
     file.rename(bench.workflows / name)
     assert source(bench, from_file(name)).file == name
+
+
+# --- checkpoints of another family ---------------------------------------------------------------
+
+TENSORS = {
+    "sd": {"model.diffusion_model.input_blocks.0.0.weight": (4, 4), "first_stage_model.a": (1,)},
+    "sdxl": {
+        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (4,),
+        "model.diffusion_model.input_blocks.0.0.weight": (4, 4),
+    },
+    "flux": {
+        "double_blocks.0.img_attn.norm.key_norm.scale": (4,),
+        "guidance_in.in_layer.bias": (4,),
+        "img_in.weight": (4, 64),
+    },
+}
+"""Some of the tensors by which diffusers recognises a checkpoint, by family."""
+WHOLE = "steps[0].pipeline.from_pretrained_arguments.from_single_file"
+
+
+def whole(bench: Bench, family: str, pipeline: str) -> Document:
+    """Returns a document that loads this pipeline from a checkpoint of the family."""
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in TENSORS[family].items()}
+    save_file(tensors, bench.workflows / f"{family}.safetensors")
+    made = step(configuration={"component_type": pipeline})
+    made["pipeline"]["from_pretrained_arguments"] = {"from_single_file": f"{family}.safetensors"}
+    return drawing(steps=[made])
+
+
+@pytest.mark.parametrize(
+    ("family", "pipeline", "said"),
+    [
+        ("sdxl", "StableDiffusionPipeline",
+         "'sdxl.safetensors' is a Stable Diffusion XL model by its tensors;"
+         " StableDiffusionPipeline takes a Stable Diffusion 1 or 2 model."
+         " Name StableDiffusionXLPipeline as 'component_type', or take another file."),
+        ("sd", "StableDiffusionXLPipeline", "Name StableDiffusionPipeline as 'component_type'"),
+        ("sd", "FluxPipeline", "Name StableDiffusionPipeline as 'component_type'"),
+        ("flux", "StableDiffusionXLPipeline", "'flux.safetensors' is a FLUX.1 model"),
+        ("flux", "Flux2Pipeline", "Flux2Pipeline takes a FLUX.2 model"),
+    ],
+)  # fmt: skip
+def test_checkpoint_of_another_family_is_refused(
+    bench: Bench, family: str, pipeline: str, said: str
+):
+    assert said in bench.problems(whole(bench, family, pipeline))[WHOLE]
+
+
+@pytest.mark.parametrize(
+    ("family", "pipeline"),
+    [("sd", "StableDiffusionPipeline"), ("sdxl", "StableDiffusionXLPipeline"),
+     ("flux", "FluxPipeline"), ("sd", "StableDiffusionControlNetPipeline")],
+)  # fmt: skip
+def test_checkpoint_of_its_own_family_is_accepted(bench: Bench, family: str, pipeline: str):
+    assert WHOLE not in dict.fromkeys(problems_of(bench, whole(bench, family, pipeline)))
+
+
+def problems_of(bench: Bench, document: Document) -> list[str]:
+    try:
+        bench.plan(document)
+    except BadRequest as error:
+        return [problem.place for problem in error.problems]
+    return []

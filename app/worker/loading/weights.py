@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from diffusers import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
+from transformers import AutoImageProcessor, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from app.dialect.files import format_of
 from app.dialect.fingerprint import weight_files
@@ -36,6 +36,7 @@ from app.models.hub import TEXT_FILES
 from app.settings import MIB
 from app.worker.context import RunContext
 from app.worker.device import Device, is_out_of_memory
+from app.worker.embeddings import ENCODERS
 from app.worker.loading.changes import change, state_bytes
 from app.worker.loading.components import has_weights
 from app.worker.loading.converted import ConvertedWeights
@@ -257,10 +258,14 @@ def _from_pretrained(part: Part, device: Device, cancel_point: CancelPoint) -> A
         with seeded_load(part, device), interruptible(cancel_point):
             component = _read(part, arguments)
         if isinstance(component, torch.nn.Module):
+            _refuse_missing(part, _without_weights(component))
             component = finish_loading(component.eval(), part, device)
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, LoadError | InterruptedWriteError):
             raise
+        if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+            # diffusers, of weights that its single-file loader did not find.
+            raise _incomplete(part, "some of its weights are missing") from error
         raise LoadError(
             f"The {part.name} of '{part.model}' could not be loaded.",
             hint=f"{type(error).__name__}: {first_line(error)}",
@@ -270,6 +275,18 @@ def _from_pretrained(part: Part, device: Device, cancel_point: CancelPoint) -> A
 
 def _read(part: Part, arguments: dict[str, Any]) -> Any:
     """Loads the component by its library, from its folder or its single file."""
+    if part.file is None and issubclass(part.component_class, PreTrainedModel):
+        # transformers would fill what is missing with random numbers.
+        component, told = part.component_class.from_pretrained(
+            part.folder, **arguments, output_loading_info=True
+        )
+        missing = sorted(told["missing_keys"])
+        if part.name.startswith(ENCODERS):
+            _refuse_missing(part, missing)
+        elif missing:
+            # Published models of tasks lack weights that they do not use (Intel/dpt-large, say).
+            log.warning("The %s of '%s' has no weights for %s", part.name, part.model, missing[0])
+        return component
     if part.file is None:
         return part.component_class.from_pretrained(part.folder, **arguments)
     given = {"local_files_only": True, "torch_dtype": arguments["dtype"]}
@@ -278,6 +295,26 @@ def _read(part: Part, arguments: dict[str, Any]) -> Any:
     if "quantization_config" in arguments:
         given["quantization_config"] = arguments["quantization_config"]
     return load_component(part.file, part.folder, part.name, part.component_class, **given)
+
+
+def _without_weights(component: torch.nn.Module) -> list[str]:
+    """Returns the names of the weights that the library did not find: it leaves them empty."""
+    return [name for name, tensor in component.state_dict().items() if tensor.is_meta]
+
+
+def _refuse_missing(part: Part, names: Sequence[str]) -> None:
+    """Raises LoadError for a component without these weights."""
+    if names:
+        count = f"{len(names)} of its weights are" if len(names) > 1 else "one of its weights is"
+        raise _incomplete(part, f"{count} missing, for example '{names[0]}'")
+
+
+def _incomplete(part: Part, what: str) -> LoadError:
+    return LoadError(
+        f"The {part.name} of '{part.model}' is incomplete: {what}.",
+        hint="Download it again, or take a file that has them: this one may be cut off, or of"
+        " another kind of model.",
+    )
 
 
 def _weight_files(part: Part) -> tuple[Path, ...]:
