@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.dialect.files import config_of
+from app.dialect.files import config_of, read_object
 from app.dialect.installed.signatures import CallSignature, Parameter, Sides, call_signature
 from app.dialect.plan_sources import ModelSource, ModularSettings
 from app.dialect.plan_values import FileValue, ListValue, LiteralValue, Value
@@ -60,6 +60,11 @@ SIDE_MULTIPLE = 8
 MAX_SIDE_PX = 8192
 MAX_CLIP_SKIP = 31
 """The largest text encoder of CLIP has 32 layers."""
+MAKE_ONE_MORE = {"PNDMScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+                 "KDPM2AncestralDiscreteScheduler"}  # fmt: skip
+"""Schedulers with more timesteps than steps, of which a low strength leaves some."""
+OWN_STEPS = ("timesteps", "sigmas", "denoising_start")
+"""Arguments instead of which a strength counts for nothing."""
 MIN_IMAGE_PX = 8
 """A smaller side leaves no latent where the pipeline takes its size from the image."""
 
@@ -139,8 +144,6 @@ def check_call(
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
-    if signature.rounds_strength_down:
-        _check_strength(known, arguments, at, reader)
     if not all(side in arguments for side in SIDES):
         _check_images(arguments.get("image"), (*at, "image"), reader, short)
 
@@ -270,10 +273,30 @@ def side_multiple(model: Path | None) -> int:
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
 
 
-def _check_strength(
-    known: Mapping[str, Parameter], arguments: Mapping[str, Value], at: Place, reader: ValueReader
+def check_strength(
+    pipeline_class: str,
+    source: ModelSource | None,
+    scheduler: str | None,
+    arguments: Mapping[str, Value],
+    at: Place,
+    reader: ValueReader,
 ) -> None:
-    """Notes a strength that leaves no step to draw."""
+    """Notes a strength that leaves no step to draw.
+
+    `scheduler` is the class that the document names, if any. One more step than they are asked for
+    is made by some; nothing is noted where the class is not known.
+    """
+    signature = call_signature(pipeline_class.rpartition(".")[2])
+    folder = _folder_of(source) if source is not None else None
+    if scheduler is None and folder is not None:
+        scheduler = read_scheduler_class(folder)
+    if signature is None or not signature.rounds_strength_down:
+        return
+    if scheduler is None or scheduler.rpartition(".")[2] in MAKE_ONE_MORE:
+        return
+    if any(_is_given(arguments.get(name)) for name in OWN_STEPS):
+        return
+    known = {parameter.name: parameter for parameter in signature.parameters}
     found = []
     for name in ("strength", "num_inference_steps"):
         value = arguments.get(name)
@@ -285,7 +308,7 @@ def _check_strength(
             return
         found.append(number)
     strength, steps = found
-    if "timesteps" in arguments or "sigmas" in arguments or int(steps * strength) >= 1:
+    if int(steps * strength) >= 1:
         return
     least = math.ceil(1000 / steps) / 1000
     reader.note(
@@ -294,6 +317,19 @@ def _check_strength(
         f"The least strength for {steps:g} steps is {least:g}; {strength:g} needs"
         f" {math.ceil(1 / strength)} steps.",
     )
+
+
+def _is_given(value: Value | None) -> bool:
+    return value is not None and not (isinstance(value, LiteralValue) and value.value is None)
+
+
+def read_scheduler_class(model: Path) -> str | None:
+    """Returns the class of a model's scheduler; None where it is not told."""
+    try:
+        found = read_object(model / "scheduler" / "scheduler_config.json").get("_class_name")
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _check_clip_skip(value: Any, at: Place, reader: ValueReader, model: Path | None) -> None:

@@ -20,7 +20,7 @@ from app.models.hub import find_in_folders, is_repository
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled
 from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
-from app.planning.calls import check_pipeline_call
+from app.planning.calls import check_pipeline_call, check_strength
 from app.planning.chains import read_chain
 from app.planning.component_settings import with_settings
 from app.planning.loading_arguments import (
@@ -133,6 +133,9 @@ class PipelineBuilder:
         check_pipeline_call(
             pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
         )
+        changed = block.scheduler.configuration if block.scheduler is not None else None
+        named = changed.scheduler_type if changed is not None else None
+        check_strength(pipeline_class, source, named, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)

@@ -148,44 +148,74 @@ def test_too_small_image_is_refused(bench: Bench, side: int, fits: bool):
 # --- strength -------------------------------------------------------------------------------------
 
 
+def redrawing(
+    bench: Bench, pipeline: str, scheduler: str = "DDIMScheduler", **arguments: Any
+) -> dict[str, Any]:
+    """Returns a document that redraws a picture, with a model that has this scheduler."""
+    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
+    config = bench.model / "scheduler" / "scheduler_config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"_class_name": scheduler}))
+    return calling(pipeline, prompt="a", image="a.png", **arguments)
+
+
 @pytest.mark.parametrize(
-    ("kind", "arguments", "sentence"),
+    ("pipeline", "arguments", "sentence"),
     [
-        ("Img2Img", {"strength": 0.1, "num_inference_steps": 5},
+        ("StableDiffusionImg2ImgPipeline", {"strength": 0.1, "num_inference_steps": 5},
          "0.1 of 5 steps leaves no step to draw. The least strength for 5 steps is 0.2;"
          " 0.1 needs 10 steps."),
-        ("Img2Img", {"strength": 0.3, "num_inference_steps": 3},
+        ("StableDiffusionImg2ImgPipeline", {"strength": 0.3, "num_inference_steps": 3},
          "0.3 of 3 steps leaves no step to draw. The least strength for 3 steps is 0.334;"
          " 0.3 needs 4 steps."),
-        ("XLImg2Img", {"strength": 0.01},
+        ("StableDiffusionXLImg2ImgPipeline", {"strength": 0.01},
          "0.01 of 50 steps leaves no step to draw. The least strength for 50 steps is 0.02;"
          " 0.01 needs 100 steps."),
-        ("Img2Img", {"strength": 0.2, "num_inference_steps": 5}, ""),
-        ("Img2Img", {"strength": 0.334, "num_inference_steps": 3}, ""),
-        ("Img2Img", {"num_inference_steps": 2}, ""),
     ],
 )  # fmt: skip
 def test_strength_that_leaves_no_step_is_refused(
-    bench: Bench, kind: str, arguments: dict[str, Any], sentence: str
+    bench: Bench, pipeline: str, arguments: dict[str, Any], sentence: str
 ):
-    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
-    asked = calling(f"StableDiffusion{kind}Pipeline", prompt="a", image="a.png", **arguments)
-    if sentence:
-        assert bench.problems(asked) == {f"{ARGUMENTS}.strength": sentence}
-    else:
-        assert bench.plan(asked).steps
+    asked = redrawing(bench, pipeline, **arguments)
+    assert bench.problems(asked) == {f"{ARGUMENTS}.strength": sentence}
 
 
-def test_strength_of_a_pipeline_that_always_draws_a_step_is_accepted(bench: Bench):
-    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
+@pytest.mark.parametrize(
+    ("pipeline", "scheduler", "arguments"),
+    [
+        ("StableDiffusionImg2ImgPipeline", "DDIMScheduler",
+         {"strength": 0.2, "num_inference_steps": 5}),
+        ("StableDiffusionImg2ImgPipeline", "DDIMScheduler",
+         {"strength": 0.334, "num_inference_steps": 3}),
+        ("StableDiffusionImg2ImgPipeline", "DDIMScheduler", {"num_inference_steps": 2}),
+        # It has one timestep more than steps.
+        ("StableDiffusionImg2ImgPipeline", "PNDMScheduler",
+         {"strength": 0.1, "num_inference_steps": 5}),
+        # A refiner goes on where the base has ended; its strength counts for nothing.
+        ("StableDiffusionXLImg2ImgPipeline", "EulerDiscreteScheduler",
+         {"strength": 0.1, "num_inference_steps": 5, "denoising_start": 0.8}),
+        # It rounds in favour of a step.
+        ("FluxImg2ImgPipeline", "FlowMatchEulerDiscreteScheduler",
+         {"strength": 0.1, "num_inference_steps": 5}),
+    ],
+)  # fmt: skip
+def test_strength_that_leaves_a_step_is_accepted(
+    bench: Bench, pipeline: str, scheduler: str, arguments: dict[str, Any]
+):
+    assert bench.plan(redrawing(bench, pipeline, scheduler, **arguments)).steps
+
+
+def test_documents_scheduler_counts_for_the_strength(bench: Bench):
     little = {"strength": 0.1, "num_inference_steps": 5}
-    assert bench.plan(calling("FluxImg2ImgPipeline", prompt="a", image="a.png", **little)).steps
+    asked = redrawing(bench, "StableDiffusionImg2ImgPipeline", "PNDMScheduler", **little)
+    changed = {"configuration": {"scheduler_type": "EulerDiscreteScheduler"}}
+    asked["steps"][0]["pipeline"]["scheduler"] = changed
+    assert [*bench.problems(asked)] == [f"{ARGUMENTS}.strength"]
 
 
 def test_typed_strength_that_leaves_no_step_is_reported_at_its_input(bench: Bench):
-    Image.new("RGB", (64, 64)).save(bench.workflows / "a.png")
-    asked = calling(
-        "StableDiffusionImg2ImgPipeline", prompt="a", image="a.png", strength="variable:strength",
+    asked = redrawing(
+        bench, "StableDiffusionImg2ImgPipeline", strength="variable:strength",
         num_inference_steps=5,
     )  # fmt: skip
     asked["variables"] = {"strength": 0.5}
