@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.dialect.files import config_of, read_object
+from app.dialect.files import config_of
 from app.dialect.installed.signatures import CallSignature, Parameter, Sides, call_signature
 from app.dialect.plan_sources import ModelSource, ModularSettings
 from app.dialect.plan_values import FileValue, ListValue, LiteralValue, Value
@@ -23,6 +23,7 @@ from app.mistakes import shown
 from app.models.hub import find_snapshot
 from app.models.model_index import INDEX, read_index
 from app.planning.modular import modular_signature
+from app.planning.schedulers import read_scheduler_class
 from app.planning.values import ValueReader
 
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
@@ -273,9 +274,15 @@ def side_multiple(model: Path | None) -> int:
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
 
 
+def scheduler_class(source: ModelSource | None, named: str | None) -> str | None:
+    """Returns the class of a step's scheduler: the one its document names, or its model's; None
+    where it is not known."""
+    folder = _folder_of(source) if named is None and source is not None else None
+    return read_scheduler_class(folder) if folder is not None else named
+
+
 def check_strength(
     pipeline_class: str,
-    source: ModelSource | None,
     scheduler: str | None,
     arguments: Mapping[str, Value],
     at: Place,
@@ -283,13 +290,10 @@ def check_strength(
 ) -> None:
     """Notes a strength that leaves no step to draw.
 
-    `scheduler` is the class that the document names, if any. One more step than they are asked for
-    is made by some; nothing is noted where the class is not known.
+    `scheduler` is its class; nothing is noted where that is not known. Some make more steps than
+    they are asked for.
     """
     signature = call_signature(pipeline_class.rpartition(".")[2])
-    folder = _folder_of(source) if source is not None else None
-    if scheduler is None and folder is not None:
-        scheduler = read_scheduler_class(folder)
     if signature is None or not signature.rounds_strength_down:
         return
     if scheduler is None or scheduler.rpartition(".")[2] in MAKE_ONE_MORE:
@@ -321,15 +325,6 @@ def check_strength(
 
 def _is_given(value: Value | None) -> bool:
     return value is not None and not (isinstance(value, LiteralValue) and value.value is None)
-
-
-def read_scheduler_class(model: Path) -> str | None:
-    """Returns the class of a model's scheduler; None where it is not told."""
-    try:
-        found = read_object(model / "scheduler" / "scheduler_config.json").get("_class_name")
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _check_clip_skip(value: Any, at: Place, reader: ValueReader, model: Path | None) -> None:

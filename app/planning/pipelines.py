@@ -20,7 +20,7 @@ from app.models.hub import find_in_folders, is_repository
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled
 from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
-from app.planning.calls import check_pipeline_call, check_strength
+from app.planning.calls import check_pipeline_call, check_strength, scheduler_class
 from app.planning.chains import read_chain
 from app.planning.component_settings import with_settings
 from app.planning.loading_arguments import (
@@ -35,6 +35,7 @@ from app.planning.loading_arguments import (
 )
 from app.planning.modular import is_modular, read_modular
 from app.planning.quantisers import check_quantisers, read_quantisation
+from app.planning.schedulers import warn_of_settings
 from app.planning.single_files import (
     PAGE_OF_MODEL,
     SingleFiles,
@@ -50,6 +51,7 @@ LOADING_ARGUMENTS = {
     "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
     "trust_remote_code", *IDLE_LOADING_ARGUMENTS, *HARMLESS_LOADING_ARGUMENTS,
 }  # fmt: skip
+NAMES_OF_MODELS = {"model_name", "from_single_file"}
 REFUSED_LOADING_ARGUMENTS = {
     "quantization_config": (
         "A whole pipeline is not quantised at once.",
@@ -133,9 +135,9 @@ class PipelineBuilder:
         check_pipeline_call(
             pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
         )
-        changed = block.scheduler.configuration if block.scheduler is not None else None
-        named = changed.scheduler_type if changed is not None else None
-        check_strength(pipeline_class, source, named, arguments, at_arguments, self._reader)
+        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), source)
+        named = scheduler_class(source, scheduler.class_name if scheduler else None)
+        check_strength(pipeline_class, named, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
@@ -150,8 +152,8 @@ class PipelineBuilder:
         if block.chain is not None:
             at_chain = (*where, "chain")
             chain = read_chain(block.chain, arguments, pipeline_class, self._reader, at_chain)
-        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"))
-        audio_scheduler = self._scheduler(block.audio_scheduler, (*where, "audio_scheduler"))
+        at_audio = (*where, "audio_scheduler")
+        audio_scheduler = self._scheduler(block.audio_scheduler, at_audio, None)
         check_quantisers(block, source, components, where, self._reader)
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted:
@@ -268,7 +270,13 @@ class PipelineBuilder:
                 self._reader.note(where, *REFUSED_LOADING_ARGUMENTS[key])
             else:
                 hint = nearest(key, LOADING_ARGUMENTS)
-                self._reader.note(where, f"'{key}' is not a known loading argument.", hint)
+                what = f"'{key}' is not a known loading argument."
+                if hint and not NAMES_OF_MODELS & loading.keys():
+                    self._reader.note(where, what, hint)
+                else:
+                    # As in diffusers.
+                    message = f"{place(where)} has no effect: {what} {hint}".rstrip()
+                    self._reader.warnings.append(message)
         return tuple(absent)
 
     def source(self, model: Any, at: Place, key: str) -> ModelSource | None:
@@ -383,13 +391,17 @@ class PipelineBuilder:
             class_name=name, source=source, dtype=dtype, quantisation=quantisation, config=config
         )
 
-    def _scheduler(self, block: SchedulerBlock | None, at: Place) -> SchedulerChange | None:
+    def _scheduler(
+        self, block: SchedulerBlock | None, at: Place, source: ModelSource | None
+    ) -> SchedulerChange | None:
         if block is None:
             return None
         name = None
         if block.configuration is not None:
             place = (*at, "configuration", "scheduler_type")
             name = self._class(block.configuration.scheduler_type, place, "scheduler")
+        known, arguments = scheduler_class(source, name), block.from_config_args
+        warn_of_settings(known, arguments, (*at, "from_config_args"), self._reader)
         return SchedulerChange(class_name=name, config=block.from_config_args, shift=block.shift)
 
 

@@ -103,3 +103,16 @@ def test_misplaced_quantiser_is_refused_with_right_place(bench: Bench):
         f"{LOADING}.quantization_config": "A whole pipeline is not quantised at once. Give each "
         "component to quantise a block with its own 'quantization_config'."
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("torch_dtpe", " Did you mean 'torch_dtype'?"), ("use_onnx", ""), ("watermark_text", "")],
+)
+def test_unknown_loading_argument_is_ignored_with_a_warning(bench: Bench, key: str, hint: str):
+    loading = {"model_name": MODEL, key: True}
+    plan = bench.plan(drawing(steps=[step(from_pretrained_arguments=loading)]))
+    assert plan.warnings == (
+        f"steps[0].pipeline.from_pretrained_arguments.{key} has no effect: '{key}' is not a known"
+        f" loading argument.{hint}",
+    )

@@ -160,8 +160,6 @@ def test_unknown_key_in_closed_block_is_refused_with_nearest(bench: Bench):
         ({"custom_pipeline": "x/y"}, "'x/y' would run code of its own here, and nobody has allowed "
          "that. To trust it, start the workbench with --trust-remote-code x/y."),
         ({"use_safetensors": False}, "Only safetensors weights are loaded. Leave the key out."),
-        ({"torch_dtpe": "float16"},
-         "'torch_dtpe' is not a known loading argument. Did you mean 'torch_dtype'?"),
         ({"subfolder": "../x"}, "'../x' is not a plain name."),
         ({"revision": "/etc"}, "'/etc' is not a plain name."),
     ],

@@ -40,12 +40,12 @@ _TABLES: TypeAdapter[dict[str, dict[str, str]]] = TypeAdapter(dict[str, dict[str
 
 @functools.cache
 def constructor(class_name: str) -> Constructor | None:
-    """Returns the constructor of a public pipeline class of diffusers; None for an unknown class.
+    """Returns the constructor of a public pipeline or scheduler of diffusers; None for others.
 
     Undefined parts are those of the first base that defines them, as in Python.
     """
     found = public_classes("diffusers").get(class_name)
-    if found is None or found.kind != "pipeline":
+    if found is None or found.kind not in ("pipeline", "scheduler"):
         return None
     return cached_by_version(
         "diffusers", f"constructor-{class_name}", _CONSTRUCTOR, lambda: _read(class_name)
@@ -88,7 +88,7 @@ def _with_bases(name: str, file: str, seen: set[str]) -> Iterator[ast.ClassDef]:
     seen.add(name)
     found = public_classes("diffusers").get(name)
     if (node := _classes_in(file).get(name) if file else None) is None:
-        if found is None or found.kind != "pipeline":
+        if found is None or found.kind not in ("pipeline", "scheduler"):
             return
         file = found.file
         node = _classes_in(file)[name]
