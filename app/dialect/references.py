@@ -42,7 +42,8 @@ def parse(value: object) -> Reference | None:
     if isinstance(value, str):
         for kind in PREFIXES:
             if value.startswith(f"{kind}:"):
-                return Reference(kind, value[len(kind) + 1 :])
+                target = value[len(kind) + 1 :]
+                return Reference(kind, target.strip() if kind == "constant" else target)
     return None
 
 

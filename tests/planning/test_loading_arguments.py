@@ -107,7 +107,7 @@ def test_misplaced_quantiser_is_refused_with_right_place(bench: Bench):
 
 @pytest.mark.parametrize(
     ("key", "hint"),
-    [("torch_dtpe", " Did you mean 'torch_dtype'?"), ("use_onnx", ""), ("watermark_text", "")],
+    [("torch_dtpe", " Did you mean 'torch_dtype'?"), ("use_onnx", ""), ("zz", "")],
 )
 def test_unknown_loading_argument_is_ignored_with_a_warning(bench: Bench, key: str, hint: str):
     loading = {"model_name": MODEL, key: True}

@@ -94,6 +94,15 @@ def test_constants_are_allowed_anywhere(bench: Bench):
     assert typed == LiteralValue(value="constant:os.environ")
 
 
+@pytest.mark.parametrize("space", [" ", "  ", "\t"])
+def test_spaces_around_a_constants_name_do_not_matter(bench: Bench, space: str):
+    def negative(words: str) -> Any:
+        return bench.plan(drawing(variables={"words": words})).inputs["words"]
+
+    name = f"{LTX2}.DEFAULT_NEGATIVE_PROMPT"
+    assert negative(f"constant:{space}{name}{space}") == negative(f"constant:{name}")
+
+
 def test_unresolvable_constant_is_one_problem(bench: Bench):
     arguments = {"prompt": "variable:words", "num_inference_steps": "constant:os.environ"}
     document = drawing(variables={"words": "constant:os.getcwd"}, steps=[step(arguments=arguments)])
