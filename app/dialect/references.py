@@ -42,8 +42,7 @@ def parse(value: object) -> Reference | None:
     if isinstance(value, str):
         for kind in PREFIXES:
             if value.startswith(f"{kind}:"):
-                target = value[len(kind) + 1 :]
-                return Reference(kind, target.strip() if kind == "constant" else target)
+                return Reference(kind, value[len(kind) + 1 :])
     return None
 
 

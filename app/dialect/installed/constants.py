@@ -229,7 +229,7 @@ def with_constants(
         if reference is None or reference.kind != "constant":
             return value
         try:
-            return copy.deepcopy(constant(reference.target))
+            return copy.deepcopy(constant(reference.target.strip()))
         except UnknownConstant as error:
             wrong.append((path, str(error)))
             return None

@@ -97,7 +97,8 @@ def test_constants_are_allowed_anywhere(bench: Bench):
 @pytest.mark.parametrize("space", [" ", "  ", "\t"])
 def test_spaces_around_a_constants_name_do_not_matter(bench: Bench, space: str):
     def negative(words: str) -> Any:
-        return bench.plan(drawing(variables={"words": words})).inputs["words"]
+        variables = {"words": words, "prompt": "a fox", "steps": 2}
+        return bench.plan(drawing(variables=variables)).inputs["words"]
 
     name = f"{LTX2}.DEFAULT_NEGATIVE_PROMPT"
     assert negative(f"constant:{space}{name}{space}") == negative(f"constant:{name}")
