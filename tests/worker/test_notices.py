@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from app.protocol import Noticed
 from app.ui.script_events import script_event
 from tests.engines import Finished, run, started_engine
 from tests.standins.flux import build_flux
-from tests.worker.bench import Bench, Document, document, step
+from tests.worker.bench import SHAPES, Bench, Document, document, step
 
 LONG = " ".join(["a red circle"] * 20)
 """More tokens than the bundled model's 32."""
@@ -146,3 +147,24 @@ def test_squeezed_picture_is_told(bench: Bench):
     )
     sizes = {"width": 256, "height": 128}
     assert drawn(bench, kind="Inpaint", image=str(path), mask_image=str(mask), **sizes) == []
+
+
+# --- variants ------------------------------------------------------------------------------------
+
+
+def test_missing_variant_is_told_for_each_component_without_it(bench: Bench, tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(SHAPES, model)
+    (unet,) = (model / "unet").glob("*.safetensors")
+    shutil.copyfile(unet, unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
+
+    def asking(variant: str | None) -> list[str]:
+        made = document(step(model=model, loading={"variant": variant} if variant else {}))
+        return notices(bench.run(made))
+
+    assert asking("fp16") == [
+        f"The {name} of 'model' has no files of the variant 'fp16': its usual ones are used."
+        for name in ("vae", "text_encoder")
+    ]
+    assert len(asking("bf16")) == 3
+    assert asking(None) == []

@@ -9,8 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from app.dialect.fingerprint import WEIGHTS
 from app.dialect.plan import PipelineStep
 from app.errors import shortened
+from app.worker.loading.parts import Parts
 from app.worker.steps.step_output import artifacts_of
 
 LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]+>")
@@ -18,6 +20,8 @@ LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]+>")
 WEIGHTED = re.compile(r"\([^()]+:\s*\d+(?:\.\d+)?\)")
 """The syntax by which other programs weight words."""
 MAX_SHOWN = 200
+MARKS = 2
+"""Tokens before and after a text."""
 LONGEST_LIMIT = 100_000
 """Tokenizers without a limit have a huge number instead of it."""
 ROUNDED_PX = 64
@@ -54,6 +58,17 @@ def prompt_notices(
                 )
             if cut := _cut_off(pipeline, _readers(name, arguments, tokenizers), arguments, text):
                 yield f"The {shown_name} is too long for the model, which does not read: '{cut}'."
+
+
+def variant_notices(parts: Parts) -> Iterator[str]:
+    """Yields a sentence for each component without files of the variant that is asked for."""
+    for part in parts.parts:
+        weights = [file.name for file in part.files if file.name.endswith(WEIGHTS)]
+        if part.variant and weights and not any(f".{part.variant}." in name for name in weights):
+            yield (
+                f"The {part.name} of '{part.source.short_name}' has no files of the variant"
+                f" '{part.variant}': its usual ones are used."
+            )
 
 
 def size_notice(arguments: Mapping[str, Any], made: Sequence[Any]) -> str:
@@ -104,7 +119,8 @@ def _cut_off(pipeline: Any, readers: Sequence[Any], arguments: Mapping[str, Any]
     ends = []
     for tokenizer in readers:
         limit = _limit(pipeline, tokenizer, arguments)
-        if limit is None:
+        # A token has one byte or more; most prompts are shorter than that.
+        if limit is None or len(text.encode()) + MARKS <= limit:
             return ""
         tokens = tokenizer(text, truncation=False, verbose=False).input_ids
         if len(tokens) <= limit:

@@ -15,7 +15,7 @@ from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
 from app.worker.steps.media import resample_references
-from app.worker.steps.notices import prompt_notices, size_notice
+from app.worker.steps.notices import prompt_notices, size_notice, variant_notices
 from app.worker.steps.step_output import CallOutput, StepOutput
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def run(
     pipeline = assemble(step, parts, components)
     rate = getattr(pipeline, "audio_sampling_rate", None)
     made: list[Any] = []
+    for sentence in variant_notices(parts):
+        context.notice(sentence)
     drawing = seeded(step.seed, context.device.torch_device)
     with (
         context.loras.applied(pipeline, step, parts),
