@@ -202,7 +202,9 @@ class Runs:
         """Appends the run's last event, and caches its results for identical requests."""
         if isinstance(event, RunFailed):
             error = event.error
-            log.error("Run %s failed: %s\n%s", run.run_id, error.sentence(), error.detail)
+            log.error("Run %s failed: %s", run.run_id, error.sentence())
+            if error.detail:
+                log.info("Details of run %s:\n%s", run.run_id, error.detail)
         # Wakes followers before the slower writes.
         run.append(event)
         self._history.note_ended(run, event)

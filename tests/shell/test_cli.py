@@ -448,3 +448,22 @@ def test_wrong_words_are_a_usage_error(words: list[str], said: str):
     ran = workbench(*words)
     assert ran.exit_code == 2
     assert said in ran.stderr
+
+
+def test_failed_run_prints_sentences_without_a_traceback(tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(PROJECT / "models" / "shapes", model)
+    (weights,) = (model / "vae").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    document = json.loads((PROJECT / "workflows" / "text-to-image.json").read_text())
+    loading = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
+    loading["model_name"] = str(model)
+    (tmp_path / "cut.json").write_text(json.dumps(document))
+    ran = workbench("run", tmp_path / "cut.json", "--output", tmp_path / "drawn")
+    assert ran.exit_code == 1
+    assert "Traceback" not in ran.stderr
+    assert "The weights of the vae" in ran.stderr
+    told = workbench(
+        "run", tmp_path / "cut.json", "--output", tmp_path / "drawn", "--log-level", "INFO"
+    )
+    assert "Details of run" in told.stderr
