@@ -120,6 +120,8 @@ class History:
                 log.warning("Run %s is not resumed: %s", stored.run_id, error)
                 failed = RunFailed(run_id=stored.run_id, time=time.time(), error=error.report())
                 self._end(stored, failed)
+        # So that a reader finds the ends of those that do not run again.
+        self.store.flush()
         return runs
 
     def past_run(self, run_id: str) -> Run | None:

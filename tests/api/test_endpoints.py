@@ -260,7 +260,7 @@ def test_status_shows_size_and_bound_of_each_cache(client: Client) -> None:
     status = client.predict(api_name="/status")
     caches = {each["name"]: each for each in status["bounded"]}
     assert caches.keys() == {
-        "prompts", "step results", "components without weights", "maps for previews",
+        "LoRAs", "prompts", "step results", "components without weights", "maps for previews",
     }  # fmt: skip
     assert caches["step results"]["held_bytes"] > 0
     assert all(each["held_bytes"] <= each["max_bytes"] for each in caches.values())
