@@ -33,9 +33,9 @@ def drawn(bench: Bench, **arguments: Any) -> list[str]:
 
 
 def test_end_of_long_prompt_that_is_not_read_is_quoted(bench: Bench):
-    (sentence,) = drawn(bench, prompt=f"{LONG} and a yellow star")
+    (sentence,) = drawn(bench, prompt=f"{LONG} and a Yellow star, at 5:30!")
     assert sentence.startswith("The prompt is too long for the model, which does not read: '")
-    assert sentence.endswith("a red circle and a yellow star'.")
+    assert sentence.endswith("a red circle and a Yellow star, at 5:30!'.")
 
 
 def test_prompt_within_the_limit_has_no_notice(bench: Bench):

@@ -122,11 +122,16 @@ def _cut_off(pipeline: Any, readers: Sequence[Any], arguments: Mapping[str, Any]
         # A token has one byte or more; most prompts are shorter than that.
         if limit is None or len(text.encode()) + MARKS <= limit:
             return ""
-        tokens = tokenizer(text, truncation=False, verbose=False).input_ids
-        if len(tokens) <= limit:
+        read = tokenizer(
+            text, truncation=False, verbose=False, return_offsets_mapping=tokenizer.is_fast
+        )
+        if len(read.input_ids) <= limit:
             return ""
         # The last of the kept tokens marks the end of the text.
-        ends.append(str(tokenizer.decode(tokens[limit - 1 : -1], skip_special_tokens=True)).strip())
+        if tokenizer.is_fast:
+            ends.append(text[read.offset_mapping[limit - 1][0] :].strip())
+        else:
+            ends.append(str(tokenizer.decode(read.input_ids[limit - 1 : -1])).strip())
     return _shortened(min(ends, key=len)) if ends else ""
 
 
