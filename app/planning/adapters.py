@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from app.dialect.document import IpAdapterBlock, LoraBlock
-from app.dialect.files import is_plain
+from app.dialect.files import FORMATS, is_plain
 from app.dialect.installed.signatures import base_names
 from app.dialect.plan_sources import IpAdapterSource, LoraSource, ModelSource
 from app.dialect.plan_values import Value
@@ -18,6 +18,9 @@ from app.planning.values import ValueReader
 
 PICKLES = {"bin", "ckpt", "pt", "pth"}
 """Suffixes of weight files that can hold code and are never read."""
+USUAL_LORA = "pytorch_lora_weights.safetensors"
+"""The name that diffusers gives, and prefers."""
+MAX_LISTED = 12
 
 
 class SourceOf(Protocol):
@@ -53,13 +56,16 @@ def _check_names(blocks: Sequence[LoraBlock], at: Place, reader: ValueReader) ->
 def _lora(
     lora: LoraBlock, index: int, at: Place, source_of: SourceOf, reader: ValueReader
 ) -> LoraSource | None:
+    loading, named = lora.model_dump(exclude={"weight_name"}), lora.weight_name
+    if named is None:
+        loading["model_name"], named = _folder_and_file(loading["model_name"])
     weight_name = None
-    if lora.weight_name is not None:
-        weight_name = _safetensors(lora.weight_name, at, reader)
+    if named is not None:
+        weight_name = _safetensors(named, at, reader)
         if weight_name is None:
             return None
-    source = source_of(lora.model_dump(exclude={"weight_name"}), at)
-    if source is None or (weight_name and not _is_there(source, weight_name, at, reader)):
+    source = source_of(loading, at)
+    if source is None or not _is_one_there(source, weight_name, at, reader):
         return None
     return LoraSource(
         source=source,
@@ -67,6 +73,35 @@ def _lora(
         adapter_name=lora.adapter_name or f"lora_{index}",
         scale=lora.scale,
     )
+
+
+def _folder_and_file(model: Any) -> tuple[Any, str | None]:
+    """Returns folder and file of a LoRA whose model is named by its file."""
+    if not isinstance(model, str) or Path(model).suffix.lower() not in FORMATS:
+        return model, None
+    path = PurePosixPath(model.replace("\\", "/"))
+    folder = str(path.parent)
+    return "./" if folder == "." else folder, path.name
+
+
+def _is_one_there(
+    source: ModelSource, weight_name: str | None, at: Place, reader: ValueReader
+) -> bool:
+    """Returns False, and notes it, if the file is not in the local folder, or none is named and
+    there are several: diffusers would take any."""
+    if weight_name is not None:
+        return _is_there(source, weight_name, at, reader)
+    if source.folder is None:
+        return True
+    there = sorted(
+        each.name for each in (Path(source.folder) / source.subfolder).glob("*.safetensors")
+    )
+    if len(there) <= 1 or USUAL_LORA in there:
+        return True
+    named = ", ".join(there[:MAX_LISTED]) + (", …" if len(there) > MAX_LISTED else "")
+    message = f"'{source.model}' has {len(there)} files, and none of them is named."
+    reader.note((*at, "model_name"), message, f"Name one as 'weight_name': {named}.")
+    return False
 
 
 def read_ip_adapter(

@@ -83,3 +83,69 @@ def test_windows_separator_works_for_sub_workflows(bench: Bench):
 def test_windows_separator_does_not_lead_outside_for_a_sub_workflow(bench: Bench):
     problems = bench.problems(drawing(steps=[sub("..\\outside.json")]))
     assert "lies outside" in next(iter(problems.values()))
+
+
+# --- a LoRA's file, or a folder of many ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["./loras/ink v1.2.safetensors", ".\\loras\\ink v1.2.safetensors", "own/loras/ink v1.2.ckpt"],
+)
+def test_lora_may_be_named_by_its_file(bench: Bench, model: str):
+    folder = bench.workflows / "loras"
+    folder.mkdir(exist_ok=True)
+    for name in ("ink v1.2", "another"):
+        (folder / f"{name}.safetensors").touch()
+    if model.startswith("own"):
+        # (A folder of models has its own as `owner/name`.)
+        (bench.model.parent / "own").mkdir()
+        folder = Path(shutil.move(folder, bench.model.parent / "own" / "loras"))
+    (lora,) = bench.plan(drawing(steps=[step(loras=[{"model_name": model}])])).steps[0].loras
+    assert lora.weight_name == "ink v1.2.safetensors"
+    assert lora.source.folder == str(folder.resolve())
+
+
+def test_lora_beside_the_document_may_be_named_by_its_file(bench: Bench):
+    (bench.workflows / "ink.safetensors").touch()
+    named = [{"model_name": "ink.safetensors"}]
+    (lora,) = bench.plan(drawing(steps=[step(loras=named)])).steps[0].loras
+    assert lora.weight_name == "ink.safetensors"
+
+
+def test_lora_of_the_hub_may_be_named_by_its_file(bench: Bench):
+    named = [{"model_name": "owner/styles/ink.safetensors"}]
+    (lora,) = bench.plan(drawing(steps=[step(loras=named)])).steps[0].loras
+    assert (lora.source.model, lora.weight_name) == ("owner/styles", "ink.safetensors")
+
+
+def test_missing_lora_file_suggests_nearest(bench: Bench):
+    (bench.workflows / "ink.safetensors").touch()
+    problems = bench.problems(drawing(steps=[step(loras=[{"model_name": "./inc.safetensors"}])]))
+    (message,) = problems.values()
+    assert "has no inc.safetensors. Did you mean 'ink.safetensors'?" in message
+
+
+def test_folder_of_several_loras_needs_a_name(bench: Bench):
+    folder = bench.workflows / "styles"
+    folder.mkdir()
+    for number in range(14):
+        (folder / f"style {number:02}.safetensors").touch()
+    asked = drawing(steps=[step(loras=[{"model_name": "./styles"}])])
+    assert bench.problems(asked) == {
+        "steps[0].pipeline.loras[0].model_name": (
+            "'./styles' has 14 files, and none of them is named. Name one as 'weight_name': "
+            + ", ".join(f"style {number:02}.safetensors" for number in range(12))
+            + ", …."
+        )
+    }
+
+
+def test_folder_with_the_usual_file_or_one_file_needs_no_name(bench: Bench):
+    folder = bench.workflows / "styles"
+    folder.mkdir()
+    asked = drawing(steps=[step(loras=[{"model_name": "./styles"}])])
+    (folder / "ink.safetensors").touch()
+    assert bench.plan(asked).steps
+    (folder / "pytorch_lora_weights.safetensors").touch()
+    assert bench.plan(asked).steps
