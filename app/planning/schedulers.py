@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.dialect.files import read_object
-from app.dialect.installed.constructors import constructor
+from app.dialect.installed.constructors import scheduler_settings
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.errors import nearest
@@ -30,11 +30,11 @@ def warn_of_settings(
     `scheduler` is its class; None where it is not known.
     """
     bare = scheduler.rpartition(".")[2] if scheduler else ""
-    known = constructor(bare)
-    if known is None:
+    known = scheduler_settings(bare)
+    if not known:
         return
     for name in settings:
-        if name not in known.parameters:
-            hint = nearest(name, known.parameters)
+        if name not in known:
+            hint = nearest(name, known)
             message = f"{place((*at, name))} has no effect: {bare} has no setting '{name}'. {hint}"
             reader.warnings.append(message.rstrip())

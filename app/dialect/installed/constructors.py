@@ -35,20 +35,35 @@ class Constructor(Frozen):
 
 
 _CONSTRUCTOR: TypeAdapter[Constructor | None] = TypeAdapter(Constructor | None)
+_SETTINGS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 _TABLES: TypeAdapter[dict[str, dict[str, str]]] = TypeAdapter(dict[str, dict[str, str]])
 
 
 @functools.cache
 def constructor(class_name: str) -> Constructor | None:
-    """Returns the constructor of a public pipeline or scheduler of diffusers; None for others.
+    """Returns the constructor of a public pipeline class of diffusers; None for an unknown class.
 
     Undefined parts are those of the first base that defines them, as in Python.
     """
     found = public_classes("diffusers").get(class_name)
-    if found is None or found.kind not in ("pipeline", "scheduler"):
+    if found is None or found.kind != "pipeline":
         return None
     return cached_by_version(
         "diffusers", f"constructor-{class_name}", _CONSTRUCTOR, lambda: _read(class_name)
+    )
+
+
+@functools.cache
+def scheduler_settings(class_name: str) -> tuple[str, ...]:
+    """Returns the settings of a public scheduler of diffusers; empty for an unknown class."""
+    found = public_classes("diffusers").get(class_name)
+    if found is None or found.kind != "scheduler":
+        return ()
+    return cached_by_version(
+        "diffusers",
+        f"settings-{class_name}",
+        _SETTINGS,
+        lambda: tuple(_read(class_name).parameters),
     )
 
 
@@ -88,7 +103,7 @@ def _with_bases(name: str, file: str, seen: set[str]) -> Iterator[ast.ClassDef]:
     seen.add(name)
     found = public_classes("diffusers").get(name)
     if (node := _classes_in(file).get(name) if file else None) is None:
-        if found is None or found.kind not in ("pipeline", "scheduler"):
+        if found is None or found.kind != "pipeline":
             return
         file = found.file
         node = _classes_in(file)[name]
