@@ -13,7 +13,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.dialect.installed.blocks import family_of
-from app.dialect.installed.signatures import cached_by_version, package_root, public_classes
+from app.dialect.installed.signatures import (
+    cached_by_version,
+    class_source,
+    package_root,
+    public_classes,
+)
 from app.frozen import Frozen
 
 AUTOMATIC = {
@@ -63,8 +68,17 @@ def scheduler_settings(class_name: str) -> tuple[str, ...]:
         "diffusers",
         f"settings-{class_name}",
         _SETTINGS,
-        lambda: tuple(_read(class_name).parameters),
+        lambda: _read_settings(class_name),
     )
+
+
+def _read_settings(class_name: str) -> tuple[str, ...]:
+    source = class_source(class_name)
+    for node in source.body if source is not None else ():
+        match node:
+            case ast.FunctionDef(name="__init__"):
+                return tuple(name for name, _ in _parameters(node.args))
+    return ()
 
 
 def automatic_class(automatic: str, model_class: str) -> str:
