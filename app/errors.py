@@ -217,9 +217,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean '{matches[0]}'?" if matches else ""
 
 
-def shortened(text: str) -> str:
-    """Returns the text, truncated to 60 characters."""
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def shortened(text: str, most: int = 60) -> str:
+    """Returns the text, truncated to so many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}…"
 
 
 def first_line(error: BaseException) -> str:

@@ -139,9 +139,7 @@ class Catalog:
             return {"ready": False, "availability": "has a mistake in its file"}
         draft = self._draft(entry.path)
         models = tuple(dict.fromkeys(each.model for step in draft.steps for each in step.sources))
-        # An input without a default may be what is wrong.
-        judged = all(spec.default is not None for spec in entry.inputs)
-        return {"models": models, **_availability(draft, judged=judged)}
+        return {"models": models, **_availability(draft)}
 
     def _draft(self, path: str) -> Draft:
         known = self._drafts.get(path)
@@ -162,7 +160,7 @@ class Catalog:
 def _still_stands(known: _Drafted, paths: PathSettings) -> bool:
     """Returns True if a draft is still current."""
     draft = known.draft
-    if draft.lacks_folder or draft.problems or tuple(map(_stamp, draft.files)) != known.stamps:
+    if draft.lacks_folder or draft.is_refused or tuple(map(_stamp, draft.files)) != known.stamps:
         return False
     return all(
         find_in_folders(source.model, paths.models) is None
@@ -272,11 +270,11 @@ def _inside_its_folder(path: Path) -> Path:
     return file
 
 
-def _availability(draft: Draft, *, judged: bool) -> dict[str, Any]:
+def _availability(draft: Draft) -> dict[str, Any]:
     """Returns the readiness, looked up each time: a model may have been downloaded meanwhile."""
     if draft.lacks_folder:
         return {"ready": False, "availability": "its model folder is missing"}
-    if draft.problems and judged:
+    if draft.is_refused:
         return {"ready": False, "availability": "cannot run as it stands"}
     sources = dict.fromkeys(source for step in draft.steps for source in step.sources)
     of_the_hub = [source for source in sources if source.folder is None]

@@ -27,20 +27,20 @@ FORMATS: dict[str, Format] = {
 PICKLES = (b"PK\x03\x04", b"\x80")
 """Beginnings of torch's archives and of bare pickles."""
 SHOWN_BYTES = 24
-LENGTH_BYTES = 8
+HEADER_LENGTH_BYTES = 8
 """At the beginning of a safetensors file, the length of its header."""
 
 
 def format_of(file: Path) -> Format | None:
     """Returns the format of a weight file by its content; None if it is none. Raises OSError."""
     with file.open("rb") as opened:
-        head = opened.read(LENGTH_BYTES + 1)
+        head = opened.read(HEADER_LENGTH_BYTES + 1)
     if head.startswith(b"GGUF"):
         return "GGUF"
     if head.startswith(PICKLES):
         return "pickle"
-    length = int.from_bytes(head[:LENGTH_BYTES], "little")
-    fits = 0 < length <= file.stat().st_size - LENGTH_BYTES
+    length = int.from_bytes(head[:HEADER_LENGTH_BYTES], "little")
+    fits = 0 < length <= file.stat().st_size - HEADER_LENGTH_BYTES
     return "safetensors" if fits and head.endswith(b"{") else None
 
 

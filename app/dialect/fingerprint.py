@@ -13,12 +13,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from app.dialect.files import object_in
+from app.dialect.files import HEADER_LENGTH_BYTES, object_in
 from app.dialect.plan_settings import ComponentChanges, DType, StorageDType
 from app.frozen import Frozen
 from app.stamps import FileStamp, stamp_of
 
-HEADER_LENGTH_BYTES = 8
 DTYPE_BYTES: dict[StorageDType, int] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from app.dialect.fingerprint import HEADER_LENGTH_BYTES
+from app.dialect.files import HEADER_LENGTH_BYTES
 from app.dialect.plan_sources import ModelSource
 from app.errors import WorkbenchError
 from app.models.hub_errors import reason

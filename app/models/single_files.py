@@ -103,7 +103,12 @@ def family_of_pipeline(class_name: str) -> Family | None:
 def family_of_checkpoint(file: Path) -> Family | None:
     """Returns the family of the pipeline in this safetensors file, by its tensors; None where they
     do not tell. Raises ValueError or OSError where it cannot be read."""
-    shapes = _safe_shapes(file, stamp_of(file))
+    return _family_of(file, stamp_of(file))
+
+
+@functools.lru_cache(maxsize=32)
+def _family_of(file: Path, stamp: FileStamp) -> Family | None:
+    shapes = _safe_shapes(file, stamp)
     if not is_recognised(shapes):
         return None
     kind = _kind(shapes)

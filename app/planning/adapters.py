@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from app.dialect.document import IpAdapterBlock, LoraBlock
-from app.dialect.files import FORMATS, is_plain
+from app.dialect.files import FORMATS, PICKLE_SUFFIXES, is_plain
+from app.dialect.fingerprint import WEIGHTS
 from app.dialect.installed.signatures import base_names
 from app.dialect.plan_sources import IpAdapterSource, LoraSource, ModelSource
 from app.dialect.plan_values import Value
@@ -16,8 +17,6 @@ from app.dialect.references import place
 from app.errors import nearest
 from app.planning.values import ValueReader
 
-PICKLES = {"bin", "ckpt", "pt", "pth"}
-"""Suffixes of weight files that can hold code and are never read."""
 USUAL_LORA = "pytorch_lora_weights.safetensors"
 """The name that diffusers gives, and prefers."""
 MAX_LISTED = 12
@@ -148,7 +147,7 @@ def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
     """Returns the safetensors file to read: for a pickle's name the one beside it."""
     stem, dot, kind = named.replace("\\", "/").rpartition(".")
     name = f"{stem}.safetensors"
-    if not dot or kind not in PICKLES | {"safetensors"} or not is_plain(name):
+    if f"{dot}{kind}" not in {*PICKLE_SUFFIXES, WEIGHTS} or not is_plain(name):
         reader.note((*at, "weight_name"), "A plain name ending in .safetensors is needed.")
         return None
     return name

@@ -283,19 +283,21 @@ def scheduler_class(source: ModelSource | None, named: str | None) -> str | None
 
 def check_strength(
     pipeline_class: str,
-    scheduler: str | None,
+    source: ModelSource | None,
+    named: str | None,
     arguments: Mapping[str, Value],
     at: Place,
     reader: ValueReader,
 ) -> None:
     """Notes a strength that leaves no step to draw.
 
-    `scheduler` is its class; nothing is noted where that is not known. Some make more steps than
-    they are asked for.
+    `named` is the scheduler's class in the document, if any. Nothing is noted where the class is
+    not known; some make more steps than they are asked for.
     """
     signature = call_signature(pipeline_class.rpartition(".")[2])
     if signature is None or not signature.rounds_strength_down:
         return
+    scheduler = scheduler_class(source, named)
     if scheduler is None or scheduler.rpartition(".")[2] in MAKE_ONE_MORE:
         return
     if any(_is_given(arguments.get(name)) for name in OWN_STEPS):

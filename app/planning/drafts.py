@@ -8,7 +8,6 @@ from typing import NamedTuple
 from app.dialect.inputs import check_inputs
 from app.dialect.loader import RawDocument
 from app.dialect.plan import Step
-from app.errors import Problem
 from app.planning.declarations import declared_inputs
 from app.planning.pipelines import NO_FOLDER, NOT_A_MODEL
 from app.planning.planner import planned
@@ -24,15 +23,17 @@ class Draft(NamedTuple):
     """The documents that were read."""
     lacks_folder: bool
     """True if it names a missing folder, or one without a model."""
-    problems: tuple[Problem, ...] = ()
-    """The mistakes of the other steps, with the defaults of its inputs."""
+    is_refused: bool = False
+    """True if it cannot run with the defaults of its inputs, and all of them have one."""
 
 
 def draft_plan(raw: RawDocument, paths: PathSettings) -> Draft:
     """Returns the draft of a document. Raises InvalidWorkflow."""
-    values, _ = check_inputs(declared_inputs(raw), {}, paths.media)
+    declared = declared_inputs(raw)
+    values, _ = check_inputs(declared, {}, paths.media)
     planning = planned(raw, values, paths)
-    problems = tuple(planning.problems)
-    messages = [found.message for found in problems]
+    messages = [found.message for found in planning.problems]
     lacks_folder = any(NO_FOLDER in each or NOT_A_MODEL in each for each in messages)
-    return Draft(tuple(planning.steps), tuple(planning.files), lacks_folder, problems)
+    # An input without a default may be what is wrong.
+    refused = bool(messages) and all(spec.default is not None for spec in declared)
+    return Draft(tuple(planning.steps), tuple(planning.files), lacks_folder, refused)

@@ -194,16 +194,16 @@ def warn_of_loading_arguments(loading: Mapping[str, Any], at: Place, reader: Val
     """Warns of arguments in this `from_pretrained_arguments` that have no effect."""
     for key, value in loading.items():
         if key in IDLE_LOADING_ARGUMENTS and value not in (None, False):
-            _warn((*at, key), IDLE_LOADING_ARGUMENTS[key], reader)
+            reader.warn_of_idle((*at, key), IDLE_LOADING_ARGUMENTS[key])
 
 
 def warn_of_configuration(block: PipelineBlock, at: Place, reader: ValueReader) -> None:
     """Warns of keys without effect in the configurations of the pipeline and its components."""
     for where, why in _idle(block.configuration, (*at, "configuration")):
-        _warn(where, why, reader)
+        reader.warn_of_idle(where, why)
     for name, component in block.component_blocks.items():
         for where, why in _idle_of_component(component, (*at, name, "configuration")):
-            _warn(where, why, reader)
+            reader.warn_of_idle(where, why)
 
 
 def warn_of_result(block: ResultBlock, at: Place, reader: ValueReader) -> None:
@@ -213,9 +213,9 @@ def warn_of_result(block: ResultBlock, at: Place, reader: ValueReader) -> None:
     where, holds_record = (*at, "embed_metadata"), block.content_type in EMBEDS_RECORD
     if block.embed_metadata and not holds_record:
         why = f"a file of {block.content_type} has no room for the record, which lies beside it"
-        _warn(where, f"{why} as JSON", reader)
+        reader.warn_of_idle(where, f"{why} as JSON")
     elif holds_record and not block.embed_metadata:
-        _warn(where, "each PNG, JPEG and WebP holds the record of its run", reader)
+        reader.warn_of_idle(where, "each PNG, JPEG and WebP holds the record of its run")
 
 
 def _idle(configuration: Configuration, at: Place) -> Iterator[tuple[Place, str]]:
@@ -231,7 +231,3 @@ def _idle(configuration: Configuration, at: Place) -> Iterator[tuple[Place, str]
 def _idle_of_component(component: ComponentDocument, at: Place) -> Iterator[tuple[Place, str]]:
     if component.configuration.preserve_device_placement:
         yield (*at, "preserve_device_placement"), PLACEMENT
-
-
-def _warn(at: Place, why: str, reader: ValueReader) -> None:
-    reader.warnings.append(f"{place(at)} has no effect: {why}.")

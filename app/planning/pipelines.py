@@ -136,8 +136,8 @@ class PipelineBuilder:
             pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
         )
         scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), source)
-        named = scheduler_class(source, scheduler.class_name if scheduler else None)
-        check_strength(pipeline_class, named, arguments, at_arguments, self._reader)
+        named = scheduler.class_name if scheduler else None
+        check_strength(pipeline_class, source, named, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
@@ -270,13 +270,12 @@ class PipelineBuilder:
                 self._reader.note(where, *REFUSED_LOADING_ARGUMENTS[key])
             else:
                 hint = nearest(key, LOADING_ARGUMENTS)
-                what = f"'{key}' is not a known loading argument."
+                what = f"'{key}' is not a known loading argument"
                 if hint and not NAMES_OF_MODELS & loading.keys():
-                    self._reader.note(where, what, hint)
+                    self._reader.note(where, f"{what}.", hint)
                 else:
                     # As in diffusers.
-                    message = f"{place(where)} has no effect: {what} {hint}".rstrip()
-                    self._reader.warnings.append(message)
+                    self._reader.warn_of_idle(where, what, hint)
         return tuple(absent)
 
     def source(self, model: Any, at: Place, key: str) -> ModelSource | None:

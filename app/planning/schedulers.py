@@ -8,7 +8,6 @@ from pathlib import Path
 from app.dialect.files import read_object
 from app.dialect.installed.constructors import scheduler_settings
 from app.dialect.references import Path as Place
-from app.dialect.references import place
 from app.errors import nearest
 from app.planning.values import ValueReader
 
@@ -35,6 +34,5 @@ def warn_of_settings(
         return
     for name in settings:
         if name not in known:
-            hint = nearest(name, known)
-            message = f"{place((*at, name))} has no effect: {bare} has no setting '{name}'. {hint}"
-            reader.warnings.append(message.rstrip())
+            what = f"{bare} has no setting '{name}'"
+            reader.warn_of_idle((*at, name), what, nearest(name, known))

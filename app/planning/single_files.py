@@ -179,7 +179,8 @@ class SingleFiles:
     def _has_its_format(self, file: Path, at: Place) -> bool:
         """Notes a file whose content is not what its name says."""
         try:
-            found, beginning = format_of(file), beginning_of(file)
+            found = format_of(file)
+            beginning = beginning_of(file) if found is None else ""
         except OSError as error:
             self._reader.note(at, f"'{file.name}' cannot be read: {error.strerror}.")
             return False

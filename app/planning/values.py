@@ -69,6 +69,11 @@ class ValueReader:
         self._literal = literal
         self._origins = origins
 
+    def warn_of_idle(self, at: Place, why: str, hint: str = "") -> None:
+        """Warns that what stands at this place has no effect, for this reason."""
+        message = f"{place(at)} has no effect: {why}. {hint}"
+        self.warnings.append(message.rstrip())
+
     def is_typed(self, path: Place) -> bool:
         """Returns True if the value at this place is, or is part of, a typed value."""
         return self._typed_above(path) is not None

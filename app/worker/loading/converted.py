@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.dialect.fingerprint import HEADER_LENGTH_BYTES, library_versions, tensor_bytes
+from app.dialect.files import HEADER_LENGTH_BYTES
+from app.dialect.fingerprint import library_versions, tensor_bytes
 from app.unfinished import private_folder
 
 log = logging.getLogger(__name__)

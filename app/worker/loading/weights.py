@@ -275,7 +275,18 @@ def _from_pretrained(part: Part, device: Device, cancel_point: CancelPoint) -> A
 
 def _read(part: Part, arguments: dict[str, Any]) -> Any:
     """Loads the component by its library, from its folder or its single file."""
-    if part.file is None and issubclass(part.component_class, PreTrainedModel):
+    if part.file is None:
+        return _read_folder(part, arguments)
+    given = {"local_files_only": True, "torch_dtype": arguments["dtype"]}
+    if "device_map" in arguments:
+        given["device"] = arguments["device_map"][""]
+    if "quantization_config" in arguments:
+        given["quantization_config"] = arguments["quantization_config"]
+    return load_component(part.file, part.folder, part.name, part.component_class, **given)
+
+
+def _read_folder(part: Part, arguments: dict[str, Any]) -> Any:
+    if issubclass(part.component_class, PreTrainedModel):
         # transformers would fill what is missing with random numbers.
         component, told = part.component_class.from_pretrained(
             part.folder, **arguments, output_loading_info=True
@@ -287,14 +298,7 @@ def _read(part: Part, arguments: dict[str, Any]) -> Any:
             # Published models of tasks lack weights that they do not use (Intel/dpt-large, say).
             log.warning("The %s of '%s' has no weights for %s", part.name, part.model, missing[0])
         return component
-    if part.file is None:
-        return part.component_class.from_pretrained(part.folder, **arguments)
-    given = {"local_files_only": True, "torch_dtype": arguments["dtype"]}
-    if "device_map" in arguments:
-        given["device"] = arguments["device_map"][""]
-    if "quantization_config" in arguments:
-        given["quantization_config"] = arguments["quantization_config"]
-    return load_component(part.file, part.folder, part.name, part.component_class, **given)
+    return part.component_class.from_pretrained(part.folder, **arguments)
 
 
 def _without_weights(component: torch.nn.Module) -> list[str]:

@@ -132,11 +132,7 @@ def _cut_off(pipeline: Any, readers: Sequence[Any], arguments: Mapping[str, Any]
             ends.append(text[read.offset_mapping[limit - 1][0] :].strip())
         else:
             ends.append(str(tokenizer.decode(read.input_ids[limit - 1 : -1])).strip())
-    return _shortened(min(ends, key=len)) if ends else ""
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    return shortened(min(ends, key=len), MAX_SHOWN) if ends else ""
 
 
 def _limit(pipeline: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> int | None:
