@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from PIL import ImageColor
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -278,7 +279,14 @@ class UrlSettings(_Frozen):
 
 
 class MediaLimits(_Frozen):
-    """Size of decoded media"""
+    """Pictures, and the size of decoded media"""
+
+    picture_background: Annotated[str, Field(pattern=r"^([a-z]{3,20}|#[0-9a-f]{6})$")] = "white"
+    """Colour of the transparent pixels of a picture: a name of CSS, or `#rrggbb`."""
+    keep_unmasked: bool = True
+    """When inpainting, keep the picture's own pixels outside the mask."""
+    mask_seam_px: int = Field(default=4, ge=0, le=1000)
+    """Width of the blend inside the mask's edge, in pixels; 0: none."""
 
     max_picture_pixels: int = Field(default=32_000_000, ge=1)
     """Largest image or video frame, in pixels (width times height)."""
@@ -286,6 +294,12 @@ class MediaLimits(_Frozen):
     """Total decoded size of the images, frames and samples in the files of one step. The default
     holds 13 s of a video of 1920 x 1080 at 24 frames per second, or three hours and a half of audio
     in one channel."""
+
+    @field_validator("picture_background")
+    @classmethod
+    def _is_a_colour(cls, given: str) -> str:
+        ImageColor.getrgb(given)
+        return given
 
 
 class PathSettings(_Frozen):

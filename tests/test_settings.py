@@ -16,6 +16,7 @@ SPECIAL = {
     "DW_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_OPERATOR_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_ROOT_PATH": ("/draw", "/draw"),
+    "DW_PICTURE_BACKGROUND": ("#102030", "#102030"),
     "DW_DEVICE": ("cuda:1", "cuda:1"),
     "DW_DEVICES": ("cuda:0, cuda:1", ("cuda:0", "cuda:1")),
     "DW_LOG_LEVEL": ("DEBUG", "DEBUG"),

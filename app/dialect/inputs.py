@@ -128,6 +128,11 @@ def media_kind(name: str) -> MediaKind | None:
     return None
 
 
+def is_mask(name: str) -> bool:
+    """Returns True if a key or variable of this name takes a mask."""
+    return "mask" in name.split("_")
+
+
 def input_specs(
     variables: Mapping[str, JsonValue], blocks: Mapping[str, InputBlock]
 ) -> tuple[InputSpec, ...]:

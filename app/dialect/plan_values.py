@@ -25,6 +25,8 @@ class FileValue(Frozen):
     type: Literal["file"] = "file"
     kind: MediaKind
     path: str
+    is_mask: bool = False
+    """True for a mask: of its transparent pixels the alpha counts."""
     sha256: str
     """SHA-256 of the file's bytes: identifies the file also after it has gone."""
 
@@ -34,6 +36,7 @@ class RemoteValue(Frozen):
 
     type: Literal["remote"] = "remote"
     kind: MediaKind
+    is_mask: bool = False
     url: str
     place: str
     """Its place in the document; begins every message about it."""

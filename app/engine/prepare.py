@@ -106,7 +106,7 @@ class Preparation:
         """Returns the run's plan with a file instead of each URL."""
         self._holding[run.run_id] = run
         urls = {(value.kind, value.url): value for value in remote_values(run.plan)}
-        files: dict[tuple[str, str], Value] = {}
+        files: dict[tuple[str, str], FileValue] = {}
         sums: dict[str, str] = {}
         for number, (key, value) in enumerate(urls.items(), start=1):
             try:
@@ -120,7 +120,9 @@ class Preparation:
         self._media.admit(run.run_id)
 
         def resolve(value: Value) -> Value:
-            return files[value.kind, value.url] if isinstance(value, RemoteValue) else value
+            if not isinstance(value, RemoteValue):
+                return value
+            return files[value.kind, value.url].model_copy(update={"is_mask": value.is_mask})
 
         plan = with_files(run.plan, resolve).model_copy(update={"fetched": sums})
         if run.check is not None:

@@ -31,6 +31,15 @@ INVERSE_ORIENTATIONS = {
 """The inverse of each EXIF orientation. Pillow's own `exif_transpose` also rewrites the other tags,
 and fails where a camera has left a broken one."""
 
+OPAQUE = 128
+"""Pixels of a mask with at least this alpha are part of it."""
+ONE_COLOUR = 32
+"""Levels that differ by no more than this are one colour."""
+BLACK = 64
+"""Levels below are black, and those as near to 255 white, in a mask."""
+EDGES = 0.2
+"""Greatest share of levels between them, in a mask whose edges are soft."""
+
 # An image of another program may carry more than the 1 MiB that Pillow reads of one text chunk (the
 # graph it was made with, say). All texts of one image stay bounded by 64 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
@@ -73,32 +82,56 @@ def size_of(file: Path) -> tuple[int, int]:
         return picture.size
 
 
-def read(file: Path, max_pixels: int) -> Image.Image:
+def read(file: Path, max_pixels: int, background: str = "white") -> Image.Image:
     """Returns the image as RGB, rotated as EXIF says; of an animation the first frame.
 
+    Transparent pixels get the colour of the `background`. Raises WrongMediaError.
+    """
+    with _opened(file, max_pixels) as picture:
+        turned = _upright(picture)
+        return _on_background(turned, background) or _to_eight_bits(turned).convert("RGB")
+
+
+def on_background(file: Path, max_pixels: int, background: str) -> Image.Image | None:
+    """Returns a transparent image on this colour; None where it is opaque.
+
     Raises WrongMediaError.
     """
     with _opened(file, max_pixels) as picture:
-        turn = INVERSE_ORIENTATIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-        turned = picture if turn is None else picture.transpose(turn)
-        return _to_eight_bits(turned).convert("RGB")
+        return _on_background(picture, background)
 
 
-def on_white(file: Path, max_pixels: int) -> Image.Image | None:
-    """Returns a transparent image on white; None where it is opaque.
+def read_mask(file: Path, max_pixels: int) -> Image.Image:
+    """Returns a mask as RGB, white where the picture is redrawn.
 
-    Raises WrongMediaError.
+    Transparent pixels are kept. Of a mask of one colour on transparent pixels, its opaque ones are
+    redrawn, whatever the colour. Raises WrongMediaError, also for a mask that could mean either of
+    two areas.
     """
     with _opened(file, max_pixels) as picture:
-        if not picture.has_transparency_data:
-            return None
-        shown = picture.convert("RGBA")
-        alpha = shown.getchannel("A")
-        if alpha.getextrema() == (255, 255):
-            return None
-        white = Image.new("RGB", shown.size, "white")
-        white.paste(shown, mask=alpha)
-        return white
+        turned = _upright(picture)
+        alpha = _transparency(turned)
+        if alpha is None:
+            return _to_eight_bits(turned).convert("RGB")
+        shown = turned.convert("RGB")
+        darkest, lightest = _range_of_colours(shown, alpha)
+        if lightest - darkest > ONE_COLOUR:
+            if not _is_black_and_white(shown, alpha):
+                raise WrongMediaError(
+                    f"'{file.name}' is ambiguous as a mask: it has transparent pixels, and a"
+                    " picture in the others. Save the mask in black and white, white where the"
+                    " picture is redrawn."
+                )
+            black = Image.new("RGB", shown.size)
+            black.paste(shown, mask=alpha)
+            return black
+        if darkest + lightest < 2 * BLACK:
+            raise WrongMediaError(
+                f"'{file.name}' is ambiguous as a mask: it is black on transparent pixels, which"
+                " could mean the area to redraw or the one to keep. Save the mask in black and"
+                " white, white where the picture is redrawn."
+            )
+        return alpha.convert("RGB")
 
 
 def alpha_of(file: Path, max_pixels: int) -> Image.Image:
@@ -107,6 +140,51 @@ def alpha_of(file: Path, max_pixels: int) -> Image.Image:
         if not picture.has_transparency_data:
             return Image.new("L", picture.size, 255)
         return picture.convert("RGBA").getchannel("A")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    turn = INVERSE_ORIENTATIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _transparency(picture: Image.Image) -> Image.Image | None:
+    """Returns the alpha channel; None where every pixel is opaque."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = picture.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
+def _on_background(picture: Image.Image, background: str) -> Image.Image | None:
+    alpha = _transparency(picture)
+    if alpha is None:
+        return None
+    below = Image.new("RGB", picture.size, background)
+    below.paste(picture.convert("RGBA"), mask=alpha)
+    return below
+
+
+def _range_of_colours(shown: Image.Image, alpha: Image.Image) -> tuple[int, int]:
+    """Returns the darkest and the lightest level of the opaque pixels; the channel that differs
+    most counts."""
+    opaque = alpha.point(lambda level: 255 if level >= OPAQUE else 0)
+    if opaque.getbbox() is None:
+        return 255, 255
+    histogram = shown.histogram(opaque)
+    ranges = []
+    for start in (0, 256, 512):
+        levels = [level for level in range(256) if histogram[start + level]]
+        ranges.append((levels[0], levels[-1]))
+    return max(ranges, key=lambda found: found[1] - found[0])
+
+
+def _is_black_and_white(shown: Image.Image, alpha: Image.Image) -> bool:
+    """Returns True where nearly all opaque pixels are black or white; the others are edges."""
+    opaque = alpha.point(lambda level: 255 if level >= OPAQUE else 0)
+    histogram = shown.histogram(opaque)
+    count = sum(histogram) or 1
+    middle = sum(sum(histogram[start + BLACK : start + 256 - BLACK]) for start in (0, 256, 512))
+    return middle / count <= EDGES
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from app.models.activations import Size, compression
 
 NO_SIDE_PX = 1024
 """diffusers' size where neither the call nor the denoiser's configuration has one."""
+MOST_TIMES_OWN_AREA = 2.25
+"""Models repeat things in a picture of a larger area than this many times their own."""
 GUIDED_IN_TWO_CALLS = ("Flux", "QwenImage", "Wan")
 """Pipelines that call their denoiser twice for guidance; the others double its batch."""
 
@@ -40,7 +43,10 @@ def asked_size(
         return _number(defaults.get(name) if given is None else given)
 
     width, height = number("width"), number("height")
-    if width is None or height is None:
+    if (width is None or height is None) and "mask_image" in step.arguments:
+        own = _drawn(denoisers, autoencoder)
+        width, height = redrawn_size(next(_pictures(step, sizes), own), math.prod(own), 1)
+    elif width is None or height is None:
         like = next(_pictures(step, sizes), None) if "height" not in defaults else None
         drawn = like or _drawn(denoisers, autoencoder)
         width, height = width or drawn[0], height or drawn[1]
@@ -56,6 +62,19 @@ def asked_size(
         batch=max(1, count * int(each)),
         guided=guidance > 1 and not class_name.startswith(GUIDED_IN_TWO_CALLS),
     )
+
+
+def redrawn_size(picture: tuple[int, int], own_area_px: int, multiple: int) -> tuple[int, int]:
+    """Returns width and height, in pixels, in which a picture of this size is inpainted.
+
+    They have its aspect ratio and are multiples of `multiple`; their area lies between the model's
+    own and MOST_TIMES_OWN_AREA times that.
+    """
+    width, height = picture
+    area_px = min(max(width * height, own_area_px), MOST_TIMES_OWN_AREA * own_area_px)
+    scale = math.sqrt(area_px / (width * height))
+    wide, high = (max(1, round(side * scale / multiple)) * multiple for side in picture)
+    return wide, high
 
 
 def _drawn(

@@ -18,6 +18,7 @@ from app.dialect.plan_values import (
     Value,
 )
 from app.errors import nearest
+from app.media import images
 from app.media.files import ACCEPTED, KIND_NAMES, SUFFIXES, MediaKind, WrongMediaError, suffix_of
 from app.media.urls import RefusedURLError, checked_url, is_url
 from app.mistakes import shown
@@ -41,6 +42,7 @@ def media_value(
     limits: MediaLimits,
     place: str,
     note: Note,
+    is_mask: bool = False,
 ) -> Value:
     """Returns the file or the URL; notes a problem where it may not be read or fetched.
 
@@ -61,21 +63,24 @@ def media_value(
         except RefusedURLError as error:
             note(str(error))
         else:
-            return RemoteValue(kind=kind, url=value, place=place)
+            return RemoteValue(kind=kind, is_mask=is_mask, url=value, place=place)
     elif not can_be_path(folder / value):
         note("No file can have this name.")
     else:
         file = path_from(folder, value).resolve()
         if wrong := _file_problem(value, file, kind, inside, folder, limits):
             note(*wrong)
+        elif is_mask and (ambiguous := mask_problem(file, limits, stamp_of(file))):
+            note(ambiguous)
         else:
-            return file_value(file, kind)
+            return file_value(file, kind, is_mask=is_mask)
     return LiteralValue(value=None)
 
 
-def file_value(file: Path, kind: MediaKind) -> Value:
+def file_value(file: Path, kind: MediaKind, *, is_mask: bool = False) -> Value:
     """Returns the value of a file that has been checked."""
-    return FileValue(kind=kind, path=str(file), sha256=_content(file, stamp_of(file)))
+    sha256 = _content(file, stamp_of(file))
+    return FileValue(kind=kind, is_mask=is_mask, path=str(file), sha256=sha256)
 
 
 def near(path: Path, private: Iterable[Path]) -> str:
@@ -116,6 +121,16 @@ def _content(file: Path, _stamp: FileStamp) -> str:
     """Returns the SHA-256 of the file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def mask_problem(file: Path, limits: MediaLimits, _stamp: FileStamp) -> str:
+    """Returns why this picture cannot be a mask, in words; "" if it can."""
+    try:
+        images.read_mask(file, limits.max_picture_pixels)
+    except WrongMediaError as error:
+        return str(error)
+    return ""
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,7 +24,8 @@ def request_key(plan: Plan, device: str = "auto", specs: PlanSpecs | None = None
     `specs`; where they are not certain, it is every file of its local models, and for a model of
     the hub its name and revision.
     """
-    digest = hashlib.sha256(json.dumps([plan.workflow_id, device, computing_versions()]).encode())
+    described = [plan.workflow_id, device, computing_versions(), plan.limits.model_dump()]
+    digest = hashlib.sha256(json.dumps(described).encode())
     for step in plan.steps:
         digest.update(step.model_dump_json().encode())
         found = None if specs is None else specs.steps.get(step.name)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import JsonValue
 
-from app.dialect.inputs import media_kind
+from app.dialect.inputs import is_mask, media_kind
 from app.dialect.installed import names
 from app.dialect.plan_values import (
     DTypeValue,
@@ -118,14 +118,14 @@ class ValueReader:
     def read(self, value: Any, path: Place, *, handed_down: bool = False) -> Value:
         """Returns the document's value at this place; notes a problem and returns a None-literal
         where it is wrong."""
-        key = str(next(part for part in reversed(path) if isinstance(part, str)))
+        key = _key(path)
         if isinstance(value, READY):
             return value  # type: ignore[no-any-return]
         typed = self.is_typed(path)
         reference = None if typed else parse(value)
         if reference is not None and reference.kind == "previous_result":
             return self.result(reference.target, path, handed_down=handed_down)
-        kind = media_kind(key) or media_kind(self._variables.get(self._local(path), ""))
+        kind = media_kind(key) or media_kind(self._variable(path))
         is_object = isinstance(value, dict)
         if not typed and is_object and {"media_type", "location"} <= value.keys():
             return self.media(value, path, kind or "image", handed_down=handed_down)
@@ -221,6 +221,7 @@ class ValueReader:
             limits=self._limits,
             place=place(self.origin(path)),
             note=lambda message, hint="": self.note(path, message, hint),
+            is_mask=kind == "image" and (is_mask(_key(path)) or is_mask(self._variable(path))),
         )
 
     def _name(self, key: str, value: Any, path: Place, typed: bool) -> Value:
@@ -244,11 +245,19 @@ class ValueReader:
             self.note(path, str(error))
             return LiteralValue(value=None)
 
+    def _variable(self, path: Place) -> str:
+        """Returns the name of the variable whose value stands here; "" for none."""
+        return self._variables.get(self._local(path), "")
+
     def _local(self, path: Place) -> Place:
         """Returns the path within its own document: from the last `steps` on."""
         starts = [i for i, part in enumerate(path) if part == "steps" and i + 1 < len(path)]
         starts = [i for i in starts if isinstance(path[i + 1], int)]
         return path[starts[-1] :] if starts else path
+
+
+def _key(path: Place) -> str:
+    return str(next(part for part in reversed(path) if isinstance(part, str)))
 
 
 def _any_special(values: Any) -> bool:

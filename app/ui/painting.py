@@ -136,7 +136,8 @@ def is_there(editor: Editor | None) -> bool:
 
 
 def background_of(editor: Editor, paths: PathSettings) -> Path | None:
-    """Returns the image in the editor, on white where it is transparent; None for no image.
+    """Returns the image in the editor, with a background where it is transparent; None for no
+    image.
 
     The browser's canvas keeps no colours under transparent pixels: they would be drawn on as black.
     Raises WrongMediaError.
@@ -144,8 +145,9 @@ def background_of(editor: Editor, paths: PathSettings) -> Path | None:
     if editor.get("background") is None:
         return None
     file = _own(editor["background"], paths)
-    white = images.on_white(file, paths.limits.max_picture_pixels)
-    return file if white is None else _kept(_png(white), paths.media[0])
+    limits = paths.limits
+    opaque = images.on_background(file, limits.max_picture_pixels, limits.picture_background)
+    return file if opaque is None else _kept(_png(opaque), paths.media[0])
 
 
 def mask_of(editor: Editor, paths: PathSettings) -> Path | None:

@@ -15,7 +15,15 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from app.media import images
-from app.media.images import WrongMediaError, alpha_of, checked, on_white, read, size_of
+from app.media.images import (
+    WrongMediaError,
+    alpha_of,
+    checked,
+    on_background,
+    read,
+    read_mask,
+    size_of,
+)
 
 APP = Path(images.__file__).resolve().parents[1]
 MILLION = 1_000_000
@@ -66,7 +74,7 @@ def test_format_is_recognised_by_content(tmp_path: Path, kind: str, suffix: str)
 def test_other_formats_reach_no_decoder(tmp_path: Path, kind: str):
     file = tmp_path / "a.png"
     file.write_bytes(EPS if kind == "EPS" else encoded(kind))
-    for opens in (checked, read, on_white, alpha_of):
+    for opens in (checked, read, read_mask, alpha_of):
         with pytest.raises(WrongMediaError, match=r"^'a\.png' cannot .*\(PNG, JPEG, WebP, GIF and"):
             opens(file, MILLION)
 
@@ -84,7 +92,7 @@ def test_other_formats_reach_no_decoder(tmp_path: Path, kind: str):
 def test_pixels_are_checked_before_decoding(tmp_path: Path, content: bytes, said: str):
     file = tmp_path / "a.bin"
     file.write_bytes(content)
-    for opens in (checked, read, on_white, alpha_of):
+    for opens in (checked, read, read_mask, alpha_of):
         with pytest.raises(WrongMediaError) as refused:
             opens(file, 24 * 16 - 1)
         assert str(refused.value).startswith(f"'a.bin' has {said} pixels; ")
@@ -161,14 +169,85 @@ def test_sixteen_bit_image_is_scaled_to_eight_bits(tmp_path: Path):
     assert read(file, MILLION).getpixel((3, 3)) == (128, 128, 128)
 
 
-def test_transparent_image_is_put_on_white(tmp_path: Path):
+def test_transparent_image_is_put_on_a_background(tmp_path: Path):
     file = tmp_path / "a.png"
     for mode, colour, expected in (("RGBA", (0, 0, 0, 0), (255, 255, 255)), ("RGB", "red", None),
                                    ("RGBA", (9, 9, 9, 255), None)):  # fmt: skip
         file.write_bytes(encoded("PNG", Image.new(mode, (24, 16), colour)))
-        found = on_white(file, MILLION)
+        found = on_background(file, MILLION, "white")
         assert (found and found.getpixel((3, 3))) == expected
+        assert read(file, MILLION).getpixel((3, 3)) in (expected, (255, 0, 0), (9, 9, 9))
         assert alpha_of(file, MILLION).getpixel((3, 3)) == (0 if expected else 255)
+
+
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [("white", (255, 255, 255)), ("black", (0, 0, 0)), ("#ff0080", (255, 0, 128))],
+)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_get_the_colour_of_the_background(
+    tmp_path: Path, mode: str, background: str, expected: tuple[int, int, int]
+):
+    file = tmp_path / "a.png"
+    if mode == "P":
+        file.write_bytes(encoded("PNG", Image.new("P", (24, 16)), transparency=0))
+    else:
+        clear = Image.new(mode, (24, 16), (9, 9, 9, 0) if mode == "RGBA" else (9, 0))
+        file.write_bytes(encoded("PNG", clear))
+    assert read(file, MILLION, background).getpixel((3, 3)) == expected
+
+
+def masked(file: Path, shown: str | tuple[int, ...], around: tuple[int, ...]) -> Image.Image:
+    """Returns the mask read from a file of one colour on transparent pixels."""
+    picture = Image.new("RGBA", (24, 16), around)
+    picture.paste(shown, (0, 0, 12, 8))
+    file.write_bytes(encoded("PNG", picture))
+    return read_mask(file, MILLION)
+
+
+@pytest.mark.parametrize("colour", ["white", "#ff2d95", "#777777", (255, 255, 255, 140)])
+@pytest.mark.parametrize("around", [(0, 0, 0, 0), (255, 255, 255, 0), (9, 200, 30, 0)])
+def test_alpha_of_a_mask_of_one_colour_counts(
+    tmp_path: Path, colour: str | tuple[int, ...], around: tuple[int, ...]
+):
+    mask = masked(tmp_path / "a.png", colour, around)
+    assert mask.mode == "RGB"
+    assert mask.getpixel((3, 3))[0] >= 128
+    assert mask.getpixel((20, 12)) == (0, 0, 0)
+
+
+def test_transparent_pixels_of_a_black_and_white_mask_are_kept(tmp_path: Path):
+    file = tmp_path / "a.png"
+    picture = Image.new("RGBA", (24, 16), "black")
+    picture.paste("white", (0, 0, 12, 8))
+    picture.paste((255, 255, 255, 0), (0, 8, 24, 16))
+    file.write_bytes(encoded("PNG", picture))
+    mask = read_mask(file, MILLION)
+    assert [mask.getpixel(at)[0] for at in ((3, 3), (20, 3), (3, 12))] == [255, 0, 0]
+
+
+def test_opaque_mask_is_read_as_it_is(tmp_path: Path):
+    file = tmp_path / "a.png"
+    for picture in (Image.new("L", (24, 16), 200), Image.new("RGBA", (24, 16), (7, 8, 9, 255))):
+        file.write_bytes(encoded("PNG", picture))
+        assert read_mask(file, MILLION).tobytes() == picture.convert("RGB").tobytes()
+
+
+def test_fully_transparent_mask_marks_nothing(tmp_path: Path):
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded("PNG", Image.new("RGBA", (24, 16), (255, 255, 255, 0))))
+    assert read_mask(file, MILLION).getbbox() is None
+
+
+def test_ambiguous_mask_is_refused(tmp_path: Path):
+    file = tmp_path / "a.png"
+    with pytest.raises(WrongMediaError, match="black on transparent pixels"):
+        masked(file, "black", (255, 255, 255, 0))
+    photo = Image.effect_noise((24, 16), 90).convert("RGBA")
+    photo.paste((0, 0, 0, 0), (0, 0, 12, 8))
+    file.write_bytes(encoded("PNG", photo))
+    with pytest.raises(WrongMediaError, match=r"'a.png' is ambiguous as a mask: .* picture in the"):
+        read_mask(file, MILLION)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -192,7 +271,7 @@ def test_broken_content_is_always_refused_in_a_sentence(tmp_path: Path):
             content[chance.randrange(len(content))] = chance.randrange(256)
         file.write_bytes(content[: chance.randrange(len(content))] if chance.random() < 0.2 else
                          content)  # fmt: skip
-        for opens in (checked, read, on_white, alpha_of):
+        for opens in (checked, read, read_mask, alpha_of):
             with contextlib.suppress(WrongMediaError):
                 opens(file, MILLION)
 

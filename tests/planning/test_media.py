@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app.dialect.plan_values import FileValue, ListValue, LiteralValue, RemoteValue, Value
 from app.errors import BadRequest, InvalidInputs, InvalidWorkflow
@@ -200,3 +201,38 @@ def test_private_file_names_are_hinted_only_to_shell(bench: Bench, tmp_path: Pat
     shell = bench.paths.model_copy(update={"media": (Path("/"),)})
     with pytest.raises(BadRequest, match=r"Did you mean 'scan\.png'\?"):
         make_plan(file, {}, paths=shell, changes=changes)
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+def clear_with(path: Path, colour: str) -> None:
+    picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    picture.paste(colour, (0, 0, 32, 32))
+    picture.save(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "is_mask"),
+    [("mask_image", True), ("control_image", False), ("init_image", False)],
+)
+def test_mask_is_known_by_its_name(bench: Bench, key: str, is_mask: bool):
+    clear_with(bench.workflows / "area.png", "white")
+    document = using({key: "area.png"}, "cross_attention_kwargs")
+    (value,) = argument(bench, document).entries.values()
+    assert value.is_mask == is_mask
+
+
+@pytest.mark.parametrize("key", ["mask_image", "mask"])
+def test_ambiguous_mask_is_refused_at_its_place(bench: Bench, key: str):
+    clear_with(bench.workflows / "area.png", "black")
+    with pytest.raises(InvalidWorkflow, match=r"'area\.png' is ambiguous as a mask") as refused:
+        bench.plan(using({key: "area.png"}, "cross_attention_kwargs"))
+    assert f"cross_attention_kwargs.{key}" in str(refused.value)
+
+
+def test_variable_named_as_a_mask_takes_a_mask(bench: Bench):
+    clear_with(bench.workflows / "area.png", "black")
+    document = using("variable:mask_image", "control_image", mask_image="area.png")
+    with pytest.raises(InvalidWorkflow, match="ambiguous as a mask"):
+        bench.plan(document)

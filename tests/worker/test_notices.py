@@ -12,6 +12,8 @@ from PIL import Image
 
 from app.protocol import Noticed
 from app.ui.script_events import script_event
+from app.worker.steps.notices import size_notice
+from app.worker.steps.step_output import CallOutput
 from tests.engines import Finished, run, started_engine
 from tests.standins.flux import build_flux
 from tests.worker.bench import SHAPES, Bench, Document, document, step
@@ -135,18 +137,15 @@ def test_rounded_size_is_told(bench: Bench):
     assert varied(bench, (96, 64)) == []
 
 
-def test_squeezed_picture_is_told(bench: Bench):
-    mask = bench.folder / "mask.png"
-    Image.new("L", (256, 128), 255).save(mask)
-    path = bench.folder / "given.png"
-    Image.new("RGB", (256, 128), "red").save(path)
-    (sentence,) = drawn(bench, kind="Inpaint", image=str(path), mask_image=str(mask))
-    assert sentence == (
+def test_squeezed_picture_is_told():
+    """Pipelines that draw in the size of their model (FLUX's image to image)."""
+    drawn_square = [CallOutput({"images": [Image.new("RGB", (128, 128))]})]
+    wide = Image.new("RGB", (256, 128))
+    assert size_notice({"image": wide}, drawn_square) == (
         "The picture of 256 x 128 pixels was drawn with 128 x 128, which squeezes it: set 'width'"
         " and 'height' to keep its shape."
     )
-    sizes = {"width": 256, "height": 128}
-    assert drawn(bench, kind="Inpaint", image=str(path), mask_image=str(mask), **sizes) == []
+    assert size_notice({"image": wide, "width": 128, "height": 128}, drawn_square) == ""
 
 
 # --- variants ------------------------------------------------------------------------------------

@@ -114,9 +114,8 @@ class _Converter:
     def __init__(self, context: RunContext, *, bare: bool) -> None:
         self._context = context
         self._bare = bare
-        self._files: dict[str, Any] = {}
-        reader = MediaReader(context.plan.limits, context.cancel_point)
-        self._read = {"image": reader.image, "video": reader.video, "audio": reader.audio}
+        self._files: dict[FileValue, Any] = {}
+        self._reader = MediaReader(context.plan.limits, context.cancel_point)
 
     def value(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
         """Returns the value of the argument (or key) of this name; results come from `chosen` in
@@ -125,9 +124,9 @@ class _Converter:
             case LiteralValue():
                 return value.value
             case FileValue():
-                if value.path not in self._files:
-                    self._files[value.path] = self._read[value.kind](value.path)
-                return self._given(self._files[value.path])
+                if value not in self._files:
+                    self._files[value] = self._reader.read(value)
+                return self._given(self._files[value])
             case ResultValue():
                 result = next(chosen)
                 # Values passed to a sub-workflow were picked there.

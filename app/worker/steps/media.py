@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.dialect.plan_values import FileValue
 from app.errors import StepError
 from app.media import images
 from app.media.files import CONTAINERS, KIND_NAMES, MediaKind, check_channels, check_stream
@@ -33,12 +34,22 @@ class MediaReader:
         self._cancel_point = cancel_point
         self._decoded_bytes = 0
 
-    def image(self, path: str) -> Any:
+    def read(self, value: FileValue) -> Any:
+        """Returns the content of this file. Raises StepError."""
+        if value.kind == "image":
+            return self.image(value.path, is_mask=value.is_mask)
+        return self.video(value.path) if value.kind == "video" else self.audio(value.path)
+
+    def image(self, path: str, *, is_mask: bool = False) -> Any:
         """Returns the image as RGB, rotated by its EXIF orientation. Raises StepError."""
+        most = self._limits.max_picture_pixels
         try:
-            found = images.read(Path(path), self._limits.max_picture_pixels)
+            if is_mask:
+                found = images.read_mask(Path(path), most)
+            else:
+                found = images.read(Path(path), most, self._limits.picture_background)
         except WrongMediaError as error:
-            raise StepError(f"A picture can no longer be read: {error}") from error
+            raise StepError(f"A picture cannot be read: {error}") from error
         self._count(path, 3 * found.width * found.height)
         return found
 

@@ -14,6 +14,7 @@ from app.dialect.plan import PipelineStep
 from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
+from app.worker.steps.inpainting import in_own_shape, shape_notice, with_own_pixels
 from app.worker.steps.media import resample_references
 from app.worker.steps.notices import prompt_notices, size_notice, variant_notices
 from app.worker.steps.step_output import CallOutput, StepOutput
@@ -47,6 +48,9 @@ def run(
 
     arguments = combinations(step.name, step.arguments, context, bare=True)
     pipeline = assemble(step, parts, components)
+    if step.modular is None:
+        arguments = [in_own_shape(pipeline, combination) for combination in arguments]
+    limits = context.plan.limits
     rate = getattr(pipeline, "audio_sampling_rate", None)
     made: list[Any] = []
     for sentence in variant_notices(parts):
@@ -66,6 +70,8 @@ def run(
 
         def returning(combination: Mapping[str, Any]) -> list[Any]:
             preview_source.begin(combination)
+            if sentence := shape_notice(combination, step.arguments):
+                context.notice(sentence)
             for sentence in prompt_notices(pipeline, step, combination):
                 context.notice(sentence)
             entered = time.monotonic()
@@ -73,6 +79,8 @@ def run(
                 output = call(**resample_references(combination, rate))
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
+            if limits.keep_unmasked:
+                given = with_own_pixels(given, combination, step.arguments, limits.mask_seam_px)
             if sentence := size_notice(combination, given):
                 context.notice(sentence)
             context.preview_maps.note(preview_source, given)
