@@ -28,6 +28,7 @@ from app.protocol import (
 from app.settings import PathSettings, WorkerSettings
 from app.worker.device import Device
 from app.worker.runner import Runner
+from tests.corpus.shipped import NEEDS_PACKAGE, SHIPPED
 from tests.engines import run, started_engine
 from tests.standins import STANDINS
 
@@ -99,8 +100,8 @@ def test_hub_workflows_have_stand_ins(shipped_workflows: Path):
         path.stem: [block["model_name"] for block in loading_blocks(json.loads(path.read_text()))]
         for path in shipped_workflows.glob("*.json")
     }
-    of_the_hub = {stem for stem, names in named.items() if not names[0].startswith(".")}
-    assert of_the_hub == set(STANDINS)
+    of_the_hub = {stem for stem, names in named.items() if not names or names[0][0] != "."}
+    assert of_the_hub == SHIPPED.keys() | NEEDS_PACKAGE >= STANDINS.keys()
 
 
 def test_family_draws_requested_size_equal_warm_and_cold(engine: Engine, workflow: Path):

@@ -17,6 +17,7 @@ from tests.corpus.bench import Corpus, corpus, problems, same
 from tests.corpus.coverage import write_page
 from tests.corpus.own import OWN, Saved
 from tests.corpus.real import REAL, Runs
+from tests.corpus.shipped import SHIPPED
 from tests.engines import Finished
 from tests.standins import StandIns
 
@@ -27,8 +28,11 @@ def cases() -> Iterator[Case]:
     """Yields name, expected files, and how to run it."""
     for own in OWN:
         yield own.name, (own.saved,), lambda place, own=own: place.own(own)
+    for stem, line in SHIPPED.items():
+        run = lambda place, stem=stem, line=line: place.shipped(stem, line)  # noqa: E731
+        yield f"workflows/{stem}.json", line.saved, run
     if not (folder := os.environ.get("DW_REAL_WORKFLOWS")):
-        print("DW_REAL_WORKFLOWS names no folder: only our own documents are run.\n")
+        print("DW_REAL_WORKFLOWS names no folder: third-party documents are not run.\n")
         return
     for name, line in REAL.items():
         if isinstance(line, Runs):

@@ -39,6 +39,18 @@ class Corpus(NamedTuple):
         self.stand_ins.add_named(own.document)
         return run(self.engine, path)
 
+    def shipped(self, stem: str, line: Runs) -> Finished:
+        """Runs a shipped workflow, reduced as its line says; inputs that are our media are files in
+        the corpus's folder."""
+        path = SHIPPED_WORKFLOWS / f"{stem}.json"
+        for document in with_children(path):
+            self.stand_ins.add_named(document)
+        inputs = {
+            name: str(self.folder / value) if value in (PICTURE, MASK) else value
+            for name, value in line.inputs.items()
+        }
+        return run(self.engine, path, inputs, changes=line.changes)
+
     def real(self, folder: Path, name: str, line: Runs) -> Finished:
         """Runs a third-party document, reduced as its line says.
 

@@ -77,6 +77,7 @@ MODELS: dict[str, Build] = {
     "DionTimmer/controlnet_qrcode-control_v11p_sd21": partial(build_controlnet, linear=True),
     SDXL: build_sdxl,
     "stabilityai/stable-diffusion-xl-refiner-1.0": build_sdxl_refiner,
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": partial(build_sdxl, inpainting=True),
     "stabilityai/sdxl-turbo": partial(build_sdxl, turbo=True),
     "stabilityai/stable-diffusion-3.5-medium": build_sd3,
     SD35_LARGE: build_sd3,
@@ -105,6 +106,7 @@ MODELS: dict[str, Build] = {
         build_kandinsky_decoder, controlnet=True
     ),
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": build_wan,
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": partial(build_wan, version="2.2"),
     "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": build_wan_i2v,
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers": partial(build_wan_i2v, version="2.2"),
     "THUDM/CogVideoX-5b": build_cogvideox,
@@ -154,13 +156,18 @@ SINGLE_FILES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 }
 """What builds a transformer in one file, by repository and file, and the model whose it is."""
 
+FAMILIES = (
+    "flux-dev", "flux-schnell", "qwen-image", "sd15", "sd35-medium", "sdxl", "sdxl-turbo",
+    "wan21-t2v", "z-image-turbo",
+)  # fmt: skip
+"""Shipped workflows, by stem, of one model each, which stand for its family."""
 STANDINS: dict[str, Build] = {
-    path.stem: MODELS[name]
-    for path in sorted(SHIPPED_WORKFLOWS.glob("*.json"))
+    stem: MODELS[name]
+    for stem in FAMILIES
     for name in MODELS
-    if f'"{name}"' in path.read_text()
+    if f'"{name}"' in (SHIPPED_WORKFLOWS / f"{stem}.json").read_text()
 }
-"""What builds the stand-in of each shipped workflow's model, by the stem of the workflow's file."""
+"""What builds the stand-in of each family's model, by the stem of the workflow's file."""
 
 
 class StandIns:

@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -125,8 +126,12 @@ def small_sdxl_unet(*, time_ids: int = TIME_IDS, **changes: Any) -> UNet2DCondit
     )
 
 
-def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
-    """Stable Diffusion XL, or XL Turbo, which differs in its scheduler."""
+def build_sdxl(
+    folder: Path, seed: int = 0, *, turbo: bool = False, inpainting: bool = False
+) -> None:
+    """Stable Diffusion XL; XL Turbo, which differs in its scheduler; or for inpainting, whose
+    denoiser also receives the mask and the masked picture."""
+    kind = StableDiffusionXLInpaintPipeline if inpainting else StableDiffusionXLPipeline
     tokenizer = clip_tokenizer()
     if turbo:
         with quiet():
@@ -134,14 +139,16 @@ def build_sdxl(folder: Path, seed: int = 0, *, turbo: bool = False) -> None:
     else:
         scheduler = EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1)
     with seeded(seed):
-        pipeline = StableDiffusionXLPipeline(
+        pipeline = kind(
             vae=picture_vae(4, scaling_factor=0.13025),
             text_encoder=clip_text(CLIPTextModel, tokenizer),
             text_encoder_2=clip_text(CLIPTextModelWithProjection, tokenizer),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=small_sdxl_unet(
-                cross_attention_dim=2 * TEXT_WIDTH, transformer_layers_per_block=(1, 2)
+                cross_attention_dim=2 * TEXT_WIDTH,
+                transformer_layers_per_block=(1, 2),
+                in_channels=9 if inpainting else 4,
             ),
             scheduler=scheduler,
         )

@@ -29,10 +29,13 @@ SEEN_CHANNELS = LATENTS + 4
 """What a denoiser is shown of a picture: its latents, and which of four frames are given."""
 
 
-def build_wan(folder: Path, seed: int = 0) -> None:
-    """Wan 2.1 text to video."""
+def build_wan(folder: Path, seed: int = 0, *, version: str = "2.1") -> None:
+    """Wan 2.1 text to video, or 2.2, which has a second denoiser."""
     with seeded(seed):
-        pipeline = WanPipeline(**_common(), transformer=_transformer())
+        second = (
+            {} if version == "2.1" else {"transformer_2": _transformer(), "boundary_ratio": 0.9}
+        )
+        pipeline = WanPipeline(**_common(), transformer=_transformer(), **second)
     save(pipeline, folder)
 
 
@@ -58,6 +61,13 @@ def build_wan_i2v(folder: Path, seed: int = 0, *, version: str = "2.1") -> None:
                 boundary_ratio=0.9,
             )
     save(pipeline, folder)
+
+
+def _second(version: str) -> dict[str, Any]:
+    """Returns the denoiser of the low noise levels, which 2.1 does not have."""
+    if version == "2.1":
+        return {}
+    return {"transformer_2": _transformer(), "boundary_ratio": 0.9}
 
 
 def _common() -> dict[str, Any]:
