@@ -287,7 +287,7 @@ CALLERS: dict[str, set[str]] = {
     # Planning reads it for the pipeline's call, and the repositories in it.
     "read_index": {
         "app.models.pipeline_shapes",
-        "app.planning.calls",
+        "app.planning.called",
         "app.planning.modular",
     },
 }

@@ -25,6 +25,8 @@ from app.models.model_index import (
 from app.models.specs import ComponentSpec, Unknown
 
 OWN_CODE_FLAG = "--trust-remote-code"
+OWN_MODULE = "pipeline"
+"""Module of a repository's own pipeline where the model's index names none."""
 
 
 class Shape(NamedTuple):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from app.dialect.files import config_of
-from app.dialect.installed.signatures import CallSignature, Parameter, Sides, call_signature
-from app.dialect.plan_sources import ModelSource, ModularSettings
+from app.dialect.installed.signatures import Parameter, Sides, call_signature
+from app.dialect.plan_sources import ModelSource
 from app.dialect.plan_values import FileValue, ListValue, LiteralValue, Value
 from app.dialect.references import Path as Place
 from app.dialect.references import place
@@ -20,9 +20,8 @@ from app.errors import nearest
 from app.media import images
 from app.media.images import WrongMediaError
 from app.mistakes import shown
-from app.models.hub import find_snapshot
-from app.models.model_index import INDEX, read_index
-from app.planning.modular import modular_signature
+from app.planning.called import Called
+from app.planning.modular import folder_of
 from app.planning.schedulers import read_scheduler_class
 from app.planning.values import ValueReader
 
@@ -70,63 +69,11 @@ MIN_IMAGE_PX = 8
 """A smaller side leaves no latent where the pipeline takes its size from the image."""
 
 
-def check_pipeline_call(
-    pipeline_class: str,
-    source: ModelSource | None,
-    modular: ModularSettings | None,
-    source_at: Place,
-    arguments: Mapping[str, Value],
-    at: Place,
-    reader: ValueReader,
-) -> None:
-    """Runs `check_call` for the pipeline class that this model is loaded as."""
-    folder = _folder_of(source) if source is not None else None
-    real_class, blocks = _real_class(pipeline_class, source, source_at, reader), None
-    if modular is not None:
-        blocks = modular_signature(pipeline_class, source, modular)
-        real_class = real_class if blocks else ""
-    check_call(real_class, arguments, at, reader, folder, blocks)
-
-
-def _folder_of(source: ModelSource) -> Path | None:
-    if source.folder is not None:
-        return Path(source.folder)
-    return find_snapshot(source.model, source.revision)
-
-
-def _real_class(
-    pipeline_class: str, source: ModelSource | None, at: Place, reader: ValueReader
-) -> str:
-    """Returns the class that is called; for DiffusionPipeline the one the model names."""
-    if not pipeline_class.endswith(".DiffusionPipeline"):
-        return pipeline_class
-    if source is not None and source.file:
-        reader.note(at, f"'{source.short_name}' does not say which pipeline it is for.",
-                    "Name its class as 'component_type'.")  # fmt: skip
-    if source is None or source.folder is None or source.file:
-        return ""
-    try:
-        return f"diffusers.{read_index(Path(source.folder)).class_name}"
-    except (OSError, ValueError):
-        reader.note(at, f"The {INDEX} of '{source.model}' is not one.")
-        return ""
-
-
 def check_call(
-    class_name: str,
-    arguments: Mapping[str, Value],
-    at: Place,
-    reader: ValueReader,
-    model: Path | None,
-    blocks: CallSignature | None = None,
+    called: Called, arguments: Mapping[str, Value], at: Place, reader: ValueReader
 ) -> None:
-    """Notes problems of calling a pipeline of this class with these arguments.
-
-    `model` is the folder of its model, None where it is not on this machine; `blocks` is the
-    signature of a modular pipeline, which its class does not tell.
-    """
-    short = class_name.rpartition(".")[2]
-    signature = blocks or (call_signature(short) if short else None)
+    """Notes problems of calling the pipeline with these arguments; none where it is unknown."""
+    short, signature, model = called
     if signature is None:
         return
     known = {parameter.name: parameter for parameter in signature.parameters}
@@ -277,12 +224,12 @@ def side_multiple(model: Path | None) -> int:
 def scheduler_class(source: ModelSource | None, named: str | None) -> str | None:
     """Returns the class of a step's scheduler: the one its document names, or its model's; None
     where it is not known."""
-    folder = _folder_of(source) if named is None and source is not None else None
+    folder = folder_of(source) if named is None and source is not None else None
     return read_scheduler_class(folder) if folder is not None else named
 
 
 def check_strength(
-    pipeline_class: str,
+    called: Called,
     source: ModelSource | None,
     named: str | None,
     arguments: Mapping[str, Value],
@@ -294,7 +241,7 @@ def check_strength(
     `named` is the scheduler's class in the document, if any. Nothing is noted where the class is
     not known; some make more steps than they are asked for.
     """
-    signature = call_signature(pipeline_class.rpartition(".")[2])
+    signature = called.signature
     if signature is None or not signature.rounds_strength_down:
         return
     scheduler = scheduler_class(source, named)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.dialect.document import ChainBlock
-from app.dialect.installed.signatures import call_signature
 from app.dialect.plan import Chain
 from app.dialect.plan_values import ListValue, LiteralValue, Value
 from app.dialect.references import Path as Place
 from app.errors import nearest
+from app.planning.called import Called
 from app.planning.values import ValueReader
 
 OF_LAST_SEGMENT = ("carry_frames", "carry_audio")
@@ -18,18 +18,18 @@ OF_LAST_SEGMENT = ("carry_frames", "carry_audio")
 def read_chain(
     block: ChainBlock,
     arguments: Mapping[str, Value],
-    class_name: str,
+    called: Called,
     reader: ValueReader,
     at: Place,
 ) -> Chain:
     """Returns the plan of a call in segments; problems are noted.
 
-    `arguments` are the call's own, `class_name` the pipeline's, "" where it is not known.
+    `arguments` are those of `called`.
     """
     frames = _number(arguments.get("num_frames"))
     fps = block.fps or _number(arguments.get("frame_rate"))
     _check_length(block, arguments, fps, reader, at)
-    _check_carry(block, class_name, reader, at)
+    _check_carry(block, called, reader, at)
     if block.keep_segments and not block.save_segments:
         reader.note(
             (*at, "keep_segments"),
@@ -87,26 +87,21 @@ def _check_length(
         reader.note(where, message)
 
 
-def _check_carry(
-    block: ChainBlock,
-    class_name: str,
-    reader: ValueReader,
-    at: Place,
-) -> None:
+def _check_carry(block: ChainBlock, called: Called, reader: ValueReader, at: Place) -> None:
     if block.continuity == "last_frame":
         for key in OF_LAST_SEGMENT:
             if key in block.model_fields_set:
                 message = f"'{key}' is for chains whose continuity is 'last_segment'."
                 reader.note((*at, key), message)
-    short = class_name.rpartition(".")[2]
-    signature = call_signature(short) if short else None
-    taken = [parameter.name for parameter in signature.parameters] if signature else []
+    taken = (
+        [parameter.name for parameter in called.signature.parameters] if called.signature else []
+    )
     for place, name in (
         ((*at, "segment_argument"), block.segment_argument),
         ((*at, "prompts"), "prompt" if block.prompts else block.segment_argument),
     ):
         if taken and name not in taken:
-            reader.note(place, f"{short} takes no '{name}'.", nearest(name, taken))
+            reader.note(place, f"{called.name} takes no '{name}'.", nearest(name, taken))
             break
 
 

@@ -17,7 +17,7 @@ from app.dialect.references import Path as Place
 from app.errors import nearest
 from app.mistakes import shown
 from app.models.hub import find_in_folders, find_snapshot, is_repository
-from app.models.model_index import ModelIndex, holds, read_index
+from app.models.model_index import OWN_BLOCKS, ModelIndex, holds, read_index
 from app.planning.quantisers import read_quantisation
 from app.planning.values import ValueReader
 
@@ -35,6 +35,7 @@ def read_modular(
     block: PipelineBlock,
     pipeline_class: str,
     source: ModelSource | None,
+    code: ModelSource | None,
     at: Place,
     reader: ValueReader,
     models: Collection[Path],
@@ -51,7 +52,7 @@ def read_modular(
         reader.note(workflow_at, f"The name of a workflow is needed, not {shown(workflow)}.")
         return None
     index = _index_of(source)
-    blocks = find_blocks(pipeline_class, index)
+    blocks = _find_blocks(pipeline_class, index, code)
     if blocks is not None:
         if workflow is not None and workflow not in blocks.workflows:
             reader.note(workflow_at, *_no_workflow(workflow, blocks))
@@ -73,8 +74,13 @@ def read_modular(
     )
 
 
-def find_blocks(pipeline_class: str, index: ModelIndex | None) -> Blocks | None:
-    """Returns the blocks of this pipeline class with this model; None while unknown."""
+def _find_blocks(
+    pipeline_class: str, index: ModelIndex | None, code: ModelSource | None
+) -> Blocks | None:
+    """Returns the blocks of this pipeline class with this model; None while unknown, and for a
+    repository's own."""
+    if code is not None and _may_bring_blocks(code):
+        return None
     named = pipeline_class.rpartition(".")[2]
     if index is None:
         return None if named == names.MODULAR else blocks_of(named)
@@ -84,14 +90,17 @@ def find_blocks(pipeline_class: str, index: ModelIndex | None) -> Blocks | None:
 
 
 def modular_signature(
-    pipeline_class: str, source: ModelSource | None, settings: ModularSettings
+    pipeline_class: str,
+    source: ModelSource | None,
+    settings: ModularSettings,
+    code: ModelSource | None,
 ) -> CallSignature | None:
     """Returns the signature of the pipeline's call; None while its blocks are unknown.
 
     An argument is required if every way to ask for the workflow needs it, or every way to ask for
     any workflow where the document names none.
     """
-    blocks = find_blocks(pipeline_class, _index_of(source))
+    blocks = _find_blocks(pipeline_class, _index_of(source), code)
     if blocks is None:
         return None
     asked = settings.workflow
@@ -160,11 +169,24 @@ def _quantised(
             yield name, found
 
 
+def folder_of(source: ModelSource) -> Path | None:
+    """Returns the model's folder; None where it is not on this machine."""
+    if source.folder is not None:
+        return Path(source.folder)
+    return find_snapshot(source.model, source.revision)
+
+
+def _may_bring_blocks(code: ModelSource) -> bool:
+    """Returns False where the repository is local and has no blocks of its own."""
+    folder = folder_of(code)
+    return folder is None or (folder / OWN_BLOCKS).is_file()
+
+
 def _index_of(source: ModelSource | None) -> ModelIndex | None:
     """Returns the index of a local model; its load tells about problems of the index."""
     if source is None:
         return None
-    folder = Path(source.folder) if source.folder else find_snapshot(source.model, source.revision)
+    folder = folder_of(source)
     if folder is None:
         return None
     try:

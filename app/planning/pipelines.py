@@ -20,7 +20,8 @@ from app.models.hub import find_in_folders, is_repository
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled
 from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
-from app.planning.calls import check_pipeline_call, check_strength, scheduler_class
+from app.planning.called import Called, called_pipeline
+from app.planning.calls import check_call, check_strength, scheduler_class
 from app.planning.chains import read_chain
 from app.planning.component_settings import with_settings
 from app.planning.loading_arguments import (
@@ -128,16 +129,15 @@ class PipelineBuilder:
             for key, value in block.arguments.items()
         }
         modular = read_modular(
-            block, pipeline_class, source, where, self._reader, self._paths.models
+            block, pipeline_class, source, code, where, self._reader, self._paths.models
         )
         at_model = (*loading_at, "model_name")
         at_arguments = (*where, "arguments")
-        check_pipeline_call(
-            pipeline_class, source, modular, at_model, arguments, at_arguments, self._reader
-        )
+        called = called_pipeline(pipeline_class, source, modular, code, at_model, self._reader)
+        check_call(called, arguments, at_arguments, self._reader)
         scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), source)
         named = scheduler.class_name if scheduler else None
-        check_strength(pipeline_class, source, named, arguments, at_arguments, self._reader)
+        check_strength(called, source, named, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
@@ -151,7 +151,7 @@ class PipelineBuilder:
         chain = None
         if block.chain is not None:
             at_chain = (*where, "chain")
-            chain = read_chain(block.chain, arguments, pipeline_class, self._reader, at_chain)
+            chain = read_chain(block.chain, arguments, called, self._reader, at_chain)
         at_audio = (*where, "audio_scheduler")
         audio_scheduler = self._scheduler(block.audio_scheduler, at_audio, None)
         check_quantisers(block, source, components, where, self._reader)
@@ -216,22 +216,22 @@ class PipelineBuilder:
             key: self._reader.read(value, (*where, "arguments", key))
             for key, value in block.arguments.items()
         }
+        called = Called()
         if referred is not None:
-            check_pipeline_call(
+            called = called_pipeline(
                 referred.pipeline_class,
                 referred.source,
                 referred.modular,
+                referred.code,
                 (*where, "reference_name"),
-                arguments,
-                (*where, "arguments"),
                 self._reader,
             )
+            check_call(called, arguments, (*where, "arguments"), self._reader)
             if referred.ip_adapter is not None:
                 check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         chain, at_chain = None, (*where, "chain")
         if block.chain is not None:
-            named = referred.pipeline_class if referred is not None else ""
-            chain = read_chain(block.chain, arguments, named, self._reader, at_chain)
+            chain = read_chain(block.chain, arguments, called, self._reader, at_chain)
         if len(self._reader.problems) > noted or referred is None:
             return None
         return referred.model_copy(

@@ -264,7 +264,9 @@ class Planning:
         if isinstance(step, TaskStep):
             self._properties[step.name] = TASKS[step.command].keys
         elif isinstance(step, PipelineStep):
-            self._properties[step.name] = output_fields(step.pipeline_class)
+            # A repository's own class may return other fields.
+            fields = () if step.code is not None else output_fields(step.pipeline_class)
+            self._properties[step.name] = fields
         runs = self._iterations.add(step)
         if runs > MAX_ITERATIONS:
             message = f"Step '{step.name}' would run {runs} times; {MAX_ITERATIONS} at most."

@@ -33,7 +33,8 @@ H3 = {
 def planned(folder: Path, configuration: dict[str, Any], **pipeline: Any) -> Plan:
     model = folder / "models" / "tiny" / "h3"
     model.mkdir(parents=True, exist_ok=True)
-    (model / "modular_model_index.json").write_text(json.dumps(H3))
+    index, also = pipeline.pop("index", H3), pipeline.pop("also", [])
+    (model / "modular_model_index.json").write_text(json.dumps(index))
     block = {
         "configuration": {"component_type": "ModularPipeline", **configuration},
         "from_pretrained_arguments": {"model_name": "tiny/h3", **pipeline.pop("loading", {})},
@@ -41,7 +42,8 @@ def planned(folder: Path, configuration: dict[str, Any], **pipeline: Any) -> Pla
         **pipeline,
     }
     path = folder / "flow.json"
-    path.write_text(json.dumps({"id": "t", "steps": [{"name": "draw", "pipeline": block}]}))
+    steps = [{"name": "draw", "pipeline": block}, *also]
+    path.write_text(json.dumps({"id": "t", "steps": steps}))
     return make_plan(path, {}, paths=PathSettings(models=(folder / "models",)), seed=1)
 
 
@@ -137,6 +139,44 @@ def test_blocks_are_refused_as_pipelines(tmp_path: Path):
         "is a set of blocks; a pipeline class is needed"
         in wrong["steps[0].pipeline.configuration.component_type"]
     )
+
+
+@pytest.mark.parametrize("named", ["ModularPipeline", "MiniMaxH3ModularPipeline"])
+def test_chain_is_checked_against_inputs_of_blocks(tmp_path: Path, named: str):
+    taken = blocks_of("MiniMaxH3ModularPipeline")
+    assert taken is not None
+    (argument, *_) = (each.name for each in taken.inputs if "image" in each.name)
+    configuration = {"component_type": named}
+    chain = {"segments": 2, "segment_argument": argument, "prompts": ["a fox", "a hen"]}
+    assert step_of(planned(tmp_path, configuration, chain=chain)).chain is not None
+    wrong = refused(tmp_path, configuration, chain={**chain, "segment_argument": f"{argument}x"})
+    assert wrong == {
+        "steps[0].pipeline.chain.segment_argument": (
+            f"{named} takes no '{argument}x'. Did you mean '{argument}'?"
+        )
+    }
+
+
+def test_chain_of_unknown_blocks_is_not_checked(tmp_path: Path):
+    index = {"_class_name": "ModularPipeline", "_blocks_class_name": "SomebodysBlocks"}
+    chain = {"segments": 2, "segment_argument": "first_frame", "prompts": ["a fox"]}
+    assert step_of(planned(tmp_path, {}, index=index, chain=chain)).chain is not None
+
+
+def test_chain_of_pipeline_reference_is_checked_against_inputs_of_blocks(tmp_path: Path):
+    chain = {"segments": 2, "segment_argument": "references"}
+    again = {
+        "name": "again",
+        "pipeline_reference": {
+            "reference_name": "draw", "arguments": {"prompt": "a hen"}, "chain": chain
+        },
+    }  # fmt: skip
+    _, chained = planned(tmp_path, {}, also=[again]).steps
+    assert isinstance(chained, PipelineStep)
+    assert chained.chain is not None
+    chain["segment_argument"] = "reference"
+    (sentence,) = refused(tmp_path, {}, also=[again]).values()
+    assert sentence == "ModularPipeline takes no 'reference'. Did you mean 'references'?"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

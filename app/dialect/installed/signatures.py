@@ -121,9 +121,10 @@ def attention_processors() -> dict[str, tuple[str, ...]]:
 
 @functools.cache
 def call_signature(class_name: str) -> CallSignature | None:
-    """Returns the signature of a diffusers class's `__call__`; None where it defines none
-    itself."""
-    if class_name not in public_classes("diffusers"):
+    """Returns the signature of a diffusers class's `__call__`; None where it defines none itself,
+    and for modular pipelines, whose arguments are those of their blocks."""
+    found = public_classes("diffusers").get(class_name)
+    if found is None or found.kind == "modular pipeline":
         return None
     return cached_by_version(
         "diffusers", f"call-{class_name}", _SIGNATURE, lambda: _read_call(class_name)
@@ -275,7 +276,7 @@ def _read_call(class_name: str) -> CallSignature | None:
     for node in source.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
             rounds_down = WHOLE_STEPS in ast.unparse(source)
-            return _signature_of(node).model_copy(
+            return read_signature(node).model_copy(
                 update={"sides": _sides_of(source), "rounds_strength_down": rounds_down}
             )
     return None
@@ -302,7 +303,8 @@ def _output_fields(node: ast.FunctionDef) -> tuple[str, ...]:
     return ()
 
 
-def _signature_of(node: ast.FunctionDef) -> CallSignature:
+def read_signature(node: ast.FunctionDef) -> CallSignature:
+    """Returns the signature of a class's `__call__` with this source."""
     positional = node.args.args[1:]  # without self
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.args.defaults))
     defaults += node.args.defaults

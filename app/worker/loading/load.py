@@ -21,14 +21,14 @@ from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 from app.dialect.plan import PipelineStep
 from app.errors import LoadError
 from app.models.adapters import adapters_of
-from app.models.pipeline_shapes import Shape, read_pipeline_index
+from app.models.pipeline_shapes import OWN_MODULE, Shape, read_pipeline_index
 from app.models.resolve import component_specs
 from app.models.specs import Selection, StepSpecs, local_folder
 from app.worker.loading.changes import check_settings
 from app.worker.loading.components import part_of
 from app.worker.loading.parts import Part, Parts, StepParts
 from app.worker.loading.quantising import with_quantised_matmul
-from app.worker.loading.remote_code import PIPELINE, code_folder, load_class
+from app.worker.loading.remote_code import code_folder, load_class
 from app.worker.loading.schedulers import changed_scheduler
 from app.worker.loading.single_files import read_pickle
 
@@ -107,7 +107,7 @@ def _own_class(step: PipelineStep) -> type[Any] | None:
     if step.source is not None:
         index = read_pipeline_index(local_folder(step.source, Selection(whole=True)), step)
     own = index.get("_class_name")
-    module, name = own if isinstance(own, list) and len(own) == 2 else (PIPELINE, None)
+    module, name = own if isinstance(own, list) and len(own) == 2 else (OWN_MODULE, None)
     folder = code_folder(step.code)
     if not (folder / f"{module}.py").is_file():
         return None

@@ -15,9 +15,6 @@ from app.dialect.plan_sources import ModelSource
 from app.errors import LoadError
 from app.models.specs import Selection, local_folder
 
-PIPELINE = "pipeline"
-"""Default module of a repository's pipeline."""
-
 
 def code_folder(code: ModelSource) -> Path:
     return local_folder(code, Selection(code=True))
