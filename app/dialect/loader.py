@@ -124,7 +124,7 @@ def parse_document(tree: dict[str, Any]) -> Parsed:
     """Returns the typed document and all its problems."""
     unknown = UnknownKeys()
     document, wrong = _validated(tree)
-    extra = [_path(each["loc"], tree) for each in wrong if each["type"] == "extra_forbidden"]
+    extra = [_path(each, tree) for each in wrong if each["type"] == "extra_forbidden"]
     if extra:
         for path in extra[:MAX_PROBLEMS]:
             unknown.add(path)
@@ -138,7 +138,7 @@ def parse_document(tree: dict[str, Any]) -> Parsed:
         positions = tuple(range(len(document.steps))) if document else ()
     else:
         broken = {path[1] for each in wrong
-                  if len(path := _path(each["loc"], tree)) > 1 and path[0] == "steps"}  # fmt: skip
+                  if len(path := _path(each, tree)) > 1 and path[0] == "steps"}  # fmt: skip
         positions = tuple(index for index in range(len(steps)) if index not in broken)
         sound = {"id": "unread", "steps": [steps[index] for index in positions]}
         seed = {"seed": tree["seed"]} if isinstance(tree.get("seed"), int) else {}
@@ -188,14 +188,19 @@ def _repeated(steps: Any) -> Iterator[Problem]:
         seen.add(name)
 
 
-def _path(loc: tuple[int | str, ...], tree: Any) -> Path:
+KEYS_OF_THEIR_OWN = {"missing", "extra_forbidden"}
+"""Errors whose place ends in a key that the document lacks, or that is removed from it."""
+
+
+def _path(details: ErrorDetails, tree: Any) -> Path:
     """Returns the path in the tree of pydantic's location; names of its own types are left out."""
+    loc = details["loc"]
     path: list[int | str] = []
     for position, part in enumerate(loc):
         inside = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
         if inside or (isinstance(tree, dict) and part in tree):
             tree = tree[part]
-        elif position < len(loc) - 1 or not isinstance(tree, dict):
+        elif position < len(loc) - 1 or details["type"] not in KEYS_OF_THEIR_OWN:
             continue
         path.append(part)
     return tuple(path)
@@ -203,7 +208,7 @@ def _path(loc: tuple[int | str, ...], tree: Any) -> Path:
 
 def _told(details: ErrorDetails, tree: Any, unknown: UnknownKeys) -> Problem | None:
     """Returns the problem in words; None where an unknown key has explained it."""
-    path = _path(details["loc"], tree)
+    path = _path(details, tree)
     last = str(path[-1]) if path else ""
     hint = ""
     match details["type"]:
