@@ -44,7 +44,7 @@ def run(
 
     from app.compat.worker.clip_text_model import with_inner_text_model
     from app.worker.loading.load import assemble
-    from app.worker.tuning.tune import tuned
+    from app.worker.tuning.tune import reset_caches, tuned
 
     arguments = combinations(step.name, step.arguments, context, bare=True)
     pipeline = assemble(step, parts, components)
@@ -74,6 +74,8 @@ def run(
                 context.notice(sentence)
             for sentence in prompt_notices(pipeline, step, combination):
                 context.notice(sentence)
+            # Ordinary pipelines do it themselves, modular ones do not.
+            reset_caches(pipeline)
             entered = time.monotonic()
             with torch.inference_mode(), with_inner_text_model():
                 output = call(**resample_references(combination, rate))

@@ -18,7 +18,8 @@ from app.dialect.plan_sources import IpAdapterSource
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.parts import Parts
-from app.worker.tuning.attention import using_attention_backend, using_cache
+from app.worker.tuning.attention import using_attention_backend
+from app.worker.tuning.caches import using_cache
 from app.worker.tuning.component_tuning import using_component_settings
 from app.worker.tuning.offload import on_device
 from app.worker.tuning.teacache import using_teacache
@@ -48,10 +49,10 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
             if wanted and vae is not None:
                 getattr(vae, f"enable_{setting}")()
                 given_back.callback(getattr(vae, f"disable_{setting}"))
-        _reset_caches(pipeline)
+        reset_caches(pipeline)
         if step.cache is not None:
             given_back.enter_context(using_cache(pipeline, step.cache, step.place))
-        given_back.callback(_reset_caches, pipeline)
+        given_back.callback(reset_caches, pipeline)
         given_back.enter_context(on_device(pipeline, step, device))
         if step.teacache is not None:
             given_back.enter_context(using_teacache(pipeline, step.teacache, step.place))
@@ -70,7 +71,8 @@ def _dtype_of(vae: Any) -> Any:
     return next((weight.dtype for weight in vae.parameters() if weight.is_floating_point()), None)
 
 
-def _reset_caches(pipeline: Any) -> None:
+def reset_caches(pipeline: Any) -> None:
+    """Forgets what the denoiser's caches hold of an earlier call."""
     for component in pipeline.components.values():
         if hasattr(component, "_reset_stateful_cache"):
             component._reset_stateful_cache()

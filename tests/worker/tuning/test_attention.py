@@ -17,7 +17,7 @@ from app.errors import InvalidWorkflow
 from app.protocol import Event, RunCancelled, StepProgress
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
-from app.worker.tuning.attention import using_cache
+from app.worker.tuning.caches import using_cache
 from app.worker.tuning.tune import tuned
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
