@@ -23,6 +23,9 @@ TORCHAO = Package("torchao", "torchao")
 GGUF = Package("gguf", "gguf")
 SDNQ = Package("sdnq", "sdnq")
 QUANTO = Package("optimum.quanto", "optimum-quanto")
+MSLK = Package("mslk", "mslk")
+INT4_SCHEMES = ("Int4WeightOnlyConfig", "Float8DynamicActivationInt4WeightConfig")
+"""The torchao schemes whose packing needs mslk."""
 
 TorchAoScheme = Literal[
     "Int8WeightOnlyConfig",
@@ -204,6 +207,8 @@ class Quantiser(NamedTuple):
     """The worker's function that makes the library's configuration."""
     told: tuple[str, ...] = ()
     """Arguments a plan holds even at their defaults: for people, and for sizes."""
+    also_needs: Callable[[Given], Package | None] = lambda _: None
+    """Returns a further package that these arguments need."""
 
 
 MAKERS = "app.worker.loading.quantising"
@@ -216,6 +221,7 @@ QUANTISERS: dict[str, Quantiser] = {
     "TorchAoConfig": Quantiser(
         "torchao", TORCHAO, TorchAo, lambda given: str(given["quant_type"]).removesuffix("Config"),
         f"{MAKERS}:torchao",
+        also_needs=lambda given: MSLK if given["quant_type"] in INT4_SCHEMES else None,
     ),
     "GGUFQuantizationConfig": Quantiser("gguf", GGUF, Gguf, lambda _: "GGUF", f"{MAKERS}:gguf"),
     "SDNQConfig": Quantiser(

@@ -34,9 +34,9 @@ from app.planning.loading_arguments import (
     warn_of_configuration,
     warn_of_loading_arguments,
 )
-from app.planning.modular import is_modular, read_modular
+from app.planning.modular import folder_of, is_modular, read_modular
 from app.planning.quantisers import check_quantisers, read_quantisation
-from app.planning.schedulers import warn_of_settings
+from app.planning.schedulers import check_packages, read_scheduler, warn_of_settings
 from app.planning.single_files import (
     PAGE_OF_MODEL,
     SingleFiles,
@@ -135,7 +135,7 @@ class PipelineBuilder:
         at_arguments = (*where, "arguments")
         called = called_pipeline(pipeline_class, source, modular, code, at_model, self._reader)
         check_call(called, arguments, at_arguments, self._reader)
-        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), source)
+        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), source, at_model)
         named = scheduler.class_name if scheduler else None
         check_strength(called, source, named, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
@@ -153,7 +153,7 @@ class PipelineBuilder:
             at_chain = (*where, "chain")
             chain = read_chain(block.chain, arguments, called, self._reader, at_chain)
         at_audio = (*where, "audio_scheduler")
-        audio_scheduler = self._scheduler(block.audio_scheduler, at_audio, None)
+        audio_scheduler = self._scheduler(block.audio_scheduler, at_audio, None, at_model)
         check_quantisers(block, source, components, where, self._reader)
         reused = sharing.reused(block, where, self._reader)
         if len(self._reader.problems) > noted:
@@ -391,17 +391,25 @@ class PipelineBuilder:
         )
 
     def _scheduler(
-        self, block: SchedulerBlock | None, at: Place, source: ModelSource | None
+        self, block: SchedulerBlock | None, at: Place, source: ModelSource | None, at_model: Place
     ) -> SchedulerChange | None:
+        """Returns the change of the scheduler; None for the model's own, which is checked too."""
+        folder = folder_of(source) if source is not None else None
+        own = {} if folder is None else read_scheduler(folder)
         if block is None:
+            check_packages(scheduler_class(source, None), own, at_model, self._reader)
             return None
-        name = None
+        name, arguments, place = None, block.from_config_args, at_model
         if block.configuration is not None:
             place = (*at, "configuration", "scheduler_type")
-            name = self._class(block.configuration.scheduler_type, place, "scheduler")
-        known, arguments = scheduler_class(source, name), block.from_config_args
+            named = block.configuration.scheduler_type
+            name = self._reader.name(names.class_name, named, place, "scheduler")
+            if name is None:
+                return None
+        known = scheduler_class(source, name)
+        check_packages(known, {**own, **arguments}, place, self._reader)
         warn_of_settings(known, arguments, (*at, "from_config_args"), self._reader)
-        return SchedulerChange(class_name=name, config=block.from_config_args, shift=block.shift)
+        return SchedulerChange(class_name=name, config=arguments, shift=block.shift)
 
 
 def _is_mistyped(key: str, loading: dict[str, Any]) -> bool:

@@ -68,7 +68,13 @@ def read_quantisation(
     wrong = mistakes_in(bare, quantiser.arguments, block.arguments)
     for found in wrong:
         reader.note((*at, "arguments", *found.path), found.message, found.hint)
-    return None if wrong else quantisation(quantiser, block.arguments)
+    if wrong:
+        return None
+    made = quantisation(quantiser, block.arguments)
+    further = quantiser.also_needs(made.arguments)
+    if further is not None and not reader.needs(further, f"'{made.label}'", (*at, "arguments")):
+        return None
+    return made
 
 
 def check_quantisers(

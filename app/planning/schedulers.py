@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from app.dialect.files import read_object
+from app.dialect.installed import names
 from app.dialect.installed.constructors import scheduler_settings
 from app.dialect.references import Path as Place
 from app.errors import nearest
+from app.packages import Package
 from app.planning.values import ValueReader
+
+SCIPY = Package("scipy", "scipy")
+BETA_SIGMAS = "use_beta_sigmas"
+"""The setting with which any scheduler that has it needs scipy."""
+
+
+def read_scheduler(model: Path) -> Mapping[str, Any]:
+    """Returns the configuration of a model's scheduler; empty where it has none."""
+    try:
+        return read_object(model / "scheduler" / "scheduler_config.json")
+    except (OSError, ValueError):
+        return {}
 
 
 def read_scheduler_class(model: Path) -> str | None:
     """Returns the class of a model's scheduler; None where it is not told."""
-    try:
-        found = read_object(model / "scheduler" / "scheduler_config.json").get("_class_name")
-    except (OSError, ValueError):
-        return None
+    found = read_scheduler(model).get("_class_name")
     return found if isinstance(found, str) else None
+
+
+def check_packages(
+    scheduler: str | None, settings: Mapping[str, Any], at: Place, reader: ValueReader
+) -> None:
+    """Notes missing packages that this scheduler needs with these settings.
+
+    `scheduler` is its class; None where it is not known.
+    """
+    bare = scheduler.rpartition(".")[2] if scheduler else ""
+    known = scheduler_settings(bare)
+    if not known:
+        return
+    for package in names.missing_packages(f"diffusers.{bare}"):
+        reader.needs(package, f"'{bare}'", at)
+    if settings.get(BETA_SIGMAS) and BETA_SIGMAS in known:
+        reader.needs(SCIPY, f"'{BETA_SIGMAS}' of {bare}", at)
 
 
 def warn_of_settings(

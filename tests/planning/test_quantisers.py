@@ -224,3 +224,28 @@ def test_sdnq_optimize_needs_sdnq(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     document["steps"][0]["pipeline"]["configuration"]["sdnq_optimize"] = ["unet"]
     place = "steps[0].pipeline.configuration.sdnq_optimize"
     assert "pip install sdnq==0.2.8" in bench.problems(document)[place]
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    ["int4wo", "int4_weight_only", "Int4WeightOnlyConfig",
+     "torchao.quantization.Float8DynamicActivationInt4WeightConfig"],
+)  # fmt: skip
+@pytest.mark.parametrize("modular", [False, True])
+def test_package_of_int4_packing_is_reported(bench: Bench, scheme: str, modular: bool):
+    document, at = quantised("TorchAoConfig", quant_type=scheme), f"{UNET}.arguments"
+    if modular:
+        block = unet("TorchAoConfig", quant_type=scheme)["quantization_config"]
+        loading = {"quantization_config": {"transformer": block}}
+        configuration = {"component_type": "ModularPipeline", "load_components": loading}
+        document = drawing(steps=[step(configuration=configuration, arguments={})])
+        where = "configuration.load_components.quantization_config.transformer"
+        at = f"steps[0].pipeline.{where}.arguments"
+    problems = bench.problems(document)
+    assert list(problems) == [at]
+    assert "needs mslk, which is not installed. Add it with: pip install mslk" in problems[at]
+
+
+@pytest.mark.parametrize("scheme", ["int8wo", "int8dq", "float8wo", "IntxWeightOnlyConfig"])
+def test_other_types_of_torchao_need_no_further_package(bench: Bench, scheme: str):
+    assert read(bench, quantised("TorchAoConfig", quant_type=scheme)).kind == "torchao"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -48,3 +49,49 @@ def test_setting_is_checked_for_the_models_own_scheduler(bench: Bench):
     assert "DDIMScheduler has no setting" in warning
     config.write_text("[]")
     assert bench.plan(scheduled({"use_karras_sigmas": True})).warnings == ()
+
+
+# --- packages -------------------------------------------------------------------------------------
+
+NEEDING = [
+    ("DPMSolverSDEScheduler", {}, "torchsde"),
+    ("CosineDPMSolverMultistepScheduler", {}, "torchsde"),
+    ("LMSDiscreteScheduler", {}, "scipy"),
+    ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, "scipy"),
+    ("DPMSolverMultistepScheduler", {"use_beta_sigmas": True}, "scipy"),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "settings", "package"), NEEDING)
+def test_missing_package_of_scheduler_is_reported(
+    bench: Bench, scheduler: str, settings: dict[str, Any], package: str
+):
+    at = "steps[0].pipeline.scheduler.configuration.scheduler_type"
+    problems = bench.problems(scheduled(settings, scheduler))
+    assert list(problems) == [at]
+    assert f"needs {package}, which is not installed." in problems[at]
+    assert re.search(rf"pip install {package}==[0-9.]+$", problems[at])
+
+
+@pytest.mark.parametrize(("scheduler", "settings", "package"), NEEDING)
+def test_missing_package_of_the_models_own_scheduler_is_reported(
+    bench: Bench, scheduler: str, settings: dict[str, Any], package: str
+):
+    config = bench.model / "scheduler" / "scheduler_config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"_class_name": scheduler, **settings}))
+    at = "steps[0].pipeline.from_pretrained_arguments.model_name"
+    problems = bench.problems(drawing())
+    assert list(problems) == [at]
+    assert f"needs {package}" in problems[at]
+    # Another scheduler, which takes over only what it knows.
+    assert bench.plan(scheduled({"use_beta_sigmas": False}, "DDIMScheduler")).steps
+
+
+def test_setting_of_the_model_is_taken_over_by_another_scheduler(bench: Bench):
+    config = bench.model / "scheduler" / "scheduler_config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"_class_name": "DDIMScheduler", "use_beta_sigmas": True}))
+    assert bench.plan(drawing()).steps
+    (problem,) = bench.problems(scheduled({}, "EulerDiscreteScheduler")).values()
+    assert problem.startswith("'use_beta_sigmas' of EulerDiscreteScheduler needs scipy")

@@ -80,6 +80,10 @@ def finish_loading(component: Any, part: Part, device: Device) -> Any:
         from app.compat.worker.bitsandbytes_on_cpu import keep_plain_layout
 
         keep_plain_layout(component)
+    if part.quantiser == "quanto":
+        from app.compat.worker.quanto_bits import leave_inference_mode
+
+        leave_inference_mode(component)
     if part.sdnq_matmul:
         from sdnq.loader import apply_sdnq_options_to_model
 

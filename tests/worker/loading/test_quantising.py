@@ -52,6 +52,10 @@ QUANTISED: dict[str, tuple[str, Document]] = {
         {"weights_dtype": "{int8}", "use_svd": True, "svd_rank": 4, "minimum_allowed_numel": 1},
     ),
     "quanto-int8": ("QuantoConfig", {"weights_dtype": "{int8}"}),
+    "quanto-int4": ("QuantoConfig", {"weights_dtype": "{int4}"}),
+    "quanto-int2": ("QuantoConfig", {"weights_dtype": "{int2}"}),
+    "torchao-int8-dynamic": ("TorchAoConfig", {"quant_type": "int8dq"}),
+    "torchao-intx": ("TorchAoConfig", {"quant_type": "IntxWeightOnlyConfig"}),
 }
 
 
