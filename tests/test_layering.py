@@ -284,9 +284,11 @@ CALLERS: dict[str, set[str]] = {
     # The worker reads an index for classes of allowed code, and of blocks.
     "read_pipeline_index": {"app.models.resolve", "app.worker.loading.load"},
     "model_index": {"app.models.resolve", "app.worker.loading.modular"},
-    # Planning reads it for the pipeline's call, and the repositories in it.
+    # Planning reads it for the pipeline's call, and the repositories in it; a download without a
+    # list of files is compared with it.
     "read_index": {
         "app.models.pipeline_shapes",
+        "app.models.unlisted",
         "app.planning.called",
         "app.planning.modular",
     },

@@ -129,9 +129,19 @@ def of_variant(names: Iterable[str], variant: str | None) -> list[str]:
     """Returns the weight files of one folder that a load with this variant reads, sorted."""
     by_variant: dict[str | None, list[str]] = {}
     for name in sorted(names):
-        match = VARIANT_IN_NAME.match(name)
-        by_variant.setdefault(match["variant"] if match else None, []).append(name)
+        by_variant.setdefault(variant_in(name), []).append(name)
     return by_variant.get(variant) or by_variant.get(None) or []
+
+
+def variant_in(name: str) -> str | None:
+    """Returns the variant in the name of a weight file (`fp16`); None for one without."""
+    match = VARIANT_IN_NAME.match(name)
+    return match["variant"] if match else None
+
+
+def variants_of(names: Iterable[str]) -> set[str | None]:
+    """Returns the variants of the weight files among the files of one folder."""
+    return {variant_in(name) for name in names if name.endswith(WEIGHTS)}
 
 
 def weight_bytes(

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from app.dialect.fingerprint import FileIdentity, identify_file, identify_files
-from app.dialect.installed.signatures import public_classes, single_file_classes
+from app.dialect.installed.signatures import single_file_classes
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_settings import DType
 from app.dialect.plan_sources import ModelSource
 from app.dialect.quantisation import Quantisation
 from app.errors import LoadError
+from app.models.class_kinds import has_weights
 from app.models.quantised import component_bytes, single_file_bytes, stored_quantiser
 from app.models.specs import ComponentSpec, StepSpecs
 
-WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|Guidance$")
-"""In the names of classes whose objects are no modules."""
 CHECKPOINT = "checkpoint"
-
-
-def has_weights(class_name: str) -> bool:
-    """Returns True for classes of models, False for tokenizers, processors and schedulers."""
-    library, _, bare = class_name.rpartition(".")
-    known = public_classes("diffusers").get(bare) if library == "diffusers" else None
-    if known is not None and known.kind == "model":
-        return True
-    return not WITHOUT_WEIGHTS.search(bare)
 
 
 def is_in_checkpoints(class_name: str) -> bool:

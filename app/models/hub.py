@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from app.dialect.files import read_object
 from app.models.model_index import INDEXES
+from app.models.unlisted import likely_files
 from app.stamps import FileStamp, stamp_of
 
 Choose = Callable[[Sequence[str]], Iterable[str]]
-"""Chooses from all files of a repository those wanted beside its text files."""
+"""Chooses the wanted ones of a repository's files; may name others, which it may have or not."""
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files fetched of every repository. Weights are fetched by name; no pickles, no code."""
 TREE_FORMAT = 1
@@ -108,9 +109,9 @@ class Held(NamedTuple):
     folder: Path | None
     """None where it has none."""
     wanted: tuple[str, ...] = ()
-    """The files chosen from the repository's list, without its text files; empty without a list."""
+    """The chosen files."""
     missing: tuple[str, ...] = ()
-    """The missing ones, including text files."""
+    """Those that are not there."""
 
     @property
     def is_whole(self) -> bool:
@@ -119,31 +120,40 @@ class Held(NamedTuple):
 
 
 def held(place: Place, repository: str, revision: str | None, choose: Choose) -> Held:
-    """Returns what the place has of the repository's text files and the chosen ones.
+    """Returns what the place has of the chosen files of a repository.
 
-    Downloads of an older library, which stored no list of files, count as complete.
+    Downloads of an older library stored no list of its files: they are guessed from those that are
+    there, see `likely_files`.
     """
     folder = snapshot_folder(place, repository, revision)
     if folder is None:
         return Held(None)
-    tree = folder.parents[1] / "trees" / f"{folder.name}.json"
-    try:
-        files = _listed(tree, stamp_of(tree))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return Held(folder if folder.is_dir() else None)
-    known = set(files)
-    wanted = tuple(dict.fromkeys(name for name in choose(files) if name in known))
-    text = (name for name in files if any(fnmatchcase(name, each) for each in TEXT_FILES))
-    missing = tuple(name for name in (*text, *wanted) if not (folder / name).is_file())
+    files: Sequence[str] = _files_in_tree(folder)
+    if files:
+        known = set(files)
+        wanted = tuple(dict.fromkeys(name for name in choose(files) if name in known))
+    elif folder.is_dir():
+        wanted = tuple(dict.fromkeys(choose(likely_files(folder, repository))))
+    else:
+        return Held(None)
+    missing = tuple(name for name in wanted if not (folder / name).is_file())
     return Held(folder, wanted, missing)
+
+
+def is_text(name: str) -> bool:
+    """Returns True for a file that is fetched of every repository."""
+    return any(fnmatchcase(name, each) for each in TEXT_FILES)
 
 
 def listed_files(repository: str, revision: str | None = None) -> tuple[str, ...]:
     """Returns the files of a repository, as listed when it was last fetched; empty without a
     list."""
     folder = snapshot_folder(this_machine(), repository, revision)
-    if folder is None:
-        return ()
+    return () if folder is None else _files_in_tree(folder)
+
+
+def _files_in_tree(folder: Path) -> tuple[str, ...]:
+    """Returns the files in the list of this snapshot's repository; empty without a list."""
     tree = folder.parents[1] / "trees" / f"{folder.name}.json"
     try:
         return _listed(tree, stamp_of(tree))

@@ -32,6 +32,7 @@ from app.errors import LoadError
 from app.models.hub import TEXT_FILES, Place, held
 from app.models.hub_errors import GOES_ON, advice, reason
 from app.models.hub_file import Damaged, HubFile, fetch_blob, look_up, unfinished_file
+from app.models.partial import missing_words, variant_advice
 from app.models.wanted import Wanted
 from app.shared_work import Share, SharedWork
 from app.units import size
@@ -85,10 +86,11 @@ def download(
     except Exception as error:
         # Refused, unreachable, cut off: the hub's library passes on exceptions of many others.
         arrived = f" after {size(under_way.done_bytes)}" if under_way.done_bytes else ""
+        here = held(place, source.model, source.revision, wanted.choose)
         raise LoadError(
-            f"The model '{source.model}' is not on this machine and could not be downloaded:"
+            f"{missing_words(source.model, here)} not on this machine and could not be downloaded:"
             f" {reason(error, source.revision)}{arrived}.",
-            hint=advice(error, source.model),
+            hint=f"{variant_advice(here)} {advice(error, source.model)}".strip(),
             detail=str(error),
         ) from error
 

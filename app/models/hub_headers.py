@@ -147,7 +147,7 @@ def _is_offline() -> bool:
 
 def _fetch_wanted(api: HfApi, listing: _Listing, source: ModelSource, wanted: Selection) -> Path:
     """Writes the headers and texts of the wanted files."""
-    weights = wanted.of(list(listing.files))
+    weights = [name for name in wanted.heavy(listing.files) if name in listing.files]
     if not all(name.endswith(WEIGHTS) for name in (*weights, *wanted.files)):
         # Other files have their header at their end, or hold code.
         raise Unknown(f"memory needs unknown until '{source.short_name}' has been downloaded.")

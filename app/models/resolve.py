@@ -22,10 +22,10 @@ from app.dialect.plan_settings import DType
 from app.dialect.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
 from app.errors import LoadError
 from app.models.adapters import of_ip_adapter
+from app.models.class_kinds import has_weights
 from app.models.component_files import (
     changed,
     config_folder,
-    has_weights,
     in_a_file,
     in_a_folder,
     is_in_checkpoints,

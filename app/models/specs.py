@@ -22,7 +22,8 @@ from app.dialect.plan_settings import ComponentChanges, DType
 from app.dialect.plan_sources import ModelSource
 from app.dialect.quantisation import Quantisation, QuantiserKind
 from app.errors import LoadError, WorkbenchError
-from app.models.hub import held, this_machine
+from app.models.hub import held, is_text, this_machine
+from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 
 CODE = ".py"
 
@@ -41,37 +42,50 @@ class NotHere(LoadError):
         )
         self.source = source
         self.names = names
-        """All wanted files of the model beside its text files."""
+        """All wanted files of the model."""
 
 
 class Selection(NamedTuple):
-    """The wanted files of a model. Its text files (configurations, tokenizers) are always
-    wanted."""
+    """The wanted files of a model; all of its text files (configurations, vocabularies) where none
+    of the fields is set."""
 
     whole: bool = False
     """True for a whole pipeline, whose index names the other files."""
     folders: tuple[str, ...] = ()
-    """Components whose weights are read; "" is the repository's own folder."""
+    """Components that are read; "" is the repository's own folder."""
     variant: str | None = None
-    """Variant of these weights."""
+    """Variant of their weights."""
     files: tuple[str, ...] = ()
     """Single files; for one that may hold code the safetensors file of its name beside it."""
     adapters: tuple[str, ...] = ()
     """Folders all of whose safetensors files are wanted."""
     code: bool = False
-    """True if the repository's own modules are wanted."""
+    """True if the repository's own modules are wanted, with its text files."""
 
     def of(self, names: Sequence[str]) -> list[str]:
-        """Returns the wanted ones of a repository's files, without its text files."""
+        """Returns the wanted ones of a repository's files, and a single file or an index that is
+        not among them."""
+        return list(dict.fromkeys([*self._texts(names), *self.heavy(names)]))
+
+    def heavy(self, names: Sequence[str]) -> list[str]:
+        """Returns what `of` does, without text files."""
         chosen = [*weights_of(self.folders, self.variant, names)]
         for file in self.files:
-            name = safe_name(file, names, allow_pickles=True)
-            chosen += [name] if name is not None and name in names else []
+            chosen += [safe_name(file, names, allow_pickles=True) or file]
         for folder in self.adapters:
             chosen += _in_folder(folder, names)
         if self.code:
             chosen += [name for name in names if name.endswith(CODE)]
         return list(dict.fromkeys(chosen))
+
+    def _texts(self, names: Sequence[str]) -> Iterator[str]:
+        if self.whole:
+            indexes = [name for name in (*INDEXES, OWN_BLOCKS) if name in names]
+            yield from indexes or [INDEX]
+        folders = ("",) if self.code or self == Selection() else self.folders
+        for folder in folders:
+            prefix = f"{folder}/" if folder else ""
+            yield from (name for name in names if name.startswith(prefix) and is_text(name))
 
 
 TEXTS = Selection()

@@ -21,7 +21,7 @@ from app.models.specs import ComponentSpec, Find, Selection, Unknown
 
 
 class Wanted(NamedTuple):
-    """A hub model, and the choice of its files beside its text files."""
+    """A hub model, and the choice of its files."""
 
     source: ModelSource
     choose: Choose

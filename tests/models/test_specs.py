@@ -110,17 +110,23 @@ NAMES = [
 @pytest.mark.parametrize(
     ("wanted", "chosen"),
     [
-        (Selection(), []),
-        (Selection(whole=True), []),
-        (Selection(folders=("unet",)), ["unet/diffusion_pytorch_model.safetensors"]),
+        (Selection(), ["model_index.json", "unet/config.json"]),
+        (Selection(whole=True), ["model_index.json"]),
+        (
+            Selection(folders=("unet",)),
+            ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"],
+        ),
         (
             Selection(folders=("unet",), variant="fp16"),
-            ["unet/diffusion_pytorch_model.fp16.safetensors"],
+            ["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"],
         ),
-        (Selection(folders=("",)), ["model.safetensors"]),
+        (
+            Selection(folders=("",)),
+            ["model_index.json", "unet/config.json", "model.safetensors"],
+        ),
         (
             Selection(files=("model.ckpt", "old.ckpt", "none.gguf")),
-            ["model.safetensors", "old.ckpt"],
+            ["model.safetensors", "old.ckpt", "none.gguf"],
         ),
         (
             Selection(adapters=("unet",)),
@@ -129,7 +135,7 @@ NAMES = [
                 "unet/diffusion_pytorch_model.fp16.safetensors",
             ],
         ),
-        (Selection(code=True), ["pipeline.py"]),
+        (Selection(code=True), ["model_index.json", "unet/config.json", "pipeline.py"]),
     ],
     ids=str,
 )

@@ -13,7 +13,7 @@ import transformers
 from transformers.models.auto.auto_factory import _get_model_class
 
 from app.dialect.files import read_object
-from app.dialect.fingerprint import FileIdentity, tensor_places, weight_files
+from app.dialect.fingerprint import FileIdentity, tensor_places, variants_of, weight_files
 from app.errors import LoadError, first_line
 from app.models.config_check import wrong_in
 from app.models.pipeline_shapes import not_loaded
@@ -93,12 +93,28 @@ def _check_files(
         return
     if (stored := stored_quantiser(folder)) is not None:
         check_stored(stored, what)
+    files = weight_files(folder, variant)
+    if not files:
+        raise _without_weights(what, folder)
     try:
-        _check_whole(folder, weight_files(folder, variant))
+        _check_whole(folder, files)
     except (ValueError, OSError) as error:
         raise LoadError(
             f"The weights of the {name} of '{model}' cannot be read.", hint=f"{error}."
         ) from error
+
+
+def _without_weights(what: str, folder: Path) -> LoadError:
+    others = sorted(filter(None, variants_of(file.name for file in folder.iterdir())))
+    if others:
+        return LoadError(
+            f"{what} has only {others[0]} weights.",
+            hint=f"""Add "variant": "{others[0]}" beside 'model_name'.""",
+        )
+    return LoadError(
+        f"{what} has no safetensors weights.",
+        hint="Others are not loaded. Take a model that has, or convert this one.",
+    )
 
 
 def _check_whole(folder: Path, files: Collection[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.dialect.plan import Plan
-from app.models.hub import TEXT_FILES, Place, held
+from app.models.hub import Place, held, is_text
 from app.models.wanted import Wanted, bring_all
 from app.planning.planner import make_plan
 from app.settings import PathSettings
@@ -53,8 +52,8 @@ class Cache:
         ):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content)
-        text = [name for name in names if any(fnmatchcase(name, each) for each in TEXT_FILES)]
-        chosen = [name for name in choose(names) if name in names]
+        text = [name for name in names if is_text(name)]
+        chosen = [name for name in choose(names) if name in names and name not in text]
         for name in (*text, *chosen):
             target = root / "snapshots" / COMMIT / name
             target.parent.mkdir(parents=True, exist_ok=True)
