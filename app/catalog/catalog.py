@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.catalog.named_files import missing_files
 from app.dialect.inputs import InputSpec, printable
 from app.dialect.loader import read_document
 from app.dialect.naming import one_line, slug, workflow_names
@@ -160,7 +161,9 @@ class Catalog:
 def _still_stands(known: _Drafted, paths: PathSettings) -> bool:
     """Returns True if a draft is still current."""
     draft = known.draft
-    if draft.lacks_folder or draft.is_refused or tuple(map(_stamp, draft.files)) != known.stamps:
+    if draft.is_refused or draft.lacks_folder or draft.lacks_file:
+        return False
+    if tuple(map(_stamp, draft.files)) != known.stamps:
         return False
     return all(
         find_in_folders(source.model, paths.models) is None
@@ -274,11 +277,15 @@ def _availability(draft: Draft) -> dict[str, Any]:
     """Returns the readiness, looked up each time: a model may have been downloaded meanwhile."""
     if draft.lacks_folder:
         return {"ready": False, "availability": "its model folder is missing"}
+    missing = missing_files(draft.steps)
+    if draft.lacks_file or missing.unknown:
+        return {"ready": False, "availability": "a file that it names is missing"}
     if draft.is_refused:
         return {"ready": False, "availability": "cannot run as it stands"}
     sources = dict.fromkeys(source for step in draft.steps for source in step.sources)
     of_the_hub = [source for source in sources if source.folder is None]
     lacking = [s.model for s in of_the_hub if find_snapshot(s.model, s.revision, part="") is None]
+    lacking += missing.to_download
     if of_the_hub and not lacking:
         lacking = [source.model for source in plan_specs(draft.steps).missing]
     absent = [*dict.fromkeys(lacking)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ from app.planning.pipelines import NO_FOLDER, NOT_A_MODEL
 from app.planning.planner import planned
 from app.settings import PathSettings
 
+NO_FILE = re.compile(r"^There is no file '|' has no \S+\.safetensors\.$")
+PLACE_OF_FILE = re.compile(r"\.(from_single_file|weight_name)$")
+"""What planning says of a missing file of weights, and where."""
+
 
 class Draft(NamedTuple):
     """The known steps of a workflow."""
@@ -23,6 +28,8 @@ class Draft(NamedTuple):
     """The documents that were read."""
     lacks_folder: bool
     """True if it names a missing folder, or one without a model."""
+    lacks_file: bool = False
+    """True if it names a local file of weights that is missing."""
     is_refused: bool = False
     """True if it cannot run with the defaults of its inputs, and all of them have one."""
 
@@ -33,7 +40,11 @@ def draft_plan(raw: RawDocument, paths: PathSettings) -> Draft:
     values, _ = check_inputs(declared, {}, paths.media)
     planning = planned(raw, values, paths)
     messages = [found.message for found in planning.problems]
+    lacks_file = any(
+        NO_FILE.search(each.message) and PLACE_OF_FILE.search(each.place)
+        for each in planning.problems
+    )
     lacks_folder = any(NO_FOLDER in each or NOT_A_MODEL in each for each in messages)
     # An input without a default may be what is wrong.
     refused = bool(messages) and all(spec.default is not None for spec in declared)
-    return Draft(tuple(planning.steps), tuple(planning.files), lacks_folder, refused)
+    return Draft(tuple(planning.steps), tuple(planning.files), lacks_folder, lacks_file, refused)

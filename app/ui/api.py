@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +26,7 @@ from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, 
 from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
 from app.run_view import RunView, advance, freed
+from app.ui.call_errors import CallError, call_error, status_of
 from app.ui.people import People
 from app.ui.readers import Reader, answer_for, while_read
 from app.ui.script_events import done_event, failure_event, script_event
@@ -122,7 +124,7 @@ class ScriptApi:
         except WorkbenchError as error:
             # Clients that only read the events must get the error too.
             yield {**failure_event(error.report()), "job_id": None, "request_id": echoed}
-            raise _gradio_error(error) from None
+            raise call_error(error.report()) from None
         last: dict[str, Any] = {"event": ""}
         async with self._own_events(run_id, entry.name, variables, request) as events:
             async for last in events:
@@ -145,7 +147,7 @@ class ScriptApi:
                 async for event in events:
                     yield event
         except WorkbenchError as error:
-            raise _gradio_error(error) from None
+            raise call_error(error.report()) from None
 
     def list_workflows(self) -> list[dict[str, Any]]:
         """Lists every workflow of the catalog: name, title, description, readiness."""
@@ -157,7 +159,7 @@ class ScriptApi:
         try:
             entry = self._catalog.find(_as_name(name))
         except WorkbenchError as error:
-            raise _gradio_error(error) from None
+            raise call_error(error.report()) from None
         return {
             **self._listed(entry),
             "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
@@ -185,7 +187,7 @@ class ScriptApi:
         try:
             return self._engine.cancel(job_id)
         except WorkbenchError as error:
-            raise _gradio_error(error) from None
+            raise call_error(error.report()) from None
 
     def status(self, request: gr.Request = None) -> dict[str, Any]:
         """Returns the worker's state, the queue, the current run, memory, and held components.
@@ -225,8 +227,8 @@ class ScriptApi:
         A guest can while no other person's run is in progress or waiting.
         """
         if mode not in get_args(FreeMode):
-            raise gr.Error(
-                f"The mode is one of: {', '.join(get_args(FreeMode))}.", print_exception=False
+            raise call_error(
+                InvalidInputs(f"The mode is one of: {', '.join(get_args(FreeMode))}.").report()
             )
         owner = _owner(request)
         try:
@@ -234,7 +236,7 @@ class ScriptApi:
             freeing = self._engine.free_async(mode)
             report = await answer_for(Reader(request, self._unread_s), freeing)
         except WorkbenchError as error:
-            raise _gradio_error(error) from None
+            raise call_error(error.report()) from None
         if report is None:
             return {}  # nobody is there to read it
         return {"sentence": freed(report), **report.model_dump(mode="json")}
@@ -270,14 +272,14 @@ class ScriptApi:
         try:
             entry, run_id = await self._submit(workflow, variables, seed, request)
         except WorkbenchError as error:
-            raise _gradio_error(error) from None
+            raise call_error(error.report()) from None
         last: dict[str, Any] = {"event": ""}
         async with self._own_events(run_id, entry.name, variables, request) as events:
             async for last in events:  # noqa: B007  (the last event is what counts)
                 pass
         if last["event"] == "cancelled":
-            raise gr.Error(
-                f"The run was cancelled. {last['notice']}".rstrip(), print_exception=False
+            raise CallError(
+                f"The run was cancelled. {last['notice']}".rstrip(), HTTPStatus.CONFLICT
             )
         _raise_failure(last)
         return last
@@ -377,11 +379,7 @@ def _check_seed(seed: Any) -> None:
         raise InvalidInputs(f"The seed has to be a whole number, not {shown(seed)}.")
 
 
-def _gradio_error(error: WorkbenchError) -> gr.Error:
-    return gr.Error(error.report().sentence(), print_exception=False)
-
-
 def _raise_failure(last: Mapping[str, Any]) -> None:
     """Raises the error of a failed run, if this is its last event."""
     if last["event"] == "error":
-        raise gr.Error(last["message"], print_exception=False)
+        raise CallError(last["message"], status_of(last["error"]["kind"]))

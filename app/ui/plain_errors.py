@@ -6,6 +6,7 @@ Their own words are Python's: classes, addresses of objects, pydantic's messages
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from gradio.block_function import BlockFunction
 
 from app.errors import Problem
 from app.mistakes import in_words
+from app.ui.call_errors import CallError
 
 MAX_REPORTED = 20
 
@@ -25,6 +27,17 @@ def answer_errors_in_sentences(page: gr.Blocks, website: FastAPI) -> None:
     from gradio import queueing, utils
 
     original = utils.error_payload
+
+    def answer(error: BaseException | None, show_error: bool) -> dict[str, Any]:
+        """Returns the answer to a call by plain HTTP. Raises it for an error of the caller, which
+        Gradio would answer with 500, and with a traceback in the log for one of its own."""
+        told = payload(error, show_error)
+        if isinstance(error, gr.Error):
+            status = (
+                error.status if isinstance(error, CallError) else HTTPStatus.UNPROCESSABLE_ENTITY
+            )
+            raise _Told(status, told) from None
+        return told
 
     def payload(error: BaseException | None, show_error: bool) -> dict[str, Any]:
         if error is None or isinstance(error, gr.Error):
@@ -38,16 +51,31 @@ def answer_errors_in_sentences(page: gr.Blocks, website: FastAPI) -> None:
     def enough(function: BlockFunction, inputs: list[Any]) -> None:
         wanted = len(function.inputs)
         if len(inputs) < wanted:
-            raise gr.Error(
+            raise CallError(
                 f"'{function.api_name}' takes {wanted} values, and {len(inputs)} came. A client of"
                 " Gradio's fills in the defaults; without one all of them are sent.",
-                print_exception=False,
+                HTTPStatus.UNPROCESSABLE_ENTITY,
             )
 
-    utils.error_payload = queueing.error_payload = payload
+    utils.error_payload, queueing.error_payload = answer, payload
     page.validate_inputs = enough
     website.add_exception_handler(RequestValidationError, _malformed)
     website.add_exception_handler(KeyError, _unknown)
+    website.add_exception_handler(_Told, _tell)
+
+
+class _Told(Exception):
+    """The answer to a call that failed."""
+
+    def __init__(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        super().__init__()
+        self.status = status
+        self.content = content
+
+
+async def _tell(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, _Told)
+    return JSONResponse(error.content, status_code=error.status)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

@@ -79,7 +79,8 @@ async def while_read(
     """Yields the items with heartbeats between them; ends early when nobody reads."""
     async with contextlib.aclosing(with_heartbeats(items)) as beating:
         async for item in beating:
-            if item is None and await reader.gone():
+            # Not in the heartbeats alone: a run that takes a step every moment has none.
+            if await reader.gone():
                 return
             yield item
 

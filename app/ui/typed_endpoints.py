@@ -72,7 +72,18 @@ def _annotation(spec: InputSpec) -> Any:
         case "slider" if spec.whole:
             kind = int
         case "text" if isinstance(spec.default, list):
-            kind = list[str]
+            kind = _list_of(spec.default)
+        case "text" if isinstance(spec.default, dict):
+            kind = dict[str, Any]
         case _:
             kind = widget_of(spec).sent
     return kind | None if spec.default is None and not spec.required else kind
+
+
+def _list_of(items: list[Any]) -> Any:
+    """Returns the type of a list like this one."""
+    if items and all(isinstance(item, str) for item in items):
+        return list[str]
+    if items and all(isinstance(item, dict) for item in items):
+        return list[dict[str, Any]]
+    return list[Any]

@@ -28,6 +28,9 @@ def catalog(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return Catalog(bench.paths)
 
 
+PARTS = ("feature_extractor", "image_encoder")
+
+
 def only(catalog: Catalog) -> CatalogEntry:
     (entry,) = catalog.entries()
     return entry
@@ -136,6 +139,85 @@ def test_workflow_that_waits_for_an_input_is_not_judged(catalog: Catalog, bench:
     )
     bench.write(asks)
     assert only(catalog).ready
+
+
+def in_a_file(named: str) -> dict[str, Any]:
+    return {
+        "configuration": {"component_type": "UNet2DConditionModel"},
+        "from_pretrained_arguments": {"from_single_file": named},
+    }
+
+
+ON_THE_HUB = "https://huggingface.co/owner/files/blob/main/{}"
+GONE: dict[str, dict[str, Any]] = {
+    "a local file": {"unet": in_a_file("gone.safetensors")},
+    "a LoRA": {"loras": [{"model_name": "../models/tiny", "weight_name": "gone.safetensors"}]},
+    "a LoRA by its file": {"loras": [{"model_name": "../models/tiny/gone.safetensors"}]},
+}
+
+
+@pytest.mark.parametrize("blocks", GONE.values(), ids=[*GONE])
+@pytest.mark.parametrize("prompt", ["a fox", None])
+def test_workflow_without_its_local_file_is_not_ready(
+    catalog: Catalog, bench: Bench, blocks: dict[str, Any], prompt: str | None
+):
+    variables = {"prompt": prompt, "steps": 2}
+    bench.write(drawing(variables=variables, steps=[step(**blocks)]))
+    assert (only(catalog).ready, only(catalog).availability) == (
+        False, "a file that it names is missing"
+    )  # fmt: skip
+    for folder in (bench.workflows, bench.model):
+        (folder / "gone.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert only(catalog).ready
+
+
+def downloaded(hub: Path, files: dict[str, bool]) -> None:
+    """Puts `owner/files` into the hub's cache: its files, False for one that is not there."""
+    root = hub / "models--owner--files"
+    for name, is_there in files.items():
+        file = root / "snapshots" / "abc" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if is_there:
+            file.write_bytes((2).to_bytes(8, "little") + b"{}")
+    for folder, name, text in (
+        ("refs", "main", "abc"),
+        ("trees", "abc.json", json.dumps({"format_version": 1, "files": dict.fromkeys(files)})),
+    ):
+        (root / folder).mkdir()
+        (root / folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("named", "availability"),
+    [
+        ("here.safetensors", "ready"),
+        ("lacking.safetensors", "downloads its model first"),
+        ("gone.safetensors", "a file that it names is missing"),
+    ],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_workflow_without_its_file_of_the_hub_is_not_ready(
+    catalog: Catalog, bench: Bench, tmp_path: Path, named: str, availability: str, listed: bool
+):
+    downloaded(tmp_path / "hub", {"here.safetensors": True, "lacking.safetensors": False})
+    if not listed:
+        # As an older client of the hub left it: whether the repository has the file is not known.
+        shutil.rmtree(tmp_path / "hub" / "models--owner--files" / "trees")
+        availability = availability.replace(
+            "a file that it names is missing", "downloads its model first"
+        )
+    bench.consists_of({"unet": ["diffusers", "UNet2DConditionModel"]})
+    config = bench.model / "unet" / "config.json"
+    config.parent.mkdir()
+    config.write_text("{}")
+    nothing = {"safety_checker": None, **dict.fromkeys(PARTS)}
+    loading = {"model_name": MODEL, **nothing}
+    blocks = {"unet": in_a_file(ON_THE_HUB.format(named))}
+    bench.write(drawing(steps=[step(from_pretrained_arguments=loading, **blocks)]))
+    assert only(catalog).availability == availability
+    lora = {"model_name": "owner/files", "weight_name": named}
+    bench.write(drawing(steps=[step(from_pretrained_arguments=loading, loras=[lora])]))
+    assert only(catalog).availability == availability
 
 
 def test_hub_model_in_models_folder_is_ready(catalog: Catalog, bench: Bench):
