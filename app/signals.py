@@ -49,15 +49,20 @@ class CtrlC:
 def first_ctrl_c() -> Iterator[CtrlC]:
     """Yields the handler of the first Ctrl-C in this block; the second one raises as always.
 
-    If SIGINT is ignored, that stays so. For the main thread only.
+    A Ctrl-C in a block around this one counts here too, and the other way round. If SIGINT is
+    ignored, that stays so. For the main thread only.
     """
     first, before = CtrlC(), signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, first)
+    if isinstance(before, CtrlC):
+        first.came |= before.came
     try:
         yield first
     finally:
         signal.signal(signal.SIGINT, before)
+        if isinstance(before, CtrlC):
+            before.came |= first.came
 
 
 def _nothing() -> None:

@@ -1,4 +1,4 @@
-"""The command line: serve, run, repl, validate, workflows, runs, free, weights.
+"""The command line: serve, run, batch, repl, validate, workflows, runs, free, weights.
 
 Each command imports what it needs: `validate` needs no page, `workflows` no worker. Results go to
 stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled.
@@ -22,8 +22,11 @@ from app.settings import Settings
 from app.shell.command_line import pair, parsed, read_login, settings_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from app.models.fit import Room
     from app.models.hub_headers import HubHeaders
+    from app.shell.workbench import Workbench
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 INPUT = re.compile(r"[a-zA-Z_][\w-]*=")
@@ -104,17 +107,40 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     return {"succeeded": 0, "cancelled": 130}.get(view.outcome or "", 1)
 
 
+def _batch(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+
+    from app.shell.batch import Batch
+
+    console = Console(stderr=True)
+    with contextlib.closing(_workbench(options, settings, console)) as workbench:
+        return Batch(
+            workbench,
+            options.file,
+            workflow=options.workflow,
+            changes=dict(options.changes),
+            fresh=options.fresh,
+            console=console,
+        ).run(watch=options.watch)
+
+
 def _repl(options: argparse.Namespace, settings: Settings) -> int:
-    from app.shell.remote import ServerWorkbench
     from app.shell.repl import Repl
+
+    return Repl(_workbench(options, settings)).loop(options.file)
+
+
+def _workbench(
+    options: argparse.Namespace, settings: Settings, console: Console | None = None
+) -> Workbench:
+    """Returns a running server as the workbench, or one with its own worker."""
+    from app.shell.remote import ServerWorkbench
     from app.shell.workbench import LocalWorkbench
 
-    if options.server:
-        login = read_login(options.auth) if options.auth else None
-        return Repl(ServerWorkbench(options.server, login, settings.paths.outputs)).loop(
-            options.file
-        )
-    return Repl(LocalWorkbench(settings)).loop(options.file)
+    if not options.server:
+        return LocalWorkbench(settings, console)
+    login = read_login(options.auth) if options.auth else None
+    return ServerWorkbench(options.server, login, settings.paths.outputs, console)
 
 
 def _validate(options: argparse.Namespace, settings: Settings) -> int:
@@ -265,6 +291,7 @@ def _weights(options: argparse.Namespace, settings: Settings) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "serve": _serve,
     "run": _run,
+    "batch": _batch,
     "repl": _repl,
     "validate": _validate,
     "workflows": _workflows,

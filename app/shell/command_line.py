@@ -60,6 +60,25 @@ def parser() -> argparse.ArgumentParser:
     _add_no_history(run)
     _add_common(run, "WARNING")
 
+    batch = commands.add_parser("batch", help="run a workflow for each row of a table; resumable")
+    batch.add_argument(
+        "file", type=Path, metavar="FILE.csv | FILE.jsonl",
+        help="a table whose columns are inputs, or one JSON object per line; `seed` and `workflow`"
+        " are special; results are noted in FILE.results.jsonl",
+    )  # fmt: skip
+    batch.add_argument("--workflow", metavar="NAME", help="workflow of the rows that name none")
+    _add_set(batch)
+    batch.add_argument(
+        "--fresh", action="store_true",
+        help="run every row again instead of using cached results, and begin the results file anew",
+    )  # fmt: skip
+    batch.add_argument(
+        "--watch", action="store_true", help="then run rows appended to the file, until Ctrl-C"
+    )
+    _add_server(batch, "use this running server instead of starting a worker", None)
+    _add_no_history(batch)
+    _add_common(batch, "WARNING")
+
     repl = commands.add_parser("repl", help="open the dw> prompt")
     repl.add_argument("file", nargs="?", help="a workflow to load at the start")
     _add_server(repl, "use this running server instead of starting a worker", None)
@@ -237,7 +256,7 @@ def _devices(options: argparse.Namespace, given: Settings) -> dict[str, Any]:
         return {"device": options.device, "devices": ()}
     if devices:
         return {"device": "auto", "devices": devices}
-    if options.name in ("run", "repl") and given.worker.devices:
+    if options.name in ("run", "batch", "repl") and given.worker.devices:
         # One run at a time needs one worker.
         return {"device": given.worker.devices[0], "devices": ()}
     return {}

@@ -9,15 +9,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.errors import BadRequest, ServeError
+from rich.console import Console
+
+from app.dialect.inputs import InputSpec, check_inputs
+from app.errors import BadRequest, InvalidInputs, Problem, ServeError
+from app.media.files import KIND_NAMES
+from app.media.urls import is_url
 from app.network import is_loopback
-from app.shell.workbench import Ended
+from app.run_view import PHASE_WORDS
+from app.shell.command_line import ANYWHERE
+from app.shell.workbench import NONE, Ended
 from app.signals import CtrlC, first_ctrl_c
 from app.unfinished import PRIVATE, private_folder
+from app.units import byte_progress
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +40,22 @@ class ServerWorkbench:
     itself writes there.
     """
 
-    def __init__(self, url: str, login: tuple[str, str] | None, outputs: Path) -> None:
+    def __init__(
+        self,
+        url: str,
+        login: tuple[str, str] | None,
+        outputs: Path,
+        console: Console | None = None,
+    ) -> None:
+        """Progress is shown on `console`; by default on stdout. Raises ServeError."""
         # Read when the client is created; otherwise it reports its use to its makers.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from gradio_client import Client
 
         self._outputs = outputs
-        self._media: dict[str, str] = {}
-        """Variables of the described workflow that take a file, with their kind of file."""
+        self._console = console or Console()
+        self._inputs: dict[str, tuple[InputSpec, ...]] = {}
+        """The inputs of the described workflows."""
         self._open = contextlib.ExitStack()
         self._fetched = self._open.enter_context(
             private_folder(Path(tempfile.gettempdir()), f"{PRIVATE}prompt-")
@@ -62,12 +78,9 @@ class ServerWorkbench:
             ) from error
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        from app.dialect.inputs import InputSpec
-        from app.media.files import KIND_NAMES
-
         found = self._ask("/describe_workflow", name)
-        specs = [InputSpec.model_validate(each) for each in found["inputs"]]
-        self._media = {spec.name: KIND_NAMES[spec.media] for spec in specs if spec.media}
+        specs = tuple(InputSpec.model_validate(each) for each in found["inputs"])
+        self._inputs[found["name"]] = specs
         return found["name"], found["name"], {spec.name: spec.default for spec in specs}
 
     def workflows(self) -> str:
@@ -75,18 +88,41 @@ class ServerWorkbench:
             f"{w['name']:24} {w['availability']}" for w in self._ask("/list_workflows")
         )
 
-    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        from app.shell.terminal import unchanged
+    def check(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        seed: int | None,
+        changes: Mapping[str, Any],
+    ) -> None:
+        """Checks the inputs alone: only the server can plan its workflow."""
+        _, problems = check_inputs(self._inputs[name], inputs, ANYWHERE)
+        problems += self._missing_files(name, inputs)
+        if problems:
+            raise InvalidInputs(f"'{name}' cannot run with these inputs.", problems)
 
-        with first_ctrl_c() as ctrl_c:
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        seed: int | None,
+        fresh: bool,
+        *,
+        changes: Mapping[str, Any] = NONE,
+        title: str = "",
+    ) -> Ended:
+        from app.shell.terminal import progress, unchanged
+
+        with first_ctrl_c() as ctrl_c, progress(self._console, title) as show:
             job = self._client.submit(
                 workflow=name,
-                variables=self._with_uploads(inputs),
+                variables=self._with_uploads(name, inputs),
                 seed=seed,
                 fresh=fresh,
+                changes=dict(changes),
                 api_name="/generate",
             )
-            last = self._follow(job, ctrl_c)
+            last = self._follow(job, ctrl_c, show)
         try:
             job.result(timeout=0)
         except (concurrent.futures.CancelledError, TimeoutError):
@@ -97,7 +133,8 @@ class ServerWorkbench:
             return Ended(None, [], _cancelled(last))
         files = self._keep(last["job_id"], [*last["images"], *last["metadata"]])
         sentence = unchanged(last["sentence"]) if last["unchanged"] else last["sentence"]
-        return Ended(last["seconds"], files[: len(last["images"])], sentence, last["unchanged"])
+        images = files[: len(last["images"])]
+        return Ended(last["seconds"], images, sentence, last["unchanged"], last["seed"])
 
     def status(self) -> str:
         from app.engine.status import EngineStatus
@@ -120,13 +157,17 @@ class ServerWorkbench:
         self._client.close()
         self._open.close()
 
-    def _follow(self, job: Any, ctrl_c: CtrlC) -> dict[str, Any]:
+    def _follow(
+        self, job: Any, ctrl_c: CtrlC, show: Callable[[str, float], None]
+    ) -> dict[str, Any]:
         """Follows a run to its end; returns the last event. Ctrl-C cancels the run."""
         loads, is_cancelled = _Loads(), False
         last: dict[str, Any] = {}
         for events in _stream(job):
             for last in events:
                 loads.tell(last)
+                if status := _status(last):
+                    show(*status)
             if ctrl_c.came and not is_cancelled and "job_id" in last:
                 is_cancelled = True
                 self._ask("/cancel_job", last["job_id"])
@@ -155,23 +196,38 @@ class ServerWorkbench:
         except Exception as error:
             raise BadRequest(_said(error)) from error
 
-    def _with_uploads(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_uploads(self, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the inputs with every file as an upload: a server takes no paths.
 
         The server decides whether it fetches a URL.
         """
         from gradio_client import handle_file
 
-        from app.media.urls import is_url
+        for problem in self._missing_files(name, inputs):
+            raise BadRequest(f"{problem.place.removeprefix('inputs.')}: {problem.message}")
+        files = {spec.name for spec in self._files(name, inputs)}
+        return {key: handle_file(given) if key in files else given for key, given in inputs.items()}
 
-        ready = dict(inputs)
-        for name in self._media.keys() & ready.keys():
-            if is_url(ready[name]):
-                continue
-            if not Path(ready[name]).is_file():
-                raise BadRequest(f"{name}: There is no {self._media[name]} '{ready[name]}'.")
-            ready[name] = handle_file(ready[name])
-        return ready
+    def _missing_files(self, name: str, inputs: Mapping[str, Any]) -> list[Problem]:
+        return [
+            Problem(
+                place=f"inputs.{spec.name}",
+                message=f"There is no {KIND_NAMES[spec.media]} '{inputs[spec.name]}'.",
+            )
+            for spec in self._files(name, inputs)
+            if spec.media and not Path(inputs[spec.name]).is_file()
+        ]
+
+    def _files(self, name: str, inputs: Mapping[str, Any]) -> list[InputSpec]:
+        """Returns the inputs for which a file of this machine is given."""
+        return [
+            spec
+            for spec in self._inputs[name]
+            if spec.media
+            and isinstance(given := inputs.get(spec.name), str)
+            and given != spec.default
+            and not is_url(given)
+        ]
 
     def _keep(self, run_id: str, fetched: list[str]) -> list[str]:
         """Moves these files into the run's folder; returns their paths."""
@@ -182,6 +238,22 @@ class ServerWorkbench:
             if not target.exists():
                 shutil.move(file, target)
         return [str(target) for target in kept]
+
+
+def _status(event: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Returns the status and fraction that this event of a run tells; None for none."""
+    match event["event"]:
+        case "downloading":
+            amount = byte_progress(event["done_bytes"], event["total_bytes"])
+            return f"Downloading {event['model']} · {amount}", 0.0
+        case "loading":
+            return f"Loading {event['component']} of {event['model']}", 0.0
+        case "phase":
+            return PHASE_WORDS[event["phase"]], 0.0
+        case "step":
+            done, total = event["done"], event["total"]
+            return f"{PHASE_WORDS['denoising']} · step {done} of {total}", done / total
+    return None
 
 
 class _Loads:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -15,26 +16,34 @@ from app.signals import first_ctrl_c
 from app.units import duration, size
 
 
-def run_to_end(engine: Engine, submit: Callable[[], str], console: Console) -> RunView:
-    """Submits a run and shows it until it has ended, on a terminal with a bar.
+@contextlib.contextmanager
+def progress(console: Console, title: str = "") -> Iterator[Callable[[str, float], None]]:
+    """Yields a function that shows a status and a fraction (0 to 1), on a terminal with a bar."""
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        bar = shown.add_task(f"{title}Waiting", total=1.0)
+        yield lambda status, fraction: shown.update(
+            bar, completed=fraction, description=f"{title}{status}"
+        )
+
+
+def run_to_end(
+    engine: Engine, submit: Callable[[], str], console: Console, title: str = ""
+) -> RunView:
+    """Submits a run and shows it until it has ended, behind this title.
 
     Ctrl-C cancels it, even before `submit` has returned the run's id. A second Ctrl-C raises
     KeyboardInterrupt.
     """
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-    with (
-        first_ctrl_c() as ctrl_c,
-        Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-    ):
+    with first_ctrl_c() as ctrl_c, progress(console, title) as show:
         run_id = submit()
         ctrl_c.calls(lambda: engine.cancel(run_id))
         view = RunView(run_id=run_id)
-        bar = progress.add_task("Waiting", total=1.0)
         for event in engine.events(run_id):
             view = advance(view, event)
-            progress.update(bar, completed=view.fraction or 0.0, description=view.status)
+            show(view.status, view.fraction or 0.0)
     return view
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
 from app.settings import Settings
+
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Ended(NamedTuple):
@@ -23,6 +26,8 @@ class Ended(NamedTuple):
     sentence: str
     unchanged: bool = False
     """True if an earlier result was reused."""
+    seed: int | None = None
+    """None if it is not known."""
 
 
 class Workbench(Protocol):
@@ -34,8 +39,29 @@ class Workbench(Protocol):
     def workflows(self) -> str:
         """Returns the list of workflows as text."""
 
-    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
-        """Runs a workflow to its end; a `fresh` run reuses no earlier result."""
+    def check(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        seed: int | None,
+        changes: Mapping[str, Any],
+    ) -> None:
+        """Raises BadRequest, with all problems, if a described workflow cannot run with these."""
+
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        seed: int | None,
+        fresh: bool,
+        *,
+        changes: Mapping[str, Any] = NONE,
+        title: str = "",
+    ) -> Ended:
+        """Runs a described workflow to its end; a `fresh` run reuses no earlier result.
+
+        `changes` replace values of the document, by JSON pointer; progress is shown behind `title`.
+        """
 
     def status(self) -> str:
         """Returns what the engine is doing, as text."""
@@ -53,10 +79,12 @@ class Workbench(Protocol):
 class LocalWorkbench:
     """A `Workbench` with an engine and a worker of this process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, console: Console | None = None) -> None:
+        """Progress is shown on `console`; by default on stdout."""
         from app.engine import Engine
 
         self._settings = settings
+        self._console = console or Console()
         self._engine = Engine()
         self._engine.start(settings)
 
@@ -75,16 +103,38 @@ class LocalWorkbench:
         entries = Catalog(self._settings.paths).entries()
         return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
 
-    def run(self, name: str, inputs: Mapping[str, Any], seed: int | None, fresh: bool) -> Ended:
+    def check(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        seed: int | None,
+        changes: Mapping[str, Any],
+    ) -> None:
+        from app.planning.planner import make_plan
+
+        make_plan(Path(name), inputs, paths=self._settings.paths, seed=seed, changes=changes)
+
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        seed: int | None,
+        fresh: bool,
+        *,
+        changes: Mapping[str, Any] = NONE,
+        title: str = "",
+    ) -> Ended:
         from app.shell.terminal import outcome, run_to_end
 
         def submit() -> str:
-            return self._engine.submit(Path(name), dict(inputs), seed=seed, fresh=fresh)
+            return self._engine.submit(
+                Path(name), dict(inputs), seed=seed, changes=changes, fresh=fresh
+            )
 
-        view = run_to_end(self._engine, submit, Console())
+        view = run_to_end(self._engine, submit, self._console, title)
         seconds = view.timings.total_s if view.timings else None
         files = [result.path for result in view.results]
-        return Ended(seconds, files, outcome(view), view.unchanged)
+        return Ended(seconds, files, outcome(view), view.unchanged, view.seed)
 
     def status(self) -> str:
         from app.shell.terminal import status

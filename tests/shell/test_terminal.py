@@ -14,6 +14,7 @@ from app.engine import Engine
 from app.protocol import Loading, RunStarted
 from app.run_view import RunView
 from app.shell.terminal import run_to_end
+from app.signals import first_ctrl_c
 from tests.engines import started_engine
 
 
@@ -78,3 +79,12 @@ def test_ctrl_c_handler_is_restored(engine: Engine, shipped_workflows: Path) -> 
 
     assert shown(engine, submitted).outcome == "succeeded"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nested_blocks_share_one_ctrl_c() -> None:
+    with first_ctrl_c() as around:
+        with first_ctrl_c() as inside:
+            signal.raise_signal(signal.SIGINT)
+        with first_ctrl_c() as later:
+            pass
+    assert (around.came, inside.came, later.came) == (True, True, True)
