@@ -1,10 +1,10 @@
-"""The entry point: `python -m app …`."""
+"""The entry point: `python -m app …` in a checkout, `dw …` where it is installed."""
 
 import signal
 import sys
 from typing import Any
 
-from app.shell.cli import main
+from app.shell import cli
 from app.signals import ABORTED, ending_signals
 
 
@@ -13,7 +13,12 @@ def leave(_number: int, _frame: Any) -> None:
     raise SystemExit(ABORTED)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Runs the command; returns the exit code."""
     for number in ending_signals():
         signal.signal(number, leave)
+    return cli.main()
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -6,8 +6,9 @@ import functools
 import importlib.util
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
+
+from app.settings import SHIPPED
 
 LISTS = ("requirements.txt", "requirements-extras.txt")
 """Files that pin the versions that the tests run on."""
@@ -60,6 +61,5 @@ def missing(what: str, packages: Iterable[Package]) -> Missing | None:
 @functools.cache
 def _pinned() -> dict[str, str]:
     """Returns `name==version` of every pinned package, by name."""
-    root = Path(__file__).resolve().parent.parent
-    texts = [(root / name).read_text() for name in LISTS if (root / name).is_file()]
+    texts = [(SHIPPED / name).read_text() for name in LISTS if (SHIPPED / name).is_file()]
     return {found[1]: found[0] for text in texts for found in PINNED.finditer(text)}

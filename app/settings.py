@@ -8,6 +8,7 @@ made of both (`python -m tests.settings_table`).
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,10 +25,18 @@ from pydantic import (
     model_validator,
 )
 
-PROJECT = Path(__file__).resolve().parent.parent
-SHIPPED_WORKFLOWS = PROJECT / "workflows"
+from app.places import places_of
+
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = PACKAGE.parent
+"""The checkout; of an installed package, the folder that has it."""
+SHIPPED, DATA = places_of(PACKAGE, sys.platform, os.environ, Path.home())
+SHIPPED_WORKFLOWS = SHIPPED / "workflows"
 BUILTIN_WORKFLOWS = SHIPPED_WORKFLOWS / "builtin"
 """Those that are steps of others (`builtin:describe_image.json`); not in the dropdown."""
+WORKFLOWS = tuple(dict.fromkeys((SHIPPED_WORKFLOWS, DATA / "workflows")))
+MODELS = tuple(dict.fromkeys((SHIPPED / "models", DATA / "models")))
+"""Folders that come before those a person adds; one in a checkout."""
 MIB = 1024 * 1024
 GENERATED_USER = "workbench"
 """The name that goes with a password which was made."""
@@ -47,13 +56,13 @@ def _listed(given: Any) -> Any:
     return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else given
 
 
-def _folders(first: Path) -> BeforeValidator:
+def _folders(first: tuple[Path, ...]) -> BeforeValidator:
     """Splits the text of a variable into folders, which come after `first`."""
 
     def split(given: Any) -> Any:
         if not isinstance(given, str):
             return given
-        return (first, *(Path(part) for part in given.split(os.pathsep) if part))
+        return (*first, *(Path(part) for part in given.split(os.pathsep) if part))
 
     return BeforeValidator(split)
 
@@ -305,14 +314,15 @@ class MediaLimits(_Frozen):
 class PathSettings(_Frozen):
     """Locations and permissions"""
 
-    outputs: Path = PROJECT / "outputs"
-    """Folder for results."""
+    outputs: Path = DATA / "outputs"
+    """Folder for results. [Installed](installing.md#where-things-are): in the user's data
+    folder."""
     outputs_bytes: ByteSize | None = None
     """Total size of results and kept uploads; the oldest runs are deleted first, from the history
     too. Unset: unlimited."""
-    workflows: Annotated[tuple[Path, ...], _folders(SHIPPED_WORKFLOWS)] = (SHIPPED_WORKFLOWS,)
+    workflows: Annotated[tuple[Path, ...], _folders(WORKFLOWS)] = WORKFLOWS
     """Additional workflow folders, separated by `:`, in the order of the dropdown."""
-    models: Annotated[tuple[Path, ...], _folders(PROJECT / "models")] = (PROJECT / "models",)
+    models: Annotated[tuple[Path, ...], _folders(MODELS)] = MODELS
     """Additional model folders, separated by `:`. A model is searched for in them, as `OWNER/NAME`,
     before the hub's cache."""
     allow_pickles: bool = False

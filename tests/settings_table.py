@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ByteSize
 
 from app import settings
-from app.settings import MIB, PROJECT, SHIPPED_WORKFLOWS, Settings, variables
+from app.settings import MIB, MODELS, PROJECT, WORKFLOWS, Settings, variables
 from app.shell.command_line import parser
 
 PAGE = PROJECT / "docs" / "operating.md"
@@ -104,9 +104,7 @@ def _shown(default: Any) -> str:
         case Path():
             return f"`{default.relative_to(PROJECT)}/`"
         case tuple():
-            added = [
-                each for each in default if each not in (SHIPPED_WORKFLOWS, PROJECT / "models")
-            ]
+            added = [each for each in default if each not in (*WORKFLOWS, *MODELS)]
             return ", ".join(map(str, added)) or "none"
         case _:
             return str(default)

@@ -14,7 +14,7 @@ from app.settings import PROJECT, variables
 from app.shell.command_line import parser
 from app.tasks import REFUSED
 
-PAGES = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").glob("*.md")])
+PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^python -m app\b(.*?)(?:\s#.*)?$", re.MULTILINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ ANYWHERE = (Path("/"),)
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser; the chosen command is `name` of the result."""
-    parser = argparse.ArgumentParser(prog="python -m app", description="Diffusers Workbench")
+    called = "dw" if Path(sys.argv[0]).name == "dw" else "python -m app"
+    parser = argparse.ArgumentParser(
+        prog=called, description="Diffusers Workbench. Without a command: the dw> prompt."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
 
@@ -170,10 +174,12 @@ def _add_server(parser: argparse.ArgumentParser, text: str, default: str | None)
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options; exits with a message for wrong ones.
 
-    Inputs and words may come after flags, which argparse does not allow by itself.
+    No words at all open the prompt. Inputs and words may come after flags, which argparse does not
+    allow by itself.
     """
     reader = parser()
-    options, late = reader.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options, late = reader.parse_known_args(words or ["repl"])
     if late and not any(word.startswith("-") for word in late):
         try:
             if hasattr(options, "inputs"):

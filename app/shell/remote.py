@@ -74,7 +74,7 @@ class ServerWorkbench:
             self._open.close()
             raise ServeError(
                 f"No workbench could be reached at {url} ({_said(error).rstrip('.')}).",
-                hint="Start it with `make serve`, or name it with --server and --auth.",
+                hint="Start it (`make serve`, `dw serve`), or name it with --server and --auth.",
             ) from error
 
     def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
