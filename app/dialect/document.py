@@ -6,6 +6,7 @@ Unknown keys are errors here; `loader` decides which of them are allowed all the
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,6 +23,8 @@ from pydantic import (
 from app.dialect.input_kinds import InputKind
 from app.dialect.offloads import Offload
 from app.dialect.plan_settings import LayerwiseCasting
+from app.dialect.plan_sources import list_entry
+from app.dialect.references import Path
 from app.dialect.result_kinds import ContentType
 from app.dialect.segments import MAX_SEGMENTS, FrameSnap
 from app.dialect.setting_blocks import (
@@ -269,16 +272,32 @@ class PipelineBlock(Block):
     reused_components: tuple[str, ...] = ()
     """Both lists may be given here or in `configuration`; lists in both places are combined."""
     component_blocks: dict[str, ComponentDocument] = Field(default_factory=dict)
+    component_lists: dict[str, tuple[ComponentDocument, ...]] = Field(default_factory=dict)
+    """Components that are lists: several ControlNets."""
 
     @model_validator(mode="before")
     @classmethod
     def _gather_components(cls, block: Any) -> Any:
         """Collects every other key with `from_pretrained_arguments` in it: it is a component."""
-        return _collected(cls, block, "from_pretrained_arguments", "component_blocks")
+        mark = "from_pretrained_arguments"
+        block = _collected(cls, block, mark, "component_blocks")
+        return _collected(cls, block, mark, "component_lists", in_lists=True)
+
+    @property
+    def all_component_blocks(self) -> Iterator[tuple[str, Path, ComponentDocument]]:
+        """Yields each component's name in the plan, its place below the block, and its block."""
+        for name, block in self.component_blocks.items():
+            yield name, (name,), block
+        for name, blocks in self.component_lists.items():
+            for index, block in enumerate(blocks):
+                yield list_entry(name, index), (name, index), block
 
 
-def _collected(model: type[Block], block: Any, mark: str, into: str) -> Any:
-    """Returns the block with all unknown keys whose objects contain `mark` moved below `into`."""
+def _collected(
+    model: type[Block], block: Any, mark: str, into: str, *, in_lists: bool = False
+) -> Any:
+    """Returns the block with all unknown keys whose objects, or lists of objects, contain `mark`
+    moved below `into`."""
     if not isinstance(block, dict):
         return block
     if into in block:
@@ -286,10 +305,16 @@ def _collected(model: type[Block], block: Any, mark: str, into: str) -> Any:
     names = {
         key
         for key, value in block.items()
-        if key not in model.model_fields and isinstance(value, dict) and mark in value
+        if key not in model.model_fields
+        and isinstance(value, list if in_lists else dict)
+        and any(isinstance(each, dict) and mark in each for each in _each(value))
     }
     rest = {key: value for key, value in block.items() if key not in names}
     return {**rest, into: {name: block[name] for name in sorted(names)}}
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 class PipelineReference(Block):
@@ -386,7 +411,7 @@ class WorkflowDocument(Block):
     description: str = ""
 
 
-COLLECTED = frozenset({"component_blocks", "component_dtypes"})
+COLLECTED = frozenset({"component_blocks", "component_lists", "component_dtypes"})
 """Fields that are not document keys; they collect the objects under component names."""
 KNOWN_KEYS = frozenset(
     name

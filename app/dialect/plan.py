@@ -143,6 +143,7 @@ class PipelineStep(PlannedStep):
     dtype_open: bool = False
     """True if nobody chose the dtype: the device decides."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)
+    """By parameter of the pipeline; several of one parameter are numbered: `controlnet.0`."""
     absent: tuple[str, ...] = ()
     """Components the document sets to null: they are not loaded."""
     reused: dict[str, str] = Field(default_factory=dict)

@@ -14,6 +14,17 @@ OTHERS = "default"
 """Key of a modular pipeline's dtypes for the components that are not named."""
 
 
+def list_entry(name: str, index: int) -> str:
+    """Returns the plan's name of one of several components: `controlnet.0`."""
+    return f"{name}.{index}"
+
+
+def parameter_of(component: str) -> str:
+    """Returns the parameter of the pipeline that receives this component of a plan: `controlnet`
+    for `controlnet.0`, `vae` for `vae`."""
+    return component.partition(".")[0]
+
+
 class ModelSource(Frozen):
     """The source of weights: a local folder, or a repository of the model hub."""
 

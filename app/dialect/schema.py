@@ -22,11 +22,13 @@ from app.dialect.loader import ACTIONS, is_open
 from app.tasks import TASKS
 
 COMPONENTS = (
-    "controlnet", "feature_extractor", "image_encoder", "latent_upsampler", "processor",
+    "feature_extractor", "image_encoder", "latent_upsampler", "processor",
     "prompt_enhancer", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer",
     "tokenizer_2", "tokenizer_3", "transformer", "transformer_2", "unet", "vae",
 )  # fmt: skip
 """Components that an editor offers; any other key with `from_pretrained_arguments` is one too."""
+LISTS = ("adapter", "controlnet")
+"""Components of which pipelines take several."""
 VARIABLE = {"$ref": "#/$defs/Variable"}
 PLACES = {
     "Configuration": ("pipeline", "configuration"),
@@ -90,9 +92,11 @@ def _add_what_validators_check(blocks: dict[str, Schema]) -> None:
     step["oneOf"] = [{"required": [action]} for action in ACTIONS]
     task["oneOf"] = [{"required": ["arguments"]}, {"required": ["inputs"]}]
     task["properties"]["command"] = {"anyOf": [{"enum": sorted(TASKS)}, {"type": "string"}]}
-    del pipeline["properties"]["component_blocks"]
+    del pipeline["properties"]["component_blocks"], pipeline["properties"]["component_lists"]
     component = {"$ref": "#/$defs/ComponentDocument"}
+    several = {"type": "array", "items": component, "minItems": 1}
     pipeline["properties"] |= dict.fromkeys(COMPONENTS, component)
+    pipeline["properties"] |= {key: {"anyOf": [component, several]} for key in LISTS}
     pipeline["additionalProperties"] = {
         "if": {"type": "object", "required": ["from_pretrained_arguments"]},
         "then": component,

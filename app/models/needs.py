@@ -11,6 +11,7 @@ from typing import Any
 from app.dialect.files import config_of
 from app.dialect.plan import LoadingStep, PipelineStep, Plan, SubWorkflowStep, TaskStep, for_device
 from app.dialect.plan_settings import DENOISERS, DType
+from app.dialect.plan_sources import parameter_of
 from app.errors import LoadError
 from app.models import fit
 from app.models.activations import Size, decode_bytes, denoise_bytes
@@ -136,7 +137,9 @@ def step_need(step: LoadingStep, specs: StepSpecs, sizes: dict[str, Size]) -> Ne
         drawn_bytes=3 * 4 * size.width_px * size.height_px * size.frames * size.batch,
         streams=step.streams,
         never_offloaded_bytes=sum(
-            by_name[name].weight_bytes for name in step.never_offloaded if name in by_name
+            each.weight_bytes
+            for each in components
+            if parameter_of(each.name) in step.never_offloaded
         ),
     )
 
@@ -148,10 +151,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _weights(components: Sequence[ComponentSpec]) -> tuple[Weights, ...]:
-    return tuple(
-        Weights(each.name, each.dtype, each.weight_bytes)
-        for each in {e.key: e for e in components if e.weight_bytes}.values()
-    )
+    found: dict[str, Weights] = {}
+    for each in {e.key: e for e in components if e.weight_bytes}.values():
+        # Several of one parameter are moved together.
+        name = parameter_of(each.name)
+        before = found[name].weight_bytes if name in found else 0
+        found[name] = Weights(name, each.dtype, before + each.weight_bytes)
+    return tuple(found.values())
 
 
 def _decoded_in(dtype: DType, class_name: str, autoencoder: Mapping[str, Any]) -> DType:

@@ -13,6 +13,7 @@ from app.dialect.installed.constructors import AUTOMATIC, automatic_class, const
 from app.dialect.installed.names import CLASS_RENAMES, MODULAR
 from app.dialect.installed.signatures import package_root
 from app.dialect.plan import PipelineStep
+from app.dialect.plan_sources import parameter_of
 from app.errors import LoadError, first_line, nearest, shortened
 from app.models.model_index import (
     INDEX,
@@ -72,7 +73,8 @@ def shape_of(step: PipelineStep, index: Mapping[str, Any]) -> Shape:
     its index."""
     if step.code is not None:
         named = [name for name, entry in index.items() if is_component(entry)]
-        parts = dict.fromkeys([*named, *step.components, *step.reused], True)
+        given = map(parameter_of, step.components)
+        parts = dict.fromkeys([*named, *given, *step.reused], True)
         return Shape(str(index.get("_class_name", "")), parts)
     name = pipeline_class_name(step, index)
     found = constructor(name)
@@ -188,20 +190,20 @@ def reused_components(
     Raises LoadError where the other step has no such component, or this pipeline takes none.
     """
     where = f"{step.place}.pipeline"
-    found = {}
+    found: dict[str, ComponentSpec] = {}
     for name, sharing in step.reused.items():
         if sharing not in earlier:
             continue
-        shared = {each.name: each for each in earlier[sharing]}
-        if name not in shared:
+        shared = [each for each in earlier[sharing] if parameter_of(each.name) == name]
+        if not shared:
             raise LoadError(
                 f"The step whose '{name}' is reused in {where} has no such component.",
-                hint=nearest(name, shared),
+                hint=nearest(name, {parameter_of(each.name) for each in earlier[sharing]}),
             )
         if name not in shape.parameters:
             raise LoadError(
                 f"{shape.class_name} takes no '{name}', which {where} reuses.",
                 hint=nearest(name, shape.parameters),
             )
-        found[name] = replace(shared[name], shared_by=sharing)
+        found |= {each.name: replace(each, shared_by=sharing) for each in shared}
     return found

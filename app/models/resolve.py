@@ -19,7 +19,12 @@ from app.dialect.fingerprint import identify_file, weight_files
 from app.dialect.installed.constructors import model_class
 from app.dialect.plan import LoadingStep, PipelineStep, TaskStep, task_dtype
 from app.dialect.plan_settings import DType
-from app.dialect.plan_sources import ComponentBlock, IpAdapterSource, ModelSource
+from app.dialect.plan_sources import (
+    ComponentBlock,
+    IpAdapterSource,
+    ModelSource,
+    parameter_of,
+)
 from app.errors import LoadError
 from app.models.adapters import of_ip_adapter
 from app.models.class_kinds import has_weights
@@ -91,7 +96,7 @@ def component_names(step: PipelineStep, find: Find = known_folder) -> dict[str, 
 
     Reads only its model's index. Raises as `component_specs` does.
     """
-    given = dict.fromkeys([*step.components, *step.reused], True)
+    given = dict.fromkeys([*map(parameter_of, step.components), *step.reused], True)
     resolver = _Resolver(find, _not_read)
     if step.modular is not None:
         index = model_index(find(step.named_source, Selection(whole=True)), step)
@@ -144,7 +149,7 @@ class _Resolver:
             return _Layout(Shape(named, {}), checkpoint, None, {}, {})
         index = {} if folder is None else read_pipeline_index(folder, step)
         shape = shape or shape_of(step, index)
-        given = {*step.reused, *step.components}
+        given = {*step.reused, *map(parameter_of, step.components)}
         own: dict[str, str] = {}
         settings: dict[str, Any] = {}
         unfit: list[LoadError] = []
@@ -190,9 +195,11 @@ class _Resolver:
         reused = reused_components(step, shape, earlier)
         loaded = self._own(own, step, checkpoint, folder)
         loaded |= {
-            name: self._block(name, block, step.model_folders, folder and folder / name)
+            name: self._block(
+                name, block, step.model_folders, folder and folder / parameter_of(name)
+            )
             for name, block in step.components.items()
-            if name in shape.parameters and name not in step.reused
+            if parameter_of(name) in shape.parameters and parameter_of(name) not in step.reused
         }
         found = {name: changed(spec, step) for name, spec in loaded.items()} | reused
         if step.ip_adapter is not None and "image_encoder" in shape.parameters:
@@ -200,7 +207,10 @@ class _Resolver:
             settings.pop("image_encoder", None)
             if "image_encoder" not in found:
                 found["image_encoder"] = self._image_encoder(step.ip_adapter, step.dtype)
-        components = tuple(found[name] for name in shape.parameters if name in found)
+        places = {name: index for index, name in enumerate(shape.parameters)}
+        components = tuple(
+            found[name] for name in sorted(found, key=lambda each: places[parameter_of(each)])
+        )
         # A pipeline without a model uses the folder of its first component.
         first = components[0].folder.parent if components else Path()
         return StepSpecs(

@@ -14,6 +14,7 @@ from app.dialect.references import Path as Place
 from app.errors import LoadError, nearest
 from app.models.resolve import component_names
 from app.models.specs import Unknown
+from app.planning.component_lists import lengths
 from app.planning.values import ValueReader
 
 # --- how often a step runs ------------------------------------------------------------------------
@@ -218,6 +219,16 @@ class Sharing:
                 reader.note((*at, name), message, "Leave it out of 'reused_components'.")
         return found
 
+    def list_lengths(self, components: Iterable[str], reused: Mapping[str, str]) -> dict[str, int]:
+        """Returns the length of each list among a step's components, its own and reused ones."""
+        found = lengths(components)
+        planned = {built.name: built for built in self._built.values() if built is not None}
+        for component, name in reused.items():
+            if (sharing := planned.get(name)) is not None:
+                theirs = self.list_lengths(sharing.components, sharing.reused)
+                found |= {each: count for each, count in theirs.items() if each == component}
+        return found
+
     def step(self, name: str, at: Place, reader: ValueReader) -> PipelineStep | None:
         """Returns the earlier pipeline step of this name in the document; notes a problem for
         none."""
@@ -242,7 +253,7 @@ def check_assembled(
 ) -> None:
     """Notes problems of a pipeline without a model, which has only the components it is given."""
     stands_for = pipeline_class.rpartition(".")[2].startswith(("DiffusionPipeline", "AutoPipe"))
-    given = block.component_blocks or block.reused_components
+    given = any(block.all_component_blocks) or block.reused_components
     if stands_for or not (given or block.configuration.reused_components):
         message = "The name of a model is needed: a folder or 'owner/name'."
         reader.note((*at, "model_name"), message)

@@ -20,6 +20,7 @@ from app.dialect.plan_settings import (
     LayerwiseCasting,
     Tuning,
 )
+from app.dialect.plan_sources import parameter_of
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.dialect.setting_blocks import ComponentSettings, HubBackend
@@ -96,16 +97,16 @@ class _Settings:
         return step.model_copy(
             update={
                 "components": {
-                    name: component.model_copy(update={"dtype": self._dtypes[name]})
-                    if name in self._dtypes
+                    name: component.model_copy(update={"dtype": self._dtypes[parameter_of(name)]})
+                    if parameter_of(name) in self._dtypes
                     else component
                     for name, component in step.components.items()
                 },
                 "dtypes": {
                     **step.dtypes,
-                    **{n: d for n, d in self._dtypes.items() if n not in step.components},
+                    **{n: d for n, d in self._dtypes.items() if not self._entries(n)},
                 },
-                "changes": {n: ComponentChanges(**found) for n, found in self._changes.items()},
+                "changes": self._all_changes(),
                 "tunings": {key: Tuning(**found) for key, found in self._tunings.items()},
                 "casting": whole,
                 "vae_tiling": self._vae_tiling,
@@ -119,6 +120,18 @@ class _Settings:
                 "never_offloaded": self._never_offloaded(configuration, where),
             }
         )
+
+    def _all_changes(self) -> dict[str, ComponentChanges]:
+        """Returns the changes of every component; what is set for a list holds for each entry."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in sorted(self._changes):
+            for entry in self._entries(name) or [name]:
+                found[entry] = {**found.get(entry, {}), **self._changes[name]}
+        return {name: ComponentChanges(**changes) for name, changes in found.items()}
+
+    def _entries(self, name: str) -> list[str]:
+        """Returns the plan's blocks of this name: several for a list."""
+        return [each for each in self._step.components if parameter_of(each) == name]
 
     # --- blocks named after a component ----------------------------------------------------------
 
@@ -216,7 +229,7 @@ class _Settings:
     # --- placement and precision -----------------------------------------------------------------
 
     def _castings(self) -> Iterator[tuple[str, LayerwiseCasting]]:
-        for name, component in self._block.component_blocks.items():
+        for name, _, component in self._block.all_component_blocks:
             casting = component.configuration.enable_layerwise_casting
             casting = casting or component.enable_layerwise_casting
             if casting is not None:
@@ -227,7 +240,7 @@ class _Settings:
         yield configuration.device
         for settings in configuration.components.values():
             yield settings.device or settings.residency == "on_demand"
-        for component in self._block.component_blocks.values():
+        for _, _, component in self._block.all_component_blocks:
             yield component.configuration.device or component.configuration.offload
         yield from self._grouped(configuration)
 
@@ -235,7 +248,7 @@ class _Settings:
         yield configuration.group_offload
         for settings in configuration.components.values():
             yield settings.group_offload
-        for component in self._block.component_blocks.values():
+        for _, _, component in self._block.all_component_blocks:
             yield component.configuration.group_offload or component.group_offload
 
     def _never_offloaded(self, configuration: Configuration, where: Place) -> tuple[str, ...]:

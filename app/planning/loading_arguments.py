@@ -201,8 +201,8 @@ def warn_of_configuration(block: PipelineBlock, at: Place, reader: ValueReader) 
     """Warns of keys without effect in the configurations of the pipeline and its components."""
     for where, why in _idle(block.configuration, (*at, "configuration")):
         reader.warn_of_idle(where, why)
-    for name, component in block.component_blocks.items():
-        for where, why in _idle_of_component(component, (*at, name, "configuration")):
+    for _, below, component in block.all_component_blocks:
+        for where, why in _idle_of_component(component, (*at, *below, "configuration")):
             reader.warn_of_idle(where, why)
 
 

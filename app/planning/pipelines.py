@@ -23,6 +23,7 @@ from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_
 from app.planning.called import Called, called_pipeline
 from app.planning.calls import check_call, check_strength, scheduler_class
 from app.planning.chains import read_chain
+from app.planning.component_lists import check_list_arguments, check_lists_fit
 from app.planning.component_settings import with_settings
 from app.planning.loading_arguments import (
     HARMLESS_LOADING_ARGUMENTS,
@@ -103,9 +104,10 @@ class PipelineBuilder:
         if block.remote_text_encoder is not None:
             absent = tuple(name for name in absent if name != "text_encoder")
             self._reader.warnings.append(REMOTE_ENCODER_WARNING.format(place(where)))
-        indexes = (*INDEXES, OWN_BLOCKS) if is_modular(pipeline_class) else (INDEX,)
+        is_modular_step = is_modular(pipeline_class)
+        indexes = (*INDEXES, OWN_BLOCKS) if is_modular_step else (INDEX,)
         source = None
-        if is_modular(pipeline_class) or {"model_name", "from_single_file"} & loading.keys():
+        if is_modular_step or {"model_name", "from_single_file"} & loading.keys():
             source = self._source(loading, loading_at, needs=indexes)
         elif not _is_mistyped("model_name", loading):
             check_assembled(pipeline_class, block, loading_at, self._reader)
@@ -121,9 +123,12 @@ class PipelineBuilder:
         elif source is not None and source.file:
             check_checkpoint_family(pipeline_class, source, at_file, self._reader)
         components = {
-            component: self._component(document, (*where, component), dtype)
-            for component, document in block.component_blocks.items()
+            component: self._component(document, (*where, *below), dtype)
+            for component, below, document in block.all_component_blocks
         }
+        check_lists_fit(
+            pipeline_class, block.component_lists, where, self._reader, modular=is_modular_step
+        )
         arguments = {
             key: self._reader.read(value, (*where, "arguments", key))
             for key, value in block.arguments.items()
@@ -156,6 +161,8 @@ class PipelineBuilder:
         audio_scheduler = self._scheduler(block.audio_scheduler, at_audio, None, at_model)
         check_quantisers(block, source, components, where, self._reader)
         reused = sharing.reused(block, where, self._reader)
+        counts = sharing.list_lengths(components, reused)
+        check_list_arguments(pipeline_class, counts, arguments, at_arguments, self._reader)
         if len(self._reader.problems) > noted:
             return None
         find = partial(self.source, at=loading_at, key="model_name")
@@ -227,6 +234,13 @@ class PipelineBuilder:
                 self._reader,
             )
             check_call(called, arguments, (*where, "arguments"), self._reader)
+            check_list_arguments(
+                referred.pipeline_class,
+                sharing.list_lengths(referred.components, referred.reused),
+                arguments,
+                (*where, "arguments"),
+                self._reader,
+            )
             if referred.ip_adapter is not None:
                 check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
         chain, at_chain = None, (*where, "chain")

@@ -92,12 +92,12 @@ def check_quantisers(
     if block.configuration.sdnq_optimize:
         reader.needs(SDNQ, "'sdnq_optimize'", (*configured, "sdnq_optimize"))
     loading = "from_pretrained_arguments"
-    named = {name: each.source for name, each in components.items() if each is not None}
-    for name, component_source in named.items():
-        folder = _snapshot(component_source)
-        if folder is not None:
-            place = (*at, name, loading)
-            _check_stored(folder / component_source.subfolder, name, place, reader)
+    for name, below, _ in block.all_component_blocks:
+        component = components.get(name)
+        folder = None if component is None else _snapshot(component.source)
+        if component is not None and folder is not None:
+            place = (*at, *below, loading)
+            _check_stored(folder / component.source.subfolder, name, place, reader)
     folder = None if source is None else _snapshot(source)
     if folder is not None:
         with os.scandir(folder) as entries:

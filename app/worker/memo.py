@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from app.dialect.fingerprint import computing_versions
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_settings import DENOISERS
+from app.dialect.plan_sources import parameter_of
 from app.errors import first_line
 from app.worker.device import Device
 from app.worker.embeddings import (
@@ -185,7 +186,7 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
     """Returns everything but the call itself that decides what the encoders return."""
     components: dict[str, Any] = {}
     for part in parts.parts:
-        component = getattr(pipeline, part.name)
+        component = getattr(pipeline, parameter_of(part.name))
         if part.name in WEIGHTS_UNREAD and isinstance(component, ConfigMixin):
             # The key stays the same with another denoiser.
             config = {k: v for k, v in component.config.items() if not k.startswith("_")}

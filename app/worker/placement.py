@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from app.dialect.plan import LoadingStep, PipelineStep, TaskStep
+from app.dialect.plan_sources import parameter_of
 from app.errors import TooLarge
 from app.models.activations import Size
 from app.models.fit import (
@@ -280,7 +281,7 @@ def _in_mode(step: LoadingStep, mode: Mode) -> LoadingStep:
 def _has_moved(step: PipelineStep, part: Part) -> bool:
     """Returns whether the step's offload leaves this part in another place."""
     if step.offload == "sequential":
-        return part.name in step.never_offloaded
+        return parameter_of(part.name) in step.never_offloaded
     return step.offload == "model"
 
 

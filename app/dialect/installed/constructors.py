@@ -37,6 +37,8 @@ class Constructor(Frozen):
     """By name, in order: True for one with a default."""
     optional: tuple[str, ...] = ()
     """Components that may be None."""
+    lists: tuple[str, ...] = ()
+    """Parameters that may be lists."""
 
 
 _CONSTRUCTOR: TypeAdapter[Constructor | None] = TypeAdapter(Constructor | None)
@@ -56,6 +58,12 @@ def constructor(class_name: str) -> Constructor | None:
     return cached_by_version(
         "diffusers", f"constructor-{class_name}", _CONSTRUCTOR, lambda: _read(class_name)
     )
+
+
+def takes_one(class_name: str, component: str) -> bool:
+    """Returns True if a pipeline of this class takes this component, and no list of several."""
+    found = constructor(class_name)
+    return found is not None and component in found.parameters and component not in found.lists
 
 
 @functools.cache
@@ -94,19 +102,29 @@ def automatic_class(automatic: str, model_class: str) -> str:
 
 def _read(class_name: str) -> Constructor:
     parameters: dict[str, bool] | None = None
+    lists: tuple[str, ...] = ()
     optional: tuple[str, ...] | None = None
     for node in _with_bases(class_name, "", set()):
         for inner in node.body:
             match inner:
                 case ast.FunctionDef(name="__init__") if parameters is None:
                     parameters = dict(_parameters(inner.args))
+                    lists = tuple(_lists(inner.args))
                 case ast.Assign([ast.Name("_optional_components")], ast.List(listed)) if (
                     optional is None
                 ):
                     optional = tuple(
                         str(item.value) for item in listed if isinstance(item, ast.Constant)
                     )
-    return Constructor(parameters=parameters or {}, optional=optional or ())
+    return Constructor(parameters=parameters or {}, optional=optional or (), lists=lists)
+
+
+def _lists(arguments: ast.arguments) -> Iterator[str]:
+    """Yields the parameters whose annotation names a list."""
+    for each in (*arguments.args, *arguments.kwonlyargs):
+        named = ast.walk(each.annotation) if each.annotation is not None else ()
+        if any(isinstance(node, ast.Name) and node.id in ("list", "List") for node in named):
+            yield each.arg
 
 
 def _with_bases(name: str, file: str, seen: set[str]) -> Iterator[ast.ClassDef]:

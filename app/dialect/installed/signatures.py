@@ -54,7 +54,7 @@ ROUNDING = "Dimensions will be resized accordingly"
 """What those say that round it."""
 WHOLE_STEPS = "int(num_inference_steps * strength)"
 """How pipelines compute the steps that a strength leaves, where a fraction of one is none."""
-FORMAT = 9
+FORMAT = 10
 """Increase when the cached form changes."""
 
 

@@ -19,6 +19,7 @@ from diffusers import ConfigMixin
 from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
 
 from app.dialect.plan import PipelineStep
+from app.dialect.plan_sources import parameter_of
 from app.errors import LoadError
 from app.models.adapters import adapters_of
 from app.models.pipeline_shapes import OWN_MODULE, Shape, read_pipeline_index
@@ -127,7 +128,7 @@ def _shape_of(pipeline_class: type[Any]) -> Shape:
 
 def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:
     """Returns the step's pipeline over these components (by key), with its own scheduler."""
-    named = {part.name: _own(components[part.key]) for part in parts.parts}
+    named = _by_parameter(parts.parts, components)
     for name, change in (
         ("scheduler", step.scheduler),
         ("audio_scheduler", step.audio_scheduler),
@@ -141,6 +142,19 @@ def assemble(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) ->
     pipeline = parts.pipeline_class(**parts.settings, **named)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _by_parameter(parts: Collection[Part], components: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the components by the constructor's parameters; several of one are a list, of which
+    the pipeline makes one module."""
+    named: dict[str, Any] = {}
+    for part in parts:
+        parameter, own = parameter_of(part.name), _own(components[part.key])
+        if parameter == part.name:
+            named[parameter] = own
+        else:
+            named.setdefault(parameter, []).append(own)
+    return named
 
 
 def _own(held: Any) -> Any:

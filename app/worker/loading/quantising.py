@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from app.dialect.plan import PipelineStep
+from app.dialect.plan_sources import parameter_of
 from app.dialect.quantisation import QUANTISERS, Given, Quantisation, QuantiserKind
 from app.errors import LoadError, nearest
 from app.packages import Package
@@ -99,7 +100,7 @@ def with_quantised_matmul(parts: Sequence[Part], step: PipelineStep) -> tuple[Pa
     component that the step does not have.
     """
     wanted = step.sdnq_matmul
-    names = [part.name for part in parts]
+    names = [parameter_of(part.name) for part in parts]
     for name in wanted:
         if name not in names:
             place = f"{step.place}.pipeline.configuration.sdnq_optimize"
@@ -110,7 +111,7 @@ def with_quantised_matmul(parts: Sequence[Part], step: PipelineStep) -> tuple[Pa
         return tuple(parts)
     return tuple(
         replace(part, sdnq_matmul=True)
-        if part.name in wanted and part.quantiser == "sdnq"
+        if parameter_of(part.name) in wanted and part.quantiser == "sdnq"
         else part
         for part in parts
     )
