@@ -282,7 +282,7 @@ CALLERS: dict[str, set[str]] = {
         "app.worker.loading.task_parts",
     },
     # The worker reads an index for classes of allowed code, and of blocks.
-    "read_pipeline_index": {"app.models.resolve", "app.worker.loading.load"},
+    "read_pipeline_index": {"app.models.pipeline_layout", "app.worker.loading.load"},
     "model_index": {"app.models.resolve", "app.worker.loading.modular"},
     # Planning reads it for the pipeline's call, and the repositories in it; a download without a
     # list of files is compared with it.

@@ -14,7 +14,7 @@ from app.dialect.installed.names import CLASS_RENAMES, MODULAR
 from app.dialect.installed.signatures import package_root
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import parameter_of
-from app.errors import LoadError, first_line, nearest, shortened
+from app.errors import LoadError, first_line, nearest
 from app.models.model_index import (
     INDEX,
     INDEXES,
@@ -157,28 +157,6 @@ def named_in(folder: Path) -> list[str]:
         return ["diffusers", str(read_object(folder / "config.json").get("_class_name", ""))]
     except (OSError, ValueError):
         return ["", "class that nothing names"]
-
-
-def unnamed(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
-    """Returns the refusal of a model with another value in place of a component."""
-    return LoadError(
-        f"'{step.model}' names no class for its {name}, which {shape.class_name} needs.",
-        hint=f"Its {INDEX} says {shortened(repr(index[name]))}.",
-    )
-
-
-def lacking(name: str, step: PipelineStep, shape: Shape, index: Mapping[str, Any]) -> LoadError:
-    """Returns the refusal of a pipeline with a missing component."""
-    if step.source is None:
-        return LoadError(
-            f"{shape.class_name} needs a {name}, and {step.place} names no model that it could be"
-            " taken from.",
-            hint=f"Give {step.place}.pipeline a block '{name}', or reuse an earlier step's.",
-        )
-    return LoadError(
-        f"'{step.model}' has no {name}, which {shape.class_name} needs.",
-        hint=f"It is a model for {index.get('_class_name')}.",
-    )
 
 
 def reused_components(

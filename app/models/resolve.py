@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from app.dialect.files import config_of
 from app.dialect.fingerprint import identify_file, weight_files
@@ -43,19 +42,15 @@ from app.models.model_index import (
     INDEX,
     IndexedPart,
     holds,
-    is_component,
 )
+from app.models.pipeline_layout import Layout, Misfit, layout_of, misfit_of
 from app.models.pipeline_shapes import (
     Shape,
-    lacking,
     model_index,
     modular_shape,
     named_in,
     qualified_class,
-    read_pipeline_index,
     reused_components,
-    shape_of,
-    unnamed,
 )
 from app.models.single_files import (
     ReadPickle,
@@ -71,24 +66,6 @@ from app.models.specs import (
 )
 
 IMAGE_ENCODER = "transformers.CLIPVisionModelWithProjection"
-NOT_IN_CHECKPOINTS = {"safety_checker", "image_encoder"}
-"""Components that diffusers leaves out where a whole pipeline is one file."""
-
-
-class _Layout(NamedTuple):
-    """The components of an ordinary pipeline and their sources, before they are resolved."""
-
-    shape: Shape
-    checkpoint: Path | None
-    """The file that has the whole pipeline."""
-    folder: Path | None
-    """Folder of its model's index."""
-    own: dict[str, str]
-    """The model's own components, with their classes."""
-    settings: dict[str, Any]
-    """Plain values, and None for absent components."""
-    unfit: tuple[LoadError, ...] = ()
-    """Reasons why the pipeline cannot be assembled."""
 
 
 def component_names(step: PipelineStep, find: Find = known_folder) -> dict[str, bool]:
@@ -105,6 +82,12 @@ def component_names(step: PipelineStep, find: Find = known_folder) -> dict[str, 
     layout = resolver.layout(step, None)
     absent = (name for name, value in layout.settings.items() if value is None)
     return {**dict.fromkeys(layout.own, True), **dict.fromkeys(absent, False), **given}
+
+
+def misfit(step: PipelineStep, find: Find = known_folder) -> Misfit:
+    """Returns how the blocks and the model of an ordinary step do not fit its pipeline's class, as
+    far as it is sure before the model is loaded. Raises as `component_specs` does."""
+    return misfit_of(step, _Resolver(find, _not_read).layout(step, None))
 
 
 def component_specs(
@@ -140,45 +123,10 @@ class _Resolver:
 
     # --- kinds of steps --------------------------------------------------------------------------
 
-    def layout(self, step: PipelineStep, shape: Shape | None) -> _Layout:
+    def layout(self, step: PipelineStep, shape: Shape | None) -> Layout:
         """Returns the components and sources of an ordinary pipeline; reads only its model's
         index."""
-        checkpoint, folder = self._described_in(step)
-        if checkpoint is not None and folder is None:
-            named = step.pipeline_class.rpartition(".")[2]
-            return _Layout(Shape(named, {}), checkpoint, None, {}, {})
-        index = {} if folder is None else read_pipeline_index(folder, step)
-        shape = shape or shape_of(step, index)
-        given = {*step.reused, *map(parameter_of, step.components)}
-        own: dict[str, str] = {}
-        settings: dict[str, Any] = {}
-        unfit: list[LoadError] = []
-        for name, may_be_left_out in shape.parameters.items():
-            if name in given:
-                continue
-            if name in step.absent or (checkpoint and name in NOT_IN_CHECKPOINTS):
-                settings[name] = None
-            elif is_component(entry := index.get(name)):
-                if entry == [None, None]:
-                    settings[name] = None
-                else:
-                    own[name] = qualified_class(entry, name, step)
-            elif name in index:
-                settings[name] = index[name]
-                if not may_be_left_out:
-                    unfit.append(unnamed(name, step, shape, index))
-            elif may_be_left_out:
-                continue
-            elif name in shape.optional:
-                settings[name] = None
-            else:
-                unfit.append(lacking(name, step, shape, index))
-        if "safety_checker" in settings and "requires_safety_checker" in shape.parameters:
-            settings["requires_safety_checker"] = False
-        if "add_watermarker" in shape.parameters:
-            # Otherwise SDXL's images change as soon as a certain package is installed.
-            settings["add_watermarker"] = False
-        return _Layout(shape, checkpoint, folder, own, settings, tuple(unfit))
+        return layout_of(step, shape, *self._described_in(step))
 
     def pipeline(
         self,
@@ -187,8 +135,10 @@ class _Resolver:
         earlier: Mapping[str, Collection[ComponentSpec]],
     ) -> StepSpecs:
         """Returns what an ordinary pipeline loads."""
-        shape, checkpoint, folder, own, settings, unfit = self.layout(step, shape)
-        for error in unfit:
+        layout = self.layout(step, shape)
+        shape, checkpoint, folder, own = layout.shape, layout.checkpoint, layout.folder, layout.own
+        settings = layout.settings
+        for error in layout.unfit:
             raise error
         if checkpoint is not None and folder is None:
             return undescribed(checkpoint, step)

@@ -12,7 +12,7 @@ from app.dialect.plan import MAX_ITERATIONS, PipelineStep, Step, SubWorkflowStep
 from app.dialect.plan_values import ListValue, LiteralValue, ResultValue, Value, references_in
 from app.dialect.references import Path as Place
 from app.errors import LoadError, nearest
-from app.models.resolve import component_names
+from app.models.resolve import component_names, misfit
 from app.models.specs import Unknown
 from app.planning.component_lists import lengths
 from app.planning.values import ValueReader
@@ -257,6 +257,21 @@ def check_assembled(
     if stands_for or not (given or block.configuration.reused_components):
         message = "The name of a model is needed: a folder or 'owner/name'."
         reader.note((*at, "model_name"), message)
+
+
+def check_components(step: PipelineStep, at: Place, reader: ValueReader) -> None:
+    """Notes missing components, and warns of those that the pipeline does not take, as far as the
+    model is known."""
+    if step.modular is not None or step.code is not None:
+        return
+    try:
+        found = misfit(step)
+    except (LoadError, Unknown):
+        return
+    if found.error is not None:
+        reader.note(at, found.error.message, found.error.hint)
+    for name in found.idle:
+        reader.warn_of_idle((*at, name), f"{found.class_name} takes no '{name}'")
 
 
 def _named(block: PipelineBlock, at: Place, key: str) -> list[tuple[str, Place]]:

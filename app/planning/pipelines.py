@@ -18,7 +18,7 @@ from app.errors import nearest
 from app.media.urls import is_url
 from app.models.hub import find_in_folders, is_repository
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
-from app.planning.across_steps import Sharing, check_assembled
+from app.planning.across_steps import Sharing, check_assembled, check_components
 from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
 from app.planning.called import Called, called_pipeline
 from app.planning.calls import check_call, check_strength, scheduler_class
@@ -199,6 +199,7 @@ class PipelineBuilder:
             generator=not block.configuration.no_generator,
             result=result,
         )
+        check_components(built, where, self._reader)
         built = with_settings(built, block, where, self._reader)
         return None if len(self._reader.problems) > noted else built
 

@@ -148,11 +148,11 @@ RESOLVING = {
     "component_bytes": {"component_files"},
     "single_file_bytes": {"component_files"},
     "stored_quantiser": {"component_files", "components", "quantisers"},
-    "constructor": {"pipeline_shapes"},
+    "constructor": {"pipeline_layout", "pipeline_shapes"},
     "automatic_class": {"pipeline_shapes"},
     "model_class": {"resolve"},
     "published_model": {"file_places"},
-    "read_pipeline_index": {"resolve", "load"},
+    "read_pipeline_index": {"pipeline_layout", "load"},
 }
 """Functions that tell what a step loads, and the modules that may call them. Beside the resolver
 the worker asks what a repository's own code and its blocks need, and refuses quantisers."""

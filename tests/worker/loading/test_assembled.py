@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidWorkflow
-from app.protocol import RunFailed
 from tests.standins.ltx2 import SOUND_RATE, build_ltx2
 from tests.worker.bench import Bench, Document, document, step
 from tests.worker.results.files import seen
@@ -94,14 +93,14 @@ def test_assembled_pipelines_draw_and_upscale_video_with_audio(bench: Bench, ltx
 
 
 def test_missing_component_is_named(bench: Bench, ltx2: Path):
-    finished = bench.run(document(base(ltx2), upscale(ltx2, latent_upsampler=None)))
-    assert isinstance(finished.terminal, RunFailed)
-    error = finished.terminal.error
-    assert error.message == (
-        "LTX2LatentUpsamplePipeline needs a latent_upsampler, and steps[1] names no model that it"
-        " could be taken from."
+    with pytest.raises(InvalidWorkflow) as caught:
+        bench.plan(document(base(ltx2), upscale(ltx2, latent_upsampler=None)))
+    (problem,) = caught.value.problems
+    assert problem.message == (
+        "LTX2LatentUpsamplePipeline needs a latent_upsampler, and steps[1].pipeline names no model"
+        " that it could be taken from."
     )
-    assert error.hint == (
+    assert problem.hint == (
         "Give steps[1].pipeline a block 'latent_upsampler', or reuse an earlier step's."
     )
 

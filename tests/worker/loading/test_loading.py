@@ -85,8 +85,12 @@ def test_optional_component_may_be_missing_from_index(bench: Bench, model: Path)
 
 def test_missing_required_component_is_refused_before_loading(bench: Bench, model: Path):
     shutil.rmtree(model / "unet")
-    error = bench.refused(document(step(model="model", kind="3")))
-    assert error.message == "'model' has no transformer, which StableDiffusion3Pipeline needs."
+    path = model / "model_index.json"
+    index = json.loads(path.read_text())
+    del index["unet"]
+    path.write_text(json.dumps(index))
+    error = bench.refused(document(step(model="model")))
+    assert error.message == "'model' has no unet, which StableDiffusionPipeline needs."
     assert error.hint == "It is a model for StableDiffusionPipeline."
 
 
