@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.dialect.schema import workflow_schema
 from app.settings import PROJECT
+from tests.plan_bench import safetensors
 from tests.worker.bench import Bench
 
 GUIDE = (PROJECT / "docs" / "dialect.md").read_text()
@@ -30,6 +31,10 @@ def bench(tmp_path: Path) -> Bench:
     bench = Bench(tmp_path)
     for name, colour in (("fox", "orange"), ("hen", "brown")):
         Image.new("RGB", (96, 64), colour).save(tmp_path / f"{name}.png")
+    for name in ("checkpoints/dreamshaper_8", "loras/style/ink"):
+        file = bench.models / f"{name}.safetensors"
+        file.parent.mkdir(parents=True)
+        safetensors(file, weight=4)
     return bench
 
 

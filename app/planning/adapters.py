@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from app.dialect.document import IpAdapterBlock, LoraBlock
-from app.dialect.files import FORMATS, PICKLE_SUFFIXES, is_plain
+from app.dialect.files import FORMATS, PICKLE_SUFFIXES, can_be_path, is_plain, path_from
 from app.dialect.fingerprint import WEIGHTS
 from app.dialect.installed.signatures import base_names
 from app.dialect.plan_sources import IpAdapterSource, LoraSource, ModelSource
@@ -15,7 +15,10 @@ from app.dialect.plan_values import Value
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.errors import nearest
+from app.models.hub import find_in_folders, is_repository
+from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
 from app.planning.values import ValueReader
+from app.settings import PathSettings
 
 USUAL_LORA = "pytorch_lora_weights.safetensors"
 """The name that diffusers gives, and prefers."""
@@ -29,12 +32,17 @@ class SourceOf(Protocol):
 
 
 def read_loras(
-    blocks: Sequence[LoraBlock], at: Place, source_of: SourceOf, reader: ValueReader
+    blocks: Sequence[LoraBlock],
+    at: Place,
+    source_of: SourceOf,
+    reader: ValueReader,
+    paths: PathSettings,
 ) -> tuple[LoraSource, ...]:
     """Returns the valid LoRAs; problems of the others are noted."""
     _check_names(blocks, at, reader)
     built = [
-        _lora(block, index, (*at, index), source_of, reader) for index, block in enumerate(blocks)
+        _lora(block, index, (*at, index), source_of, reader, paths)
+        for index, block in enumerate(blocks)
     ]
     return tuple(lora for lora in built if lora is not None)
 
@@ -53,8 +61,62 @@ def _check_names(blocks: Sequence[LoraBlock], at: Place, reader: ValueReader) ->
 
 
 def _lora(
-    lora: LoraBlock, index: int, at: Place, source_of: SourceOf, reader: ValueReader
+    lora: LoraBlock,
+    index: int,
+    at: Place,
+    source_of: SourceOf,
+    reader: ValueReader,
+    paths: PathSettings,
 ) -> LoraSource | None:
+    is_one_name = lora.weight_name is None and not lora.subfolder and lora.revision is None
+    noted = len(reader.problems)
+    found = _by_bare_name(lora.model_name, at, reader, paths) if is_one_name else None
+    if found is None and len(reader.problems) == noted:
+        found = _in_folder(lora, at, source_of, reader)
+    if found is None:
+        return None
+    source, weight_name = found
+    return LoraSource(
+        source=source,
+        weight_name=weight_name,
+        adapter_name=lora.adapter_name or f"lora_{index}",
+        scale=lora.scale,
+    )
+
+
+def _by_bare_name(
+    named: str, at: Place, reader: ValueReader, paths: PathSettings
+) -> tuple[ModelSource, str | None] | None:
+    """Returns the LoRA of this bare name; None for a path and for a model of the hub, and, with
+    the problem noted, where there is none or several."""
+    if not can_be_path(reader.folder / named) or path_from(reader.folder, named).exists():
+        return None
+    if find_in_folders(named, paths.models) is not None:
+        return None
+    find = known_instead_of_hub if is_repository(named) else find_known
+    where = (*at, "model_name")
+    try:
+        known = find(named, ("loras",), paths)
+    except NotOne as error:
+        reader.note(where, error.message, error.hint)
+        return None
+    if known is None:
+        return None
+    real = known.path.resolve()
+    if reader.is_typed(where) and not any(real.is_relative_to(root) for root in roots(paths)):
+        reader.note(where, f"'{named}' lies outside the folders of models.")
+        return None
+    if known.path.suffix != WEIGHTS:
+        message = f"'{known.name}' is not a safetensors file, and a LoRA is read from no other."
+        reader.note(where, message)
+        return None
+    return ModelSource(model=named, folder=str(known.path.parent.resolve())), known.path.name
+
+
+def _in_folder(
+    lora: LoraBlock, at: Place, source_of: SourceOf, reader: ValueReader
+) -> tuple[ModelSource, str | None] | None:
+    """Returns the LoRA in a folder or a repository; None where a problem is noted."""
     loading, named = lora.model_dump(exclude={"weight_name"}), lora.weight_name
     if named is None:
         loading["model_name"], named = _folder_and_file(loading["model_name"])
@@ -66,12 +128,7 @@ def _lora(
     source = source_of(loading, at)
     if source is None or not _is_one_there(source, weight_name, at, reader):
         return None
-    return LoraSource(
-        source=source,
-        weight_name=weight_name,
-        adapter_name=lora.adapter_name or f"lora_{index}",
-        scale=lora.scale,
-    )
+    return source, weight_name
 
 
 def _folder_and_file(model: Any) -> tuple[Any, str | None]:

@@ -10,7 +10,7 @@ from app.dialect.inputs import check_inputs
 from app.dialect.loader import RawDocument
 from app.dialect.plan import Step
 from app.planning.declarations import declared_inputs
-from app.planning.pipelines import NO_FOLDER, NOT_A_MODEL
+from app.planning.model_names import NO_FOLDER, NOT_A_MODEL
 from app.planning.planner import planned
 from app.settings import PathSettings
 

@@ -12,7 +12,7 @@ from app.dialect.plan_settings import DType
 from app.dialect.plan_sources import OTHERS, ComponentBlock, ModelSource
 from app.dialect.references import Path as Place
 from app.dialect.references import place
-from app.errors import shortened
+from app.errors import nearest, shortened
 from app.mistakes import shown
 from app.models.hub import is_repository
 from app.models.pipeline_shapes import OWN_CODE_FLAG
@@ -186,6 +186,12 @@ HARMLESS_LOADING_ARGUMENTS = {
 }  # fmt: skip
 """Loading arguments without effect and without a warning: no result depends on them in diffusers
 either, or they ask for what is done anyway."""
+LOADING_ARGUMENTS = {
+    "model_name", "from_single_file", "config", "torch_dtype", "dtype", "variant", "revision",
+    "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
+    "trust_remote_code", *IDLE_LOADING_ARGUMENTS, *HARMLESS_LOADING_ARGUMENTS,
+}  # fmt: skip
+"""All known loading arguments, beside the components that are set to null."""
 EMBEDS_RECORD = ("image/png", "image/jpeg", "image/webp")
 """Content types of files that can embed the record of their run."""
 
@@ -231,3 +237,8 @@ def _idle(configuration: Configuration, at: Place) -> Iterator[tuple[Place, str]
 def _idle_of_component(component: ComponentDocument, at: Place) -> Iterator[tuple[Place, str]]:
     if component.configuration.preserve_device_placement:
         yield (*at, "preserve_device_placement"), PLACEMENT
+
+
+def is_mistyped(key: str, loading: Mapping[str, Any]) -> bool:
+    """Returns True if the key is missing because it is misspelt, which is already noted."""
+    return any(nearest(name, [key]) for name in loading if name not in LOADING_ARGUMENTS)

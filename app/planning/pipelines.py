@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from app.dialect.document import ComponentDocument, SchedulerBlock, StepDocument
-from app.dialect.files import GGUF_SUFFIX, can_be_path, is_plain, path_from
+from app.dialect.files import GGUF_SUFFIX
 from app.dialect.installed import names
 from app.dialect.plan import PipelineStep, ResultSpec
 from app.dialect.plan_settings import DType, SchedulerChange
@@ -15,8 +14,7 @@ from app.dialect.plan_sources import OTHERS, ComponentBlock, LoraSource, ModelSo
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.errors import nearest
-from app.media.urls import is_url
-from app.models.hub import find_in_folders, is_repository
+from app.models.kind_folders import file_kinds
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
 from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
@@ -26,21 +24,20 @@ from app.planning.chains import read_chain
 from app.planning.component_lists import check_list_arguments, check_lists_fit
 from app.planning.component_settings import with_settings
 from app.planning.loading_arguments import (
-    HARMLESS_LOADING_ARGUMENTS,
-    IDLE_LOADING_ARGUMENTS,
+    LOADING_ARGUMENTS,
     component_dtype,
     connected,
+    is_mistyped,
     read_code,
     read_dtypes,
     warn_of_configuration,
     warn_of_loading_arguments,
 )
+from app.planning.model_names import ModelNames
 from app.planning.modular import folder_of, is_modular, read_modular
 from app.planning.quantisers import check_quantisers, read_quantisation
 from app.planning.schedulers import check_packages, read_scheduler, warn_of_settings
 from app.planning.single_files import (
-    PAGE_OF_MODEL,
-    SingleFiles,
     check_checkpoint_family,
     check_single_file_class,
     single_file_quantisation,
@@ -48,11 +45,6 @@ from app.planning.single_files import (
 from app.planning.values import ValueReader
 from app.settings import PathSettings
 
-LOADING_ARGUMENTS = {
-    "model_name", "from_single_file", "config", "torch_dtype", "dtype", "variant", "revision",
-    "subfolder", "use_safetensors", "workflow", "custom_pipeline", "custom_revision",
-    "trust_remote_code", *IDLE_LOADING_ARGUMENTS, *HARMLESS_LOADING_ARGUMENTS,
-}  # fmt: skip
 NAMES_OF_MODELS = {"model_name", "from_single_file"}
 REFUSED_LOADING_ARGUMENTS = {
     "quantization_config": (
@@ -65,8 +57,6 @@ REFUSED_LOADING_ARGUMENTS = {
     ),
 }
 """Unsupported loading arguments: the reason, or what to do instead."""
-NO_FOLDER, NOT_A_MODEL = "There is no model folder", "is not a diffusers model: it has no"
-NAME_NEEDED = "The name of a model is needed: a folder or 'owner/name'."
 REMOTE_ENCODER_WARNING = (
     "{}.remote_text_encoder: the prompt is encoded on this machine, by the model's own text"
     " encoder; nothing is sent to another."
@@ -79,6 +69,7 @@ class PipelineBuilder:
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
         self._reader = reader
         self._paths = paths
+        self.models = ModelNames(paths, reader)
 
     def build(
         self,
@@ -108,15 +99,15 @@ class PipelineBuilder:
         indexes = (*INDEXES, OWN_BLOCKS) if is_modular_step else (INDEX,)
         source = None
         if is_modular_step or {"model_name", "from_single_file"} & loading.keys():
-            source = self._source(loading, loading_at, needs=indexes)
-        elif not _is_mistyped("model_name", loading):
+            source = self.models.source(loading, loading_at, needs=indexes)
+        elif not is_mistyped("model_name", loading):
             check_assembled(pipeline_class, block, loading_at, self._reader)
         code = read_code(
-            loading, loading_at, self._paths.trust_remote_code, self._source, self._reader
+            loading, loading_at, self._paths.trust_remote_code, self.models.source, self._reader
         )
         dtypes = read_dtypes(loading, loading_at, self._reader)
         dtype = dtypes.pop(OTHERS)
-        config = self._config(loading, loading_at)
+        config = self.models.config(loading, loading_at)
         at_file = (*loading_at, "from_single_file")
         if source is not None and source.file.lower().endswith(GGUF_SUFFIX):
             self._reader.note(at_file, "A GGUF file has one component, not a whole pipeline.")
@@ -145,12 +136,14 @@ class PipelineBuilder:
         check_strength(called, source, named, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
-            loras = read_loras(block.loras, (*where, "loras"), self._source, self._reader)
+            loras = read_loras(
+                block.loras, (*where, "loras"), self.models.source, self._reader, self._paths
+            )
         ip_adapter = None
         if block.ip_adapter is not None:
             at_adapter = (*where, "ip_adapter")
             ip_adapter = read_ip_adapter(
-                block.ip_adapter, pipeline_class, at_adapter, self._source, self._reader
+                block.ip_adapter, pipeline_class, at_adapter, self.models.source, self._reader
             )
             check_ip_adapter_image(arguments, at_arguments, self._reader)
         chain = None
@@ -165,7 +158,7 @@ class PipelineBuilder:
         check_list_arguments(pipeline_class, counts, arguments, at_arguments, self._reader)
         if len(self._reader.problems) > noted:
             return None
-        find = partial(self.source, at=loading_at, key="model_name")
+        find = partial(self.models.named, at=loading_at, key="model_name")
         components = {**connected(pipeline_class, source, dtype, find), **components}
         built = PipelineStep(
             name=name,
@@ -293,91 +286,6 @@ class PipelineBuilder:
                     self._reader.warn_of_idle(where, what, hint)
         return tuple(absent)
 
-    def source(self, model: Any, at: Place, key: str) -> ModelSource | None:
-        """Returns the model named under this key; None where the name is not valid."""
-        return self._source({key: model}, at, key=key)
-
-    def _source(
-        self,
-        loading: dict[str, Any],
-        at: Place,
-        *,
-        needs: tuple[str, ...] = (),
-        key: str = "model_name",
-    ) -> ModelSource | None:
-        if "from_single_file" in loading:
-            files = SingleFiles(self._paths, self._reader)
-            return files.read(loading["from_single_file"], (*at, "from_single_file"))
-        model = loading.get(key)
-        where = (*at, key)
-        if not isinstance(model, str) or not model:
-            if not _is_mistyped(key, loading):
-                self._reader.note(where, NAME_NEEDED)
-            return None
-        if is_url(model):
-            page = PAGE_OF_MODEL.match(model)
-            hint = f"Write '{page[1]}'." if page else ""
-            self._reader.note(where, f"{NAME_NEEDED[:-1]}, not an address.", hint)
-            return None
-        if not can_be_path(self._reader.folder / model):
-            self._reader.note(where, "No model can have this name.")
-            return None
-        texts: dict[str, str] = {}
-        for name in ("subfolder", "revision", "variant"):
-            value = loading.get(name)
-            if value is None or value == "":
-                continue
-            if not isinstance(value, str) or not is_plain(value):
-                self._reader.note((*at, name), f"{value!r} is not a plain name.")
-                return None
-            texts[name] = value
-        folder = self._local_folder(model, where)
-        if folder is None and not _is_local(model, self._reader.folder):
-            if is_repository(model):
-                return ModelSource(model=model, **texts)
-            self._reader.note(
-                where, f"'{model}' is neither a model folder nor 'owner/name' of the hub."
-            )
-            return None
-        if folder is None:
-            return None
-        inside = folder / texts.get("subfolder", "")
-        if needs and not any((inside / each).is_file() for each in needs):
-            message = f"'{model}' {NOT_A_MODEL} {needs[0]}."
-            self._reader.note(where, message)
-            return None
-        return ModelSource(model=model, folder=str(folder), **texts)
-
-    def _config(self, loading: dict[str, Any], at: Place) -> ModelSource | None:
-        """Returns the config repository of a single file, where the document names one."""
-        if loading.get("config") is None:
-            return None
-        if "from_single_file" not in loading:
-            self._reader.note((*at, "config"), "'config' is for 'from_single_file' alone.")
-            return None
-        named = {"config": loading["config"], "subfolder": loading.get("subfolder")}
-        return self._source(named, at, key="config")
-
-    def _local_folder(self, model: str, where: Place) -> Path | None:
-        if (found := find_in_folders(model, self._paths.models)) is not None:
-            return found.resolve()
-        if not _is_local(model, self._reader.folder):
-            return None
-        folder = path_from(self._reader.folder, model).resolve()
-        if self._reader.is_typed(where):
-            allowed = [
-                self._reader.folder.resolve(),
-                *(root.resolve() for root in self._paths.models),
-            ]
-            if not any(folder.is_relative_to(root) for root in allowed):
-                self._reader.note(where, f"'{model}' lies outside the folders of models.")
-                return None
-        if not folder.is_dir():
-            hint = self._reader.near(folder)
-            self._reader.note(where, f"{NO_FOLDER} '{model}'.", hint)
-            return None
-        return folder
-
     def _component(
         self, document: ComponentDocument, at: Place, pipelines_dtype: DType
     ) -> ComponentBlock | None:
@@ -389,8 +297,8 @@ class PipelineBuilder:
             document.configuration.component_type, (*at, "configuration", "component_type"), *kinds
         )
         self._check_loading(loading, loading_at)
-        source = self._source(loading, loading_at)
-        config = self._config(loading, loading_at)
+        source = self.models.source(loading, loading_at, kinds=file_kinds(name))
+        config = self.models.config(loading, loading_at)
         dtype = component_dtype(loading, pipelines_dtype, loading_at, self._reader)
         quantised_at = (*at, "quantization_config")
         quantisation = read_quantisation(block, quantised_at, self._reader) if block else None
@@ -425,14 +333,3 @@ class PipelineBuilder:
         check_packages(known, {**own, **arguments}, place, self._reader)
         warn_of_settings(known, arguments, (*at, "from_config_args"), self._reader)
         return SchedulerChange(class_name=name, config=arguments, shift=block.shift)
-
-
-def _is_mistyped(key: str, loading: dict[str, Any]) -> bool:
-    """Returns True if the key is missing because it is misspelt, which is already noted."""
-    return any(nearest(name, [key]) for name in loading if name not in LOADING_ARGUMENTS)
-
-
-def _is_local(model: str, folder: Path) -> bool:
-    return (
-        model.startswith((".", "/", "~")) or (folder / model).is_dir() or not is_repository(model)
-    )

@@ -34,6 +34,7 @@ from app.dialect.references import Path as Place
 from app.errors import nearest, shortened
 from app.mistakes import shown
 from app.models.hub import is_repository
+from app.models.kind_folders import Kind, NotOne, find_known, is_bare, roots
 from app.models.single_files import HOW_TO_ALLOW, family_of_checkpoint, family_of_pipeline
 from app.planning.values import ValueReader
 from app.settings import PathSettings
@@ -114,12 +115,13 @@ class SingleFiles:
     """Reads the single-file names of one document."""
 
     def __init__(self, paths: PathSettings, reader: ValueReader) -> None:
-        self._models = paths.models
+        self._paths = paths
         self._allow_pickles = paths.allow_pickles
         self._reader = reader
 
-    def read(self, named: Any, at: Place) -> ModelSource | None:
-        """Returns the file, or None with the problem of its name noted."""
+    def read(self, named: Any, at: Place, kinds: tuple[Kind, ...]) -> ModelSource | None:
+        """Returns the file, or None with the problem of its name noted. A bare name is looked for
+        in the folders of these kinds."""
         if not isinstance(named, str) or not named:
             self._reader.note(at, f"The name of a file is needed, not {shown(named)}.")
             return None
@@ -128,7 +130,7 @@ class SingleFiles:
         if not can_be_path(self._reader.folder / named):
             self._reader.note(at, "No file can have this name.")
             return None
-        return self._local(named, at)
+        return self._local(named, at, kinds)
 
     def _on_the_hub(self, url: str, at: Place) -> ModelSource | None:
         parts = urlsplit(url)
@@ -144,7 +146,7 @@ class SingleFiles:
         if not is_repository(model) or ".." in PurePosixPath(file).parts:
             self._reader.note(at, f"'{shortened(url)}' names no file of a model.")
             return None
-        for root in self._models:
+        for root in self._paths.models:
             if (root / model).is_dir() and self._chosen(root / model / file) is not None:
                 return self._source(url, root / model / file)
         if not self._has_known_kind(file, at):
@@ -156,15 +158,28 @@ class SingleFiles:
         wanted = beside if is_pickle and not self._allow_pickles else file
         return ModelSource(model=model, revision=revision, file=wanted)
 
-    def _local(self, named: str, at: Place) -> ModelSource | None:
-        below = [] if named.startswith((".", "/", "~")) else self._models
+    def _local(self, named: str, at: Place, kinds: tuple[Kind, ...]) -> ModelSource | None:
+        below = [] if named.startswith((".", "/", "~")) else self._paths.models
         candidates = [path_from(root, named).resolve() for root in (*below, self._reader.folder)]
-        path = next((path for path in candidates if self._is_there(path)), candidates[-1])
+        path = next((path for path in candidates if self._is_there(path)), None)
+        if path is None:
+            try:
+                known = find_known(named, kinds, self._paths)
+            except NotOne as error:
+                self._reader.note(at, error.message, error.hint)
+                return None
+            path = candidates[-1] if known is None else known.path
         if self._reader.is_typed(at):
-            roots = [self._reader.folder.resolve(), *(root.resolve() for root in self._models)]
-            if not any(path.is_relative_to(root) for root in roots):
+            allowed = [self._reader.folder.resolve(), *roots(self._paths)]
+            if not any(path.resolve().is_relative_to(root) for root in allowed):
                 self._reader.note(at, f"'{named}' lies outside the folders of models.")
                 return None
+        if is_bare(named) and not path.suffix and not path.exists():
+            where = ", ".join(f"'{root.resolve().name}'" for root in self._paths.models)
+            self._reader.note(
+                at, f"There is no file '{named}', and no folder {kinds[0]}/ in {where}."
+            )
+            return None
         if not self._has_known_kind(path.name, at):
             return None
         if not self._is_there(path):

@@ -84,7 +84,7 @@ def pipeline_call(
         reader.note(other.place, "This task takes one picture at a time.", "Use 'arguments'.")
     values = with_defaults(task, call.samples)
     becomes = task.becomes(values)
-    source = builder.source(becomes.model, call.place, "model_name")
+    source = builder.models.named(becomes.model, call.place, "model_name")
     if source is None or more:
         return None
     for key in call.values.keys() - {*becomes.arguments, "mode", "model_name"}:
@@ -142,9 +142,9 @@ def _component(
         return None
     if wanted.file is not None:
         named = wanted.model if not wanted.file else HUB_FILE.format(wanted.model, wanted.file)
-        source = SingleFiles(paths, reader).read(named, where)
+        source = SingleFiles(paths, reader).read(named, where, ("upscale_models",))
         return ComponentBlock(class_name=wanted.class_name, source=source) if source else None
-    source = builder.source(wanted.model, at, wanted.argument)
+    source = builder.models.named(wanted.model, at, wanted.argument)
     if source is None:
         return None
     if wanted.files:
