@@ -285,8 +285,9 @@ CALLERS: dict[str, set[str]] = {
     "read_pipeline_index": {"app.models.pipeline_layout", "app.worker.loading.load"},
     "model_index": {"app.models.resolve", "app.worker.loading.modular"},
     # Planning reads it for the pipeline's call, and the repositories in it; a download without a
-    # list of files is compared with it.
+    # list of files is compared with it, and the list of models names its class.
     "read_index": {
+        "app.models.inventory",
         "app.models.pipeline_shapes",
         "app.models.unlisted",
         "app.planning.called",

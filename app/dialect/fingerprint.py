@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from app.dialect.files import HEADER_LENGTH_BYTES, object_in
 from app.dialect.plan_settings import ComponentChanges, DType, StorageDType
@@ -24,6 +24,8 @@ DTYPE_BYTES: dict[StorageDType, int] = {
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """The types of safetensors that a load converts, with their bytes per number."""
 METADATA = "__metadata__"
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
 WEIGHTS = ".safetensors"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
 QUANTISERS = ("bitsandbytes", "torchao", "gguf", "sdnq", "optimum-quanto")
@@ -163,7 +165,7 @@ def weight_bytes(
     return sum(
         _loaded_bytes(entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0], stored)
         for path in files
-        for name, entry in _read_header(path)[1].items()
+        for name, entry in read_header(path).tensors.items()
         if not changes.leaves_out(name)
     )
 
@@ -188,7 +190,7 @@ def _bytes_by_type(path: Path, _stamp: FileStamp) -> dict[str, int]:
     """Returns bytes by the types' names in the format (`F16`); read again when the file has
     changed."""
     found: dict[str, int] = {}
-    for entry in _read_header(path)[1].values():
+    for entry in read_header(path).tensors.values():
         begin, end = entry["data_offsets"]
         found[entry["dtype"]] = found.get(entry["dtype"], 0) + end - begin
     return found
@@ -199,7 +201,7 @@ def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
 
     Reads only the header. Raises ValueError for another kind of file.
     """
-    start, header = _read_header(path)
+    start, header, _ = read_header(path)
     offsets = {name: entry["data_offsets"] for name, entry in header.items()}
     return {name: (start + begin, start + end) for name, (begin, end) in offsets.items()}
 
@@ -209,27 +211,45 @@ def tensor_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
     Reads only the header. Raises ValueError for another kind of file.
     """
-    header = _read_header(path)[1]
+    header = read_header(path).tensors
     return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
 
 
-def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Returns the offset of the first tensor, in bytes from the file's start, and the header."""
+class Header(NamedTuple):
+    """The header of a safetensors file."""
+
+    start: int
+    """Offset of the first tensor, in bytes from the file's start."""
+    tensors: dict[str, dict[str, Any]]
+    """`dtype`, `shape` and `data_offsets` of each tensor."""
+    metadata: dict[str, str]
+    """What its author wrote about it: any text."""
+
+
+def read_header(path: Path) -> Header:
+    """Returns the header of a safetensors file, and reads no more of it.
+
+    Raises ValueError for another kind of file, OSError where it cannot be read.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
         if not 0 < length <= path.stat().st_size - HEADER_LENGTH_BYTES:
             raise ValueError(f"'{path.name}' is not a safetensors file")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"the header of '{path.name}' has {length} bytes")
         try:
             header = object_in(file.read(length))
         except ValueError as error:
             raise ValueError(f"the header of '{path.name}' cannot be read: {error}") from error
-    header.pop(METADATA, None)
+    metadata = header.pop(METADATA, None)
     for name, entry in header.items():
         if not _is_tensor(entry):
             raise ValueError(
                 f"the header of '{path.name}' has no dtype, shape and place of '{name}'"
             )
-    return HEADER_LENGTH_BYTES + length, header
+    texts = metadata.items() if isinstance(metadata, dict) else ()
+    told = {key: text for key, text in texts if isinstance(text, str)}
+    return Header(HEADER_LENGTH_BYTES + length, header, told)
 
 
 def _is_tensor(entry: Any) -> bool:

@@ -138,7 +138,8 @@ def _contents(folder: KindFolder, below: str, above: tuple[str, ...]) -> Iterato
     try:
         with os.scandir(here) as entries:
             listed = sorted((e for e in entries if not e.name.startswith(".")), key=_by_name)
-            kinds = [(entry.name, entry.is_dir(), entry.is_file()) for entry in listed]
+            # A link to nothing is a file that cannot be read.
+            kinds = [(e.name, e.is_dir(), e.is_file() or e.is_symlink()) for e in listed]
     except OSError:
         return
     if below and any(is_file and name in MARKS for name, _, is_file in kinds):

@@ -65,14 +65,14 @@ def _safe_shapes(file: Path, _stamp: FileStamp) -> Shapes:
 def published_model(shapes: Shapes) -> Published:
     """Returns the published model that diffusers infers from these tensors. Raises ValueError where
     it cannot tell."""
-    found = _source()["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][_kind(shapes)]
+    found = _source()["DIFFUSERS_DEFAULT_PIPELINE_PATHS"][model_type(shapes)]
     return Published(str(found["pretrained_model_name_or_path"]), str(found.get("subfolder") or ""))
 
 
 def is_recognised(shapes: Shapes) -> bool:
     """Returns True if diffusers recognises the tensors; unknown ones it takes for a Stable
     Diffusion 1. Raises ValueError where it cannot tell."""
-    return _kind(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
+    return model_type(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
 
 
 class Family(NamedTuple):
@@ -111,11 +111,13 @@ def _family_of(file: Path, stamp: FileStamp) -> Family | None:
     shapes = _safe_shapes(file, stamp)
     if not is_recognised(shapes):
         return None
-    kind = _kind(shapes)
+    kind = model_type(shapes)
     return next((each for each in FAMILIES if kind.startswith(each.kinds)), None)
 
 
-def _kind(shapes: Shapes) -> str:
+def model_type(shapes: Shapes) -> str:
+    """Returns diffusers' word for the model of these tensors (`xl_base`); `v1` for unknown ones.
+    Raises ValueError where it cannot tell."""
     tensors = {name: _Tensor(shape) for name, shape in shapes.items()}
     try:
         return str(_source()["infer_diffusers_model_type"](tensors))

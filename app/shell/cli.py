@@ -1,4 +1,4 @@
-"""The command line: serve, run, batch, repl, validate, workflows, runs, free, weights.
+"""The command line: serve, run, batch, repl, validate, workflows, models, runs, free, weights.
 
 Each command imports what it needs: `validate` needs no page, `workflows` no worker. Results go to
 stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled.
@@ -245,6 +245,13 @@ def _workflows(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _models(options: argparse.Namespace, settings: Settings) -> int:
+    from app.shell.models_command import print_models
+
+    print_models(settings.paths, options.kind, as_json=options.json)
+    return 0
+
+
 def _runs(options: argparse.Namespace, settings: Settings) -> int:
     from app.shell.history_command import list_runs
 
@@ -295,6 +302,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "repl": _repl,
     "validate": _validate,
     "workflows": _workflows,
+    "models": _models,
     "runs": _runs,
     "free": _free,
     "weights": _weights,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from app import __version__
 from app.errors import BadRequest, Problem
 from app.mistakes import in_words
+from app.models.kind_folders import KINDS
 from app.settings import Settings, variables
 
 OF_THE_PAGE = ("host", "port", "share", "media_urls")
@@ -101,6 +102,11 @@ def parser() -> argparse.ArgumentParser:
     workflows.add_argument("--json", action="store_true", help="print a JSON list")
     _add_common(workflows, "WARNING")
 
+    models = commands.add_parser("models", help="list the models in the folders of their kinds")
+    models.add_argument("--kind", choices=KINDS, help="list only models of this kind")
+    models.add_argument("--json", action="store_true", help="print a JSON list")
+    _add_common(models, "WARNING")
+
     runs = commands.add_parser("runs", help="list past and current runs, newest first")
     runs.add_argument("words", nargs="*", help="list only runs whose text contains all these words")
     runs.add_argument(
@@ -133,7 +139,8 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--models", action="append", type=Path, metavar="FOLDER", default=[],
-        help="an additional folder of models, as OWNER/NAME below it; repeatable",
+        help="an additional folder of models: OWNER/NAME, or the folders of ComfyUI or A1111;"
+        " repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--allow-pickles", action="store_true",

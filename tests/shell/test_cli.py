@@ -22,6 +22,7 @@ from PIL import Image
 
 from app.worker.loading.converted import ConvertedWeights
 from tests.hub import Hub
+from tests.plan_bench import safetensors
 from tests.processes import left_over, started
 from tests.servers import Server, started_server
 
@@ -467,3 +468,21 @@ def test_failed_run_prints_sentences_without_a_traceback(tmp_path: Path):
         "run", tmp_path / "cut.json", "--output", tmp_path / "drawn", "--log-level", "INFO"
     )
     assert "Details of run" in told.stderr
+
+
+def test_models_lists_the_models_of_a_kind(tmp_path: Path):
+    for kind in ("Lora", "VAE"):
+        (tmp_path / kind).mkdir()
+        safetensors(tmp_path / kind / f"[{kind}].safetensors", weight=2000)
+    (tmp_path / "VAE" / "page.safetensors").write_text("<html>")
+    ran = workbench("models", "--models", tmp_path)
+    assert ran.exit_code == 0
+    assert "[Lora]" in ran.stdout
+    assert "It is not a safetensors file: it begins with '<html>'." in ran.stdout
+    asked = workbench("models", "--models", tmp_path, "--kind", "loras", "--json")
+    [found] = json.loads(asked.stdout)
+    assert found["name"] == "[Lora]"
+    assert found["path"] == str(tmp_path / "Lora" / "[Lora].safetensors")
+    empty = workbench("models", "--kind", "controlnet")
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert "It is looked for in: checkpoints/" in empty.stderr
