@@ -193,7 +193,8 @@ class AdapterBlock(Block):
     def _remove_ignored(cls, block: Any) -> Any:
         if not isinstance(block, dict):
             return block
-        return {key: value for key, value in block.items() if key not in IGNORED_ADAPTER_ARGUMENTS}
+        ignored = IGNORED_ADAPTER_ARGUMENTS - cls.model_fields.keys()
+        return {key: value for key, value in block.items() if key not in ignored}
 
 
 class LoraBlock(AdapterBlock):
@@ -207,6 +208,17 @@ class LoraBlock(AdapterBlock):
     """Weights are always safetensors."""
     low_cpu_mem_usage: StrictBool | None = None
     """No effect on the result."""
+
+
+class TextualInversionBlock(AdapterBlock):
+    """A word that the text encoders learn for the step (an addition to the dialect)."""
+
+    model_name: str
+    weight_name: str | None = None
+    subfolder: str | None = None
+    revision: str | None = None
+    token: Annotated[str, Field(min_length=1)] | None = None
+    """The word in prompts; by default the one in its file, else the file's name."""
 
 
 class IpAdapterBlock(AdapterBlock):
@@ -264,6 +276,7 @@ class PipelineBlock(Block):
     scheduler: SchedulerBlock | None = None
     audio_scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
+    textual_inversions: tuple[TextualInversionBlock, ...] = ()
     ip_adapter: IpAdapterBlock | None = None
     chain: ChainBlock | None = None
     remote_text_encoder: RemoteTextEncoder | None = None
@@ -418,7 +431,8 @@ KNOWN_KEYS = frozenset(
     for model in (
         WorkflowDocument, StepDocument, PipelineBlock, Configuration, ComponentConfiguration,
         SchedulerBlock, SchedulerConfiguration, LoraBlock, IpAdapterBlock,
-        PipelineReference, ChainBlock, FrameSnap, SubWorkflow, ResultBlock, InputBlock, TaskBlock,
+        TextualInversionBlock, PipelineReference, ChainBlock, FrameSnap, SubWorkflow,
+        ResultBlock, InputBlock, TaskBlock,
         *CACHE_BLOCKS, RemoteTextEncoder, ComponentDocument, QuantisationBlock,
         QuantisationConfiguration, LoadComponents, ComponentsManager, *SETTING_BLOCKS,
     )

@@ -238,6 +238,7 @@ CLOSED = {
     "group_offload", "enable_layerwise_casting", "teacache",
 }  # fmt: skip
 """Blocks whose keys the dialect closes, or passes on to a call that would refuse others."""
+CLOSED_LISTS = {"loras", "textual_inversions"}
 ACTIONS = ("pipeline", "pipeline_reference", "task", "workflow")
 """A step has exactly one."""
 
@@ -247,7 +248,7 @@ def is_open(path: Path) -> bool:
     above = [part for part in path[:-1] if isinstance(part, str)]
     if not above:
         return True
-    closed_lists = above[-1] == "loras" or (len(above) > 1 and above[-2] == "inputs")
+    closed_lists = above[-1] in CLOSED_LISTS or (len(above) > 1 and above[-2] == "inputs")
     configures_pipeline = above[-2:] == ["pipeline", "configuration"]
     return not (above[-1] in CLOSED or closed_lists or configures_pipeline)
 

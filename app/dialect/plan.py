@@ -28,6 +28,7 @@ from app.dialect.plan_sources import (
     LoraSource,
     ModelSource,
     ModularSettings,
+    TextualInversionSource,
 )
 from app.dialect.plan_values import ResultValue, Value, references_in
 from app.dialect.segments import FrameSnap
@@ -151,6 +152,7 @@ class PipelineStep(PlannedStep):
     scheduler: SchedulerChange | None = None
     audio_scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
+    textual_inversions: tuple[TextualInversionSource, ...] = ()
     ip_adapter: IpAdapterSource | None = None
     sdnq_matmul: tuple[str, ...] = ()
     """SDNQ components that use quantised matrix multiplication, where a GPU can."""
@@ -227,7 +229,11 @@ class PipelineStep(PlannedStep):
         blocks = [block.source for block in self.components.values()]
         blocks += self.modular.sources.values() if self.modular else ()
         blocks += [self.code] if self.code else []
-        adapters = (*self.loras, *([self.ip_adapter] if self.ip_adapter else ()))
+        adapters = (
+            *self.loras,
+            *self.textual_inversions,
+            *([self.ip_adapter] if self.ip_adapter else ()),
+        )
         if self.ip_adapter is not None and self.ip_adapter.encoder_source is not None:
             blocks.append(self.ip_adapter.encoder_source)
         own = (self.source,) if self.source is not None else ()

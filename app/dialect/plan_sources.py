@@ -83,6 +83,15 @@ class LoraSource(Frozen):
     scale: float = 1.0
 
 
+class TextualInversionSource(Frozen):
+    """The embeddings of a word, which the text encoders know during the step."""
+
+    source: ModelSource
+    """With its file."""
+    token: str | None = None
+    """The word; None for the one in the file, else the file's name."""
+
+
 class IpAdapterSource(Frozen):
     """The image prompt adapter of the denoiser during the step."""
 

@@ -33,6 +33,7 @@ VARIABLE = {"$ref": "#/$defs/Variable"}
 PLACES = {
     "Configuration": ("pipeline", "configuration"),
     "LoraBlock": ("loras",),
+    "TextualInversionBlock": ("textual_inversions",),
     "IpAdapterBlock": ("ip_adapter",),
     "SchedulerBlock": ("scheduler",),
     "ChainBlock": ("chain",),

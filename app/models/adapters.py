@@ -1,4 +1,4 @@
-"""Resolves a step's LoRAs and IP-adapters into specs with the identities of their files."""
+"""Resolves a step's adapters into specs with the identities of their files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypedDict
 from app.dialect.fingerprint import FileIdentity, identify_file
 from app.dialect.plan import LoadingStep, PipelineStep
 from app.dialect.plan_sources import IpAdapterSource, LoraSource
+from app.models.file_places import single_file
 from app.models.specs import AdapterSpec, Find, Selection
 
 
@@ -15,6 +16,7 @@ class Adapters(TypedDict, total=False):
     """The fields of `StepSpecs` for the adapters of a pipeline step."""
 
     loras: tuple[AdapterSpec, ...]
+    textual_inversions: tuple[AdapterSpec, ...]
     ip_adapter: AdapterSpec | None
 
 
@@ -23,7 +25,12 @@ def adapters_of(step: LoadingStep, find: Find) -> Adapters:
     if not isinstance(step, PipelineStep):
         return {}
     adapter = None if step.ip_adapter is None else _ip_adapter_spec(step.ip_adapter, find)
-    return {"loras": tuple(_lora_spec(lora, find) for lora in step.loras), "ip_adapter": adapter}
+    files = (single_file(each.source, find) for each in step.textual_inversions)
+    return {
+        "loras": tuple(_lora_spec(lora, find) for lora in step.loras),
+        "textual_inversions": tuple(_spec(file.parent, file) for file in files),
+        "ip_adapter": adapter,
+    }
 
 
 def _lora_spec(lora: LoraSource, find: Find) -> AdapterSpec:

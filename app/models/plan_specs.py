@@ -77,9 +77,8 @@ def _is_current(specs: StepSpecs) -> bool:
     try:
         if specs.index is not None and identify_file(specs.folder / INDEX) != specs.index:
             return False
-        adapters = [*specs.loras, *([specs.ip_adapter] if specs.ip_adapter else [])]
         return all(identities(each) == each.files for each in specs.components) and all(
-            adapter_identities(each.folder, each.file) == each.files for each in adapters
+            adapter_identities(each.folder, each.file) == each.files for each in specs.adapters
         )
     except OSError:
         return False

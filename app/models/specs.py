@@ -206,7 +206,7 @@ class ComponentSpec:
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """A LoRA or an IP-adapter of a step."""
+    """A LoRA, a textual inversion or an IP-adapter of a step."""
 
     folder: Path
     """From which its library reads it; see `load_lora_weights`, `load_ip_adapter`."""
@@ -229,6 +229,8 @@ class StepSpecs:
     """Further arguments of the pipeline's constructor: absent components, plain values."""
     loras: tuple[AdapterSpec, ...] = ()
     """In the step's order."""
+    textual_inversions: tuple[AdapterSpec, ...] = ()
+    """In the step's order."""
     ip_adapter: AdapterSpec | None = None
     index: FileIdentity | None = None
     """The model's index as read; None without one."""
@@ -244,8 +246,15 @@ class StepSpecs:
         }
         decisive["components"] = [(each.name, each.key) for each in self.components]
         decisive["loras"] = [each.files for each in self.loras]
+        decisive["textual_inversions"] = [each.files for each in self.textual_inversions]
         decisive["ip_adapter"] = self.ip_adapter and self.ip_adapter.files
         return decisive
+
+    @property
+    def adapters(self) -> tuple[AdapterSpec, ...]:
+        """Returns all adapters of the step."""
+        own = (self.ip_adapter,) if self.ip_adapter is not None else ()
+        return (*self.loras, *self.textual_inversions, *own)
 
     @property
     def weight_bytes(self) -> int:

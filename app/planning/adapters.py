@@ -119,20 +119,20 @@ def _in_folder(
     """Returns the LoRA in a folder or a repository; None where a problem is noted."""
     loading, named = lora.model_dump(exclude={"weight_name"}), lora.weight_name
     if named is None:
-        loading["model_name"], named = _folder_and_file(loading["model_name"])
+        loading["model_name"], named = folder_and_file(loading["model_name"])
     weight_name = None
     if named is not None:
         weight_name = _safetensors(named, at, reader)
         if weight_name is None:
             return None
     source = source_of(loading, at)
-    if source is None or not _is_one_there(source, weight_name, at, reader):
+    if source is None or not is_one_there(source, weight_name, USUAL_LORA, at, reader):
         return None
     return source, weight_name
 
 
-def _folder_and_file(model: Any) -> tuple[Any, str | None]:
-    """Returns folder and file of a LoRA whose model is named by its file."""
+def folder_and_file(model: Any) -> tuple[Any, str | None]:
+    """Returns folder and file of an adapter whose model is named by its file."""
     if not isinstance(model, str) or Path(model).suffix.lower() not in FORMATS:
         return model, None
     path = PurePosixPath(model.replace("\\", "/"))
@@ -140,19 +140,19 @@ def _folder_and_file(model: Any) -> tuple[Any, str | None]:
     return "./" if folder == "." else folder, path.name
 
 
-def _is_one_there(
-    source: ModelSource, weight_name: str | None, at: Place, reader: ValueReader
+def is_one_there(
+    source: ModelSource, weight_name: str | None, usual: str, at: Place, reader: ValueReader
 ) -> bool:
     """Returns False, and notes it, if the file is not in the local folder, or none is named and
     there are several: diffusers would take any."""
     if weight_name is not None:
-        return _is_there(source, weight_name, at, reader)
+        return is_there(source, weight_name, at, reader)
     if source.folder is None:
         return True
     there = sorted(
         each.name for each in (Path(source.folder) / source.subfolder).glob("*.safetensors")
     )
-    if len(there) <= 1 or USUAL_LORA in there:
+    if len(there) <= 1 or usual in there:
         return True
     named = ", ".join(there[:MAX_LISTED]) + (", …" if len(there) > MAX_LISTED else "")
     message = f"'{source.model}' has {len(there)} files, and none of them is named."
@@ -177,7 +177,7 @@ def read_ip_adapter(
         reader.note((*at, "image_encoder_folder"), f"{encoder!r} is not a plain name.")
         return None
     source = source_of(block.model_dump(exclude={"weight_name"}), at)
-    if source is None or not _is_there(source, weight_name, at, reader):
+    if source is None or not is_there(source, weight_name, at, reader):
         return None
     elsewhere = block.image_encoder_pretrained_model_name_or_path
     encoder_source = None
@@ -210,7 +210,7 @@ def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
     return name
 
 
-def _is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueReader) -> bool:
+def is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueReader) -> bool:
     """Returns False, and notes it, if the model's local folder lacks the file. The hub is not
     asked."""
     if source.folder is None:

@@ -42,6 +42,7 @@ from app.planning.single_files import (
     check_single_file_class,
     single_file_quantisation,
 )
+from app.planning.textual_inversions import read_inversions
 from app.planning.values import ValueReader
 from app.settings import PathSettings
 
@@ -139,6 +140,16 @@ class PipelineBuilder:
             loras = read_loras(
                 block.loras, (*where, "loras"), self.models.source, self._reader, self._paths
             )
+        inversions = read_inversions(
+            block,
+            pipeline_class,
+            source,
+            components,
+            (*where, "textual_inversions"),
+            self.models.source,
+            self._reader,
+            allow_pickles=self._paths.allow_pickles,
+        )
         ip_adapter = None
         if block.ip_adapter is not None:
             at_adapter = (*where, "ip_adapter")
@@ -180,6 +191,7 @@ class PipelineBuilder:
             scheduler=scheduler,
             audio_scheduler=audio_scheduler,
             loras=loras,
+            textual_inversions=inversions,
             ip_adapter=ip_adapter,
             sdnq_matmul=block.configuration.sdnq_optimize,
             offload=block.configuration.offload,

@@ -30,6 +30,7 @@ NOT_DECISIVE = CALLED_AND_SAVED | RESOLVED | {"seed_drawn"}
 RESOLVED_IN: dict[str, set[str]] = {
     "components": {"class_name", "source", "dtype", "quantisation", "config", "files"},
     "loras": {"source", "weight_name", "adapter_name"},
+    "textual_inversions": {"source"},
     "ip_adapter": {"source", "weight_name", "image_encoder", "encoder_source"},
 }
 """Parts of a step's fields that `loaded` covers; the rest of these fields is part of its key."""
@@ -41,6 +42,7 @@ _EXCLUDED: dict[str, Any] = {
     **dict.fromkeys(NOT_DECISIVE | DESCRIBED, True),
     "components": {"__all__": RESOLVED_IN["components"]},
     "loras": {"__all__": RESOLVED_IN["loras"]},
+    "textual_inversions": {"__all__": RESOLVED_IN["textual_inversions"]},
     "ip_adapter": RESOLVED_IN["ip_adapter"],
 }
 """In pydantic's form."""

@@ -82,8 +82,8 @@ class PromptMemo:
     ) -> Iterator[None]:
         """Memoises the pipeline's `encode_prompt` inside.
 
-        Enter after the step's LoRAs are loaded. Calls with tensors, a generator or other unknown
-        arguments are not memoised, nor calls that draw random numbers.
+        Enter after the step's LoRAs and textual inversions are loaded. Calls with tensors, a
+        generator or other unknown arguments are not memoised, nor calls that draw random numbers.
         """
         is_modular = step.modular is not None
         if not (is_modular or hasattr(pipeline, "encode_prompt")):
@@ -197,6 +197,10 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         [lora.scale, [file.model_dump() for file in spec.files]]
         for lora, spec in zip(step.loras, parts.loras, strict=True)
     ]
+    inversions = [
+        [inversion.token, [file.model_dump() for file in spec.files]]
+        for inversion, spec in zip(step.textual_inversions, parts.textual_inversions, strict=True)
+    ]
     return [
         f"{type(pipeline).__module__}.{type(pipeline).__qualname__}",
         dict(parts.settings),
@@ -206,6 +210,8 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         # Rounding depends on the hardware.
         [str(device), device.name],
         *(["weighed"] if step.prompt_weighting else []),
+        # (Left out where there are none: embeddings on the disk have keys without them.)
+        *([{"inversions": inversions}] if inversions else []),
     ]
 
 

@@ -21,6 +21,7 @@ from app.dialect.plan_sources import (
     LoraSource,
     ModelSource,
     ModularSettings,
+    TextualInversionSource,
 )
 from app.dialect.plan_values import (
     FileValue,
@@ -124,6 +125,10 @@ class GrownLora(LoraSource):
     new: str = "a"
 
 
+class GrownInversion(TextualInversionSource):
+    new: str = "a"
+
+
 class GrownAdapter(IpAdapterSource):
     new: str = "a"
 
@@ -137,12 +142,14 @@ class GrownInside(PipelineStep):
 
     components: dict[str, GrownBlock] = Field(default_factory=dict)
     loras: tuple[GrownLora, ...] = ()
+    textual_inversions: tuple[GrownInversion, ...] = ()
     ip_adapter: GrownAdapter | None = None
 
 
 SOURCE = ModelSource(model="b")
 NESTED: dict[str, Callable[..., Any]] = {
     "loras": lambda **changes: (GrownLora(source=SOURCE, adapter_name="a", **changes),),
+    "textual_inversions": lambda **changes: (GrownInversion(source=SOURCE, **changes),),
     "ip_adapter": lambda **changes: GrownAdapter(
         source=SOURCE, weight_name="a.safetensors", image_encoder="b", **changes
     ),
@@ -163,6 +170,12 @@ def test_a_field_that_an_adapter_or_a_component_gets_is_part_of_the_key(name: st
 def test_an_adapters_scale_is_part_of_the_key(name: str):
     made = NESTED[name]
     assert key(step(**{name: made()})) != key(step(**{name: made(scale=0.5)}))
+
+
+def test_an_inversions_word_is_part_of_the_key():
+    made = NESTED["textual_inversions"]
+    keys = [key(step(textual_inversions=made(token=word))) for word in (None, "a", "b")]
+    assert len(set(keys)) == 3
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,15 @@ def _parts_of(step: PipelineStep, specs: StepSpecs, pipeline_class: type[Any]) -
         )
     parts = tuple(map(part_of, specs.components))
     check_settings(step, {part.name: part.component_class for part in parts}, specs.settings)
-    return Parts(pipeline_class, specs.folder, parts, specs.settings, specs.loras, specs.ip_adapter)
+    return Parts(
+        pipeline_class,
+        specs.folder,
+        parts,
+        specs.settings,
+        specs.loras,
+        specs.textual_inversions,
+        specs.ip_adapter,
+    )
 
 
 def _pipeline_class(step: PipelineStep, name: str) -> type[Any]:

@@ -69,7 +69,15 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part
         "configs": _configs(pipeline),
         "blocks": f"{type(pipeline._blocks).__module__}.{type(pipeline._blocks).__qualname__}",
     }
-    return Parts(type(pipeline), folder, parts, settings, specs.loras, specs.ip_adapter)
+    return Parts(
+        type(pipeline),
+        folder,
+        parts,
+        settings,
+        specs.loras,
+        specs.textual_inversions,
+        specs.ip_adapter,
+    )
 
 
 def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:

@@ -31,6 +31,7 @@ class Parts(NamedTuple):
     settings: Mapping[str, Any]
     """Further arguments of the pipeline's constructor: absent components, plain values."""
     loras: tuple[AdapterSpec, ...] = ()
+    textual_inversions: tuple[AdapterSpec, ...] = ()
     ip_adapter: AdapterSpec | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -56,8 +56,21 @@ def prompt_notices(
                     f"'{shortened(weighted[0])}' in the {shown_name} is read as words: weights need"
                     " 'prompt_weighting' in the pipeline's configuration."
                 )
-            if cut := _cut_off(pipeline, _readers(name, arguments, tokenizers), arguments, text):
+            readers = _readers(name, arguments, tokenizers)
+            expands = bool(step.textual_inversions)
+            if cut := _cut_off(pipeline, readers, arguments, text, expands=expands):
                 yield f"The {shown_name} is too long for the model, which does not read: '{cut}'."
+
+
+def unused_words(words: Iterable[str], arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a sentence for each word of a textual inversion that is in no prompt of the call."""
+    prompts = [value for name, value in arguments.items() if "prompt" in name]
+    listed = [[each] if isinstance(each, str) else each for each in prompts if each is not None]
+    # Embeddings of prompts may be given instead of texts.
+    texts = "\n".join(text for each in listed if _is_texts(each) for text in each).lower()
+    for word in words:
+        if word.lower() not in texts:
+            yield f"No prompt has the word '{shortened(word)}': its embedding has no effect."
 
 
 def variant_notices(parts: Parts) -> Iterator[str]:
@@ -113,11 +126,19 @@ def _readers(name: str, arguments: Mapping[str, Any], tokenizers: Mapping[str, A
     return [tokenizer for key, tokenizer in tokenizers.items() if key not in own]
 
 
-def _cut_off(pipeline: Any, readers: Sequence[Any], arguments: Mapping[str, Any], text: str) -> str:
+def _cut_off(
+    pipeline: Any,
+    readers: Sequence[Any],
+    arguments: Mapping[str, Any],
+    written: str,
+    *,
+    expands: bool,
+) -> str:
     """Returns the end of the text that none of the encoders reads, "" where one reads it all, or
-    may."""
+    may; `expands` for a pipeline with words of several tokens."""
     ends = []
     for tokenizer in readers:
+        text = pipeline.maybe_convert_prompt(written, tokenizer) if expands else written
         limit = _limit(pipeline, tokenizer, arguments)
         # A token has one byte or more; most prompts are shorter than that.
         if limit is None or len(text.encode()) + MARKS <= limit:

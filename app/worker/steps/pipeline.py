@@ -16,7 +16,7 @@ from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
 from app.worker.steps.inpainting import in_own_shape, shape_notice, with_own_pixels
 from app.worker.steps.media import resample_references
-from app.worker.steps.notices import prompt_notices, size_notice, variant_notices
+from app.worker.steps.notices import prompt_notices, size_notice, unused_words, variant_notices
 from app.worker.steps.step_output import CallOutput, StepOutput
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def run(
 
     from app.compat.worker.clip_text_model import with_inner_text_model
     from app.worker.loading.load import assemble
+    from app.worker.tuning.textual_inversions import using_textual_inversions
     from app.worker.tuning.tune import reset_caches, tuned
 
     arguments = combinations(step.name, step.arguments, context, bare=True)
@@ -58,6 +59,7 @@ def run(
     drawing = seeded(step.seed, context.device.torch_device)
     with (
         context.loras.applied(pipeline, step, parts),
+        using_textual_inversions(pipeline, step, parts) as words,
         drawing if step.generator else contextlib.nullcontext(),
         tuned(pipeline, step, parts, context.device),
         context.prompts.memoising(pipeline, step, parts, context.device),
@@ -73,6 +75,8 @@ def run(
             if sentence := shape_notice(combination, step.arguments):
                 context.notice(sentence)
             for sentence in prompt_notices(pipeline, step, combination):
+                context.notice(sentence)
+            for sentence in unused_words(words, combination):
                 context.notice(sentence)
             # Ordinary pipelines do it themselves, modular ones do not.
             reset_caches(pipeline)

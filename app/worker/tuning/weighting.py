@@ -122,7 +122,8 @@ def _weighed(
                 for region in regions(result[place]):
                     encoded = _read(read, prefix, region.argument)
                     if encoded is not None:
-                        result[place] = _multiplied(result[place], region, encoded)
+                        read_by = _expanded(pipeline, region.tokenizer, encoded)
+                        result[place] = _multiplied(result[place], region, read_by)
         if is_flux and "prompt" in read:
             result[1] = _pooled(pipeline, read["prompt"], result[1])
         return tuple(result)
@@ -145,6 +146,23 @@ def _read(
 ) -> list[tuple[Chunk, ...]] | None:
     """Returns the encoder's own prompt, or the first prompt if it has none."""
     return read.get(f"{prefix}prompt{argument}") or read.get(f"{prefix}prompt")
+
+
+def _expanded(
+    pipeline: Any, tokenizer: Any, prompts: list[tuple[Chunk, ...]]
+) -> list[tuple[Chunk, ...]]:
+    """Returns the prompts as this tokenizer gets them: a textual inversion's word may become
+    several."""
+    if not hasattr(pipeline, "maybe_convert_prompt"):
+        return prompts
+    convert = pipeline.maybe_convert_prompt
+    return [
+        tuple(
+            tuple(piece._replace(text=convert(piece.text, tokenizer)) for piece in chunk)
+            for chunk in chunks
+        )
+        for chunks in prompts
+    ]
 
 
 def _multiplied(
