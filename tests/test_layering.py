@@ -161,6 +161,7 @@ ROOMS = [
     "compat.worker",
     "worker",
     "engine",
+    "api",
     "ui",
     "shell",
 ]
@@ -170,6 +171,9 @@ APART = {
     ("compat.worker", "compat.ui"),
     ("engine", "worker"),
     ("ui", "worker"),
+    ("api", "worker"),
+    ("api", "compat.ui"),
+    ("api", "compat.worker"),
     ("ui", "compat.worker"),
     ("shell", "ui"),
 }

@@ -9,10 +9,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.upload_folder import FRESH_S, STALE_S, UploadFolder
 from app.janitor import trim, trimming
 from app.outputs import OutputStore
 from app.trimming import Item, Needed, choose_removals
-from app.ui.upload_folder import FRESH_S, STALE_S, UploadFolder
 from app.unfinished import private_folder
 
 DAY = 24 * 3600.0

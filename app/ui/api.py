@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gradio as gr
 
+from app.api.people import People
+from app.api.script_events import failure_event
 from app.catalog.catalog import Catalog, CatalogEntry
 from app.dialect.inputs import unfit
 from app.engine.run import RunInfo
@@ -27,9 +29,8 @@ from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
 from app.run_view import RunView, advance, freed
 from app.ui.call_errors import CallError, call_error, status_of
-from app.ui.people import People
 from app.ui.readers import Reader, answer_for, while_read
-from app.ui.script_events import done_event, failure_event, script_event
+from app.ui.script_events import done_event, event_with_file
 from app.ui.typed_endpoints import endpoint_name, typed_endpoint
 from app.ui.uploads import inputs_of, unwrapped_urls
 
@@ -318,7 +319,7 @@ class ScriptApi:
             await self._end(run_id)
 
     def _told(self, event: RunEvent, request: gr.Request | None) -> dict[str, Any] | None:
-        told = script_event(event)
+        told = event_with_file(event)
         if isinstance(event, StepRemembered) and told is not None:
             mine = self._engine.owned(_owner(request))
             if event.made_by not in mine and not self._people.is_operator(request):

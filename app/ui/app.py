@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.api.people import People
 from app.catalog.catalog import Catalog
 from app.compat.ui.forms import allow_new_forms
 from app.settings import Settings
@@ -14,7 +15,6 @@ from app.ui.api import ScriptApi
 from app.ui.free import FreeButton
 from app.ui.generate import GenerateTab
 from app.ui.memory import PRIVATE, MemoryPanel
-from app.ui.people import People
 
 if TYPE_CHECKING:
     from app.engine import Engine

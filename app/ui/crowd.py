@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.state_holder import SessionState, StateHolder
 
-from app.ui.people import current_person
+from app.api.people import current_person
 
 
 def limit_calls(page: gr.Blocks, most: int) -> None:

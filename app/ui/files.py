@@ -9,22 +9,12 @@ from typing import Any
 
 import fastapi
 import gradio as gr
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
+from app.api.files import file_answer
 from app.outputs import RUN_ID
 
 NOT_OURS = "This file is neither an upload nor a result of this page."
-TEXTS = {".txt": "text/plain; charset=utf-8", ".json": "application/json"}
-MEDIA_TYPES = {
-    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jfif": "image/jpeg",
-    ".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".bmp": "image/bmp",
-    ".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime",
-    ".mkv": "video/x-matroska", ".wav": "audio/wav", ".mp3": "audio/mpeg", ".flac": "audio/flac",
-    ".ogg": "audio/ogg", ".m4a": "audio/mp4", ".aac": "audio/aac", ".opus": "audio/ogg",
-    **TEXTS,
-}  # fmt: skip
-"""Types that a browser displays. It downloads everything else: HTML, SVG and XML may hold
-scripts."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +72,7 @@ def serve(files: OwnFiles, path: str) -> Response:
     found = files.find(path)
     if found is None:
         raise fastapi.HTTPException(404, "There is no such file.")
-    shown = MEDIA_TYPES.get(found.suffix.lower())
-    return FileResponse(
-        found,
-        media_type=shown or "application/octet-stream",
-        filename=found.name,
-        content_disposition_type="inline" if shown else "attachment",
-    )
+    return file_answer(found)
 
 
 def restrict_to(files: OwnFiles) -> None:

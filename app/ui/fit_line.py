@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
+from app.api.people import People
 from app.catalog.catalog import CatalogEntry
 from app.errors import WorkbenchError
 from app.settings import PathSettings
 from app.ui import markup
+from app.ui.current_request import current_request
 from app.ui.form import Field, read_form
-from app.ui.people import People, current_request
 
 if TYPE_CHECKING:
     from app.engine import Engine

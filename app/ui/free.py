@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
+from app.api.people import People
 from app.errors import WorkbenchError
 from app.run_view import freed
 from app.ui import markup
-from app.ui.people import People, current_request
+from app.ui.current_request import current_request
 
 if TYPE_CHECKING:
     from app.engine import Engine

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.api.heartbeats import with_heartbeats
+from app.api.people import People
 from app.catalog.catalog import Catalog, CatalogEntry, missing_entry
 from app.dialect.document import drawn_seed
 from app.errors import ErrorReport, UnknownWorkflow, WorkbenchError
@@ -26,6 +28,7 @@ from app.protocol import ResultSaved
 from app.run_view import RunView, advance
 from app.settings import PathSettings
 from app.ui import markup
+from app.ui.current_request import current_request
 from app.ui.fit_line import FitLine
 from app.ui.form import (
     Field,
@@ -38,8 +41,6 @@ from app.ui.form import (
     with_file,
 )
 from app.ui.outcome import Outcome, StageState, Updates, media_kind, newest
-from app.ui.people import People, current_request
-from app.ui.readers import with_heartbeats
 from app.ui.visits import read_visit, typed_only
 
 if TYPE_CHECKING:

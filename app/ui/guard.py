@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.json_body import RefusedBody, read
 from app.log_lines import printable
 from app.ui import calls, plain_errors
 from app.ui.answers import cleaned, policy
@@ -162,11 +163,11 @@ class Guard:
         call, arguments = calls.Call(), {}
         try:
             if route.body == "arguments":
-                arguments = calls.read(sent)
+                arguments = read(sent)
             else:
                 call = calls.checked(sent)
                 body = calls.written(call)
-        except calls.RefusedCall as error:
+        except RefusedBody as error:
             raise _unreadable_call(str(error)) from None
         named = route.path.fullmatch(path)
         assert named is not None

@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.people import RequestParts, address_of, current_person, person
 from app.settings import UiSettings
-from app.ui.people import RequestParts, address_of, current_person, person
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.api.people import People
 from app.errors import WorkbenchError
 from app.ui import memory_markup
+from app.ui.current_request import current_request
 from app.ui.markup import notice
-from app.ui.people import People, current_request
 
 if TYPE_CHECKING:
     from app.engine import Engine

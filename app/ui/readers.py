@@ -15,8 +15,7 @@ from typing import TypeVar
 import gradio as gr
 from gradio.context import LocalContext
 
-HEARTBEAT_S = 1.0
-"""Interval at which a waiting call checks its reader, and streams send a heartbeat."""
+from app.api.heartbeats import HEARTBEAT_S, with_heartbeats
 
 Item = TypeVar("Item")
 
@@ -46,31 +45,6 @@ class Reader:
         if messages.empty():
             self._read_at = time.monotonic()
         return time.monotonic() - self._read_at > self._unread_s
-
-
-async def with_heartbeats(items: AsyncIterator[Item]) -> AsyncGenerator[Item | None, None]:
-    """Yields the items as they come, and None for each heartbeat without one."""
-    coming: asyncio.Future[Item] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(items))
-            done, _ = await asyncio.wait({coming}, timeout=HEARTBEAT_S)
-            if not done:
-                yield None
-                continue
-            arrived, coming = coming, None
-            try:
-                item = arrived.result()
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        if coming is not None:
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await coming
-        if isinstance(items, AsyncGenerator):
-            await items.aclose()
 
 
 async def while_read(

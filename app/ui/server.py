@@ -198,7 +198,8 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
 @contextlib.contextmanager
 def bounding_files(engine: Engine, settings: Settings) -> Iterator[None]:
     """Bounds the uploads' size and, where that is set, the results'."""
-    from app.ui.upload_folder import UploadFolder, bound_uploads
+    from app.api.upload_folder import UploadFolder
+    from app.ui.upload_folder import bound_uploads
 
     paths = settings.paths
     uploads = UploadFolder(paths.media[0], settings.ui.uploads_bytes, lambda: engine.needed().files)

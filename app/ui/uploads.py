@@ -8,12 +8,10 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from app.api import inputs
 from app.catalog.catalog import CatalogEntry
 from app.dialect.inputs import InputSpec
-from app.errors import InvalidInputs, Problem
 from app.media.urls import is_url
-
-EXAMPLES = {"image": "picture.png", "video": "film.mp4", "audio": "sound.wav"}
 
 
 def pass_urls_on() -> None:
@@ -52,26 +50,8 @@ def unwrapped_urls(variables: Any) -> Any:
 
 
 def inputs_of(entry: CatalogEntry, variables: Any, uploads: Path) -> dict[str, JsonValue]:
-    """Returns the variables with every uploaded file as its path; other texts are never paths.
-
-    Raises InvalidInputs.
-    """
-    if not isinstance(variables, Mapping):
-        raise InvalidInputs("The variables have to be an object: {name: value}.")
-    specs = {spec.name: spec for spec in entry.inputs}
-    inputs: dict[str, JsonValue] = {}
-    problems: list[Problem] = []
-    for name, value in variables.items():
-        spec = specs.get(name)
-        if spec is None or spec.media is None or value == spec.default:
-            inputs[name] = value
-        elif (found := _file_or_url(value, uploads)) is not None:
-            inputs[name] = found
-        else:
-            problems.append(_not_sent(spec))
-    if problems:
-        raise InvalidInputs(f"'{entry.name}' cannot run with these inputs.", problems)
-    return inputs
+    """Returns the variables with every uploaded file as its path. Raises InvalidInputs."""
+    return inputs.inputs_of(entry, variables, lambda value: _file_or_url(value, uploads), _hint)
 
 
 def uploaded_path(value: Any, uploads: Path) -> Path | None:
@@ -100,10 +80,6 @@ def _file_data_path(value: Any) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _not_sent(spec: InputSpec) -> Problem:
-    example = EXAMPLES[spec.media or "image"]
-    return Problem(
-        place=f"inputs.{spec.name}",
-        message=f"{spec.label} has to be an uploaded file or a URL, not a path.",
-        hint=f"Send it with gradio_client.handle_file('{example}').",
-    )
+def _hint(spec: InputSpec) -> str:
+    example = inputs.EXAMPLES[spec.media or "image"]
+    return f"Send it with gradio_client.handle_file('{example}')."

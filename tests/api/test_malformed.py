@@ -12,7 +12,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 
-from app.ui.calls import MAX_DEPTH
+from app.api.json_body import MAX_DEPTH
 from tests.servers import Server
 
 OF_PYTHON = re.compile(

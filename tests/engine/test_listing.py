@@ -12,12 +12,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from app.api.people import People
 from app.catalog.catalog import Catalog
 from app.settings import PathSettings, UiSettings
 from app.shell.cli import main
 from app.ui.api import ScriptApi
 from app.ui.generate import GenerateTab
-from app.ui.people import People
 from app.ui.visits import read_visit
 from tests.doubles.scripted_worker import LOOK_AGAIN_S
 from tests.engine.bench import PATIENCE_S, Bench

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from app.api.people import person, role
 from app.settings import UiSettings
-from app.ui.people import person, role
 
 LOCAL = UiSettings()
 

@@ -21,9 +21,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from app.api.upload_folder import FRESH_S
 from app.janitor import clean
 from app.settings import PROJECT
-from app.ui.upload_folder import FRESH_S, MAX_FILES
+from app.ui.upload_folder import MAX_FILES
 from tests.media.test_images import png_that_says
 from tests.servers import Server, started_server
 

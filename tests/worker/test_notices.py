@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.api.script_events import script_event
 from app.protocol import Noticed
-from app.ui.script_events import script_event
 from app.worker.steps.notices import size_notice
 from app.worker.steps.step_output import CallOutput
 from tests.engines import Finished, run, started_engine

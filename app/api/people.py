@@ -8,8 +8,6 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
-import gradio as gr
-from gradio.context import LocalContext
 from pydantic import JsonValue
 
 from app.catalog.catalog import Catalog, CatalogEntry
@@ -147,8 +145,3 @@ class People:
         """Raises BadRequest where this person may not change what is kept in memory."""
         if not self.is_operator(request):
             raise BadRequest("Only an operator may pin or drop what is held.", hint=OPERATORS)
-
-
-def current_request() -> gr.Request | None:
-    """Returns the request that the running handler of the page answers."""
-    return LocalContext.request.get(None)

@@ -1,0 +1,1 @@
+"""The interfaces for programs, over HTTP: thin over the engine, without Gradio."""
