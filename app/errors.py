@@ -6,12 +6,18 @@
     ├── BadRequest             the request is invalid; raised before any heavy work
     │   ├── InvalidWorkflow    the document is wrong (all problems at once)
     │   ├── InvalidInputs      values for its variables are wrong (all problems at once)
-    │   └── UnknownWorkflow    no document of that name
+    │   ├── UnknownWorkflow    no document of that name
+    │   ├── MalformedBody      the body of a request cannot be read
+    │   ├── BodyTooLarge       a request or a file in it has too many bytes
+    │   ├── NotLoggedIn        the request needs a login or a token
+    │   └── NotAllowed         this person may not do this, or not now
     ├── EngineError            the engine cannot take the call
     │   ├── EngineNotStarted
     │   ├── EngineClosed
     │   ├── QueueFull
-    │   └── UnknownRun
+    │   │   └── TooManyRuns    of one person
+    │   ├── UnknownRun
+    │   └── UnknownResult
     ├── RunError               the run had started and could not be finished
     │   ├── FetchError         media behind a URL could not be fetched
     │   ├── LoadError          a model could not be loaded
@@ -138,6 +144,22 @@ class UnknownWorkflow(BadRequest):
     """The catalog has no workflow of that name."""
 
 
+class MalformedBody(BadRequest):
+    """The body of a request, or its address, cannot be read."""
+
+
+class BodyTooLarge(BadRequest):
+    """A request, or a file in it, has more bytes than are taken."""
+
+
+class NotLoggedIn(BadRequest):
+    """The request needs a login or a token."""
+
+
+class NotAllowed(BadRequest):
+    """This person may not do this, or not now."""
+
+
 class EngineError(WorkbenchError):
     """The engine cannot take this call now."""
 
@@ -154,8 +176,16 @@ class QueueFull(EngineError):
     """More runs are waiting than the settings allow."""
 
 
+class TooManyRuns(QueueFull):
+    """One person has more waiting runs than the settings allow."""
+
+
 class UnknownRun(EngineError):
     """No run has this id."""
+
+
+class UnknownResult(EngineError):
+    """No result has this id, or its file is gone."""
 
 
 class RunError(WorkbenchError):

@@ -96,6 +96,11 @@ class UiSettings(_Frozen):
     printed."""
     operator_auth: tuple[Word, Word] | None = None
     """`name:password` of the operator."""
+    api_token: Annotated[str, Field(pattern=r"^[!-~]{16,}$")] | None = Field(
+        default=None, repr=False
+    )
+    """Token with which programs may call the API instead of a login (`Authorization: Bearer …`); at
+    least 16 characters."""
     login_idle_s: float = Field(default=12 * 3600.0, gt=0)
     """Seconds before an unused login ends."""
     public: bool = False

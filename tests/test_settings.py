@@ -15,6 +15,7 @@ from tests import settings_table
 SPECIAL = {
     "DW_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_OPERATOR_AUTH": ("me:a:b", ("me", "a:b")),
+    "DW_API_TOKEN": ("0123456789abcdef", "0123456789abcdef"),
     "DW_ROOT_PATH": ("/draw", "/draw"),
     "DW_PICTURE_BACKGROUND": ("#102030", "#102030"),
     "DW_DEVICE": ("cuda:1", "cuda:1"),
@@ -93,7 +94,8 @@ def test_variables_of_two_fields_differ() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("DW_PUBLIC", "maybe"), ("DW_CANCEL_GRACE_S", "inf"), ("DW_CANCEL_GRACE_S", "nan"),
+    [("DW_API_TOKEN", "too-short"), ("DW_API_TOKEN", "with blanks in its text"),
+     ("DW_PUBLIC", "maybe"), ("DW_CANCEL_GRACE_S", "inf"), ("DW_CANCEL_GRACE_S", "nan"),
      ("DW_MAX_UPLOAD_BYTES", "0"), ("DW_DEVICES", "auto"), ("DW_DEVICES", "cpu cpu"),
      ("DW_TRUST_REMOTE_CODE", "no-owner")],
 )  # fmt: skip

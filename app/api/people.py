@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from app.catalog.catalog import Catalog, CatalogEntry
 from app.catalog.guests import OPERATORS, GuestCheck, GuestLimits
 from app.dialect.plan import Plan
-from app.errors import BadRequest
+from app.errors import NotAllowed
 from app.settings import UiSettings
 
 Role = Literal["operator", "guest"]
@@ -133,15 +133,15 @@ class People:
         return GuestCheck(self._catalog, entry, inputs, changes, limits)
 
     def check_free(self, request: RequestLike | None, others_active: bool) -> None:
-        """Raises BadRequest where freeing the memory now would disturb other people's runs."""
+        """Raises NotAllowed where freeing the memory now would disturb other people's runs."""
         if others_active and not self.is_operator(request):
-            raise BadRequest(
+            raise NotAllowed(
                 "Runs of other people are in progress or waiting; a guest cannot free the memory"
                 " now.",
                 hint="Try again when they are done.",
             )
 
     def check_held(self, request: RequestLike | None) -> None:
-        """Raises BadRequest where this person may not change what is kept in memory."""
+        """Raises NotAllowed where this person may not change what is kept in memory."""
         if not self.is_operator(request):
-            raise BadRequest("Only an operator may pin or drop what is held.", hint=OPERATORS)
+            raise NotAllowed("Only an operator may pin or drop what is held.", hint=OPERATORS)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from app.errors import BodyTooLarge
 from app.trimming import Item, choose_removals, files_of
 from app.unfinished import LOCK
+from app.units import size
 
 log = logging.getLogger(__name__)
 
+UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
+MAX_NAME = 100
 MAX_KEPT = 10_000
 """Greatest number of kept files."""
 SHARE_KEPT = 0.9
@@ -55,6 +61,23 @@ class UploadFolder:
         if leaving:
             log.info("Removed %d uploads", len(leaving))
         return [each.path for each in leaving]
+
+    def keep(self, content: bytes, name: str) -> Path:
+        """Writes a file into a folder of its own, under a harmless name; returns its path. Raises
+        BodyTooLarge where there is no room for it."""
+        if not self.take(len(content)):
+            self.trim()
+            if not self.take(len(content)):
+                raise BodyTooLarge(
+                    "There is no room for this file: the uploads of all people together have"
+                    f" {size(self.max_bytes)}.",
+                    hint="Try again in an hour.",
+                )
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        file = folder / (UNSAFE.sub("_", name.rpartition("/")[2])[-MAX_NAME:].lstrip(".") or "file")
+        file.write_bytes(content)
+        return file
 
     def take(self, more_bytes: int) -> bool:
         """Counts bytes that are about to be written; False where there is no room for them."""

@@ -349,6 +349,11 @@ class Engine:
                 raise
             return info_of(past)
 
+    def log(self, run_id: str) -> tuple[RunEvent, ...]:
+        """Returns the events so far of a run of this engine or the history; reads the disk for a
+        past one. Raises UnknownRun."""
+        return tuple(self._find_here(run_id).events)
+
     async def _find(self, run_id: str) -> Run:
         """Returns a run of this engine or the history. Raises UnknownRun."""
         loop, _ = self._started()

@@ -19,7 +19,7 @@ from app.engine.ends import files_gone
 from app.engine.history import History
 from app.engine.request_cache import RequestCache, RequestResults
 from app.engine.run import Run
-from app.errors import QueueFull, UnknownRun, shortened
+from app.errors import QueueFull, TooManyRuns, UnknownRun, shortened
 from app.models.specs import PlanSpecs
 from app.planning.plan_media import media_files
 from app.protocol import (
@@ -69,7 +69,7 @@ class Runs:
             )
         most = self._settings.max_queued_runs_per_person
         if run.person and sum(other.person == run.person for other in self._waiting) >= most:
-            raise QueueFull(
+            raise TooManyRuns(
                 f"{most} of your runs are waiting already.",
                 hint="Try again when some are done, or cancel some.",
             )

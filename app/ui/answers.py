@@ -17,7 +17,7 @@ KEPT = frozenset(
 )  # fmt: skip
 """Gradio answers a range request with all headers of that request, including the cookie."""
 
-_FILES = re.compile(r"/file=")
+_FILES = re.compile(r"/file=|/v1/results/")
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; img-src 'self'"
 """A generated or uploaded file must never run as a document of this origin."""
 

@@ -56,15 +56,13 @@ def head() -> str:
     return "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
 
 
-def build_ui(engine: Engine, settings: Settings) -> gr.Blocks:
+def build_ui(engine: Engine, settings: Settings, catalog: Catalog, people: People) -> gr.Blocks:
     """Returns the page and its endpoints for this engine.
 
     Uploads lie in the first folder of `settings.paths.media`; the engine's files in
     `settings.paths.outputs` are served from there (`files`).
     """
     uploads = Path(settings.paths.media[0])
-    catalog = Catalog(settings.paths)
-    people = People(settings.ui, catalog)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         names = ScriptApi(engine, catalog, uploads, people, settings.ui.unread_stream_s).register()
         with gr.Row(elem_id="header"):

@@ -17,12 +17,13 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.errors import refusal as json_refusal
 from app.api.json_body import RefusedBody, read
 from app.log_lines import printable
 from app.ui import calls, plain_errors
 from app.ui.answers import cleaned, policy
 from app.ui.names import SPACES, Names, name_of, public_host
-from app.ui.routes import API, Route, find
+from app.ui.routes import API, PROGRAMS, Route, find
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ NO_SESSION = (
     'data: {"msg": "unexpected_error", "message": "This page is not known any more.",'
     ' "success": false, "session_not_found": true}\n\n'
 )
+RESULTS = "/v1/results/"
 HUB = "https://huggingface.co"
 """It shows its Spaces in a frame."""
 
@@ -60,7 +62,7 @@ def from_another_site(path: str, headers: Mapping[bytes, str]) -> bool:
     if headers.get(b"sec-fetch-site", "none") in {"none", "same-origin"}:
         return False
     followed = headers.get(b"sec-fetch-mode") == "navigate"
-    return not (followed and (path == "/" or path.startswith(f"{API}/file=")))
+    return not (followed and (path == "/" or path.startswith((f"{API}/file=", RESULTS))))
 
 
 class Guard:
@@ -247,6 +249,10 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, refused: Refused) -> None:
+        if PROGRAMS.fullmatch(self._scope["path"]):
+            told = json_refusal(refused.status, str(refused))
+            await told(self._scope, _nothing, self.send)
+            return
         body = str(refused).encode()
         length = (b"content-length", str(len(body)).encode())
         headers = [*refused.headers, length]
@@ -254,6 +260,10 @@ class _Answer:
             {"type": "http.response.start", "status": refused.status, "headers": headers}
         )
         await self.send({"type": "http.response.body", "body": body})
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def _unreadable_call(sentence: str) -> Refused:

@@ -40,6 +40,8 @@ OPEN_PATHS = ("/gradio_api/cancel/", "/gradio_api/heartbeat/")
 """Routes that Gradio answers without a login."""
 ANONYMOUS = ""
 """The name of visitors where no login is required."""
+PROGRAM = ":token"
+"""The name of programs with the token. No login has it: names end at the first colon."""
 
 _address: ContextVar[str] = ContextVar("address", default="unknown")
 
@@ -170,7 +172,12 @@ class Logins:
         return LoginRoutes(app, self)
 
     def name_of(self, request: Request) -> str | None:
-        """Returns the sender of the request; None where a required login is missing."""
+        """Returns the sender of the request; None where a required login is missing, or a token
+        is wrong."""
+        token, expected = bearer_of(request), self._settings.api_token
+        if token is not None and expected is not None:
+            right = secrets.compare_digest(token.encode(), expected.encode())
+            return PROGRAM if right else None
         if not self.exist:
             return ANONYMOUS
         names = [self.tokens.get(token) for token in (*self._tokens_of(request), None)]
@@ -193,6 +200,12 @@ class Logins:
 
     def _tokens_of(self, request: Request) -> list[str]:
         return [request.cookies[name] for name in self._cookies if name in request.cookies]
+
+
+def bearer_of(request: Request) -> str | None:
+    """Returns the token in the request's header; None for none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 class LoginRoutes:

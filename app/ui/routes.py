@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Body = Literal["none", "call", "arguments", "form", "files"]
+Body = Literal["none", "call", "arguments", "form", "files", "own"]
 READ = frozenset({"GET", "HEAD"})
 _NAME = r"[A-Za-z0-9_.~-]{1,128}"
 _ENDPOINT = r"[\w.~-]{1,128}"
@@ -31,7 +31,7 @@ class Route:
     """True if it is answered without a login."""
     body: Body = "none"
     """`call`: a call of Gradio's as JSON; `arguments`: an endpoint's, by name, as JSON; `form`: a
-    login; `files`: uploads."""
+    login; `files`: uploads; `own`: read and bounded by its handler."""
     event_stream: bool = False
     """True if it answers with the events of the session in the query."""
 
@@ -45,6 +45,8 @@ def _post(path: str, body: Body, *, open: bool = False) -> Route:
 
 
 API = "/gradio_api"
+PROGRAMS = re.compile(r"/v1(/.*)?")
+"""Paths of the interfaces for programs, whose refusals are JSON."""
 ROUTES = (
     # The page, and what a browser loads with it.
     _get(r"/", open=True),
@@ -73,6 +75,11 @@ ROUTES = (
     _get(rf"{API}/upload_progress"),
     _post(rf"{API}/component_server", "files"),
     _get(rf"{API}/file=.+"),
+    # The REST interface.
+    _post(rf"/v1/workflows/{_ENDPOINT}/runs", "own"),
+    _get(rf"/v1/runs/{_NAME}"),
+    _get(rf"/v1/results/{_NAME}"),
+    _get(rf"/v1/results/{_NAME}/record"),
 )
 
 REFUSED = frozenset(

@@ -17,6 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.api.interface import make_api, rest_routes
+from app.api.people import People
+from app.api.upload_folder import UploadFolder
+from app.catalog.catalog import Catalog
 from app.errors import EngineError, ServeError
 from app.janitor import trimming
 from app.settings import GENERATED_USER, Settings
@@ -60,11 +64,12 @@ def serve(engine: Engine, settings: Settings) -> None:
         try:
             engine.start(settings, uploads=uploads)
             settings.paths.outputs.mkdir(parents=True, exist_ok=True)
-            website = make_website(engine, settings, auth=auth)
+            kept = UploadFolder(uploads, settings.ui.uploads_bytes, lambda: engine.needed().files)
+            website = make_website(engine, settings, kept, auth=auth)
             website.start(sockets)
             up.set()
             announce(settings, port_of(sockets), auth, website)
-            with bounding_files(engine, settings):
+            with trimming(kept.trim, engine.trim):
                 stop.wait()
         finally:
             if engine.is_started:
@@ -119,14 +124,16 @@ def upload_folder() -> Iterator[Path]:
         yield folder
 
 
-def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | None) -> Website:
-    """Returns the page, not yet on its port. `engine` has been started."""
+def make_website(
+    engine: Engine, settings: Settings, uploads: UploadFolder, *, auth: tuple[str, str] | None
+) -> Website:
+    """Returns the page and the API, not yet on their port. `engine` has been started."""
     os.environ.update(
         {
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "GRADIO_ANALYTICS_MAX_EVENTS": "200",
-            "GRADIO_TEMP_DIR": str(settings.paths.media[0]),
+            "GRADIO_TEMP_DIR": str(uploads.folder),
         }
     )
     from PIL import Image
@@ -141,6 +148,7 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     from app.ui.guard import Guard
     from app.ui.login import Logins
     from app.ui.names import names_for
+    from app.ui.upload_folder import bound_uploads
     from app.ui.uploads import pass_media_on, pass_urls_on
     from app.ui.website import Website
 
@@ -148,7 +156,8 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     Image.MAX_IMAGE_PIXELS = settings.paths.limits.max_picture_pixels
     pass_urls_on()
     pass_media_on()
-    restrict_to(OwnFiles(uploads=settings.paths.media[0], outputs=settings.paths.outputs))
+    restrict_to(OwnFiles(uploads=uploads.folder, outputs=settings.paths.outputs))
+    bound_uploads(uploads)
     hide_endpoints()
 
     async def healthz(request: Request) -> JSONResponse:
@@ -163,12 +172,15 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
     logins = Logins(settings.ui, auth)
-    page = build_ui(engine, settings)
+    catalog = Catalog(settings.paths)
+    people = People(settings.ui, catalog)
+    api = make_api(engine, settings, catalog, people, uploads, logins.name_of)
+    page = build_ui(engine, settings, catalog, people)
     page.state_session_capacity = SESSIONS
     page.max_threads = page._queue.max_thread_count = settings.engine.max_queued_runs + 64
     website = Website(
         page,
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz)],
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz), *rest_routes(api)],
         around=lambda app, page: Guard(
             logins.around(app),
             names=names_for(settings.ui),
@@ -193,20 +205,6 @@ def make_website(engine: Engine, settings: Settings, *, auth: tuple[str, str] | 
     limit_calls(page, settings.ui.guest_calls)
     limit_visits(page, website.gradio, settings.ui.guest_visits)
     return website
-
-
-@contextlib.contextmanager
-def bounding_files(engine: Engine, settings: Settings) -> Iterator[None]:
-    """Bounds the uploads' size and, where that is set, the results'."""
-    from app.api.upload_folder import UploadFolder
-    from app.ui.upload_folder import bound_uploads
-
-    paths = settings.paths
-    uploads = UploadFolder(paths.media[0], settings.ui.uploads_bytes, lambda: engine.needed().files)
-    bound_uploads(uploads)
-
-    with trimming(uploads.trim, engine.trim):
-        yield
 
 
 def announce(settings: Settings, port: int, auth: tuple[str, str] | None, website: Website) -> None:

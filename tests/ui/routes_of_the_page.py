@@ -11,6 +11,7 @@ from tests.conftest import PROJECT
 SCRIPT = """
 import json, tempfile
 from pathlib import Path
+from app.api.upload_folder import UploadFolder
 from app.engine import engine
 from app.settings import Settings
 from app.ui.server import make_website, with_media
@@ -27,7 +28,8 @@ def walk(routes, prefix=""):
 
 with tempfile.TemporaryDirectory() as folder:
     settings = with_media(Settings(), Path(folder).resolve())
-    website = make_website(engine, settings, auth=("me", "secret"))
+    uploads = UploadFolder(settings.paths.media[0], 1_000_000, lambda: [])
+    website = make_website(engine, settings, uploads, auth=("me", "secret"))
     print(json.dumps(sorted(set(walk(website.app.routes)))))
 """
 
