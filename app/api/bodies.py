@@ -13,6 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.api.json_body import RefusedBody, read
+from app.api.state import FreeMode
 from app.errors import BodyTooLarge, MalformedBody, Problem
 from app.mistakes import in_words
 from app.units import size
@@ -41,6 +42,15 @@ class RunBody(BaseModel):
     """Values of the workflow's document that are replaced in this run, by JSON pointer."""
     fresh: bool = False
     """True to run an identical earlier request again."""
+
+
+class FreeBody(BaseModel):
+    """The body of a request to free memory."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    mode: FreeMode = "when_idle"
+    """`cancel_and_free` cancels the current run first."""
 
 
 async def run_body(request: Request, keep: Keep, max_file_bytes: int) -> RunBody:

@@ -113,21 +113,28 @@ class ApiRuns:
                         pass
         return await self.report(run_id)
 
-    async def events(
-        self, caller: Caller, run_id: str, *, after: str = "", heartbeat_s: float = HEARTBEAT_S
-    ) -> AsyncGenerator[ApiEvent | None, None]:
-        """Yields the run's events behind the one with the id `after`, to the last one; None for a
-        time without one. Leaving it does not cancel the run. Raises UnknownRun.
+    async def place_after(self, run_id: str, event: str) -> int | None:
+        """Returns the number of the run's event behind the one with this id; None if that was the
+        last. Raises UnknownRun.
 
-        Ids are those of one log: after a restart of the server, the run's new log is yielded from
-        its beginning.
+        Ids are those of one log: 0 for one of another, as before a restart of the server.
         """
         log = await asyncio.to_thread(self._engine.log, run_id)
-        named, _, last = after.partition("-")
-        seen = int(last) + 1 if log and named == _name(log[0]) and last.isdecimal() else 0
+        name, _, number = event.partition("-")
+        if not (log and name == _name(log[0]) and number.isdecimal()):
+            return 0
+        following = int(number[:9]) + 1
+        return None if following >= len(log) and isinstance(log[-1], TERMINAL) else following
+
+    async def events(
+        self, caller: Caller, run_id: str, *, start: int = 0, heartbeat_s: float = HEARTBEAT_S
+    ) -> AsyncGenerator[ApiEvent | None, None]:
+        """Yields the run's events from number `start` to the last one; None for a time without one.
+
+        Leaving it does not cancel the run. Raises UnknownRun.
+        """
         following = self._engine.follow(run_id, previews=False)
-        number, results = -1, 0
-        name = ""
+        name, number, results = "", -1, 0
         async with contextlib.aclosing(with_heartbeats(following, heartbeat_s)) as events:
             async for event in events:
                 if event is None:
@@ -135,11 +142,10 @@ class ApiRuns:
                     continue
                 number += 1
                 name = name or _name(event)
-                data = await self._told(caller, event, results)
-                results += isinstance(event, ResultSaved)
-                if data is not None and number >= seen:
+                if number >= start and (data := await self._told(caller, event, results)):
                     over = isinstance(event, TERMINAL)
                     yield ApiEvent(f"{name}-{number}", {**data, "run_id": run_id}, over)
+                results += isinstance(event, ResultSaved)
 
     def cancel(self, run_id: str) -> bool:
         """Cancels the run; False if it is over. Raises UnknownRun."""

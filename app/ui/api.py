@@ -10,24 +10,23 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from app.api.people import People
 from app.api.script_events import failure_event
+from app.api.state import FreeMode, State, told_freed
+from app.api.workflows import described, listed
 from app.catalog.catalog import Catalog, CatalogEntry
 from app.dialect.inputs import unfit
-from app.engine.run import RunInfo
-from app.engine.store_file import StoreError
 from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
 from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
-from app.run_view import RunView, advance, freed
+from app.run_view import RunView, advance
 from app.ui.call_errors import CallError, call_error, status_of
 from app.ui.readers import Reader, answer_for, while_read
 from app.ui.script_events import done_event, event_with_file
@@ -39,14 +38,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FreeMode = Literal["when_idle", "cancel_and_free"]
 FIXED_NAMES = (
     "generate", "follow_job", "list_workflows", "describe_workflow", "cancel_job", "status",
     "free_gpu",
 )  # fmt: skip
 
-LISTED_RUNS = 20
-"""Number of newest runs in `/status`."""
 MAX_ID_LENGTH = 200
 """In characters; for a script's own `request_id`, which every event of its stream carries."""
 
@@ -63,6 +59,7 @@ class ScriptApi:
         self._typed: dict[str, str] = {}
         """The endpoints of workflows, and the file that each of them runs."""
         self._people = people
+        self._state = State(engine, people)
         self._unread_s = unread_s
 
     def register(self) -> tuple[str, ...]:
@@ -161,24 +158,12 @@ class ScriptApi:
             entry = self._catalog.find(_as_name(name))
         except WorkbenchError as error:
             raise call_error(error.report()) from None
-        return {
-            **self._listed(entry),
-            "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
-        }
+        return {**described(entry), **self._listed(entry)}
 
     def _listed(self, entry: CatalogEntry) -> dict[str, Any]:
         endpoint = endpoint_name(entry)
         has_one = entry.problem is None and self._typed.get(endpoint) == entry.path
-        return {
-            "name": entry.name,
-            "title": entry.title,
-            "description": entry.description,
-            "ready": entry.ready,
-            "availability": entry.availability,
-            "download_bytes": entry.download_bytes,
-            "endpoint": f"/{endpoint}" if has_one else None,
-            "problem": entry.problem.sentence() if entry.problem else None,
-        }
+        return {**listed(entry), "endpoint": f"/{endpoint}" if has_one else None}
 
     async def cancel_job(self, job_id: str) -> bool:
         """Cancels a run. False where it was over already.
@@ -196,27 +181,7 @@ class ScriptApi:
         Only operators get the `run_id` of runs that are not `mine`. `runs` has the newest runs,
         including ended ones: an operator gets everybody's, a guest those of this session.
         """
-        owner = _owner(request)
-        mine = self._engine.owned(owner)
-        told = self._engine.status()
-        show = partial(self._shown, mine=mine, request=request)
-        slots = (slot.model_copy(update={"running": show(slot.running)}) for slot in told.slots)
-        shown = {
-            "running": show(told.running),
-            "queue": tuple(map(show, told.queue)),
-            "slots": tuple(slots),
-            "runs": tuple(map(show, self._listed_runs(owner, request))),
-        }
-        return told.model_copy(update=shown).model_dump(mode="json")
-
-    def _listed_runs(self, owner: str, request: gr.Request | None) -> list[RunInfo]:
-        everybody = self._people.is_operator(request)
-        try:
-            return self._engine.runs(None if everybody else owner, limit=LISTED_RUNS)
-        except StoreError as error:
-            # The workers' state is returned all the same.
-            log.warning("%s", error)
-            return []
+        return self._state.status(request, _owner(request)).model_dump(mode="json")
 
     async def free_gpu(
         self,
@@ -227,20 +192,13 @@ class ScriptApi:
 
         A guest can while no other person's run is in progress or waiting.
         """
-        if mode not in get_args(FreeMode):
-            raise call_error(
-                InvalidInputs(f"The mode is one of: {', '.join(get_args(FreeMode))}.").report()
-            )
-        owner = _owner(request)
         try:
-            self._people.check_free(request, self._engine.is_busy_for_others(owner))
-            freeing = self._engine.free_async(mode)
+            freeing = self._state.free(request, _owner(request), mode)
             report = await answer_for(Reader(request, self._unread_s), freeing)
         except WorkbenchError as error:
             raise call_error(error.report()) from None
-        if report is None:
-            return {}  # nobody is there to read it
-        return {"sentence": freed(report), **report.model_dump(mode="json")}
+        # Without a reader there is nobody to tell.
+        return {} if report is None else told_freed(report)
 
     # --- what the endpoints share ----------------------------------------------------------------
 
@@ -325,15 +283,6 @@ class ScriptApi:
             if event.made_by not in mine and not self._people.is_operator(request):
                 told["made_by"] = ""
         return told
-
-    def _shown(
-        self, info: RunInfo | None, mine: Collection[str], request: gr.Request | None
-    ) -> RunInfo | None:
-        if info is None:
-            return None
-        own = info.run_id in mine
-        told = own or self._people.is_operator(request)
-        return info.model_copy(update={"mine": own, "run_id": info.run_id if told else ""})
 
     async def _end(self, run_id: str) -> None:
         """Cancels the run unless it is over, and waits until it has stopped."""

@@ -76,8 +76,12 @@ ROUTES = (
     _post(rf"{API}/component_server", "files"),
     _get(rf"{API}/file=.+"),
     # The REST interface.
+    _get(r"/v1/(workflows|status)"),
+    _get(rf"/v1/workflows/{_ENDPOINT}"),
     _post(rf"/v1/workflows/{_ENDPOINT}/runs", "own"),
-    _get(rf"/v1/runs/{_NAME}"),
+    Route(READ | {"DELETE"}, re.compile(rf"/v1/runs/{_NAME}")),
+    Route(frozenset({"GET"}), re.compile(rf"/v1/runs/{_NAME}/events")),
+    _post(r"/v1/free", "own"),
     _get(rf"/v1/results/{_NAME}"),
     _get(rf"/v1/results/{_NAME}/record"),
 )

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.api.interface import make_api, rest_routes
+from app.api.interface import make_api
 from app.api.people import People
+from app.api.rest import rest_routes
 from app.api.upload_folder import UploadFolder
 from app.catalog.catalog import Catalog
 from app.errors import EngineError, ServeError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client
 from PIL import Image, ImageDraw
@@ -39,6 +40,13 @@ def client(server: Server, tmp_path: Path) -> Iterator[Client]:
     )
     yield client
     client.close()
+
+
+@pytest.fixture
+def rest(server: Server) -> Iterator[httpx.Client]:
+    """An operator's client: by loopback, without a password."""
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from tests.site import Site, picture
 
 FEW = {"prompt": "a red circle on a white background", "steps": 2}
 RUNS = "/v1/workflows/text-to-image/runs"
-
-
-@pytest.fixture
-def rest(server: Server) -> Iterator[httpx.Client]:
-    """An operator's client: by loopback, without a password."""
-    with httpx.Client(base_url=server.url, timeout=120) as client:
-        yield client
 
 
 def run(rest: httpx.Client, workflow: str = "text-to-image", **body: Any) -> dict[str, Any]:
