@@ -32,7 +32,9 @@ Keep = Callable[[bytes, str], Path]
 class RunBody(BaseModel):
     """The body of a request for a run."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
 
     inputs: dict[str, Any] = Field(default_factory=dict)
     """Values by the names of the workflow's inputs; the others have their defaults."""
@@ -47,7 +49,9 @@ class RunBody(BaseModel):
 class FreeBody(BaseModel):
     """The body of a request to free memory."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
 
     mode: FreeMode = "when_idle"
     """`cancel_and_free` cancels the current run first."""

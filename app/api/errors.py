@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from pydantic import ConfigDict
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -41,7 +42,13 @@ RETRY_S = 5
 FAULT = "The server could not answer this; its log says why."
 
 
-class ProblemBody(Frozen):
+class Told(Frozen):
+    """Base of what programs are told; the docstrings of its fields are in the OpenAPI document."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ProblemBody(Told):
     """One of several mistakes in a request."""
 
     place: str
@@ -50,7 +57,7 @@ class ProblemBody(Frozen):
     hint: str
 
 
-class ErrorBody(Frozen):
+class ErrorBody(Told):
     """An error, in `error` of the answer."""
 
     kind: str

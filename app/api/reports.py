@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from app.api.errors import ErrorBody, error_body
+from app.api.errors import ErrorBody, Told, error_body
 from app.engine.run import RunInfo, RunState
-from app.frozen import Frozen
 from app.outputs import RUN_ID
 from app.protocol import Phase, ResultSaved, RunEvent
 from app.run_view import RunView, advance
@@ -18,7 +17,7 @@ from app.run_view import RunView, advance
 RESULT_ID = re.compile(rf"({RUN_ID.pattern})-([0-9]{{1,6}})")
 
 
-class ResultReport(Frozen):
+class ResultReport(Told):
     """One result of a run: a file, by its address."""
 
     id: str
@@ -40,7 +39,7 @@ class ResultReport(Frozen):
     """The beginning of text or data; else empty."""
 
 
-class RunReport(Frozen):
+class RunReport(Told):
     """The state of a run. Times are Unix seconds."""
 
     run_id: str

@@ -16,6 +16,7 @@ from app.api.bodies import FreeBody, json_body, malformed, run_body
 from app.api.errors import answering
 from app.api.files import file_answer
 from app.api.interface import Api
+from app.api.openapi import openapi
 from app.api.reports import RunReport
 from app.api.runs import ApiEvent
 from app.api.state import told_freed
@@ -34,6 +35,7 @@ def rest_routes(api: Api) -> list[Route]:
     return [
         Route(path, answering(handler), methods=[method])
         for method, path, handler in (
+            ("GET", "/v1/openapi.json", rest.openapi),
             ("GET", "/v1/workflows", rest.workflows),
             ("GET", "/v1/workflows/{name}", rest.workflow),
             ("POST", "/v1/workflows/{name}/runs", rest.run),
@@ -70,6 +72,11 @@ class Rest:
         """The run as it is now, or once it has ended within `?wait=` seconds."""
         report = await self._api.runs.ended(request.path_params["run_id"], _wait_s(request))
         return JSONResponse(report.model_dump(mode="json"))
+
+    async def openapi(self, request: Request) -> Response:
+        """The description of this interface, with the inputs of every workflow."""
+        entries = await asyncio.to_thread(self._api.catalog.entries)
+        return JSONResponse(openapi(entries, self._api.settings.ui.root_path))
 
     async def workflows(self, request: Request) -> Response:
         """All workflows of the catalog."""

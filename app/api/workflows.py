@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.api.schemas import inputs_schema
 from app.catalog.catalog import CatalogEntry
 
 
@@ -21,5 +22,10 @@ def listed(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def described(entry: CatalogEntry) -> dict[str, Any]:
-    """Returns the workflow with its inputs: kinds, defaults, limits, choices."""
-    return {**listed(entry), "inputs": [spec.model_dump(mode="json") for spec in entry.inputs]}
+    """Returns the workflow with its inputs: kinds, defaults, limits, choices; and their JSON
+    Schema."""
+    return {
+        **listed(entry),
+        "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
+        "schema": inputs_schema(entry),
+    }

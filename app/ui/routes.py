@@ -76,7 +76,7 @@ ROUTES = (
     _post(rf"{API}/component_server", "files"),
     _get(rf"{API}/file=.+"),
     # The REST interface.
-    _get(r"/v1/(workflows|status)"),
+    _get(r"/v1/(workflows|status|openapi\.json)"),
     _get(rf"/v1/workflows/{_ENDPOINT}"),
     _post(rf"/v1/workflows/{_ENDPOINT}/runs", "own"),
     Route(READ | {"DELETE"}, re.compile(rf"/v1/runs/{_NAME}")),
