@@ -9,6 +9,7 @@
     │   ├── UnknownWorkflow    no document of that name
     │   ├── MalformedBody      the body of a request cannot be read
     │   ├── BodyTooLarge       a request or a file in it has too many bytes
+    │   ├── ReusedKey          an Idempotency-Key that came with another request
     │   ├── NotLoggedIn        the request needs a login or a token
     │   └── NotAllowed         this person may not do this, or not now
     ├── EngineError            the engine cannot take the call
@@ -150,6 +151,10 @@ class MalformedBody(BadRequest):
 
 class BodyTooLarge(BadRequest):
     """A request, or a file in it, has more bytes than are taken."""
+
+
+class ReusedKey(BadRequest):
+    """An Idempotency-Key that came with another request before."""
 
 
 class NotLoggedIn(BadRequest):

@@ -101,6 +101,11 @@ class UiSettings(_Frozen):
     )
     """Token with which programs may call the API instead of a login (`Authorization: Bearer …`); at
     least 16 characters."""
+    webhook_hosts: Words = ()
+    """Servers that runs of the API may report their end to (`webhook`), separated by spaces: a
+    public `name`, or any `name:port`."""
+    webhook_secret: Annotated[str, Field(min_length=16)] | None = Field(default=None, repr=False)
+    """Key with which these reports are signed (HMAC-SHA256); at least 16 characters."""
     login_idle_s: float = Field(default=12 * 3600.0, gt=0)
     """Seconds before an unused login ends."""
     public: bool = False

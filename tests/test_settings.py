@@ -16,6 +16,7 @@ SPECIAL = {
     "DW_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_OPERATOR_AUTH": ("me:a:b", ("me", "a:b")),
     "DW_API_TOKEN": ("0123456789abcdef", "0123456789abcdef"),
+    "DW_WEBHOOK_SECRET": ("0123456789abcdef", "0123456789abcdef"),
     "DW_ROOT_PATH": ("/draw", "/draw"),
     "DW_PICTURE_BACKGROUND": ("#102030", "#102030"),
     "DW_DEVICE": ("cuda:1", "cuda:1"),

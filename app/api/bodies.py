@@ -23,7 +23,7 @@ MAX_FILES = 16
 MAX_FIELDS = 200
 MAX_FIELD_BYTES = 1_000_000
 MAX_PROBLEMS = 20
-RUN_FIELDS = ("inputs", "seed", "changes", "fresh")
+RUN_FIELDS = ("inputs", "seed", "changes", "fresh", "webhook")
 """Fields of a form that are not inputs; `inputs.NAME` is always one."""
 Keep = Callable[[bytes, str], Path]
 """Keeps a sent file under a name like this; returns its path."""
@@ -44,6 +44,8 @@ class RunBody(BaseModel):
     """Values of the workflow's document that are replaced in this run, by JSON pointer."""
     fresh: bool = False
     """True to run an identical earlier request again."""
+    webhook: str | None = None
+    """URL to which the end of the run is reported."""
 
 
 class FreeBody(BaseModel):
@@ -120,7 +122,7 @@ async def _form(request: Request, keep: Keep, max_bytes: int) -> dict[str, Any]:
                 kept = await asyncio.to_thread(keep, content, value.filename or "")
                 inputs.setdefault(name.removeprefix("inputs."), []).append(kept)
             elif name in RUN_FIELDS:
-                given[name] = value if name == "inputs" and not value else _parsed(name, value)
+                given[name] = value if name == "webhook" else _parsed(name, value)
             else:
                 inputs.setdefault(name.removeprefix("inputs."), []).append(value)
     finally:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from app import __version__
 from app.api.bodies import FreeBody, RunBody
 from app.api.errors import ErrorBody
+from app.api.idempotency import MAX_KEY_LENGTH
 from app.api.reports import RunReport
 from app.api.schemas import Schema, inputs_schema
 from app.catalog.catalog import CatalogEntry
@@ -109,6 +110,14 @@ WAIT: Schema = {
 }
 
 
+KEY: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+    "description": "The same request with the same key is answered with the same run.",
+}
+
+
 def _run_of(entry: CatalogEntry) -> dict[str, Any]:
     inputs = inputs_schema(entry)
     # Not a named component: those have no letters beyond ASCII.
@@ -134,7 +143,9 @@ def _run(
         "200": _content(JSON, _ref("RunReport"), "It has ended; see its state."),
         "202": _content(JSON, _ref("RunReport"), "It is queued."),
     }
-    operation = _operation(summary, answers, (400, 404, 413, 422, 429, 503), [*parameters, WAIT])
+    operation = _operation(
+        summary, answers, (400, 404, 413, 422, 429, 503), [*parameters, WAIT, KEY]
+    )
     content = {JSON: {"schema": body}, FORM: {"schema": OBJECT if form is None else form}}
     return {**operation, "operationId": name, "requestBody": {"content": content}}
 

@@ -15,11 +15,13 @@ from starlette.routing import Route
 from app.api.bodies import FreeBody, json_body, malformed, run_body
 from app.api.errors import answering
 from app.api.files import file_answer
+from app.api.idempotency import SentRequests, content_of
 from app.api.interface import Api
 from app.api.openapi import openapi
 from app.api.reports import RunReport
 from app.api.runs import ApiEvent
 from app.api.state import told_freed
+from app.api.webhooks import Webhooks
 from app.api.workflows import described, listed
 from app.errors import MalformedBody
 from app.mistakes import shown
@@ -55,6 +57,8 @@ class Rest:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._sent = SentRequests()
+        self._webhooks = Webhooks(api.engine, api.runs, api.settings.ui)
 
     async def run(self, request: Request) -> Response:
         """Queues a run: 202 with its report, or 200 once it has ended within `?wait=` seconds."""
@@ -62,10 +66,24 @@ class Rest:
         wait_s = _wait_s(request)
         max_file_bytes = self._api.settings.ui.max_upload_bytes
         body = await run_body(request, self._api.runs.media.keep, max_file_bytes)
-        run_id = await self._api.runs.submit(
-            caller, request.path_params["name"], body.inputs, seed=body.seed, changes=body.changes,
-            fresh=body.fresh,
-        )  # fmt: skip
+        name, key = request.path_params["name"], request.headers.get("idempotency-key")
+
+        if body.webhook is not None:
+            self._webhooks.check(body.webhook)
+
+        async def submit() -> str:
+            run_id = await self._api.runs.submit(
+                caller, name, body.inputs, seed=body.seed, changes=body.changes, fresh=body.fresh
+            )
+            if body.webhook is not None:
+                self._webhooks.watch(run_id, body.webhook)
+            return run_id
+
+        if key is None:
+            run_id = await submit()
+        else:
+            content = await asyncio.to_thread(content_of, name, dict(body))
+            run_id = await self._sent.once(caller.owner, key, content, submit)
         return self._answer(await self._api.runs.ended(run_id, wait_s))
 
     async def report(self, request: Request) -> Response:

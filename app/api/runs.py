@@ -103,8 +103,9 @@ class ApiRuns:
             info = await asyncio.to_thread(self._engine.info, run_id)
         return run_report(info, events, self._root_path)
 
-    async def ended(self, run_id: str, wait_s: float) -> RunReport:
-        """Returns the run when it has ended, at the latest after this time. Raises UnknownRun."""
+    async def ended(self, run_id: str, wait_s: float | None) -> RunReport:
+        """Returns the run when it has ended, at the latest after this time, if any. Raises
+        UnknownRun."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 following = with_heartbeats(self._engine.follow(run_id, previews=False))

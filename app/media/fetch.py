@@ -1,4 +1,4 @@
-"""One GET of an untrusted URL: checked, bounded in time and size, cancellable.
+"""One request to an untrusted URL: checked, bounded in time and size, cancellable.
 
 The name is resolved here and the connection made to the address that was checked, so that the name
 cannot resolve to another address a moment later. TLS still checks the certificate of the name.
@@ -110,6 +110,36 @@ def open_url(
         raise RefusedURLError(f"It is redirected more than {MAX_REDIRECTS} times.")
 
 
+def send(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    hosts: Collection[str] = (),
+    whole_s: float = MAX_SILENCE_S,
+) -> int:
+    """POSTs the body, and returns the status of the answer; no redirect is followed.
+
+    `hosts` are the `name:port` an operator allows although they are not public. Raises FetchError
+    with a sentence, Unreachable where a later try may succeed.
+    """
+    backend = _CheckedBackend(hosts, _Watch(time.monotonic() + whole_s, whole_s, lambda: False))
+    with (
+        _fetch_errors(url, "called"),
+        httpcore.ConnectionPool(network_backend=backend) as pool,
+    ):
+        at = checked_url(url, hosts)
+        target = httpcore.URL(
+            scheme=at.raw_scheme, host=at.raw_host, port=at.port, target=at.raw_path
+        )
+        sent = _header_list(at, {**headers, "Content-Length": str(len(body))})
+        limits = {"timeout": {"connect": CONNECT_S, "write": whole_s}}
+        streaming = pool.stream("POST", target, headers=sent, content=body, extensions=limits)
+        with streaming as response:
+            # Of the answer only the status counts.
+            return int(response.status)
+
+
 def status_error(url: str, answer: Answer) -> FetchError:
     """Returns the error for an answer of status 400 or more."""
     try:
@@ -128,18 +158,18 @@ def shown(url: str) -> str:
 
 
 @contextlib.contextmanager
-def _fetch_errors(url: str) -> Iterator[None]:
+def _fetch_errors(url: str, done: str = "fetched") -> Iterator[None]:
     try:
         yield
     except RefusedURLError as error:
-        raise FetchError(f"{shown(url)} is not fetched: {error}") from None
+        raise FetchError(f"{shown(url)} is not {done}: {error}") from None
     except (httpcore.NetworkError, httpcore.TimeoutException) as error:
         raise Unreachable(
-            f"{shown(url)} could not be fetched: {_reason(error)}.",
+            f"{shown(url)} could not be {done}: {_reason(error)}.",
             hint="Is there a network? A file beside the workflow needs none.",
         ) from error
     except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-        raise Unreachable(f"{shown(url)} could not be fetched: the answer breaks off.") from error
+        raise Unreachable(f"{shown(url)} could not be {done}: the answer breaks off.") from error
 
 
 def _reason(error: Exception) -> str:
