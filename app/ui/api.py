@@ -17,17 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.api.errors import status_of
 from app.api.people import People
 from app.api.script_events import failure_event
 from app.api.state import FreeMode, State, told_freed
 from app.api.workflows import described, listed
 from app.catalog.catalog import Catalog, CatalogEntry
 from app.dialect.inputs import unfit
-from app.errors import EngineError, InvalidInputs, UnknownRun, UnknownWorkflow, WorkbenchError
+from app.errors import (
+    EngineError,
+    ErrorReport,
+    InvalidInputs,
+    UnknownRun,
+    UnknownWorkflow,
+    WorkbenchError,
+)
 from app.mistakes import shown
 from app.protocol import TERMINAL, RunEvent, StepRemembered
 from app.run_view import RunView, advance
-from app.ui.call_errors import CallError, call_error, status_of
+from app.ui.call_errors import CallError, call_error
 from app.ui.readers import Reader, answer_for, while_read
 from app.ui.script_events import done_event, event_with_file
 from app.ui.typed_endpoints import endpoint_name, typed_endpoint
@@ -332,4 +340,5 @@ def _check_seed(seed: Any) -> None:
 def _raise_failure(last: Mapping[str, Any]) -> None:
     """Raises the error of a failed run, if this is its last event."""
     if last["event"] == "error":
-        raise CallError(last["message"], status_of(last["error"]["kind"]))
+        report = ErrorReport(kind=last["error"]["kind"], message=last["message"])
+        raise CallError(last["message"], status_of(report))
