@@ -17,6 +17,7 @@
     │   ├── EngineClosed
     │   ├── QueueFull
     │   │   └── TooManyRuns    of one person
+    │   ├── TooManyCalls       of one person are being answered
     │   ├── UnknownRun
     │   └── UnknownResult
     ├── RunError               the run had started and could not be finished
@@ -183,6 +184,10 @@ class QueueFull(EngineError):
 
 class TooManyRuns(QueueFull):
     """One person has more waiting runs than the settings allow."""
+
+
+class TooManyCalls(EngineError):
+    """One person has more open requests than the settings allow."""
 
 
 class UnknownRun(EngineError):

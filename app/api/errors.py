@@ -30,6 +30,7 @@ STATUS: dict[type[WorkbenchError], int] = {
     errors.FetchError: 422,
     errors.TooLarge: 422,
     errors.TooManyRuns: 429,
+    errors.TooManyCalls: 429,
     errors.EngineError: 503,
     errors.WorkbenchError: 500,
 }

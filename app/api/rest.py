@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from app.api.bodies import FreeBody, json_body, malformed, run_body
+from app.api.callers import Caller
+from app.api.crowd import Crowd
 from app.api.errors import answering
 from app.api.files import file_answer
 from app.api.idempotency import SentRequests, content_of
@@ -57,12 +59,17 @@ class Rest:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._crowd = Crowd(api.settings.ui.guest_calls)
         self._sent = SentRequests()
         self._webhooks = Webhooks(api.engine, api.runs, api.settings.ui)
 
     async def run(self, request: Request) -> Response:
         """Queues a run: 202 with its report, or 200 once it has ended within `?wait=` seconds."""
         caller = self._api.callers.of(request)
+        with self._open(caller):
+            return await self._run(request, caller)
+
+    async def _run(self, request: Request, caller: Caller) -> Response:
         wait_s = _wait_s(request)
         max_file_bytes = self._api.settings.ui.max_upload_bytes
         body = await run_body(request, self._api.runs.media.keep, max_file_bytes)
@@ -88,8 +95,17 @@ class Rest:
 
     async def report(self, request: Request) -> Response:
         """The run as it is now, or once it has ended within `?wait=` seconds."""
-        report = await self._api.runs.ended(request.path_params["run_id"], _wait_s(request))
+        with self._open(self._api.callers.of(request)):
+            report = await self._api.runs.ended(request.path_params["run_id"], _wait_s(request))
         return JSONResponse(report.model_dump(mode="json"))
+
+    @contextlib.contextmanager
+    def _open(self, caller: Caller) -> Iterator[None]:
+        """Counts the sender's request inside. Raises TooManyCalls."""
+        person = self._api.people.person(caller)
+        self._crowd.check(person)
+        with self._crowd.counted(person):
+            yield
 
     async def openapi(self, request: Request) -> Response:
         """The description of this interface, with the inputs of every workflow."""
@@ -115,10 +131,24 @@ class Rest:
         if start is None:
             # A browser's EventSource connects again until it gets this status.
             return Response(status_code=204)
-        stream = _server_sent(self._api.runs.events(caller, run_id, start=start))
+        # Counted while it is sent: a stream that nobody opens would never end.
+        person = self._api.people.person(caller)
+        self._crowd.check(person)
+        stream = self._server_sent(person, self._api.runs.events(caller, run_id, start=start))
         return StreamingResponse(
             stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
+
+    async def _server_sent(
+        self, person: str, events: AsyncGenerator[ApiEvent | None, None]
+    ) -> AsyncGenerator[str, None]:
+        with self._crowd.counted(person):
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    if event is None:
+                        yield ": heartbeat\n\n"
+                    else:
+                        yield f"id: {event.id}\ndata: {json.dumps(event.data)}\n\n"
 
     async def cancel(self, request: Request) -> Response:
         """Cancels the run: 202 with its report, 200 if it was over."""
@@ -162,17 +192,6 @@ class Rest:
         return file_answer(
             await asyncio.to_thread(self._api.runs.result_file, named, record=record)
         )
-
-
-async def _server_sent(
-    events: AsyncGenerator[ApiEvent | None, None],
-) -> AsyncGenerator[str, None]:
-    async with contextlib.aclosing(events):
-        async for event in events:
-            if event is None:
-                yield ": heartbeat\n\n"
-            else:
-                yield f"id: {event.id}\ndata: {json.dumps(event.data)}\n\n"
 
 
 def _wait_s(request: Request) -> float:

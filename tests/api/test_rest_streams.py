@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ import httpx
 from tests.api.test_rest import FEW, RUNS, error_of, run
 from tests.api.test_streams import MANY
 from tests.site import Site
+from tests.ui.serving import served
 
 
 def events_of(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,3 +130,30 @@ def test_status_shows_ids_of_own_runs_only(rest: httpx.Client) -> None:
         rest.post("/v1/free").json()["sentence"] == "Nothing was held; there was nothing to free."
     )
     assert error_of(rest.post("/v1/free", json={"mode": "now"}), 400)["kind"] == "MalformedBody"
+
+
+def test_open_requests_of_a_guest_are_limited(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, DW_GUEST_CALLS="2") as page,
+        httpx.Client(base_url=page.url, timeout=120) as rest,
+        contextlib.ExitStack() as streams,
+    ):
+        guest = {"X-Forwarded-For": "203.0.113.41"}
+        run_id = rest.post(RUNS, json={"inputs": MANY}, headers=guest).json()["run_id"]
+        address = f"/v1/runs/{run_id}/events"
+        # An iterator that is dropped closes its connection.
+        kept = []
+        for _ in range(2):
+            stream = streams.enter_context(rest.stream("GET", address, headers=guest))
+            kept.append(events_of(stream))
+            next(kept[-1])
+        for answer in (
+            rest.get(f"/v1/runs/{run_id}", headers=guest),
+            rest.get(address, headers=guest),
+            rest.post(RUNS, json={}, headers=guest),
+        ):
+            assert error_of(answer, 429)["kind"] == "TooManyCalls"
+        other = {"X-Forwarded-For": "203.0.113.42"}
+        for headers in ({}, other):
+            assert rest.get(f"/v1/runs/{run_id}", headers=headers).status_code == 200
+        assert rest.delete(f"/v1/runs/{run_id}").status_code == 202
