@@ -25,7 +25,9 @@ NOTHING = Needed()
 NEW_FOLDER_S = 60.0
 """Minimum age of an empty run folder to be removed."""
 TRIM_EVERY_S = 300.0
-CACHE_FOLDERS = (".remembered", ".embeddings", ".media", ".previews", ".weights", "inputs")
+CACHE_FOLDERS = (
+    ".remembered", ".embeddings", ".media", ".previews", ".weights", ".configs", "inputs",
+)  # fmt: skip
 """Caches and other folders beside the results."""
 
 

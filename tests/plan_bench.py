@@ -31,7 +31,10 @@ class Bench:
             folder.mkdir(parents=True)
         self.consists_of({})
         self.paths = PathSettings(
-            workflows=(self.workflows,), models=(root / "models",), media=(self.media,)
+            workflows=(self.workflows,),
+            models=(root / "models",),
+            media=(self.media,),
+            outputs=root / "outputs",
         )
 
     def consists_of(self, parts: Mapping[str, list[str | None]]) -> None:

@@ -141,6 +141,8 @@ class PipelineStep(PlannedStep):
     """Config repository of a single-file checkpoint; see `ComponentBlock.config`."""
     model_folders: tuple[str, ...] = ()
     """Folders searched for configurations of single files before the hub's cache."""
+    config_cache: str = ""
+    """Folder for the configurations of single files of known families."""
     dtype_open: bool = False
     """True if nobody chose the dtype: the device decides."""
     components: dict[str, ComponentBlock] = Field(default_factory=dict)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from app.dialect.files import PICKLE_SUFFIXES, safe_name
+from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import ModelSource
 from app.errors import LoadError, nearest
 from app.models.component_files import unreadable
+from app.models.family_configs import family_folder
 from app.models.hub import find_in_folders, listed_files
 from app.models.single_files import (
     HOW_TO_ALLOW,
     ReadPickle,
     file_shapes,
+    is_autoencoder,
     is_recognised,
     published_model,
 )
@@ -46,24 +49,30 @@ def described_by(
     read_pickle: ReadPickle,
     file: Path,
     config: ModelSource | None,
-    models: tuple[str, ...],
+    step: PipelineStep,
     own: Path | None = None,
 ) -> Path:
     """Returns the folder with the configuration of the component, or pipeline, in this file.
 
-    `models` are folders searched before the hub's cache. `own` is used where the tensors have
-    diffusers' names, from which diffusers cannot infer a model. Raises LoadError.
+    The step names the folders where the published model is looked for first; then a file of a
+    family known here needs no other. `own` is used where the tensors do not tell the model: those
+    with diffusers' names, and those of an autoencoder alone, whose scale the families differ in.
+    Raises LoadError.
     """
     if config is not None:
         return find(config, TEXTS) / config.subfolder
     try:
         shapes = file_shapes(file, read_pickle)
-        if own is not None and not is_recognised(shapes):
+        if own is not None and (not is_recognised(shapes) or is_autoencoder(shapes)):
             return own
         published = published_model(shapes)
+        found = find_in_folders(published.model, map(Path, step.model_folders))
+        if found is None and step.config_cache:
+            known = family_folder(shapes, Path(step.config_cache))
+            if known is not None:
+                return known
     except (ValueError, OSError) as error:
         raise unreadable(file.name, error) from error
-    found = find_in_folders(published.model, [Path(folder) for folder in models])
     source = ModelSource(model=published.model, folder=str(found) if found else None)
     try:
         return find(source, TEXTS) / published.subfolder

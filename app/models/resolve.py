@@ -145,9 +145,7 @@ class _Resolver:
         reused = reused_components(step, shape, earlier)
         loaded = self._own(own, step, checkpoint, folder)
         loaded |= {
-            name: self._block(
-                name, block, step.model_folders, folder and folder / parameter_of(name)
-            )
+            name: self._block(name, block, step, folder and folder / parameter_of(name))
             for name, block in step.components.items()
             if parameter_of(name) in shape.parameters and parameter_of(name) not in step.reused
         }
@@ -185,7 +183,7 @@ class _Resolver:
         shape = shape or modular_shape(step, index)
         reused = reused_components(step, shape, earlier)
         loaded = {
-            name: self._block(name, block, step.model_folders, None)
+            name: self._block(name, block, step, None)
             for name, block in step.components.items()
             if name in shape.parameters and name not in step.reused
         }
@@ -223,7 +221,7 @@ class _Resolver:
             return None, self._find(step.source, Selection(whole=True))
         checkpoint = single_file(step.source, self._find)
         try:
-            return checkpoint, self._described_by(checkpoint, step.config, step.model_folders)
+            return checkpoint, self._described_by(checkpoint, step.config, step)
         except Unknown:
             return checkpoint, None
 
@@ -281,7 +279,7 @@ class _Resolver:
         return in_a_folder(name, kind, place, step.dtype_of(name), source, quantised)
 
     def _block(
-        self, name: str, block: ComponentBlock, models: tuple[str, ...], own: Path | None
+        self, name: str, block: ComponentBlock, step: PipelineStep, own: Path | None
     ) -> ComponentSpec:
         """Returns the component of a block of the document.
 
@@ -290,7 +288,7 @@ class _Resolver:
         if block.source.file:
             file = single_file(block.source, self._find)
             is_there = own is not None and (own / "config.json").is_file()
-            described = self._described_by(file, block.config, models, own if is_there else None)
+            described = self._described_by(file, block.config, step, own if is_there else None)
             folder = config_folder(described, block.class_name, name, file)
             return in_a_file(
                 name, block.class_name, file, folder, block.dtype, block.source, block.quantisation

@@ -23,6 +23,8 @@ STABLE_DIFFUSION = (
     "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "encoder.down.",
 )  # fmt: skip
 """Prefixes of the tensors in Stable Diffusion's checkpoints."""
+AUTOENCODER = ("first_stage_model.", "encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+"""Prefixes of the tensors of its autoencoder, in a checkpoint or alone."""
 TOLD_BY = ("CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS", "infer_diffusers_model_type")
 """The parts of diffusers' source that infer the published model."""
 
@@ -73,6 +75,11 @@ def is_recognised(shapes: Shapes) -> bool:
     """Returns True if diffusers recognises the tensors; unknown ones it takes for a Stable
     Diffusion 1. Raises ValueError where it cannot tell."""
     return model_type(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
+
+
+def is_autoencoder(shapes: Shapes) -> bool:
+    """Returns True for the tensors of Stable Diffusion's autoencoder, and of nothing else."""
+    return all(name.startswith(AUTOENCODER) for name in shapes)
 
 
 class Family(NamedTuple):

@@ -14,6 +14,7 @@ from app.dialect.plan_sources import OTHERS, ComponentBlock, LoraSource, ModelSo
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.errors import nearest
+from app.models.family_configs import FOLDER as CONFIGS
 from app.models.kind_folders import file_kinds
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
@@ -171,6 +172,9 @@ class PipelineBuilder:
             return None
         find = partial(self.models.named, at=loading_at, key="model_name")
         components = {**connected(pipeline_class, source, dtype, find), **components}
+        sources = (source, *(each.source for each in components.values() if each is not None))
+        has_files = any(each is not None and each.file for each in sources)
+        folders = tuple(str(folder.resolve()) for folder in self._paths.models)
         built = PipelineStep(
             name=name,
             place=place(at),
@@ -181,10 +185,8 @@ class PipelineBuilder:
             code=code,
             modular=modular,
             config=config,
-            model_folders=tuple(str(folder.resolve()) for folder in self._paths.models)
-            if any(each is not None and each.source.file for each in components.values())
-            or (source is not None and source.file)
-            else (),
+            model_folders=folders if has_files else (),
+            config_cache=str(self._paths.outputs.resolve() / CONFIGS) if has_files else "",
             components={key: built for key, built in components.items() if built is not None},
             absent=absent,
             reused=reused,

@@ -23,7 +23,7 @@ from app.dialect.plan_values import (
 )
 
 CALLED_AND_SAVED = {"name", "place", "file_stem", "result", "releases"}
-RESOLVED = {"source", "code", "config", "model_folders", "reused", "dtype_open"}
+RESOLVED = {"source", "code", "config", "model_folders", "config_cache", "reused", "dtype_open"}
 """Fields about the sources of a step's models; `loaded` identifies them by their files."""
 NOT_DECISIVE = CALLED_AND_SAVED | RESOLVED | {"seed_drawn"}
 """Fields of a step that cannot change its result; every other one is part of its key."""

@@ -164,7 +164,8 @@ def test_config_is_for_single_files_only(bench: Bench, file: Path):
     assert "'config' is for 'from_single_file' alone." in bench.problems(document)[place]
 
 
-def test_checkpoint_weight_comes_from_header(bench: Bench, file: Path):
+def test_weight_of_unknown_checkpoint_comes_from_header(bench: Bench, file: Path):
+    save_file({"a.weight": np.zeros((400, 500), np.float32)}, file)
     whole = drawing(
         steps=[step(from_pretrained_arguments={"from_single_file": "unet.safetensors"})]
     )

@@ -1,10 +1,12 @@
-"""A whole Stable Diffusion 1 stand-in in one file, named as its first authors named the tensors."""
+"""Stable Diffusion's models in one file, named as their first authors named the tensors."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ RESNET = {
 }  # fmt: skip
 ENDS = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
 }  # fmt: skip
 VAE = {
@@ -26,30 +29,65 @@ VAE = {
 }  # fmt: skip
 
 
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final",
+    "encoder.layers": "transformer.resblocks", "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+}  # fmt: skip
+
+Tensors = dict[str, torch.Tensor]
+
+
 def build_checkpoint(model: Path, file: Path) -> None:
     """Write the denoiser, the autoencoder and the text encoder of the model in this folder."""
+    unet, vae = (json.loads((model / name / "config.json").read_text()) for name in ("unet", "vae"))
     tensors = {
-        **_unet(model / "unet"),
-        **_vae(model / "vae"),
-        **{
-            f"cond_stage_model.transformer.{_with_tower(name)}": tensor
-            for name, tensor in load_file(model / "text_encoder" / "model.safetensors").items()
-        },
+        **original_unet(load_file(model / "unet" / WEIGHTS), unet),
+        **original_vae(load_file(model / "vae" / WEIGHTS), vae),
+        **original_clip(load_file(model / "text_encoder" / "model.safetensors")),
     }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+
+
+def original_clip(tensors: Tensors, prefix: str = "cond_stage_model.transformer.") -> Tensors:
+    """Returns the tensors of CLIP's text encoder."""
+    return {f"{prefix}{_with_tower(name)}": tensor for name, tensor in tensors.items()}
 
 
 def _with_tower(name: str) -> str:
     return name if name.startswith("text_model.") else f"text_model.{name}"
 
 
-def _unet(folder: Path) -> dict[str, torch.Tensor]:
-    config = json.loads((folder / "config.json").read_text())
+def original_open_clip(tensors: Tensors, prefix: str) -> Tensors:
+    """Returns the tensors of OpenCLIP's text encoder, which has the projections of each layer's
+    attention in one."""
+    found: Tensors = {}
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    for name, tensor in bare.items():
+        told = name
+        for ours, theirs in OPEN_CLIP.items():
+            told = told.replace(f"{ours}.", f"{theirs}.")
+        if name == "text_projection.weight":
+            found[f"{prefix}text_projection"] = tensor.T
+        elif name == "embeddings.position_embedding.weight":
+            found[f"{prefix}positional_embedding"] = tensor
+        elif ".q_proj." in name:
+            parts = [bare[name.replace(".q_proj.", f".{each}_proj.")] for each in "qkv"]
+            kind = name.rpartition(".")[2]
+            layer = told.partition(".self_attn.")[0]
+            found[f"{prefix}{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            found[f"{prefix}{told}"] = tensor
+    return found
+
+
+def original_unet(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Returns the tensors of a denoiser of this configuration."""
     per_block = config["layers_per_block"] + 1
     # An upsampler comes after what else its block has: with attention, two others.
     after = [2 if kind.startswith("CrossAttn") else 1 for kind in config["up_block_types"]]
     found = {}
-    for name, tensor in load_file(folder / WEIGHTS).items():
+    for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
         found[
             f"model.diffusion_model.{ENDS.get(stem) or _inner(stem, per_block, after)}.{kind}"
@@ -82,10 +120,11 @@ def _layer(rest: list[str], is_attention: bool) -> str:
     return ".".join(rest if is_attention else [RESNET[rest[0]], *rest[1:]])
 
 
-def _vae(folder: Path) -> dict[str, torch.Tensor]:
-    last = len(json.loads((folder / "config.json").read_text())["block_out_channels"]) - 1
+def original_vae(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Returns the tensors of an autoencoder of this configuration."""
+    last = len(config["block_out_channels"]) - 1
     found = {}
-    for name, tensor in load_file(folder / WEIGHTS).items():
+    for name, tensor in tensors.items():
         told = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
         told = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", told)
         up = lambda at: f"up.{last - int(at[1])}.{'block' if at[2] == 'resnets' else 'upsample'}"  # noqa: E731

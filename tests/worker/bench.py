@@ -60,7 +60,9 @@ class Bench:
 
     def plan(self, document: Document | Path, seed: int | None = 7, **inputs: Any) -> Plan:
         path = document if isinstance(document, Path) else self.write(document)
-        paths = PathSettings(media=(self.folder,), models=(self.models,))
+        paths = PathSettings(
+            media=(self.folder,), models=(self.models,), outputs=self.folder / "outputs"
+        )
         return make_plan(path, inputs, paths=paths, seed=seed)
 
     def run(

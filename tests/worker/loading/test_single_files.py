@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from app.errors import LoadError
 from app.models.hub import this_machine
@@ -211,16 +211,30 @@ def test_single_file_config_is_inferred_from_tensors(checkpoint: Path, tiny: Pat
     assert same(bench.run(plan), bench.run(named))
 
 
-def test_single_file_without_config_names_the_missing_one(checkpoint: Path, bench: Bench):
+def test_single_file_without_config_names_the_missing_one(
+    checkpoint: Path, tmp_path: Path, bench: Bench
+):
+    """A family whose configuration is not included."""
     asked: list[str] = []
 
     def bring(model: Wanted) -> None:
         asked.append(model.source.model)
         raise LoadError("The model could not be downloaded.")
 
-    plan = bench.plan(bench.write(from_checkpoint(checkpoint)))
+    file = tmp_path / "playground.safetensors"
+    save_file({**load_file(checkpoint), "edm_mean": torch.zeros(4)}, file)
+    wanted = from_checkpoint(file)
+    kind = "StableDiffusionXLPipeline"
+    wanted["steps"][0]["pipeline"]["configuration"]["component_type"] = kind
+    plan = bench.plan(bench.write(wanted))
     with pytest.raises(LoadError) as raised:
         bring_all(plan, bring, this_machine())
-    assert asked == ["stable-diffusion-v1-5/stable-diffusion-v1-5"]
+    assert asked == ["playgroundai/playground-v2.5-1024px-aesthetic"]
     assert f"by its tensors it is a '{asked[0]}'. The model could not" in raised.value.message
     assert "as 'config' beside 'from_single_file'" in raised.value.hint
+
+
+def test_single_file_of_another_vocabulary_is_refused(checkpoint: Path, bench: Bench):
+    error = bench.refused(from_checkpoint(checkpoint))
+    assert error.message == "'tiny.safetensors' cannot be read."
+    assert "its text_encoder has no published layout: a vocabulary of 49408" in error.hint

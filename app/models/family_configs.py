@@ -1,0 +1,133 @@
+"""Configurations of Stable Diffusion 1.5, 2.1 and XL for checkpoints in one file, which have none.
+
+The facts of each family are in `families/`, one folder each in diffusers' layout. What the shapes
+of a checkpoint's tensors tell replaces them. The result is written once to a cache, with the files
+of CLIP's tokenizer, and is read from there as a model's folder is.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.dialect.files import read_object
+from app.models.model_index import INDEX
+from app.models.shape_configs import (
+    clip_config,
+    open_clip_config,
+    unet_config,
+    vae_config,
+)
+from app.models.single_files import Shapes, is_recognised, model_type
+from app.unfinished import private_folder
+
+FOLDER = ".configs"
+FACTS = Path(__file__).parent / "families"
+FAMILIES = {"v1": "sd15", "inpainting": "sd15", "v2": "sd21", "xl_base": "sdxl",
+            "xl_refiner": "sdxl-refiner"}  # fmt: skip
+"""Folders of facts, by diffusers' word for a checkpoint's model."""
+CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
+OF_CLIP = "quick_gelu"
+"""The activation of OpenAI's CLIP, which OpenCLIP's models do not have."""
+MERGES, VOCABULARY = "merges.txt", "vocab.json"
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+WORD_END = "</w>"
+
+
+def family_folder(shapes: Shapes, cache: Path) -> Path | None:
+    """Returns a folder below the cache with the configuration of the checkpoint with these tensors;
+    None for other families.
+
+    Raises ValueError where its tensors are not a family's, OSError where it cannot be written.
+    """
+    family = FAMILIES.get(model_type(shapes)) if is_recognised(shapes) else None
+    if family is None:
+        return None
+    files = {
+        name: json.dumps(_config(name, facts, shapes), indent=2)
+        for name, facts in _facts(family).items()
+    }
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    folder = cache / f"{family}-{digest[:16]}"
+    if not (folder / INDEX).is_file():
+        _write(folder, files)
+    return folder
+
+
+@functools.cache
+def _facts(family: str) -> dict[str, dict[str, Any]]:
+    """Returns the family's configurations, by their paths below a model's folder."""
+    root = FACTS / family
+    return {
+        file.relative_to(root).as_posix(): read_object(file)
+        for file in sorted(root.rglob("*.json"))
+    }
+
+
+def _config(name: str, facts: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Returns the configuration of this path for these tensors: the facts for a component that the
+    checkpoint lacks."""
+    derive = _derivation(name, facts)
+    if derive is None:
+        return dict(facts)
+    try:
+        return derive(shapes, dict(facts))
+    except LookupError as error:
+        component = name.partition("/")[0]
+        raise ValueError(f"its {component} has no published layout: {error} is amiss") from error
+
+
+def _derivation(
+    name: str, facts: Mapping[str, Any]
+) -> Callable[[Shapes, dict[str, Any]], dict[str, Any]] | None:
+    component, _, file = name.partition("/")
+    if file != CONFIG:
+        return None
+    if component.startswith("text_encoder"):
+        return clip_config if facts["hidden_act"] == OF_CLIP else open_clip_config
+    return {"unet": unet_config, "vae": vae_config}[component]
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes the folder, whole or not at all; another process may write the same."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with private_folder(folder.parent) as part:
+        new = part / folder.name
+        for name, text in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_text(text, encoding="utf-8")
+            if name.endswith(TOKENIZER_CONFIG):
+                _write_tokenizer((new / name).parent)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not (folder / INDEX).is_file():
+                raise
+
+
+def _write_tokenizer(folder: Path) -> None:
+    merges = (FACTS / "clip" / MERGES).read_text(encoding="utf-8")
+    (folder / MERGES).write_text(merges, encoding="utf-8")
+    vocabulary = json.dumps(clip_vocabulary(merges), ensure_ascii=False)
+    (folder / VOCABULARY).write_text(vocabulary, encoding="utf-8")
+
+
+def clip_vocabulary(merges: str) -> dict[str, int]:
+    """Returns the tokens of CLIP by their ids: each byte, each byte that ends a word, the pairs in
+    the order in which they are merged, and the two that begin and end a text."""
+    letters = _letters()
+    pairs = ("".join(line.split()) for line in merges.splitlines()[1:])
+    tokens = [*letters, *(letter + WORD_END for letter in letters), *pairs, *SPECIAL]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _letters() -> list[str]:
+    """Returns the letters that stand for the bytes in byte pair encodings: printable ones for
+    themselves first, then others from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = 256 - len(printable)
+    return [chr(each) for each in (*printable, *range(256, 256 + others))]
