@@ -11,6 +11,9 @@ from app.dialect.plan_sources import IpAdapterSource, LoraSource
 from app.models.file_places import single_file
 from app.models.specs import AdapterSpec, Find, Selection
 
+USUAL_LORA = "pytorch_lora_weights.safetensors"
+"""The name that diffusers gives, and prefers."""
+
 
 class Adapters(TypedDict, total=False):
     """The fields of `StepSpecs` for the adapters of a pipeline step."""
@@ -42,6 +45,15 @@ def _lora_spec(lora: LoraSource, find: Find) -> AdapterSpec:
         wanted = Selection(adapters=(subfolder,))
     folder = find(lora.source, wanted) / subfolder
     return _spec(folder, folder / lora.weight_name if lora.weight_name else None)
+
+
+def lora_file(folder: Path, weight_name: str | None) -> Path | None:
+    """Returns the file of a LoRA in this folder; None where it is not there or not the only one."""
+    if weight_name is not None or (folder / USUAL_LORA).is_file():
+        file = folder / (weight_name or USUAL_LORA)
+        return file if file.is_file() else None
+    files = [*folder.glob("*.safetensors")]
+    return files[0] if len(files) == 1 else None
 
 
 def _ip_adapter_spec(adapter: IpAdapterSource, find: Find) -> AdapterSpec:

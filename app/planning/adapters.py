@@ -8,20 +8,22 @@ from typing import Any, Protocol
 
 from app.dialect.document import IpAdapterBlock, LoraBlock
 from app.dialect.files import FORMATS, PICKLE_SUFFIXES, can_be_path, is_plain, path_from
-from app.dialect.fingerprint import WEIGHTS
+from app.dialect.fingerprint import WEIGHTS, tensor_shapes
 from app.dialect.installed.signatures import base_names
 from app.dialect.plan_sources import IpAdapterSource, LoraSource, ModelSource
 from app.dialect.plan_values import Value
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.errors import nearest
+from app.models.adapters import USUAL_LORA, lora_file
 from app.models.hub import find_in_folders, is_repository
 from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
+from app.models.lycoris import UnfitLora, check_fits
 from app.planning.values import ValueReader
 from app.settings import PathSettings
 
-USUAL_LORA = "pytorch_lora_weights.safetensors"
-"""The name that diffusers gives, and prefers."""
+UNET_MIXINS = {"StableDiffusionLoraLoaderMixin", "StableDiffusionXLLoraLoaderMixin"}
+"""Base classes of the pipelines that have a UNet and take LoRAs."""
 MAX_LISTED = 12
 
 
@@ -33,6 +35,7 @@ class SourceOf(Protocol):
 
 def read_loras(
     blocks: Sequence[LoraBlock],
+    pipeline_class: str,
     at: Place,
     source_of: SourceOf,
     reader: ValueReader,
@@ -44,6 +47,11 @@ def read_loras(
         _lora(block, index, (*at, index), source_of, reader, paths)
         for index, block in enumerate(blocks)
     ]
+    bases = base_names(pipeline_class.rpartition(".")[2])
+    if "DiffusionPipeline" in bases:
+        for index, lora in enumerate(built):
+            if lora is not None:
+                _check_kind(lora, (*at, index), reader, has_unet=bool(UNET_MIXINS & bases))
     return tuple(lora for lora in built if lora is not None)
 
 
@@ -129,6 +137,22 @@ def _in_folder(
     if source is None or not is_one_there(source, weight_name, USUAL_LORA, at, reader):
         return None
     return source, weight_name
+
+
+def _check_kind(lora: LoraSource, at: Place, reader: ValueReader, *, has_unet: bool) -> None:
+    """Notes a local file of a kind that cannot be applied as a whole."""
+    if lora.source.folder is None:
+        return
+    file = lora_file(Path(lora.source.folder) / lora.source.subfolder, lora.weight_name)
+    if file is None:
+        return
+    try:
+        check_fits(file.name, tensor_shapes(file), has_unet=has_unet)
+    except UnfitLora as error:
+        reader.note((*at, "model_name"), error.message, error.hint)
+    except (OSError, ValueError):
+        # The load reports a damaged file.
+        return
 
 
 def folder_and_file(model: Any) -> tuple[Any, str | None]:

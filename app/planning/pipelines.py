@@ -139,7 +139,12 @@ class PipelineBuilder:
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(
-                block.loras, (*where, "loras"), self.models.source, self._reader, self._paths
+                block.loras,
+                pipeline_class,
+                (*where, "loras"),
+                self.models.source,
+                self._reader,
+                self._paths,
             )
         inversions = read_inversions(
             block,

@@ -58,12 +58,14 @@ def run(
         context.notice(sentence)
     drawing = seeded(step.seed, context.device.torch_device)
     with (
-        context.loras.applied(pipeline, step, parts),
+        context.loras.applied(pipeline, step, parts) as losses,
         using_textual_inversions(pipeline, step, parts) as words,
         drawing if step.generator else contextlib.nullcontext(),
         tuned(pipeline, step, parts, context.device),
         context.prompts.memoising(pipeline, step, parts, context.device),
     ):
+        for sentence in losses:
+            context.notice(sentence)
         context.map_phases(pipeline.components)
         preview_source = context.preview_maps.preview_source(pipeline, parts)
         call = _reporting_call(pipeline, step, context, preview_source)

@@ -12,24 +12,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from app.dialect.fingerprint import tensor_shapes
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import LoraSource
-from app.errors import LoadError, first_line
-from app.models.lora_family import family_of
+from app.errors import LoadError
 from app.models.specs import AdapterSpec
-from app.worker.device import is_out_of_memory
 from app.worker.loading.parts import Parts
 from app.worker.lru_cache import LruCache
-
-log = logging.getLogger(__name__)
+from app.worker.tuning.lora_files import load_lora
 
 Scales = tuple[tuple[str, float], ...]
 """Names of active LoRAs, in order, with their scales."""
@@ -43,15 +37,18 @@ class HeldLoras:
         """By name, the keys of the components that have them."""
         self._wrapped: dict[str, _Wrapped] = {}
         """By the components' keys."""
+        self._losses: dict[str, tuple[str, ...]] = {}
+        """By name, sentences about what of a LoRA is not applied."""
 
     @contextlib.contextmanager
-    def applied(self, pipeline: Any, step: PipelineStep, parts: Parts) -> Iterator[None]:
-        """Has the step's LoRAs in the pipeline's components inside. Raises LoadError.
+    def applied(self, pipeline: Any, step: PipelineStep, parts: Parts) -> Iterator[tuple[str, ...]]:
+        """Has the step's LoRAs in the pipeline's components inside, and returns sentences about
+        what of them is not applied. Raises LoadError.
 
         Enter before offload is set up, and before random numbers are drawn: a load draws some.
         """
         if not step.loras:
-            yield
+            yield ()
             return
         if not hasattr(pipeline, "load_lora_weights"):
             raise LoadError(
@@ -67,7 +64,7 @@ class HeldLoras:
             self._unload(pipeline, components)
             raise
         try:
-            yield
+            yield tuple(sentence for name in names for sentence in self._losses.get(name, ()))
         finally:
             if is_kept:
                 for key in components:
@@ -124,7 +121,7 @@ class HeldLoras:
             weights = [_Weights(component) for component in components.values()]
             for name, lora, spec in zip(names, step.loras, parts.loras, strict=True):
                 if name in missing:
-                    _load(pipeline, name, lora, spec, step.name)
+                    self._losses[name] = load_lora(pipeline, name, lora, spec, step.name)
             if not keeps or any(each.have_changed() for each in weights):
                 pipeline.set_adapters(names, [scale for _, scale in scales])
                 return False
@@ -155,6 +152,7 @@ class HeldLoras:
 
     def _drop_evicted(self) -> None:
         """Deletes the weights of LoRAs that are not in the cache any more."""
+        self._losses = {name: told for name, told in self._losses.items() if name in self.cache}
         for key, wrapped in [*self._wrapped.items()]:
             wrapped.keep_only(self.cache)
             if not wrapped.layers:
@@ -167,7 +165,21 @@ class _Wrapper(NamedTuple):
     parent: torch.nn.Module
     attribute: str
     layer: Any
-    """The wrapper; its `base_layer` is the component's own layer."""
+    """The wrapper, with the component's own layer inside."""
+    kinds: tuple[Any, ...]
+    """It and the wrappers inside of it, each for another kind of LoRA."""
+
+    @classmethod
+    def of(cls, parent: torch.nn.Module, attribute: str, kinds: Sequence[Any]) -> _Wrapper:
+        """Returns the wrapper, in its place, of wrappers inside one another: in the same order
+        whichever was loaded first, on which the last bits of a result depend."""
+        inmost = kinds[-1].base_layer
+        in_order = sorted(kinds, key=lambda layer: type(layer).__module__)
+        for layer, inner in zip(in_order, [*in_order[1:], inmost], strict=True):
+            layer._modules["base_layer"] = inner
+        found = cls(parent, attribute, in_order[0], tuple(in_order))
+        found.put_in()
+        return found
 
     # (A module's own `__setattr__` would take ten times as long.)
 
@@ -175,21 +187,21 @@ class _Wrapper(NamedTuple):
         self.parent._modules[self.attribute] = self.layer
 
     def take_out(self) -> None:
-        self.parent._modules[self.attribute] = self.layer.base_layer
+        self.parent._modules[self.attribute] = self.kinds[-1].base_layer
 
     def weights_of(self, name: str) -> Iterator[torch.Tensor]:
         """Yields one LoRA's tensors of this layer."""
-        for attribute in self.layer.adapter_layer_names:
-            found = getattr(self.layer, attribute)
-            if name in found:
-                held = found[name]
-                yield from held.parameters() if isinstance(held, torch.nn.Module) else (held,)
+        for layer in self.kinds:
+            for attribute in layer.adapter_layer_names:
+                found = getattr(layer, attribute)
+                if name in found:
+                    held = found[name]
+                    yield from held.parameters() if isinstance(held, torch.nn.Module) else (held,)
 
     @property
     def names(self) -> set[str]:
         """Names of the LoRAs that it has."""
-        names: set[str] = self.layer._get_available_adapters()
-        return names
+        return {name for layer in self.kinds for name in layer._get_available_adapters()}
 
 
 class _Wrapped:
@@ -202,17 +214,23 @@ class _Wrapped:
 
         self._component = component
         modules = dict(component.named_modules())
+        places = {path: modules[path.rpartition(".")[0]] for path in modules}
+
+        def kinds(layer: Any) -> list[Any]:
+            inner = layer.base_layer
+            return [layer, *(kinds(inner) if isinstance(inner, BaseTunerLayer) else ())]
+
         self.layers = [
-            _Wrapper(modules[path.rpartition(".")[0]], path.rpartition(".")[2], module)
+            _Wrapper.of(places[path], path.rpartition(".")[2], kinds(module))
             for path, module in modules.items()
-            if isinstance(module, BaseTunerLayer)
+            if isinstance(module, BaseTunerLayer) and not isinstance(places[path], BaseTunerLayer)
         ]
         self._notes = {name: vars(component)[name] for name in NOTES if name in vars(component)}
         self.scales: Scales = ()
         """What is active."""
         self._active: list[_Wrapper] = []
         """Wrappers of layers that an active LoRA changes."""
-        self._scalings: list[dict[str, float]] = []
+        self._scalings: list[list[dict[str, float]]] = []
         """Their factors: a pipeline that scales LoRAs for a call leaves them rounded, and one that
         is cancelled leaves them scaled."""
 
@@ -220,7 +238,8 @@ class _Wrapped:
         """Puts the active wrappers in, as they were noted."""
         self._add_notes()
         for wrapper, scaling in zip(self._active, self._scalings, strict=True):
-            wrapper.layer.scaling.update(scaling)
+            for layer, scales in zip(wrapper.kinds, scaling, strict=True):
+                layer.scaling.update(scales)
             wrapper.put_in()
         self._follow_component()
 
@@ -240,7 +259,9 @@ class _Wrapped:
                 self._active.append(wrapper)
             else:
                 wrapper.take_out()
-        self._scalings = [dict(wrapper.layer.scaling) for wrapper in self._active]
+        self._scalings = [
+            [dict(layer.scaling) for layer in wrapper.kinds] for wrapper in self._active
+        ]
 
     def take_out(self) -> None:
         """Gives the component its own layers back."""
@@ -260,10 +281,10 @@ class _Wrapped:
             return
         for name in gone:
             del configurations[name]
-            for wrapper in self.layers:
+            for layer in (layer for wrapper in self.layers for layer in wrapper.kinds):
                 # (peft warns when it deletes an active one.)
-                wrapper.layer.set_adapter([])
-                wrapper.layer.delete_adapter(name)
+                layer.set_adapter([])
+                layer.delete_adapter(name)
         self.layers = [each for each in self.layers if each.names]
         self.scales, self._active, self._scalings = (), [], []
 
@@ -337,55 +358,3 @@ def _names(
         again = sum(name.startswith(digest) for name in names)
         names.append(f"{digest}_{again}")
     return names
-
-
-def _load(pipeline: Any, name: str, lora: LoraSource, spec: AdapterSpec, step_name: str) -> None:
-    log.info("Loading LoRA: %s", lora.weight_name or lora.source.model)
-    try:
-        with warnings.catch_warnings():
-            # A second LoRA is meant.
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            pipeline.load_lora_weights(
-                str(spec.folder),
-                weight_name=lora.weight_name,
-                adapter_name=name,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        quantised = any(hasattr(c, "hf_quantizer") for c in pipeline.components.values())
-        raise LoadError(
-            f"The LoRA '{lora.source.model}' could not be applied in step '{step_name}'.",
-            hint=f"{type(error).__name__}: {first_line(error)}. {_made_for(spec)}".rstrip()
-            + " It meets quantised weights: weights of 8 bits or another quantiser may take it."
-            * quantised,
-        ) from error
-    _check_applied(pipeline, name, lora, spec, step_name)
-
-
-def _check_applied(
-    pipeline: Any, name: str, lora: LoraSource, spec: AdapterSpec, step_name: str
-) -> None:
-    """Raises LoadError for a LoRA of which no component has taken a tensor: diffusers skips them
-    all in silence."""
-    components = [c for c in pipeline.components.values() if hasattr(c, "peft_config")]
-    if not any(name in component.peft_config for component in components):
-        raise LoadError(
-            f"The LoRA '{lora.weight_name or lora.source.model}' does not fit the model of step"
-            f" '{step_name}': none of its tensors is for a {type(pipeline).__name__}.",
-            hint=_made_for(spec),
-        )
-
-
-def _made_for(spec: AdapterSpec) -> str:
-    """Returns a sentence about the family of models a LoRA was made for; "" if unreadable."""
-    files = [spec.file] if spec.file is not None else sorted(spec.folder.glob("*.safetensors"))
-    try:
-        tensors = [name for file in files for name in tensor_shapes(file)]
-    except (OSError, ValueError):
-        return ""
-    if family := family_of(tensors):
-        return f"By its tensors it was made for {family}."
-    return f"Its first tensor is '{tensors[0]}'." if tensors else "It has no tensors."
