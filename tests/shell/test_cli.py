@@ -20,6 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from app.shell.command_line import parsed
 from app.worker.loading.converted import ConvertedWeights
 from tests.hub import Hub
 from tests.plan_bench import safetensors
@@ -391,8 +392,12 @@ def test_free_without_server_is_a_sentence() -> None:
 # --- the command itself --------------------------------------------------------------------------
 
 
+def test_no_words_open_the_prompt() -> None:
+    assert parsed([]).name == "repl"
+
+
 def test_missing_command_prints_usage() -> None:
-    ran = workbench()
+    ran = workbench("--device", "cpu")
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert ran.stderr.startswith("usage: python -m app ")
 
