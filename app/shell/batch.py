@@ -95,7 +95,7 @@ class Batch:
             return row.problems
         try:
             if row.workflow not in self._names:
-                self._names[row.workflow], _, _ = self._workbench.describe(row.workflow)
+                self._names[row.workflow] = self._workbench.describe(row.workflow).name
             name = self._names[row.workflow]
             self._workbench.check(name, row.inputs, row.seed, self._changes)
         except BadRequest as error:

@@ -12,7 +12,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import BadRequest, WorkbenchError
@@ -20,6 +21,7 @@ from app.log_lines import IndentingFormatter
 from app.network import prepare_proxies
 from app.settings import Settings
 from app.shell.command_line import pair, parsed, read_login, settings_of
+from app.shell.home import from_home
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,11 +72,12 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from app.shell.terminal import outcome, run_to_end
 
     workflow = find_workflow(options.file, settings.paths)
+    inputs = _with_home(workflow, dict(options.inputs))
 
     def submit() -> str:
         return engine.submit(
             workflow,
-            dict(options.inputs),
+            inputs,
             seed=options.seed,
             changes=dict(options.changes),
             fresh=options.fresh,
@@ -105,6 +108,14 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         print(*files, sep="\n", end="\n" if files else "")
     print(outcome(view), file=sys.stderr)
     return {"succeeded": 0, "cancelled": 130}.get(view.outcome or "", 1)
+
+
+def _with_home(workflow: Path, inputs: Mapping[str, str]) -> dict[str, Any]:
+    from app.dialect.loader import read_document
+    from app.planning.declarations import declared_inputs
+    from app.shell.home import with_home
+
+    return with_home(declared_inputs(read_document(workflow)), inputs)
 
 
 def _batch(options: argparse.Namespace, settings: Settings) -> int:
@@ -147,7 +158,7 @@ def _validate(options: argparse.Namespace, settings: Settings) -> int:
     from app.models.hub_headers import HubHeaders
 
     pairs = [word for word in options.words if INPUT.match(word)]
-    files = [word for word in options.words if word not in pairs]
+    files = [from_home(word) for word in options.words if word not in pairs]
     if not files:
         raise BadRequest("Which workflow? A file, or a name that `workflows` lists, is needed.")
     room = _room(settings)
@@ -199,6 +210,7 @@ def _validate_one(
     from app.planning.planner import make_plan
 
     workflow = find_workflow(file, settings.paths)
+    inputs = _with_home(workflow, inputs)
     plan = make_plan(workflow, inputs, paths=settings.paths, changes=dict(options.changes))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -16,6 +16,7 @@ from app.errors import BadRequest, Problem
 from app.mistakes import in_words
 from app.models.kind_folders import KINDS
 from app.settings import Settings, variables
+from app.shell.home import from_home, without_mark
 
 OF_THE_PAGE = ("host", "port", "share", "media_urls")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -52,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     _add_common(serve, "INFO")
 
     run = commands.add_parser("run", help="run a workflow and print the paths of its results")
-    run.add_argument("file", help="a workflow's JSON file, or a name listed by `workflows`")
+    run.add_argument(
+        "file", type=from_home, help="a workflow's JSON file, or a name listed by `workflows`"
+    )
     run.add_argument(
         "inputs", nargs="*", metavar="name=value", type=pair, help="values for its variables"
     )
@@ -67,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
     batch = commands.add_parser("batch", help="run a workflow for each row of a table; resumable")
     batch.add_argument(
-        "file", type=Path, metavar="FILE.csv | FILE.jsonl",
+        "file", type=_path, metavar="FILE.csv | FILE.jsonl",
         help="a table whose columns are inputs, or one JSON object per line; `seed` and `workflow`"
         " are special; results are noted in FILE.results.jsonl",
     )  # fmt: skip
@@ -85,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     _add_common(batch, "WARNING")
 
     repl = commands.add_parser("repl", help="open the dw> prompt")
-    repl.add_argument("file", nargs="?", help="a workflow to load at the start")
+    repl.add_argument("file", nargs="?", type=from_home, help="a workflow to load at the start")
     _add_server(repl, "use this running server instead of starting a worker", None)
     _add_no_history(repl)
     _add_common(repl, "INFO")
@@ -134,11 +137,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
     parser.add_argument(
-        "--workflows", action="append", type=Path, metavar="FOLDER", default=[],
+        "--workflows", action="append", type=_path, metavar="FOLDER", default=[],
         help="an additional folder of workflows; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--models", action="append", type=Path, metavar="FOLDER", default=[],
+        "--models", action="append", type=_path, metavar="FOLDER", default=[],
         help="an additional folder of models: OWNER/NAME, or the folders of ComfyUI or A1111;"
         " repeatable",
     )  # fmt: skip
@@ -151,7 +154,7 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
         help="allow code from this model repository if a document asks for it; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", dest="outputs", help="folder for results"
+        "--output", type=_path, metavar="FOLDER", dest="outputs", help="folder for results"
     )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help=f"log level (default {log_level})")
@@ -185,7 +188,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     allow by itself.
     """
     reader = parser()
-    words = sys.argv[1:] if arguments is None else arguments
+    words = [*map(without_mark, sys.argv[1:] if arguments is None else arguments)]
     options, late = reader.parse_known_args(words or ["repl"])
     if late and not any(word.startswith("-") for word in late):
         try:
@@ -207,7 +210,11 @@ def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=value")
-    return name, value
+    return name, without_mark(value)
+
+
+def _path(text: str) -> Path:
+    return Path(from_home(text))
 
 
 def _change(text: str) -> tuple[str, Any]:

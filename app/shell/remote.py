@@ -22,7 +22,8 @@ from app.media.urls import is_url
 from app.network import is_loopback
 from app.run_view import PHASE_WORDS
 from app.shell.command_line import ANYWHERE
-from app.shell.workbench import NONE, Ended
+from app.shell.home import with_home
+from app.shell.workbench import NONE, Described, Ended
 from app.signals import CtrlC, first_ctrl_c
 from app.unfinished import PRIVATE, private_folder
 from app.units import byte_progress
@@ -77,11 +78,14 @@ class ServerWorkbench:
                 hint="Start it (`make serve`, `dw serve`), or name it with --server and --auth.",
             ) from error
 
-    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+    def describe(self, name: str) -> Described:
         found = self._ask("/describe_workflow", name)
         specs = tuple(InputSpec.model_validate(each) for each in found["inputs"])
         self._inputs[found["name"]] = specs
-        return found["name"], found["name"], {spec.name: spec.default for spec in specs}
+        return Described(found["name"], found["name"], specs)
+
+    def names(self) -> list[str]:
+        return [each["name"] for each in self._ask("/list_workflows")]
 
     def workflows(self) -> str:
         return "\n".join(
@@ -96,6 +100,7 @@ class ServerWorkbench:
         changes: Mapping[str, Any],
     ) -> None:
         """Checks the inputs alone: only the server can plan its workflow."""
+        inputs = with_home(self._inputs[name], inputs)
         _, problems = check_inputs(self._inputs[name], inputs, ANYWHERE)
         problems += self._missing_files(name, inputs)
         if problems:
@@ -113,6 +118,7 @@ class ServerWorkbench:
     ) -> Ended:
         from app.shell.terminal import progress, unchanged
 
+        inputs = with_home(self._inputs[name], inputs)
         with first_ctrl_c() as ctrl_c, progress(self._console, title) as show:
             job = self._client.submit(
                 workflow=name,

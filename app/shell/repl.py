@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from app.dialect.inputs import InputSpec
 from app.errors import BadRequest, UnknownWorkflow, WorkbenchError, nearest
+from app.shell.home import without_mark
 from app.shell.workbench import Workbench
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Repl:
     def __init__(self, workbench: Workbench) -> None:
         self._workbench = workbench
         self._name = ""
+        self._inputs: tuple[InputSpec, ...] = ()
         self._defaults: dict[str, Any] = {}
         self._kept: dict[str, str] = {}
         self._commands: dict[str, Callable[[list[str]], None]] = {
@@ -90,7 +93,8 @@ class Repl:
     def _load(self, words: list[str]) -> None:
         if len(words) != 1:
             raise BadRequest("load takes the name of one workflow.")
-        self._name, title, self._defaults = self._workbench.describe(words[0])
+        self._name, title, self._inputs = self._workbench.describe(words[0])
+        self._defaults = {spec.name: spec.default for spec in self._inputs}
         self._kept = {name: value for name, value in self._kept.items() if name in self._defaults}
         print(f"Loading workflow: {title}")
 
@@ -133,21 +137,24 @@ class Repl:
                 raise BadRequest(
                     f"This workflow has no variable '{name}'.", hint=nearest(name, self._defaults)
                 )
-            pairs[name] = value
+            pairs[name] = without_mark(value)
         return pairs
 
     def _typed(self) -> Iterator[str]:
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import FileHistory
 
-        def words() -> list[str]:
-            return [*self._commands, "exit", *(f"{name}=" for name in self._defaults)]
+        from app.shell.completion import PromptCompleter
 
-        session: PromptSession[str] = PromptSession(history=FileHistory(str(HISTORY)))
+        # In a thread: a server is asked for its workflows.
+        session: PromptSession[str] = PromptSession(
+            history=FileHistory(str(HISTORY)), complete_in_thread=True
+        )
+        commands = (*self._commands, "exit")
         while True:
+            completer = PromptCompleter(commands, self._workbench.names, self._inputs)
             try:
-                yield session.prompt(PROMPT, completer=WordCompleter(words()))
+                yield without_mark(session.prompt(PROMPT, completer=completer))
             except KeyboardInterrupt:
                 continue
             except EOFError:
@@ -171,9 +178,13 @@ def _lines(file: int) -> Iterator[str]:
             pass
         chunk = os.read(file, 1 << 16)
         *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode(errors="replace") for line in lines)
+        yield from map(_text, lines)
     if rest:
-        yield rest.decode(errors="replace")
+        yield _text(rest)
+
+
+def _text(line: bytes) -> str:
+    return without_mark(line.decode(errors="replace"))
 
 
 @contextlib.contextmanager
@@ -209,6 +220,6 @@ def _options(words: list[str]) -> tuple[list[str], int | None, bool]:
 
 def _words(line: str) -> list[str]:
     try:
-        return shlex.split(line, comments=True)
+        return [without_mark(word) for word in shlex.split(line, comments=True)]
     except ValueError as error:
         raise BadRequest(f"That line cannot be read: {str(error).lower()}.") from None

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rich.console import Console
 
+from app.dialect.inputs import InputSpec
 from app.settings import Settings
+from app.shell.home import from_home, with_home
+
+if TYPE_CHECKING:
+    from app.catalog.catalog import CatalogEntry
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -30,11 +35,23 @@ class Ended(NamedTuple):
     """None if it is not known."""
 
 
+class Described(NamedTuple):
+    """A workflow of a workbench."""
+
+    name: str
+    """The name to run it by."""
+    title: str
+    inputs: tuple[InputSpec, ...]
+
+
 class Workbench(Protocol):
     """The engine as the prompt needs it, local or remote."""
 
-    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
-        """Returns the name to run a workflow by, its title, and its variables with defaults."""
+    def describe(self, name: str) -> Described:
+        """Returns the workflow of this name or file."""
+
+    def names(self) -> list[str]:
+        """Returns the names of the catalog's workflows."""
 
     def workflows(self) -> str:
         """Returns the list of workflows as text."""
@@ -85,22 +102,30 @@ class LocalWorkbench:
 
         self._settings = settings
         self._console = console or Console()
+        self._inputs: dict[str, tuple[InputSpec, ...]] = {}
+        """The inputs of the described workflows."""
         self._engine = Engine()
         self._engine.start(settings)
 
-    def describe(self, name: str) -> tuple[str, str, dict[str, Any]]:
+    def describe(self, name: str) -> Described:
         from app.catalog.catalog import find_workflow
         from app.dialect.loader import read_document
         from app.planning.declarations import declared_inputs
 
-        path = find_workflow(name, self._settings.paths).resolve()
-        raw = read_document(path)
-        return str(path), path.stem, {spec.name: spec.default for spec in declared_inputs(raw)}
+        path = find_workflow(from_home(name), self._settings.paths).resolve()
+        self._inputs[str(path)] = specs = declared_inputs(read_document(path))
+        return Described(str(path), path.stem, specs)
 
-    def workflows(self) -> str:
+    def names(self) -> list[str]:
+        return [entry.name for entry in self._entries()]
+
+    def _entries(self) -> tuple[CatalogEntry, ...]:
         from app.catalog.catalog import Catalog
 
-        entries = Catalog(self._settings.paths).entries()
+        return Catalog(self._settings.paths).entries()
+
+    def workflows(self) -> str:
+        entries = self._entries()
         return "\n".join(f"{entry.name:24} {entry.availability}" for entry in entries)
 
     def check(
@@ -112,6 +137,7 @@ class LocalWorkbench:
     ) -> None:
         from app.planning.planner import make_plan
 
+        inputs = with_home(self._inputs[name], inputs)
         make_plan(Path(name), inputs, paths=self._settings.paths, seed=seed, changes=changes)
 
     def run(
@@ -127,9 +153,8 @@ class LocalWorkbench:
         from app.shell.terminal import outcome, run_to_end
 
         def submit() -> str:
-            return self._engine.submit(
-                Path(name), dict(inputs), seed=seed, changes=changes, fresh=fresh
-            )
+            ready = with_home(self._inputs[name], inputs)
+            return self._engine.submit(Path(name), ready, seed=seed, changes=changes, fresh=fresh)
 
         view = run_to_end(self._engine, submit, self._console, title)
         seconds = view.timings.total_s if view.timings else None

@@ -193,6 +193,25 @@ def test_invalid_inputs_are_reported_together_before_loading(drawn: Ran, tmp_pat
     assert ran.seconds < drawn.seconds
 
 
+def test_home_is_replaced_in_paths_but_not_in_texts(
+    tmp_path: Path, shapes_model: Path, shipped_workflows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    document = json.loads((shipped_workflows / "variations.json").read_text())
+    source = document["steps"][0]["pipeline"]["from_pretrained_arguments"]
+    source["model_name"] = str(shapes_model)
+    (tmp_path / "mine.json").write_text(json.dumps(document))
+    Image.new("RGB", (128, 128), "white").save(tmp_path / "start.png")
+    asked = ["~/mine.json", "image=~/start.png", "prompt=\ufeff~", "steps=2"]
+    assert workbench("validate", *asked).exit_code == 0
+    ran = workbench("run", *asked, "--device", "cpu", "--output=~/made")
+    assert ran.exit_code == 0, ran.stderr
+    (file,) = map(Path, ran.stdout.splitlines())
+    assert file.is_relative_to(tmp_path / "made")
+    inputs = json.loads(file.with_name(f"{file.name}.json").read_text())["inputs"]
+    assert inputs["prompt"] == "~"
+
+
 def test_input_without_equals_sign_is_a_usage_error() -> None:
     ran = workbench("run", "text-to-image", "steps")
     assert ran.exit_code == 2

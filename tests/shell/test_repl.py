@@ -355,6 +355,36 @@ def test_ended_prompt_leaves_no_process_and_no_file(
     assert left <= {"torchinductor"}, "torch keeps a cache there; nobody else does"
 
 
+# --- paths and marks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_home_is_replaced_in_paths_and_byte_order_mark_is_ignored(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    Image.new("RGB", (128, 128), "white").save(tmp_path / "my start.png")
+    server = request.getfixturevalue("server") if where == "remote" else None
+    own = ["--server", server.url] if server else ["--device", "cpu"]
+    mark = "\ufeff"
+    typed = (
+        f"{mark}load variations",
+        f"""run "image=~/my start.png" prompt={mark}~ steps=2""",
+        "run image=~/none.png",
+        f"{mark}exit",
+    )
+    ended = subprocess.run(
+        [*REPL, *own, "--output=~/made"], cwd=PROJECT, input="\n".join(typed),
+        env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    made = str(tmp_path / "made")
+    (file,) = files([line for line in ended.stdout.splitlines() if line.startswith(made)])
+    assert inputs_of(file)["prompt"] == "~"
+    assert f"{tmp_path}/none.png" in ended.stdout
+    assert ended.stdout.startswith("dw> load variations\n")
+    assert ended.stdout.endswith("dw> exit\n")
+
+
 # --- against a server ----------------------------------------------------------------------------
 
 
