@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from app.dialect.files import PICKLE_SUFFIXES, safe_name
+from app.dialect.files import PICKLE_SUFFIXES, config_of, safe_name
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import ModelSource
 from app.errors import LoadError, nearest
+from app.models import original_vae
 from app.models.component_files import unreadable
 from app.models.family_configs import family_folder
 from app.models.hub import find_in_folders, listed_files
@@ -15,7 +16,6 @@ from app.models.single_files import (
     HOW_TO_ALLOW,
     ReadPickle,
     file_shapes,
-    is_autoencoder,
     is_recognised,
     published_model,
 )
@@ -55,15 +55,17 @@ def described_by(
     """Returns the folder with the configuration of the component, or pipeline, in this file.
 
     The step names the folders where the published model is looked for first; then a file of a
-    family known here needs no other. `own` is used where the tensors do not tell the model: those
-    with diffusers' names, and those of an autoencoder alone, whose scale the families differ in.
-    Raises LoadError.
+    family known here needs no other. `own`, the same component's folder in the pipeline's model, is
+    used where the tensors have diffusers' names, from which diffusers cannot infer a model, and for
+    an autoencoder of its shapes, whose scale the families differ in. Raises LoadError.
     """
     if config is not None:
         return find(config, TEXTS) / config.subfolder
     try:
         shapes = file_shapes(file, read_pickle)
-        if own is not None and (not is_recognised(shapes) or is_autoencoder(shapes)):
+        if own is not None and (
+            not is_recognised(shapes) or original_vae.fits(config_of(own), shapes)
+        ):
             return own
         published = published_model(shapes)
         found = find_in_folders(published.model, map(Path, step.model_folders))

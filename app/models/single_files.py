@@ -77,11 +77,6 @@ def is_recognised(shapes: Shapes) -> bool:
     return model_type(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
 
 
-def is_autoencoder(shapes: Shapes) -> bool:
-    """Returns True for the tensors of Stable Diffusion's autoencoder, and of nothing else."""
-    return all(name.startswith(AUTOENCODER) for name in shapes)
-
-
 class Family(NamedTuple):
     """Models that the same pipelines take."""
 

@@ -54,6 +54,17 @@ def original_clip(tensors: Tensors, prefix: str = "cond_stage_model.transformer.
     return {f"{prefix}{_with_tower(name)}": tensor for name, tensor in tensors.items()}
 
 
+def build_original_vae(model: Path, file: Path, prefix: str = "first_stage_model.") -> None:
+    """Write only the autoencoder, with this prefix before its names."""
+    config = json.loads((model / "vae" / "config.json").read_text())
+    named = original_vae(load_file(model / "vae" / WEIGHTS), config)
+    tensors = {
+        prefix + name.removeprefix("first_stage_model."): tensor.contiguous()
+        for name, tensor in named.items()
+    }
+    save_file(tensors, file)
+
+
 def _with_tower(name: str) -> str:
     return name if name.startswith("text_model.") else f"text_model.{name}"
 
