@@ -23,8 +23,6 @@ STABLE_DIFFUSION = (
     "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "encoder.down.",
 )  # fmt: skip
 """Prefixes of the tensors in Stable Diffusion's checkpoints."""
-AUTOENCODER = ("first_stage_model.", "encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-"""Prefixes of the tensors of its autoencoder, in a checkpoint or alone."""
 TOLD_BY = ("CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS", "infer_diffusers_model_type")
 """The parts of diffusers' source that infer the published model."""
 
