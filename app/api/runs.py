@@ -149,8 +149,13 @@ class ApiRuns:
                 results += isinstance(event, ResultSaved)
 
     def cancel(self, run_id: str) -> bool:
-        """Cancels the run; False if it is over. Raises UnknownRun."""
-        return self._engine.cancel(run_id)
+        """Cancels the run; False if it is over. Reads the disk for a past one. Raises
+        UnknownRun."""
+        try:
+            return self._engine.cancel(run_id)
+        except UnknownRun:
+            self._engine.info(run_id)
+            return False
 
     def result_file(self, result: str, *, record: bool = False) -> Path:
         """Returns the file of the result with this id, or its record's; reads the disk. Raises

@@ -53,6 +53,18 @@ async def test_follower_during_run_gets_past_and_new_events(bench: Bench):
     assert kinds(events) == WHOLE
 
 
+def test_log_has_the_events_so_far(bench: Bench):
+    gate = bench.gate()
+    run_id = bench.submit("enter loading", f"wait for {gate}", "enter denoising")
+    bench.until(run_id, PhaseChanged)
+    assert kinds([*bench.engine.log(run_id)]) == WHOLE[:3]
+    gate.touch()
+    bench.until(run_id, RunSucceeded)
+    assert kinds([*bench.engine.log(run_id)]) == WHOLE
+    with pytest.raises(UnknownRun):
+        bench.engine.log("20260101-000000-abcdef")
+
+
 @pytest.mark.parametrize("start", [0, 1, 4])
 async def test_follower_with_start_gets_later_events(bench: Bench, start: int):
     run_id = bench.run("enter loading", "enter denoising").run_id
