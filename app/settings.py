@@ -334,7 +334,10 @@ class PathSettings(_Frozen):
     """Additional workflow folders, separated by `:`, in the order of the dropdown."""
     models: Annotated[tuple[Path, ...], _folders(MODELS)] = MODELS
     """Additional model folders, separated by `:`. A model is searched for in them, as `OWNER/NAME`,
-    before the hub's cache."""
+    before the hub's cache; files by bare name in the folders of ComfyUI and A1111 below them."""
+    models_layout: Path | None = None
+    """ComfyUI's `extra_model_paths.yaml`, which names more folders of models
+    ([Model folders](#model-folders))."""
     allow_pickles: bool = False
     """Read weight files that may contain code; the code is never run."""
     trust_remote_code: Repositories = ()

@@ -72,7 +72,8 @@ def test_every_imported_package_is_pinned():
         for name in re.findall(r"^([\w.-]+)==", (PROJECT / file).read_text(), re.MULTILINE)
     }
     called = {"cv2": "opencv_python_headless", "PIL": "pillow", "pydantic_core": "pydantic",
-              "annotated_types": "pydantic", "optimum": "optimum_quanto"}  # fmt: skip
+              "annotated_types": "pydantic", "optimum": "optimum_quanto",
+              "yaml": "pyyaml"}  # fmt: skip
     found = {
         module
         for folder in ("app", "models", "benchmarks")

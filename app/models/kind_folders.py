@@ -7,30 +7,15 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from app.dialect.files import FORMATS, PICKLE_SUFFIXES, is_plain
 from app.models.hub import snapshot_folder, this_machine
+from app.models.kinds import NAMES, Kind
+from app.models.layout import layout_folders
 from app.models.model_index import INDEXES
 from app.settings import PathSettings
 
-Kind = Literal[
-    "checkpoints", "loras", "vae", "controlnet", "embeddings", "upscale_models", "diffusers",
-    "diffusion_models", "text_encoders",
-]  # fmt: skip
-"""What a folder below a models folder holds; also the name of that folder."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
-NAMES: dict[str, Kind] = {
-    **{kind: kind for kind in KINDS},
-    # ComfyUI's other names.
-    "unet": "diffusion_models", "clip": "text_encoders", "t2i_adapter": "controlnet",
-    # A1111's, and those of its successors.
-    "stable-diffusion": "checkpoints", "lora": "loras", "lycoris": "loras",
-    "esrgan": "upscale_models", "realesrgan": "upscale_models", "bsrgan": "upscale_models",
-    "swinir": "upscale_models", "dat": "upscale_models", "hat": "upscale_models",
-    "scunet": "upscale_models", "text_encoder": "text_encoders",
-}  # fmt: skip
-"""Kinds by the names of their folders, in small letters."""
 OF_A1111 = "stable-diffusion"
 """A models folder with a folder of this name has its embeddings beside it, not in it."""
 MARKS = frozenset({*INDEXES, "config.json"})
@@ -97,7 +82,8 @@ class Known(NamedTuple):
 
 
 def kind_folders(paths: PathSettings) -> list[KindFolder]:
-    """Returns the folders of all kinds, in the order of the models folders."""
+    """Returns the folders of all kinds: those of the models folders in their order, then those of
+    the layout's file. Each folder is there once."""
     found: list[KindFolder] = []
     for root in paths.models:
         here = _below(root)
@@ -105,7 +91,11 @@ def kind_folders(paths: PathSettings) -> list[KindFolder]:
         beside = root.resolve().parent / "embeddings"
         if any(each.path.name.lower() == OF_A1111 for each in here) and beside.is_dir():
             found.append(KindFolder("embeddings", beside, beside))
-    return found
+    if paths.models_layout is not None:
+        found += [
+            KindFolder(kind, path, path) for kind, path in layout_folders(paths.models_layout)
+        ]
+    return list({(each.kind, each.path.resolve()): each for each in reversed(found)}.values())[::-1]
 
 
 def roots(paths: PathSettings) -> list[Path]:

@@ -11,7 +11,8 @@ from app.dialect.plan_sources import ModelSource
 from app.dialect.references import Path as Place
 from app.media.urls import is_url
 from app.models.hub import find_in_folders, is_repository
-from app.models.kind_folders import Kind, NotOne, find_known, known_instead_of_hub, roots
+from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
+from app.models.kinds import Kind
 from app.planning.loading_arguments import is_mistyped
 from app.planning.single_files import PAGE_OF_MODEL, SingleFiles
 from app.planning.values import ValueReader

@@ -34,7 +34,8 @@ from app.dialect.references import Path as Place
 from app.errors import nearest, shortened
 from app.mistakes import shown
 from app.models.hub import is_repository
-from app.models.kind_folders import Kind, NotOne, find_known, is_bare, roots
+from app.models.kind_folders import NotOne, find_known, is_bare, roots
+from app.models.kinds import Kind
 from app.models.single_files import HOW_TO_ALLOW, family_of_checkpoint, family_of_pipeline
 from app.planning.values import ValueReader
 from app.settings import PathSettings

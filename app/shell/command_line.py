@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from app import __version__
 from app.errors import BadRequest, Problem
 from app.mistakes import in_words
-from app.models.kind_folders import KINDS
+from app.models.kinds import KINDS
+from app.models.layout import layout_folders
 from app.settings import Settings, variables
 from app.shell.home import from_home, without_mark
 
@@ -146,6 +147,10 @@ def _add_common(parser: argparse.ArgumentParser, log_level: str) -> None:
         " repeatable",
     )  # fmt: skip
     parser.add_argument(
+        "--models-layout", type=Path, metavar="FILE",
+        help="ComfyUI's extra_model_paths.yaml, which names more folders of models",
+    )  # fmt: skip
+    parser.add_argument(
         "--allow-pickles", action="store_true",
         help="read weight files that may contain code (.ckpt, .bin); the code is never run",
     )  # fmt: skip
@@ -243,6 +248,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
             paths[name] = (*getattr(given.paths, name), *folders)
         paths["allow_pickles"] = given.paths.allow_pickles or options.allow_pickles
         paths["trust_remote_code"] = (*given.paths.trust_remote_code, *options.trust_remote_code)
+        if layout := options.models_layout or given.paths.models_layout:
+            # A file that is not understood is refused here, not by each run.
+            layout_folders(layout)
+            paths["models_layout"] = layout
         if options.outputs:
             paths["outputs"] = options.outputs
         if options.name != "serve":

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.models.inventory import ListedModel, list_models
-from app.models.kind_folders import KINDS, Kind
+from app.models.kinds import KINDS, Kind
 from app.settings import PathSettings
 from app.units import size
 

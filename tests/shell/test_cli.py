@@ -510,3 +510,16 @@ def test_models_lists_the_models_of_a_kind(tmp_path: Path):
     empty = workbench("models", "--kind", "controlnet")
     assert (empty.exit_code, empty.stdout) == (0, "")
     assert "It is looked for in: checkpoints/" in empty.stderr
+
+
+def test_models_layout_names_more_folders(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    safetensors(tmp_path / "mine" / "ink.safetensors", weight=2000)
+    layout = tmp_path / "extra_model_paths.yaml"
+    layout.write_text("mine:\n  loras: mine\n")
+    ran = workbench("models", "--models-layout", layout, "--json")
+    assert [each["name"] for each in json.loads(ran.stdout)] == ["ink"]
+    layout.write_text("mine:\n  lora_s: mine\n")
+    refused = workbench("models", "--models-layout", layout)
+    assert refused.exit_code == 1
+    assert "'lora_s' of section 'mine' is no kind. Did you mean 'loras'?" in refused.stderr
