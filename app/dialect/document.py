@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.dialect.block_scales import Scale
 from app.dialect.input_kinds import InputKind
 from app.dialect.offloads import Offload
 from app.dialect.plan_settings import LayerwiseCasting
@@ -203,7 +204,8 @@ class LoraBlock(AdapterBlock):
     subfolder: str | None = None
     revision: str | None = None
     adapter_name: str | None = None
-    scale: float = 1.0
+    scale: Scale = 1.0
+    """One number, or one per component and block, as diffusers' `set_adapters` takes them."""
     use_safetensors: Literal[True] | None = None
     """Weights are always safetensors."""
     low_cpu_mem_usage: StrictBool | None = None

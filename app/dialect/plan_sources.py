@@ -6,6 +6,7 @@ import re
 
 from pydantic import Field, JsonValue
 
+from app.dialect.block_scales import Scale
 from app.dialect.plan_settings import DType
 from app.dialect.quantisation import Quantisation
 from app.frozen import Frozen
@@ -80,7 +81,7 @@ class LoraSource(Frozen):
     source: ModelSource
     weight_name: str | None = None
     adapter_name: str
-    scale: float = 1.0
+    scale: Scale = 1.0
 
 
 class TextualInversionSource(Frozen):

@@ -105,13 +105,14 @@ def _add_what_validators_check(blocks: dict[str, Schema]) -> None:
 
 
 def _or_variable(value: Schema) -> Schema:
-    """Returns the schema with a variable as an alternative to a number, a boolean or an enum.
+    """Returns the schema with a variable as an alternative to a number, a boolean or an enum, also
+    where an object or a list may stand instead.
 
     A string may be one anyway; for a block an editor could tell nothing.
     """
     options = value.get("anyOf", [value])
     kinds = {option.get("type") for option in options} - {"null"}
-    if not kinds <= {"integer", "number", "boolean", "string"}:
+    if None in kinds or kinds <= {"object", "array"}:
         return dict(value)
     if any(option.get("type") == "string" and "enum" not in option for option in options):
         return dict(value)

@@ -6,17 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from app.dialect.block_scales import UnetShape, mistakes_in
 from app.dialect.document import IpAdapterBlock, LoraBlock
-from app.dialect.files import FORMATS, PICKLE_SUFFIXES, can_be_path, is_plain, path_from
+from app.dialect.files import (
+    FORMATS,
+    PICKLE_SUFFIXES,
+    can_be_path,
+    config_of,
+    is_plain,
+    path_from,
+)
 from app.dialect.fingerprint import WEIGHTS, tensor_shapes
+from app.dialect.installed.lora_components import lora_components
 from app.dialect.installed.signatures import base_names
-from app.dialect.plan_sources import IpAdapterSource, LoraSource, ModelSource
+from app.dialect.plan_sources import ComponentBlock, IpAdapterSource, LoraSource, ModelSource
 from app.dialect.plan_values import Value
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.errors import nearest
 from app.models.adapters import USUAL_LORA, lora_file
-from app.models.hub import find_in_folders, is_repository
+from app.models.hub import find_in_folders, find_snapshot, is_repository
 from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
 from app.models.lycoris import UnfitLora, check_fits
 from app.planning.values import ValueReader
@@ -36,18 +45,24 @@ class SourceOf(Protocol):
 def read_loras(
     blocks: Sequence[LoraBlock],
     pipeline_class: str,
+    unet: UnetShape | None,
     at: Place,
     source_of: SourceOf,
     reader: ValueReader,
     paths: PathSettings,
 ) -> tuple[LoraSource, ...]:
-    """Returns the valid LoRAs; problems of the others are noted."""
+    """Returns the valid LoRAs; problems of the others are noted. `unet` is the model's, None where
+    it is not known."""
     _check_names(blocks, at, reader)
     built = [
         _lora(block, index, (*at, index), source_of, reader, paths)
         for index, block in enumerate(blocks)
     ]
-    bases = base_names(pipeline_class.rpartition(".")[2])
+    short = pipeline_class.rpartition(".")[2]
+    for index, block in enumerate(blocks):
+        for wrong in mistakes_in(block.scale, lora_components(short), unet):
+            reader.note((*at, index, "scale", *wrong.path), wrong.message, wrong.hint)
+    bases = base_names(short)
     if "DiffusionPipeline" in bases:
         for index, lora in enumerate(built):
             if lora is not None:
@@ -137,6 +152,30 @@ def _in_folder(
     if source is None or not is_one_there(source, weight_name, USUAL_LORA, at, reader):
         return None
     return source, weight_name
+
+
+def component_folder(
+    name: str, model: ModelSource | None, block: ComponentBlock | None
+) -> Path | None:
+    """Returns the local folder of a component, which need not exist; None where unknown. `block` is
+    the document's own for it."""
+    source = model if block is None else block.source
+    if source is None or source.file:
+        return None
+    folder = (
+        find_snapshot(source.model, source.revision)
+        if source.folder is None
+        else Path(source.folder)
+    )
+    if folder is None:
+        return None
+    return folder / (name if block is None else source.subfolder)
+
+
+def unet_shape(model: ModelSource | None, block: ComponentBlock | None) -> UnetShape | None:
+    """Returns the shape of the step's UNet; None where it is not known here."""
+    folder = component_folder("unet", model, block)
+    return None if folder is None else UnetShape.of(config_of(folder))
 
 
 def _check_kind(lora: LoraSource, at: Place, reader: ValueReader, *, has_unet: bool) -> None:

@@ -18,7 +18,12 @@ from app.models.family_configs import FOLDER as CONFIGS
 from app.models.kind_folders import file_kinds
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
-from app.planning.adapters import check_ip_adapter_image, read_ip_adapter, read_loras
+from app.planning.adapters import (
+    check_ip_adapter_image,
+    read_ip_adapter,
+    read_loras,
+    unet_shape,
+)
 from app.planning.called import Called, called_pipeline
 from app.planning.calls import check_call, check_strength, scheduler_class
 from app.planning.chains import read_chain
@@ -141,6 +146,7 @@ class PipelineBuilder:
             loras = read_loras(
                 block.loras,
                 pipeline_class,
+                unet_shape(source, components.get("unet")),
                 (*where, "loras"),
                 self.models.source,
                 self._reader,

@@ -11,7 +11,6 @@ from app.dialect.fingerprint import WEIGHTS, tensor_shapes
 from app.dialect.installed.signatures import base_names
 from app.dialect.plan_sources import ComponentBlock, ModelSource, TextualInversionSource
 from app.dialect.references import Path as Place
-from app.models.hub import find_snapshot
 from app.models.single_files import HOW_TO_ALLOW
 from app.models.textual_inversions import (
     OF_ENCODERS,
@@ -21,7 +20,13 @@ from app.models.textual_inversions import (
     inversion_of,
     tensors_by_encoder,
 )
-from app.planning.adapters import SourceOf, folder_and_file, is_one_there, is_there
+from app.planning.adapters import (
+    SourceOf,
+    component_folder,
+    folder_and_file,
+    is_one_there,
+    is_there,
+)
 from app.planning.modular import is_modular
 from app.planning.values import ValueReader
 
@@ -150,7 +155,7 @@ def _encoder_folders(
     found = {}
     for encoder in OF_ENCODERS:
         folders = [
-            _folder_of(name, model, components)
+            component_folder(name, model, components.get(name))
             for name in (encoder, encoder.replace("text_encoder", "tokenizer"))
         ]
         if None in folders:
@@ -158,24 +163,6 @@ def _encoder_folders(
         if block.from_pretrained_arguments.get(encoder, model) is not None:
             found[encoder] = (folders[0] or Path(), folders[1] or Path())
     return found
-
-
-def _folder_of(
-    name: str, model: ModelSource | None, components: Mapping[str, ComponentBlock | None]
-) -> Path | None:
-    """Returns the local folder of a component, which need not exist; None where unknown."""
-    given = components.get(name)
-    source = given.source if given is not None else model
-    if source is None or source.file:
-        return None
-    folder = (
-        find_snapshot(source.model, source.revision)
-        if source.folder is None
-        else Path(source.folder)
-    )
-    if folder is None:
-        return None
-    return folder / (source.subfolder if given is not None else name)
 
 
 def _check(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from app.dialect.block_scales import Scale, scale_at
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import LoraSource
 from app.errors import LoadError
@@ -25,7 +26,7 @@ from app.worker.loading.parts import Parts
 from app.worker.lru_cache import LruCache
 from app.worker.tuning.lora_files import load_lora
 
-Scales = tuple[tuple[str, float], ...]
+Scales = tuple[tuple[str, Scale], ...]
 """Names of active LoRAs, in order, with their scales."""
 
 
@@ -123,10 +124,10 @@ class HeldLoras:
                 if name in missing:
                     self._losses[name] = load_lora(pipeline, name, lora, spec, step.name)
             if not keeps or any(each.have_changed() for each in weights):
-                pipeline.set_adapters(names, [scale for _, scale in scales])
+                _set_scales(pipeline, scales)
                 return False
             self._note_loaded(components, missing)
-        pipeline.set_adapters(names, [scale for _, scale in scales])
+        _set_scales(pipeline, scales)
         for key in components:
             if key in self._wrapped:
                 self._wrapped[key].note_active(scales)
@@ -337,6 +338,25 @@ def _components(pipeline: Any, parts: Parts) -> dict[str, torch.nn.Module]:
         for name, component in found.items()
         if isinstance(component, torch.nn.Module)
     }
+
+
+def _set_scales(pipeline: Any, scales: Scales) -> None:
+    """Activates these LoRAs. diffusers' own scales of blocks fail for layers outside of blocks."""
+    plain = [scale if not isinstance(scale, dict) else 1.0 for _, scale in scales]
+    pipeline.set_adapters([name for name, _ in scales], plain)
+    by_block = [(name, scale) for name, scale in scales if isinstance(scale, dict)]
+    if not by_block:
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for component_name in pipeline._lora_loadable_modules:
+        component = getattr(pipeline, component_name, None)
+        if not isinstance(component, torch.nn.Module):
+            continue
+        for path, module in component.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                for name, scale in by_block:
+                    module.set_scale(name, scale_at(scale, component_name, path))
 
 
 def _names(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import shutil
 import weakref
@@ -12,13 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
+from app.errors import BadRequest
 from app.protocol import DropComponents, StepProgress
 from tests.doubles.accelerator import Accelerator
+from tests.standins import build_sd
 from tests.standins.flux import build_flux
 from tests.standins.lora import build_lora
+from tests.standins.lycoris import Writer, save_lycoris, shape_of
 from tests.worker.bench import SHAPES, Bench, Document, document, pixels, same, step
 
 OUTLINE = next((Path(SHAPES) / "outline").glob("*.safetensors"))
@@ -287,3 +292,72 @@ def test_lora_with_offload_stays_too(tmp_path: Path, loras: Path, caplog: pytest
     made += [pixels(bench.run(wanted)), pixels(bench.run(offloaded))]
     for each in made:
         assert np.array_equal(each, made[0])
+
+
+# --- scales of blocks ----------------------------------------------------------------------------
+
+BY_BLOCK: dict[str, Any] = {
+    "unet": {"down": 0.2, "mid": 0.5, "up": {"block_0": [0.1, 0.9]}}, "text_encoder": 0.3,
+}  # fmt: skip
+ATTENTION = (
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_v",
+    "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+    "up_blocks.0.attentions.1.proj_in",
+)
+
+
+def of_blocks(bench: Bench, model: Path, *others: str) -> Callable[[Any], Document]:
+    """Writes a LoRA for attention, the text encoder and these layers; returns its document."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    writer = Writer()
+    modules = {
+        f"lora_unet_{path.replace('.', '_')}": writer.lora(
+            shape_of(pipeline.unet.get_submodule(path))
+        )
+        for path in (*ATTENTION, *others)
+    }
+    modules["lora_te_text_model_encoder_layers_0_mlp_fc1"] = writer.lora((32, 32))
+    save_lycoris(bench.folder / "x.safetensors", modules)
+    size = {"width": 16, "height": 16}
+
+    def made(scale: Any) -> Document:
+        blocks = {"loras": [{"model_name": "./x.safetensors", "scale": scale}]}
+        loading = {"safety_checker": None}
+        return document(step(model=model, loading=loading, blocks=blocks, **size), id="blocks")
+
+    return made
+
+
+def test_scales_of_blocks_are_those_of_diffusers(bench: Bench, tmp_path: Path):
+    build_sd(tmp_path / "sd")
+    made = of_blocks(bench, tmp_path / "sd")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", safety_checker=None)
+    pipeline.load_lora_weights(str(bench.folder), weight_name="x.safetensors", adapter_name="x")
+    pipeline.set_adapters("x", copy.deepcopy(BY_BLOCK))
+    stock = pipeline("a red circle", generator=torch.Generator("cpu").manual_seed(7),
+                     num_inference_steps=2, width=16, height=16).images[0]  # fmt: skip
+    assert np.array_equal(pixels(bench.run(made(BY_BLOCK)))[0], np.asarray(stock))
+    # A change of scales loads nothing, and leaves nothing.
+    for scale in (1.0, {"unet": 0.4}, BY_BLOCK, {"text_encoder": 2}):
+        assert same(bench.run(made(scale)), Bench(bench.folder).run(made(scale)))
+
+
+def test_scales_of_blocks_work_with_layers_outside_of_blocks(bench: Bench, tmp_path: Path):
+    # diffusers raises IndexError for them.
+    build_sd(tmp_path / "sd")
+    made = of_blocks(bench, tmp_path / "sd", "time_embedding.linear_1", "conv_in")
+    assert not same(bench.run(made(BY_BLOCK)), bench.run(made(1.0)))
+
+
+def test_wrong_block_is_refused_while_planning(bench: Bench, tmp_path: Path):
+    build_sd(tmp_path / "sd")
+    made = of_blocks(bench, tmp_path / "sd")
+    with pytest.raises(BadRequest) as caught:
+        bench.plan(made({"unet": {"down": {"block_5": 1}, "middle": 1}, "text_encoder_2": 1}))
+    at = "steps[0].pipeline.loras[0].scale"
+    assert {found.place: found.message for found in caught.value.problems} == {
+        f"{at}.unet.down.block_5": "There is no 'block_5' in 'down' of this UNet.",
+        f"{at}.unet.middle": "A UNet has no part 'middle'.",
+        f"{at}.text_encoder_2": "No LoRA of this pipeline changes a 'text_encoder_2'.",
+    }
