@@ -7,11 +7,12 @@ are resolved, and expressions of literals by arithmetic and slicing.
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import functools
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,15 @@ def constant(name: str) -> JsonValue:
     file, rest = _module(parts)
     if not rest:
         raise _unknown(name, "that is a module.")
-    module = _Module(file)
     try:
-        if len(rest) == 1:
-            return module.value(rest[0])
-        if len(rest) == 2:
-            return module.value_of_class(*rest)
+        return SourceModule(file).value_at(rest)
+    except _NoSuchName as error:
+        if error.name == rest[0] and len(rest) > 2:
+            missing = ".".join(parts[: len(parts) - len(rest) + 1])
+            raise _unknown(name, f"there is no module '{missing}'.") from None
+        raise _unknown(name, str(error)) from None
     except _NotTaken as error:
         raise _unknown(name, str(error)) from None
-    raise _unknown(name, f"there is no module '{'.'.join(parts[: -len(rest) + 1])}'.")
 
 
 def _unknown(name: str, why: str) -> UnknownConstant:
@@ -90,41 +91,138 @@ class _NotTaken(ValueError):
     """Why a value cannot be resolved, as the end of a sentence."""
 
 
-class _Module:
+class _NoSuchName(_NotTaken):
+    def __init__(self, name: str, whose: str, known: Iterable[str]) -> None:
+        super().__init__(f"{whose} has none of this name. {nearest(name, known)}".rstrip())
+        self.name = name
+
+
+RUNS = "its value is worked out only when the module runs."
+CALLABLE = "it can be called, and is no value."
+EMPTY = {"list": "[]", "dict": "{}", "tuple": "()", "set": "()", "str": "''"}
+"""What the default factories of dataclasses make."""
+DATACLASS = {"dataclass", "dataclasses.dataclass"}
+RUN_ON_CREATION = {"__init__", "__new__", "__post_init__", "__getattribute__"}
+Node = ast.expr | ast.ClassDef
+
+
+class SourceModule:
     """The source of one module."""
 
     def __init__(self, file: Path, imports_left: int = MAX_IMPORTS) -> None:
         self._file = file
         self._imports_left = imports_left
         self._tree = ast.parse(file.read_text(encoding="utf-8"))
-        self._open: set[str] = set()
-        """Names whose values are being computed."""
+        self._open: set[ast.expr] = set()
+        """Expressions whose values are being computed."""
 
-    def value(self, name: str) -> JsonValue:
+    def value_at(self, names: Sequence[str]) -> JsonValue:
+        """Returns the value of an attribute of an attribute … of a name of this module."""
+        module, node = self._find(names[0])
+        for name in names[1:]:
+            module, node = module._attribute(node, name)
+        return module._worked_out(node)
+
+    def _find(self, name: str) -> tuple[SourceModule, Node]:
+        """Returns what this name stands for, and the module whose names that uses."""
         for node in self._statements():
             match node:
                 case ast.Assign(targets=targets, value=value) if _assigns(targets, name):
-                    return self._worked_out(name, value)
+                    return self, value
                 case ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as value) if (
                     found == name
                 ):
-                    return self._worked_out(name, value)
-                case ast.FunctionDef() | ast.ClassDef() if node.name == name:
-                    raise _NotTaken("it can be called, and is no value.")
+                    return self, value
+                case ast.FunctionDef() if node.name == name:
+                    raise _NotTaken(CALLABLE)
+                case ast.ClassDef() if node.name == name:
+                    return self, node
                 case ast.ImportFrom():
                     for alias in node.names:
                         if (alias.asname or alias.name) == name:
-                            return self._imported(node, alias.name)
+                            return self._imported(node)._find(alias.name)
         known = {each for node in self._statements() for each in _names(node)}
-        raise _NotTaken(f"its module has none of this name. {nearest(name, known)}".rstrip())
+        raise _NoSuchName(name, "its module", known)
 
-    def value_of_class(self, class_name: str, name: str) -> JsonValue:
-        for node in self._statements():
-            if isinstance(node, ast.ClassDef) and node.name == class_name:
-                for inner in node.body:
-                    if isinstance(inner, ast.Assign) and _assigns(inner.targets, name):
-                        return self._worked_out(name, inner.value)
-        raise _NotTaken("its module has none of this name.")
+    def _attribute(self, node: Node, name: str) -> tuple[SourceModule, Node]:
+        """Returns an attribute of a class, or of an object of a dataclass."""
+        match node:
+            case ast.ClassDef():
+                fields = dict(self._class_attributes(node))
+                if (found := fields.get(name)) is not None and found[1] is not None:
+                    return found[0], found[1]
+                raise _NoSuchName(name, node.name, fields)
+            case ast.Name(id=named):
+                module, inner = self._find(named)
+                return module._attribute(inner, name)
+            case ast.Attribute(value=whole, attr=part):
+                module, inner = self._attribute(whole, part)
+                return module._attribute(inner, name)
+            case ast.Call(func=ast.Name(id=class_name)):
+                module, made = self._find(class_name)
+                if isinstance(made, ast.ClassDef) and module._is_plain_dataclass(made):
+                    return self._field(node, module, made, name)
+        raise _NotTaken(RUNS)
+
+    def _field(
+        self, call: ast.Call, home: SourceModule, made: ast.ClassDef, name: str
+    ) -> tuple[SourceModule, Node]:
+        """Returns a field of the dataclass's object that this call makes."""
+        fields = dict(home._class_attributes(made))
+        if name not in fields:
+            raise _NoSuchName(name, made.name, fields)
+        given = dict(zip(fields, call.args, strict=False))
+        given |= {each.arg: each.value for each in call.keywords if each.arg is not None}
+        if name in given:
+            return self, given[name]
+        module, default = fields[name]
+        match default:
+            case ast.Call(func=ast.Name(id="field"), keywords=keywords):
+                for each in keywords:
+                    match each:
+                        case ast.keyword(arg="default", value=value):
+                            return module, value
+                        case ast.keyword(arg="default_factory", value=ast.Lambda(body=body)):
+                            return module, body
+                        case ast.keyword(arg="default_factory", value=ast.Name(id=factory)) if (
+                            factory in EMPTY
+                        ):
+                            return module, ast.parse(EMPTY[factory], mode="eval").body
+            case ast.expr():
+                return module, default
+        raise _NotTaken(RUNS)
+
+    def _class_attributes(
+        self, node: ast.ClassDef
+    ) -> Iterator[tuple[str, tuple[SourceModule, ast.expr | None]]]:
+        """Yields the attributes in the bodies of the class and its bases, the bases' first; None
+        for one without a value."""
+        for module, each in self._lineage(node):
+            for line in each.body:
+                match line:
+                    case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                        yield name, (module, value)
+                    case ast.AnnAssign(target=ast.Name(id=name), value=default):
+                        yield name, (module, default)
+
+    def _lineage(self, node: ast.ClassDef) -> Iterator[tuple[SourceModule, ast.ClassDef]]:
+        """Yields the class after its bases, without those of other packages."""
+        for base in node.bases:
+            if isinstance(base, ast.Name):
+                with contextlib.suppress(_NotTaken):
+                    module, found = self._find(base.id)
+                    if isinstance(found, ast.ClassDef) and found is not node:
+                        yield from module._lineage(found)
+        yield self, node
+
+    def _is_plain_dataclass(self, node: ast.ClassDef) -> bool:
+        """Returns True for a dataclass whose objects hold what their fields are given."""
+        decorators = {ast.unparse(each).partition("(")[0] for each in node.decorator_list}
+        classes = [each for _, each in self._lineage(node)]
+        functions = {
+            line.name for each in classes for line in each.body if isinstance(line, ast.FunctionDef)
+        }
+        return bool(decorators & DATACLASS) and not functions & RUN_ON_CREATION
 
     def _statements(self) -> list[ast.stmt]:
         """Returns the statements at the top of the module, also those below an `if` and a `try`."""
@@ -137,32 +235,34 @@ class _Module:
                 level += [*node.body, *node.orelse]
         return found
 
-    def _imported(self, node: ast.ImportFrom, name: str) -> JsonValue:
-        if not node.level or not self._imports_left:
-            raise _NotTaken("it is imported from elsewhere.")
-        folder = self._file.parent
-        for _ in range(node.level - 1):
-            folder = folder.parent
-        for part in (node.module or "").split("."):
-            folder = folder / part
-        for file in (folder.with_suffix(".py"), folder / "__init__.py"):
-            if file.is_file() and any(
-                file.is_relative_to(package_root(package)) for package in PACKAGES
-            ):
-                return _Module(file, self._imports_left - 1).value(name)
+    def _imported(self, node: ast.ImportFrom) -> SourceModule:
+        """Returns the module that this line imports from."""
+        if node.level and self._imports_left:
+            folder = self._file.parent
+            for _ in range(node.level - 1):
+                folder = folder.parent
+            for part in (node.module or "").split("."):
+                folder = folder / part
+            for file in (folder.with_suffix(".py"), folder / "__init__.py"):
+                if file.is_file() and any(
+                    file.is_relative_to(package_root(package)) for package in PACKAGES
+                ):
+                    return SourceModule(file, self._imports_left - 1)
         raise _NotTaken("it is imported from elsewhere.")
 
-    def _worked_out(self, name: str, node: ast.expr) -> JsonValue:
-        if name in self._open:
-            raise _NotTaken("its value is worked out only when the module runs.")
-        self._open.add(name)
+    def _worked_out(self, node: Node) -> JsonValue:
+        if isinstance(node, ast.ClassDef):
+            raise _NotTaken(CALLABLE)
+        if node in self._open:
+            raise _NotTaken(RUNS)
+        self._open.add(node)
         try:
             value: JsonValue = self._evaluated(node)
             return value
         except (ArithmeticError, TypeError, LookupError):
-            raise _NotTaken("its value is worked out only when the module runs.") from None
+            raise _NotTaken(RUNS) from None
         finally:
-            self._open.discard(name)
+            self._open.discard(node)
 
     def _evaluated(self, node: ast.expr) -> Any:
         match node:
@@ -180,13 +280,16 @@ class _Module:
             case ast.BinOp(left=left, op=how, right=right) if type(how) in OPERATORS:
                 return self._calculated(OPERATORS[type(how)], left, right)
             case ast.Name(id=name):
-                return self.value(name)
+                return self.value_at([name])
+            case ast.Attribute(value=whole, attr=name):
+                module, found = self._attribute(whole, name)
+                return module._worked_out(found)
             case ast.Subscript(value=whole, slice=ast.Slice(lower=low, upper=high, step=None)):
                 bounds = [None if each is None else self._evaluated(each) for each in (low, high)]
                 return self._evaluated(whole)[slice(*bounds)]
             case ast.Subscript(value=whole, slice=index):
                 return self._evaluated(whole)[self._evaluated(index)]
-        raise _NotTaken("its value is worked out only when the module runs.")
+        raise _NotTaken(RUNS)
 
     def _calculated(self, how: Callable[[Any, Any], Any], left: ast.expr, right: ast.expr) -> Any:
         one, other = self._evaluated(left), self._evaluated(right)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.dialect.installed.constants import UnknownConstant, constant
+from app.dialect.installed.constants import SourceModule, UnknownConstant, constant
 from app.dialect.plan_values import LiteralValue
 from tests.plan_bench import Bench, drawing, step
 
@@ -42,6 +44,100 @@ def test_constants_equal_those_of_library():
     for name in names:
         value = getattr(library, name)
         assert constant(f"{LTX2}.{name}") == value
+
+
+@pytest.mark.parametrize("field", ["user_prompt_prefix", "max_new_tokens", "generation_kwargs"])
+@pytest.mark.parametrize("name", ["GEMMA3", "GEMMA4"])
+def test_fields_of_an_object_of_the_library_are_read(name: str, field: str):
+    whole = f"{LTX2}.{name}_PROMPT_ENHANCEMENT_CONFIG"
+    home, _, bare = whole.rpartition(".")
+    assert constant(f"{whole}.{field}") == getattr(
+        getattr(importlib.import_module(home), bare), field
+    )
+
+
+SOURCE = """
+import dataclasses
+from dataclasses import dataclass, field
+
+TOKENS = 5
+
+class Base:
+    kind: str = "base"
+    plain = TOKENS * 2
+
+@dataclass
+class Inner:
+    tokens: int = TOKENS
+    names: list = field(default_factory=lambda: ["a", "b"])
+    empty: dict = field(default_factory=dict)
+
+@dataclasses.dataclass(frozen=True)
+class Outer(Inner):
+    prefix: str = "x"
+    inner: Inner = Inner(tokens=7)
+    scale: float = field(default=0.5)
+    drawn: float = field(default_factory=random)
+    needed: int = field(repr=False)
+
+@dataclass
+class Changed:
+    tokens: int = 1
+    def __post_init__(self):
+        self.tokens += 1
+
+class Plain:
+    def __init__(self, tokens): ...
+
+MADE = Outer(1, prefix="y", inner=Inner(names=["c"]))
+DEFAULT = Outer()
+CHANGED, PLAIN = Changed(), 1
+OTHER = Changed(tokens=2)
+OBJECT = Plain(tokens=3)
+SAME = MADE.inner
+SUM = MADE.tokens + DEFAULT.inner.tokens
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> SourceModule:
+    (tmp_path / "constants.py").write_text(SOURCE)
+    return SourceModule(tmp_path / "constants.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MADE.tokens", 1), ("MADE.prefix", "y"), ("MADE.scale", 0.5), ("MADE.empty", {}),
+        ("MADE.names", ["a", "b"]), ("MADE.inner.names", ["c"]), ("MADE.inner.tokens", 5),
+        ("DEFAULT.tokens", 5), ("DEFAULT.inner.tokens", 7), ("DEFAULT.inner.empty", {}),
+        ("SAME.names", ["c"]), ("SUM", 8), ("Outer.prefix", "x"), ("Outer.inner.tokens", 7),
+        ("Base.kind", "base"), ("Base.plain", 10),
+    ],
+)  # fmt: skip
+def test_fields_of_objects_are_read_from_source(module: SourceModule, name: str, value: Any):
+    assert module.value_at(name.split(".")) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("MADE", "its value is worked out only when the module runs."),
+        ("SAME", "its value is worked out only when the module runs."),
+        ("MADE.token", "Outer has none of this name. Did you mean 'tokens'?"),
+        ("MADE.inner.nam", "Inner has none of this name. Did you mean 'names'?"),
+        ("MADE.needed", "its value is worked out only when the module runs."),
+        ("DEFAULT.drawn", "its value is worked out only when the module runs."),
+        ("OTHER.tokens", "its value is worked out only when the module runs."),
+        ("OBJECT.tokens", "its value is worked out only when the module runs."),
+        ("TOKENS.real", "its value is worked out only when the module runs."),
+        ("Outer", "it can be called, and is no value."),
+        ("Outer.needed", "its value is worked out only when the module runs."),
+    ],
+)
+def test_other_attributes_of_objects_are_refused(module: SourceModule, name: str, why: str):
+    with pytest.raises(ValueError, match=f"^{re.escape(why)}$"):
+        module.value_at(name.split("."))
 
 
 @pytest.mark.parametrize(
