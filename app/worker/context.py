@@ -114,7 +114,7 @@ class RunContext:
         self.out_of_memory: list[str] = []
         """One sentence for each time memory ran out."""
         self.notices: dict[str, list[str]] = {}
-        """Notices about the results, by step."""
+        """Notices about the results, by step; those about the whole workflow by ""."""
         self.to_load_bytes = 0
         """Bytes of weights that were not held when the run began."""
         self._loaded_bytes = 0

@@ -50,6 +50,7 @@ from app.worker.retry import Retry
 from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
 from app.worker.steps.arguments import comes_after, in_order
+from app.worker.steps.notices import plan_notices
 from app.worker.tuning.loras import HeldLoras
 from app.worker.watched_files import WatchedFiles, drop_replaced
 
@@ -188,9 +189,8 @@ class Runner:
         Returns the parts that were loaded, and `made_at` (see `CachedResults`).
         """
         log.info("Loading workflow from %s", plan.workflow_path)
-        if self._device.torch_device.type == "cpu":
-            for warning in plan.warnings:
-                log.warning("%s", warning)
+        for warning in plan_notices(plan.warnings, accelerator=self._device.is_accelerator):
+            context.notice(warning)
         context.cancel_point()
         context.enter("loading")
         looking_started = time.monotonic()

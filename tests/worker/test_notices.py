@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from app.api.script_events import script_event
+from app.planning.loading_arguments import FLOAT16_WARNING
 from app.protocol import Noticed
-from app.worker.steps.notices import size_notice
+from app.worker.device import Device
+from app.worker.steps.notices import MAX_WARNINGS, plan_notices, size_notice
 from app.worker.steps.step_output import CallOutput
+from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished, run, started_engine
 from tests.standins.flux import build_flux
 from tests.worker.bench import SHAPES, Bench, Document, document, step
@@ -95,6 +98,60 @@ def test_answer_from_earlier_files_repeats_the_notice(tmp_path: Path):
         ]
     assert asked[1].success.made_at is not None
     assert notices(asked[0]) == notices(asked[1]) != []
+
+
+# --- warnings about the workflow -----------------------------------------------------------------
+
+WARNED: dict[str, tuple[Document, str]] = {
+    "an idle key": (
+        {"blocks": {"scheduler": {
+            "configuration": {"scheduler_type": "DDIMScheduler", "use_karras_sigmas": True}
+        }}},
+        "The key 'use_karras_sigmas' is not known",
+    ),
+    "attention in slices": (
+        {"kind": ""}, "Attention in slices takes more memory here than without",
+    ),
+    "a placement": ({"kind": ""}, "decide nothing about where components lie"),
+}  # fmt: skip
+SET: dict[str, Document] = {
+    "an idle key": {},
+    "attention in slices": {"enable_attention_slicing": True},
+    "a placement": {"device": "cuda"},
+}
+
+
+@pytest.mark.parametrize("device", [None, Accelerator()], ids=["CPU", "accelerator"])
+@pytest.mark.parametrize("case", WARNED)
+def test_warning_about_the_workflow_is_told_on_every_device(
+    case: str, device: Device | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    options, told = WARNED[case]
+    made = step(**options)
+    made["pipeline"]["configuration"] |= SET[case]
+    bench = Bench(tmp_path, device)
+    finished = bench.run(document(made))
+    (sentence,) = notices(finished)
+    assert told in sentence
+    assert caplog.messages.count(sentence) == 1
+    (result,) = finished.results
+    assert json.loads(Path(result.sidecar).read_text())["notices"] == [sentence]
+    again = bench.run(document(made), fresh=False)
+    assert again.success.made_at is not None
+    assert notices(again) == [sentence]
+
+
+@pytest.mark.parametrize(("accelerator", "told"), [(False, True), (True, False)])
+def test_float16_is_warned_of_on_a_cpu_alone(accelerator: bool, told: bool):
+    found = [*plan_notices((FLOAT16_WARNING, "another"), accelerator=accelerator)]
+    assert found == ([FLOAT16_WARNING, "another"] if told else ["another"])
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_very_many_warnings_are_counted(accelerator: bool):
+    found = [*plan_notices([f"w{n}" for n in range(MAX_WARNINGS + 3)], accelerator=accelerator)]
+    assert found[:-1] == [f"w{n}" for n in range(MAX_WARNINGS)]
+    assert found[-1].startswith("There are 3 more warnings")
 
 
 # --- syntax of other programs --------------------------------------------------------------------

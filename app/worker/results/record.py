@@ -45,7 +45,7 @@ def record_of(step: Step, index: int, context: RunContext, versions: Mapping[str
         "device": str(context.device),
         "device_name": context.device.name,
         "out_of_memory": list(context.out_of_memory),
-        "notices": list(context.notices.get(step.name, ())),
+        "notices": [*context.notices.get("", ()), *context.notices.get(step.name, ())],
         "mode": _mode(step),
         "timings": {
             "load_s": round(context.spent.load_s, 4),

@@ -12,6 +12,7 @@ from PIL import Image
 from app.dialect.fingerprint import WEIGHTS
 from app.dialect.plan import PipelineStep
 from app.errors import shortened
+from app.planning.loading_arguments import FLOAT16_WARNING
 from app.worker.loading.parts import Parts
 from app.worker.steps.step_output import artifacts_of
 
@@ -20,6 +21,7 @@ LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]+>")
 WEIGHTED = re.compile(r"\([^()]+:\s*\d+(?:\.\d+)?\)")
 """The syntax by which other programs weight words."""
 MAX_SHOWN = 200
+MAX_WARNINGS = 20
 MARKS = 2
 """Tokens before and after a text."""
 LONGEST_LIMIT = 100_000
@@ -28,6 +30,14 @@ ROUNDED_PX = 64
 """A smaller difference of sizes is that of a rounding."""
 SQUEEZED = 0.05
 """A larger relative difference of aspect ratios is no rounding."""
+
+
+def plan_notices(warnings: Sequence[str], *, accelerator: bool) -> Iterator[str]:
+    """Yields the plan's warnings that hold on this kind of device, the first of very many."""
+    held = [each for each in warnings if not (accelerator and each == FLOAT16_WARNING)]
+    yield from held[:MAX_WARNINGS]
+    if (more := len(held) - MAX_WARNINGS) > 0:
+        yield f"There are {more} more warnings about the workflow; `validate` shows them."
 
 
 def prompt_notices(
