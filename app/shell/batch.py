@@ -48,16 +48,14 @@ class Batch:
         """The names by which the workbench runs the workflows."""
         self._succeeded = self._failed = self._skipped = 0
 
-    def run(self, *, watch: bool = False) -> int:
-        """Runs all rows; returns the exit code: 1 if one failed, 130 if Ctrl-C left rows undone.
+    def run(self, rows: Sequence[Row], *, watch: bool = False) -> int:
+        """Runs the rows of the file; returns the exit code: 1 if one failed, 130 if Ctrl-C left
+        some undone.
 
         `watch` then waits for appended rows until Ctrl-C. Raises BadRequest, before the first run,
         for mistakes in any of the rows.
         """
         with first_ctrl_c() as ctrl_c:
-            rows = read_rows(self._file, self._workflow, growing=watch)
-            if not rows and not watch:
-                raise BadRequest(f"'{self._file.name}' has no rows.")
             results = BatchResults(
                 self._file.with_suffix(".results.jsonl"), self._changes, anew=self._fresh
             )

@@ -122,7 +122,11 @@ def _batch(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
 
     from app.shell.batch import Batch
+    from app.shell.batch_rows import read_rows
 
+    rows = read_rows(options.file, options.workflow, growing=options.watch)
+    if not rows and not options.watch:
+        raise BadRequest(f"'{options.file.name}' has no rows.")
     console = Console(stderr=True)
     with contextlib.closing(_workbench(options, settings, console)) as workbench:
         return Batch(
@@ -132,7 +136,7 @@ def _batch(options: argparse.Namespace, settings: Settings) -> int:
             changes=dict(options.changes),
             fresh=options.fresh,
             console=console,
-        ).run(watch=options.watch)
+        ).run(rows, watch=options.watch)
 
 
 def _repl(options: argparse.Namespace, settings: Settings) -> int:

@@ -143,42 +143,36 @@ def test_failed_row_stops_no_other_and_is_tried_again(server: Server, tmp_path: 
     assert "Rows: 0 done, 1 done before, 1 failed." in again.stderr
 
 
-def test_fresh_runs_all_rows_and_begins_results_anew(tmp_path: Path) -> None:
+def test_fresh_runs_all_rows_and_begins_results_anew(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"steps": 1, "seed": 5}\n')
-    own = ["--workflow", "text-to-image", "--device", "cpu", "--output", str(tmp_path / "made")]
+    own = ["--workflow", "text-to-image", "--server", server.url, "--output", str(tmp_path)]
     (first,) = batch(file, *own).files
     (again,) = batch(file, *own, "--fresh").files
     assert first != again
     assert [each["files"] for each in results(file)] == [[str(again)]]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("rows.csv", "prompt,steps\n", "'rows.csv' has no rows.\n"),
-        ("rows.txt", "a", "'rows.txt' is no table of rows. A batch is a .csv file, or a .jsonl"),
-    ],
-)
-def test_file_without_rows_is_refused(name: str, content: str, told: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(content)
-    ran = batch(tmp_path / name, "--output", str(tmp_path / "none"), "--device", "cpu")
-    assert (ran.exit_code, ran.files) == (1, [])
-    assert ran.stderr.startswith(told)
+def test_file_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,steps\n")
+    ran = batch(tmp_path / "rows.csv", "--output", str(tmp_path / "none"), "--device", "cpu")
+    assert ran == (1, [], "'rows.csv' has no rows.\n")
 
 
 def test_ctrl_c_cancels_the_row_and_keeps_what_is_done(own: list[str], tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"steps": 1}\n{"steps": 50, "pictures": 4}\n{"steps": 2}\n')
     with started(
-        [*BATCH, str(file), *own], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        [*BATCH, str(file), *own, "--log-level", "INFO"], cwd=PROJECT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        first = process.stdout.readline().strip()
+        log = iter(process.stderr.readline, "")
+        assert any("Row 1 of 3: Done" in line for line in log)
+        assert any("Reusing" in line for line in log)
         process.send_signal(signal.SIGINT)
-        rest, stderr = process.communicate(timeout=60)
-    assert (process.returncode, rest) == (130, "")
-    assert [each["files"] for each in results(file)] == [[first]]
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [each["files"] for each in results(file)] == [stdout.splitlines()]
     assert "Row 2 of 3: Cancelled" in stderr
     assert "Rows: 1 done, 0 failed." in stderr
 
