@@ -30,6 +30,10 @@ FACTS = Path(__file__).parent / "families"
 FAMILIES = {"v1": "sd15", "inpainting": "sd15", "v2": "sd21", "xl_base": "sdxl",
             "xl_refiner": "sdxl-refiner"}  # fmt: skip
 """Folders of facts, by diffusers' word for a checkpoint's model."""
+OF_SDXL = "model.diffusion_model.label_emb.0.0.weight"
+ATTENDED = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+REFINER_WIDTH = 1280
+"""Width of the texts that the refiner's U-Net attends to."""
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 OF_CLIP = "quick_gelu"
 """The activation of OpenAI's CLIP, which OpenCLIP's models do not have."""
@@ -44,7 +48,7 @@ def family_folder(shapes: Shapes, cache: Path) -> Path | None:
 
     Raises ValueError where its tensors are not a family's, OSError where it cannot be written.
     """
-    family = FAMILIES.get(model_type(shapes)) if is_recognised(shapes) else None
+    family = _family(shapes)
     if family is None:
         return None
     files = {
@@ -56,6 +60,16 @@ def family_folder(shapes: Shapes, cache: Path) -> Path | None:
     if not (folder / INDEX).is_file():
         _write(folder, files)
     return folder
+
+
+def _family(shapes: Shapes) -> str | None:
+    if not is_recognised(shapes):
+        return None
+    found = FAMILIES.get(model_type(shapes))
+    if found == "sd15" and OF_SDXL in shapes:
+        # diffusers tells SDXL by its text encoders, which a U-Net alone lacks.
+        return "sdxl-refiner" if shapes.get(ATTENDED, (0,))[-1] == REFINER_WIDTH else "sdxl"
+    return found
 
 
 @functools.cache

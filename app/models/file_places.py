@@ -16,8 +16,8 @@ from app.models.single_files import (
     HOW_TO_ALLOW,
     ReadPickle,
     file_shapes,
-    is_recognised,
     published_model,
+    tells_model,
 )
 from app.models.specs import TEXTS, Find, NotHere, Selection
 
@@ -56,15 +56,15 @@ def described_by(
 
     The step names the folders where the published model is looked for first; then a file of a
     family known here needs no other. `own`, the same component's folder in the pipeline's model, is
-    used where the tensors have diffusers' names, from which diffusers cannot infer a model, and for
-    an autoencoder of its shapes, whose scale the families differ in. Raises LoadError.
+    used where the tensors do not tell the model, and for an autoencoder of its shapes, whose scale
+    the families differ in. Raises LoadError.
     """
     if config is not None:
         return find(config, TEXTS) / config.subfolder
     try:
         shapes = file_shapes(file, read_pickle)
         if own is not None and (
-            not is_recognised(shapes) or original_vae.fits(config_of(own), shapes)
+            not tells_model(shapes) or original_vae.fits(config_of(own), shapes)
         ):
             return own
         published = published_model(shapes)

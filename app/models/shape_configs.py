@@ -139,11 +139,14 @@ def _heads(channels: list[int], published: int | list[int]) -> int | list[int]:
 
 def _time_width(shapes: Shapes, embedded: int, facts: Config) -> int:
     """Returns the channels of each number that SDXL's U-Net is told about sizes and crops."""
-    pooled = shapes[f"{_prefix(shapes, OPEN_CLIP, TOKENS_OF_OPEN_CLIP)}text_projection"][1]
+    published = int(facts["addition_time_embed_dim"])
+    prefix = _prefix(shapes, OPEN_CLIP, TOKENS_OF_OPEN_CLIP)
+    if prefix is None:
+        return published
     # The base model is told six numbers, the refiner five.
     projected = int(facts["projection_class_embeddings_input_dim"])
-    numbers = (projected - POOLED_WIDTH) // int(facts["addition_time_embed_dim"])
-    return (embedded - pooled) // numbers
+    numbers = (projected - POOLED_WIDTH) // published
+    return (embedded - shapes[f"{prefix}text_projection"][1]) // numbers
 
 
 def _prefix(shapes: Shapes, prefixes: Iterable[str], name: str) -> str | None:

@@ -23,6 +23,8 @@ STABLE_DIFFUSION = (
     "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "encoder.down.",
 )  # fmt: skip
 """Prefixes of the tensors in Stable Diffusion's checkpoints."""
+UNET = "model.diffusion_model."
+"""Prefix of the tensors of its U-Net, in a file of its own too."""
 TOLD_BY = ("CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS", "infer_diffusers_model_type")
 """The parts of diffusers' source that infer the published model."""
 
@@ -73,6 +75,14 @@ def is_recognised(shapes: Shapes) -> bool:
     """Returns True if diffusers recognises the tensors; unknown ones it takes for a Stable
     Diffusion 1. Raises ValueError where it cannot tell."""
     return model_type(shapes) != "v1" or any(name.startswith(STABLE_DIFFUSION) for name in shapes)
+
+
+def tells_model(shapes: Shapes) -> bool:
+    """Returns False for tensors that may be of several models: those with diffusers' names, and
+    those of Stable Diffusion's U-Net alone, unless diffusers tells their version. Raises ValueError
+    where it cannot."""
+    is_unet = all(name.startswith(UNET) for name in shapes)
+    return is_recognised(shapes) and not (is_unet and model_type(shapes) == "v1")
 
 
 class Family(NamedTuple):

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from app.models.family_configs import FACTS, family_folder
-from app.models.single_files import Shapes
+from app.models.single_files import Shapes, tells_model
 from tests.standins.families import (
     configs_of,
     narrow_configs,
@@ -101,6 +101,17 @@ def test_vae_alone_has_a_configuration(tmp_path: Path):
         folder = family_folder(each, tmp_path)
         assert folder is not None
         assert read(folder, "vae/config.json") == configs_of("sd15")["vae"]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl", "sdxl-refiner"])
+def test_unet_alone_has_a_configuration(family: str, tmp_path: Path):
+    prefix = "model.diffusion_model."
+    shapes = {n: s for n, s in published_shapes(family).items() if n.startswith(prefix)}
+    folder = family_folder(shapes, tmp_path)
+    assert folder is not None
+    assert read(folder, "unet/config.json") == configs_of(family)["unet"]
+    # The version of some is told; others have the configuration of their pipeline's model.
+    assert tells_model(shapes) == (family == "sd21")
 
 
 def test_other_families_have_none(tmp_path: Path):
