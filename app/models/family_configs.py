@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.dialect.files import read_object
 from app.models.model_index import INDEX
@@ -42,11 +42,19 @@ SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 WORD_END = "</w>"
 
 
-def family_folder(shapes: Shapes, cache: Path) -> Path | None:
-    """Returns a folder below the cache with the configuration of the checkpoint with these tensors;
-    None for other families.
+class Configuration(NamedTuple):
+    """The configuration of a whole pipeline."""
 
-    Raises ValueError where its tensors are not a family's, OSError where it cannot be written.
+    name: str
+    """The family's, and a hash of the content."""
+    files: Mapping[str, str]
+    """The texts of its files, by their paths below a model's folder; without tokenizers' words."""
+
+
+def configuration_of(shapes: Shapes) -> Configuration | None:
+    """Returns the configuration of the checkpoint with these tensors; None for other families.
+
+    Raises ValueError where its tensors are not a family's.
     """
     family = _family(shapes)
     if family is None:
@@ -56,9 +64,17 @@ def family_folder(shapes: Shapes, cache: Path) -> Path | None:
         for name, facts in _facts(family).items()
     }
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    folder = cache / f"{family}-{digest[:16]}"
+    return Configuration(f"{family}-{digest[:16]}", files)
+
+
+def written(configuration: Configuration, cache: Path) -> Path:
+    """Returns the folder below the cache that has the configuration, written if it is not there.
+
+    Raises OSError where it cannot be written.
+    """
+    folder = cache / configuration.name
     if not (folder / INDEX).is_file():
-        _write(folder, files)
+        _write(folder, configuration.files)
     return folder
 
 

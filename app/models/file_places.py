@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path, PurePosixPath
 
 from app.dialect.files import PICKLE_SUFFIXES, config_of, safe_name
@@ -10,7 +11,7 @@ from app.dialect.plan_sources import ModelSource
 from app.errors import LoadError, nearest
 from app.models import original_vae
 from app.models.component_files import unreadable
-from app.models.family_configs import family_folder
+from app.models.family_configs import Configuration, configuration_of, written
 from app.models.hub import find_in_folders, listed_files
 from app.models.single_files import (
     HOW_TO_ALLOW,
@@ -20,6 +21,7 @@ from app.models.single_files import (
     tells_model,
 )
 from app.models.specs import TEXTS, Find, NotHere, Selection
+from app.stamps import FileStamp, stamp_of
 
 
 def single_file(source: ModelSource, find: Find) -> Path:
@@ -69,12 +71,13 @@ def described_by(
             return own
         published = published_model(shapes)
         found = find_in_folders(published.model, map(Path, step.model_folders))
+        known = None
         if found is None and step.config_cache:
-            known = family_folder(shapes, Path(step.config_cache))
-            if known is not None:
-                return known
+            known = _known(file, stamp_of(file), read_pickle)
     except (ValueError, OSError) as error:
         raise unreadable(file.name, error) from error
+    if known is not None:
+        return _written(known, Path(step.config_cache), file)
     source = ModelSource(model=published.model, folder=str(found) if found else None)
     try:
         return find(source, TEXTS) / published.subfolder
@@ -87,4 +90,20 @@ def described_by(
             hint="Name another model, or a folder with its configuration, as 'config' beside"
             " 'from_single_file'.",
             detail=error.detail,
+        ) from error
+
+
+@functools.lru_cache(maxsize=32)
+def _known(file: Path, _stamp: FileStamp, read_pickle: ReadPickle) -> Configuration | None:
+    """Returns the included configuration of this file, made once while the file is unchanged."""
+    return configuration_of(file_shapes(file, read_pickle))
+
+
+def _written(configuration: Configuration, cache: Path, file: Path) -> Path:
+    try:
+        return written(configuration, cache)
+    except OSError as error:
+        raise LoadError(
+            f"The configuration of '{file.name}' cannot be written to the results folder.",
+            hint=f"{error}.",
         ) from error

@@ -16,7 +16,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from app.models.family_configs import FACTS, family_folder
+from app.models.family_configs import FACTS, configuration_of, written
 from app.models.single_files import Shapes, tells_model
 from tests.standins.families import (
     configs_of,
@@ -42,6 +42,12 @@ NOT_TOLD = {"attention_head_dim", "num_attention_heads", "projection_dim"}
 
 def read(folder: Path, name: str) -> dict[str, Any]:
     return json.loads((folder / name).read_text())  # type: ignore[no-any-return]
+
+
+def family_folder(shapes: Shapes, cache: Path) -> Path | None:
+    """Returns the folder with the configuration for these tensors; None where there is none."""
+    found = configuration_of(shapes)
+    return None if found is None else written(found, cache)
 
 
 def narrow_shapes(family: str) -> Shapes:

@@ -89,6 +89,17 @@ def test_configurations_that_were_deleted_are_written_again(checkpoints: Path, b
     assert same(first, bench.run(plan))
 
 
+def test_configuration_that_cannot_be_written_is_reported(checkpoints: Path, bench: Bench):
+    put(checkpoints / "sd15.safetensors", bench.models / "checkpoints" / "a.safetensors")
+    (bench.folder / "outputs").mkdir(exist_ok=True)
+    (bench.folder / "outputs" / ".configs").touch()
+    error = bench.refused(drawing("sd15", "a", bench))
+    assert error.message == (
+        "The configuration of 'a.safetensors' cannot be written to the results folder."
+    )
+    assert ".configs" in error.hint
+
+
 def test_lora_of_a_folder_changes_the_picture(bench: Bench):
     [outline] = (Path(SHAPES) / "outline").glob("*.safetensors")
     put(outline, bench.models / "Lora" / "style" / "outline.safetensors")
