@@ -216,8 +216,9 @@ def find_known(
 def known_instead_of_hub(
     name: str, kinds: Iterable[Kind], paths: PathSettings, *, folders: bool = False
 ) -> Known | None:
-    """Returns the file or folder that is meant by a name of the form `owner/name`: one of exactly
-    this path in a kind's folder, unless the hub's cache has a repository of this name.
+    """Returns the file or folder that is meant by a name of the form `owner/name`, or by one of a
+    file of such a repository: one of exactly this path in a kind's folder, unless the hub's cache
+    has a repository of this name.
 
     Raises NotOne where several have it.
     """
@@ -225,7 +226,7 @@ def known_instead_of_hub(
     may_be = (each.path for each in kind_folders(paths))
     if not any(path.name == first or (path / first).is_dir() for path in may_be):
         return None
-    if _is_cached(name):
+    if _is_cached("/".join(name.split("/")[:2])):
         return None
     try:
         return find_known(name, kinds, paths, folders=folders)

@@ -114,9 +114,11 @@ def _by_bare_name(
     the problem noted, where there is none or several."""
     if not can_be_path(reader.folder / named) or path_from(reader.folder, named).exists():
         return None
-    if find_in_folders(named, paths.models) is not None:
+    folder, _ = _folder_and_file(named)
+    repositories = [each for each in (named, folder) if is_repository(each)]
+    if any(find_in_folders(each, paths.models) is not None for each in repositories):
         return None
-    find = known_instead_of_hub if is_repository(named) else find_known
+    find = known_instead_of_hub if repositories else find_known
     where = (*at, "model_name")
     try:
         known = find(named, ("loras",), paths)

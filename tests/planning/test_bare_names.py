@@ -184,6 +184,18 @@ def test_repository_is_one_unless_a_file_has_its_name(bench: Bench):
     assert (pinned.folder, pinned.revision) == (None, "v1")
 
 
+def test_file_of_a_repository_keeps_its_meaning(bench: Bench):
+    put(bench, "loras/other.safetensors")
+    found = lora(bench, with_lora("owner/name/ink.safetensors"))
+    assert found.source == ModelSource(model="owner/name")
+    assert found.weight_name == "ink.safetensors"
+    put(bench, "loras/owner/name/ink.safetensors")
+    assert "loras" in str(lora(bench, with_lora("owner/name/ink.safetensors")).source.folder)
+    own = put(bench, "owner/name/ink.safetensors")
+    found = lora(bench, with_lora("owner/name/ink.safetensors"))
+    assert found.source.folder == str(own.parent)
+
+
 def test_cached_repository_keeps_its_name(bench: Bench, tmp_path: Path, monkeypatch: Any):
     put(bench, "loras/style/ink.safetensors")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
