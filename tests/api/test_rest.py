@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.api.test_streams import MANY
@@ -96,10 +98,10 @@ def test_curl_runs_a_workflow_with_a_file(server: Server, picture: Path, tmp_pat
 def test_media_come_by_url_data_and_result(rest: httpx.Client, site: Site, server: Server) -> None:
     encoded = base64.b64encode(picture("red", 128)).decode()
     earlier = run(rest, inputs=FEW, seed=7)["results"][0]["url"]
-    for given in (
+    for source in (
         site.put("/a.png", picture("blue", 128)), f"data:image/png;base64,{encoded}", earlier
     ):  # fmt: skip
-        report = run(rest, "variations", inputs={"image": given, "prompt": "a star", "steps": 2})
+        report = run(rest, "variations", inputs={"image": source, "prompt": "a star", "steps": 2})
         assert len(report["results"]) == 1
 
 
@@ -216,3 +218,28 @@ def test_too_many_runs_of_a_guest_are_429(rest: httpx.Client) -> None:
         assert rest.post("/gradio_api/run/cancel_job", json={"data": [run_id]}).status_code == 200
     for run_id in runs:
         assert rest.get(f"/v1/runs/{run_id}?wait=60").json()["state"] == "cancelled"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(["inputs", "seed", "changes", "fresh", "webhook", "x"])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.dictionaries(NAMES, JSON) | JSON, st.booleans())
+def test_no_body_is_a_fault_of_the_server(rest: httpx.Client, body: Any, as_form: bool) -> None:
+    address = "/v1/workflows/variations/runs"  # without its picture nothing can run
+    if as_form and isinstance(body, dict):
+        form = {name: json.dumps(value) for name, value in body.items()}
+        answer = rest.post(address, data=form, files={"none": b""})
+    else:
+        answer = rest.post(
+            address, content=json.dumps(body), headers={"content-type": "application/json"}
+        )
+    assert error_of(answer, answer.status_code)["message"]
+    assert answer.status_code in {400, 422}
