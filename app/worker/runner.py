@@ -51,6 +51,7 @@ from app.worker.step_results import CachedResults, StepResult, StepResults
 from app.worker.steps import STEP_KINDS
 from app.worker.steps.arguments import comes_after, in_order
 from app.worker.steps.notices import plan_notices
+from app.worker.tuning.acceleration import check_accelerations
 from app.worker.tuning.loras import HeldLoras
 from app.worker.watched_files import WatchedFiles, drop_replaced
 
@@ -207,6 +208,7 @@ class Runner:
             and step.name in cached.running
         ]
         self.placement.check((step, needed[step.name]) for step in running)
+        check_accelerations(((step, needed[step.name]) for step in running), self._device)
         # Includes steps that do not run: the components they would need stay held.
         used = {part.key for found in needed.values() for part in found.parts}
         self._uses.drop_stale(self.residency, plan.workflow_path, plan.workflow_hash, used)

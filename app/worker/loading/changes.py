@@ -22,12 +22,10 @@ from app.errors import LoadError, nearest
 log = logging.getLogger(__name__)
 
 
-def change(
-    component: torch.nn.Module, changes: ComponentChanges, title: str, *, compiles: bool
-) -> None:
+def change(component: torch.nn.Module, changes: ComponentChanges, title: str) -> None:
     """Applies these changes to a component that has just been loaded. Raises LoadError.
 
-    Layers are removed first. Compilation happens at the first call, if the device `compiles`.
+    Layers are removed first. Compilation happens at the first call.
     """
     for path, count in changes.kept_layers.items():
         _keep_layers(component, path, count, title)
@@ -45,7 +43,7 @@ def change(
             precise = getattr(component, "_keep_in_fp32_modules", None) or ()
             skipped = (*DEFAULT_SKIP_MODULES_PATTERN, *precise)
             apply_layerwise_casting(component, storage, compute, skip_modules_pattern=skipped)
-    for path, how in changes.compiled.items() if compiles else ():
+    for path, how in changes.compiled.items():
         _compile(submodule(component, path, title), how, title)
 
 

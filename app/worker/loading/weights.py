@@ -183,8 +183,7 @@ class Weights:
             files_bytes = sum(path.stat().st_size for path in files)
             return Shell(component, None, TOOL_FACTOR * files_bytes)
         if part.changes is not None:
-            compiles = self._device.torch_device.type != "mps"
-            change(component, part.changes, part.title, compiles=compiles)
+            change(component, part.changes, part.title)
         if part.quantiser is not None:
             return Shell(component, None, 0, held_bytes(component))
         origin = find_origin(component, _weight_files(source))

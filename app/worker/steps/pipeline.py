@@ -44,6 +44,7 @@ def run(
 
     from app.compat.worker.clip_text_model import with_inner_text_model
     from app.worker.loading.load import assemble
+    from app.worker.tuning.acceleration import idle_backend_notices
     from app.worker.tuning.textual_inversions import using_textual_inversions
     from app.worker.tuning.tune import reset_caches, tuned
 
@@ -54,7 +55,7 @@ def run(
     limits = context.plan.limits
     rate = getattr(pipeline, "audio_sampling_rate", None)
     made: list[Any] = []
-    for sentence in variant_notices(parts):
+    for sentence in (*variant_notices(parts), *idle_backend_notices(step, parts)):
         context.notice(sentence)
     drawing = seeded(step.seed, context.device.torch_device)
     with (

@@ -42,14 +42,10 @@ CONTEXT_HOOK = "cache_context"
 
 
 @contextlib.contextmanager
-def using_cache(pipeline: Any, cache: CacheBlock, place: str) -> Iterator[None]:
-    """Enables the denoiser's cache inside. Raises LoadError if the denoiser supports none."""
+def using_cache(pipeline: Any, cache: CacheBlock) -> Iterator[None]:
+    """Enables the denoiser's cache inside. Raises LoadError if it has none of this kind."""
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
-    if not isinstance(denoiser, CacheMixin):
-        raise LoadError(
-            f"The denoiser of {type(pipeline).__name__} has no cache.",
-            hint=f"Remove 'cache' from {place}.pipeline.configuration.",
-        )
+    assert isinstance(denoiser, CacheMixin)  # see `check_acceleration`
     _know_blocks()
     try:
         config = _config(cache, pipeline, denoiser)

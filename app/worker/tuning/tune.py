@@ -51,7 +51,7 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
                 given_back.callback(getattr(vae, f"disable_{setting}"))
         reset_caches(pipeline)
         if step.cache is not None:
-            given_back.enter_context(using_cache(pipeline, step.cache, step.place))
+            given_back.enter_context(using_cache(pipeline, step.cache))
         given_back.callback(reset_caches, pipeline)
         given_back.enter_context(on_device(pipeline, step, device))
         if step.teacache is not None:

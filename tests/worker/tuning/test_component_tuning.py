@@ -105,8 +105,7 @@ def test_component_attention_backend_without_package_is_reported(bench: Bench, f
     components = {"transformer": {"attention_backend": "_flash_3"}}
     ended = bench.run(with_flux(flux, components=components)).terminal
     assert ended.type == "run_failed"
-    message = "The attention backend '_flash_3' of 'transformer' cannot be used here."
-    assert ended.error.message == message
+    assert ended.error.message.startswith("The attention backend '_flash_3' cannot be used here: ")
 
 
 def test_forward_chunking_changes_nothing_and_is_undone(bench: Bench):
