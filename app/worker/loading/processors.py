@@ -5,6 +5,7 @@ The part for videos needs torchvision; without torchvision a processor is loaded
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ PROCESSORS: dict[str, type[Any]] = {
 
 
 class _WithoutVideos(ProcessorMixin):  # type: ignore[misc]
-    """Removes the part for videos from a processor's class."""
+    """Comes before a processor's class: its part for videos is None, and counts for nothing."""
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -38,6 +39,28 @@ class _WithoutVideos(ProcessorMixin):  # type: ignore[misc]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
 
+def _without_videos(processor_class: type[Any]) -> Any:
+    """Returns the class without its part for videos."""
+    order = processor_class.get_attributes()
+
+    class Last(ProcessorMixin):  # type: ignore[misc]
+        """Comes after the class: takes what its constructor hands on to all processors'."""
+
+        def __init__(self, *parts: Any, **named: Any) -> None:
+            given = {**dict(zip(order, parts, strict=False)), **named}
+            given.pop(VIDEO_PROCESSOR, None)
+            super().__init__(**given)
+
+    # transformers reads the constructor's parameters.
+    @functools.wraps(processor_class.__init__)
+    def __init__(self: Any, *parts: Any, **named: Any) -> None:
+        given = dict(zip(self.get_attributes(), parts, strict=False))
+        processor_class.__init__(self, **{VIDEO_PROCESSOR: None, **given, **named})
+
+    members = {"__init__": __init__}
+    return type(processor_class.__name__, (_WithoutVideos, processor_class, Last), members)
+
+
 def load_processor(processor_class: type[Any], folder: Path) -> Any:
     """Returns the processor in this folder; without torchvision, with a substitute for its part
     for videos if there is one. For AutoProcessor the files name the class."""
@@ -45,7 +68,7 @@ def load_processor(processor_class: type[Any], folder: Path) -> Any:
         processor_class = _class_in(folder)
     if VIDEO_PROCESSOR not in processor_class.get_attributes() or is_torchvision_available():
         return processor_class.from_pretrained(folder, local_files_only=True)
-    without: Any = type(processor_class.__name__, (_WithoutVideos, processor_class), {})
+    without = _without_videos(processor_class)
     processor = without.from_pretrained(folder, local_files_only=True)
     if issubclass(processor_class, transformers.Qwen3VLProcessor):
         from app.compat.worker.qwen3_videos import Qwen3Videos
