@@ -14,6 +14,6 @@ def has_weights(class_name: str) -> bool:
     """Returns True for classes of models, False for tokenizers, processors and schedulers."""
     library, _, bare = class_name.rpartition(".")
     known = public_classes("diffusers").get(bare) if library == "diffusers" else None
-    if known is not None and known.kind == "model":
-        return True
+    if known is not None and known.kind in ("model", "scheduler"):
+        return known.kind == "model"
     return not WITHOUT_WEIGHTS.search(bare)

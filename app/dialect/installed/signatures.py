@@ -45,6 +45,14 @@ FOLDERS: dict[str, dict[str, Kind]] = {
 NAMES_END: dict[Kind, str] = {"modular pipeline": "ModularPipeline", "processor": "Processor"}
 """Suffix of a kind's class names, for kinds whose files define other classes too."""
 CLASS_LINE = re.compile(r"^class (\w+)[(:]", re.MULTILINE)
+CLASS_HEAD = re.compile(r"^class (\w+)(?:\(([^)]*)\))?:", re.MULTILINE)
+ROOTS: dict[str, Kind] = {
+    "DiffusionPipeline": "pipeline", "ModelMixin": "model", "SchedulerMixin": "scheduler",
+}  # fmt: skip
+"""Base classes that decide the kind of a class in diffusers' folder of pipelines, which has models
+and outputs too."""
+AUTO_PIPELINE = "AutoPipelineFor"
+"""Prefix of the classes that stand for a pipeline without deriving from one."""
 DUMMY = re.compile(
     r"^class (\w+)\(metaclass=DummyObject\):\n    _backends = (\[[^\]]*\])", re.MULTILINE
 )
@@ -54,7 +62,7 @@ ROUNDING = "Dimensions will be resized accordingly"
 """What those say that round it."""
 WHOLE_STEPS = "int(num_inference_steps * strength)"
 """How pipelines compute the steps that a strength leaves, where a fraction of one is none."""
-FORMAT = 10
+FORMAT = 21
 """Increase when the cached form changes."""
 
 
@@ -186,11 +194,13 @@ def _index(package: str) -> dict[str, ClassPlace]:
     # transformers lists nothing in its __init__; there the folders themselves are the list.
     public = _public_names(root / "__init__.py") if package == "diffusers" else frozenset()
     needs = _needs(root / "utils") if package == "diffusers" else {}
+    pipelines = _kinds_of_pipelines(root) if package == "diffusers" else {}
     index: dict[str, ClassPlace] = {}
-    for pattern, kind in FOLDERS[package].items():
+    for pattern, folders_kind in FOLDERS[package].items():
         for file in sorted(root.glob(pattern)):
             for name in CLASS_LINE.findall(file.read_text(encoding="utf-8")):
-                if not name.endswith(NAMES_END.get(kind, "")):
+                kind = pipelines.get(name) if folders_kind == "pipeline" else folders_kind
+                if kind is None or not name.endswith(NAMES_END.get(kind, "")):
                     continue
                 if (not public or name in public) and not name.startswith("_"):
                     where = file.relative_to(root).as_posix()
@@ -198,6 +208,25 @@ def _index(package: str) -> dict[str, ClassPlace]:
                         name, ClassPlace(kind=kind, file=where, needs=needs.get(name, ()))
                     )
     return index
+
+
+def _kinds_of_pipelines(root: Path) -> dict[str, Kind]:
+    """Returns the kinds of the classes in diffusers' folder of pipelines, by their bases."""
+    bases: dict[str, list[str]] = {}
+    for file in sorted(root.glob("pipelines/**/*.py")):
+        for name, listed in CLASS_HEAD.findall(file.read_text(encoding="utf-8")):
+            bases.setdefault(name, [each.strip().rpartition(".")[2] for each in listed.split(",")])
+
+    def kind_of(name: str, below: tuple[str, ...] = ()) -> Kind | None:
+        if name in ROOTS:
+            return ROOTS[name]
+        if name.startswith(AUTO_PIPELINE):
+            return "pipeline"
+        inner = (each for each in bases.get(name, ()) if each not in below)
+        return next(filter(None, (kind_of(each, (*below, name)) for each in inner)), None)
+
+    kinds = {name: kind_of(name) for name in bases}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
 def _find_processors() -> dict[str, tuple[str, ...]]:

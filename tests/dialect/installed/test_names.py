@@ -38,6 +38,42 @@ def test_class_outside_two_libraries_is_unknown(name: str):
         class_name(name, "pipeline", "model", "scheduler", "tokenizer")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["ReduxImageEncoder", "Ideogram4PromptEnhancerHead", "StableAudioProjectionModel",
+     "CLIPImageProjection", "AudioLDM2UNet2DConditionModel"],
+)  # fmt: skip
+def test_model_beside_a_pipeline_is_a_model(name: str):
+    assert class_name(name, "model") == f"diffusers.{name}"
+    with pytest.raises(UnknownName, match="is a model; a pipeline class is needed here"):
+        class_name(name, "pipeline", "modular pipeline")
+
+
+@pytest.mark.parametrize(
+    "name", ["ImagePipelineOutput", "StableDiffusionMixin", "MidiProcessor", "OnnxRuntimeModel"]
+)
+def test_class_beside_a_pipeline_that_is_none_is_unknown(name: str):
+    with pytest.raises(UnknownName, match="is not a diffusers pipeline class"):
+        class_name(name, "pipeline")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_kinds_of_classes_equal_their_bases():
+    """For every public class in the folder of pipelines, compared with the class itself."""
+    import diffusers
+
+    checked = set()
+    for name, place in public_classes("diffusers").items():
+        if place.file.startswith("pipelines/") and not place.needs:
+            found = getattr(diffusers, name)
+            is_pipeline = issubclass(found, diffusers.DiffusionPipeline)
+            is_pipeline = is_pipeline or name.startswith("AutoPipelineFor")
+            assert (place.kind == "pipeline") == is_pipeline, name
+            assert (place.kind == "model") == issubclass(found, diffusers.ModelMixin), name
+            checked.add(place.kind)
+    assert {"pipeline", "model"} <= checked
+
+
 def test_unknown_class_suggests_nearest_of_kind():
     with pytest.raises(UnknownName) as caught:
         class_name("EulerDiscretScheduler", "scheduler")
