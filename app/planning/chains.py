@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from app.dialect.document import ChainBlock
 from app.dialect.plan import Chain
-from app.dialect.plan_values import ListValue, LiteralValue, Value
+from app.dialect.plan_values import BuiltValue, ListValue, LiteralValue, ResultValue, Value
 from app.dialect.references import Path as Place
 from app.errors import nearest
 from app.planning.called import Called
+from app.planning.objects import data_class
 from app.planning.values import ValueReader
 
 OF_LAST_SEGMENT = ("carry_frames", "carry_audio")
@@ -30,6 +31,8 @@ def read_chain(
     fps = block.fps or _number(arguments.get("frame_rate"))
     _check_length(block, arguments, fps, reader, at)
     _check_carry(block, called, reader, at)
+    if block.continuity == "last_segment":
+        _check_target(block, arguments, reader, at)
     if block.keep_segments and not block.save_segments:
         reader.note(
             (*at, "keep_segments"),
@@ -103,6 +106,34 @@ def _check_carry(block: ChainBlock, called: Called, reader: ValueReader, at: Pla
         if taken and name not in taken:
             reader.note(place, f"{called.name} takes no '{name}'.", nearest(name, taken))
             break
+
+
+def _check_target(
+    block: ChainBlock, arguments: Mapping[str, Value], reader: ValueReader, at: Place
+) -> None:
+    """Notes an argument that cannot be handed a whole segment: that is one more of its references,
+    or the frames of a video."""
+    name, where = block.segment_argument, (*at, "segment_argument")
+    value = arguments.get(name)
+    items = value.items if isinstance(value, ListValue) else ()
+    if isinstance(value, ResultValue) or any(map(_may_be_a_reference, items)):
+        return
+    if value is not None and _is_empty(value):
+        message = f"The list '{name}' is empty: its references tell what a segment becomes."
+        reader.note(where, message, "Give it a first reference.")
+    elif not name.endswith("video"):
+        message = f"The last segment cannot be '{name}': that is no list of references."
+        reader.note(where, message, "Name the list of references, or leave 'continuity' out.")
+
+
+def _may_be_a_reference(value: Value) -> bool:
+    if isinstance(value, BuiltValue):
+        return data_class(value.class_name).kind is not None
+    return isinstance(value, ResultValue)
+
+
+def _is_empty(value: Value) -> bool:
+    return isinstance(value, LiteralValue) and value.value == []
 
 
 def _check_frames(block: ChainBlock, frames: float | None, reader: ValueReader, at: Place) -> None:

@@ -78,6 +78,8 @@ def build_task(
     for call in calls:
         for found in mistakes(block.command, task, call.samples):
             reader.note((*call.place, *found.path), found.message, found.hint)
+        for key, sentence in task.warns(call.samples).items():
+            reader.warnings.append(f"{place((*call.place, key))}: {sentence}")
     if result is not None and not result.content_type.startswith(SAVED_AS[task.gives]):
         reader.note(
             (*at, "result", "content_type"),

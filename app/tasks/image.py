@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from app.mistakes import shown
 from app.tasks.resize import ImageArguments
 from app.tasks.task import Task
 
@@ -15,11 +17,23 @@ AUTOMATIC_FONT_SHARE = 1 / 32
 SMALLEST_FONT_PX = 12
 
 
+Position = Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"]
+POSITIONS: tuple[Position, ...] = get_args(Position)
+DEFAULT_POSITION: Position = "bottom-right"
+
+
+def _known_position(named: Any) -> Any:
+    return DEFAULT_POSITION if _is_unknown_position(named) else named
+
+
+def _is_unknown_position(named: Any) -> bool:
+    return isinstance(named, str) and named not in POSITIONS
+
+
 class Watermark(ImageArguments):
     text: Annotated[str, Field(min_length=1, max_length=200)] = "AI Generated"
-    position: Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"] = (
-        "bottom-right"
-    )
+    position: Annotated[Position, BeforeValidator(_known_position)] = DEFAULT_POSITION
+    """The default for an unknown one, as in the software that defines the dialect."""
     opacity: Annotated[int, Field(ge=0, le=255)] = 128
     font_size: Annotated[int, Field(ge=0, le=1000)] = 0
     """In pixels; 0 takes a 32nd of the short side."""
@@ -85,6 +99,14 @@ def _corner(
     )
 
 
+def _warnings(values: Mapping[str, Any]) -> Mapping[str, str]:
+    named = values.get("position")
+    if not _is_unknown_position(named):
+        return {}
+    known = ", ".join(POSITIONS)
+    return {"position": f"{shown(named)} is none of {known}; {DEFAULT_POSITION} is used."}
+
+
 def _rgb(color: Any) -> tuple[int, int, int]:
     red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
     return red, green, blue
@@ -92,4 +114,4 @@ def _rgb(color: Any) -> tuple[int, int, int]:
 
 IMAGE_SIZE = Task(ImageArguments, get_image_size, gives="data", keys=("width", "height"))
 STRIP_EXIF = Task(ImageArguments, strip_exif, gives="image")
-WATERMARK = Task(Watermark, add_watermark, gives="image")
+WATERMARK = Task(Watermark, add_watermark, gives="image", warns=_warnings)

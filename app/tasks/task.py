@@ -114,6 +114,10 @@ def draws_nothing(_values: Mapping[str, Any]) -> bool:
     return False
 
 
+def warns_of_nothing(_values: Mapping[str, Any]) -> Mapping[str, str]:
+    return {}
+
+
 class Becomes(NamedTuple):
     """The pipeline call that a task stands for."""
 
@@ -141,6 +145,8 @@ class Task(NamedTuple):
     """Returns the models for these arguments, of which some may be UNKNOWN."""
     draws: Callable[[Mapping[str, Any]], bool] = draws_nothing
     """Returns whether a call with these arguments draws from torch's global generator."""
+    warns: Callable[[Mapping[str, Any]], Mapping[str, str]] = warns_of_nothing
+    """Returns a sentence for each argument that counts as another value."""
     becomes: Callable[[Mapping[str, Any]], Becomes] | None = None
     """Returns the pipeline call for these arguments."""
 

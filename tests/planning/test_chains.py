@@ -93,8 +93,8 @@ def test_pipeline_reference_has_its_own_chain(bench: Bench):
         ({"segments": 2, "segment_argument": "imge"}, ".segment_argument", "Did you mean 'image'?"),
         ({"segments": 2, "trim_frames": 17}, ".trim_frames", "Nothing is left of a segment of 17"),
         (
-            {"segments": 2, "continuity": "last_segment", "carry_frames": 18},
-            ".carry_frames", "A segment has 17 frames, fewer than 18.",
+            {"segments": 2, "continuity": "last_segment"},
+            ".segment_argument", "The last segment cannot be 'image': that is no list of",
         ),
         (
             {"segments": 2, "frame_snap": {"modulus": 8, "remainder": 2}},

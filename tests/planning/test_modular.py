@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app.dialect.installed.blocks import blocks_of, modular_class_of
 from app.dialect.plan import PipelineStep, Plan
@@ -34,6 +35,7 @@ def planned(folder: Path, configuration: dict[str, Any], **pipeline: Any) -> Pla
     model = folder / "models" / "tiny" / "h3"
     model.mkdir(parents=True, exist_ok=True)
     index, also = pipeline.pop("index", H3), pipeline.pop("also", [])
+    before = pipeline.pop("before", [])
     (model / "modular_model_index.json").write_text(json.dumps(index))
     block = {
         "configuration": {"component_type": "ModularPipeline", **configuration},
@@ -42,13 +44,13 @@ def planned(folder: Path, configuration: dict[str, Any], **pipeline: Any) -> Pla
         **pipeline,
     }
     path = folder / "flow.json"
-    steps = [{"name": "draw", "pipeline": block}, *also]
+    steps = [*before, {"name": "draw", "pipeline": block}, *also]
     path.write_text(json.dumps({"id": "t", "steps": steps}))
     return make_plan(path, {}, paths=PathSettings(models=(folder / "models",)), seed=1)
 
 
 def step_of(plan: Plan) -> PipelineStep:
-    (step,) = plan.steps
+    *_, step = plan.steps
     assert isinstance(step, PipelineStep)
     return step
 
@@ -155,6 +157,41 @@ def test_chain_is_checked_against_inputs_of_blocks(tmp_path: Path, named: str):
             f"{named} takes no '{argument}x'. Did you mean '{argument}'?"
         )
     }
+
+
+SUBJECT = {
+    "reference_type": "MiniMaxH3ImageReference", "from_arguments": {"image": "fox.png"}
+}  # fmt: skip
+MADE = {"reference_type": "MiniMaxH3VideoReference", "from_previous_result": "words"}
+LAST_SEGMENT = {"segments": 2, "continuity": "last_segment", "segment_argument": "references"}
+"""A chain whose segments become one more reference each."""
+
+
+@pytest.mark.parametrize("references", [[SUBJECT], [MADE], [MADE, SUBJECT],
+                                        "previous_result:words"])  # fmt: skip
+def test_last_segment_continues_a_list_of_references(tmp_path: Path, references: Any):
+    Image.new("RGB", (8, 8)).save(tmp_path / "fox.png")
+    arguments = {"prompt": "a fox", "references": references, "num_frames": 141}
+    words = {"name": "words", "task": {"command": "gather_inputs", "inputs": ["a", "b"]}}
+    wanted = {"arguments": arguments, "before": [words]}
+    assert step_of(planned(tmp_path, {}, **wanted, chain=LAST_SEGMENT)).chain is not None
+    wrong = refused(tmp_path, {}, **wanted, chain={**LAST_SEGMENT, "carry_frames": 142})
+    assert list(wrong.values()) == ["A segment has 141 frames, fewer than 142. "]
+
+
+@pytest.mark.parametrize(
+    ("references", "sentence"),
+    [
+        (None, "The last segment cannot be 'references': that is no list of references."),
+        ("a fox", "The last segment cannot be 'references': that is no list of references."),
+        ([1, 2], "The last segment cannot be 'references': that is no list of references."),
+        ([], "The list 'references' is empty: its references tell what a segment becomes."),
+    ],
+)
+def test_last_segment_without_references_is_refused(tmp_path: Path, references: Any, sentence: str):
+    arguments = {"prompt": "a fox", "references": references}
+    wrong = refused(tmp_path, {}, arguments=arguments, chain=LAST_SEGMENT)
+    assert wrong["steps[0].pipeline.chain.segment_argument"].startswith(sentence)
 
 
 def test_chain_of_unknown_blocks_is_not_checked(tmp_path: Path):

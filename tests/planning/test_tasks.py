@@ -303,3 +303,22 @@ def test_file_base_name_of_task_cannot_leave_run_folder(bench: Bench):
         "result": {"content_type": "application/json", "file_base_name": "../up"}
     }
     assert list(bench.problems(drawing(steps=[saved]))) == ["steps[0].result.file_base_name"]
+
+
+@pytest.mark.parametrize("position", ["middle", "top", "variable:where"])
+def test_unknown_watermark_position_is_a_warning(bench: Bench, position: str):
+    bench.picture("a.png", bench.workflows)
+    mark = {
+        "command": "add_watermark",
+        "arguments": {"image": {"location": "a.png"}, "position": position},
+    }
+    document = {
+        "id": "marked",
+        "variables": {"where": "middle"},
+        "steps": [{"name": "mark", "task": mark, "result": {"content_type": "image/png"}}],
+    }
+    (warning,) = bench.plan(document).warnings
+    assert warning.startswith("steps[0].task.arguments.position: '")
+    assert warning.endswith("top-left, center; bottom-right is used.")
+    mark["arguments"]["position"] = "center"
+    assert bench.plan(document).warnings == ()

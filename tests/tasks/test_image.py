@@ -80,10 +80,18 @@ def test_watermark_colour_is_a_name_or_numbers(colour: object):
 def test_watermark_refuses_invalid_colour():
     picture = plain((8, 8))
     assert "color" in str(wrong("add_watermark", image=picture, color="mauvish"))
-    assert wrong("add_watermark", image=picture, position="middle") == {
-        "position": "'middle' is not one of 'bottom-right', 'bottom-left', 'top-right', "
-        "'top-left' or 'center'."
-    }
+
+
+@pytest.mark.parametrize("position", ["middle", "", "Bottom-Left"])
+def test_watermark_of_unknown_position_is_in_the_default_one(position: str):
+    ground = plain((200, 90), "black")
+    made = call("add_watermark", image=ground, position=position)
+    assert (array(made) == array(call("add_watermark", image=ground))).all()
+
+
+@pytest.mark.parametrize("position", [5, None, ["center"]])
+def test_watermark_refuses_position_that_is_no_text(position: object):
+    assert list(wrong("add_watermark", image=plain((8, 8)), position=position)) == ["position"]
 
 
 def test_watermark_keeps_transparency_and_input():

@@ -138,6 +138,17 @@ def test_segment_end_is_passed_on_as_images():
     assert [picture.getpixel((0, 0))[0] for picture in handed] == [7, 8, 9]
 
 
+@pytest.mark.parametrize("before", [[], [Image.new("RGB", (1, 1))]])
+def test_segment_is_not_passed_on_in_a_list_without_references(before: list[Any]):
+    chain = Chain(segments=2, continuity="last_segment", segment_argument="references")
+    with pytest.raises(StepError, match="'references' has no reference that tells"):
+        _continued(before, _carried(segment(0), chain), chain)
+    chain = Chain(segments=2)
+    *same, picture = _continued(before, _carried(segment(0), chain), chain)
+    assert same == before
+    assert isinstance(picture, Image.Image)
+
+
 @pytest.mark.parametrize("carry_audio", [True, False])
 def test_reference_list_gets_one_more_of_its_family(carry_audio: bool):
     before = [ImageOf("subject")]

@@ -168,8 +168,13 @@ def _continued(before: Any, carry: AudioVideo, chain: Chain) -> Any:
     if not isinstance(before, list):
         return images[-1] if last_frame else images
     relative = _class_of_kind(before, "image" if last_frame else "video", chain)
+    if relative is None and not last_frame:
+        raise StepError(
+            f"'{chain.segment_argument}' has no reference that tells what a segment becomes.",
+            hint="Give its list a first reference.",
+        )
     if relative is None:
-        return [*before, *(images[-1:] if last_frame else images)]
+        return [*before, images[-1]]
     if last_frame:
         return [*before, relative(image=images[-1])]
     audio: dict[str, Any] = {}
