@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from typing import Any
 
@@ -188,6 +189,13 @@ def test_random_seed_is_shared_by_all_steps(bench: Bench):
     assert len({plan.seed for plan in plans}) == 3
     assert not any(plan.seed_given for plan in plans)
     assert all(drawn.seed == plan.seed for plan in plans for drawn in plan.steps)
+
+
+def test_drawn_seed_leaves_pythons_random_numbers(bench: Bench):
+    before = random.getstate()
+    first, second = (bench.plan(drawing()).seed for _ in range(2))
+    assert first != second
+    assert random.getstate() == before
 
 
 def test_step_seed_overrides_run_seed(bench: Bench):

@@ -1,4 +1,4 @@
-"""The twelve security holes of the software that defines the dialect, each tried and closed here.
+"""What a document and its inputs cannot do: each hole of the software that defines the dialect.
 
 There a document was arbitrary code, and typed text was part of it. The numbers are those of the
 dialect's security model; single features are tested beside their code too.
@@ -135,7 +135,7 @@ def test_4_repository_code_runs_only_if_trusted(bench: Bench, loading: dict[str,
 @pytest.mark.parametrize(
     "text",
     ["constant:os.environ", "variable:steps", "previous_result:draw", "{nf4}", f"{CODE}.fly",
-     "asset:x", "/etc/passwd"],
+     "asset:x", "/etc/passwd", "a; rm -rf $(x) | `y` && z > \\"],
 )  # fmt: skip
 def test_5_typed_text_is_literal(bench: Bench, text: str):
     plan = bench.plan(drawing(), prompt=text)
