@@ -172,6 +172,7 @@ class ComponentConfiguration(Block):
 
 class SchedulerConfiguration(Block):
     scheduler_type: str
+    """A class of diffusers, or a name that people use: `DPM++ 2M Karras`."""
 
 
 class SchedulerBlock(Block):

@@ -114,7 +114,7 @@ def _by_bare_name(
     the problem noted, where there is none or several."""
     if not can_be_path(reader.folder / named) or path_from(reader.folder, named).exists():
         return None
-    folder, _ = _folder_and_file(named)
+    folder, _ = folder_and_file(named)
     repositories = [each for each in (named, folder) if is_repository(each)]
     if any(find_in_folders(each, paths.models) is not None for each in repositories):
         return None

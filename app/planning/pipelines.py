@@ -13,6 +13,7 @@ from app.dialect.plan_settings import DType, SchedulerChange
 from app.dialect.plan_sources import OTHERS, ComponentBlock, LoraSource, ModelSource
 from app.dialect.references import Path as Place
 from app.dialect.references import place
+from app.dialect.sampler_names import Settings
 from app.errors import nearest
 from app.models.family_configs import FOLDER as CONFIGS
 from app.models.kind_folders import file_kinds
@@ -42,7 +43,12 @@ from app.planning.loading_arguments import (
 from app.planning.model_names import ModelNames
 from app.planning.modular import folder_of, is_modular, read_modular
 from app.planning.quantisers import check_quantisers, read_quantisation
-from app.planning.schedulers import check_packages, read_scheduler, warn_of_settings
+from app.planning.schedulers import (
+    check_packages,
+    read_scheduler,
+    scheduler_config,
+    warn_of_settings,
+)
 from app.planning.single_files import (
     check_checkpoint_family,
     check_single_file_class,
@@ -343,18 +349,21 @@ class PipelineBuilder:
     ) -> SchedulerChange | None:
         """Returns the change of the scheduler; None for the model's own, which is checked too."""
         folder = folder_of(source) if source is not None else None
-        own = {} if folder is None else read_scheduler(folder)
+        own = {} if folder is None else scheduler_config(folder)
         if block is None:
             check_packages(scheduler_class(source, None), own, at_model, self._reader)
             return None
-        name, arguments, place = None, block.from_config_args, at_model
+        name: str | None = None
+        settings: Settings = {}
+        place = at_model
         if block.configuration is not None:
             place = (*at, "configuration", "scheduler_type")
             named = block.configuration.scheduler_type
-            name = self._reader.name(names.class_name, named, place, "scheduler")
+            replaced = scheduler_class(source, None)
+            name, settings = read_scheduler(named, replaced, place, self._reader)
             if name is None:
                 return None
-        known = scheduler_class(source, name)
+        known, arguments = scheduler_class(source, name), {**settings, **block.from_config_args}
         check_packages(known, {**own, **arguments}, place, self._reader)
-        warn_of_settings(known, arguments, (*at, "from_config_args"), self._reader)
+        warn_of_settings(known, block.from_config_args, (*at, "from_config_args"), self._reader)
         return SchedulerChange(class_name=name, config=arguments, shift=block.shift)

@@ -10,7 +10,9 @@ from app.dialect.files import read_object
 from app.dialect.installed import names
 from app.dialect.installed.constructors import scheduler_settings
 from app.dialect.references import Path as Place
-from app.errors import nearest
+from app.dialect.references import place
+from app.dialect.sampler_names import SAMPLERS, Settings, sampler, sampler_names
+from app.errors import nearest, shortened
 from app.packages import Package
 from app.planning.values import ValueReader
 
@@ -19,7 +21,7 @@ BETA_SIGMAS = "use_beta_sigmas"
 """The setting with which any scheduler that has it needs scipy."""
 
 
-def read_scheduler(model: Path) -> Mapping[str, Any]:
+def scheduler_config(model: Path) -> Mapping[str, Any]:
     """Returns the configuration of a model's scheduler; empty where it has none."""
     try:
         return read_object(model / "scheduler" / "scheduler_config.json")
@@ -29,7 +31,7 @@ def read_scheduler(model: Path) -> Mapping[str, Any]:
 
 def read_scheduler_class(model: Path) -> str | None:
     """Returns the class of a model's scheduler; None where it is not told."""
-    found = read_scheduler(model).get("_class_name")
+    found = scheduler_config(model).get("_class_name")
     return found if isinstance(found, str) else None
 
 
@@ -48,6 +50,30 @@ def check_packages(
         reader.needs(package, f"'{bare}'", at)
     if settings.get(BETA_SIGMAS) and BETA_SIGMAS in known:
         reader.needs(SCIPY, f"'{BETA_SIGMAS}' of {bare}", at)
+
+
+def read_scheduler(
+    named: str, own: str | None, at: Place, reader: ValueReader
+) -> tuple[str | None, Settings]:
+    """Returns the qualified class and the settings of a scheduler, named by its class or as people
+    name it; no class where a problem is noted.
+
+    An input may choose a name, but no class. `own` is the class of the model's own scheduler, None
+    where it is not known.
+    """
+    found = sampler(named)
+    if found is None:
+        if "Scheduler" in named or "." in named:
+            return reader.name(names.class_name, named, at, "scheduler"), {}
+        hint = nearest(named, sampler_names()) or f"There are {', '.join(SAMPLERS)}."
+        reader.note(at, f"There is no scheduler '{shortened(named)}'.", hint)
+        return None, {}
+    if own is not None and own.startswith("FlowMatch"):
+        reader.warnings.append(
+            f"{place(at)}: '{named}' is for models that predict noise; this one was trained for"
+            f" {own}, and may draw nothing with another."
+        )
+    return f"diffusers.{found.class_name}", found.settings
 
 
 def warn_of_settings(

@@ -8,8 +8,18 @@ from typing import Any
 import diffusers
 import pytest
 
+from app.dialect.installed.names import missing_packages
+from app.dialect.sampler_names import sampler, sampler_names
+from app.packages import Package
 from tests.worker.bench import Bench, document, pixels, step
 
+# diffusers' schedulers pass tensors to NumPy in a deprecated way.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept:DeprecationWarning"
+)
+PNDM = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+        "num_train_timesteps": 1000, "steps_offset": 1, "use_karras_sigmas": True}  # fmt: skip
+"""Settings of a model, one of which another noise schedule replaces."""
 NO_CHECKER = {"safety_checker": None}
 
 
@@ -102,3 +112,17 @@ def test_missing_scheduler_is_reported(bench: Bench, model: Path):
     error = bench.refused(document(wanted))
     assert error.message == "The pipeline of 'model' has no audio_scheduler to change."
     assert error.hint == "Remove steps[0].pipeline.audio_scheduler."
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.parametrize("name", sampler_names())
+def test_scheduler_of_every_name_makes_timesteps(name: str):
+    known = sampler(name)
+    assert known is not None
+    missing = missing_packages(f"diffusers.{known.class_name}")
+    if missing or (name.endswith(" Beta") and Package("scipy", "scipy").is_missing):
+        pytest.skip(f"{name} needs a package")
+    made = getattr(diffusers, known.class_name).from_config(PNDM, **known.settings)
+    made.set_timesteps(6)
+    assert len(made.timesteps) >= 6
+    assert {key: made.config[key] for key in known.settings} == known.settings
