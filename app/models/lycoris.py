@@ -53,9 +53,9 @@ def factors_by_module(names: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
-def check_fits(file: str, names: Iterable[str], *, has_unet: bool) -> None:
+def check_fits(file: str, names: Iterable[str], *, has_unet: bool, offload: str | None) -> None:
     """Raises UnfitLora where some tensors of a file of these kinds could not be applied in a
-    pipeline with, or without, a UNet. Other files are left to diffusers."""
+    pipeline with, or without, a UNet, in this offload mode. Other files are left to diffusers."""
     names = [*names]
     kind = kind_of(names)
     if not kind:
@@ -71,6 +71,12 @@ def check_fits(file: str, names: Iterable[str], *, has_unet: bool) -> None:
         return
     if has_unet:
         _check_whole(file, kind, names)
+        if offload == "sequential":
+            # It moves the weights of a layer only while that layer itself is called.
+            raise UnfitLora(
+                f"'{file}' is a {kind} file, which cannot be applied with sequential offload.",
+                hint="Use 'offload': 'model'.",
+            )
     elif kind != "DoRA":
         raise UnfitLora(
             f"'{file}' is a {kind} file, and this pipeline has no UNet.",

@@ -46,13 +46,14 @@ def read_loras(
     blocks: Sequence[LoraBlock],
     pipeline_class: str,
     unet: UnetShape | None,
+    offload: str | None,
     at: Place,
     source_of: SourceOf,
     reader: ValueReader,
     paths: PathSettings,
 ) -> tuple[LoraSource, ...]:
     """Returns the valid LoRAs; problems of the others are noted. `unet` is the model's, None where
-    it is not known."""
+    it is not known; `offload` is the document's."""
     _check_names(blocks, at, reader)
     built = [
         _lora(block, index, (*at, index), source_of, reader, paths)
@@ -64,9 +65,10 @@ def read_loras(
             reader.note((*at, index, "scale", *wrong.path), wrong.message, wrong.hint)
     bases = base_names(short)
     if "DiffusionPipeline" in bases:
+        has_unet = bool(UNET_MIXINS & bases)
         for index, lora in enumerate(built):
             if lora is not None:
-                _check_kind(lora, (*at, index), reader, has_unet=bool(UNET_MIXINS & bases))
+                _check_kind(lora, (*at, index), reader, has_unet=has_unet, offload=offload)
     return tuple(lora for lora in built if lora is not None)
 
 
@@ -180,7 +182,9 @@ def unet_shape(model: ModelSource | None, block: ComponentBlock | None) -> UnetS
     return None if folder is None else UnetShape.of(config_of(folder))
 
 
-def _check_kind(lora: LoraSource, at: Place, reader: ValueReader, *, has_unet: bool) -> None:
+def _check_kind(
+    lora: LoraSource, at: Place, reader: ValueReader, *, has_unet: bool, offload: str | None
+) -> None:
     """Notes a local file of a kind that cannot be applied as a whole."""
     if lora.source.folder is None:
         return
@@ -188,7 +192,7 @@ def _check_kind(lora: LoraSource, at: Place, reader: ValueReader, *, has_unet: b
     if file is None:
         return
     try:
-        check_fits(file.name, tensor_shapes(file), has_unet=has_unet)
+        check_fits(file.name, tensor_shapes(file), has_unet=has_unet, offload=offload)
     except UnfitLora as error:
         reader.note((*at, "model_name"), error.message, error.hint)
     except (OSError, ValueError):

@@ -153,6 +153,7 @@ class PipelineBuilder:
                 block.loras,
                 pipeline_class,
                 unet_shape(source, components.get("unet")),
+                block.configuration.offload,
                 (*where, "loras"),
                 self.models.source,
                 self._reader,

@@ -71,3 +71,15 @@ def test_pipeline_without_unet_refuses_it(bench: Bench, kind: str, factor: str):
         f"'x.safetensors' is a {kind} file, and this pipeline has no UNet. LoHa, LoKr, DoRA, LoCon"
         " of kohya-ss and LyCORIS are applied to Stable Diffusion 1, 2 and XL."
     )
+
+
+def test_sequential_offload_refuses_it(bench: Bench):
+    safetensors(bench.workflows / "x.safetensors", **dict.fromkeys(LOHA, 4))
+    how = {"component_type": "StableDiffusionPipeline", "offload": "sequential"}
+    lora = {"model_name": "./x.safetensors"}
+    assert bench.problems(drawing(steps=[step(loras=[lora], configuration=how)])) == {
+        AT: (
+            "'x.safetensors' is a LoHa file, which cannot be applied with sequential offload. Use"
+            " 'offload': 'model'."
+        )
+    }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from app.dialect.fingerprint import tensor_shapes
+from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import LoraSource
 from app.errors import LoadError, first_line
 from app.models.adapters import lora_file
@@ -30,10 +31,11 @@ MAGNITUDES = "lora_magnitude_vector"
 
 
 def load_lora(
-    pipeline: Any, name: str, lora: LoraSource, spec: AdapterSpec, step_name: str
+    pipeline: Any, name: str, lora: LoraSource, spec: AdapterSpec, step: PipelineStep
 ) -> tuple[str, ...]:
-    """Loads the LoRA into the pipeline under this name; returns sentences about what of it is not
-    applied. Raises LoadError."""
+    """Loads one of the step's LoRAs into the pipeline under this name; returns sentences about what
+    of it is not applied. Raises LoadError."""
+    step_name = step.name
     shown = lora.weight_name or lora.source.model
     log.info("Loading LoRA: %s", shown)
     tensors = _tensors(spec)
@@ -41,7 +43,7 @@ def load_lora(
     has_unet = hasattr(pipeline, "unet")
     unmatched = None
     try:
-        check_fits(shown, tensors, has_unet=has_unet)
+        check_fits(shown, tensors, has_unet=has_unet, offload=step.offload)
         if kind_of(tensors) and has_unet and file is not None:
             # Imported late: it imports peft, which takes a second, and most workers load none.
             from app.worker.tuning.lycoris import load_decomposed

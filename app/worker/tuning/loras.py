@@ -122,7 +122,7 @@ class HeldLoras:
             weights = [_Weights(component) for component in components.values()]
             for name, lora, spec in zip(names, step.loras, parts.loras, strict=True):
                 if name in missing:
-                    self._losses[name] = load_lora(pipeline, name, lora, spec, step.name)
+                    self._losses[name] = load_lora(pipeline, name, lora, spec, step)
             if not keeps or any(each.have_changed() for each in weights):
                 _set_scales(pipeline, scales)
                 return False

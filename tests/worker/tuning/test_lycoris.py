@@ -16,6 +16,7 @@ from torch import nn
 from app.models.lycoris import diffusers_name
 from app.protocol import Noticed
 from app.worker.tuning.lycoris import load_decomposed
+from tests.doubles.accelerator import Accelerator
 from tests.standins import build_sd, build_sdxl
 from tests.standins.flux import build_flux
 from tests.standins.lora import build_lora
@@ -440,3 +441,16 @@ def test_file_of_other_sizes_is_refused(bench: Bench, sd: Path):
         " not make a weight of [32, 32]."
     )
     assert same(bench.run(drawing(sd)), Bench(bench.folder).run(drawing(sd)))
+
+
+def test_kinds_work_with_offload(tmp_path: Path, sd: Path):
+    bench = Bench(tmp_path, Accelerator())
+    layer = stock(sd).unet.get_submodule(LINEAR)
+    module = f"lora_unet_{LINEAR.replace('.', '_')}"
+    factors = Writer().lora(shape_of(layer)) | Writer(1).magnitudes(layer.weight)
+    save_lycoris(bench.folder / "x.safetensors", {module: factors})
+    wanted = drawing(sd, {"model_name": "./x.safetensors"})
+    there = bench.run(wanted)
+    wanted["steps"][0]["pipeline"]["configuration"]["offload"] = "model"
+    for _ in range(2):
+        assert same(there, bench.run(wanted))
