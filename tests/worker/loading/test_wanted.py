@@ -17,6 +17,7 @@ from app.planning.planner import make_plan
 from app.settings import PathSettings
 from tests.hub import COMMIT
 from tests.standins import build_flux
+from tests.standins.inversion import build_inversion
 from tests.standins.ip_adapter import build_ip_adapter
 from tests.standins.language import build_language_model
 from tests.standins.stable_diffusion import build_controlnet
@@ -77,6 +78,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     for name in ("one.safetensors", "two.safetensors", "deeper/three.safetensors"):
         (test / "loras" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(model / "vae" / "diffusion_pytorch_model.safetensors", test / "loras" / name)
+    for name in ("learned_embeds", "deeper/two", "other"):
+        build_inversion(test / "words" / f"{name}.safetensors", f"<{name}>")
     build_ip_adapter(model, test / "adapter" / "models", "eye.safetensors")
     (test / "files").mkdir()
     shutil.copy(model / "unet" / "diffusion_pytorch_model.safetensors", test / "files")
@@ -149,6 +152,13 @@ STEPS: dict[str, tuple[Document, ...]] = {
     "all LoRAs of a folder": (
         step(model=TINY, blocks={"loras": [{"model_name": "test/loras"}]}),
     ),
+    "textual inversions": (
+        step(model=TINY, blocks={"textual_inversions": [
+            {"model_name": "test/words"},
+            # (The safetensors file beside a pickle.)
+            {"model_name": "test/words", "subfolder": "deeper", "weight_name": "two.bin"},
+        ]}),
+    ),
     "an IP adapter": (
         step(model=TINY, blocks={"ip_adapter": {
             "model_name": "test/adapter", "subfolder": "models",
@@ -193,6 +203,9 @@ FILES = {
     "a controlnet": OWN | {"controlnet/diffusion_pytorch_model.safetensors"},
     "a named LoRA": OWN | {"loras/two.safetensors"},
     "all LoRAs of a folder": OWN | {"loras/one.safetensors", "loras/two.safetensors"},
+    "textual inversions": OWN | {
+        "words/learned_embeds.safetensors", "words/deeper/two.safetensors",
+    },
     "an IP adapter": OWN | {
         "adapter/models/eye.safetensors", "adapter/models/image_encoder/model.safetensors",
     },
