@@ -18,14 +18,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from app.dialect.fingerprint import tensor_shapes
 from app.protocol import DropComponents, Event
 from tests.standins.inversion import build_inversion
+from tests.standins.lycoris import Writer, save_lycoris
 from tests.worker.bench import SHAPES, Bench, Document, document, pixels, step
 
 OUTLINE = {"loras": [{"model_name": f"{SHAPES}/outline", "scale": 0.7}]}
 LORA = OUTLINE["loras"][0]
 TWO = {"loras": [{**LORA, "adapter_name": "one"}, {**LORA, "adapter_name": "two", "scale": -0.3}]}
 INK = {"textual_inversions": [{"model_name": "./ink.safetensors", "token": "circle-ink"}]}
+BY_BLOCK = {"unet": {"down": 0.3, "mid": 2}}
+LOHA = {"model_name": "./loha.safetensors"}
+LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 INKED = "a red circle-ink star"
 FIRST = {"image": "previous_result:first"}
 DRAW: dict[str, Document] = {
@@ -47,6 +52,10 @@ DRAW: dict[str, Document] = {
             },
             prompt="a (red circle-ink:1.4) star",
         )
+    ),
+    "loha": document(step(blocks={"loras": [{**LOHA, "scale": 0.6}]})),
+    "lora and loha, by blocks": document(
+        step(blocks={"loras": [{**LORA, "scale": BY_BLOCK}, {**LOHA, "scale": 2}]})
     ),
     "lora then plain": document(step("first", blocks=OUTLINE), step("second")),
     "other scheduler": document(
@@ -101,14 +110,18 @@ RUNS = st.builds(Act, st.sampled_from([*DRAW, *FAIL]), st.none() | st.integers(1
 HISTORIES = st.lists(RUNS | st.sampled_from([Act("free"), Act("drop one")]), max_size=5)
 
 
-def add_ink(folder: Path) -> None:
-    """Writes the textual inversion that the workflows in this folder name."""
+def add_adapters(folder: Path) -> None:
+    """Writes the textual inversion and the LoHa that the workflows in this folder name."""
+    (weights,) = (Path(SHAPES) / "unet").glob("*.safetensors")
+    _, shape = tensor_shapes(weights)[f"{LAYER}.weight"]
+    module = f"lora_unet_{LAYER.replace('.', '_')}"
+    save_lycoris(folder / "loha.safetensors", {module: Writer().loha(shape)})
     build_inversion(folder / "ink.safetensors", "emb_params", vectors=2, width=96)
 
 
 def drawn(name: str, folder: Path) -> list[np.ndarray]:
     """Returns what this process draws for the workflow."""
-    add_ink(folder)
+    add_adapters(folder)
     return pixels(Bench(folder).run(DRAW[name]))
 
 
@@ -128,7 +141,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[np.ndar
 def new_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Bench]:
     def made() -> Bench:
         folder = tmp_path_factory.mktemp("history")
-        add_ink(folder)
+        add_adapters(folder)
         return Bench(folder)
 
     return made
