@@ -83,8 +83,7 @@ class DecomposedLayer(torch.nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Adds the adapter of this name. Raises ValueError if it is for another weight."""
         base = self._own
         shape = _shape_of(base)
-        with torch.device("meta"):
-            there = {key: torch.empty_like(value, device="meta") for key, value in factors.items()}
+        there = {key: torch.empty_like(value, device="meta") for key, value in factors.items()}
         try:
             change = weight_change({key: v for key, v in there.items() if key != DORA})
             change.reshape(shape)
