@@ -356,7 +356,7 @@ class PipelineBuilder:
             return None
         name: str | None = None
         settings: Settings = {}
-        place = at_model
+        named, place = "", at_model
         if block.configuration is not None:
             place = (*at, "configuration", "scheduler_type")
             named = block.configuration.scheduler_type
@@ -365,6 +365,6 @@ class PipelineBuilder:
             if name is None:
                 return None
         known, arguments = scheduler_class(source, name), {**settings, **block.from_config_args}
-        check_packages(known, {**own, **arguments}, place, self._reader)
+        check_packages(known, {**own, **arguments}, place, self._reader, named)
         warn_of_settings(known, block.from_config_args, (*at, "from_config_args"), self._reader)
         return SchedulerChange(class_name=name, config=arguments, shift=block.shift)

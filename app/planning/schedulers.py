@@ -36,18 +36,22 @@ def read_scheduler_class(model: Path) -> str | None:
 
 
 def check_packages(
-    scheduler: str | None, settings: Mapping[str, Any], at: Place, reader: ValueReader
+    scheduler: str | None,
+    settings: Mapping[str, Any],
+    at: Place,
+    reader: ValueReader,
+    named: str = "",
 ) -> None:
     """Notes missing packages that this scheduler needs with these settings.
 
-    `scheduler` is its class; None where it is not known.
+    `scheduler` is its class, None where it is not known; `named` is the document's name for it.
     """
     bare = scheduler.rpartition(".")[2] if scheduler else ""
     known = scheduler_settings(bare)
     if not known:
         return
     for package in names.missing_packages(f"diffusers.{bare}"):
-        reader.needs(package, f"'{bare}'", at)
+        reader.needs(package, f"'{named or bare}'", at)
     if settings.get(BETA_SIGMAS) and BETA_SIGMAS in known:
         reader.needs(SCIPY, f"'{BETA_SIGMAS}' of {bare}", at)
 
