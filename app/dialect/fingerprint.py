@@ -28,7 +28,7 @@ MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 WEIGHTS = ".safetensors"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "numpy")
-QUANTISERS = ("bitsandbytes", "torchao", "gguf", "sdnq", "optimum-quanto")
+EXTRAS = ("bitsandbytes", "torchao", "gguf", "sdnq", "optimum-quanto", "cache-dit")
 VARIANT_IN_NAME = re.compile(r"^[^.]+\.(?P<variant>[\w-]+?)(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -62,9 +62,9 @@ def library_versions() -> dict[str, str]:
 
 @functools.cache
 def computing_versions() -> dict[str, str]:
-    """Returns `library_versions` with those of the installed quantisers."""
+    """Returns `library_versions` with those of the installed quantisers and caches."""
     found = library_versions()
-    for name in QUANTISERS:
+    for name in EXTRAS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found = {**found, name: importlib.metadata.version(name)}
     return found

@@ -149,8 +149,19 @@ class TextKvCache(Block):
     type: Literal["text_kv"]
 
 
+class CacheDit(Block):
+    """The cache of the package cache-dit, with its defaults."""
+
+    type: Literal["cache_dit"]
+    threshold: Annotated[float, Field(gt=0)] = 0.08
+    first_blocks: Annotated[StrictInt, Field(ge=1)] = 8
+    last_blocks: Annotated[StrictInt, Field(ge=0)] = 0
+    warmup_steps: Annotated[StrictInt, Field(ge=0)] = 8
+    max_skip_steps: Annotated[StrictInt, Field(ge=-1)] = -1
+
+
 CacheBlock = Annotated[
-    FirstBlockCache | TaylorSeerCache | FasterCache | MagCache | TextKvCache,
+    FirstBlockCache | TaylorSeerCache | FasterCache | MagCache | TextKvCache | CacheDit,
     Field(discriminator="type"),
 ]
 
@@ -179,5 +190,5 @@ class TeaCacheBlock(Block):
 
 
 CACHE_BLOCKS = (
-    FirstBlockCache, TaylorSeerCache, FasterCache, MagCache, TextKvCache, TeaCacheBlock,
+    FirstBlockCache, TaylorSeerCache, FasterCache, MagCache, TextKvCache, CacheDit, TeaCacheBlock,
 )  # fmt: skip

@@ -23,7 +23,7 @@ from app.dialect.plan_settings import (
 from app.dialect.plan_sources import parameter_of
 from app.dialect.references import Path as Place
 from app.dialect.references import place
-from app.dialect.setting_blocks import ComponentSettings, HubBackend
+from app.dialect.setting_blocks import CacheDit, ComponentSettings, HubBackend
 from app.dialect.weighting import can_be_weighed
 from app.errors import nearest, shortened
 from app.packages import Package
@@ -47,6 +47,7 @@ BACKEND_PACKAGES = {
     "xformers": Package("xformers", "xformers"),
 }  # fmt: skip
 """Packages that an attention backend needs."""
+CACHE_DIT = Package("cache_dit", "cache-dit")
 DOTTED_PATH = re.compile(r"\w+(\.\w+)*")
 
 
@@ -87,6 +88,8 @@ class _Settings:
             self._reader.warnings.append(PLACEMENT_WARNING)
         if configuration.enable_attention_slicing:
             self._reader.warnings.append(SLICING_WARNING)
+        if isinstance(configuration.cache, CacheDit):
+            self._reader.needs(CACHE_DIT, "'cache_dit'", (*where, "cache"), "Leave it out. ")
         name = self._step.pipeline_class.rpartition(".")[2]
         if configuration.prompt_weighting and not can_be_weighed(name):
             self._reader.warnings.append(

@@ -18,9 +18,11 @@ from diffusers.models.cache_utils import CacheMixin
 
 from app.dialect.plan import LoadingStep, PipelineStep
 from app.dialect.plan_settings import DENOISERS, DType
+from app.dialect.setting_blocks import CacheDit
 from app.errors import LoadError, first_line
 from app.worker.device import Device
 from app.worker.loading.parts import Parts, StepParts
+from app.worker.tuning.cache_dit import supports
 
 DISPATCH = "dispatch_attention_fn"
 """The function by which a model leaves its attention to a backend."""
@@ -163,8 +165,19 @@ def _unusable(backend: str, step: PipelineStep, parts: Parts, hardware: Hardware
 
 
 def _check_cache(step: PipelineStep, parts: Parts, at: str) -> None:
-    classes = [part.component_class for part in parts.parts if part.name in CACHED]
-    if not any(issubclass(each, CacheMixin) for each in classes):
+    cached = [part for part in parts.parts if part.name in CACHED]
+    if isinstance(step.cache, CacheDit):
+        fits = supports(parts.pipeline_class) and bool(cached)
+        compiled = [part.name for part in cached if part.changes and part.changes.compiled]
+        if fits and compiled:
+            raise LoadError(
+                f"The {compiled[0]} cannot be both compiled and cached by 'cache_dit', which"
+                " replaces what is compiled.",
+                hint=f"Remove 'compile' or 'cache' from {at}.",
+            )
+    else:
+        fits = any(issubclass(part.component_class, CacheMixin) for part in cached)
+    if not fits:
         raise LoadError(
             f"The denoiser of {parts.pipeline_class.__name__} has no cache.",
             hint=f"Remove 'cache' from {at}.",

@@ -27,7 +27,6 @@ from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformerB
 from diffusers.models.transformers.transformer_minimax_h3 import MiniMaxH3TransformerBlock
 
 from app.dialect.setting_blocks import (
-    CacheBlock,
     FasterCache,
     FirstBlockCache,
     MagCache,
@@ -36,13 +35,14 @@ from app.dialect.setting_blocks import (
 )
 from app.errors import LoadError, first_line
 
+DiffusersCache = FirstBlockCache | TaylorSeerCache | FasterCache | MagCache | TextKvCache
 IN_TWO_CALLS = ("QwenImage", "Wan")
 """Pipelines that call their denoiser once for each branch of guidance."""
 CONTEXT_HOOK = "cache_context"
 
 
 @contextlib.contextmanager
-def using_cache(pipeline: Any, cache: CacheBlock) -> Iterator[None]:
+def using_cache(pipeline: Any, cache: DiffusersCache) -> Iterator[None]:
     """Enables the denoiser's cache inside. Raises LoadError if it has none of this kind."""
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "transformer_ref", None)
     assert isinstance(denoiser, CacheMixin)  # see `check_acceleration`
@@ -73,7 +73,7 @@ def using_cache(pipeline: Any, cache: CacheBlock) -> Iterator[None]:
         denoiser.disable_cache()
 
 
-def _config(cache: CacheBlock, pipeline: Any, denoiser: Any) -> Any:
+def _config(cache: DiffusersCache, pipeline: Any, denoiser: Any) -> Any:
     """Returns the options as diffusers' config object."""
     options = cache.model_dump(exclude={"type"})
     match cache:

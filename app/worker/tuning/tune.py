@@ -15,10 +15,12 @@ from diffusers.loaders import FluxIPAdapterMixin
 
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import IpAdapterSource
+from app.dialect.setting_blocks import CacheDit
 from app.errors import LoadError, first_line
 from app.worker.device import Device, is_out_of_memory
 from app.worker.loading.parts import Parts
 from app.worker.tuning.attention import using_attention_backend
+from app.worker.tuning.cache_dit import using_cache_dit
 from app.worker.tuning.caches import using_cache
 from app.worker.tuning.component_tuning import using_component_settings
 from app.worker.tuning.offload import on_device
@@ -50,7 +52,9 @@ def tuned(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -> It
                 getattr(vae, f"enable_{setting}")()
                 given_back.callback(getattr(vae, f"disable_{setting}"))
         reset_caches(pipeline)
-        if step.cache is not None:
+        if isinstance(step.cache, CacheDit):
+            given_back.enter_context(using_cache_dit(pipeline, step.cache))
+        elif step.cache is not None:
             given_back.enter_context(using_cache(pipeline, step.cache))
         given_back.callback(reset_caches, pipeline)
         given_back.enter_context(on_device(pipeline, step, device))

@@ -27,6 +27,7 @@ CACHES = (
     {"type": "taylorseer", "cache_interval": 3, "max_order": 1},
     {"type": "faster"},
     {"type": "mag", "threshold": 9.0, "retention_ratio": 0.0, "mag_ratios": "FLUX"},
+    {"type": "cache_dit", "threshold": 9.0, "first_blocks": 1, "warmup_steps": 2},
 )
 
 
