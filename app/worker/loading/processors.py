@@ -5,8 +5,8 @@ The part for videos needs torchvision; without torchvision a processor is loaded
 
 from __future__ import annotations
 
-import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ class _WithoutVideos(ProcessorMixin):  # type: ignore[misc]
     """Comes before a processor's class: its part for videos is None, and counts for nothing."""
 
     @classmethod
+    def from_args_and_dict(cls, args: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+        """Hands the parts to the constructor in its own order, with None for videos."""
+        given = dict(zip(cls.get_attributes(), args, strict=True))
+        every = [given.get(name) for name in super().get_attributes()]
+        return super().from_args_and_dict(every, *arguments, **named)
+
+    @classmethod
     def get_attributes(cls) -> list[str]:
         return [name for name in super().get_attributes() if name != VIDEO_PROCESSOR]
 
@@ -51,14 +58,7 @@ def _without_videos(processor_class: type[Any]) -> Any:
             given.pop(VIDEO_PROCESSOR, None)
             super().__init__(**given)
 
-    # transformers reads the constructor's parameters.
-    @functools.wraps(processor_class.__init__)
-    def __init__(self: Any, *parts: Any, **named: Any) -> None:
-        given = dict(zip(self.get_attributes(), parts, strict=False))
-        processor_class.__init__(self, **{VIDEO_PROCESSOR: None, **given, **named})
-
-    members = {"__init__": __init__}
-    return type(processor_class.__name__, (_WithoutVideos, processor_class, Last), members)
+    return type(processor_class.__name__, (_WithoutVideos, processor_class, Last), {})
 
 
 def load_processor(processor_class: type[Any], folder: Path) -> Any:

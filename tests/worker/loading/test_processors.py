@@ -25,6 +25,8 @@ BY_KEYWORD = ["Gemma4Processor", "Gemma4UnifiedProcessor", "EmbeddingGemma2Proce
 BY_POSITION = ["Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Glm4vProcessor", "Qwen3VLProcessor",
                "VideoLlavaProcessor", "LlavaNextVideoProcessor"]  # fmt: skip
 
+TEMPLATE = "{{ messages[0].content }}"
+
 
 def saved(folder: Path, name: str) -> list[str]:
     """Writes the files of the class's parts; returns their names, without that for videos."""
@@ -35,7 +37,10 @@ def saved(folder: Path, name: str) -> list[str]:
     marks = ("image_token", "boi_token", "eoi_token", "audio_token")
     told["extra_special_tokens"] = {mark: f"<{mark}>" for mark in marks}
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     processor: dict[str, Any] = {"processor_class": name}
+    if gemma:
+        processor["image_seq_length"] = 7
     parts = list(inspect.signature(getattr(transformers, name)).parameters)
     if "image_processor" in parts:
         images: Any = Gemma4ImageProcessorPil() if gemma else Qwen2VLImageProcessorPil()
@@ -55,6 +60,9 @@ def test_processor_is_loaded_without_its_part_for_videos(tmp_path: Path, name: s
     processor = load_processor(kind, tmp_path)
     assert isinstance(processor, kind)
     assert type(processor).__name__ == name
+    assert processor.chat_template == TEMPLATE
+    if "Gemma" in name:
+        assert processor.image_seq_length == 7
     for part in parts:
         expected = "Tokenizer" if part == "tokenizer" else part.title().replace("_", "")
         assert expected in "".join(each.__name__ for each in type(getattr(processor, part)).mro())
