@@ -27,6 +27,7 @@ from tests.standins.parts import (
     TEXT_WIDTH,
     add_processor,
     byte_tokenizer,
+    fill_zeros,
     qwen_tokenizer,
     save,
     seeded,
@@ -83,6 +84,7 @@ def build_ernie_image(folder: Path, seed: int = 0) -> None:
             tokenizer=tokenizer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         )
+        fill_zeros(pipeline.transformer)
     save(pipeline, folder)
 
 

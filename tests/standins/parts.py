@@ -73,6 +73,13 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def fill_zeros(module: torch.nn.Module) -> None:
+    """Draw the weights that a class starts with zeros, which would pass nothing on."""
+    for weight in module.parameters():
+        if weight.ndim > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+
+
 def save(pipeline: DiffusionPipeline, folder: Path) -> None:
     """Write the pipeline as a published model of its family is laid out."""
     pipeline.save_pretrained(folder, safe_serialization=True)
