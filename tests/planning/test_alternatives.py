@@ -30,10 +30,20 @@ def adapted(scale: Any) -> Document:
     return step(ip_adapter=adapter, arguments=arguments)
 
 
+def with_lora(scale: Any) -> Document:
+    return step(loras=[{"model_name": "owner/lora", "scale": scale}])
+
+
 def mag(ratios: Any) -> Document:
     return flux(cache={"type": "mag", "mag_ratios": ratios})
 
 
+FLUX = {
+    "vae": ["diffusers", "AutoencoderKL"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"],
+}
 ALTERNATIVES: dict[str, list[Document]] = {
     "LoadComponents.dtype": [
         modular(load_components={"dtype": "torch.float16"}),
@@ -49,6 +59,7 @@ ALTERNATIVES: dict[str, list[Document]] = {
     "IpAdapterBlock.scale": [
         adapted(scale) for scale in (0.5, [0.5, {"down": 0.1}], {"down": {"block_0": [0.1]}})
     ],
+    "LoraBlock.scale": [with_lora(scale) for scale in (0.5, {"unet": {"down": 0.5}})],
     "ComponentSettings.enable_tiling": [
         flux(components={"vae": {"enable_tiling": tiling}})
         for tiling in (True, {"tile_sample_min_height": 256})
@@ -88,7 +99,7 @@ CASES = [
 @pytest.mark.parametrize("wanted", CASES)
 def test_alternative_is_planned_sent_and_identified(bench: Bench, wanted: Document):
     bench.picture("a.png", bench.workflows)
-    bench.consists_of({"vae": ["diffusers", "AutoencoderKL"]})
+    bench.consists_of(FLUX)
     plan = bench.plan(drawing(steps=[wanted]), seed=1)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     (planned,) = plan.steps
