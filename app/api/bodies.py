@@ -103,8 +103,11 @@ def malformed(error: ValidationError) -> MalformedBody:
     return MalformedBody("The body of the request cannot be read.", problems)
 
 
-async def _form(request: Request, keep: Keep, max_bytes: int) -> dict[str, Any]:
-    """Returns the fields of a form as a JSON body has them."""
+async def form_items(request: Request, keep: Keep, max_bytes: int) -> list[tuple[str, str | Path]]:
+    """Returns the names and values of a form (multipart/form-data), its files kept, as paths.
+
+    Raises MalformedBody and BodyTooLarge.
+    """
     parser = MultiPartParser(
         request.headers, _bounded(request, max_bytes), max_files=MAX_FILES, max_fields=MAX_FIELDS,
         max_part_size=MAX_FIELD_BYTES,
@@ -113,20 +116,29 @@ async def _form(request: Request, keep: Keep, max_bytes: int) -> dict[str, Any]:
         form = await parser.parse()
     except MultiPartException as error:
         raise MalformedBody(f"The form cannot be read: {error.message}") from None
+    items: list[tuple[str, str | Path]] = []
     try:
-        given: dict[str, Any] = {}
-        inputs: dict[str, list[Any]] = {}
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 content = await value.read()
                 kept = await asyncio.to_thread(keep, content, value.filename or "")
-                inputs.setdefault(name.removeprefix("inputs."), []).append(kept)
-            elif name in RUN_FIELDS:
-                given[name] = value if name == "webhook" else _parsed(name, value)
+                items.append((name, kept))
             else:
-                inputs.setdefault(name.removeprefix("inputs."), []).append(value)
+                items.append((name, value))
     finally:
         await form.close()
+    return items
+
+
+async def _form(request: Request, keep: Keep, max_bytes: int) -> dict[str, Any]:
+    """Returns the fields of a form as a JSON body has them."""
+    given: dict[str, Any] = {}
+    inputs: dict[str, list[Any]] = {}
+    for name, value in await form_items(request, keep, max_bytes):
+        if isinstance(value, str) and name in RUN_FIELDS:
+            given[name] = value if name == "webhook" else _parsed(name, value)
+        else:
+            inputs.setdefault(name.removeprefix("inputs."), []).append(value)
     own = {name: each[0] if len(each) == 1 else each for name, each in inputs.items()}
     whole = given.get("inputs", {})
     return {**given, "inputs": {**whole, **own} if isinstance(whole, dict) else whole}

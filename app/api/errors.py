@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict
 from starlette.requests import ClientDisconnect, Request
@@ -115,20 +115,31 @@ def refusal(status: int, message: str) -> Response:
     return plain_error(status, error_body(ErrorReport(kind=kind, message=message)))
 
 
-def answering(handler: Handler) -> Handler:
-    """Returns the handler with every error as an answer."""
+class Shape(NamedTuple):
+    """How an interface answers with an error."""
+
+    error: Callable[[ErrorReport], Response]
+    refusal: Callable[[int, str], Response]
+    """For an error that has a status and a sentence alone."""
+
+
+OWN = Shape(error_answer, refusal)
+
+
+def answering(handler: Handler, shape: Shape = OWN) -> Handler:
+    """Returns the handler with every error as an answer of this shape."""
 
     @functools.wraps(handler)
     async def answered(request: Request) -> Response:
         try:
             return await handler(request)
         except WorkbenchError as error:
-            return error_answer(error.report())
+            return shape.error(error.report())
         except ClientDisconnect:
-            return error_answer(MalformedBody("The request broke off.").report())
+            return shape.error(MalformedBody("The request broke off.").report())
         except Exception:
             log.exception("%s %r could not be answered", request.method, request.url.path)
-            return refusal(500, FAULT)
+            return shape.refusal(500, FAULT)
 
     return answered
 

@@ -10,7 +10,10 @@ import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import Field
+
 from app.catalog.named_files import missing_files
+from app.catalog.uses import fed_arguments, result_type
 from app.dialect.inputs import InputSpec, printable
 from app.dialect.loader import read_document
 from app.dialect.naming import one_line, slug, workflow_names
@@ -48,6 +51,10 @@ class CatalogEntry(Frozen):
     inputs: tuple[InputSpec, ...]
     models: tuple[str, ...]
     steps: int
+    content_type: str = ""
+    """Of its final results; "" where it saves none."""
+    feeds: dict[str, str] = Field(default_factory=dict)
+    """The input that feeds each argument of a pipeline, and `scheduler_type`."""
     ready: bool
     """True if all files it loads are on this machine."""
     download_bytes: int | None
@@ -247,6 +254,8 @@ def _facts(path: Path) -> dict[str, Any]:
         "path": str(raw.path),
         "inputs": declared_inputs(raw),
         "steps": len(steps) if isinstance(steps, list) else 0,
+        "content_type": result_type(raw),
+        "feeds": fed_arguments(raw.tree),
     }
 
 

@@ -12,7 +12,7 @@ KEPT = frozenset(
         b"accept-ranges", b"allow", b"cache-control", b"content-disposition", b"content-encoding",
         b"content-length", b"content-range", b"content-type", b"etag", b"last-modified",
         b"location", b"retry-after", b"set-cookie", b"transfer-encoding", b"vary",
-        b"www-authenticate",
+        b"www-authenticate", b"x-should-retry",
     }
 )  # fmt: skip
 """Gradio answers a range request with all headers of that request, including the cookie."""

@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import refusal as json_refusal
+from app.api.interfaces import refused as refused_program
 from app.api.json_body import RefusedBody, read
 from app.log_lines import printable
 from app.ui import calls, plain_errors
 from app.ui.answers import cleaned, policy
 from app.ui.names import SPACES, Names, name_of, public_host
-from app.ui.routes import API, PROGRAMS, Route, find
+from app.ui.routes import API, Route, find
 
 log = logging.getLogger(__name__)
 
@@ -249,8 +249,8 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, refused: Refused) -> None:
-        if PROGRAMS.fullmatch(self._scope["path"]):
-            told = json_refusal(refused.status, str(refused))
+        told = refused_program(self._scope["path"], refused.status, str(refused))
+        if told is not None:
             await told(self._scope, _nothing, self.send)
             return
         body = str(refused).encode()

@@ -45,8 +45,6 @@ def _post(path: str, body: Body, *, open: bool = False) -> Route:
 
 
 API = "/gradio_api"
-PROGRAMS = re.compile(r"/v1(/.*)?")
-"""Paths of the interfaces for programs, whose refusals are JSON."""
 ROUTES = (
     # The page, and what a browser loads with it.
     _get(r"/", open=True),
@@ -84,6 +82,10 @@ ROUTES = (
     _post(r"/v1/free", "own"),
     _get(rf"/v1/results/{_NAME}"),
     _get(rf"/v1/results/{_NAME}/record"),
+    # OpenAI's interface for images.
+    _post(r"/v1/images/(generations|edits|variations)", "own"),
+    _get(r"/v1/models"),
+    _get(rf"/v1/models/{_ENDPOINT}"),
 )
 
 REFUSED = frozenset(

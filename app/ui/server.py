@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.api.interface import make_api
+from app.api.interfaces import program_routes
 from app.api.people import People
-from app.api.rest import rest_routes
 from app.api.upload_folder import UploadFolder
 from app.catalog.catalog import Catalog
 from app.errors import EngineError, ServeError
@@ -181,7 +181,7 @@ def make_website(
     page.max_threads = page._queue.max_thread_count = settings.engine.max_queued_runs + 64
     website = Website(
         page,
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), *rest_routes(api)],
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz), *program_routes(api)],
         around=lambda app, page: Guard(
             logins.around(app),
             names=names_for(settings.ui),
