@@ -10,6 +10,8 @@ from starlette.requests import Request
 from app.api.people import People, RequestParts
 from app.errors import NotLoggedIn
 
+PROGRAM = ":token"
+"""The name of programs with the token. No login has it: names end at the first colon."""
 NameOf = Callable[[Request], str | None]
 """Returns the login behind a request, "" where none is needed; None where it is missing."""
 
@@ -21,6 +23,11 @@ class Caller(NamedTuple):
     headers: Any
     username: str | None
     owner: str
+
+    @property
+    def has_token(self) -> bool:
+        """True if the request carries the token of DW_API_TOKEN."""
+        return self.username == PROGRAM
 
 
 class Callers:

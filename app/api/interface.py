@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.api.callers import Callers, NameOf
+from app.api.callers import Caller, Callers, NameOf
+from app.api.crowd import Crowd
 from app.api.people import People
 from app.api.runs import ApiRuns
 from app.api.state import State
@@ -28,6 +31,15 @@ class Api:
     callers: Callers
     runs: ApiRuns
     state: State
+    crowd: Crowd
+
+    @contextlib.contextmanager
+    def open(self, caller: Caller) -> Iterator[None]:
+        """Counts the sender's request inside. Raises TooManyCalls."""
+        person = self.people.person(caller)
+        self.crowd.check(person)
+        with self.crowd.counted(person):
+            yield
 
 
 def make_api(
@@ -40,6 +52,6 @@ def make_api(
 ) -> Api:
     """Returns the parts for this engine and catalog."""
     runs = ApiRuns(engine, catalog, people, uploads, settings)
-    return Api(
-        engine, settings, catalog, people, Callers(people, name_of), runs, State(engine, people)
-    )
+    callers, state = Callers(people, name_of), State(engine, people)
+    crowd = Crowd(settings.ui.guest_calls)
+    return Api(engine, settings, catalog, people, callers, runs, state, crowd)

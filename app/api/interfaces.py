@@ -8,21 +8,23 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.api import errors, openai
+from app.api import errors, mcp, openai
 from app.api.interface import Api
+from app.api.mcp import mcp_routes
 from app.api.openai import openai_routes
 from app.api.rest import rest_routes
 
 REFUSALS: tuple[tuple[re.Pattern[str], Callable[[int, str], Response]], ...] = (
     (openai.PATHS, openai.refusal),
     (re.compile(r"/v1(/.*)?"), errors.refusal),
+    (mcp.PATHS, errors.refusal),
 )
 """The form of a refusal at these paths; the first that fits."""
 
 
 def program_routes(api: Api) -> list[BaseRoute]:
     """Returns the routes of all interfaces."""
-    return [*rest_routes(api), *openai_routes(api)]
+    return [*rest_routes(api), *openai_routes(api), *mcp_routes(api)]
 
 
 def refused(path: str, status: int, message: str) -> Response | None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,25 +108,30 @@ class OpenAI:
 
     async def generate(self, request: Request) -> Response:
         """Images from a prompt."""
-        caller = self._api.callers.of(request)
-        body = _checked(await json_body(request, 2 * self._max_file_bytes))
-        if body.image or body.mask:
-            raise MalformedBody("An image is sent to /v1/images/edits or /v1/images/variations.")
-        return await self._drawn(request, caller, _with_prompt(body))
+        return await self._drawn(request, self._generation)
 
     async def edit(self, request: Request) -> Response:
         """Images from an image, a prompt, and a mask if one is sent."""
-        caller = self._api.callers.of(request)
-        body = _with_prompt(await self._form(request))
-        return await self._drawn(request, caller, await self._with_mask(body))
+        return await self._drawn(request, self._edit)
 
     async def vary(self, request: Request) -> Response:
         """Images from an image."""
-        caller = self._api.callers.of(request)
+        return await self._drawn(request, self._variation)
+
+    async def _generation(self, request: Request) -> ImageBody:
+        body = _checked(await json_body(request, 2 * self._max_file_bytes))
+        if body.image or body.mask:
+            raise MalformedBody("An image is sent to /v1/images/edits or /v1/images/variations.")
+        return _with_prompt(body)
+
+    async def _edit(self, request: Request) -> ImageBody:
+        return await self._with_mask(_with_prompt(await self._form(request)))
+
+    async def _variation(self, request: Request) -> ImageBody:
         body = await self._form(request)
         if body.mask is not None:
             raise MalformedBody("A mask is sent to /v1/images/edits.")
-        return await self._drawn(request, caller, body)
+        return body
 
     async def _form(self, request: Request) -> ImageBody:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -161,14 +167,19 @@ class OpenAI:
         kept = await asyncio.to_thread(self._api.runs.media.keep, mask, "mask.png")
         return body.model_copy(update={"mask": kept})
 
-    async def _drawn(self, request: Request, caller: Caller, body: ImageBody) -> Response:
-        workflow = await asyncio.to_thread(
-            chosen, self._api.catalog, body.model, image=bool(body.image),
-            mask=body.mask is not None,
-        )  # fmt: skip
-        inputs, runs = _inputs(workflow, body)
-        run_ids = await self._submit(caller, workflow.entry.name, inputs, body.seed, runs)
-        reports = await ended_runs(self._api, request, run_ids)
+    async def _drawn(
+        self, request: Request, read: Callable[[Request], Awaitable[ImageBody]]
+    ) -> Response:
+        caller = self._api.callers.of(request)
+        with self._api.open(caller):
+            body = await read(request)
+            workflow = await asyncio.to_thread(
+                chosen, self._api.catalog, body.model, image=bool(body.image),
+                mask=body.mask is not None,
+            )  # fmt: skip
+            inputs, runs = _inputs(workflow, body)
+            run_ids = await self._submit(caller, workflow.entry.name, inputs, body.seed, runs)
+            reports = await ended_runs(self._api, request, run_ids)
         failed = failure(reports)
         if failed is not None:
             return _failed_run(failed)

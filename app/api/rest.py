@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from app.api.bodies import FreeBody, json_body, malformed, run_body
 from app.api.callers import Caller
-from app.api.crowd import Crowd
 from app.api.errors import answering
 from app.api.files import file_answer
 from app.api.idempotency import SentRequests, content_of
@@ -59,14 +58,14 @@ class Rest:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._crowd = Crowd(api.settings.ui.guest_calls)
+        self._crowd = api.crowd
         self._sent = SentRequests()
         self._webhooks = Webhooks(api.engine, api.runs, api.settings.ui)
 
     async def run(self, request: Request) -> Response:
         """Queues a run: 202 with its report, or 200 once it has ended within `?wait=` seconds."""
         caller = self._api.callers.of(request)
-        with self._open(caller):
+        with self._api.open(caller):
             return await self._run(request, caller)
 
     async def _run(self, request: Request, caller: Caller) -> Response:
@@ -95,17 +94,9 @@ class Rest:
 
     async def report(self, request: Request) -> Response:
         """The run as it is now, or once it has ended within `?wait=` seconds."""
-        with self._open(self._api.callers.of(request)):
+        with self._api.open(self._api.callers.of(request)):
             report = await self._api.runs.ended(request.path_params["run_id"], _wait_s(request))
         return JSONResponse(report.model_dump(mode="json"))
-
-    @contextlib.contextmanager
-    def _open(self, caller: Caller) -> Iterator[None]:
-        """Counts the sender's request inside. Raises TooManyCalls."""
-        person = self._api.people.person(caller)
-        self._crowd.check(person)
-        with self._crowd.counted(person):
-            yield
 
     async def openapi(self, request: Request) -> Response:
         """The description of this interface, with the inputs of every workflow."""

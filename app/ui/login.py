@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.callers import PROGRAM
 from app.api.people import RequestParts, address_of, current_person, person
 from app.settings import UiSettings
 
@@ -40,8 +41,6 @@ OPEN_PATHS = ("/gradio_api/cancel/", "/gradio_api/heartbeat/")
 """Routes that Gradio answers without a login."""
 ANONYMOUS = ""
 """The name of visitors where no login is required."""
-PROGRAM = ":token"
-"""The name of programs with the token. No login has it: names end at the first colon."""
 
 _address: ContextVar[str] = ContextVar("address", default="unknown")
 

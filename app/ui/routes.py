@@ -86,6 +86,8 @@ ROUTES = (
     _post(r"/v1/images/(generations|edits|variations)", "own"),
     _get(r"/v1/models"),
     _get(rf"/v1/models/{_ENDPOINT}"),
+    # The Model Context Protocol.
+    _post(r"/mcp", "own"),
 )
 
 REFUSED = frozenset(

@@ -137,6 +137,11 @@ def make_website(
             "GRADIO_TEMP_DIR": str(uploads.folder),
         }
     )
+    from app.compat.ui.imports import without
+
+    with without("mcp"):
+        import gradio  # noqa: F401
+
     from PIL import Image
     from starlette.requests import Request
     from starlette.responses import JSONResponse
