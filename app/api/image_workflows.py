@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.catalog.catalog import Catalog, CatalogEntry
-from app.catalog.uses import SCHEDULER
 from app.dialect.inputs import InputSpec
 from app.errors import UnknownWorkflow, nearest, shortened
 
@@ -15,7 +14,6 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "num_inference_steps": ("steps",),
     "guidance_scale": ("true_cfg_scale", "cfg_scale"),
     "mask_image": ("mask",),
-    SCHEDULER: ("scheduler", "sampler"),
 }
 """Further names of a pipeline's arguments, and of the inputs for them."""
 BY_KIND = {"prompt": "text", "image": "image", "mask_image": "mask"}

@@ -16,12 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.api.bodies import form_items, json_body, malformed
-from app.api.callers import Caller
 from app.api.errors import KINDS, RETRY_S, Shape, answering, status_of
 from app.api.image_workflows import ImageWorkflow, chosen, makes_images
 from app.api.interface import Api
 from app.api.masks import mask_of_alpha
-from app.api.waiting import MadeImage, cancel_runs, ended_runs, failure, made_images
+from app.api.waiting import MadeImage, ended_runs, failure, made_images, submitted
 from app.catalog.catalog import CatalogEntry
 from app.errors import ErrorReport, InvalidInputs, MalformedBody, Problem
 
@@ -178,7 +177,8 @@ class OpenAI:
                 mask=body.mask is not None,
             )  # fmt: skip
             inputs, runs = _inputs(workflow, body)
-            run_ids = await self._submit(caller, workflow.entry.name, inputs, body.seed, runs)
+            seeds = [None if body.seed is None else body.seed + number for number in range(runs)]
+            run_ids = await submitted(self._api, caller, workflow.entry.name, inputs, seeds)
             reports = await ended_runs(self._api, request, run_ids)
         failed = failure(reports)
         if failed is not None:
@@ -187,19 +187,6 @@ class OpenAI:
         as_url = body.response_format == "url"
         data = [_shown(image, request if as_url else None) for image in images]
         return JSONResponse({"created": round(time.time()), "data": data})
-
-    async def _submit(
-        self, caller: Caller, workflow: str, inputs: dict[str, Any], seed: int | None, runs: int
-    ) -> list[str]:
-        run_ids: list[str] = []
-        try:
-            for number in range(runs):
-                own = None if seed is None else seed + number
-                run_ids.append(await self._api.runs.submit(caller, workflow, inputs, seed=own))
-        except BaseException:
-            cancel_runs(self._api, run_ids)
-            raise
-        return run_ids
 
 
 def _checked(given: dict[str, Any]) -> ImageBody:

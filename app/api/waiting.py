@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 
+from app.api.callers import Caller
 from app.api.interface import Api
 from app.api.reports import ResultReport, RunReport
 from app.errors import EngineError, ErrorReport, Problem
@@ -21,6 +22,23 @@ class MadeImage(NamedTuple):
     run_id: str
     result: ResultReport
     content: bytes
+
+
+async def submitted(
+    api: Api, caller: Caller, workflow: str, inputs: Mapping[str, Any], seeds: Iterable[int | None]
+) -> list[str]:
+    """Queues a run with each of these seeds, and returns their ids; all or none.
+
+    Raises BadRequest and QueueFull.
+    """
+    run_ids: list[str] = []
+    try:
+        for seed in seeds:
+            run_ids.append(await api.runs.submit(caller, workflow, inputs, seed=seed))
+    except BaseException:
+        cancel_runs(api, run_ids)
+        raise
+    return run_ids
 
 
 async def ended_runs(api: Api, request: Request, run_ids: Sequence[str]) -> list[RunReport]:

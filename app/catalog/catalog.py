@@ -54,7 +54,7 @@ class CatalogEntry(Frozen):
     content_type: str = ""
     """Of its final results; "" where it saves none."""
     feeds: dict[str, str] = Field(default_factory=dict)
-    """The input that feeds each argument of a pipeline, and `scheduler_type`."""
+    """The input that feeds each argument of a pipeline."""
     ready: bool
     """True if all files it loads are on this machine."""
     download_bytes: int | None

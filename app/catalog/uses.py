@@ -11,9 +11,6 @@ from app.errors import WorkbenchError
 from app.planning.declarations import MAX_DEPTH, child_path
 from app.planning.forms import children_of, uses_of_variables
 
-SCHEDULER = "scheduler_type"
-"""The key, beside the arguments of pipelines, of the variable that names the scheduler."""
-
 
 def fed_arguments(tree: dict[str, Any]) -> dict[str, str]:
     """Returns the variable that feeds each argument of a pipeline; of several steps, the first."""
@@ -23,8 +20,6 @@ def fed_arguments(tree: dict[str, Any]) -> dict[str, str]:
             match use.path:
                 case ("pipeline" | "pipeline_reference", "arguments", str(argument)):
                     found.setdefault(argument, name)
-                case ("pipeline", "scheduler", "configuration", "scheduler_type"):
-                    found.setdefault(SCHEDULER, name)
     return found
 
 

@@ -88,6 +88,10 @@ ROUTES = (
     _get(rf"/v1/models/{_ENDPOINT}"),
     # The Model Context Protocol.
     _post(r"/mcp", "own"),
+    # The interface of AUTOMATIC1111's web UI.
+    _post(r"/sdapi/v1/(txt2img|img2img|interrupt)", "own"),
+    _get(r"/sdapi/v1/(sd-models|samplers|progress)"),
+    Route(READ | {"POST"}, re.compile(r"/sdapi/v1/options"), body="own"),
 )
 
 REFUSED = frozenset(

@@ -146,6 +146,14 @@ async def test_call_that_is_cut_off_cancels_its_run(page: Served) -> None:
         assert report.json()["state"] == "cancelled"
 
 
+def test_plain_http_lists_the_tools(page: Served) -> None:
+    """As the guide's curl does, without a handshake."""
+    headers = {**ACCEPT, "Authorization": f"Bearer {TOKEN}"}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = httpx.post(f"{page.url}/mcp", json=body, headers=headers)
+    assert (answer.status_code, "list_workflows" in answer.text) == (200, True)
+
+
 # --- who may call --------------------------------------------------------------------------------
 
 

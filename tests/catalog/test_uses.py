@@ -51,12 +51,6 @@ def test_first_step_tells_what_feeds_an_argument() -> None:
     assert fed_arguments({"steps": steps}) == {"prompt": "words", "height": "h"}
 
 
-def test_scheduler_of_a_variable_is_found() -> None:
-    block = {"configuration": {"scheduler_type": "variable:sampler"}}
-    found = fed_arguments({"steps": [step(scheduler=block, arguments={})]})
-    assert found == {"scheduler_type": "sampler"}
-
-
 def test_document_without_steps_has_neither(bench: Bench) -> None:
     assert fed_arguments({"steps": "x"}) == {}
     assert type_of(bench, "x") == ""  # type: ignore[arg-type]
