@@ -41,6 +41,8 @@ def input_schema(spec: InputSpec) -> Schema:
 
 
 def _type_of(spec: InputSpec) -> Schema:
+    if spec.kind == "model":
+        return {"type": "string", "examples": [*spec.choices]}
     if spec.choices:
         none = [None] if spec.default is None and not spec.required else []
         return {"enum": [*spec.choices, *none]}

@@ -27,6 +27,7 @@ from app.errors import (
 )
 from app.frozen import Frozen
 from app.models.hub import DOWNLOAD_BYTES, find_in_folders, find_snapshot
+from app.models.kind_folders import bare_names
 from app.models.plan_specs import plan_specs
 from app.planning.declarations import declared_inputs
 from app.planning.drafts import Draft, draft_plan
@@ -90,7 +91,7 @@ class Catalog:
         """Returns all workflows: shipped ones first, of those the ready ones, of those the ones
         that run without inputs, the simplest first. A broken file is reported in its own entry and
         hides no other."""
-        found = [entry.model_copy(update=self._readiness(entry)) for entry in self._listed()]
+        found = [self._with_what_is_here(entry) for entry in self._listed()]
         shipped = SHIPPED_WORKFLOWS.resolve()
 
         def order(entry: CatalogEntry) -> tuple[bool, bool, bool, int]:
@@ -114,7 +115,7 @@ class Catalog:
                 if len(alike) > 1
                 else nearest(name, entries) or f"There are: {there}.",
             )
-        return listed[name].model_copy(update=self._readiness(listed[name]))
+        return self._with_what_is_here(listed[name])
 
     def _listed(self) -> list[CatalogEntry]:
         """Returns all entries with their names, without their readiness."""
@@ -142,9 +143,23 @@ class Catalog:
             self._read[path] = known = _Read(stamp, _read_entry(path))
         return known.entry
 
+    def _with_what_is_here(self, entry: CatalogEntry) -> CatalogEntry:
+        """Returns the entry with the names of models that its inputs take, and its readiness."""
+        inputs = tuple(
+            spec
+            if spec.models is None
+            else spec.model_copy(update={"choices": bare_names(spec.models, self._paths)})
+            for spec in entry.inputs
+        )
+        found = entry.model_copy(update={"inputs": inputs})
+        return found.model_copy(update=self._readiness(found))
+
     def _readiness(self, entry: CatalogEntry) -> dict[str, Any]:
         if entry.problem is not None:
             return {"ready": False, "availability": "has a mistake in its file"}
+        for spec in entry.inputs:
+            if spec.models is not None and spec.required and not (spec.choices or spec.default):
+                return {"ready": False, "availability": f"needs a file in models/{spec.models}"}
         draft = self._draft(entry.path)
         models = tuple(dict.fromkeys(each.model for step in draft.steps for each in step.sources))
         return {"models": models, **_availability(draft)}

@@ -22,6 +22,7 @@ from pydantic import (
 
 from app.dialect.block_scales import Scale
 from app.dialect.input_kinds import InputKind
+from app.dialect.model_kinds import Kind
 from app.dialect.offloads import Offload
 from app.dialect.plan_settings import LayerwiseCasting
 from app.dialect.plan_sources import list_entry
@@ -415,6 +416,8 @@ class InputBlock(Block):
     lines: Annotated[int, Field(ge=1, le=40)] = 1
     required: StrictBool = False
     mask_of: str | None = None
+    models: Kind | None = None
+    """The input takes a bare name of such a model; the page lists those that are there."""
     examples: tuple[str, ...] = ()
 
 

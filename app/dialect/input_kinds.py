@@ -13,6 +13,7 @@ INPUT_KINDS: dict[str, str] = {
     "slider": "app.ui.widgets:SLIDER",
     "checkbox": "app.ui.widgets:CHECKBOX",
     "choice": "app.ui.widgets:CHOICE",
+    "model": "app.ui.widgets:MODEL",
     "image": "app.ui.widgets:IMAGE",
     "mask": "app.ui.widgets:IMAGE",
     "video": "app.ui.widgets:VIDEO",

@@ -20,6 +20,7 @@ from app.dialect.document import InputBlock
 from app.dialect.files import can_be_path
 from app.dialect.input_kinds import InputKind
 from app.dialect.installed.names import unbraced
+from app.dialect.model_kinds import Kind
 from app.dialect.naming import parameter_names
 from app.errors import Problem, nearest, shortened
 from app.frozen import Frozen
@@ -100,11 +101,14 @@ class InputSpec(Frozen):
     maximum: float | None = None
     step: float | None = None
     choices: tuple[str | int | float, ...] = ()
+    """The values it takes; of a model, the names that are there."""
     lines: int = 1
     help: str = ""
     required: bool = False
     group: str = ""
     mask_of: str | None = None
+    models: Kind | None = None
+    """Kind of the models whose names it takes."""
     examples: tuple[str, ...] = ()
     whole: bool = False
     """True if only whole numbers fit."""
@@ -160,6 +164,7 @@ def _spec(name: str, default: JsonValue, block: InputBlock, parameter: str) -> I
         required=block.required,
         group=block.group,
         mask_of=block.mask_of,
+        models=block.models,
         examples=block.examples,
         whole=isinstance(default, int) and not isinstance(default, bool),
         parameter=parameter,
@@ -169,6 +174,8 @@ def _spec(name: str, default: JsonValue, block: InputBlock, parameter: str) -> I
 def _kind_of(name: str, default: JsonValue, block: InputBlock) -> InputKind:
     if block.choices:
         return "choice"
+    if block.models:
+        return "model"
     if isinstance(default, None | str | dict | list) and (kind := media_kind(name)):
         return "mask" if block.mask_of else kind
     if name == "seed":
@@ -215,6 +222,10 @@ def contradiction(spec: InputSpec, pictures: Collection[str]) -> str:
         return f"A checkbox is true or false, not {default!r}."
     if spec.kind == "choice" and not spec.choices:
         return "A choice needs choices."
+    if (spec.kind == "model") != (spec.models is not None):
+        return "The kind 'model' goes with 'models', which says what kind of models."
+    if spec.kind == "model" and not isinstance(default, str | None):
+        return f"The name of a model is a text, not {default!r}."
     if spec.mask_of is not None and spec.mask_of not in pictures:
         return f"There is no picture '{spec.mask_of}' to paint a mask on."
     return ""
@@ -281,7 +292,7 @@ def _fitting(spec: InputSpec, value: JsonValue, media: tuple[Path, ...]) -> Json
             raise ValueError(f"The text has {len(converted)} characters; {MAX_TEXT_LENGTH} fit.")
         if CONTROL_CHARACTERS.search(converted):
             raise ValueError("The text holds a control character; remove it.")
-    if spec.choices and converted not in spec.choices:
+    if spec.kind != "model" and spec.choices and converted not in spec.choices:
         hint = nearest(str(converted), map(str, spec.choices))
         offered = ", ".join(map(str, spec.choices))
         raise ValueError(f"{shown(converted)} is not one of: {offered}. {hint}".rstrip())

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from app.dialect.files import FORMATS, beginning_of, format_of
 from app.dialect.fingerprint import Header, read_header
+from app.dialect.model_kinds import NAMES, Kind
 from app.dialect.naming import one_line
 from app.frozen import Frozen
 from app.models.base_family import base_family
 from app.models.hub import is_repository
 from app.models.kind_folders import Known, contents, kind_folders
-from app.models.kinds import NAMES, Kind
 from app.models.model_index import INDEXES, read_index
 from app.settings import PathSettings
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from app.dialect.files import FORMATS, PICKLE_SUFFIXES, is_plain
+from app.dialect.model_kinds import NAMES, Kind
 from app.models.hub import snapshot_folder, this_machine
-from app.models.kinds import NAMES, Kind
 from app.models.layout import layout_folders
 from app.models.model_index import INDEXES
 from app.settings import PathSettings
@@ -149,6 +150,17 @@ def _by_name(entry: os.DirEntry[str]) -> str:
 
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
+
+
+def bare_names(kind: Kind, paths: PathSettings) -> tuple[str, ...]:
+    """Returns a name for each model of this kind, in alphabetical order: its path below the kind's
+    folder without the suffix, and with that folder's name where another one has the same."""
+    known = [
+        each for folder in kind_folders(paths) if folder.kind == kind for each in contents(folder)
+    ]
+    counted = Counter(each.stem for each in known)
+    names = (each.stem if counted[each.stem] == 1 else each.full_name for each in known)
+    return tuple(sorted(set(names), key=str.lower))
 
 
 def _without_suffix(name: str) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from app.dialect.model_kinds import NAMES, Kind
 from app.errors import BadRequest, first_line
 from app.mistakes import shown
-from app.models.kinds import NAMES, Kind
 from app.stamps import FileStamp, stamp_of
 
 BASE, DEFAULT = "base_path", "is_default"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from app.dialect.files import can_be_path, is_plain, path_from
+from app.dialect.model_kinds import Kind
 from app.dialect.plan_sources import ModelSource
 from app.dialect.references import Path as Place
 from app.media.urls import is_url
 from app.models.hub import find_in_folders, is_repository
 from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
-from app.models.kinds import Kind
 from app.planning.loading_arguments import is_mistyped
 from app.planning.single_files import PAGE_OF_MODEL, SingleFiles
 from app.planning.values import ValueReader

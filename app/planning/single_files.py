@@ -27,6 +27,7 @@ from app.dialect.files import (
     safe_name,
 )
 from app.dialect.installed.signatures import public_classes, single_file_classes
+from app.dialect.model_kinds import Kind
 from app.dialect.plan_settings import DType
 from app.dialect.plan_sources import ModelSource
 from app.dialect.quantisation import GGUF, Quantisation
@@ -35,7 +36,6 @@ from app.errors import nearest, shortened
 from app.mistakes import shown
 from app.models.hub import is_repository
 from app.models.kind_folders import NotOne, find_known, is_bare, roots
-from app.models.kinds import Kind
 from app.models.single_files import HOW_TO_ALLOW, family_of_checkpoint, family_of_pipeline
 from app.planning.values import ValueReader
 from app.settings import PathSettings
@@ -45,6 +45,13 @@ HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 ON_THE_HUB = re.compile(
     r"/(?P<model>[^/]+/[^/]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)"
 )
+OF_ANY_MODEL = {
+    "DiffusionPipeline": "Pipeline",
+    "AutoPipelineForText2Image": "Pipeline",
+    "AutoPipelineForImage2Image": "Img2ImgPipeline",
+    "AutoPipelineForInpainting": "InpaintPipeline",
+}
+"""Classes for any model, and how the names of those for one family end."""
 PAGE_OF_MODEL = re.compile(rf"https?://(?:{'|'.join(map(re.escape, HOSTS))})/([^/\s]+/[^/\s?#]+)")
 
 
@@ -85,6 +92,26 @@ def check_single_file_class(name: str, at: Place, reader: ValueReader) -> None:
     if bare not in known:
         hint = nearest(bare, known) or f"It does so for {', '.join(sorted(known)[:4])} and others."
         reader.note(at, f"diffusers loads no {bare} from a single file.", hint)
+
+
+def class_of_checkpoint(pipeline_class: str, source: ModelSource, *, controlnet: bool) -> str:
+    """Returns the class for a whole pipeline's file, where the document leaves it to the model, as
+    diffusers' classes for any model do; else the document's.
+
+    Those of a ControlNet are chosen where the document has one.
+    """
+    ending = OF_ANY_MODEL.get(pipeline_class.rpartition(".")[2])
+    if ending is None or source.folder is None:
+        return pipeline_class
+    try:
+        family = family_of_checkpoint(Path(source.folder) / source.file)
+    except (ValueError, OSError):
+        # The reason is told where the file is read.
+        return pipeline_class
+    if family is None:
+        return pipeline_class
+    found = f"{family.pipelines}{'ControlNet' * controlnet}{ending}"
+    return f"diffusers.{found}" if found in public_classes("diffusers") else pipeline_class
 
 
 def check_checkpoint_family(

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from app import __version__
+from app.dialect.model_kinds import KINDS
 from app.errors import BadRequest, Problem
 from app.mistakes import in_words
-from app.models.kinds import KINDS
 from app.models.layout import layout_folders
 from app.settings import Settings, variables
 from app.shell.home import from_home, without_mark

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.dialect.model_kinds import KINDS, Kind
 from app.models.inventory import ListedModel, list_models
-from app.models.kinds import KINDS, Kind
 from app.settings import PathSettings
 from app.units import size
 

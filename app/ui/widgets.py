@@ -80,6 +80,20 @@ def _choice(spec: InputSpec, value: Any) -> Component:
     )
 
 
+def _model(spec: InputSpec, value: Any) -> Component:
+    """Returns a list of the models that are there; another name may be typed."""
+    none = [] if spec.required else [("none", "")]
+    return gr.Dropdown(
+        [*none, *((str(name), str(name)) for name in spec.choices)],
+        value=value or ("" if none else None),
+        label=spec.label,
+        info=spec.help or None,
+        allow_custom_value=True,
+        interactive=True,
+        elem_id=f"input-{spec.name}",
+    )
+
+
 def _image(spec: InputSpec, value: Any) -> Component:
     return _upload(
         gr.Image, spec, value, type="filepath", image_mode=None, height=PICTURE_HEIGHT,
@@ -155,6 +169,7 @@ INTEGER = Widget(_number, int, lambda _, value: _is_number(value))
 SLIDER = Widget(_slider, float, _in_range)
 CHECKBOX = Widget(_checkbox, bool, lambda _, value: isinstance(value, bool))
 CHOICE = Widget(_choice, str, lambda spec, value: value in spec.choices)
+MODEL = Widget(_model, str, lambda _, value: isinstance(value, str))
 IMAGE = Widget(_image, FileData, _is_there)
 VIDEO = Widget(_video, FileData, _is_there)
 AUDIO = Widget(_audio, FileData, _is_there)

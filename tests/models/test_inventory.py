@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from app.dialect.model_kinds import Kind
 from app.models.base_family import base_family
 from app.models.inventory import ListedModel, list_models, trigger_words
-from app.models.kinds import Kind
 from app.settings import PathSettings
 from tests.standins import build_sd
 from tests.standins.checkpoint import build_checkpoint
