@@ -38,8 +38,7 @@ def _named(step: Step) -> Iterator[tuple[ModelSource, str]]:
     named = [(source, source.file) for source in step.sources]
     if isinstance(step, PipelineStep):
         named += [(each.source, _path(each.source, each.weight_name)) for each in step.loras]
-        if (adapter := step.ip_adapter) is not None:
-            named.append((adapter.source, _path(adapter.source, adapter.weight_name)))
+        named += [(each.source, _path(each.source, each.weight_name)) for each in step.ip_adapters]
     return ((source, name) for source, name in named if name and source.folder is None)
 
 

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     JsonValue,
     StrictBool,
     StrictInt,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -230,13 +232,22 @@ class IpAdapterBlock(AdapterBlock):
     weight_name: str
     subfolder: str | None = None
     revision: str | None = None
-    image_encoder_folder: str = "image_encoder"
-    """Folder relative to the weights, or to the repository's root if it contains a `/`."""
+    image_encoder_folder: str | None = "image_encoder"
+    """Folder relative to the weights, or to the repository's root if it contains a `/`; null for
+    none. Of several adapters, the first one's encoder serves all."""
     image_encoder_pretrained_model_name_or_path: str | None = None
     """A separate image encoder model, as used by adapters for Flux; takes precedence over
     `image_encoder_folder`."""
     scale: float | list[JsonValue] | dict[str, JsonValue] = 1.0
     """One number, or one per block of the denoiser, as in diffusers."""
+
+
+IpAdapters = Annotated[
+    Annotated[IpAdapterBlock, Tag("one")]
+    | Annotated[tuple[IpAdapterBlock, ...], Field(min_length=1), Tag("several")],
+    Discriminator(lambda block: "several" if isinstance(block, list | tuple) else "one"),
+]
+"""One IP-adapter, or several in a list."""
 
 
 class ComponentDocument(Block):
@@ -281,7 +292,7 @@ class PipelineBlock(Block):
     audio_scheduler: SchedulerBlock | None = None
     loras: tuple[LoraBlock, ...] = ()
     textual_inversions: tuple[TextualInversionBlock, ...] = ()
-    ip_adapter: IpAdapterBlock | None = None
+    ip_adapter: IpAdapters | None = None
     chain: ChainBlock | None = None
     remote_text_encoder: RemoteTextEncoder | None = None
     """No effect: nothing is sent; the model's own text encoder encodes the prompt locally."""
@@ -299,6 +310,17 @@ class PipelineBlock(Block):
         mark = "from_pretrained_arguments"
         block = _collected(cls, block, mark, "component_blocks")
         return _collected(cls, block, mark, "component_lists", in_lists=True)
+
+    @property
+    def ip_adapters(self) -> list[tuple[Path, IpAdapterBlock]]:
+        """The IP-adapters with their places below the block."""
+        match self.ip_adapter:
+            case None:
+                return []
+            case tuple(several):
+                return [(("ip_adapter", index), each) for index, each in enumerate(several)]
+            case one:
+                return [(("ip_adapter",), one)]
 
     @property
     def all_component_blocks(self) -> Iterator[tuple[str, Path, ComponentDocument]]:

@@ -155,7 +155,7 @@ class PipelineStep(PlannedStep):
     audio_scheduler: SchedulerChange | None = None
     loras: tuple[LoraSource, ...] = ()
     textual_inversions: tuple[TextualInversionSource, ...] = ()
-    ip_adapter: IpAdapterSource | None = None
+    ip_adapters: tuple[IpAdapterSource, ...] = ()
     sdnq_matmul: tuple[str, ...] = ()
     """SDNQ components that use quantised matrix multiplication, where a GPU can."""
     offload: Offload | None = None
@@ -231,13 +231,10 @@ class PipelineStep(PlannedStep):
         blocks = [block.source for block in self.components.values()]
         blocks += self.modular.sources.values() if self.modular else ()
         blocks += [self.code] if self.code else []
-        adapters = (
-            *self.loras,
-            *self.textual_inversions,
-            *([self.ip_adapter] if self.ip_adapter else ()),
-        )
-        if self.ip_adapter is not None and self.ip_adapter.encoder_source is not None:
-            blocks.append(self.ip_adapter.encoder_source)
+        adapters: tuple[LoraSource | TextualInversionSource | IpAdapterSource, ...]
+        adapters = (*self.loras, *self.textual_inversions, *self.ip_adapters)
+        encoders = (adapter.encoder_source for adapter in self.ip_adapters)
+        blocks += [encoder for encoder in encoders if encoder is not None]
         own = (self.source,) if self.source is not None else ()
         return (*own, *blocks, *(adapter.source for adapter in adapters))
 

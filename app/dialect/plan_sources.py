@@ -94,13 +94,14 @@ class TextualInversionSource(Frozen):
 
 
 class IpAdapterSource(Frozen):
-    """The image prompt adapter of the denoiser during the step."""
+    """An image prompt adapter of the denoiser during the step."""
 
     source: ModelSource
     weight_name: str
     """A safetensors file in the source's subfolder."""
     image_encoder: str
-    """The encoder's folder, from the root of the source."""
+    """The encoder's folder, from the root of the source; "" for an adapter that brings none: the
+    first one's serves all."""
     encoder_source: ModelSource | None = None
     """A separate model that holds the encoder."""
     scale: JsonValue = 1.0

@@ -20,19 +20,18 @@ class Adapters(TypedDict, total=False):
 
     loras: tuple[AdapterSpec, ...]
     textual_inversions: tuple[AdapterSpec, ...]
-    ip_adapter: AdapterSpec | None
+    ip_adapters: tuple[AdapterSpec, ...]
 
 
 def adapters_of(step: LoadingStep, find: Find) -> Adapters:
     """Returns the specs of the step's adapters; empty for a task. Raises what `find` raises."""
     if not isinstance(step, PipelineStep):
         return {}
-    adapter = None if step.ip_adapter is None else _ip_adapter_spec(step.ip_adapter, find)
     files = (single_file(each.source, find) for each in step.textual_inversions)
     return {
         "loras": tuple(_lora_spec(lora, find) for lora in step.loras),
         "textual_inversions": tuple(_spec(file.parent, file) for file in files),
-        "ip_adapter": adapter,
+        "ip_adapters": tuple(_ip_adapter_spec(adapter, find) for adapter in step.ip_adapters),
     }
 
 
@@ -65,7 +64,9 @@ def _ip_adapter_spec(adapter: IpAdapterSource, find: Find) -> AdapterSpec:
 def of_ip_adapter(adapter: IpAdapterSource) -> Selection:
     """Returns the adapter's weights, and its image encoder's if that is beside them."""
     return Selection(
-        folders=() if adapter.encoder_source else (adapter.image_encoder,),
+        folders=()
+        if adapter.encoder_source or not adapter.image_encoder
+        else (adapter.image_encoder,),
         files=(str(PurePosixPath(adapter.source.subfolder, adapter.weight_name)),),
     )
 

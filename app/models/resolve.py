@@ -16,11 +16,11 @@ from types import MappingProxyType
 from app.dialect.files import config_of
 from app.dialect.fingerprint import identify_file, weight_files
 from app.dialect.installed.constructors import model_class
+from app.dialect.installed.signatures import base_names
 from app.dialect.plan import LoadingStep, PipelineStep, TaskStep, task_dtype
 from app.dialect.plan_settings import DType
 from app.dialect.plan_sources import (
     ComponentBlock,
-    IpAdapterSource,
     ModelSource,
     parameter_of,
 )
@@ -66,6 +66,12 @@ from app.models.specs import (
 )
 
 IMAGE_ENCODER = "transformers.CLIPVisionModelWithProjection"
+"""Class of the image encoder of an IP-adapter."""
+OF_SD3 = {
+    "image_encoder": "transformers.SiglipVisionModel",
+    "feature_extractor": "transformers.SiglipImageProcessor",
+}
+"""Classes of the image encoder of an IP-adapter for Stable Diffusion 3."""
 
 
 def component_names(step: PipelineStep, find: Find = known_folder) -> dict[str, bool]:
@@ -150,11 +156,13 @@ class _Resolver:
             if parameter_of(name) in shape.parameters and parameter_of(name) not in step.reused
         }
         found = {name: changed(spec, step) for name, spec in loaded.items()} | reused
-        if step.ip_adapter is not None and "image_encoder" in shape.parameters:
-            # As in diffusers: the adapter's own encoder is used where the model has none.
+        if step.ip_adapters and "image_encoder" in shape.parameters:
+            # As in diffusers: the first adapter's encoder is used where the model has none.
             settings.pop("image_encoder", None)
             if "image_encoder" not in found:
-                found["image_encoder"] = self._image_encoder(step.ip_adapter, step.dtype)
+                for name, spec in self._image_encoder(step, shape).items():
+                    settings.pop(name, None)
+                    found.setdefault(name, spec)
         places = {name: index for index, name in enumerate(shape.parameters)}
         components = tuple(
             found[name] for name in sorted(found, key=lambda each: places[parameter_of(each)])
@@ -303,13 +311,24 @@ class _Resolver:
         wanted = Selection(folders=folders, variant=block.source.variant)
         return self._find(block.source, wanted) / block.source.subfolder
 
-    def _image_encoder(self, adapter: IpAdapterSource, dtype: DType) -> ComponentSpec:
+    def _image_encoder(self, step: PipelineStep, shape: Shape) -> dict[str, ComponentSpec]:
+        """Returns the image encoder of the step's IP-adapters, the first one's, and for Stable
+        Diffusion 3 what prepares its images; empty for adapters without one."""
+        adapter = step.ip_adapters[0]
         source = adapter.encoder_source
-        if source is None:
-            folder = self._find(adapter.source, of_ip_adapter(adapter)) / adapter.image_encoder
-            return in_a_folder("image_encoder", IMAGE_ENCODER, folder, dtype, adapter.source)
-        folder = self._find(source, Selection(folders=("",)))
-        return in_a_folder("image_encoder", IMAGE_ENCODER, folder, dtype, source)
+        if source is not None:
+            folder = self._find(source, Selection(folders=("",)))
+        elif adapter.image_encoder:
+            source = adapter.source
+            folder = self._find(source, of_ip_adapter(adapter)) / adapter.image_encoder
+        else:
+            return {}
+        is_sd3 = "SD3IPAdapterMixin" in base_names(shape.class_name)
+        classes = OF_SD3 if is_sd3 else {"image_encoder": IMAGE_ENCODER}
+        return {
+            name: in_a_folder(name, kind, folder, step.dtype, source)
+            for name, kind in classes.items()
+        }
 
     def _of_task(self, name: str, block: ComponentBlock, dtype: DType) -> ComponentSpec:
         folder = self._block_folder(block)

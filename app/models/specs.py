@@ -231,7 +231,8 @@ class StepSpecs:
     """In the step's order."""
     textual_inversions: tuple[AdapterSpec, ...] = ()
     """In the step's order."""
-    ip_adapter: AdapterSpec | None = None
+    ip_adapters: tuple[AdapterSpec, ...] = ()
+    """In the step's order."""
     index: FileIdentity | None = None
     """The model's index as read; None without one."""
     is_final: bool = True
@@ -247,14 +248,13 @@ class StepSpecs:
         decisive["components"] = [(each.name, each.key) for each in self.components]
         decisive["loras"] = [each.files for each in self.loras]
         decisive["textual_inversions"] = [each.files for each in self.textual_inversions]
-        decisive["ip_adapter"] = self.ip_adapter and self.ip_adapter.files
+        decisive["ip_adapters"] = [each.files for each in self.ip_adapters]
         return decisive
 
     @property
     def adapters(self) -> tuple[AdapterSpec, ...]:
         """Returns all adapters of the step."""
-        own = (self.ip_adapter,) if self.ip_adapter is not None else ()
-        return (*self.loras, *self.textual_inversions, *own)
+        return (*self.loras, *self.textual_inversions, *self.ip_adapters)
 
     @property
     def weight_bytes(self) -> int:

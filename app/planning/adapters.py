@@ -1,4 +1,4 @@
-"""Plans a denoiser's adapters: LoRAs and an IP-adapter."""
+"""Plans a step's LoRAs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from app.dialect.block_scales import UnetShape, mistakes_in
-from app.dialect.document import IpAdapterBlock, LoraBlock
+from app.dialect.document import LoraBlock
 from app.dialect.files import (
     FORMATS,
     PICKLE_SUFFIXES,
@@ -19,10 +19,8 @@ from app.dialect.files import (
 from app.dialect.fingerprint import WEIGHTS, tensor_shapes
 from app.dialect.installed.lora_components import lora_components
 from app.dialect.installed.signatures import base_names
-from app.dialect.plan_sources import ComponentBlock, IpAdapterSource, LoraSource, ModelSource
-from app.dialect.plan_values import Value
+from app.dialect.plan_sources import ComponentBlock, LoraSource, ModelSource
 from app.dialect.references import Path as Place
-from app.dialect.references import place
 from app.errors import nearest
 from app.models.adapters import USUAL_LORA, lora_file
 from app.models.hub import find_in_folders, find_snapshot, is_repository
@@ -149,7 +147,7 @@ def _in_folder(
         loading["model_name"], named = folder_and_file(loading["model_name"])
     weight_name = None
     if named is not None:
-        weight_name = _safetensors(named, at, reader)
+        weight_name = safetensors(named, at, reader)
         if weight_name is None:
             return None
     source = source_of(loading, at)
@@ -229,47 +227,7 @@ def is_one_there(
     return False
 
 
-def read_ip_adapter(
-    block: IpAdapterBlock,
-    pipeline_class: str,
-    at: Place,
-    source_of: SourceOf,
-    reader: ValueReader,
-) -> IpAdapterSource | None:
-    """Returns the adapter; a pickle's name is read as the safetensors file of that name."""
-    _check_takes_one(pipeline_class, at, reader)
-    weight_name = _safetensors(block.weight_name, at, reader)
-    if weight_name is None:
-        return None
-    encoder = block.image_encoder_folder
-    if not is_plain(encoder):
-        reader.note((*at, "image_encoder_folder"), f"{encoder!r} is not a plain name.")
-        return None
-    source = source_of(block.model_dump(exclude={"weight_name"}), at)
-    if source is None or not is_there(source, weight_name, at, reader):
-        return None
-    elsewhere = block.image_encoder_pretrained_model_name_or_path
-    encoder_source = None
-    if elsewhere is not None:
-        where = (*at, "image_encoder_pretrained_model_name_or_path")
-        noted = len(reader.problems)
-        encoder_source = source_of({"model_name": elsewhere}, where)
-        reader.problems[noted:] = [
-            wrong.model_copy(update={"place": place(where)}) for wrong in reader.problems[noted:]
-        ]
-        if encoder_source is None:
-            return None
-    beside = f"{source.subfolder}/{encoder}" if source.subfolder else encoder
-    return IpAdapterSource(
-        source=source,
-        weight_name=weight_name,
-        image_encoder=encoder if "/" in encoder else beside,
-        encoder_source=encoder_source,
-        scale=block.scale,
-    )
-
-
-def _safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
+def safetensors(named: str, at: Place, reader: ValueReader) -> str | None:
     """Returns the safetensors file to read: for a pickle's name the one beside it."""
     stem, dot, kind = named.replace("\\", "/").rpartition(".")
     name = f"{stem}.safetensors"
@@ -291,20 +249,3 @@ def is_there(source: ModelSource, weight_name: str, at: Place, reader: ValueRead
     message = f"'{source.model}' has no {weight_name}."
     reader.note((*at, "weight_name"), message, nearest(weight_name, there))
     return False
-
-
-def _check_takes_one(pipeline_class: str, at: Place, reader: ValueReader) -> None:
-    """Notes that pipelines of this class take no IP-adapter, or none that is supported here."""
-    short = pipeline_class.rpartition(".")[2]
-    bases = base_names(short)
-    if "SD3IPAdapterMixin" in bases:
-        message = "IP-adapters of Stable Diffusion 3 are not loaded here."
-        reader.note(at, message, "Those of Stable Diffusion 1.5, SDXL and Flux are.")
-    elif "DiffusionPipeline" in bases and not {"IPAdapterMixin", "FluxIPAdapterMixin"} & bases:
-        reader.note(at, f"{short} takes no IP-adapter.", "Leave the block out.")
-
-
-def check_ip_adapter_image(arguments: dict[str, Value], at: Place, reader: ValueReader) -> None:
-    """Notes a missing image for an IP-adapter: diffusers fails without one."""
-    if not {"ip_adapter_image", "ip_adapter_image_embeds"} & arguments.keys():
-        reader.note(at, "'ip_adapter_image' is missing, the input of the IP-adapter.")

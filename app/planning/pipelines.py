@@ -19,17 +19,13 @@ from app.models.family_configs import FOLDER as CONFIGS
 from app.models.kind_folders import file_kinds
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
-from app.planning.adapters import (
-    check_ip_adapter_image,
-    read_ip_adapter,
-    read_loras,
-    unet_shape,
-)
+from app.planning.adapters import read_loras, unet_shape
 from app.planning.called import Called, called_pipeline
 from app.planning.calls import check_call, check_strength, scheduler_class
 from app.planning.chains import read_chain
 from app.planning.component_lists import check_list_arguments, check_lists_fit
 from app.planning.component_settings import with_settings
+from app.planning.ip_adapters import check_ip_adapter_images, read_ip_adapters
 from app.planning.loading_arguments import (
     LOADING_ARGUMENTS,
     component_dtype,
@@ -169,13 +165,11 @@ class PipelineBuilder:
             self._reader,
             allow_pickles=self._paths.allow_pickles,
         )
-        ip_adapter = None
-        if block.ip_adapter is not None:
-            at_adapter = (*where, "ip_adapter")
-            ip_adapter = read_ip_adapter(
-                block.ip_adapter, pipeline_class, at_adapter, self.models.source, self._reader
-            )
-            check_ip_adapter_image(arguments, at_arguments, self._reader)
+        ip_adapters = read_ip_adapters(
+            block.ip_adapters, pipeline_class, where, self.models.source, self._reader
+        )
+        count = len(block.ip_adapters)
+        check_ip_adapter_images(arguments, count, pipeline_class, at_arguments, self._reader)
         chain = None
         if block.chain is not None:
             at_chain = (*where, "chain")
@@ -212,7 +206,7 @@ class PipelineBuilder:
             audio_scheduler=audio_scheduler,
             loras=loras,
             textual_inversions=inversions,
-            ip_adapter=ip_adapter,
+            ip_adapters=ip_adapters,
             sdnq_matmul=block.configuration.sdnq_optimize,
             offload=block.configuration.offload,
             vae_tiling=block.configuration.vae.enable_tiling,
@@ -267,8 +261,13 @@ class PipelineBuilder:
                 (*where, "arguments"),
                 self._reader,
             )
-            if referred.ip_adapter is not None:
-                check_ip_adapter_image(arguments, (*where, "arguments"), self._reader)
+            check_ip_adapter_images(
+                arguments,
+                len(referred.ip_adapters),
+                referred.pipeline_class,
+                (*where, "arguments"),
+                self._reader,
+            )
         chain, at_chain = None, (*where, "chain")
         if block.chain is not None:
             chain = read_chain(block.chain, arguments, called, self._reader, at_chain)

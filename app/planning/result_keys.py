@@ -31,7 +31,7 @@ RESOLVED_IN: dict[str, set[str]] = {
     "components": {"class_name", "source", "dtype", "quantisation", "config", "files"},
     "loras": {"source", "weight_name", "adapter_name"},
     "textual_inversions": {"source"},
-    "ip_adapter": {"source", "weight_name", "image_encoder", "encoder_source"},
+    "ip_adapters": {"source", "weight_name", "image_encoder", "encoder_source"},
 }
 """Parts of a step's fields that `loaded` covers; the rest of these fields is part of its key."""
 DESCRIBED = {"arguments", "chain", "calls", "rounds", "seed"}
@@ -43,7 +43,7 @@ _EXCLUDED: dict[str, Any] = {
     "components": {"__all__": RESOLVED_IN["components"]},
     "loras": {"__all__": RESOLVED_IN["loras"]},
     "textual_inversions": {"__all__": RESOLVED_IN["textual_inversions"]},
-    "ip_adapter": RESOLVED_IN["ip_adapter"],
+    "ip_adapters": {"__all__": RESOLVED_IN["ip_adapters"]},
 }
 """In pydantic's form."""
 

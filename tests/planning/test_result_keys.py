@@ -143,15 +143,15 @@ class GrownInside(PipelineStep):
     components: dict[str, GrownBlock] = Field(default_factory=dict)
     loras: tuple[GrownLora, ...] = ()
     textual_inversions: tuple[GrownInversion, ...] = ()
-    ip_adapter: GrownAdapter | None = None
+    ip_adapters: tuple[GrownAdapter, ...] = ()
 
 
 SOURCE = ModelSource(model="b")
 NESTED: dict[str, Callable[..., Any]] = {
     "loras": lambda **changes: (GrownLora(source=SOURCE, adapter_name="a", **changes),),
     "textual_inversions": lambda **changes: (GrownInversion(source=SOURCE, **changes),),
-    "ip_adapter": lambda **changes: GrownAdapter(
-        source=SOURCE, weight_name="a.safetensors", image_encoder="b", **changes
+    "ip_adapters": lambda **changes: (
+        GrownAdapter(source=SOURCE, weight_name="a.safetensors", image_encoder="b", **changes),
     ),
     "components": lambda **changes: {
         "vae": GrownBlock(class_name="diffusers.AutoencoderKL", source=SOURCE, **changes)
@@ -166,7 +166,7 @@ def test_a_field_that_an_adapter_or_a_component_gets_is_part_of_the_key(name: st
     assert key(one) != key(other)
 
 
-@pytest.mark.parametrize("name", ["loras", "ip_adapter"])
+@pytest.mark.parametrize("name", ["loras", "ip_adapters"])
 def test_an_adapters_scale_is_part_of_the_key(name: str):
     made = NESTED[name]
     assert key(step(**{name: made()})) != key(step(**{name: made(scale=0.5)}))

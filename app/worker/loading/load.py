@@ -16,7 +16,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ConfigMixin
-from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
+from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin, SD3IPAdapterMixin
 
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import parameter_of
@@ -33,8 +33,8 @@ from app.worker.loading.remote_code import code_folder, load_class
 from app.worker.loading.schedulers import changed_scheduler
 from app.worker.loading.single_files import read_pickle
 
-IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin)
-"""Pipelines that accept an IP-adapter."""
+IP_ADAPTED = (IPAdapterMixin, FluxIPAdapterMixin, SD3IPAdapterMixin)
+"""Pipelines that take IP-adapters."""
 
 
 def find_parts(
@@ -84,22 +84,15 @@ def _with_shared(specs: StepSpecs, earlier: Mapping[str, Collection[Part]]) -> S
 
 
 def _parts_of(step: PipelineStep, specs: StepSpecs, pipeline_class: type[Any]) -> Parts:
-    if step.ip_adapter is not None and not issubclass(pipeline_class, IP_ADAPTED):
+    if step.ip_adapters and not issubclass(pipeline_class, IP_ADAPTED):
         raise LoadError(
             f"{pipeline_class.__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
         )
     parts = tuple(map(part_of, specs.components))
     check_settings(step, {part.name: part.component_class for part in parts}, specs.settings)
-    return Parts(
-        pipeline_class,
-        specs.folder,
-        parts,
-        specs.settings,
-        specs.loras,
-        specs.textual_inversions,
-        specs.ip_adapter,
-    )
+    adapters = (specs.loras, specs.textual_inversions, specs.ip_adapters)
+    return Parts(pipeline_class, specs.folder, parts, specs.settings, *adapters)
 
 
 def _pipeline_class(step: PipelineStep, name: str) -> type[Any]:

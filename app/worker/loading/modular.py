@@ -58,7 +58,7 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part
     parts = tuple(map(part_of, specs.components))
     unset = dict.fromkeys(pipeline.component_names)
     check_settings(step, {part.name: part.component_class for part in parts}, unset)
-    if step.ip_adapter is not None and not isinstance(pipeline, IPAdapterMixin):
+    if step.ip_adapters and not isinstance(pipeline, IPAdapterMixin):
         raise LoadError(
             f"{type(pipeline).__name__} takes no IP-adapter.",
             hint=f"Remove 'ip_adapter' from {step.place}.pipeline.",
@@ -69,15 +69,8 @@ def find_modular_parts(step: PipelineStep, earlier: Mapping[str, Collection[Part
         "configs": _configs(pipeline),
         "blocks": f"{type(pipeline._blocks).__module__}.{type(pipeline._blocks).__qualname__}",
     }
-    return Parts(
-        type(pipeline),
-        folder,
-        parts,
-        settings,
-        specs.loras,
-        specs.textual_inversions,
-        specs.ip_adapter,
-    )
+    adapters = (specs.loras, specs.textual_inversions, specs.ip_adapters)
+    return Parts(type(pipeline), folder, parts, settings, *adapters)
 
 
 def assemble_modular(step: PipelineStep, parts: Parts, components: Mapping[str, Any]) -> Any:

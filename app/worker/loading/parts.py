@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """Further arguments of the pipeline's constructor: absent components, plain values."""
     loras: tuple[AdapterSpec, ...] = ()
     textual_inversions: tuple[AdapterSpec, ...] = ()
-    ip_adapter: AdapterSpec | None = None
+    ip_adapters: tuple[AdapterSpec, ...] = ()
 
     @property
     def weight_bytes(self) -> int:

@@ -59,10 +59,9 @@ def run(
         context.notice(sentence)
     drawing = seeded(step.seed, context.device.torch_device)
     with (
-        context.loras.applied(pipeline, step, parts) as losses,
         using_textual_inversions(pipeline, step, parts) as words,
+        tuned(pipeline, step, parts, context.device, context.loras) as losses,
         drawing if step.generator else contextlib.nullcontext(),
-        tuned(pipeline, step, parts, context.device),
         context.prompts.memoising(pipeline, step, parts, context.device),
     ):
         for sentence in losses:

@@ -1,4 +1,4 @@
-"""Loads one LoRA file into a pipeline, and tells what of it is not applied."""
+"""Loads one LoRA into a pipeline, and tells what of it is not applied."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from app.models.lora_family import family_of
 from app.models.lycoris import DORA, UnfitLora, check_fits, factors_by_module, kind_of
 from app.models.specs import AdapterSpec
 from app.worker.device import is_out_of_memory
+from app.worker.tuning.ip_adapters import lora_of
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,35 @@ def load_lora(
     return sentences
 
 
+def load_face_lora(
+    pipeline: Any, name: str, spec: AdapterSpec, step: PipelineStep
+) -> tuple[str, ...]:
+    """Loads the LoRA that an IP-adapter for faces includes, as `load_lora` does; all of it is
+    applied. Raises LoadError."""
+    assert spec.file is not None
+    log.info("Loading LoRA of IP-adapter: %s", spec.file.name)
+    try:
+        with _beside_others():
+            pipeline.load_lora_weights(lora_of(pipeline, spec), adapter_name=name)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise LoadError(
+            f"The LoRA of the IP-adapter '{spec.file.name}' could not be applied in step"
+            f" '{step.name}'.",
+            hint=f"{type(error).__name__}: {first_line(error)}.",
+        ) from error
+    return ()
+
+
+@contextlib.contextmanager
+def _beside_others() -> Iterator[None]:
+    """Inside, peft does not warn of a second LoRA, which is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        yield
+
+
 def _unmatched_told(shown: str, unmatched: int, layers: int) -> tuple[str, ...]:
     if unmatched <= 0:
         return ()
@@ -109,9 +139,7 @@ def _load_by_diffusers(
     pipeline: Any, name: str, lora: LoraSource, spec: AdapterSpec, step_name: str
 ) -> None:
     try:
-        with warnings.catch_warnings():
-            # A second LoRA is meant.
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        with _beside_others():
             pipeline.load_lora_weights(
                 str(spec.folder),
                 weight_name=lora.weight_name,

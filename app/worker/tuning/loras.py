@@ -12,22 +12,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.loaders import IPAdapterMixin
 
 from app.dialect.block_scales import Scale, scale_at
 from app.dialect.plan import PipelineStep
-from app.dialect.plan_sources import LoraSource
 from app.errors import LoadError
 from app.models.specs import AdapterSpec
 from app.worker.loading.parts import Parts
 from app.worker.lru_cache import LruCache
-from app.worker.tuning.lora_files import load_lora
+from app.worker.tuning.ip_adapters import has_lora
+from app.worker.tuning.lora_files import load_face_lora, load_lora
+from app.worker.tuning.lora_layers import Scales, Weights, Wrapped
 
-Scales = tuple[tuple[str, Scale], ...]
-"""Names of active LoRAs, in order, with their scales."""
+FACE = "of an IP-adapter"
+"""Stands for the name of a LoRA that is a part of an IP-adapter's file."""
+
+Load = Callable[[str], tuple[str, ...]]
+"""Loads a LoRA under a name; returns sentences about what of it is not applied."""
 
 
 class HeldLoras:
@@ -36,7 +42,7 @@ class HeldLoras:
     def __init__(self, max_bytes: int) -> None:
         self.cache: LruCache[tuple[str, ...]] = LruCache(max_bytes)
         """By name, the keys of the components that have them."""
-        self._wrapped: dict[str, _Wrapped] = {}
+        self._wrapped: dict[str, Wrapped] = {}
         """By the components' keys."""
         self._losses: dict[str, tuple[str, ...]] = {}
         """By name, sentences about what of a LoRA is not applied."""
@@ -48,7 +54,8 @@ class HeldLoras:
 
         Enter before offload is set up, and before random numbers are drawn: a load draws some.
         """
-        if not step.loras:
+        wanted = _wanted(pipeline, step, parts)
+        if not wanted:
             yield ()
             return
         if not hasattr(pipeline, "load_lora_weights"):
@@ -57,10 +64,11 @@ class HeldLoras:
                 hint=f"Remove 'loras' from {step.place}.pipeline.",
             )
         components = _components(pipeline, parts)
-        names = _names(pipeline, step.loras, parts.loras, components)
-        scales = tuple((name, lora.scale) for name, lora in zip(names, step.loras, strict=True))
+        names = _names(pipeline, wanted, components)
+        loads = {name: each.load for name, each in zip(names, wanted, strict=True)}
+        scales = tuple((name, each.scale) for name, each in zip(names, wanted, strict=True))
         try:
-            is_kept = self._put_in(pipeline, step, parts, components, scales)
+            is_kept = self._put_in(pipeline, step, components, loads, scales)
         except BaseException:
             self._unload(pipeline, components)
             raise
@@ -98,16 +106,15 @@ class HeldLoras:
         self,
         pipeline: Any,
         step: PipelineStep,
-        parts: Parts,
         components: Mapping[str, torch.nn.Module],
+        loads: Mapping[str, Load],
         scales: Scales,
     ) -> bool:
         """Puts the LoRAs in; returns False if they cannot stay after the step."""
         names = [name for name, _ in scales]
         missing = {name for name in names if self.cache.get(name) is None}
-        # A face adapter brings and removes LoRAs of its own, sequential offload takes each layer
-        # apart.
-        keeps = step.ip_adapter is None and step.offload != "sequential"
+        # Sequential offload takes each layer apart.
+        keeps = step.offload != "sequential"
         if not keeps:
             missing = set(names)
         else:
@@ -119,10 +126,10 @@ class HeldLoras:
             for each in wrapped:
                 each.put_all_in()
         if missing:
-            weights = [_Weights(component) for component in components.values()]
-            for name, lora, spec in zip(names, step.loras, parts.loras, strict=True):
+            weights = [Weights(component) for component in components.values()]
+            for name in names:
                 if name in missing:
-                    self._losses[name] = load_lora(pipeline, name, lora, spec, step)
+                    self._losses[name] = loads[name](name)
             if not keeps or any(each.have_changed() for each in weights):
                 _set_scales(pipeline, scales)
                 return False
@@ -138,7 +145,7 @@ class HeldLoras:
     ) -> None:
         for key, component in components.items():
             if getattr(component, "peft_config", None):
-                self._wrapped[key] = _Wrapped(component)
+                self._wrapped[key] = Wrapped(component)
         for name in missing:
             size_bytes = sum(
                 self._wrapped[key].bytes_of(name) for key in components if key in self._wrapped
@@ -158,174 +165,6 @@ class HeldLoras:
             wrapped.keep_only(self.cache)
             if not wrapped.layers:
                 del self._wrapped[key]
-
-
-class _Wrapper(NamedTuple):
-    """A wrapper of one layer, and its place."""
-
-    parent: torch.nn.Module
-    attribute: str
-    layer: Any
-    """The wrapper, with the component's own layer inside."""
-    kinds: tuple[Any, ...]
-    """It and the wrappers inside of it, each for another kind of LoRA."""
-
-    @classmethod
-    def of(cls, parent: torch.nn.Module, attribute: str, kinds: Sequence[Any]) -> _Wrapper:
-        """Returns the wrapper, in its place, of wrappers inside one another: in the same order
-        whichever was loaded first, on which the last bits of a result depend."""
-        inmost = kinds[-1].base_layer
-        in_order = sorted(kinds, key=lambda layer: type(layer).__module__)
-        for layer, inner in zip(in_order, [*in_order[1:], inmost], strict=True):
-            layer._modules["base_layer"] = inner
-        found = cls(parent, attribute, in_order[0], tuple(in_order))
-        found.put_in()
-        return found
-
-    # (A module's own `__setattr__` would take ten times as long.)
-
-    def put_in(self) -> None:
-        self.parent._modules[self.attribute] = self.layer
-
-    def take_out(self) -> None:
-        self.parent._modules[self.attribute] = self.kinds[-1].base_layer
-
-    def weights_of(self, name: str) -> Iterator[torch.Tensor]:
-        """Yields one LoRA's tensors of this layer."""
-        for layer in self.kinds:
-            for attribute in layer.adapter_layer_names:
-                found = getattr(layer, attribute)
-                if name in found:
-                    held = found[name]
-                    yield from held.parameters() if isinstance(held, torch.nn.Module) else (held,)
-
-    @property
-    def names(self) -> set[str]:
-        """Names of the LoRAs that it has."""
-        return {name for layer in self.kinds for name in layer._get_available_adapters()}
-
-
-class _Wrapped:
-    """The wrappers of one component, and what peft notes on it."""
-
-    def __init__(self, component: torch.nn.Module) -> None:
-        """The component has its wrappers in."""
-        # Imported late: it takes a second, and most workers load no LoRA.
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        self._component = component
-        modules = dict(component.named_modules())
-        places = {path: modules[path.rpartition(".")[0]] for path in modules}
-
-        def kinds(layer: Any) -> list[Any]:
-            inner = layer.base_layer
-            return [layer, *(kinds(inner) if isinstance(inner, BaseTunerLayer) else ())]
-
-        self.layers = [
-            _Wrapper.of(places[path], path.rpartition(".")[2], kinds(module))
-            for path, module in modules.items()
-            if isinstance(module, BaseTunerLayer) and not isinstance(places[path], BaseTunerLayer)
-        ]
-        self._notes = {name: vars(component)[name] for name in NOTES if name in vars(component)}
-        self.scales: Scales = ()
-        """What is active."""
-        self._active: list[_Wrapper] = []
-        """Wrappers of layers that an active LoRA changes."""
-        self._scalings: list[list[dict[str, float]]] = []
-        """Their factors: a pipeline that scales LoRAs for a call leaves them rounded, and one that
-        is cancelled leaves them scaled."""
-
-    def put_in(self) -> None:
-        """Puts the active wrappers in, as they were noted."""
-        self._add_notes()
-        for wrapper, scaling in zip(self._active, self._scalings, strict=True):
-            for layer, scales in zip(wrapper.kinds, scaling, strict=True):
-                layer.scaling.update(scales)
-            wrapper.put_in()
-        self._follow_component()
-
-    def put_all_in(self) -> None:
-        self._add_notes()
-        for wrapper in self.layers:
-            wrapper.put_in()
-        self._follow_component()
-
-    def note_active(self, scales: Scales) -> None:
-        """Notes what is active now, and takes out the other wrappers."""
-        names = {name for name, _ in scales}
-        self.scales = scales
-        self._active = []
-        for wrapper in self.layers:
-            if names & wrapper.names:
-                self._active.append(wrapper)
-            else:
-                wrapper.take_out()
-        self._scalings = [
-            [dict(layer.scaling) for layer in wrapper.kinds] for wrapper in self._active
-        ]
-
-    def take_out(self) -> None:
-        """Gives the component its own layers back."""
-        for wrapper in self._active:
-            wrapper.take_out()
-        for name in self._notes:
-            vars(self._component).pop(name, None)
-
-    def bytes_of(self, name: str) -> int:
-        return sum(weight.nbytes for each in self.layers for weight in each.weights_of(name))
-
-    def keep_only(self, names: LruCache[Any]) -> None:
-        """Deletes other LoRAs; the wrappers must be out."""
-        configurations = self._notes.get("peft_config", {})
-        gone = [name for name in configurations if name not in names]
-        if not gone:
-            return
-        for name in gone:
-            del configurations[name]
-            for layer in (layer for wrapper in self.layers for layer in wrapper.kinds):
-                # (peft warns when it deletes an active one.)
-                layer.set_adapter([])
-                layer.delete_adapter(name)
-        self.layers = [each for each in self.layers if each.names]
-        self.scales, self._active, self._scalings = (), [], []
-
-    def _add_notes(self) -> None:
-        for name, value in self._notes.items():
-            setattr(self._component, name, value)
-
-    def _follow_component(self) -> None:
-        """Moves the wrappers' weights to where the component is."""
-        where = next(self._component.parameters()).device
-        first = self.layers[0]
-        if any(w.device != where for name in first.names for w in first.weights_of(name)):
-            for wrapper in self.layers:
-                wrapper.layer.to(where)
-
-
-NOTES = ("peft_config", "_hf_peft_config_loaded")
-"""Attributes that diffusers and transformers set on a component with LoRAs."""
-
-
-class _Weights:
-    """A component's own weights, to find out whether a load has changed more than layers: LoRAs of
-    FLUX's control models enlarge an input layer, others replace norms."""
-
-    def __init__(self, component: torch.nn.Module) -> None:
-        self._component = component
-        self._weights = [(weight, _version(weight)) for weight in component.parameters()]
-        self._notes = {*vars(component), *NOTES}
-
-    def have_changed(self) -> bool:
-        present = {id(weight) for weight in self._component.parameters()}
-        return not {*vars(self._component)} <= self._notes or any(
-            id(weight) not in present or _version(weight) != version
-            for weight, version in self._weights
-        )
-
-
-def _version(weight: torch.Tensor) -> int:
-    """Returns a number that changes with the tensor's content."""
-    return -1 if weight.is_inference() else weight._version
 
 
 def _components(pipeline: Any, parts: Parts) -> dict[str, torch.nn.Module]:
@@ -359,20 +198,41 @@ def _set_scales(pipeline: Any, scales: Scales) -> None:
                     module.set_scale(name, scale_at(scale, component_name, path))
 
 
-def _names(
-    pipeline: Any,
-    loras: Sequence[LoraSource],
-    specs: Sequence[AdapterSpec],
-    components: Iterable[str],
-) -> list[str]:
+class _Wanted(NamedTuple):
+    """A LoRA of a step."""
+
+    spec: AdapterSpec
+    named: str
+    """Beside its files, what decides which of its tensors are loaded."""
+    scale: Scale
+    load: Load
+
+
+def _wanted(pipeline: Any, step: PipelineStep, parts: Parts) -> list[_Wanted]:
+    """Returns the step's own LoRAs, and those that its IP-adapters include."""
+    found = []
+    for lora, spec in zip(step.loras, parts.loras, strict=True):
+        load = partial(load_lora, pipeline, lora=lora, spec=spec, step=step)
+        found.append(_Wanted(spec, str(lora.weight_name), lora.scale, load))
+    if isinstance(pipeline, IPAdapterMixin):
+        # As in diffusers, the adapter's scale does not scale its LoRA.
+        found += [
+            _Wanted(spec, FACE, 1.0, partial(load_face_lora, pipeline, spec=spec, step=step))
+            for spec in parts.ip_adapters
+            if has_lora(spec)
+        ]
+    return found
+
+
+def _names(pipeline: Any, wanted: Sequence[_Wanted], components: Iterable[str]) -> list[str]:
     """Returns a name for each LoRA: the same for the same files on the same components."""
     names: list[str] = []
-    for lora, spec in zip(loras, specs, strict=True):
+    for each in wanted:
         decisive = [
             type(pipeline).__qualname__,
             *components,
-            str(lora.weight_name),
-            *(file.model_dump() for file in spec.files),
+            each.named,
+            *(file.model_dump() for file in each.spec.files),
         ]
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
         again = sum(name.startswith(digest) for name in names)

@@ -18,6 +18,7 @@ from app.protocol import Event, RunCancelled, StepProgress
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.caches import using_cache
+from app.worker.tuning.loras import HeldLoras
 from app.worker.tuning.tune import tuned
 from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
@@ -196,7 +197,7 @@ def assembled(bench: Bench, wanted: Document) -> tuple[Any, Any]:
 def test_attention_backend_is_restored_after_the_step(bench: Bench, flux: Path):
     before = _AttentionBackendRegistry._active_backend
     planned, pipeline = assembled(bench, drawn(flux, attention_backend="_native_math"))
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         assert _AttentionBackendRegistry._active_backend.value == "_native_math"
     assert _AttentionBackendRegistry._active_backend == before
 
@@ -239,7 +240,7 @@ def test_attention_processors_are_restored_after_the_step(bench: Bench):
     name = "diffusers.models.attention_processor.AttnProcessor"
     planned, pipeline = assembled(bench, processing(name))
     own = dict(pipeline.unet.attn_processors)
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         kinds = {type(processor).__name__ for processor in pipeline.unet.attn_processors.values()}
         assert kinds == {"AttnProcessor"}
     assert pipeline.unet.attn_processors == own

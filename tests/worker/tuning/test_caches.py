@@ -14,6 +14,7 @@ from PIL import Image
 
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
+from app.worker.tuning.loras import HeldLoras
 from app.worker.tuning.tune import tuned
 from tests.engines import Finished
 from tests.standins import build_flux, build_wan
@@ -177,7 +178,7 @@ def test_skipped_call_returns_what_equal_input_gave(bench: Bench, model: str):
     )
     bench.run(wanted)
     watching.remove()
-    with tuned(pipeline, planned, parts, Device("cpu")), torch.inference_mode():
+    with tuned(pipeline, planned, parts, Device("cpu"), HeldLoras(0)), torch.inference_mode():
         for named in seen_inputs:
             pairs = []
             for _ in range(2):

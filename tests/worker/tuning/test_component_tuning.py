@@ -18,6 +18,7 @@ from app.errors import LoadError
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.component_tuning import using_component_settings
+from app.worker.tuning.loras import HeldLoras
 from app.worker.tuning.tune import tuned
 from tests.doubles.accelerator import Accelerator
 from tests.standins import build_flux
@@ -66,7 +67,7 @@ def test_attention_slicing_changes_no_pixel_and_leaves_no_trace(bench: Bench):
     wanted = configured(enable_attention_slicing=True)
     planned, pipeline = assembled(bench, wanted)
     own = dict(pipeline.unet.attn_processors)
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         kinds = {type(processor).__name__ for processor in pipeline.unet.attn_processors.values()}
         assert kinds == {"SlicedAttnProcessor"}
     assert pipeline.unet.attn_processors == own
@@ -79,7 +80,7 @@ def test_attention_processors_of_transformer_are_restored(bench: Bench, flux: Pa
     name = "diffusers.models.transformers.transformer_flux.FluxAttnProcessor"
     planned, pipeline = assembled(bench, with_flux(flux, transformer={"attn_processor_type": name}))
     own = pipeline.transformer.attn_processors
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         inside = pipeline.transformer.attn_processors
         assert {type(each).__name__ for each in inside.values()} == {"FluxAttnProcessor"}
         assert not set(map(id, inside.values())) & set(map(id, own.values()))
@@ -95,7 +96,7 @@ def test_component_attention_backend_affects_that_component_only(bench: Bench, f
         return {each._attention_backend for each in pipeline.transformer.attn_processors.values()}
 
     own = backends()
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         assert {backend.value for backend in backends()} == {"_native_math"}
         assert _AttentionBackendRegistry._active_backend == before
     assert backends() == own == {None}
@@ -180,7 +181,7 @@ def test_sequential_offload_exclusions_affect_one_pipeline_only(bench: Bench):
         bench, configured(offload="sequential", exclude_from_cpu_offload=["vae"])
     )
     sequential = planned.model_copy(update={"offload": "sequential"})
-    with tuned(pipeline, sequential, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, sequential, find_parts(planned), Device("cpu"), HeldLoras(0)):
         assert not hasattr(pipeline.vae.decoder.conv_in, "_hf_hook")
         assert hasattr(pipeline.unet.conv_in, "_hf_hook")
         assert StableDiffusionPipeline._exclude_from_cpu_offload == own

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from app.protocol import Event, PhaseChanged, RunCancelled, StepProgress
 from app.worker.device import Device
 from app.worker.loading.load import assemble, find_parts
+from app.worker.tuning.loras import HeldLoras
 from app.worker.tuning.tune import tuned
 from tests.engines import Finished
 from tests.worker.bench import SHAPES, Bench, Document, document, pixels, same, step
@@ -220,12 +221,12 @@ def with_vae(bench: Bench, **switches: bool) -> tuple[Any, Any]:
 def test_tiling_and_slicing_are_undone_after_the_step(bench: Bench, setting: str):
     planned, pipeline = with_vae(bench, **{f"enable_{setting}": True})
     assert getattr(pipeline.vae, f"use_{setting}") is False
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         assert getattr(pipeline.vae, f"use_{setting}") is True
     assert getattr(pipeline.vae, f"use_{setting}") is False
     with (
         pytest.raises(ZeroDivisionError),
-        tuned(pipeline, planned, find_parts(planned), Device("cpu")),
+        tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)),
     ):
         raise ZeroDivisionError
     assert getattr(pipeline.vae, f"use_{setting}") is False
@@ -254,7 +255,7 @@ def test_vae_dtype_is_restored_after_a_call(bench: Bench):
     """SDXL decodes in float32 and restores its autoencoder only at the end of a whole call."""
     planned, pipeline = with_vae(bench)
     dtype = pipeline.vae.dtype
-    with tuned(pipeline, planned, find_parts(planned), Device("cpu")):
+    with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         pipeline.vae.half()
     assert pipeline.vae.dtype == dtype
 
