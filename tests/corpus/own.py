@@ -52,7 +52,7 @@ COSTLY = {"QwenImageEditPlusPipeline"}
 """It sees its images in a million pixels."""
 
 
-def _step(
+def step_of(
     kind: str,
     model: str,
     name: str = "main",
@@ -88,16 +88,16 @@ SEEN: Document = {"image": PICTURE}
 def _picture(
     kind: str, model: str, *, preview: bool = False, of: str = "", **arguments: Any
 ) -> Own:
-    step = _step(kind, model, **WORDS, **SIZE, **FEW, **arguments)
+    step = step_of(kind, model, **WORDS, **SIZE, **FEW, **arguments)
     return _document(step, saved=Saved("image/png"), preview=preview, of=of)
 
 
 def _film(kind: str, model: str, frames: int, *, of: str = "", **arguments: Any) -> Own:
-    step = _step(kind, model, **FEW, **{"num_frames": frames, **SIZE, **arguments})
+    step = step_of(kind, model, **FEW, **{"num_frames": frames, **SIZE, **arguments})
     return _document(step, saved=Saved("video/mp4", frames=frames), of=of)
 
 
-def _controlnet(model: str) -> Document:
+def controlnet_block(model: str) -> Document:
     return {
         "controlnet": {
             "configuration": {"component_type": "ControlNetModel"},
@@ -118,25 +118,25 @@ OWN = (
     _picture("AutoPipelineForText2Image", "stabilityai/sdxl-turbo", guidance_scale=0.0,
              preview=True),
     _document(
-        _step("AutoPipelineForImage2Image", SD15, **WORDS, **SEEN, strength=0.6, **FEW),
+        step_of("AutoPipelineForImage2Image", SD15, **WORDS, **SEEN, strength=0.6, **FEW),
         saved=Saved("image/png"), preview=True,
     ),
     _document(
-        _step("StableDiffusionXLPipeline", SDXL, "base", **WORDS, **SIZE, **FEW,
+        step_of("StableDiffusionXLPipeline", SDXL, "base", **WORDS, **SIZE, **FEW,
               denoising_end=0.5, output_type="{latent}"),
-        _step("StableDiffusionXLImg2ImgPipeline", REFINER, **WORDS, **FEW,
+        step_of("StableDiffusionXLImg2ImgPipeline", REFINER, **WORDS, **FEW,
               image="previous_result:base", denoising_start=0.5),
         saved=Saved("image/png"), preview=True,
     ),
     _document(
-        _step("StableDiffusionControlNetPipeline", SD15, **WORDS, **SEEN, **FEW,
-              blocks=_controlnet("lllyasviel/control_v11f1p_sd15_depth")),
+        step_of("StableDiffusionControlNetPipeline", SD15, **WORDS, **SEEN, **FEW,
+              blocks=controlnet_block("lllyasviel/control_v11f1p_sd15_depth")),
         saved=Saved("image/png"), preview=True,
     ),
     _document(
-        _step("StableDiffusionControlNetImg2ImgPipeline", "stabilityai/stable-diffusion-2-1",
+        step_of("StableDiffusionControlNetImg2ImgPipeline", "stabilityai/stable-diffusion-2-1",
               **WORDS, **SEEN, control_image=PICTURE, strength=0.9, **FEW,
-              blocks=_controlnet("DionTimmer/controlnet_qrcode-control_v11p_sd21")),
+              blocks=controlnet_block("DionTimmer/controlnet_qrcode-control_v11p_sd21")),
         saved=Saved("image/png"), preview=True,
     ),
     _picture("StableDiffusion3Pipeline", "stabilityai/stable-diffusion-3.5-large",
@@ -150,9 +150,9 @@ OWN = (
     _picture("FluxKontextPipeline", "black-forest-labs/FLUX.1-Kontext-dev", **SEEN,
              max_area=SIDE_PX * SIDE_PX, _auto_resize=False, preview=True),
     _document(
-        _step("FluxPriorReduxPipeline", "black-forest-labs/FLUX.1-Redux-dev", "prior", **SEEN,
+        step_of("FluxPriorReduxPipeline", "black-forest-labs/FLUX.1-Redux-dev", "prior", **SEEN,
               prompt="", configuration={"no_generator": True}),
-        _step("FluxPipeline", FLUX, **SIZE, **FEW,
+        step_of("FluxPipeline", FLUX, **SIZE, **FEW,
               prompt_embeds="previous_result:prior.prompt_embeds",
               pooled_prompt_embeds="previous_result:prior.pooled_prompt_embeds"),
         saved=Saved("image/png"), preview=True,
@@ -169,8 +169,8 @@ OWN = (
     _picture("SanaPipeline", "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
              use_resolution_binning=False),
     _document(
-        _step("KandinskyV22PriorPipeline", f"{KANDINSKY}-prior", "prior", **WORDS, **FEW),
-        _step("KandinskyV22Pipeline", f"{KANDINSKY}-decoder", **SIZE, **FEW,
+        step_of("KandinskyV22PriorPipeline", f"{KANDINSKY}-prior", "prior", **WORDS, **FEW),
+        step_of("KandinskyV22Pipeline", f"{KANDINSKY}-decoder", **SIZE, **FEW,
               image_embeds="previous_result:prior.image_embeds",
               negative_image_embeds="previous_result:prior.negative_image_embeds"),
         saved=Saved("image/png"),
@@ -192,7 +192,7 @@ OWN = (
           "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v", 5, **WORDS),
     _film("MochiPipeline", "genmo/mochi-1-preview", 7, **WORDS),
     _document(
-        _step("AllegroPipeline", "rhymes-ai/Allegro", **WORDS, **FEW, num_frames=ALLEGRO_FRAMES,
+        step_of("AllegroPipeline", "rhymes-ai/Allegro", **WORDS, **FEW, num_frames=ALLEGRO_FRAMES,
               width=ALLEGRO_PX, height=ALLEGRO_PX,
               configuration={"vae": {"enable_tiling": True}}),
         saved=Saved("video/mp4", ALLEGRO_PX, ALLEGRO_PX, ALLEGRO_FRAMES),
@@ -200,7 +200,7 @@ OWN = (
     _film("LTXPipeline", "Lightricks/LTX-Video", 9, **WORDS),
     _film("LTX2Pipeline", "Lightricks/LTX-2.5-Diffusers", 9, **WORDS, frame_rate=24.0),
     _document(
-        _step("MarigoldDepthPipeline", "prs-eth/marigold-depth-lcm-v1-0", **SEEN, **FEW,
+        step_of("MarigoldDepthPipeline", "prs-eth/marigold-depth-lcm-v1-0", **SEEN, **FEW,
               processing_resolution=SIDE_PX),
         saved=Saved("image/png"),
     ),

@@ -69,6 +69,7 @@ def run(
         context.map_phases(pipeline.components)
         preview_source = context.preview_maps.preview_source(pipeline, parts)
         call = _reporting_call(pipeline, step, context, preview_source)
+        tuples = _tuples(pipeline)
         if step.generator:
             call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
 
@@ -84,7 +85,7 @@ def run(
             reset_caches(pipeline)
             entered = time.monotonic()
             with torch.inference_mode(), with_inner_text_model():
-                output = call(**resample_references(combination, rate))
+                output = call(**_with_tuples(resample_references(combination, rate), tuples))
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
             if limits.keep_unmasked:
@@ -119,6 +120,21 @@ def _reporting_call(
     from app.worker.modular_calls import reporting_call
 
     return reporting_call(pipeline, context, preview_source)
+
+
+def _tuples(pipeline: Any) -> set[str]:
+    """Returns the arguments of the pipeline's call that are tuples and no lists: SDXL joins its
+    sizes with others, which fails with JSON's lists."""
+    parameters = inspect.signature(pipeline.__call__).parameters.values()
+    kinds = {each.name: str(each.annotation).lower() for each in parameters}
+    return {name for name, kind in kinds.items() if "tuple[" in kind and "list[" not in kind}
+
+
+def _with_tuples(arguments: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if name in names and isinstance(value, list) else value
+        for name, value in arguments.items()
+    }
 
 
 def returned(output: Any, pipeline: Any) -> list[Any]:
