@@ -26,7 +26,7 @@ def using_component_settings(pipeline: Any, step: PipelineStep) -> Iterator[None
         if step.attention_slicing:
             for component in pipeline.components.values():
                 if isinstance(component, torch.nn.Module):
-                    given_back.callback(_attention_of(component))
+                    given_back.callback(attention_of(component))
             pipeline.enable_attention_slicing()
         for key, tuning in step.tunings.items():
             name, _, path = key.partition(".")
@@ -44,10 +44,10 @@ def _tune(
     if tuning.attention_processor is not None:
         processor = _processor(tuning.attention_processor)
         _require(module, "set_attn_processor", f"A {kind} takes no attention processor.", where)
-        given_back.callback(_attention_of(module))
+        given_back.callback(attention_of(module))
         module.set_attn_processor(processor)  # type: ignore[operator]
     if tuning.attention_backend is not None:
-        given_back.callback(_attention_of(module))
+        given_back.callback(attention_of(module))
         _set_backend(module, tuning.attention_backend, key)
     if tuning.forward_chunking:
         _require(module, "enable_forward_chunking", f"A {kind} has no forward chunking.", where)
@@ -91,7 +91,7 @@ def _set_backend(module: torch.nn.Module, backend: str, key: str) -> None:
         _AttentionBackendRegistry._active_backend = active
 
 
-def _attention_of(component: torch.nn.Module) -> Callable[[], None]:
+def attention_of(component: torch.nn.Module) -> Callable[[], None]:
     """Returns a function that restores the component's present attention processors."""
     processors = [
         (module, module.processor, getattr(module.processor, "_attention_backend", None))
@@ -101,7 +101,8 @@ def _attention_of(component: torch.nn.Module) -> Callable[[], None]:
 
     def put_back() -> None:
         for module, processor, backend in processors:
-            module.set_processor(processor)  # type: ignore[operator]
+            if module.processor is not processor:
+                module.set_processor(processor)  # type: ignore[operator]
             if hasattr(processor, "_attention_backend"):
                 processor._attention_backend = backend
 

@@ -10,14 +10,17 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from app.dialect.plan import PipelineStep
+from app.dialect.plan_settings import DENOISERS
 from app.dialect.setting_blocks import CacheDit
 from app.worker.device import Device
 from app.worker.loading.parts import Parts
 from app.worker.tuning.attention import using_attention_backend
 from app.worker.tuning.cache_dit import using_cache_dit
 from app.worker.tuning.caches import using_cache
-from app.worker.tuning.component_tuning import using_component_settings
+from app.worker.tuning.component_tuning import attention_of, using_component_settings
 from app.worker.tuning.ip_adapters import using_ip_adapters
 from app.worker.tuning.loras import HeldLoras
 from app.worker.tuning.offload import on_device
@@ -35,6 +38,10 @@ def tuned(
     loading an adapter draws some.
     """
     with contextlib.ExitStack() as given_back:
+        for name in DENOISERS:
+            if isinstance(denoiser := getattr(pipeline, name, None), torch.nn.Module):
+                # Some pipelines perturb attention for a call, and leave it so if it is cancelled.
+                given_back.callback(attention_of(denoiser))
         if step.attention_backend is not None:
             given_back.enter_context(using_attention_backend(step.attention_backend))
         if step.attention_slicing or step.tunings:
