@@ -203,7 +203,8 @@ class AdapterBlock(Block):
 
 
 class LoraBlock(AdapterBlock):
-    model_name: str
+    model_name: str | None
+    """Null or "": no LoRA, so that a form can offer none."""
     weight_name: str | None = None
     subfolder: str | None = None
     revision: str | None = None
@@ -219,7 +220,8 @@ class LoraBlock(AdapterBlock):
 class TextualInversionBlock(AdapterBlock):
     """A word that the text encoders learn for the step (an addition to the dialect)."""
 
-    model_name: str
+    model_name: str | None
+    """Null or "": no word."""
     weight_name: str | None = None
     subfolder: str | None = None
     revision: str | None = None

@@ -19,6 +19,7 @@ from app.dialect.files import (
 from app.dialect.fingerprint import WEIGHTS, tensor_shapes
 from app.dialect.installed.lora_components import lora_components
 from app.dialect.installed.signatures import base_names
+from app.dialect.model_kinds import Kind
 from app.dialect.plan_sources import ComponentBlock, LoraSource, ModelSource
 from app.dialect.references import Path as Place
 from app.errors import nearest
@@ -91,9 +92,13 @@ def _lora(
     reader: ValueReader,
     paths: PathSettings,
 ) -> LoraSource | None:
+    if not lora.model_name:
+        return None
     is_one_name = lora.weight_name is None and not lora.subfolder and lora.revision is None
     noted = len(reader.problems)
-    found = _by_bare_name(lora.model_name, at, reader, paths) if is_one_name else None
+    found: tuple[ModelSource, str | None] | None = None
+    if is_one_name:
+        found = by_bare_name(lora.model_name, "loras", at, reader, paths)
     if found is None and len(reader.problems) == noted:
         found = _in_folder(lora, at, source_of, reader)
     if found is None:
@@ -107,11 +112,11 @@ def _lora(
     )
 
 
-def _by_bare_name(
-    named: str, at: Place, reader: ValueReader, paths: PathSettings
-) -> tuple[ModelSource, str | None] | None:
-    """Returns the LoRA of this bare name; None for a path and for a model of the hub, and, with
-    the problem noted, where there is none or several."""
+def by_bare_name(
+    named: str, kind: Kind, at: Place, reader: ValueReader, paths: PathSettings
+) -> tuple[ModelSource, str] | None:
+    """Returns the folder and the file of the adapter of this bare name; None for a path and for a
+    model of the hub, and, with the problem noted, where there is none or several."""
     if not can_be_path(reader.folder / named) or path_from(reader.folder, named).exists():
         return None
     folder, _ = folder_and_file(named)
@@ -121,7 +126,7 @@ def _by_bare_name(
     find = known_instead_of_hub if repositories else find_known
     where = (*at, "model_name")
     try:
-        known = find(named, ("loras",), paths)
+        known = find(named, (kind,), paths)
     except NotOne as error:
         reader.note(where, error.message, error.hint)
         return None
@@ -131,9 +136,8 @@ def _by_bare_name(
     if reader.is_typed(where) and not any(real.is_relative_to(root) for root in roots(paths)):
         reader.note(where, f"'{named}' lies outside the folders of models.")
         return None
-    if known.path.suffix != WEIGHTS:
-        message = f"'{known.name}' is not a safetensors file, and a LoRA is read from no other."
-        reader.note(where, message)
+    if known.path.suffix != WEIGHTS and not (kind == "embeddings" and paths.allow_pickles):
+        reader.note(where, f"'{known.name}' is not a safetensors file.", "Take one of that format.")
         return None
     return ModelSource(model=named, folder=str(known.path.parent.resolve())), known.path.name
 

@@ -48,6 +48,7 @@ from app.planning.schedulers import (
 from app.planning.single_files import (
     check_checkpoint_family,
     check_single_file_class,
+    class_of_checkpoint,
     single_file_quantisation,
 )
 from app.planning.textual_inversions import read_inversions
@@ -111,6 +112,9 @@ class PipelineBuilder:
             source = self.models.source(loading, loading_at, needs=indexes)
         elif not is_mistyped("model_name", loading):
             check_assembled(pipeline_class, block, loading_at, self._reader)
+        if source is not None and source.file:
+            controlnet = "controlnet" in {name for name, *_ in block.all_component_blocks}
+            pipeline_class = class_of_checkpoint(pipeline_class, source, controlnet=controlnet)
         code = read_code(
             loading, loading_at, self._paths.trust_remote_code, self.models.source, self._reader
         )
@@ -125,6 +129,7 @@ class PipelineBuilder:
         components = {
             component: self._component(document, (*where, *below), dtype)
             for component, below, document in block.all_component_blocks
+            if not _is_left_out(document.from_pretrained_arguments)
         }
         check_lists_fit(
             pipeline_class, block.component_lists, where, self._reader, modular=is_modular_step
@@ -163,7 +168,7 @@ class PipelineBuilder:
             (*where, "textual_inversions"),
             self.models.source,
             self._reader,
-            allow_pickles=self._paths.allow_pickles,
+            paths=self._paths,
         )
         ip_adapters = read_ip_adapters(
             block.ip_adapters, pipeline_class, where, self.models.source, self._reader
@@ -367,3 +372,9 @@ class PipelineBuilder:
         check_packages(known, {**own, **arguments}, place, self._reader, named)
         warn_of_settings(known, block.from_config_args, (*at, "from_config_args"), self._reader)
         return SchedulerChange(class_name=name, config=arguments, shift=block.shift)
+
+
+def _is_left_out(loading: dict[str, Any]) -> bool:
+    """Returns True for a component whose file is null or "": the model's own is used, so that a
+    form can offer none."""
+    return "model_name" not in loading and loading.get("from_single_file", "none") in (None, "")

@@ -22,6 +22,7 @@ from app.models.textual_inversions import (
 )
 from app.planning.adapters import (
     SourceOf,
+    by_bare_name,
     component_folder,
     folder_and_file,
     is_one_there,
@@ -29,6 +30,7 @@ from app.planning.adapters import (
 )
 from app.planning.modular import is_modular
 from app.planning.values import ValueReader
+from app.settings import PathSettings
 
 MIXIN = "TextualInversionLoaderMixin"
 """Base class of the pipelines that take one."""
@@ -45,7 +47,7 @@ def read_inversions(
     source_of: SourceOf,
     reader: ValueReader,
     *,
-    allow_pickles: bool,
+    paths: PathSettings,
 ) -> tuple[TextualInversionSource, ...]:
     """Returns the valid textual inversions; problems of the others are noted.
 
@@ -58,7 +60,7 @@ def read_inversions(
     found = []
     for index, inversion in enumerate(blocks):
         where = (*at, index)
-        source = _source(inversion, where, source_of, reader, allow_pickles=allow_pickles)
+        source = _source(inversion, where, source_of, reader, paths)
         if source is not None:
             found.append((where, TextualInversionSource(source=source, token=inversion.token)))
     _check(found, folders, reader)
@@ -81,12 +83,20 @@ def _source(
     at: Place,
     source_of: SourceOf,
     reader: ValueReader,
-    *,
-    allow_pickles: bool,
+    paths: PathSettings,
 ) -> ModelSource | None:
-    """Returns the file of an inversion; None where it has noted a problem."""
+    """Returns the file of an inversion; None for none, and where it has noted a problem."""
+    allow_pickles, named = paths.allow_pickles, block.weight_name
+    if not block.model_name:
+        return None
+    if named is None and not block.subfolder and block.revision is None:
+        noted = len(reader.problems)
+        known = by_bare_name(block.model_name, "embeddings", at, reader, paths)
+        if known is not None:
+            return known[0].model_copy(update={"file": known[1]})
+        if len(reader.problems) > noted:
+            return None
     loading = block.model_dump(exclude={"weight_name", "token"})
-    named = block.weight_name
     if named is None:
         loading["model_name"], named = folder_and_file(loading["model_name"])
     if named is not None:

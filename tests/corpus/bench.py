@@ -49,6 +49,8 @@ class Corpus(NamedTuple):
             name: str(self.folder / value) if value in (PICTURE, MASK) else value
             for name, value in line.inputs.items()
         }
+        if "checkpoint" in stem:
+            inputs["checkpoint"] = self.stand_ins.add_checkpoint()
         return run(self.engine, path, inputs, changes=line.changes)
 
     def real(self, folder: Path, name: str, line: Runs) -> Finished:

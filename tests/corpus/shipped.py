@@ -43,6 +43,18 @@ SHIPPED: dict[str, Runs] = {
         SEEN,
         {"/steps/0/workflow/arguments/max_new_tokens": 5, **_arguments(1, **SMALL)},
     ),
+    "checkpoint": _PICTURE,
+    "checkpoint-controlnet": Runs(
+        (PNG,), SEEN, _task(0, resolution=SIDE_PX) | _arguments(2, **FEW)
+    ),
+    "checkpoint-inpaint": Runs((PNG,), FILLED, _arguments(**FEW)),
+    "checkpoint-two-passes": Runs(
+        (Saved("image/png", 2 * SIDE_PX, 2 * SIDE_PX),),
+        changes=_arguments(0, **SMALL)
+        | _task(1, width=2 * SIDE_PX, height=2 * SIDE_PX)
+        | _arguments(2, num_inference_steps=5),
+    ),
+    "checkpoint-variations": Runs((PNG,), SEEN, _arguments(**FEW)),
     "enlarge": Runs((Saved("image/png", 4 * SIDE_PX, 4 * SIDE_PX),), SEEN, _task(0, **FEW)),
     "flux-canny": Runs((PNG,), SEEN, _arguments(1, **SMALL)),
     "flux-depth": Runs((PNG,), SEEN, _arguments(1, **SMALL)),

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from app.dialect.plan import PipelineStep, TaskStep
 from app.dialect.plan_sources import LoraSource, ModelSource
+from app.planning.single_files import class_of_checkpoint
 from tests.plan_bench import Bench, Document, drawing, safetensors, step
+from tests.standins.families import build_narrow
 
 FILE = "steps[0].pipeline.from_pretrained_arguments.from_single_file"
 MODEL = "steps[0].pipeline.from_pretrained_arguments.model_name"
@@ -307,3 +311,66 @@ def test_link_that_leads_back_is_not_followed(bench: Bench):
 def test_pickled_lora_is_refused(bench: Bench):
     put(bench, "loras/ink.pt", b"PK\x03\x04")
     assert "'ink.pt' is not a safetensors file" in bench.problems(with_lora("ink"))[LORA]
+
+
+# --- chosen by the family, or none ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "named", "blocks", "expected"),
+    [
+        ("sd15", "AutoPipelineForText2Image", (), "StableDiffusionPipeline"),
+        ("sd15", "DiffusionPipeline", (), "StableDiffusionPipeline"),
+        ("sd15", "AutoPipelineForInpainting", (), "StableDiffusionInpaintPipeline"),
+        ("sd15", "AutoPipelineForText2Image", ("controlnet",), "StableDiffusionControlNetPipeline"),
+        ("sdxl", "AutoPipelineForText2Image", (), "StableDiffusionXLPipeline"),
+        ("sdxl", "AutoPipelineForImage2Image", (), "StableDiffusionXLImg2ImgPipeline"),
+        ("sd15", "StableDiffusionImg2ImgPipeline", (), "StableDiffusionImg2ImgPipeline"),
+    ],
+)
+def test_class_for_any_model_is_chosen_by_the_checkpoint(
+    tmp_path: Path, family: str, named: str, blocks: tuple[str, ...], expected: str
+):
+    file = tmp_path / "dream.safetensors"
+    build_narrow(family, file)
+    source = ModelSource(model="dream", folder=str(tmp_path), file=file.name)
+    controlnet = "controlnet" in blocks
+    found = class_of_checkpoint(f"diffusers.{named}", source, controlnet=controlnet)
+    assert found == f"diffusers.{expected}"
+
+
+@pytest.mark.parametrize("none", [None, ""])
+def test_lora_and_vae_of_no_name_are_left_out(bench: Bench, none: str | None):
+    put(bench, "loras/ink.safetensors")
+    document = with_part("vae", "AutoencoderKL", "variable:vae")
+    document["steps"][0]["pipeline"]["loras"] = [{"model_name": "variable:lora"}]
+    document["variables"] |= {"lora": none, "vae": none}
+    found = planned(bench, document)
+    assert found.loras == ()
+    assert found.components == {}
+    assert len(planned(bench, document, lora="ink").loras) == 1
+
+
+@pytest.mark.parametrize("folder", ["embeddings", "Embeddings"])
+@pytest.mark.parametrize("name", ["style/grain", "grain", "grain.safetensors"])
+def test_textual_inversion_is_found_by_bare_name(bench: Bench, folder: str, name: str):
+    file = bench.model.parent / folder / "style" / "grain.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({"emb_params": torch.zeros(2, 8)}, file)
+    [found] = planned(bench, inverted(name)).textual_inversions
+    assert (found.source.folder, found.source.file) == (str(file.parent.resolve()), file.name)
+
+
+def inverted(name: str) -> Document:
+    return drawing(steps=[step(textual_inversions=[{"model_name": name}])])
+
+
+def test_textual_inversion_of_two_folders_is_refused_with_both(bench: Bench):
+    for folder in ("embeddings/a", "embeddings/b"):
+        file = bench.model.parent / folder / "grain.safetensors"
+        file.parent.mkdir(parents=True)
+        save_file({"emb_params": torch.zeros(2, 8)}, file)
+    [message] = bench.problems(inverted("grain")).values()
+    assert "a/grain" in message
+    assert "b/grain" in message
+    assert planned(bench, inverted("b/grain")).textual_inversions

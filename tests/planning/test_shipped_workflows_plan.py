@@ -16,6 +16,7 @@ from app.planning.planner import make_plan
 from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS, PathSettings
 from tests.conftest import REAL_WORKFLOWS
 from tests.corpus.shipped import NEEDS_PACKAGE
+from tests.standins.families import build_narrow
 
 SHIPPED = sorted(SHIPPED_WORKFLOWS.glob("*.json"))
 BUILTIN = sorted(BUILTIN_WORKFLOWS.glob("*.json"))
@@ -37,7 +38,13 @@ def planned(file: Path, media: Path) -> Plan:
         for spec in asked
         if spec.kind in ("image", "mask") and spec.default is None
     }
-    return make_plan(file, pictures, paths=PathSettings(media=(media,)))
+    checkpoint = media / "checkpoints" / "dream.safetensors"
+    for spec in asked:
+        if spec.models == "checkpoints":
+            build_narrow("sd15", checkpoint)
+            pictures[spec.name] = checkpoint.stem
+    models = (*PathSettings().models, media)
+    return make_plan(file, pictures, paths=PathSettings(media=(media,), models=models))
 
 
 def outcome(file: Path, media: Path) -> tuple[Plan | None, tuple[Problem, ...]]:
