@@ -2,7 +2,8 @@
 
 `(text)` multiplies the weight by 1.1, `[text]` divides it by 1.1, `(text:1.5)` multiplies by the
 number; nested ones multiply. `\\(`, `\\)`, `\\[` and `\\]` are the characters themselves. The word
-BREAK begins a new chunk. An unclosed bracket counts to the end, and an unopened one is plain text.
+BREAK begins a new chunk, except at the end. An unclosed bracket counts to the end, and an unopened
+one is plain text.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ STEP = 1.1
 SUPPORTED = ("Flux", "StableDiffusion")
 """Prefixes of the pipelines whose prompts can be weighted here."""
 NOT_SUPPORTED = ("Flux2", "Flux3")
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
 MARKS = re.compile(
     r"\\[()\[\]]"  # an escaped bracket
     r"|:\s*(?P<weight>[+-]?\d*\.?\d+)\s*\)"  # the end of one with a weight
     r"|[()\[\]]"
-    r"|\s*\bBREAK\b\s*"
+    rf"|{BREAK.pattern}"
 )
 
 
@@ -33,14 +35,21 @@ Chunk = tuple[Piece, ...]
 
 
 def has_marks(prompt: str) -> bool:
-    """Returns True if the prompt may contain a weight."""
-    return any(mark in prompt for mark in "([")
+    """Returns True if the prompt may contain a weight or a BREAK."""
+    return any(mark in prompt for mark in "([") or BREAK.search(prompt) is not None
 
 
 def can_be_weighed(pipeline_class: str) -> bool:
     """Returns True if prompts of this pipeline class (unqualified) can be weighted."""
     is_one = pipeline_class.startswith(SUPPORTED) and not pipeline_class.startswith(NOT_SUPPORTED)
     return is_one or pipeline_class.startswith(("AutoPipeline", "DiffusionPipeline"))
+
+
+def is_read_in_chunks(pipeline_class: str) -> bool:
+    """Returns True if CLIP alone reads the prompts of this class: they may have any length."""
+    return pipeline_class.startswith("StableDiffusion") and not pipeline_class.startswith(
+        "StableDiffusion3"
+    )
 
 
 def read_weights(prompt: str) -> tuple[Chunk, ...]:
@@ -80,6 +89,8 @@ def read_weights(prompt: str) -> tuple[Chunk, ...]:
         else:
             chunks[-1].append(Piece(found, 1.0))
     chunks[-1].append(Piece(prompt[read:], 1.0))
+    if len(chunks) > 1 and not any(text for text, _ in chunks[-1]):
+        chunks.pop()
     for since in round_open:
         weigh(since, STEP)
     for since in square_open:

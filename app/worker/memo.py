@@ -209,7 +209,7 @@ def _encoders(pipeline: Any, step: PipelineStep, parts: Parts, device: Device) -
         computing_versions(),
         # Rounding depends on the hardware.
         [str(device), device.name],
-        *(["weighed"] if step.prompt_weighting else []),
+        *(["weighed in chunks"] if step.prompt_weighting else []),
         # (Left out where there are none: embeddings on the disk have keys without them.)
         *([{"inversions": inversions}] if inversions else []),
     ]

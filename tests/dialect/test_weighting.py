@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from app.dialect.weighting import (
     Piece,
     can_be_weighed,
+    has_marks,
+    is_read_in_chunks,
     plain,
     read_weights,
     weights_of_characters,
@@ -54,6 +56,26 @@ def test_break_begins_chunk_and_keeps_weights():
     assert read_weights("BREAKFAST") == ((Piece("BREAKFAST", 1.0),),)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [
+        ("BREAK red", ["", "red"]),
+        ("red BREAK", ["red"]),
+        ("(red BREAK)", ["red"]),
+        ("red BREAK BREAK blue", ["red", "", "blue"]),
+        ("BREAK", [""]),
+        ("a\nBREAK\nb", ["a", "b"]),
+    ],
+)
+def test_break_at_the_end_begins_no_chunk(prompt: str, texts: list[str]):
+    assert ["".join(text for text, _ in chunk) for chunk in read_weights(prompt)] == texts
+
+
+def test_break_alone_is_a_mark():
+    assert has_marks("red BREAK blue")
+    assert not has_marks("BREAKFAST")
+
+
 @given(texts)
 def test_every_character_of_any_text_has_a_weight(text: str):
     chunks = read_weights(text)
@@ -87,3 +109,11 @@ def test_supported_pipelines_are_recognised_by_name():
     weighed = ("FluxPipeline", "FluxFillPipeline", "StableDiffusionXLPipeline", "AutoPipelineForX")
     assert [can_be_weighed(name) for name in weighed] == [True] * 4
     assert not any(can_be_weighed(name) for name in ("WanPipeline", "Flux2Pipeline"))
+
+
+def test_prompts_that_clip_alone_reads_are_in_chunks():
+    found = [
+        is_read_in_chunks(f"{name}Pipeline")
+        for name in ("StableDiffusion", "StableDiffusionXLControlNet", "StableDiffusion3", "Flux")
+    ]
+    assert found == [True, True, False, False]

@@ -57,6 +57,14 @@ DRAW: dict[str, Document] = {
     "lora and loha, by blocks": document(
         step(blocks={"loras": [{**LORA, "scale": BY_BLOCK}, {**LOHA, "scale": 2}]})
     ),
+    "long prompt that changes": document(
+        step(
+            blocks={"configuration": {
+                "component_type": "StableDiffusionPipeline", "prompt_weighting": True,
+            }},
+            prompt="a [red|blue] star above " + "a big circle " * 20,
+        )
+    ),
     "lora then plain": document(step("first", blocks=OUTLINE), step("second")),
     "other scheduler": document(
         step(

@@ -11,10 +11,14 @@ from PIL import Image
 
 from app.dialect.fingerprint import WEIGHTS
 from app.dialect.plan import PipelineStep
+from app.dialect.prompt_schedule import first_change
+from app.dialect.weighting import has_marks, plain, read_weights
 from app.errors import shortened
 from app.planning.loading_arguments import FLOAT16_WARNING
 from app.worker.loading.parts import Parts
 from app.worker.steps.step_output import artifacts_of
+from app.worker.tuning.prompt_changes import can_change
+from app.worker.tuning.weighting import reading_of
 
 LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]+>")
 """The syntax by which other programs load a LoRA from a prompt."""
@@ -44,11 +48,6 @@ def prompt_notices(
     pipeline: Any, step: PipelineStep, arguments: Mapping[str, Any]
 ) -> Iterator[str]:
     """Yields what the pipeline will not read of its prompts, in sentences."""
-    tokenizers = {
-        name: component
-        for name, component in pipeline.components.items()
-        if name.startswith("tokenizer") and component is not None
-    }
     for name, value in arguments.items():
         if "prompt" not in name:
             continue
@@ -59,17 +58,30 @@ def prompt_notices(
                     f"'{shortened(tag[0])}' in the {shown_name} is read as words: a LoRA is loaded"
                     " by the document's 'loras'."
                 )
-            if step.prompt_weighting:
-                continue
-            if weighted := WEIGHTED.search(text):
-                yield (
-                    f"'{shortened(weighted[0])}' in the {shown_name} is read as words: weights need"
-                    " 'prompt_weighting' in the pipeline's configuration."
-                )
-            readers = _readers(name, arguments, tokenizers)
-            expands = bool(step.textual_inversions)
-            if cut := _cut_off(pipeline, readers, arguments, text, expands=expands):
+            yield from _syntax_notices(pipeline, step, shown_name, text)
+            if cut := _cut_off(pipeline, step, arguments, name, text):
                 yield f"The {shown_name} is too long for the model, which does not read: '{cut}'."
+
+
+def _syntax_notices(pipeline: Any, step: PipelineStep, shown_name: str, text: str) -> Iterator[str]:
+    """Yields which marks of a prompt the pipeline takes for words."""
+    weighted = found[0] if (found := WEIGHTED.search(text)) else ""
+    changing = first_change(text)
+    words = f" in the {shown_name} is read as words: "
+    kind = type(pipeline).__name__
+    if not step.prompt_weighting:
+        needed = " 'prompt_weighting' in the pipeline's configuration."
+        if weighted:
+            yield f"'{shortened(weighted)}'{words}weights need{needed}"
+        if changing and can_change(pipeline):
+            yield f"'{shortened(changing)}'{words}changes between steps need{needed}"
+    elif reading_of(pipeline) == "literal":
+        if has_marks(text):
+            yield f"The {shown_name} is taken as it stands: a {kind} reads no weights."
+    elif changing and not can_change(pipeline):
+        yield (
+            f"'{shortened(changing)}'{words}the prompts of a {kind} cannot change between steps."
+        )
 
 
 def unused_words(words: Iterable[str], arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -137,17 +149,25 @@ def _readers(name: str, arguments: Mapping[str, Any], tokenizers: Mapping[str, A
 
 
 def _cut_off(
-    pipeline: Any,
-    readers: Sequence[Any],
-    arguments: Mapping[str, Any],
-    written: str,
-    *,
-    expands: bool,
+    pipeline: Any, step: PipelineStep, arguments: Mapping[str, Any], name: str, written: str
 ) -> str:
-    """Returns the end of the text that none of the encoders reads, "" where one reads it all, or
-    may; `expands` for a pipeline with words of several tokens."""
+    """Returns the end of the argument's text that none of the encoders reads, "" where one reads
+    it all, or may."""
+    tokenizers = {
+        key: component
+        for key, component in pipeline.components.items()
+        if key.startswith("tokenizer") and component is not None
+    }
+    if step.prompt_weighting and (reading := reading_of(pipeline)) != "literal":
+        given = any(
+            key.endswith("prompt_embeds") and arguments[key] is not None for key in arguments
+        )
+        if reading == "chunks" and not given:
+            return ""
+        written = plain(read_weights(written))
+    expands = bool(step.textual_inversions)
     ends = []
-    for tokenizer in readers:
+    for tokenizer in _readers(name, arguments, tokenizers):
         text = pipeline.maybe_convert_prompt(written, tokenizer) if expands else written
         limit = _limit(pipeline, tokenizer, arguments)
         # A token has one byte or more; most prompts are shorter than that.

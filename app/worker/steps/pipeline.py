@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from app.worker.loading.parts import Parts
     from app.worker.previews import PreviewSource
     from app.worker.results import ResultWriter
+    from app.worker.tuning.prompt_changes import PromptChanges
 
 
 def run(
@@ -45,6 +46,7 @@ def run(
     from app.compat.worker.clip_text_model import with_inner_text_model
     from app.worker.loading.load import assemble
     from app.worker.tuning.acceleration import idle_backend_notices
+    from app.worker.tuning.prompt_changes import changing_prompts
     from app.worker.tuning.textual_inversions import using_textual_inversions
     from app.worker.tuning.tune import reset_caches, tuned
 
@@ -63,18 +65,20 @@ def run(
         tuned(pipeline, step, parts, context.device, context.loras) as losses,
         drawing if step.generator else contextlib.nullcontext(),
         context.prompts.memoising(pipeline, step, parts, context.device),
+        changing_prompts(pipeline, step) as changes,
     ):
         for sentence in losses:
             context.notice(sentence)
         context.map_phases(pipeline.components)
         preview_source = context.preview_maps.preview_source(pipeline, parts)
-        call = _reporting_call(pipeline, step, context, preview_source)
+        call = _reporting_call(pipeline, step, context, preview_source, changes)
         tuples = _tuples(pipeline)
         if step.generator:
             call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
 
         def returning(combination: Mapping[str, Any]) -> list[Any]:
             preview_source.begin(combination)
+            changes.begin(combination)
             if sentence := shape_notice(combination, step.arguments):
                 context.notice(sentence)
             for sentence in prompt_notices(pipeline, step, combination):
@@ -111,11 +115,15 @@ def run(
 
 
 def _reporting_call(
-    pipeline: Any, step: PipelineStep, context: RunContext, preview_source: PreviewSource
+    pipeline: Any,
+    step: PipelineStep,
+    context: RunContext,
+    preview_source: PreviewSource,
+    changes: PromptChanges,
 ) -> Callable[..., Any]:
     """Returns the pipeline's call, with progress reports."""
     if step.modular is None:
-        return partial(pipeline, **report_steps(pipeline, context, preview_source))
+        return partial(pipeline, **report_steps(pipeline, context, preview_source, changes))
     # Imported late: it imports diffusers' blocks.
     from app.worker.modular_calls import reporting_call
 
@@ -161,10 +169,17 @@ def returned(output: Any, pipeline: Any) -> list[Any]:
 class Steps:
     """Reports the denoising steps of one pipeline's calls, with previews."""
 
-    def __init__(self, pipeline: Any, context: RunContext, preview_source: PreviewSource) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        context: RunContext,
+        preview_source: PreviewSource,
+        changes: PromptChanges,
+    ) -> None:
         self._pipeline = pipeline
         self._context = context
         self._preview_source = preview_source
+        self._changes = changes
         self._done = 0
         self._clock_started = 0.0
 
@@ -182,7 +197,7 @@ class Steps:
     ) -> dict[str, Any]:
         """Implements diffusers' `callback_on_step_end`, for the pipeline or one inside it."""
         self.end(index + 1, _total(pipeline), tensors.get("latents"))
-        return {}
+        return self._changes.after(pipeline, index)
 
     def at(self, scheduler: Any) -> None:
         """Wraps `step` of the scheduler, which belongs to this run."""
@@ -207,14 +222,14 @@ def _total(pipeline: Any) -> int:
 
 
 def report_steps(
-    pipeline: Any, context: RunContext, preview_source: PreviewSource
+    pipeline: Any, context: RunContext, preview_source: PreviewSource, changes: PromptChanges
 ) -> dict[str, Any]:
     """Makes every call of the pipeline report its steps; returns the arguments its calls need.
 
     Some diffusers pipelines have no callback (the decoders of Kandinsky 2.2, HunyuanVideo 1.5,
     Marigold, …); each of their steps calls the scheduler once. Those with neither have no steps.
     """
-    steps = Steps(pipeline, context, preview_source)
+    steps = Steps(pipeline, context, preview_source, changes)
     if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
         return {"callback_on_step_end": steps.on_step_end}
     if (scheduler := getattr(pipeline, "scheduler", None)) is not None:

@@ -9,22 +9,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from app.dialect.weighting import (
-    NOT_SUPPORTED,
     Chunk,
+    can_be_weighed,
     has_marks,
+    is_read_in_chunks,
     plain,
     read_weights,
     weights_of_characters,
 )
-
-log = logging.getLogger(__name__)
+from app.worker.tuning.prompt_chunks import (
+    PLACES,
+    in_chunks,
+    is_text,
+    multiplied,
+    texts_of,
+    weights_of_tokens,
+)
 
 
 class Region(NamedTuple):
@@ -45,15 +51,11 @@ def weighting_prompts(pipeline: Any) -> Iterator[None]:
     Enter before the prompt memo, so that it stores weighted embeddings. Unsupported pipelines take
     prompts literally.
     """
-    regions = _regions_of(pipeline)
-    if regions is None:
-        log.warning(
-            "%s does not support prompt weights and takes prompts literally",
-            type(pipeline).__name__,
-        )
-        yield
-        return
-    pipeline.encode_prompt = _weighed(pipeline, pipeline.encode_prompt, regions)
+    match reading_of(pipeline):
+        case "chunks":
+            pipeline.encode_prompt = in_chunks(pipeline, pipeline.encode_prompt)
+        case "whole":
+            pipeline.encode_prompt = _weighed(pipeline, pipeline.encode_prompt)
     try:
         yield
     finally:
@@ -61,42 +63,37 @@ def weighting_prompts(pipeline: Any) -> Iterator[None]:
         vars(pipeline).pop("encode_prompt", None)
 
 
-def _regions_of(pipeline: Any) -> Callable[[torch.Tensor], list[Region]] | None:
-    """Returns the layout of the family's embeddings; None if unsupported."""
+def reading_of(pipeline: Any) -> Literal["chunks", "whole", "literal"]:
+    """Returns how a pipeline reads prompts with weights: in chunks, so that they may be of any
+    length, as a whole, or not at all."""
     name = type(pipeline).__name__
+    if not (can_be_weighed(name) and hasattr(pipeline, "encode_prompt")):
+        return "literal"
+    if is_read_in_chunks(name):
+        return "chunks"
+    # (Redux has no text encoders of its own.)
+    is_flux_without = name.startswith("Flux") and getattr(pipeline, "tokenizer_2", None) is None
+    return "literal" if is_flux_without else "whole"
+
+
+def _regions(pipeline: Any) -> list[Region]:
+    """Returns the layout of the embeddings of Flux and Stable Diffusion 3."""
     everything = slice(None)
-    if name.startswith("Flux") and not name.startswith(NOT_SUPPORTED):
-        if getattr(pipeline, "tokenizer_2", None) is None or not hasattr(pipeline, "encode_prompt"):
-            return None
-        t5 = Region(pipeline.tokenizer_2, "_2", everything, everything, keeps_mean=False)
-        return lambda _embeddings: [t5]
-    if not name.startswith("StableDiffusion") or not hasattr(pipeline, "encode_prompt"):
-        return None
-    clips = [getattr(pipeline, name, None) for name in ("tokenizer", "tokenizer_2")]
-
-    def regions(embeddings: torch.Tensor) -> list[Region]:
-        t5 = getattr(pipeline, "tokenizer_3", None)
-        is_sd3 = hasattr(pipeline, "tokenizer_3")
-        tokens = slice(0, pipeline.tokenizer_max_length) if is_sd3 else everything
-        first = getattr(pipeline, "text_encoder", None)
-        width = 0 if first is None or clips[0] is None else int(first.config.hidden_size)
-        if clips[1] is None:
-            width = embeddings.shape[-1]
-        found = [
-            Region(clips[0], "", tokens, slice(0, width), keeps_mean=True),
-            Region(clips[1], "_2", tokens, slice(width, None), keeps_mean=True),
-        ]
-        if t5 is not None:
-            rest = slice(pipeline.tokenizer_max_length, None)
-            found.append(Region(t5, "_3", rest, everything, keeps_mean=False))
-        return [region for region in found if region.tokenizer is not None]
-
-    return regions
+    if type(pipeline).__name__.startswith("Flux"):
+        return [Region(pipeline.tokenizer_2, "_2", everything, everything, keeps_mean=False)]
+    tokens = slice(0, pipeline.tokenizer_max_length)
+    rest = slice(pipeline.tokenizer_max_length, None)
+    first = pipeline.text_encoder
+    width = 0 if first is None else int(first.config.hidden_size)
+    found = [
+        Region(pipeline.tokenizer, "", tokens, slice(0, width), keeps_mean=True),
+        Region(pipeline.tokenizer_2, "_2", tokens, slice(width, None), keeps_mean=True),
+        Region(pipeline.tokenizer_3, "_3", rest, everything, keeps_mean=False),
+    ]
+    return [region for region in found if region.tokenizer is not None]
 
 
-def _weighed(
-    pipeline: Any, encode: Callable[..., Any], regions: Callable[[torch.Tensor], list[Region]]
-) -> Callable[..., Any]:
+def _weighed(pipeline: Any, encode: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(encode)
     is_flux = type(pipeline).__name__.startswith("Flux")
 
@@ -106,20 +103,19 @@ def _weighed(
         bound.apply_defaults()
         arguments = bound.arguments
         read = {
-            name: [read_weights(each) for each in ([text] if isinstance(text, str) else text)]
+            name: [read_weights(each) for each in texts_of(text)]
             for name, text in arguments.items()
-            if "prompt" in name and _is_text(text)
+            if "prompt" in name and is_text(text)
         }
-        if not any(has_marks(text) for name in read for text in _texts(arguments[name])):
+        if not any(has_marks(text) for name in read for text in texts_of(arguments[name])):
             return encode(*positional, **named)
         for name, prompts in read.items():
             texts = [plain(chunks) for chunks in prompts]
             arguments[name] = texts[0] if isinstance(arguments[name], str) else texts
         result = list(encode(*bound.args, **bound.kwargs))
-        places = {"": 0} if is_flux else {"": 0, "negative_": 1}
-        for prefix, place in places.items():
+        for prefix, place in [("", 0)] if is_flux else PLACES.items():
             if isinstance(result[place], torch.Tensor):
-                for region in regions(result[place]):
+                for region in _regions(pipeline):
                     encoded = _read(read, prefix, region.argument)
                     if encoded is not None:
                         read_by = _expanded(pipeline, region.tokenizer, encoded)
@@ -129,16 +125,6 @@ def _weighed(
         return tuple(result)
 
     return weighed
-
-
-def _is_text(text: Any) -> bool:
-    return isinstance(text, str) or (
-        isinstance(text, list) and bool(text) and all(isinstance(each, str) for each in text)
-    )
-
-
-def _texts(text: str | list[str]) -> list[str]:
-    return [text] if isinstance(text, str) else text
 
 
 def _read(
@@ -170,26 +156,16 @@ def _multiplied(
 ) -> torch.Tensor:
     part = embeddings[:, region.tokens, region.channels]
     rows = [_weights(region.tokenizer, chunks, part.shape[1]) for chunks in prompts]
-    if all(weight == 1 for row in rows for weight in row):
+    if (changed := multiplied(part, rows, keeps_mean=region.keeps_mean)) is part:
         return embeddings
-    weights = torch.tensor(rows, dtype=part.dtype, device=part.device)
-    # The images of one prompt are adjacent in the batch.
-    weights = weights.repeat_interleave(part.shape[0] // len(rows), dim=0).unsqueeze(-1)
-    changed = part * weights
-    if region.keeps_mean:
-        mean = part.float().mean(dim=(1, 2), keepdim=True)
-        new_mean = changed.float().mean(dim=(1, 2), keepdim=True)
-        same = (weights == 1).all(dim=1, keepdim=True)
-        factor = torch.where(same | (new_mean == 0), torch.ones_like(mean), mean / new_mean)
-        changed = changed * factor.to(part.dtype)
     result = embeddings.clone()
     result[:, region.tokens, region.channels] = changed
     return result
 
 
 def _weights(tokenizer: Any, chunks: tuple[Chunk, ...], length: int) -> list[float]:
-    """Returns the weight of each token: that of its first non-space character."""
-    text, weights = plain(chunks), weights_of_characters(chunks)
+    """Returns the weight of each token of the plain prompt, as it is encoded."""
+    text = plain(chunks)
     spans = tokenizer(
         text,
         padding="max_length",
@@ -197,11 +173,7 @@ def _weights(tokenizer: Any, chunks: tuple[Chunk, ...], length: int) -> list[flo
         truncation=True,
         return_offsets_mapping=True,
     )["offset_mapping"]
-    found = []
-    for begin, end in spans:
-        inside = [at for at in range(begin, end) if not text[at].isspace()]
-        found.append(weights[inside[0]] if inside else 1.0)
-    return found
+    return weights_of_tokens(text, weights_of_characters(chunks), spans)
 
 
 def _pooled(pipeline: Any, prompts: list[tuple[Chunk, ...]], pooled: torch.Tensor) -> torch.Tensor:
