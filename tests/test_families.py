@@ -123,6 +123,23 @@ def test_family_draws_requested_size_equal_warm_and_cold(engine: Engine, workflo
     assert (pixels(other.results[0]) != drawn).any(), "the seed changes nothing"
 
 
+@pytest.mark.parametrize("stem", ["sd15", "sdxl", "sdxl-turbo"])
+def test_weights_in_the_prompt_are_read_if_switched_on(
+    engine: Engine, stand_in: StandIn, stem: str
+):
+    workflow = stand_in(stem)
+
+    def drawn(prompt: str, *, weighting: bool) -> np.ndarray:
+        inputs = {**small(workflow), "prompt": prompt, "weighting": weighting}
+        return pixels(run(engine, workflow, inputs).results[0])
+
+    plain = drawn("a red star", weighting=False)
+    np.testing.assert_array_equal(drawn("a (red:1.0) star", weighting=True), plain)
+    np.testing.assert_array_equal(drawn("a [red|red] star", weighting=True), plain)
+    assert (drawn("a (red:1.8) star", weighting=True) != plain).any()
+    assert (drawn("a (red:1.0) star", weighting=False) != plain).any()
+
+
 def test_family_reports_phases_steps_and_bytes(engine: Engine, workflow: Path):
     engine.free()
     finished = run(engine, workflow, small(workflow))

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from app.dialect.loader import read_document
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_settings import CompileBlock, ComponentChanges, LayerwiseCasting
 from app.planning.component_settings import PLACEMENT_WARNING, SLICING_WARNING
+from app.planning.declarations import declared_inputs
 from tests.plan_bench import MODEL, Bench, Document, drawing, step
 
 GROUPS = {"offload_type": "leaf_level", "use_stream": True}
@@ -240,6 +242,34 @@ def test_attention_slicing_is_a_warning(bench: Bench):
     plan = bench.plan(configured(enable_attention_slicing=True, disable_attention_slicing=False))
     assert plan.warnings == (SLICING_WARNING,)
     assert planned(bench, disable_attention_slicing=True) == planned(bench)
+
+
+# --- weights in the prompt -----------------------------------------------------------------------
+
+
+def switched(default: object) -> Document:
+    made = configured(prompt_weighting="variable:weighting")
+    return {**made, "variables": {**made["variables"], "weighting": default}}
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_person_may_switch_weights_of_the_prompt(bench: Bench, on: bool):
+    wanted = switched(not on)
+    (spec,) = [
+        spec
+        for spec in declared_inputs(read_document(bench.write(wanted)))
+        if spec.name == "weighting"
+    ]
+    assert spec.kind == "checkbox"
+    plan = bench.plan(wanted, weighting=on)
+    (found,) = plan.steps
+    assert isinstance(found, PipelineStep)
+    assert found.prompt_weighting is on
+    assert plan.warnings == ()
+
+
+def test_switch_of_weights_is_true_or_false(bench: Bench):
+    assert list(bench.problems(switched("yes"))) == [f"{WHERE}.prompt_weighting"]
 
 
 # --- dtypes --------------------------------------------------------------------------------------
