@@ -20,8 +20,11 @@ from tests.worker.bench import Bench, Document, document, step
 SIDE_PX = 64
 CHUNK = MAX_TOKENS - 2
 """Tokens of one chunk: those of an encoder without its two marks."""
-BLOCKS = {"safety_checker": None}
-KINDS = ("", "Img2Img", "Inpaint", "ControlNet", "XL", "XLImg2Img", "XLInpaint", "XLControlNet")
+LOADING = {"safety_checker": None}
+KINDS = (
+    "", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint",
+    "XL", "XLImg2Img", "XLInpaint", "XLControlNet", "XLControlNetImg2Img",
+)  # fmt: skip
 
 
 def build(folder: Path) -> None:
@@ -49,18 +52,20 @@ def drawing(
     blocks: Document = {}
     if "ControlNet" in kind:
         given |= {"image": "./picture.png"}
+        if not kind.endswith("ControlNet"):
+            given |= {"control_image": "./picture.png"}
         blocks["controlnet"] = {
             "configuration": {"component_type": "ControlNetModel"},
             "from_pretrained_arguments": {"model_name": str(models / f"{family}-control")},
         }
-    elif "Img2Img" in kind or "Inpaint" in kind:
+    if "Img2Img" in kind or "Inpaint" in kind:
         given |= {"image": "./picture.png", "strength": 1.0}
-    else:
+    elif "ControlNet" not in kind:
         given |= {"width": SIDE_PX, "height": SIDE_PX}
     if "Inpaint" in kind:
         given["mask_image"] = "./mask.png"
     made = step(
-        model=models / family, kind=kind, loading=BLOCKS if family == "sd" else {},
+        model=models / family, kind=kind, loading=LOADING if family == "sd" else {},
         prompt=prompt, blocks=blocks, **{**given, **arguments},
     )  # fmt: skip
     made["pipeline"]["configuration"]["prompt_weighting"] = weighed
@@ -69,7 +74,7 @@ def drawing(
 
 def stock(models: Path, kind: str) -> Any:
     """Returns diffusers' own pipeline of the model."""
-    model, more = ("sdxl", {}) if kind.startswith("XL") else ("sd", BLOCKS)
+    model, more = ("sdxl", {}) if kind.startswith("XL") else ("sd", LOADING)
     name = f"StableDiffusion{'XL' if kind.startswith('XL') else ''}Pipeline"
     return getattr(diffusers, name).from_pretrained(models / model, **more)
 

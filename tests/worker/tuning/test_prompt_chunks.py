@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
 
 from app.protocol import Noticed
 from app.worker.tuning.weighting import weighting_prompts
+from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished
 from tests.standins import build_flux
 from tests.standins.inversion import build_inversion
+from tests.standins.stable_diffusion import build_sdxl_refiner
 from tests.worker.bench import Bench, same
 from tests.worker.encoding import encoded
 from tests.worker.tuning.prompts import (
@@ -170,6 +173,36 @@ def test_chunks_do_not_affect_next_step_and_are_memoised(bench: Bench, models: P
     assert same(literal, bench.run(drawing(models, LONG, kind, weighed=False)))
     assert same(first.finished, Bench(bench.folder).run(drawing(models, LONG, kind)))
     assert notices(again.finished) == []
+
+
+def test_refiner_reads_the_prompt_in_chunks(bench: Bench):
+    build_sdxl_refiner(bench.folder / "sdxl")
+    made = drawing(bench.folder, f"(square:2.0) BREAK {LONG}", "XLImg2Img", guidance_scale=1)
+    with listening() as read:
+        assert notices(bench.run(made)) == []
+    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(bench.folder / "sdxl")
+    pipeline.tokenizer, pipeline.text_encoder = pipeline.tokenizer_2, pipeline.text_encoder_2
+    expected = by_hand(pipeline, "square", *FULL)
+    width = pipeline.text_encoder_2.config.hidden_size
+    size = CHUNK + 2
+    assert torch.equal(read[0].embeddings[:, size:], expected.embeddings[:, size:, width:])
+    assert not torch.equal(read[0].embeddings[:, :size], expected.embeddings[:, :size, width:])
+    assert read[0].pooled is not None
+    assert expected.pooled is not None
+    assert torch.equal(read[0].pooled, expected.pooled)
+
+
+@pytest.mark.parametrize("kind", ["", "XL"])
+def test_chunks_and_changes_work_with_offload(tmp_path: Path, models: Path, kind: str):
+    bench_with_pictures(tmp_path)
+    bench = Bench(tmp_path, Accelerator())
+    prompt = f"[red|blue] {LONG}"
+    there = bench.run(drawing(models, prompt, kind))
+    wanted = drawing(models, prompt, kind)
+    wanted["steps"][0]["pipeline"]["configuration"]["offload"] = "model"
+    bench.runner.prompts.clear()
+    for _ in range(2):
+        assert same(there, bench.run(wanted))
 
 
 def test_t5_prompt_that_is_cut_has_a_notice(bench: Bench):
