@@ -22,7 +22,7 @@ CONTAINERS = {
 }  # fmt: skip
 """FFmpeg's name for the format of each suffix."""
 SUFFIXES: dict[MediaKind, tuple[str, ...]] = {
-    "image": (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp"),
+    "image": (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp"),
     "video": (".avi", ".mkv", ".mov", ".mp4", ".webm"),
     "audio": (".flac", ".mp3", ".ogg", ".wav"),
 }

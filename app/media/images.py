@@ -1,7 +1,7 @@
 """Opens images: the only module that does, for the page, the planner and the worker.
 
 Pillow knows formats that run other programs or read other files (EPS runs Ghostscript), and a file
-of a few kilobytes may declare a billion pixels. So the format is chosen from a list of five by the
+of a few kilobytes may declare a billion pixels. So the format is chosen from a short list by the
 first bytes, and the number of pixels is read from the header before anything is decoded.
 """
 
@@ -15,11 +15,13 @@ from pathlib import Path
 from PIL import ExifTags, Image, PngImagePlugin
 
 HEADER_BYTES = 32
-SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WEBP": ".webp"}
+SUFFIX_BY_FORMAT = {
+    "JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WEBP": ".webp", "AVIF": ".avif",
+}  # fmt: skip
 """The accepted formats, by Pillow's names. TIFF is not one: its tiles and codecs are many."""
 DECODER_ERRORS = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError,
-    MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    RuntimeError, MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 """Exceptions of Pillow's decoders on broken content."""
 
@@ -50,7 +52,7 @@ class WrongMediaError(ValueError):
 
 
 def format_of(head: bytes) -> str | None:
-    """Returns the format that the first bytes of a file tell; None for any but the five."""
+    """Returns the format that the first bytes of a file tell; None for any other."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -61,6 +63,8 @@ def format_of(head: bytes) -> str | None:
         return "BMP"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return "AVIF"
     return None
 
 
@@ -216,7 +220,7 @@ def _checked_kind(head: bytes, max_pixels: int | None, name: str) -> str:
     if kind is None:
         raise WrongMediaError(
             f"'{name}' cannot be read as a picture: its content is of no known kind"
-            " (PNG, JPEG, WebP, GIF and BMP are)."
+            " (PNG, JPEG, WebP, AVIF, GIF and BMP are)."
         )
     told = _header_size(kind, head)
     if told is not None:
@@ -235,8 +239,9 @@ def check_pixels(width: int, height: int, max_pixels: int | None, name: str) -> 
 
 
 def _header_size(kind: str, head: bytes) -> tuple[int, int] | None:
-    """Returns width and height if the first bytes hold them; None for a JPEG."""
-    if kind == "JPEG":
+    """Returns width and height if the first bytes hold them; None for JPEG and AVIF, of which
+    nothing is decoded on opening."""
+    if kind in ("JPEG", "AVIF"):
         return None
     if kind == "PNG":
         return struct.unpack_from(">II", head, 16)

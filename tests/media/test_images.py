@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import random
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -59,7 +60,14 @@ def webp_that_says(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("kind", "suffix"),
-    [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("GIF", ".gif"), ("BMP", ".bmp")],
+    [
+        ("PNG", ".png"),
+        ("JPEG", ".jpg"),
+        ("WEBP", ".webp"),
+        ("GIF", ".gif"),
+        ("BMP", ".bmp"),
+        ("AVIF", ".avif"),
+    ],
 )
 def test_format_is_recognised_by_content(tmp_path: Path, kind: str, suffix: str):
     for name in ("a.png", "photo.jfif", "nothing"):
@@ -75,7 +83,7 @@ def test_other_formats_reach_no_decoder(tmp_path: Path, kind: str):
     file = tmp_path / "a.png"
     file.write_bytes(EPS if kind == "EPS" else encoded(kind))
     for opens in (checked, read, read_mask, alpha_of):
-        with pytest.raises(WrongMediaError, match=r"^'a\.png' cannot .*\(PNG, JPEG, WebP, GIF and"):
+        with pytest.raises(WrongMediaError, match=r"^'a\.png' cannot .*\(PNG, JPEG, WebP, AVIF"):
             opens(file, MILLION)
 
 
@@ -137,6 +145,24 @@ def test_broken_or_huge_colour_profile_is_accepted(tmp_path: Path):
         file = tmp_path / "a.png"
         file.write_bytes(encoded("PNG", icc_profile=content))
         assert read(file, MILLION).size == (24, 16)
+
+
+def avif_that_says(width: int, height: int) -> bytes:
+    """Returns an AVIF whose header has this size."""
+    content = bytearray(encoded("AVIF"))
+    place = content.index(b"ispe") + 8
+    content[place : place + 8] = width.to_bytes(4) + height.to_bytes(4)
+    return bytes(content)
+
+
+def test_large_avif_is_refused_without_memory_for_its_pixels(tmp_path: Path):
+    file = tmp_path / "a.avif"
+    file.write_bytes(avif_that_says(8192, 8192))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WrongMediaError, match="8192x8192"):
+        read(file, MILLION)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert (after - before) * 1024 < 100_000_000
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -262,7 +288,7 @@ def test_broken_content_is_always_refused_in_a_sentence(tmp_path: Path):
         encoded("JPEG", progressive=True), encoded("BMP"), encoded("WEBP", lossless=True),
         encoded("GIF", frames[0], save_all=True, append_images=frames[1:]),
         encoded("PNG", Image.new("P", (24, 16)), transparency=0),
-        encoded("PNG", Image.new("I;16", (24, 16), 4000)),
+        encoded("PNG", Image.new("I;16", (24, 16), 4000)), encoded("AVIF", exif=exif),
     ]  # fmt: skip
     chance, file = random.Random(7), tmp_path / "a.bin"
     for _ in range(2000):
