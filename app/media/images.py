@@ -21,7 +21,8 @@ SUFFIX_BY_FORMAT = {
 """The accepted formats, by Pillow's names. TIFF is not one: its tiles and codecs are many."""
 DECODER_ERRORS = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError,
-    RuntimeError, MemoryError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    RuntimeError, MemoryError, struct.error, Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
 )  # fmt: skip
 """Exceptions of Pillow's decoders on broken content."""
 
