@@ -482,7 +482,8 @@ def test_ip_adapter_of_unsupported_pipeline_is_refused(
         from_pretrained_arguments={"model_name": "owner/name"},
         ip_adapter={"model_name": "owner/eye", "weight_name": "eye.safetensors"},
     )
-    drawn["pipeline"]["arguments"] |= {"ip_adapter_image_embeds": []}
+    bench.picture("seen.png", bench.workflows)
+    drawn["pipeline"]["arguments"] |= {"ip_adapter_image": "seen.png"}
     document = drawing(steps=[drawn])
     if told is None:
         bench.plan(document)
