@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from app.dialect.fingerprint import tensor_shapes
 from app.protocol import DropComponents, Event
 from tests.standins.inversion import build_inversion
+from tests.standins.ip_adapter import build_ip_adapter
 from tests.standins.lycoris import Writer, save_lycoris
 from tests.worker.bench import SHAPES, Bench, Document, document, pixels, step
 
@@ -33,6 +34,8 @@ LOHA = {"model_name": "./loha.safetensors"}
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 INKED = "a red circle-ink star"
 FIRST = {"image": "previous_result:first"}
+FACE = {"model_name": "./face", "weight_name": "eye.safetensors"}
+SEEN = {"ip_adapter_image": "previous_result:first"}
 DRAW: dict[str, Document] = {
     "plain": document(step()),
     "lora": document(step(blocks=OUTLINE)),
@@ -64,6 +67,22 @@ DRAW: dict[str, Document] = {
             }},
             prompt="a [red|blue] star above " + "a big circle " * 20,
         )
+    ),
+    "adapter for faces": document(
+        step("first"), step("seeing", blocks={"ip_adapter": FACE}, **SEEN)
+    ),
+    "two ip-adapters, lora, loha and inversion": document(
+        step("first"),
+        step(
+            "seeing",
+            blocks={
+                "ip_adapter": [FACE, {**FACE, "scale": 0.4}],
+                "loras": [{**LORA, "scale": BY_BLOCK}, LOHA],
+                **INK,
+            },
+            prompt=INKED,
+            ip_adapter_image=["previous_result:first", "previous_result:first"],
+        ),
     ),
     "lora then plain": document(step("first", blocks=OUTLINE), step("second")),
     "other scheduler": document(
@@ -119,11 +138,12 @@ HISTORIES = st.lists(RUNS | st.sampled_from([Act("free"), Act("drop one")]), max
 
 
 def add_adapters(folder: Path) -> None:
-    """Writes the textual inversion and the LoHa that the workflows in this folder name."""
+    """Writes the adapters that the workflows in this folder name."""
     (weights,) = (Path(SHAPES) / "unet").glob("*.safetensors")
     _, shape = tensor_shapes(weights)[f"{LAYER}.weight"]
     module = f"lora_unet_{LAYER.replace('.', '_')}"
     save_lycoris(folder / "loha.safetensors", {module: Writer().loha(shape)})
+    build_ip_adapter(Path(SHAPES), folder / "face", "eye.safetensors", face=True)
     build_inversion(folder / "ink.safetensors", "emb_params", vectors=2, width=96)
 
 
