@@ -16,6 +16,7 @@ from app.models.resolve import component_names, misfit
 from app.models.specs import Unknown
 from app.planning.component_lists import lengths
 from app.planning.values import ValueReader
+from app.tasks import TASKS
 
 # --- how often a step runs ------------------------------------------------------------------------
 
@@ -107,8 +108,20 @@ class FrameRates:
         return step.model_copy(update={"result": result.model_copy(update={"fps": pace})})
 
     def _inherited(self, step: Step) -> float | None:
-        found = {self._paces.get(each.step) for each in step.references} - {None}
-        return found.pop() if len(found) == 1 else None
+        paces = (self._paces.get(each.step) for each in step.references)
+        found = {pace for pace in paces if pace is not None}
+        factors = _quickened(step)
+        return found.pop() * factors.pop() if len(found) == len(factors) == 1 else None
+
+
+def _quickened(step: Step) -> set[float]:
+    """Returns the factors by which the step's calls multiply a video's frame rate."""
+    task = TASKS[step.command] if isinstance(step, TaskStep) else None
+    if not isinstance(step, TaskStep) or task is None or not task.quickens_by:
+        return {1}
+    usual = task.arguments.model_fields[task.quickens_by].default
+    factors = (_literal(call.get(task.quickens_by)) or usual for call in step.calls)
+    return {factor for factor in factors if isinstance(factor, int)}
 
 
 def _own(step: Step) -> float | None:

@@ -8,6 +8,7 @@ from app.tasks import (
     edges,
     gather,
     image,
+    interpolation,
     language,
     qr_code,
     resize,
@@ -42,6 +43,7 @@ TASKS: dict[str, Task] = {
     "get_last_frame": video.LAST_FRAME,
     "video_frames": video.FRAMES,
     "concat_videos": video.CONCAT,
+    "interpolate_frames": interpolation.INTERPOLATION,
     "pair_audio": video.PAIR,
     "slice_audio": audio.SLICE,
     "crossfade_audio": audio.CROSSFADE,
@@ -67,7 +69,6 @@ TASKS: dict[str, Task] = {
 REFUSED: dict[str, str] = {
     "batch_decode_post_process": "it decodes the output of a transformers pipeline, which cannot be"
     " a step; use 'image_to_text' to describe an image or 'text_generation' to write text",
-    "interpolate_frames": "no maintained library reads its network (RIFE 4.13)",
     "restore_faces": "facexlib, which finds the faces, loads pickles from outside the model hub",
     "remove_background": "RMBG-2.0 needs code from its model repository, which is not run here",
     "dw_pose": "it needs mmcv and mmpose, which are not maintained for this version of torch; use"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
     Frame = np.ndarray[Any, np.dtype[Any]]
 
+DEFAULT_FPS = 8
+"""Frame rate of a video without one, defined by the dialect."""
 MAX_PIXELS = 128_000_000
 """Limit for images that a task makes: 400 MB of memory, four times the limit of uploads."""
 
@@ -37,7 +39,7 @@ class AudioVideo:
     sample_rate: int | None
     """In Hz; None for a silent video."""
     fps: float | None = None
-    """Frame rate, if read from a file."""
+    """Frame rate, if it comes from a file or a task."""
 
 
 def fitting(width: int, height: int) -> tuple[int, int]:

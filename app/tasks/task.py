@@ -93,6 +93,10 @@ class Loads(NamedTuple):
     """A single weight file in the model; "" if the model is the file."""
 
 
+Progress = Callable[[int, int], None]
+"""Reports pieces of the call done, and their total; a run can stop there."""
+
+
 class Loaded(NamedTuple):
     components: Mapping[str, Any]
     """By the task's names."""
@@ -100,8 +104,7 @@ class Loaded(NamedTuple):
     """By the task's names."""
     device: Any
     """Their torch device."""
-    progress: Callable[[int, int], None]
-    """Reports pieces of the call done, and their total."""
+    progress: Progress
     kept: dict[str, Any]
     """State shared by the calls of a step."""
 
@@ -132,14 +135,16 @@ class Becomes(NamedTuple):
 class Task(NamedTuple):
     arguments: type[Arguments]
     run: Callable[..., Any] | None
-    """Called with the arguments, and a numpy Generator if `random`, or Loaded if it loads models.
-    None for a task that becomes a pipeline call."""
+    """Called with the arguments, and a numpy Generator if `random`, Loaded if it loads models, or a
+    Progress if it `reports`. None for a task that becomes a pipeline call."""
     gives: Gives
     many: bool = False
     """Whether every item of the returned list is a result of its own."""
     keys: tuple[str, ...] = ()
     """Keys of the returned mapping, if it returns one."""
     random: bool = False
+    reports: bool = False
+    """Whether a call without a model takes long."""
     packages: tuple[Package, ...] = ()
     loads: Callable[[Mapping[str, Any]], tuple[Loads, ...]] = loads_nothing
     """Returns the models for these arguments, of which some may be UNKNOWN."""
@@ -149,6 +154,8 @@ class Task(NamedTuple):
     """Returns a sentence for each argument that counts as another value."""
     becomes: Callable[[Mapping[str, Any]], Becomes] | None = None
     """Returns the pipeline call for these arguments."""
+    quickens_by: str = ""
+    """The argument by which the video's frame rate is multiplied."""
 
 
 class Mistake(NamedTuple):

@@ -74,3 +74,14 @@ def test_fps_is_inherited_from_source_video(bench: Bench):
 def test_fps_of_sub_workflow_video_is_kept(bench: Bench):
     bench.write(drawing(steps=[filmed(frame_rate=30.0)]), "child.json")
     assert pace(bench, sub("child.json") | {"result": FILM}) == 30
+
+
+def test_interpolated_video_plays_faster(bench: Bench):
+    silent = {**filmed(frame_rate=12.0), "result": {**FILM, "save": False}}
+    between = task("interpolate_frames", video="previous_result:film", multiplier=4)
+    assert pace(bench, silent, between) == 48
+    again = {**task("interpolate_frames", video="previous_result:interpolate_frames")}
+    assert pace(bench, silent, between, {**again, "name": "again"}) == 96
+    said = {**between, "result": {**FILM, "fps": 24}}
+    assert pace(bench, silent, said) == 24
+    assert pace(bench, filmed("WanPipeline"), between) is None

@@ -14,8 +14,10 @@ from app.tasks.task import mistakes
 def call(command: str, **arguments: Any) -> Any:
     """Returns the task's result."""
     task = TASKS[command]
-    drawing = (np.random.default_rng(3),) if task.random else ()
-    return task.run(task.arguments.model_validate(arguments), *drawing)
+    more: tuple[Any, ...] = (np.random.default_rng(3),) if task.random else ()
+    if task.reports:
+        more = (lambda done, total: None,)
+    return task.run(task.arguments.model_validate(arguments), *more)
 
 
 def wrong(command: str, **arguments: Any) -> dict[str, str]:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from app.errors import InvalidWorkflow
+from app.protocol import Event, RunCancelled, StepProgress
 from tests.media.films import film, tone
 from tests.worker.bench import Bench, document
 
@@ -45,6 +47,43 @@ def test_audio_file_is_sliced_and_paired_with_video(bench: Bench):
         audio="previous_result:cut", sample_rate=8000,
     )  # fmt: skip
     assert bench.run(document(cut, pair)).success
+
+
+def test_interpolated_video_keeps_audio_and_its_length(bench: Bench):
+    film(bench.folder / "film.mp4", fps=8, seconds_of_sound=0.5)
+    between = doing("interpolate_frames", "video/mp4", video="film.mp4", multiplier=4)
+    finished = bench.run(document(between))
+    (saved,) = finished.results
+    with av.open(saved.path) as container:
+        (pictures,) = container.streams.video
+        (sound,) = container.streams.audio
+        assert (pictures.frames, pictures.average_rate, sound.rate) == (13, 32, 8000)
+    progress = [event for event in finished.events if isinstance(event, StepProgress)]
+    assert [(event.done, event.total) for event in progress] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_network_for_interpolation_is_replaced_with_warning(bench: Bench):
+    film(bench.folder / "film.mp4")
+    step = doing("interpolate_frames", video="film.mp4", model_name="imaginairy/rife-interpolation")
+    assert bench.plan(document(step)).warnings == (
+        "steps[0].task.arguments.model_name: No library reads this network: OpenCV's optical flow"
+        " is used instead.",
+    )
+
+
+def test_cancel_ends_interpolation_between_two_frames(bench: Bench):
+    film(bench.folder / "film.mp4")
+    seen: list[StepProgress] = []
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, StepProgress):
+            seen.append(event)
+            bench.cancel(event.run_id)
+
+    bench.when = cancel
+    finished = bench.run(document(doing("interpolate_frames", "video/mp4", video="film.mp4")))
+    assert isinstance(finished.terminal, RunCancelled)
+    assert len(seen) == 1
 
 
 def test_video_variable_works_under_any_argument_name(bench: Bench):

@@ -12,7 +12,7 @@ from app.compat.worker.x264 import repeatable_options
 from app.errors import ResultError
 from app.media.audio_files import OPUS_RATES
 from app.outputs import NewFile, Record
-from app.tasks.media import AudioVideo, VideoFileFrames, as_array, as_audio, as_bytes
+from app.tasks.media import DEFAULT_FPS, AudioVideo, VideoFileFrames, as_array, as_audio, as_bytes
 from app.worker.results.audio import encoded, layout_of, quality_options
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Frame = np.ndarray[Any, np.dtype[Any]]
 
 Size = tuple[int, int]
-DEFAULT_FPS = 8
-"""Defined by the dialect."""
 FINE_CRF = "8"
 """x264 quality (0 to 51) without visible loss; 23 is usual."""
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -153,7 +151,7 @@ def save_gif(artifact: Any, file: NewFile, _record: Record, spec: ResultSpec) ->
 
 
 def _paced(spec: ResultSpec, artifact: Any) -> ResultSpec:
-    """Returns the spec with the source file's frame rate, if it sets none."""
+    """Returns the spec with the video's own frame rate, if it sets none."""
     if spec.fps is None and isinstance(artifact, AudioVideo) and artifact.fps is not None:
         return spec.model_copy(update={"fps": artifact.fps})
     return spec

@@ -47,6 +47,8 @@ def run(
         more: tuple[Any, ...] = (np.random.default_rng(step.seed),) if task.random else ()
         if parts.parts:
             more = (_loaded(step, parts, components, context, progress, given_back),)
+        if task.reports:
+            more = (progress.within_call,)
         for number, call in enumerate(calls, start=1):
             context.cancel_point()
             given = task.run(_arguments(step, task, call), *more)
@@ -72,6 +74,7 @@ class _Progress:
             self._report(number, self._calls)
 
     def within_call(self, done: int, total: int) -> None:
+        self._context.cancel_point()
         if self._calls == 1:
             self._report(done, total)
 
