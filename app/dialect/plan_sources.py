@@ -63,6 +63,8 @@ class ComponentBlock(Frozen):
     files: dict[str, str] = Field(default_factory=dict)
     """Files of a model that its own library loads: by the library's names, their places below the
     model's folder."""
+    code: bool = False
+    """True if the class is defined by the model's own code, which the operator trusts."""
 
     @property
     def is_foreign(self) -> bool:

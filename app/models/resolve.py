@@ -9,6 +9,7 @@ without one the components are those of the model's index.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -308,7 +309,7 @@ class _Resolver:
 
     def _block_folder(self, block: ComponentBlock) -> Path:
         folders = (block.source.subfolder,) if has_weights(block.class_name) else ()
-        wanted = Selection(folders=folders, variant=block.source.variant)
+        wanted = Selection(folders=folders, variant=block.source.variant, code=block.code)
         return self._find(block.source, wanted) / block.source.subfolder
 
     def _image_encoder(self, step: PipelineStep, shape: Shape) -> dict[str, ComponentSpec]:
@@ -340,6 +341,10 @@ class _Resolver:
                 f"'{block.source.model}' has no safetensors weights, and others are not loaded.",
                 hint="Take a model that has, or convert this one.",
             )
+        if block.code:
+            # Foreign code may compute in float32 alone.
+            own = in_a_folder(name, block.class_name, folder, "float32", block.source)
+            return replace(own, code=True)
         library, _, automatic = block.class_name.rpartition(".")
         class_name = block.class_name
         if automatic.startswith("AutoModel"):

@@ -164,6 +164,8 @@ class ComponentSpec:
     """The single file that has its weights."""
     tool_files: Mapping[str, str] = field(default_factory=dict)
     """Files of a model that its own library loads: by the library's names, their paths."""
+    code: bool = False
+    """True if the model's own code, which the operator trusts, defines the class."""
     changes: ComponentChanges | None = None
     """Changes made when it has been loaded."""
     sdnq_matmul: bool = False

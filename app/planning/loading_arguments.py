@@ -100,13 +100,20 @@ def read_code(
         message = f"The code of '{what}' is not run: only that of a repository 'owner/name' can be."
         reader.note((*at, key), message)
         return None
-    if repository not in trusted:
-        message = f"'{repository}' would run code of its own here, and nobody has allowed that."
-        hint = f"To trust it, start the workbench with {OWN_CODE_FLAG} {repository}."
-        reader.note((*at, key), message, hint)
+    if not is_trusted(repository, (*at, key), trusted, reader):
         return None
     revision = loading.get("custom_revision" if custom is not None else "revision")
     return source_of({"model_name": repository, "revision": revision}, at)
+
+
+def is_trusted(repository: str, at: Place, trusted: Collection[str], reader: ValueReader) -> bool:
+    """Returns whether the code of this repository may run; notes the problem if not."""
+    if repository in trusted:
+        return True
+    message = f"'{repository}' would run code of its own here, and nobody has allowed that."
+    hint = f"To trust it, start the workbench with {OWN_CODE_FLAG} {repository}."
+    reader.note(at, message, hint)
+    return False
 
 
 # --- a second model -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from app.dialect.plan_sources import ComponentBlock, ModelSource
 from app.dialect.plan_values import LiteralValue, Value
 from app.dialect.references import Path as Place
 from app.dialect.references import place
+from app.planning.loading_arguments import is_trusted
 from app.planning.pipelines import PipelineBuilder
 from app.planning.single_files import SingleFiles
 from app.planning.values import ValueReader
@@ -147,9 +148,11 @@ def _component(
     source = builder.models.named(wanted.model, at, wanted.argument)
     if source is None:
         return None
+    if wanted.code and not is_trusted(source.model, where, paths.trust_remote_code, reader):
+        return None
     if wanted.files:
         return _of_files(wanted, source, where, reader, paths)
     if source.folder is not None and not (Path(source.folder) / CONFIG).is_file():
         reader.note(where, f"'{source.model}' is not a model: it has no {CONFIG}.")
         return None
-    return ComponentBlock(class_name=wanted.class_name, source=source)
+    return ComponentBlock(class_name=wanted.class_name, source=source, code=wanted.code)

@@ -2,6 +2,7 @@
 
 from app.tasks import (
     audio,
+    background,
     borders,
     depth,
     detectors,
@@ -56,6 +57,7 @@ TASKS: dict[str, Task] = {
     "midas": depth.MIDAS,
     "zoe": depth.ZOE_AT_RESOLUTION,
     "zoe_depth": depth.ZOE_NATIVE,
+    "remove_background": background.REMOVAL,
     "segmentation": segments.SEGMENTATION,
     "segment": segments.SEGMENT,
     "sam": segments.EVERYTHING,
@@ -70,7 +72,6 @@ REFUSED: dict[str, str] = {
     "batch_decode_post_process": "it decodes the output of a transformers pipeline, which cannot be"
     " a step; use 'image_to_text' to describe an image or 'text_generation' to write text",
     "restore_faces": "facexlib, which finds the faces, loads pickles from outside the model hub",
-    "remove_background": "RMBG-2.0 needs code from its model repository, which is not run here",
     "dw_pose": "it needs mmcv and mmpose, which are not maintained for this version of torch; use"
     " 'openpose' to find poses",
 }

@@ -74,6 +74,9 @@ OPENCV = Package("cv2", "opencv-python-headless")
 TORCHVISION = Package("torchvision", "torchvision")
 CONTROLNET_AUX = Package("controlnet_aux", "controlnet_aux")
 SPANDREL = Package("spandrel", "spandrel")
+TIMM = Package("timm", "timm")
+KORNIA = Package("kornia", "kornia")
+EINOPS = Package("einops", "einops")
 
 
 class Loads(NamedTuple):
@@ -91,6 +94,8 @@ class Loads(NamedTuple):
     """Files for a model's own library: argument names with paths."""
     file: str | None = None
     """A single weight file in the model; "" if the model is the file."""
+    code: bool = False
+    """Whether the model's own code defines the class: the operator has to trust its repository."""
 
 
 Progress = Callable[[int, int], None]

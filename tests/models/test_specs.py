@@ -36,6 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "quantisation": Quantisation(kind="sdnq", arguments={"weights_dtype": "int8"}),
     "quantiser": "sdnq",
     "file": Path("unet.safetensors"),
+    "code": True,
     "tool_files": {"weights": "a.pt"},
     "changes": ComponentChanges(channels_last=True),
     "sdnq_matmul": True,

@@ -9,6 +9,7 @@ from tests.standins.language import build_language_model, build_vision_model
 from tests.standins.vision import (
     build_depth_model,
     build_detector,
+    build_matting_model,
     build_metric_depth_model,
     build_sam,
     build_segmentation_model,
@@ -25,6 +26,7 @@ TASK_MODELS: dict[str, Callable[[Path], None]] = {
     "IDEA-Research/grounding-dino-base": build_detector,
     "facebook/sam2-hiera-large": build_segmenter,
     "facebook/sam-vit-base": build_sam,
+    "briaai/RMBG-2.0": build_matting_model,
 }
 
 

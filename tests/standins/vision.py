@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -190,3 +193,48 @@ def _sharpen(model: SamModel | Sam2Model) -> None:
 def _save(model: PreTrainedModel, folder: Path, processor: object) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)  # type: ignore[attr-defined]
+
+
+MATTING_CODE = '''"""Stands in for BiRefNet's code."""
+
+import torch
+from transformers import PreTrainedModel
+
+from .matting_config import MattingConfig
+
+
+class Matting(PreTrainedModel):
+    config_class = MattingConfig
+
+    def __init__(self, first=True, config=MattingConfig()):
+        super().__init__(config)
+        # As BiRefNet: data are read while it is constructed, which a meta tensor has not.
+        self.rates = [rate.item() for rate in torch.linspace(0, 1, config.stages)]
+        self.stages = torch.nn.ModuleList(torch.nn.Conv2d(3, 1, 1) for _ in self.rates)
+
+    def forward(self, x):
+        return [stage(x) for stage in self.stages]
+'''
+MATTING_CONFIG_CODE = """from transformers import PretrainedConfig
+
+
+class MattingConfig(PretrainedConfig):
+    def __init__(self, stages=2, **others):
+        self.stages = stages
+        super().__init__(**others)
+"""
+
+
+def build_matting_model(folder: Path) -> None:
+    """A repository with its own class; its last stage takes bright pixels for the object."""
+    folder.mkdir(parents=True)
+    (folder / "matting.py").write_text(MATTING_CODE)
+    (folder / "matting_config.py").write_text(MATTING_CONFIG_CODE)
+    auto_map = {"AutoModelForImageSegmentation": "matting.Matting"}
+    (folder / "config.json").write_text(json.dumps({"stages": 2, "auto_map": auto_map}))
+    weights = {
+        f"stages.{number}.{name}": torch.full(shape, sign * value)
+        for number, sign in ((0, -1.0), (1, 1.0))
+        for name, shape, value in (("weight", (1, 3, 1, 1), 20.0), ("bias", (1,), -20.0))
+    }
+    save_file(weights, folder / "model.safetensors")

@@ -24,6 +24,7 @@ from app.worker.loading.foreign import foreign_class
 from app.worker.loading.parts import Part
 from app.worker.loading.processors import PROCESSORS
 from app.worker.loading.quantising import check_stored
+from app.worker.loading.remote_models import own_model_class
 
 
 def part_of(spec: ComponentSpec) -> Part:
@@ -32,6 +33,8 @@ def part_of(spec: ComponentSpec) -> Part:
         return spec
     if spec.library not in ("diffusers", "transformers"):
         return Part.of(spec, foreign_class(spec))
+    if spec.code:
+        return Part.of(spec, own_model_class(spec))
     found = class_of(spec)
     if spec.file is None:
         _check_files(
