@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.dialect.files import PICKLE_SUFFIXES
 from app.dialect.plan import PipelineStep, ResultSpec
 from app.dialect.plan_sources import ComponentBlock, ModelSource
 from app.dialect.plan_values import LiteralValue, Value
@@ -123,8 +124,9 @@ def computes_on_cpu(calls: Iterable[Call], reader: ValueReader) -> bool:
 def _of_files(
     wanted: Loads, source: ModelSource, where: Place, reader: ValueReader, paths: PathSettings
 ) -> ComponentBlock | None:
-    """Returns a component whose library reads pickles, if the operator allows them."""
-    if not paths.allow_pickles:
+    """Returns a component whose own library reads it; pickles only if the operator allows them."""
+    are_pickles = any(Path(file).suffix in PICKLE_SUFFIXES for file in wanted.files.values())
+    if are_pickles and not paths.allow_pickles:
         message = f"The weights of '{source.model}' are pickles, which may hold code."
         reader.note(where, message, "Start the workbench with --allow-pickles to read them.")
         return None

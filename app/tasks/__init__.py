@@ -7,6 +7,7 @@ from app.tasks import (
     depth,
     detectors,
     edges,
+    faces,
     gather,
     image,
     interpolation,
@@ -63,6 +64,7 @@ TASKS: dict[str, Task] = {
     "sam": segments.EVERYTHING,
     **detectors.DETECTORS,
     "upscale": upscale.SPANDREL_UPSCALE,
+    "restore_faces": faces.RESTORATION,
     "diffusion_upscale": upscale.DIFFUSION,
     "text_generation": language.TEXT_GENERATION,
     "image_to_text": language.IMAGE_TO_TEXT,
@@ -71,7 +73,6 @@ TASKS: dict[str, Task] = {
 REFUSED: dict[str, str] = {
     "batch_decode_post_process": "it decodes the output of a transformers pipeline, which cannot be"
     " a step; use 'image_to_text' to describe an image or 'text_generation' to write text",
-    "restore_faces": "facexlib, which finds the faces, loads pickles from outside the model hub",
     "dw_pose": "it needs mmcv and mmpose, which are not maintained for this version of torch; use"
     " 'openpose' to find poses",
 }

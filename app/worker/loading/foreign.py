@@ -1,4 +1,4 @@
-"""Models of other libraries with their own files and loaders: controlnet_aux, spandrel.
+"""Models of other libraries with their own files and loaders: controlnet_aux, spandrel, OpenCV.
 
 Each is wrapped in a module, so that its weights are counted, moved and evicted like all others. The
 tasks (`app/tasks`) choose the classes; a document cannot name one.
@@ -16,6 +16,8 @@ from app.models.specs import ComponentSpec
 
 DEPTH = 2
 """Depth of attributes in which detectors keep their networks."""
+SMALLEST = 32
+"""Width and height in pixels to begin with."""
 
 
 class Foreign(torch.nn.Module):
@@ -39,6 +41,9 @@ def foreign_class(spec: ComponentSpec) -> type[Foreign]:
     def load() -> Foreign:
         assert spec.file is not None
         found = getattr(importlib.import_module(library), class_name)
+        if library == "cv2":
+            # The size of the images is set with each of them.
+            return Foreign(found.create(str(spec.file), "", (SMALLEST, SMALLEST)))
         if not spec.tool_files:
             return Foreign(found(device="cpu").load_from_file(spec.file))
         folder = spec.file.parents[next(iter(spec.tool_files.values())).count("/")]

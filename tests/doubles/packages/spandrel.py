@@ -1,4 +1,4 @@
-"""Stands in for spandrel, which needs torchvision: a network that doubles images."""
+"""Stands in for spandrel, which needs torchvision: networks that double images or mend faces."""
 
 from __future__ import annotations
 
@@ -24,12 +24,24 @@ class _Twice(torch.nn.Module):
         return torch.nn.functional.interpolate(picture, scale_factor=2) * self.weight
 
 
-class ImageModelDescriptor:
-    """Called with an image (1, 3, height, width) of 0..1; returns it larger."""
+class _Brighter(torch.nn.Module):
+    """Adds the weight to each pixel."""
 
-    def __init__(self, model: torch.nn.Module, scale: int) -> None:
+    def __init__(self, added: torch.Tensor) -> None:
+        super().__init__()
+        self.added = torch.nn.Parameter(added)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return picture + self.added
+
+
+class ImageModelDescriptor:
+    """Called with an image (1, 3, height, width) of 0..1; returns it larger, or mended."""
+
+    def __init__(self, model: torch.nn.Module, scale: int, purpose: str) -> None:
         self.model = model
         self.scale = scale
+        self.purpose = purpose
 
     def __call__(self, picture: torch.Tensor) -> torch.Tensor:
         return self.model(picture)
@@ -42,4 +54,7 @@ class ModelLoader:
         self.device = device
 
     def load_from_file(self, path: str | Path) -> ImageModelDescriptor:
-        return ImageModelDescriptor(_Twice(load_file(path, device=self.device)["weight"]), 2)
+        tensors = load_file(path, device=self.device)
+        if "added" in tensors:
+            return ImageModelDescriptor(_Brighter(tensors["added"]), 1, "FaceSR")
+        return ImageModelDescriptor(_Twice(tensors["weight"]), 2, "SR")
