@@ -19,7 +19,7 @@ from app.planning.loading_arguments import PRIOR_OF
 from app.planning.task_models import with_defaults
 from app.settings import SHIPPED_WORKFLOWS
 from app.tasks import TASKS
-from tests.standins.families import build_narrow, build_narrow_controlnet
+from tests.standins.checkpoint import build_checkpoint
 from tests.standins.films import (
     build_allegro,
     build_cogvideox,
@@ -75,7 +75,7 @@ MODELS: dict[str, Build] = {
     "runwayml/stable-diffusion-v1-5": build_sd,
     "stabilityai/stable-diffusion-2-1": build_sd21,
     "lllyasviel/control_v11f1p_sd15_depth": build_controlnet,
-    "lllyasviel/control_v11p_sd15_canny": build_narrow_controlnet,
+    "lllyasviel/control_v11p_sd15_canny": build_controlnet,
     "DionTimmer/controlnet_qrcode-control_v11p_sd21": partial(build_controlnet, linear=True),
     SDXL: build_sdxl,
     "stabilityai/stable-diffusion-xl-refiner-1.0": build_sdxl_refiner,
@@ -186,10 +186,11 @@ class StandIns:
         return self.folder / names[-1]
 
     def add_checkpoint(self) -> str:
-        """Have a small checkpoint of Stable Diffusion 1.5 there; returns its bare name."""
+        """Have Stable Diffusion 1.5 there in one file too; returns its bare name."""
         file = self.folder / "checkpoints" / "dream.safetensors"
         if not file.exists():
-            build_narrow("sd15", file)
+            file.parent.mkdir()
+            build_checkpoint(self.add(SD15), file)
         return file.stem
 
     def add_named(self, document: Any) -> None:

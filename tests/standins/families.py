@@ -22,7 +22,6 @@ from tests.standins.checkpoint import (
     original_vae,
 )
 from tests.standins.parts import seeded
-from tests.standins.stable_diffusion import controlnet_of
 
 Configs = dict[str, dict[str, Any]]
 NARROW_TEXT = {
@@ -111,11 +110,3 @@ def build_narrow(family: str, file: Path, seed: int = 0) -> None:
         tensors = original_tensors(family, narrow_configs(family))
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-
-
-def build_narrow_controlnet(folder: Path, seed: int = 0) -> None:
-    """A ControlNet for the small checkpoint of Stable Diffusion 1.5."""
-    with seeded(seed):
-        unet = UNet2DConditionModel.from_config(narrow_configs("sd15")["unet"])
-        controlnet = controlnet_of(unet)
-    controlnet.save_pretrained(folder, safe_serialization=True)
