@@ -74,11 +74,12 @@ def started_server(
     *,
     port: int | None = None,
     devices: str = "cpu",
+    models: Path | None = None,
 ) -> Iterator[Server]:
     """Starts a server on loopback that writes below `folder`; ends it as a person does.
 
     `fill` writes workflows into its further folder before the start; without `port` it gets a free
-    one.
+    one. `models` is a further folder of models.
     """
     workflows, outputs, log = folder / "workflows", folder / "outputs", folder / "server.log"
     workflows.mkdir(exist_ok=True)
@@ -88,6 +89,7 @@ def started_server(
         sys.executable, "-m", "app", "serve", "--port", str(port), "--devices", devices,
         "--output", str(outputs), "--workflows", str(workflows), "--log-level", "DEBUG",
     ]  # fmt: skip
+    command += [] if models is None else ["--models", str(models)]
     # CI is not passed on: Gradio must behave as on a person's machine.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     with log.open("wb") as output:

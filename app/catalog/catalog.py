@@ -129,7 +129,7 @@ class Catalog:
         found: dict[Path, None] = {}
         for folder in self._paths.workflows:
             try:
-                here = sorted(folder.resolve().glob("*.json"))
+                here = sorted(folder.resolve().glob("*.json"), key=lambda file: file.stem)
             except OSError as error:
                 log.warning("The folder %r cannot be listed: %s", str(folder), error.strerror)
                 continue
@@ -304,6 +304,8 @@ def _availability(draft: Draft) -> dict[str, Any]:
     missing = missing_files(draft.steps)
     if draft.lacks_file or missing.unknown:
         return {"ready": False, "availability": "a file that it names is missing"}
+    if draft.lacks_package:
+        return {"ready": False, "availability": "needs a package that is not installed"}
     if draft.is_refused:
         return {"ready": False, "availability": "cannot run as it stands"}
     sources = dict.fromkeys(source for step in draft.steps for source in step.sources)

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.visit import WAIT_MS, OpenPage, Visit, write_long
 from tests.servers import Server, started_server
+from tests.standins.families import build_narrow
 
 
 # Both end with this folder: while Playwright is open, no other test may run an event loop.
@@ -37,7 +38,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started_server(tmp_path_factory.mktemp("page"), write_long) as server:
+    folder = tmp_path_factory.mktemp("page")
+    build_narrow("sd15", folder / "models" / "checkpoints" / "dream.safetensors")
+    with started_server(folder, write_long, models=folder / "models") as server:
         yield server
 
 

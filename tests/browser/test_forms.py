@@ -47,6 +47,20 @@ def test_uploaded_image_is_varied(visit: Visit, picture: Path) -> None:
     visit.source(visit.result)
 
 
+def test_checkpoint_is_picked_from_the_list_of_those_in_the_folder(visit: Visit) -> None:
+    visit.choose("Stable Diffusion checkpoint")
+    expect(visit["input-lora"].locator("input")).to_have_value("none")
+    visit.generate()
+    visit.wait_for("Not started")
+    expect(visit.problems).to_contain_text("Checkpoint is needed.")
+    visit["input-checkpoint"].locator("input").click()
+    visit.page.get_by_role("option", name="dream").click()
+    for side in ("width", "height"):
+        visit.set_number(side, 256)
+    visit.run()
+    expect(visit.result).to_have_js_property("naturalWidth", 256)
+
+
 def test_non_image_file_is_refused(visit: Visit, tmp_path: Path) -> None:
     letter = tmp_path / "letter.png"
     letter.write_text("Dear reader")

@@ -468,3 +468,28 @@ def test_workflow_that_needs_inputs_is_looked_at_like_any_other(
     bench.write(drawing(variables=variables, inputs=inputs, steps=[asking]))
     assert [spec.name for spec in only(catalog).inputs if spec.required] == ["image"]
     assert only(catalog).availability == "downloads about 6.9 GB first"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"command": "depth", "arguments": {"image": "variable:image"}},
+        {"command": "diffusion_upscale", "arguments": {"image": "variable:image", "prompt": ""}},
+        {"command": "depth", "inputs": [{"image": {"location": "variable:image"}}]},
+    ],
+)
+def test_model_of_a_task_that_needs_a_picture_counts(
+    catalog: Catalog, bench: Bench, step: dict[str, Any]
+):
+    document = drawing(variables={"image": None}, steps=[{"name": "do", "task": step}])
+    bench.write(document)
+    entry = catalog.find("flow")
+    assert not entry.ready
+    assert entry.availability.startswith("downloads")
+
+
+def test_workflow_without_its_package_is_not_ready(catalog: Catalog, bench: Bench):
+    task = {"command": "upscale", "arguments": {"image": "variable:image", "model_name": "a/b"}}
+    bench.write(drawing(variables={"image": None}, steps=[{"name": "do", "task": task}]))
+    entry = catalog.find("flow")
+    assert (entry.ready, entry.availability) == (False, "needs a package that is not installed")
