@@ -55,11 +55,15 @@ class ImageWorkflow:
         return found, lacking
 
     def runs_with(self, *, image: bool, mask: bool) -> bool:
-        """Returns True if it draws from a prompt and exactly these, and needs nothing else."""
-        own = [self.input_for(argument) for argument in ("prompt", "image", "mask_image")]
-        if own[0] is None or (own[1] is not None, own[2] is not None) != (image, mask):
+        """Returns True if a pipeline draws from a prompt and exactly these, and nothing else is
+        needed. A workflow that enlarges or captions an image takes the same inputs."""
+        own = {name: self.input_for(name) for name in ("prompt", "image", "mask_image")}
+        sent = {"prompt": True, "image": image, "mask_image": mask}
+        if any((own[name] is not None) != is_sent for name, is_sent in sent.items()):
             return False
-        return all(spec in own for spec in self.entry.inputs if _is_needed(spec))
+        if any(is_sent and name not in self.entry.feeds for name, is_sent in sent.items()):
+            return False
+        return all(spec in own.values() for spec in self.entry.inputs if _is_needed(spec))
 
 
 def chosen(

@@ -15,6 +15,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from app.api.image_workflows import ImageWorkflow
+from app.catalog.catalog import Catalog
+from app.settings import PathSettings
 from tests.api.test_odd_workflows import drawing
 from tests.servers import Server
 from tests.site import Site
@@ -215,3 +218,9 @@ def test_own_request_is_followed_and_interrupted(rest: httpx.Client) -> None:
     assert (images, info["all_seeds"]) == ([], [])
     assert "The run was cancelled." in info["notes"]
     assert progress(anna)["progress"] == 0
+
+
+def test_workflow_that_only_enlarges_is_not_chosen_to_draw() -> None:
+    enlarges, draws = (Catalog(PathSettings()).find(name) for name in ("enlarge", "variations"))
+    assert not ImageWorkflow(enlarges).runs_with(image=True, mask=False)
+    assert ImageWorkflow(draws).runs_with(image=True, mask=False)
