@@ -36,7 +36,8 @@ STATUS: dict[type[WorkbenchError], int] = {
 }
 """The status of each class of errors; that of its nearest base for others."""
 KINDS = {400: "MalformedBody", 401: "NotLoggedIn", 403: "NotAllowed", 404: "NotFound",
-         405: "MethodNotAllowed", 413: "BodyTooLarge", 421: "UnknownHost"}  # fmt: skip
+         405: "MethodNotAllowed", 413: "BodyTooLarge", 421: "UnknownHost",
+         429: "TooManyGuesses"}  # fmt: skip
 """The kind of a refusal that has a status alone."""
 RETRY_S = 5
 """Told with 429 and 503."""

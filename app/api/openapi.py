@@ -22,8 +22,9 @@ MODELS: tuple[type[BaseModel], ...] = (RunBody, FreeBody, RunReport, ErrorBody)
 TEXT: Schema = {"type": "string"}
 OBJECT: Schema = {"type": "object"}
 ABOUT = (
-    "Runs the workflows of this server. Send the token of DW_API_TOKEN (`Authorization: Bearer …`)"
-    " or the login's cookie; a page of this machine without a password needs neither."
+    "Runs the workflows of this server. Send the token of DW_API_TOKEN (`Authorization: Bearer …`),"
+    " the login's name and password (`Authorization: Basic …`) or its cookie; a page of this"
+    " machine without a password needs none of them."
 )
 ERRORS = {
     400: "The body cannot be read.",
@@ -44,7 +45,7 @@ def openapi(entries: Iterable[CatalogEntry], root_path: str = "") -> dict[str, A
         "openapi": "3.1.0",
         "info": {"title": "Diffusers Workbench", "version": __version__, "description": ABOUT},
         "servers": [{"url": root_path or "/"}],
-        "security": [{}, {"token": []}],
+        "security": [{}, {"token": []}, {"login": []}],
         "paths": _paths(usable),
         "components": {
             "schemas": {
@@ -55,7 +56,10 @@ def openapi(entries: Iterable[CatalogEntry], root_path: str = "") -> dict[str, A
                     "required": ["error"],
                 },
             },
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "login": {"type": "http", "scheme": "basic"},
+            },
         },
     }
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.interfaces import refused as refused_program
@@ -75,13 +76,13 @@ class Guard:
         *,
         names: Names,
         page: Page,
-        is_logged_in: Callable[[Scope], bool],
+        is_admitted: Callable[[Scope], Awaitable[bool]],
         root_path: str = "",
     ) -> None:
         self._app = app
         self._names = names
         self._page = page
-        self._is_logged_in = is_logged_in
+        self._is_admitted = is_admitted
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,8 +136,8 @@ class Guard:
             if not route:
                 raise Refused(404, "Not found.")
             raise Refused(405, "Not taken here.", ((b"allow", ", ".join(sorted(route)).encode()),))
-        if not route.open and not self._is_logged_in(scope):
-            raise Refused(401, "Not logged in.")
+        if not route.open:
+            await self._check_login(scope)
         self._check_query(route, scope)
         if route.body in {"call", "arguments"}:
             receive = await self._with_checked_call(route, path, receive)
@@ -144,6 +145,17 @@ class Guard:
             # Gradio would look for another page or a saved state, and raise a KeyError.
             scope = {**scope, "query_string": _without_pages(scope.get("query_string", b""))}
         return _with_public_host(scope, host, self._names), receive
+
+    async def _check_login(self, scope: Scope) -> None:
+        """Raises Refused where a login is missing, or wrong."""
+        try:
+            is_admitted = await self._is_admitted(scope)
+        except HTTPException as error:
+            headers = [(name.lower().encode(), value.encode())
+                       for name, value in (error.headers or {}).items()]  # fmt: skip
+            raise Refused(error.status_code, error.detail, headers) from None
+        if not is_admitted:
+            raise Refused(401, "Not logged in.")
 
     def _check_query(self, route: Route, scope: Scope) -> None:
         """Raises Refused for a call that does not exist, or a stream without a session."""
@@ -251,6 +263,9 @@ class _Answer:
     async def refuse(self, refused: Refused) -> None:
         told = refused_program(self._scope["path"], refused.status, str(refused))
         if told is not None:
+            for name, value in refused.headers:
+                if name != b"content-type":
+                    told.headers[name.decode()] = value.decode()
             await told(self._scope, _nothing, self.send)
             return
         body = str(refused).encode()

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.callers import PROGRAM
 from app.api.people import RequestParts, address_of, current_person, person
 from app.settings import UiSettings
+from app.ui.basic_login import basic_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ OPEN_PATHS = ("/gradio_api/cancel/", "/gradio_api/heartbeat/")
 """Routes that Gradio answers without a login."""
 ANONYMOUS = ""
 """The name of visitors where no login is required."""
+
+BASIC = "app.basic_login"
+"""Key of a request's scope: the name that came with the right password; None with a wrong one."""
 
 _address: ContextVar[str] = ContextVar("address", default="unknown")
 
@@ -166,6 +170,17 @@ class Logins:
                 {"Retry-After": str(seconds)},
             )
 
+    async def admit(self, scope: Scope) -> bool:
+        """Returns True for a request that needs no login, or brings one. Raises HTTPException 429
+        after too many guesses."""
+        request = Request(scope)
+        sent = basic_of(request)
+        # A proxy in front of the page may have a password of its own, which browsers send too.
+        if sent is not None and self.exist and not self._by_cookie(request):
+            _address.set(_address_of(request))
+            scope[BASIC] = sent[0] if await self.check(*sent) else None
+        return self.name_of(request) is not None
+
     def around(self, app: ASGIApp) -> LoginRoutes:
         """Returns the application with our routes before it."""
         return LoginRoutes(app, self)
@@ -179,9 +194,8 @@ class Logins:
             return PROGRAM if right else None
         if not self.exist:
             return ANONYMOUS
-        names = [self.tokens.get(token) for token in (*self._tokens_of(request), None)]
-        found: str | None = next((name for name in names if name is not None), None)
-        return found
+        anybody: str | None = self.tokens.get(None)
+        return self._by_cookie(request) or request.scope.get(BASIC, anybody)
 
     def person_of(self, request: Request) -> str:
         """Returns the person counted by per-person limits."""
@@ -196,6 +210,11 @@ class Logins:
         for cookie in self._cookies:
             answer.delete_cookie(cookie)
         return answer
+
+    def _by_cookie(self, request: Request) -> str:
+        """Returns the name of the login of this browser; "" for none."""
+        names = (self.tokens.get(token) for token in self._tokens_of(request))
+        return next((name for name in names if name), "")
 
     def _tokens_of(self, request: Request) -> list[str]:
         return [request.cookies[name] for name in self._cookies if name in request.cookies]
@@ -218,7 +237,7 @@ class LoginRoutes:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        _address.set(address_of(request.client.host if request.client else None))
+        _address.set(_address_of(request))
         current_person.set(self._logins.person_of(request))
         answer = self._answer(request)
         if answer is not None:
@@ -240,6 +259,10 @@ class LoginRoutes:
         if f"{path}/".startswith(OPEN_PATHS) and self._logins.name_of(request) is None:
             return PlainTextResponse("Log in first.", 401)
         return None
+
+
+def _address_of(request: Request) -> str:
+    return address_of(request.client.host if request.client else None)
 
 
 def _is_form(request: Request) -> bool:

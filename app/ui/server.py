@@ -191,7 +191,7 @@ def make_website(
             logins.around(app),
             names=names_for(settings.ui),
             page=page,
-            is_logged_in=lambda scope: logins.name_of(Request(scope)) is not None,
+            is_admitted=logins.admit,
             root_path=settings.ui.root_path,
         ),
         root_path=settings.ui.root_path,
