@@ -21,9 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from app.api.a1111_options import CHECKPOINT, Choices
 from app.api.bodies import json_body, malformed
 from app.api.errors import KINDS, RETRY_S, Shape, answering, status_of
-from app.api.image_workflows import ImageWorkflow, chosen, makes_images
+from app.api.image_workflows import ImageWorkflow, makes_images
 from app.api.interface import Api
 from app.api.reports import RunReport
 from app.api.waiting import MadeImage, cancel_runs, ended_runs, failure, made_images, submitted
@@ -32,7 +33,6 @@ from app.errors import ErrorReport, InvalidInputs, MalformedBody
 from app.media.urls import is_url
 
 PATHS = re.compile(r"/sdapi/v1(/.*)?")
-CHECKPOINT = "sd_model_checkpoint"
 MAX_IMAGES = 16
 SAMPLER = "Automatic"
 DRAWN = -1
@@ -97,6 +97,7 @@ def a1111_routes(api: Api) -> list[Route]:
             ("POST", "img2img", handlers.redraw),
             ("GET", "sd-models", handlers.models),
             ("GET", "samplers", handlers.samplers),
+            ("GET", "schedulers", handlers.schedulers),
             ("GET", "progress", handlers.progress),
             ("POST", "interrupt", handlers.interrupt),
             ("GET", "options", handlers.options),
@@ -110,6 +111,7 @@ class A1111:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._choices = Choices(api.catalog)
         self._open: dict[str, list[str]] = {}
         """The runs of the requests that are being answered here, by their owner."""
 
@@ -133,6 +135,13 @@ class A1111:
     async def samplers(self, request: Request) -> Response:
         """The one that stands for the workflow's own scheduler: no input can choose another."""
         return JSONResponse([{"name": SAMPLER, "aliases": [], "options": {}}])
+
+    async def schedulers(self, request: Request) -> Response:
+        """The same for the spacing of the noise levels."""
+        return JSONResponse([{
+            "name": SAMPLER.lower(), "label": SAMPLER, "aliases": None, "default_rho": -1,
+            "need_inner_model": False,
+        }])  # fmt: skip
 
     async def progress(self, request: Request) -> Response:
         """How far the sender's own requests are."""
@@ -162,21 +171,18 @@ class A1111:
         return JSONResponse({})
 
     async def options(self, request: Request) -> Response:
-        """The workflow that is used where a request names none."""
-        return JSONResponse({CHECKPOINT: await self._default(), "samples_format": "png"})
+        """The workflow that is used where a request of the sender names none."""
+        owner = self._api.callers.of(request).owner
+        current = await asyncio.to_thread(self._choices.current, owner)
+        return JSONResponse({CHECKPOINT: current, "samples_format": "png"})
 
     async def set_options(self, request: Request) -> Response:
-        """Refuses another workflow: an option would hold for everybody's requests."""
-        given = await json_body(request, 1_000_000)
-        if given.get(CHECKPOINT) not in (None, await self._default()):
-            raise InvalidInputs(
-                f"{CHECKPOINT} cannot be set for all requests.",
-                hint=f"Send it with each request, in override_settings: {{{CHECKPOINT}: NAME}}.",
-            )
+        """Chooses that workflow. Other options have no effect here."""
+        owner = self._api.callers.of(request).owner
+        name = (await json_body(request, 1_000_000)).get(CHECKPOINT)
+        if name is not None:
+            await asyncio.to_thread(self._choices.choose, owner, str(name))
         return JSONResponse(None)
-
-    async def _default(self) -> str:
-        return (await asyncio.to_thread(chosen, self._api.catalog, None)).entry.name
 
     async def _drawn(self, request: Request, *, from_image: bool) -> Response:
         caller = self._api.callers.of(request)
@@ -184,8 +190,8 @@ class A1111:
             given = await json_body(request, 4 * self._api.settings.ui.max_upload_bytes)
             body = _checked(given, from_image=from_image)
             named = request.query_params.get("workflow") or body.override_settings.get(CHECKPOINT)
-            workflow = await asyncio.to_thread(
-                chosen, self._api.catalog, None if named is None else str(named),
+            workflow, notes = await asyncio.to_thread(
+                self._choices.workflow, caller.owner, None if named is None else str(named),
                 image=from_image, mask=body.mask is not None,
             )  # fmt: skip
             asked = await self._asked(workflow, body)
@@ -194,7 +200,7 @@ class A1111:
             )
             with self._opened(caller.owner, run_ids):
                 reports = await ended_runs(self._api, request, run_ids)
-        return await self._answer(workflow, body, asked.notes, reports)
+        return await self._answer(workflow, body, [*notes, *asked.notes], reports)
 
     async def _asked(self, workflow: ImageWorkflow, body: DrawBody) -> _Asked:
         """Returns the runs for this body. Raises InvalidInputs."""
@@ -289,8 +295,13 @@ def _checked(given: dict[str, Any], *, from_image: bool) -> DrawBody:
 def _unread(body: DrawBody) -> list[str]:
     """Returns a note on the fields that are sent, set, and unknown here."""
     others = [name for name in body.override_settings if name != CHECKPOINT]
-    names = [name for name, value in (body.model_extra or {}).items() if value] + others
+    extra = (body.model_extra or {}).items()
+    names = [name for name, value in extra if value and not _is_automatic(name, value)] + others
     return [f"Not followed here: {', '.join(sorted(names))}."[:1000]] if names else []
+
+
+def _is_automatic(name: str, value: Any) -> bool:
+    return name == "scheduler" and str(value).lower() == SAMPLER.lower()
 
 
 def _info(

@@ -54,16 +54,19 @@ class ImageWorkflow:
                 found[spec.name] = [value] if several else value
         return found, lacking
 
+    def takes(self, *, image: bool, mask: bool) -> bool:
+        """Returns True if it has inputs for exactly these, beside a prompt."""
+        found = [self.input_for(name) is not None for name in ("prompt", "image", "mask_image")]
+        return found == [True, image, mask]
+
     def runs_with(self, *, image: bool, mask: bool) -> bool:
         """Returns True if a pipeline draws from a prompt and exactly these, and nothing else is
         needed. A workflow that enlarges or captions an image takes the same inputs."""
-        own = {name: self.input_for(name) for name in ("prompt", "image", "mask_image")}
-        sent = {"prompt": True, "image": image, "mask_image": mask}
-        if any((own[name] is not None) != is_sent for name, is_sent in sent.items()):
+        sent = ["prompt", *["image"] * image, *["mask_image"] * mask]
+        if not self.takes(image=image, mask=mask) or not self.entry.feeds.keys() >= {*sent}:
             return False
-        if any(is_sent and name not in self.entry.feeds for name, is_sent in sent.items()):
-            return False
-        return all(spec in own.values() for spec in self.entry.inputs if _is_needed(spec))
+        own = [self.input_for(argument) for argument in sent]
+        return all(spec in own for spec in self.entry.inputs if _is_needed(spec))
 
 
 def chosen(

@@ -90,7 +90,7 @@ ROUTES = (
     _post(r"/mcp", "own"),
     # The interface of AUTOMATIC1111's web UI.
     _post(r"/sdapi/v1/(txt2img|img2img|interrupt)", "own"),
-    _get(r"/sdapi/v1/(sd-models|samplers|progress)"),
+    _get(r"/sdapi/v1/(sd-models|samplers|schedulers|progress)"),
     Route(READ | {"POST"}, re.compile(r"/sdapi/v1/options"), body="own"),
 )
 

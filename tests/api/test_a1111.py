@@ -25,7 +25,7 @@ from tests.site import picture as drawn_picture
 
 PROMPT = "a red circle on a white background"
 FEW = {"prompt": PROMPT, "steps": 2, "seed": 7}
-TXT2IMG, IMG2IMG = "/sdapi/v1/txt2img", "/sdapi/v1/img2img"
+TXT2IMG, IMG2IMG, OPTIONS = (f"/sdapi/v1/{name}" for name in ("txt2img", "img2img", "options"))
 PLUG_IN = {
     "prompt": PROMPT, "negative_prompt": "", "styles": [], "seed": -1, "subseed": -1,
     "subseed_strength": 0, "sampler_name": "DPM++ 2M", "scheduler": "Karras", "batch_size": 1,
@@ -183,12 +183,30 @@ def test_workflows_and_the_sampler_are_listed(rest: httpx.Client, server: Server
     assert samplers == [{"name": "Automatic", "aliases": [], "options": {}}]
 
 
-def test_options_choose_nothing_for_everybody(rest: httpx.Client) -> None:
-    assert rest.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "text-to-image"
-    same = {"sd_model_checkpoint": "text-to-image"}
-    assert rest.post("/sdapi/v1/options", json=same).status_code == 200
-    answer = rest.post("/sdapi/v1/options", json={"sd_model_checkpoint": "sdxl"})
-    assert "override_settings" in error_of(answer, 422)
+def test_options_choose_a_workflow_for_the_sender(
+    rest: httpx.Client, sized: str, picture: Path
+) -> None:
+    anna, ben = {"X-Forwarded-For": "203.0.113.63"}, {"X-Forwarded-For": "203.0.113.64"}
+
+    def current(headers: dict[str, str]) -> str:
+        return str(rest.get(OPTIONS, headers=headers).json()["sd_model_checkpoint"])
+
+    def choose(name: str) -> httpx.Response:
+        return rest.post(OPTIONS, json={"sd_model_checkpoint": name, "x": 1}, headers=anna)
+
+    assert choose(sized).json() is None
+    assert (current(anna), current(ben)) == (sized, "text-to-image")
+    _, info = made(rest.post(TXT2IMG, json={"prompt": PROMPT}, headers=anna))
+    assert (info["sd_model_name"], info["notes"]) == (sized, [])
+    body = {**FEW, "init_images": [encoded(picture)]}
+    _, info = made(rest.post(IMG2IMG, json=body, headers=anna))
+    assert info["sd_model_name"] == "variations"
+    assert f"'{sized}' does not draw from a prompt and an image" in info["notes"][0]
+    error_of(choose("v1-5-pruned"), 404)
+    assert current(anna) == sized
+    choose("text-to-image")
+    _, info = made(rest.post(IMG2IMG, json=body, headers=anna))
+    assert info["notes"] == []
 
 
 def test_own_request_is_followed_and_interrupted(rest: httpx.Client) -> None:
