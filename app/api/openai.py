@@ -52,16 +52,25 @@ class ImageBody(BaseModel):
     image: list[Path | str] = Field(default_factory=list)
     """Sent files, or addresses."""
     mask: Path | None = None
+    stream: bool = False
+    partial_images: int = 0
     user: Any = None
     quality: Any = None
     style: Any = None
     moderation: Any = None
     """These four are ignored: no model here has them."""
 
-    @field_validator("n", "size", "response_format", mode="before")
+    @field_validator("n", "size", "response_format", "stream", "partial_images", mode="before")
     @classmethod
     def _is_default_if_null(cls, given: Any, info: Any) -> Any:
         return cls.model_fields[info.field_name].default if given is None else given
+
+    @field_validator("stream", "partial_images")
+    @classmethod
+    def _is_off(cls, given: int) -> int:
+        if given:
+            raise ValueError("images are not streamed here: leave it out")
+        return given
 
     @field_validator("size")
     @classmethod

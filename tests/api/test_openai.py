@@ -105,6 +105,26 @@ def test_size_and_number_of_images_are_followed(images: openai.OpenAI, sized: st
     assert data[0].b64_json != data[1].b64_json
 
 
+@pytest.mark.parametrize(
+    "asked", [{"stream": True}, {"partial_images": 2}, {"stream": True, "partial_images": 2}]
+)
+def test_streaming_is_refused_in_a_sentence(
+    images: openai.OpenAI, picture: Path, asked: dict[str, Any]
+) -> None:
+    for call in (
+        lambda: images.images.generate(prompt=PROMPT, extra_body=FEW, **asked),
+        lambda: images.images.edit(image=picture, prompt=PROMPT, extra_body=FEW, **asked),
+    ):
+        with pytest.raises(openai.BadRequestError, match="not streamed here: leave it out") as told:
+            call()
+        assert told.value.param == next(iter(asked))
+
+
+def test_streaming_that_is_off_is_ignored(images: openai.OpenAI) -> None:
+    answer = images.images.generate(prompt=PROMPT, stream=False, partial_images=0, extra_body=FEW)
+    assert len(answer.data or []) == 1
+
+
 def test_size_without_input_is_refused(images: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="no inputs for the size") as caught:
         images.images.generate(model="text-to-image", prompt=PROMPT, size="1024x1024")
