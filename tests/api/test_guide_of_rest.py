@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,14 @@ def test_script_without_gradio_client_works(server: Server, tmp_path: Path) -> N
     script = script.replace("http://127.0.0.1:7860", server.url)
     subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=tmp_path, check=True)
     assert [file.suffix for file in tmp_path.glob("*.png")] == [".png"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_script_in_javascript_is_well_formed(tmp_path: Path) -> None:
+    [script] = re.findall(r"^```js\n(.*?)^```$", GUIDE, re.M | re.S)
+    file = tmp_path / "script.mjs"
+    file.write_text(script)
+    subprocess.run(["node", "--check", file], check=True)
 
 
 def test_example_of_an_error_is_the_real_one(rest: httpx.Client) -> None:
