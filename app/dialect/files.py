@@ -35,13 +35,14 @@ def format_of(file: Path) -> Format | None:
     """Returns the format of a weight file by its content; None if it is none. Raises OSError."""
     with file.open("rb") as opened:
         head = opened.read(HEADER_LENGTH_BYTES + 1)
-    if head.startswith(b"GGUF"):
-        return "GGUF"
-    if head.startswith(PICKLES):
-        return "pickle"
+    # First: a length may begin as a pickle does.
     length = int.from_bytes(head[:HEADER_LENGTH_BYTES], "little")
     fits = 0 < length <= file.stat().st_size - HEADER_LENGTH_BYTES
-    return "safetensors" if fits and head.endswith(b"{") else None
+    if fits and head[HEADER_LENGTH_BYTES:] == b"{":
+        return "safetensors"
+    if head.startswith(b"GGUF"):
+        return "GGUF"
+    return "pickle" if head.startswith(PICKLES) else None
 
 
 def beginning_of(file: Path) -> str:
