@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.dialect.files import read_object
-from app.models.model_index import INDEX
+from app.models.controlnet_configs import (
+    controlnet_config,
+    family_of_controlnet,
+    is_controlnet,
+)
 from app.models.shape_configs import (
     clip_config,
     open_clip_config,
@@ -43,7 +47,7 @@ WORD_END = "</w>"
 
 
 class Configuration(NamedTuple):
-    """The configuration of a whole pipeline."""
+    """The configuration of a whole pipeline, or of a ControlNet."""
 
     name: str
     """The family's, and a hash of the content."""
@@ -59,12 +63,30 @@ def configuration_of(shapes: Shapes) -> Configuration | None:
     family = _family(shapes)
     if family is None:
         return None
-    files = {
-        name: json.dumps(_config(name, facts, shapes), indent=2)
-        for name, facts in _facts(family).items()
-    }
+    found = {name: _config(name, facts, shapes) for name, facts in _facts(family).items()}
+    return _configuration(family, found)
+
+
+def configuration_of_controlnet(shapes: Shapes, unet: Mapping[str, Any]) -> Configuration | None:
+    """Returns the configuration of the ControlNet with these tensors, alone in its folder; None for
+    others. `unet` is the configuration of the pipeline's U-Net, {} where it is not known.
+
+    Raises ValueError where its tensors are not a ControlNet's.
+    """
+    if not is_controlnet(shapes):
+        return None
+    family = family_of_controlnet(shapes)
+    try:
+        config = controlnet_config(shapes, _facts(family)[f"unet/{CONFIG}"], unet)
+    except LookupError as error:
+        raise ValueError(f"it has no published layout: {error} is amiss") from error
+    return None if config is None else _configuration(f"controlnet-{family}", {CONFIG: config})
+
+
+def _configuration(name: str, found: Mapping[str, Mapping[str, Any]]) -> Configuration:
+    files = {path: json.dumps(config, indent=2) for path, config in found.items()}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return Configuration(f"{family}-{digest[:16]}", files)
+    return Configuration(f"{name}-{digest[:16]}", files)
 
 
 def written(configuration: Configuration, cache: Path) -> Path:
@@ -73,9 +95,13 @@ def written(configuration: Configuration, cache: Path) -> Path:
     Raises OSError where it cannot be written.
     """
     folder = cache / configuration.name
-    if not (folder / INDEX).is_file():
+    if not _is_there(folder, configuration.files):
         _write(folder, configuration.files)
     return folder
+
+
+def _is_there(folder: Path, files: Mapping[str, str]) -> bool:
+    return all((folder / name).is_file() for name in files)
 
 
 def _family(shapes: Shapes) -> str | None:
@@ -135,7 +161,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
         try:
             new.rename(folder)
         except OSError:
-            if not (folder / INDEX).is_file():
+            if not _is_there(folder, files):
                 raise
 
 

@@ -11,7 +11,12 @@ from app.dialect.plan_sources import ModelSource
 from app.errors import LoadError, nearest
 from app.models import original_vae
 from app.models.component_files import unreadable
-from app.models.family_configs import Configuration, configuration_of, written
+from app.models.family_configs import (
+    Configuration,
+    configuration_of,
+    configuration_of_controlnet,
+    written,
+)
 from app.models.hub import find_in_folders, listed_files
 from app.models.single_files import (
     HOW_TO_ALLOW,
@@ -53,13 +58,15 @@ def described_by(
     config: ModelSource | None,
     step: PipelineStep,
     own: Path | None = None,
+    unet: Path | None = None,
 ) -> Path:
     """Returns the folder with the configuration of the component, or pipeline, in this file.
 
     The step names the folders where the published model is looked for first; then a file of a
     family known here needs no other. `own`, the same component's folder in the pipeline's model, is
     used where the tensors do not tell the model, and for an autoencoder of its shapes, whose scale
-    the families differ in. Raises LoadError.
+    the families differ in. `unet` is the folder of its U-Net, which a ControlNet is a copy of.
+    Raises LoadError.
     """
     if config is not None:
         return find(config, TEXTS) / config.subfolder
@@ -69,10 +76,14 @@ def described_by(
             not tells_model(shapes) or original_vae.fits(config_of(own), shapes)
         ):
             return own
+        known, found = None, None
+        if step.config_cache:
+            of_unet = {} if unet is None else config_of(unet)
+            known = configuration_of_controlnet(shapes, of_unet)
         published = published_model(shapes)
-        found = find_in_folders(published.model, map(Path, step.model_folders))
-        known = None
-        if found is None and step.config_cache:
+        if known is None:
+            found = find_in_folders(published.model, map(Path, step.model_folders))
+        if known is None and found is None and step.config_cache:
             known = _known(file, stamp_of(file), read_pickle)
     except (ValueError, OSError) as error:
         raise unreadable(file.name, error) from error

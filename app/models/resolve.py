@@ -297,7 +297,10 @@ class _Resolver:
         if block.source.file:
             file = single_file(block.source, self._find)
             is_there = own is not None and (own / "config.json").is_file()
-            described = self._described_by(file, block.config, step, own if is_there else None)
+            unet = own and own.parent / "unet"
+            described = self._described_by(
+                file, block.config, step, own if is_there else None, unet
+            )
             folder = config_folder(described, block.class_name, name, file)
             return in_a_file(
                 name, block.class_name, file, folder, block.dtype, block.source, block.quantisation

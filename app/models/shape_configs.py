@@ -48,20 +48,24 @@ def unet_config(shapes: Shapes, facts: Config) -> Config:
     """Returns the configuration of the U-Net."""
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
         return facts
+    config = encoder_config(shapes, facts)
+    down = config["down_block_types"]
+    up = [each.replace("Down", "Up") for each in reversed(down)]
+    return {**config, "out_channels": shapes[f"{UNET}out.2.weight"][0], "up_block_types": up}
+
+
+def encoder_config(shapes: Shapes, facts: Config) -> Config:
+    """Returns the facts with what the tensors of a U-Net's encoder tell."""
     levels = _levels(shapes)
     channels = [level.channels for level in levels]
     attends = f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
     config = {
         **facts,
         "in_channels": shapes[f"{UNET}input_blocks.0.0.weight"][1],
-        "out_channels": shapes[f"{UNET}out.2.weight"][0],
         "block_out_channels": channels,
         "layers_per_block": _same(level.layers for level in levels),
         "down_block_types": [
             "CrossAttnDownBlock2D" if level.depth else "DownBlock2D" for level in levels
-        ],
-        "up_block_types": [
-            "CrossAttnUpBlock2D" if level.depth else "UpBlock2D" for level in reversed(levels)
         ],
         "cross_attention_dim": shapes[attends][1],
         "norm_num_groups": _groups(channels),

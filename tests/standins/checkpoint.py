@@ -106,6 +106,29 @@ def original_unet(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     return found
 
 
+def original_controlnet(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Returns the tensors of a ControlNet of this configuration, without a prefix."""
+    per_block = config["layers_per_block"] + 1
+    hints = 2 * len(config["conditioning_embedding_out_channels"]) - 2
+    found = {}
+    for name, tensor in tensors.items():
+        stem, _, kind = name.rpartition(".")
+        part, _, rest = stem.partition(".")
+        match part:
+            case "controlnet_down_blocks":
+                told = f"zero_convs.{rest}.0"
+            case "controlnet_mid_block":
+                told = "middle_block_out.0"
+            case "controlnet_cond_embedding":
+                numbers = {"conv_in": 0, "conv_out": 2 * (hints + 1)}
+                number = numbers.get(rest) if rest in numbers else 2 * int(rest.split(".")[1]) + 2
+                told = f"input_hint_block.{number}"
+            case _:
+                told = ENDS.get(stem) or _inner(stem, per_block, [])
+        found[f"{told}.{kind}"] = tensor
+    return found
+
+
 def _inner(name: str, per_block: int, after: list[int]) -> str:
     part, *rest = name.split(".")
     if part == "mid_block":
