@@ -38,6 +38,7 @@ OF_SDXL = "model.diffusion_model.label_emb.0.0.weight"
 ATTENDED = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 REFINER_WIDTH = 1280
 """Width of the texts that the refiner's U-Net attends to."""
+SCHEDULER = "scheduler/scheduler_config.json"
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 OF_CLIP = "quick_gelu"
 """The activation of OpenAI's CLIP, which OpenCLIP's models do not have."""
@@ -87,6 +88,15 @@ def _configuration(name: str, found: Mapping[str, Mapping[str, Any]]) -> Configu
     files = {path: json.dumps(config, indent=2) for path, config in found.items()}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     return Configuration(f"{name}-{digest[:16]}", files)
+
+
+def family_scheduler(shapes: Shapes) -> str | None:
+    """Returns the class of the scheduler of the family with these tensors; None for other families.
+
+    Raises ValueError where its tensors are not a family's.
+    """
+    family = _family(shapes)
+    return None if family is None else str(_facts(family)[SCHEDULER]["_class_name"])
 
 
 def written(configuration: Configuration, cache: Path) -> Path:

@@ -52,6 +52,12 @@ def file_shapes(file: Path, read_pickle: ReadPickle) -> Shapes:
     be read, and exceptions of `read_pickle`."""
     if format_of(file) == "pickle":
         return read_pickle(file)
+    return safetensors_shapes(file)
+
+
+def safetensors_shapes(file: Path) -> Shapes:
+    """Returns the shapes of all tensors of a file that is no pickle. Raises ValueError or OSError
+    where it cannot be read."""
     return _safe_shapes(file, stamp_of(file))
 
 

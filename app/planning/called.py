@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 from typing import NamedTuple
 
+from app.dialect.installed.constructors import AUTOMATIC, automatic_class
 from app.dialect.installed.signatures import (
     CallSignature,
     call_signature,
@@ -41,8 +42,9 @@ def called_pipeline(
 ) -> Called:
     """Returns what the pipeline of this class calls with this model.
 
-    For DiffusionPipeline that is the class the model's index names, for a modular pipeline its
-    blocks, and with `code` the repository's own class. Notes an index that cannot be read.
+    For DiffusionPipeline and the Auto classes the model's index tells the class; a modular pipeline
+    calls its blocks, and with `code` the repository's own class is called. Notes an index that
+    cannot be read.
     """
     folder = folder_of(source) if source is not None else None
     short = pipeline_class.rpartition(".")[2]
@@ -52,12 +54,17 @@ def called_pipeline(
         own = _own_call(folder_of(code), folder)
         if own is not None:
             return own._replace(folder=folder)
-    name = _class_of_model(short, source, at, reader)
+    name = _class_of_model(short, source, folder, at, reader)
     return Called(name, call_signature(name) if name else None, folder)
 
 
-def _class_of_model(name: str, source: ModelSource | None, at: Place, reader: ValueReader) -> str:
-    """Returns the class that is called; for DiffusionPipeline the one the model names."""
+def _class_of_model(
+    name: str, source: ModelSource | None, folder: Path | None, at: Place, reader: ValueReader
+) -> str:
+    """Returns the class that is called: for DiffusionPipeline the one the model names, for an Auto
+    class the one of the model's family; "" where it is not known."""
+    if name in AUTOMATIC:
+        return _automatic_class(name, folder)
     if name != "DiffusionPipeline":
         return name
     if source is not None and source.file:
@@ -69,6 +76,16 @@ def _class_of_model(name: str, source: ModelSource | None, at: Place, reader: Va
         return read_index(Path(source.folder)).class_name
     except (OSError, ValueError):
         reader.note(at, f"The {INDEX} of '{source.model}' is not one.")
+        return ""
+
+
+def _automatic_class(name: str, folder: Path | None) -> str:
+    if folder is None:
+        return ""
+    try:
+        return automatic_class(name, read_index(folder).class_name)
+    except (OSError, ValueError):
+        # The reason is told where the model is read.
         return ""
 
 

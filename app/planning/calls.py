@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,6 @@ from typing import Any
 
 from app.dialect.files import config_of
 from app.dialect.installed.signatures import Parameter, Sides, call_signature
-from app.dialect.plan_sources import ModelSource
 from app.dialect.plan_values import FileValue, ListValue, LiteralValue, Value
 from app.dialect.references import Path as Place
 from app.dialect.references import place
@@ -21,8 +19,6 @@ from app.media import images
 from app.media.images import WrongMediaError
 from app.mistakes import shown
 from app.planning.called import Called
-from app.planning.modular import folder_of
-from app.planning.schedulers import read_scheduler_class
 from app.planning.values import ValueReader
 
 GIVEN_BY_RUNNER = {"generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
@@ -60,11 +56,6 @@ SIDE_MULTIPLE = 8
 MAX_SIDE_PX = 8192
 MAX_CLIP_SKIP = 31
 """The largest text encoder of CLIP has 32 layers."""
-MAKE_ONE_MORE = {"PNDMScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
-                 "KDPM2AncestralDiscreteScheduler"}  # fmt: skip
-"""Schedulers with more timesteps than steps, of which a low strength leaves some."""
-OWN_STEPS = ("timesteps", "sigmas", "denoising_start")
-"""Arguments instead of which a strength counts for nothing."""
 MIN_IMAGE_PX = 8
 """A smaller side leaves no latent where the pipeline takes its size from the image."""
 
@@ -219,61 +210,6 @@ def side_multiple(model: Path | None) -> int:
     sides = (each[-1] if isinstance(each, list) and each else each for each in cut)
     patch = max([packed, *(side for side in sides if isinstance(side, int)), 1])
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
-
-
-def scheduler_class(source: ModelSource | None, named: str | None) -> str | None:
-    """Returns the class of a step's scheduler: the one its document names, or its model's; None
-    where it is not known."""
-    folder = folder_of(source) if named is None and source is not None else None
-    return read_scheduler_class(folder) if folder is not None else named
-
-
-def check_strength(
-    called: Called,
-    source: ModelSource | None,
-    named: str | None,
-    arguments: Mapping[str, Value],
-    at: Place,
-    reader: ValueReader,
-) -> None:
-    """Notes a strength that leaves no step to draw.
-
-    `named` is the scheduler's class in the document, if any. Nothing is noted where the class is
-    not known; some make more steps than they are asked for.
-    """
-    signature = called.signature
-    if signature is None or not signature.rounds_strength_down:
-        return
-    scheduler = scheduler_class(source, named)
-    if scheduler is None or scheduler.rpartition(".")[2] in MAKE_ONE_MORE:
-        return
-    if any(_is_given(arguments.get(name)) for name in OWN_STEPS):
-        return
-    known = {parameter.name: parameter for parameter in signature.parameters}
-    found = []
-    for name in ("strength", "num_inference_steps"):
-        value = arguments.get(name)
-        if value is None and name in known:
-            with contextlib.suppress(ValueError, SyntaxError):
-                value = LiteralValue(value=ast.literal_eval(known[name].default))
-        number = value.value if isinstance(value, LiteralValue) else None
-        if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
-            return
-        found.append(number)
-    strength, steps = found
-    if int(steps * strength) >= 1:
-        return
-    least = math.ceil(1000 / steps) / 1000
-    reader.note(
-        (*at, "strength"),
-        f"{strength:g} of {steps:g} steps leaves no step to draw.",
-        f"The least strength for {steps:g} steps is {least:g}; {strength:g} needs"
-        f" {math.ceil(1 / strength)} steps.",
-    )
-
-
-def _is_given(value: Value | None) -> bool:
-    return value is not None and not (isinstance(value, LiteralValue) and value.value is None)
 
 
 def _check_clip_skip(value: Any, at: Place, reader: ValueReader, model: Path | None) -> None:

@@ -108,7 +108,10 @@ def modular_signature(
         set(way) for name, all_ in blocks.workflows.items() for way in all_ if asked in (None, name)
     ]
     required = set.intersection(*ways) if ways else set()
+    has_strength = any(each.name == "strength" for each in blocks.inputs)
     return CallSignature(
+        strength="strength" if has_strength else "",
+        rounds_strength_down=blocks.rounds_strength_down,
         parameters=(
             *(
                 each.model_copy(update={"required": each.name in required})

@@ -21,7 +21,7 @@ from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
 from app.planning.adapters import read_loras, unet_shape
 from app.planning.called import Called, called_pipeline
-from app.planning.calls import check_call, check_strength, scheduler_class
+from app.planning.calls import check_call
 from app.planning.chains import read_chain
 from app.planning.component_lists import check_list_arguments, check_lists_fit
 from app.planning.component_settings import with_settings
@@ -42,6 +42,7 @@ from app.planning.quantisers import check_quantisers, read_quantisation
 from app.planning.schedulers import (
     check_packages,
     read_scheduler,
+    scheduler_class,
     scheduler_config,
     warn_of_settings,
 )
@@ -51,6 +52,7 @@ from app.planning.single_files import (
     class_of_checkpoint,
     single_file_quantisation,
 )
+from app.planning.strength import check_strength
 from app.planning.textual_inversions import read_inversions
 from app.planning.values import ValueReader
 from app.settings import PathSettings
@@ -145,9 +147,10 @@ class PipelineBuilder:
         at_arguments = (*where, "arguments")
         called = called_pipeline(pipeline_class, source, modular, code, at_model, self._reader)
         check_call(called, arguments, at_arguments, self._reader)
-        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), source, at_model)
-        named = scheduler.class_name if scheduler else None
-        check_strength(called, source, named, arguments, at_arguments, self._reader)
+        of_model = source if config is None else config
+        scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), of_model, at_model)
+        drawn_with = scheduler_class(of_model, scheduler.class_name if scheduler else None)
+        check_strength(called, drawn_with, arguments, at_arguments, self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(

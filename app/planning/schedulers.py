@@ -9,11 +9,15 @@ from typing import Any
 from app.dialect.files import read_object
 from app.dialect.installed import names
 from app.dialect.installed.constructors import scheduler_settings
+from app.dialect.plan_sources import ModelSource
 from app.dialect.references import Path as Place
 from app.dialect.references import place
 from app.dialect.sampler_names import SAMPLERS, Settings, sampler, sampler_names
 from app.errors import nearest, shortened
+from app.models.family_configs import family_scheduler
+from app.models.single_files import safetensors_shapes
 from app.packages import Package
+from app.planning.modular import folder_of
 from app.planning.values import ValueReader
 
 SCIPY = Package("scipy", "scipy")
@@ -33,6 +37,27 @@ def read_scheduler_class(model: Path) -> str | None:
     """Returns the class of a model's scheduler; None where it is not told."""
     found = scheduler_config(model).get("_class_name")
     return found if isinstance(found, str) else None
+
+
+def scheduler_class(source: ModelSource | None, named: str | None) -> str | None:
+    """Returns the class of a step's scheduler: the one its document names, or its model's; None
+    where it is not known."""
+    if named is not None or source is None:
+        return named
+    if source.file and source.folder is not None:
+        return _scheduler_of_checkpoint(Path(source.folder) / source.file)
+    folder = folder_of(source)
+    return read_scheduler_class(folder) if folder is not None else None
+
+
+def _scheduler_of_checkpoint(file: Path) -> str | None:
+    """Returns the class of the scheduler that the family of this file has; None where its tensors
+    do not tell."""
+    try:
+        return family_scheduler(safetensors_shapes(file))
+    except (ValueError, OSError):
+        # The reason is told where the file is read.
+        return None
 
 
 def check_packages(

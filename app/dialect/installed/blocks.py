@@ -18,6 +18,7 @@ from app.dialect.installed.signatures import (
     cached_by_version,
     package_root,
     public_classes,
+    rounds_strength_down,
 )
 from app.frozen import Frozen
 
@@ -45,6 +46,8 @@ class Blocks(Frozen):
     workflows: dict[str, tuple[tuple[str, ...], ...]]
     """Required arguments of each workflow, in one or several alternatives."""
     docstring: str
+    rounds_strength_down: bool = False
+    """True if a low strength of few steps leaves no step at all."""
 
 
 _BLOCKS: TypeAdapter[Blocks | None] = TypeAdapter(Blocks | None)
@@ -82,10 +85,17 @@ def _is_blocks(name: str) -> bool:
 
 
 def _read(name: str) -> Blocks | None:
-    tree = ast.parse((package_root("diffusers") / _file(name)).read_text(encoding="utf-8"))
+    file = package_root("diffusers") / _file(name)
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     docstring = ast.get_docstring(next(classes))
-    return read_docstring(docstring) if docstring else None
+    found = read_docstring(docstring) if docstring else None
+    if found is None:
+        return None
+    sources = (each.read_text(encoding="utf-8") for each in file.parent.glob("*.py"))
+    return found.model_copy(
+        update={"rounds_strength_down": any(map(rounds_strength_down, sources))}
+    )
 
 
 def read_docstring(docstring: str) -> Blocks | None:

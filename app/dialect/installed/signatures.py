@@ -60,9 +60,14 @@ SIDES = re.compile(r"[Hh]eight\b.{0,20} (?:have to|must) be divisible by (\d*)")
 """What diffusers' pipelines say of a size they refuse: its multiple, unless they compute that."""
 ROUNDING = "Dimensions will be resized accordingly"
 """What those say that round it."""
-WHOLE_STEPS = "int(num_inference_steps * strength)"
+STRENGTHS = ("denoise_strength", "strength")
+"""Names of the argument that says which share of the steps is drawn, the more exact one first."""
+WHOLE_STEPS = (
+    "int(num_inference_steps * strength)",
+    "int(len(self.scheduler.timesteps) * strength)",
+)
 """How pipelines compute the steps that a strength leaves, where a fraction of one is none."""
-FORMAT = 21
+FORMAT = 22
 """Increase when the cached form changes."""
 
 
@@ -103,6 +108,8 @@ class CallSignature(Frozen):
     """The fields of the returned object; empty where the source does not tell."""
     sides: Sides | None = None
     """What the pipeline itself checks of width and height."""
+    strength: str = ""
+    """The argument that says which share of the steps is drawn; "" for none."""
     rounds_strength_down: bool = False
     """True if a low strength of few steps leaves it no step at all."""
 
@@ -304,11 +311,31 @@ def _read_call(class_name: str) -> CallSignature | None:
         return None
     for node in source.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
-            rounds_down = WHOLE_STEPS in ast.unparse(source)
-            return read_signature(node).model_copy(
-                update={"sides": _sides_of(source), "rounds_strength_down": rounds_down}
+            read = read_signature(node)
+            names = {parameter.name for parameter in read.parameters}
+            return read.model_copy(
+                update={
+                    "sides": _sides_of(source),
+                    "strength": next((name for name in STRENGTHS if name in names), ""),
+                    "rounds_strength_down": any(map(rounds_strength_down, _with_inner(source))),
+                }
             )
     return None
+
+
+def rounds_strength_down(source: str) -> bool:
+    """Returns True if this code leaves no step where the strength leaves a fraction of one."""
+    return any(each in source for each in WHOLE_STEPS)
+
+
+def _with_inner(source: ast.ClassDef) -> Iterator[str]:
+    """Yields the code of a pipeline, and that of the pipelines it is combined of."""
+    yield ast.unparse(source)
+    built = {node.func.id for node in ast.walk(source)
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
+    for name in sorted(built & public_classes("diffusers").keys()):
+        if name.endswith("Pipeline") and (inner := class_source(name)) is not None:
+            yield ast.unparse(inner)
 
 
 def _sides_of(source: ast.ClassDef) -> Sides | None:
