@@ -17,6 +17,10 @@ ATTENDED = re.compile(
 )
 """Weights of a U-Net's attention to the text whose last size is the width of the text: the
 layer's own, and the first factor of a LoRA or a LoHa."""
+OF_LOKR = re.compile(r"(?P<module>.*attn2_to_k)\.lokr_w(?P<factor>[12])(_b)?")
+"""Factors of a LoKr whose last sizes make the width of the text together."""
+OF_VIDEOS = ("motion_modules", "temporal")
+"""In names of layers that attend to the other frames, not to the text."""
 INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 INPAINTING_CHANNELS = 9
 BY_TYPE = {
@@ -42,7 +46,7 @@ OF_BOTH_ENCODERS = {"clip_l", "clip_g"}
 def base_family(shapes: Shapes, *, is_lora: bool = False) -> str:
     """Returns the family of a model, or the one that a LoRA or an embedding was made for; "" if
     the tensors do not tell."""
-    widths = (shape[-1] for name, shape in shapes.items() if ATTENDED.search(name) and shape)
+    widths = attended_widths(shapes)
     if (known := next((BY_WIDTH[width] for width in widths if width in BY_WIDTH), "")) != "":
         input_shape = shapes.get(INPUT, ())
         is_inpainting = len(input_shape) > 1 and input_shape[1] == INPAINTING_CHANNELS
@@ -51,6 +55,21 @@ def base_family(shapes: Shapes, *, is_lora: bool = False) -> str:
         found = family_of(shapes)
         return OF_LORAS.get(found, found)
     return _of_embedding(shapes) or _of_vae(shapes) or _of_type(shapes)
+
+
+def attended_widths(shapes: Shapes) -> frozenset[int]:
+    """Returns the widths of the texts that a U-Net, or an adapter for one, attends to; empty if the
+    tensors do not tell."""
+    found, factors = set(), dict[str, dict[str, int]]()
+    for name, shape in shapes.items():
+        if len(shape) < 2 or any(word in name for word in OF_VIDEOS):
+            continue
+        if ATTENDED.search(name):
+            found.add(shape[1])
+        elif (lokr := OF_LOKR.fullmatch(name)) is not None:
+            factors.setdefault(lokr["module"], {})[lokr["factor"]] = shape[1]
+    found |= {each["1"] * each["2"] for each in factors.values() if len(each) == 2}
+    return frozenset(found)
 
 
 def _of_embedding(shapes: Shapes) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.dialect.files import read_object
+from app.dialect.files import format_of, read_object
+from app.dialect.fingerprint import tensor_shapes
 from app.models.controlnet_configs import (
     controlnet_config,
     family_of_controlnet,
@@ -66,6 +67,22 @@ def configuration_of(shapes: Shapes) -> Configuration | None:
         return None
     found = {name: _config(name, facts, shapes) for name, facts in _facts(family).items()}
     return _configuration(family, found)
+
+
+def encoder_configs(file: Path) -> dict[str, dict[str, Any]]:
+    """Returns the configurations of the text encoders that a safetensors checkpoint of a known
+    family has, by their names; none for other files. Raises ValueError or OSError where it cannot
+    be read."""
+    if format_of(file) != "safetensors":
+        return {}
+    shapes = {name: shape for name, (_, shape) in tensor_shapes(file).items()}
+    family = _family(shapes)
+    facts = {} if family is None else _facts(family)
+    return {
+        name.partition("/")[0]: _config(name, config, shapes)
+        for name, config in facts.items()
+        if name.startswith("text_encoder") and name.endswith(f"/{CONFIG}")
+    }
 
 
 def configuration_of_controlnet(shapes: Shapes, unet: Mapping[str, Any]) -> Configuration | None:

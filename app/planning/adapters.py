@@ -20,13 +20,14 @@ from app.dialect.fingerprint import WEIGHTS, tensor_shapes
 from app.dialect.installed.lora_components import lora_components
 from app.dialect.installed.signatures import base_names
 from app.dialect.model_kinds import Kind
-from app.dialect.plan_sources import ComponentBlock, LoraSource, ModelSource
+from app.dialect.plan_sources import ComponentBlock, LoraSource, ModelSource, parameter_of
 from app.dialect.references import Path as Place
 from app.errors import nearest
 from app.models.adapters import USUAL_LORA, lora_file
 from app.models.hub import find_in_folders, find_snapshot, is_repository
 from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
 from app.models.lycoris import UnfitLora, check_fits
+from app.models.made_for import MadeFor, Unfit, check_made_for, of_file, of_folder, of_shapes
 from app.planning.values import ValueReader
 from app.settings import PathSettings
 
@@ -45,14 +46,15 @@ def read_loras(
     blocks: Sequence[LoraBlock],
     pipeline_class: str,
     unet: UnetShape | None,
+    denoiser: MadeFor | None,
     offload: str | None,
     at: Place,
     source_of: SourceOf,
     reader: ValueReader,
     paths: PathSettings,
 ) -> tuple[LoraSource, ...]:
-    """Returns the valid LoRAs; problems of the others are noted. `unet` is the model's, None where
-    it is not known; `offload` is the document's."""
+    """Returns the valid LoRAs; problems of the others are noted. `unet` and `denoiser` are the
+    model's, None where they are not known; `offload` is the document's."""
     _check_names(blocks, at, reader)
     built = [
         _lora(block, index, (*at, index), source_of, reader, paths)
@@ -67,7 +69,9 @@ def read_loras(
         has_unet = bool(UNET_MIXINS & bases)
         for index, lora in enumerate(built):
             if lora is not None:
-                _check_kind(lora, (*at, index), reader, has_unet=has_unet, offload=offload)
+                _check_file(
+                    lora, (*at, index), reader, denoiser, has_unet=has_unet, offload=offload
+                )
     return tuple(lora for lora in built if lora is not None)
 
 
@@ -184,18 +188,57 @@ def unet_shape(model: ModelSource | None, block: ComponentBlock | None) -> UnetS
     return None if folder is None else UnetShape.of(config_of(folder))
 
 
-def _check_kind(
-    lora: LoraSource, at: Place, reader: ValueReader, *, has_unet: bool, offload: str | None
+def denoiser_of(model: ModelSource | None, block: ComponentBlock | None) -> MadeFor | None:
+    """Returns what the model's UNet, or the component of a block of the document, attends to; None
+    where it is not known here."""
+    source = model if block is None else block.source
+    if source is not None and source.file and source.folder is not None:
+        return of_file(Path(source.folder) / source.file)
+    folder = component_folder("unet", model, block)
+    return None if source is None or folder is None else of_folder(source.short_name, folder)
+
+
+def check_controlnet(
+    name: str,
+    block: ComponentBlock | None,
+    denoiser: MadeFor | None,
+    at: Place,
+    reader: ValueReader,
 ) -> None:
-    """Notes a local file of a kind that cannot be applied as a whole."""
+    """Notes a ControlNet (`name` is the component's) that was made for another family than the
+    step's model."""
+    if denoiser is None or block is None or parameter_of(name) != "controlnet":
+        return
+    made_for = denoiser_of(None, block)
+    if made_for is None:
+        return
+    try:
+        check_made_for("ControlNet", made_for, denoiser)
+    except Unfit as error:
+        reader.note(at, error.message, error.hint)
+
+
+def _check_file(
+    lora: LoraSource,
+    at: Place,
+    reader: ValueReader,
+    denoiser: MadeFor | None,
+    *,
+    has_unet: bool,
+    offload: str | None,
+) -> None:
+    """Notes a local file that cannot be applied as a whole, or was made for another family."""
     if lora.source.folder is None:
         return
     file = lora_file(Path(lora.source.folder) / lora.source.subfolder, lora.weight_name)
     if file is None:
         return
     try:
-        check_fits(file.name, tensor_shapes(file), has_unet=has_unet, offload=offload)
-    except UnfitLora as error:
+        shapes = {name: shape for name, (_, shape) in tensor_shapes(file).items()}
+        check_fits(file.name, shapes, has_unet=has_unet, offload=offload)
+        if has_unet and denoiser is not None:
+            check_made_for("LoRA", of_shapes(file.name, shapes, is_lora=True), denoiser)
+    except (UnfitLora, Unfit) as error:
         reader.note((*at, "model_name"), error.message, error.hint)
     except (OSError, ValueError):
         # The load reports a damaged file.

@@ -19,7 +19,7 @@ from app.models.family_configs import FOLDER as CONFIGS
 from app.models.kind_folders import file_kinds
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
-from app.planning.adapters import read_loras, unet_shape
+from app.planning.adapters import check_controlnet, denoiser_of, read_loras, unet_shape
 from app.planning.called import Called, called_pipeline
 from app.planning.calls import check_call
 from app.planning.chains import read_chain
@@ -151,12 +151,18 @@ class PipelineBuilder:
         scheduler = self._scheduler(block.scheduler, (*where, "scheduler"), of_model, at_model)
         drawn_with = scheduler_class(of_model, scheduler.class_name if scheduler else None)
         check_strength(called, drawn_with, arguments, at_arguments, self._reader)
+        is_reused = "unet" in (*block.reused_components, *block.configuration.reused_components)
+        denoiser = None if is_reused else denoiser_of(source, components.get("unet"))
+        for component, below, _ in block.all_component_blocks:
+            built_block = components.get(component)
+            check_controlnet(component, built_block, denoiser, (*where, *below), self._reader)
         loras: tuple[LoraSource, ...] = ()
         if block.loras:
             loras = read_loras(
                 block.loras,
                 pipeline_class,
                 unet_shape(source, components.get("unet")),
+                denoiser,
                 block.configuration.offload,
                 (*where, "loras"),
                 self.models.source,

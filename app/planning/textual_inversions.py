@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from app.dialect.document import PipelineBlock, TextualInversionBlock
 from app.dialect.files import PICKLE_SUFFIXES, config_of, is_plain, read_object, safe_name
@@ -11,6 +12,7 @@ from app.dialect.fingerprint import WEIGHTS, tensor_shapes
 from app.dialect.installed.signatures import base_names
 from app.dialect.plan_sources import ComponentBlock, ModelSource, TextualInversionSource
 from app.dialect.references import Path as Place
+from app.models.family_configs import encoder_configs
 from app.models.single_files import HOW_TO_ALLOW
 from app.models.textual_inversions import (
     OF_ENCODERS,
@@ -56,14 +58,14 @@ def read_inversions(
     blocks = block.textual_inversions
     if not blocks or not _takes_them(pipeline_class, at, reader):
         return ()
-    folders = _encoder_folders(block, model, components)
+    encoders = _encoders(block, model, components)
     found = []
     for index, inversion in enumerate(blocks):
         where = (*at, index)
         source = _source(inversion, where, source_of, reader, paths)
         if source is not None:
             found.append((where, TextualInversionSource(source=source, token=inversion.token)))
-    _check(found, folders, reader)
+    _check(found, encoders, reader)
     return tuple(source for _, source in found)
 
 
@@ -154,41 +156,61 @@ def _may_be_read(
 # --- what is in the files ------------------------------------------------------------------------
 
 
-def _encoder_folders(
+class _Encoder(NamedTuple):
+    """A text encoder of the step's model."""
+
+    config: Mapping[str, Any]
+    words: frozenset[str]
+    """Those of its tokenizer, as far as they are known."""
+
+
+def _encoders(
     block: PipelineBlock, model: ModelSource | None, components: Mapping[str, ComponentBlock | None]
-) -> dict[str, tuple[Path, Path]]:
-    """Returns the local folders of each text encoder and of its tokenizer; empty where one is not
-    known."""
+) -> dict[str, _Encoder]:
+    """Returns the local text encoders by name; empty where one is not known."""
     reused = {*block.reused_components, *block.configuration.reused_components}
     if reused & {*OF_ENCODERS}:
         return {}
+    if model is not None and model.file and not {*OF_ENCODERS} & {*components}:
+        return _in_checkpoint(model)
     found = {}
     for encoder in OF_ENCODERS:
-        folders = [
+        folder, tokenizer = (
             component_folder(name, model, components.get(name))
             for name in (encoder, encoder.replace("text_encoder", "tokenizer"))
-        ]
-        if None in folders:
+        )
+        if folder is None or tokenizer is None:
             return {}
         if block.from_pretrained_arguments.get(encoder, model) is not None:
-            found[encoder] = (folders[0] or Path(), folders[1] or Path())
+            found[encoder] = _Encoder(config_of(folder), frozenset(_words_of(tokenizer)))
     return found
+
+
+def _in_checkpoint(model: ModelSource) -> dict[str, _Encoder]:
+    """Returns the text encoders of a local checkpoint in one file, as far as it tells."""
+    if model.folder is None:
+        return {}
+    try:
+        configs = encoder_configs(Path(model.folder) / model.file)
+    except (OSError, ValueError):
+        # The reason is told where the file is read.
+        return {}
+    return {name: _Encoder(config, frozenset()) for name, config in configs.items()}
 
 
 def _check(
     found: Sequence[tuple[Place, TextualInversionSource]],
-    folders: Mapping[str, tuple[Path, Path]],
+    encoders: Mapping[str, _Encoder],
     reader: ValueReader,
 ) -> None:
     """Notes files that are not for this model, and words that exist already."""
     widths: dict[str, int] = {}
     known: set[str] = set()
-    for encoder, (folder, tokenizer) in folders.items():
-        config = config_of(folder)
-        width = config.get("hidden_size")
-        if config.get("model_type") in CLIP and isinstance(width, int):
-            widths[encoder] = width
-            known |= _words_of(tokenizer)
+    for name, encoder in encoders.items():
+        width = encoder.config.get("hidden_size")
+        if encoder.config.get("model_type") in CLIP and isinstance(width, int):
+            widths[name] = width
+            known |= encoder.words
     seen: set[str] = set()
     for at, source in found:
         inversion = _read(source, at, reader)
