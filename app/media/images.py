@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageChops, PngImagePlugin
 
 HEADER_BYTES = 32
 SUFFIX_BY_FORMAT = {
@@ -186,10 +186,14 @@ def _range_of_colours(shown: Image.Image, alpha: Image.Image) -> tuple[int, int]
 def _is_black_and_white(shown: Image.Image, alpha: Image.Image) -> bool:
     """Returns True where nearly all opaque pixels are black or white; the others are edges."""
     opaque = alpha.point(lambda level: 255 if level >= OPAQUE else 0)
-    histogram = shown.histogram(opaque)
-    count = sum(histogram) or 1
-    middle = sum(sum(histogram[start + BLACK : start + 256 - BLACK]) for start in (0, 256, 512))
-    return middle / count <= EDGES
+    red, green, blue = shown.split()
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    lightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    white = darkest.point(lambda level: 255 if level >= 256 - BLACK else 0)
+    black = lightest.point(lambda level: 255 if level < BLACK else 0)
+    count = opaque.histogram()[255] or 1
+    plain = ImageChops.multiply(ImageChops.lighter(white, black), opaque).histogram()[255]
+    return 1 - plain / count <= EDGES
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
@@ -274,6 +275,50 @@ def test_ambiguous_mask_is_refused(tmp_path: Path):
     file.write_bytes(encoded("PNG", photo))
     with pytest.raises(WrongMediaError, match=r"'a.png' is ambiguous as a mask: .* picture in the"):
         read_mask(file, MILLION)
+
+
+@pytest.mark.parametrize("colours", [("#ff0000", "#ffffff"), ("#0000ff", "#ffff00"),
+                                     ("#000000", "#00ff00"), ("#ff00ff", "#00ffff")])  # fmt: skip
+def test_coloured_picture_with_an_erased_part_is_no_black_and_white_mask(
+    tmp_path: Path, colours: tuple[str, str]
+):
+    """Each channel of a full colour is black or white by itself."""
+    picture = Image.new("RGBA", (24, 16), colours[0])
+    picture.paste(colours[1], (0, 8, 24, 16))
+    picture.paste((0, 0, 0, 0), (4, 4, 12, 12))
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded("PNG", picture))
+    with pytest.raises(WrongMediaError, match="ambiguous as a mask"):
+        read_mask(file, MILLION)
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "RGB", "16 bits", "P", "LA", "GIF", "WEBP"])
+def test_transparency_of_a_mask_counts_in_each_format(tmp_path: Path, kind: str):
+    """White on transparent pixels, with an alpha channel or one colour that is transparent."""
+    shape = Image.new("L", (24, 16))
+    shape.paste(255, (0, 0, 12, 8))
+    white = Image.new("L", shape.size, 255)
+    if kind == "16 bits":
+        wide = Image.fromarray(np.asarray(shape).astype(np.uint16) * 257)
+        content = encoded("PNG", wide, transparency=0)
+    elif kind in ("1", "L"):
+        content = encoded("PNG", shape.convert(kind), transparency=0)
+    elif kind == "RGB":
+        content = encoded("PNG", shape.convert("RGB"), transparency=(0, 0, 0))
+    elif kind in ("P", "GIF"):
+        content = encoded("PNG" if kind == "P" else "GIF", shape.convert("P"), transparency=0)
+    else:
+        clear = Image.merge("LA", (white, shape))
+        content = (
+            encoded("PNG", clear)
+            if kind == "LA"
+            else encoded("WEBP", clear.convert("RGBA"), lossless=True)
+        )
+    file = tmp_path / "a.bin"
+    file.write_bytes(content)
+    mask = read_mask(file, MILLION)
+    assert [mask.getpixel(at)[0] for at in ((3, 3), (20, 3), (3, 12))] == [255, 0, 0]
+    assert read(file, MILLION).getpixel((20, 12)) == (255, 255, 255)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
