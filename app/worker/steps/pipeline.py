@@ -14,7 +14,7 @@ from app.dialect.plan import PipelineStep
 from app.worker.device import seeded
 from app.worker.steps.arguments import combinations
 from app.worker.steps.chain import chained
-from app.worker.steps.inpainting import in_own_shape, shape_notice, with_own_pixels
+from app.worker.steps.inpainting import in_own_shape, inpainting_notices, with_own_pixels
 from app.worker.steps.media import resample_references
 from app.worker.steps.notices import prompt_notices, size_notice, unused_words, variant_notices
 from app.worker.steps.step_output import CallOutput, StepOutput
@@ -79,7 +79,7 @@ def run(
         def returning(combination: Mapping[str, Any]) -> list[Any]:
             preview_source.begin(combination)
             changes.begin(combination)
-            if sentence := shape_notice(combination, step.arguments):
+            for sentence in inpainting_notices(combination, step.arguments):
                 context.notice(sentence)
             for sentence in prompt_notices(pipeline, step, combination):
                 context.notice(sentence)
@@ -93,7 +93,13 @@ def run(
             context.spent.compute_s += time.monotonic() - entered
             given = returned(output, pipeline)
             if limits.keep_unmasked:
-                given = with_own_pixels(given, combination, step.arguments, limits.mask_seam_px)
+                given = with_own_pixels(
+                    given,
+                    combination,
+                    step.arguments,
+                    limits.mask_seam_px,
+                    type(pipeline).__name__,
+                )
             if sentence := size_notice(combination, given):
                 context.notice(sentence)
             context.preview_maps.note(preview_source, given)
