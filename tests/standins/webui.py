@@ -35,6 +35,14 @@ FILES = {
     "embeddings": ("badhands", "badhands_xl"),
 }
 """The files by kind, without the suffix, as `build_folder` makes them."""
+BESIDE: dict[str, dict[str, tuple[int, ...]]] = {
+    "sd15": {"alphas_cumprod": (1000,), "betas": (1000,), "model_ema.decay": ()},
+    "sdxl": {"denoiser.sigmas": (1000,), "conditioner.embedders.1.model.logit_scale": ()},
+}
+POSITIONS = {
+    "sd15": "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    "sdxl": "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+}
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 IN_TEXT = ("q_proj", "v_proj", "out_proj")
 VECTORS = 2
@@ -49,8 +57,8 @@ def build_folder(root: Path) -> None:
         for kind, names in FILES.items()
         for name in names
     }
-    build_narrow("sd15", places["dream"])
-    build_narrow("sdxl", places["xl/realistic_xl"])
+    _build_checkpoint("sd15", places["dream"])
+    _build_checkpoint("sdxl", places["xl/realistic_xl"])
     _build_loras(places)
     _build_vae(places["bright"])
     _build_controlnets(places)
@@ -65,6 +73,17 @@ def link_as_comfyui(root: Path, folder: Path) -> None:
             place = folder / COMFYUI[kind] / f"{name}.safetensors"
             place.parent.mkdir(parents=True, exist_ok=True)
             os.link(root / A1111[kind] / f"{name}.safetensors", place)
+
+
+def _build_checkpoint(family: str, file: Path) -> None:
+    """With the tensors beside the components' that trainers leave in such files; XL in float16."""
+    build_narrow(family, file)
+    tensors = load_file(file)
+    extra = {name: torch.zeros(shape) for name, shape in BESIDE[family].items()}
+    extra[POSITIONS[family]] = torch.arange(77).unsqueeze(0)
+    if family == "sdxl":
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    _save({**tensors, **extra}, file)
 
 
 def _build_loras(places: dict[str, Path]) -> None:
