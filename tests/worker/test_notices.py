@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from app.worker.steps.notices import MAX_WARNINGS, plan_notices, size_notice
 from app.worker.steps.step_output import CallOutput
 from tests.doubles.accelerator import Accelerator
 from tests.engines import Finished, run, started_engine
-from tests.standins.flux import build_flux
+from tests.standins import (
+    build_flux,
+    build_ltx,
+    build_lumina2,
+    build_qwen_image,
+    build_sana,
+    build_sd3,
+    build_zimage,
+)
 from tests.worker.bench import SHAPES, Bench, Document, document, step
 
 LONG = " ".join(["a red circle"] * 20)
@@ -73,6 +82,42 @@ def test_prompt_that_one_of_two_encoders_reads_whole_has_no_notice(bench: Bench,
     assert notices(bench.run(flux(prompt=words))) == []
     (sentence,) = notices(bench.run(flux(prompt=words, max_sequence_length=16)))
     assert "does not read: '" in sentence
+
+
+BUILT: dict[str, tuple[Callable[..., None], str]] = {
+    "Sana": (build_sana, "SanaPipeline"),
+    "Lumina 2": (build_lumina2, "Lumina2Pipeline"),
+    "Z-Image": (build_zimage, "ZImagePipeline"),
+    "Qwen-Image": (build_qwen_image, "QwenImagePipeline"),
+    "SD 3": (build_sd3, "StableDiffusion3Pipeline"),
+    "LTX": (build_ltx, "LTXPipeline"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("family", BUILT)
+def test_prompt_that_a_language_model_does_not_read_whole_is_told(bench: Bench, family: str):
+    build, kind = BUILT[family]
+    build(bench.folder / "model")
+
+    def drawn_by(prompt: str) -> Finished:
+        frames = {"num_frames": 9} if family == "LTX" else {}
+        made = step(
+            model=bench.folder / "model",
+            saved_as="video/mp4" if frames else "image/png",
+            prompt=prompt,
+            width=32,
+            height=32,
+            max_sequence_length=128,
+            **frames,
+        )
+        made["pipeline"]["configuration"]["component_type"] = kind
+        return bench.run(document(made))
+
+    assert notices(drawn_by("a red circle")) == []
+    (sentence,) = notices(drawn_by("red circle " * 100 + "and a Yellow star"))
+    assert sentence.startswith("The prompt is too long for the model, which does not read: '")
+    assert "red circle" in sentence
 
 
 def test_notice_is_in_log_and_record_and_repeated_for_a_cached_result(
@@ -157,11 +202,19 @@ def test_very_many_warnings_are_counted(accelerator: bool):
 # --- syntax of other programs --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tag", ["<lora:my style:0.8>", "<lora:x>", "<lyco:a-b:1:0.5>"])
+@pytest.mark.parametrize(
+    "tag", ["<lora:my style:0.8>", "<lora:x>", "<lyco:a-b:1:0.5>", "<LoRA:x:1>", "< lora : x:1>"]
+)
 def test_lora_in_a_prompt_is_said_to_be_words(bench: Bench, tag: str):
     assert drawn(bench, prompt=f"red {tag}") == [
         f"'{tag}' in the prompt is read as words: a LoRA is loaded by the document's 'loras'."
     ]
+
+
+@pytest.mark.parametrize("word", ["embedding:easynegative", "Embedding:style/ink-2.pt"])
+def test_embedding_in_a_prompt_is_said_to_be_words(bench: Bench, word: str):
+    (sentence,) = drawn(bench, negative_prompt=f"red, {word}, blue")
+    assert sentence.startswith(f"'{word}' in the negative prompt is read as words: an embedding is")
 
 
 @pytest.mark.parametrize("weighted", ["(red:1.3)", "(a red circle:0.5)", "(red: 2)"])
@@ -172,7 +225,10 @@ def test_weight_in_a_prompt_is_said_to_be_words(bench: Bench, weighted: str):
     ]
 
 
-@pytest.mark.parametrize("prompt", ["a <3 b", "lora: a circle", "(red)", "at 10:30 (red)", "a:1.3"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a <3 b", "lora: a circle", "(red)", "at 10:30 (red)", "a:1.3", "embedding: a circle"],
+)
 def test_ordinary_text_has_no_notice(bench: Bench, prompt: str):
     assert drawn(bench, prompt=prompt) == []
 

@@ -20,8 +20,10 @@ from app.worker.steps.step_output import artifacts_of
 from app.worker.tuning.prompt_changes import can_change
 from app.worker.tuning.weighting import reading_of
 
-LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]+>")
+LORA_TAG = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]+>", re.IGNORECASE)
 """The syntax by which other programs load a LoRA from a prompt."""
+EMBEDDING = re.compile(r"\bembedding:[\w.\\/-]+", re.IGNORECASE)
+"""ComfyUI's syntax for a word of a textual inversion."""
 WEIGHTED = re.compile(r"\([^()]+:\s*\d+(?:\.\d+)?\)")
 """The syntax by which other programs weight words."""
 MAX_SHOWN = 200
@@ -57,6 +59,11 @@ def prompt_notices(
                 yield (
                     f"'{shortened(tag[0])}' in the {shown_name} is read as words: a LoRA is loaded"
                     " by the document's 'loras'."
+                )
+            if not step.textual_inversions and (tag := EMBEDDING.search(text)):
+                yield (
+                    f"'{shortened(tag[0])}' in the {shown_name} is read as words: an embedding is"
+                    " loaded by the document's 'textual_inversions', and named by its word alone."
                 )
             yield from _syntax_notices(pipeline, step, shown_name, text)
             if cut := _cut_off(pipeline, step, arguments, name, text):
@@ -176,23 +183,28 @@ def _cut_off(
         read = tokenizer(
             text, truncation=False, verbose=False, return_offsets_mapping=tokenizer.is_fast
         )
-        if len(read.input_ids) <= limit:
+        ids = read.input_ids
+        if len(ids) <= limit:
             return ""
-        # The last of the kept tokens marks the end of the text.
+        # Of a text whose end is marked, the last of the kept tokens marks it.
+        marks = int(ids[-1] in tokenizer.all_special_ids)
         if tokenizer.is_fast:
-            ends.append(text[read.offset_mapping[limit - 1][0] :].strip())
+            ends.append(text[read.offset_mapping[limit - marks][0] :].strip())
         else:
-            ends.append(str(tokenizer.decode(read.input_ids[limit - 1 : -1])).strip())
+            ends.append(str(tokenizer.decode(ids[limit - marks : len(ids) - marks])).strip())
     return shortened(min(ends, key=len), MAX_SHOWN) if ends else ""
 
 
 def _limit(pipeline: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> int | None:
-    """Returns how many tokens of a prompt the pipeline reads; None where it does not say."""
-    kind = type(tokenizer).__name__
-    if kind.startswith("CLIPTokenizer"):
+    """Returns how many tokens of a prompt the pipeline reads; None where it does not say.
+
+    Some of them are a language model's own, around the prompt.
+    """
+    if type(tokenizer).__name__.startswith("CLIPTokenizer"):
         most = tokenizer.model_max_length
         return int(most) if most < LONGEST_LIMIT else None
-    if not kind.startswith("T5Tokenizer"):
+    if not hasattr(tokenizer, "all_special_ids"):
+        # A processor, for several kinds of inputs.
         return None
     length = arguments.get("max_sequence_length")
     if length is None:
