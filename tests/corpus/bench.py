@@ -50,7 +50,8 @@ class Corpus(NamedTuple):
             for name, value in line.inputs.items()
         }
         if "checkpoint" in stem:
-            inputs["checkpoint"] = self.stand_ins.add_checkpoint()
+            own = self.stand_ins.add_checkpoint()
+            inputs |= own if "controlnet" in stem else {"checkpoint": own["checkpoint"]}
         return run(self.engine, path, inputs, changes=line.changes)
 
     def real(self, folder: Path, name: str, line: Runs) -> Finished:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from app.catalog.catalog import Catalog
 from app.settings import PathSettings
 from tests.engines import Finished
 from tests.models_folder.drawing import control_image, drawn_by, stock
-from tests.standins.families import build_narrow_controlnet
 from tests.standins.parts import quiet
 from tests.standins.webui import link_as_comfyui
 from tests.worker.bench import Bench, pixels
@@ -30,6 +27,7 @@ LISTED = {
     "checkpoint": ("dream", "xl/realistic_xl"),
     "lora": ("chalk", "glow_dora", "ink", "ink_xl", "paper_lokr", "pastel_loha"),
     "vae": ("bright",),
+    "controlnet": ("canny_bare", "canny_xl", "control_sd15_canny"),
 }
 SIDE = 256
 SIZES = {"width": SIDE, "height": SIDE, "enlarged_width": SIDE, "enlarged_height": SIDE}
@@ -51,6 +49,7 @@ def run(bench: Bench, workflow: str, **inputs: Any) -> Finished:
         "image": str(bench.folder / "a.png"),
         "mask_image": str(bench.folder / "mask.png"),
         "steps": 3,
+        "controlnet": "control_sd15_canny",
         **inputs,
     }
     entry = catalog(bench.models).find(workflow)
@@ -80,16 +79,6 @@ def test_forms_list_the_files_by_name(webui: Path, tmp_path: Path, layout: str, 
     assert properties["checkpoint"]["examples"] == [*LISTED["checkpoint"]]
 
 
-@pytest.fixture(scope="module")
-def of_the_hub(bench: Bench) -> Iterator[None]:
-    """The ControlNet that a workflow names, in the models folder."""
-    folder = bench.models / "lllyasviel" / "control_v11p_sd15_canny"
-    build_narrow_controlnet(folder)
-    yield
-    shutil.rmtree(folder.parent)
-
-
-@pytest.mark.usefixtures("of_the_hub")
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_workflow_runs_with_and_without_its_files(bench: Bench, workflow: str):
     [alone] = pixels(run(bench, workflow, checkpoint="dream"))

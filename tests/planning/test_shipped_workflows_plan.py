@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from app.dialect.loader import read_document
 from app.dialect.plan import Plan
@@ -17,6 +18,7 @@ from app.settings import BUILTIN_WORKFLOWS, SHIPPED_WORKFLOWS, PathSettings
 from tests.conftest import REAL_WORKFLOWS
 from tests.corpus.shipped import NEEDS_PACKAGE
 from tests.standins.families import build_narrow
+from tests.standins.webui import narrow_controlnet
 
 SHIPPED = sorted(SHIPPED_WORKFLOWS.glob("*.json"))
 BUILTIN = sorted(BUILTIN_WORKFLOWS.glob("*.json"))
@@ -43,6 +45,11 @@ def planned(file: Path, media: Path) -> Plan:
         if spec.models == "checkpoints":
             build_narrow("sd15", checkpoint)
             pictures[spec.name] = checkpoint.stem
+        if spec.models == "controlnet":
+            controlnet = media / "controlnet" / "canny.safetensors"
+            controlnet.parent.mkdir()
+            save_file(narrow_controlnet("sd15").state_dict(), controlnet)
+            pictures[spec.name] = controlnet.stem
     models = (*PathSettings().models, media)
     return make_plan(file, pictures, paths=PathSettings(media=(media,), models=models))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from diffusers import FluxControlPipeline, FluxFillPipeline
@@ -19,7 +20,7 @@ from app.planning.loading_arguments import PRIOR_OF
 from app.planning.task_models import with_defaults
 from app.settings import SHIPPED_WORKFLOWS
 from app.tasks import TASKS
-from tests.standins.checkpoint import build_checkpoint
+from tests.standins.checkpoint import WEIGHTS, build_checkpoint
 from tests.standins.films import (
     build_allegro,
     build_cogvideox,
@@ -75,7 +76,6 @@ MODELS: dict[str, Build] = {
     "runwayml/stable-diffusion-v1-5": build_sd,
     "stabilityai/stable-diffusion-2-1": build_sd21,
     "lllyasviel/control_v11f1p_sd15_depth": build_controlnet,
-    "lllyasviel/control_v11p_sd15_canny": build_controlnet,
     "DionTimmer/controlnet_qrcode-control_v11p_sd21": partial(build_controlnet, linear=True),
     SDXL: build_sdxl,
     "stabilityai/stable-diffusion-xl-refiner-1.0": build_sdxl_refiner,
@@ -185,13 +185,19 @@ class StandIns:
                 MODELS[name](self.folder / name)
         return self.folder / names[-1]
 
-    def add_checkpoint(self) -> str:
-        """Have Stable Diffusion 1.5 there in one file too; returns its bare name."""
-        file = self.folder / "checkpoints" / "dream.safetensors"
-        if not file.exists():
-            file.parent.mkdir()
-            build_checkpoint(self.add(SD15), file)
-        return file.stem
+    def add_checkpoint(self) -> dict[str, str]:
+        """Have Stable Diffusion 1.5 there in one file, and a ControlNet; returns their names."""
+        files = {
+            "checkpoint": self.folder / "checkpoints" / "dream.safetensors",
+            "controlnet": self.folder / "controlnet" / "canny.safetensors",
+        }
+        if not files["checkpoint"].exists():
+            for file in files.values():
+                file.parent.mkdir()
+            build_checkpoint(self.add(SD15), files["checkpoint"])
+            controlnet = self.add("lllyasviel/control_v11f1p_sd15_depth")
+            copyfile(controlnet / WEIGHTS, files["controlnet"])
+        return {name: file.stem for name, file in files.items()}
 
     def add_named(self, document: Any) -> None:
         """Have every model and adapter there that the document names anywhere, and those that its

@@ -88,15 +88,18 @@ def build_sd21(folder: Path, seed: int = 0) -> None:
 def build_controlnet(folder: Path, seed: int = 0, *, linear: bool = False) -> None:
     """A ControlNet for Stable Diffusion 1.5; with `linear` projections for 2.1."""
     with seeded(seed):
-        unet = small_unet(use_linear_projection=linear)
-        # Untrained, its own convolutions make zeros, and it would control nothing.
-        controlnet = ControlNetModel.from_unet(
-            unet, conditioning_embedding_out_channels=(4, 4, 8, 8)
-        )
-        for block in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
-            nn.init.normal_(block.weight, std=0.2)
-        nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.2)
+        controlnet = controlnet_of(small_unet(use_linear_projection=linear))
     controlnet.save_pretrained(folder, safe_serialization=True)
+
+
+def controlnet_of(unet: UNet2DConditionModel) -> ControlNetModel:
+    """Returns a ControlNet for this denoiser that has an effect."""
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 8, 8))
+    # Untrained, its own convolutions make zeros, and it would control nothing.
+    for block in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+        nn.init.normal_(block.weight, std=0.2)
+    nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.2)
+    return controlnet
 
 
 def small_unet(**changes: Any) -> UNet2DConditionModel:

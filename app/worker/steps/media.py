@@ -49,7 +49,7 @@ class MediaReader:
             else:
                 found = images.read(Path(path), most, self._limits.picture_background)
         except WrongMediaError as error:
-            raise StepError(f"A picture cannot be read: {error}") from error
+            raise StepError(f"A picture can no longer be read: {error}") from error
         self._count(path, 3 * found.width * found.height)
         return found
 
