@@ -75,8 +75,7 @@ def is_plain(name: str) -> bool:
         and ":" not in name
         and can_be_path(name)
         and all(
-            part and part == part.strip() and not part.startswith((".", "-"))
-            for part in name.split("/")
+            part and part == part.strip() and not part.startswith(".") for part in name.split("/")
         )
     )
 

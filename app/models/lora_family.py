@@ -10,7 +10,7 @@ FAMILIES = {
     "Wan": r"blocks[._]\d+[._](self|cross)_attn",
     "Stable Diffusion 3": r"joint_blocks|(?<!single_)transformer_blocks.\d+.attn.add_q_proj",
     "Stable Diffusion XL": r"(down_blocks|input_blocks)[._]\d+[._]?.*transformer_blocks[._][2-9]"
-    r"|lora_te2_|text_encoder_2",
+    r"|lora_te[12]_|text_encoder_2|lora_unet_(input|output|middle)_block",
     "Stable Diffusion 1.5 or 2": r"(down_blocks|up_blocks|mid_block)[._].*attentions",
 }
 """Names of modules that only one family has, by family; the first that is found counts.

@@ -11,12 +11,14 @@ from app.dialect.document import LoraBlock
 from app.dialect.files import (
     FORMATS,
     PICKLE_SUFFIXES,
+    beginning_of,
     can_be_path,
     config_of,
+    format_of,
     is_plain,
     path_from,
 )
-from app.dialect.fingerprint import WEIGHTS, tensor_shapes
+from app.dialect.fingerprint import WEIGHTS, read_header, tensor_shapes
 from app.dialect.installed.lora_components import lora_components
 from app.dialect.installed.signatures import base_names
 from app.dialect.model_kinds import Kind
@@ -65,13 +67,14 @@ def read_loras(
         for wrong in mistakes_in(block.scale, lora_components(short), unet):
             reader.note((*at, index, "scale", *wrong.path), wrong.message, wrong.hint)
     bases = base_names(short)
-    if "DiffusionPipeline" in bases:
-        has_unet = bool(UNET_MIXINS & bases)
-        for index, lora in enumerate(built):
-            if lora is not None:
-                _check_file(
-                    lora, (*at, index), reader, denoiser, has_unet=has_unet, offload=offload
-                )
+    has_unet = bool(UNET_MIXINS & bases)
+    for index, lora in enumerate(built):
+        file = None if lora is None else _file_of(lora)
+        where = (*at, index, "model_name")
+        if file is None or not _is_whole(file, where, reader):
+            continue
+        if "DiffusionPipeline" in bases:
+            _check_file(file, where, reader, denoiser, has_unet=has_unet, offload=offload)
     return tuple(lora for lora in built if lora is not None)
 
 
@@ -218,8 +221,37 @@ def check_controlnet(
         reader.note(at, error.message, error.hint)
 
 
+def _file_of(lora: LoraSource) -> Path | None:
+    """Returns the local file of a LoRA; None where it is not there or not the only one."""
+    if lora.source.folder is None:
+        return None
+    return lora_file(Path(lora.source.folder) / lora.source.subfolder, lora.weight_name)
+
+
+def _is_whole(file: Path, at: Place, reader: ValueReader) -> bool:
+    """Returns False, and notes it, for a file that is no safetensors file, or lacks its end."""
+    message = ""
+    try:
+        if format_of(file) != "safetensors":
+            message = f"'{file.name}' is not a safetensors file: it {beginning_of(file)}."
+        else:
+            header = read_header(file)
+            ends = (entry["data_offsets"][1] for entry in header.tensors.values())
+            end, here = header.start + max(ends, default=0), file.stat().st_size
+            if here < end:
+                message = f"'{file.name}' is cut off: {here:,} of {end:,} bytes are here."
+    except OSError as error:
+        message = f"'{file.name}' cannot be read: {error.strerror}."
+    except ValueError as error:
+        # It names the file.
+        message = f"A LoRA cannot be read: {error}."
+    if message:
+        reader.note(at, message, "Download it again, or take another file.")
+    return not message
+
+
 def _check_file(
-    lora: LoraSource,
+    file: Path,
     at: Place,
     reader: ValueReader,
     denoiser: MadeFor | None,
@@ -227,22 +259,14 @@ def _check_file(
     has_unet: bool,
     offload: str | None,
 ) -> None:
-    """Notes a local file that cannot be applied as a whole, or was made for another family."""
-    if lora.source.folder is None:
-        return
-    file = lora_file(Path(lora.source.folder) / lora.source.subfolder, lora.weight_name)
-    if file is None:
-        return
+    """Notes a file that cannot be applied as a whole, or was made for another family."""
     try:
         shapes = {name: shape for name, (_, shape) in tensor_shapes(file).items()}
         check_fits(file.name, shapes, has_unet=has_unet, offload=offload)
         if has_unet and denoiser is not None:
             check_made_for("LoRA", of_shapes(file.name, shapes, is_lora=True), denoiser)
     except (UnfitLora, Unfit) as error:
-        reader.note((*at, "model_name"), error.message, error.hint)
-    except (OSError, ValueError):
-        # The load reports a damaged file.
-        return
+        reader.note(at, error.message, error.hint)
 
 
 def folder_and_file(model: Any) -> tuple[Any, str | None]:

@@ -15,6 +15,7 @@ NAMES = [
     "[anime] line+wash, v2.safetensors",
     "ink..2.safetensors",
     "猫 & 犬 #3.safetensors",
+    "-dash and blank .safetensors",
     "styles/old one/ink (1).safetensors",
 ]
 
@@ -42,7 +43,7 @@ def test_lora_file_of_any_printable_name_is_planned(bench: Bench, loras: Path, n
     "name",
     ["../a.safetensors", "a/../../b.safetensors", "/a.safetensors", "C:\\a.safetensors",
      "..\\a.safetensors", ".hidden.safetensors", "a/.b/c.safetensors", "a//b.safetensors",
-     "-a.safetensors", "a\n.safetensors", " a.safetensors", f"{'a' * 256}.safetensors"],
+     "a\n.safetensors", " a.safetensors", f"{'a' * 256}.safetensors"],
 )  # fmt: skip
 def test_lora_name_that_leads_elsewhere_is_refused(bench: Bench, loras: Path, name: str):
     (problem,) = bench.problems(with_lora(name)).values()
@@ -96,7 +97,7 @@ def test_lora_may_be_named_by_its_file(bench: Bench, model: str):
     folder = bench.workflows / "loras"
     folder.mkdir(exist_ok=True)
     for name in ("ink v1.2", "another"):
-        (folder / f"{name}.safetensors").touch()
+        safetensors(folder / f"{name}.safetensors", a=10)
     if model.startswith("own"):
         # (A folder of models has its own as `owner/name`.)
         (bench.model.parent / "own").mkdir()
@@ -107,7 +108,7 @@ def test_lora_may_be_named_by_its_file(bench: Bench, model: str):
 
 
 def test_lora_beside_the_document_may_be_named_by_its_file(bench: Bench):
-    (bench.workflows / "ink.safetensors").touch()
+    safetensors(bench.workflows / "ink.safetensors", a=10)
     named = [{"model_name": "ink.safetensors"}]
     (lora,) = bench.plan(drawing(steps=[step(loras=named)])).steps[0].loras
     assert lora.weight_name == "ink.safetensors"
@@ -120,7 +121,7 @@ def test_lora_of_the_hub_may_be_named_by_its_file(bench: Bench):
 
 
 def test_missing_lora_file_suggests_nearest(bench: Bench):
-    (bench.workflows / "ink.safetensors").touch()
+    safetensors(bench.workflows / "ink.safetensors", a=10)
     problems = bench.problems(drawing(steps=[step(loras=[{"model_name": "./inc.safetensors"}])]))
     (message,) = problems.values()
     assert "has no inc.safetensors. Did you mean 'ink.safetensors'?" in message
@@ -130,7 +131,7 @@ def test_folder_of_several_loras_needs_a_name(bench: Bench):
     folder = bench.workflows / "styles"
     folder.mkdir()
     for number in range(14):
-        (folder / f"style {number:02}.safetensors").touch()
+        safetensors(folder / f"style {number:02}.safetensors", a=10)
     asked = drawing(steps=[step(loras=[{"model_name": "./styles"}])])
     assert bench.problems(asked) == {
         "steps[0].pipeline.loras[0].model_name": (
@@ -145,7 +146,34 @@ def test_folder_with_the_usual_file_or_one_file_needs_no_name(bench: Bench):
     folder = bench.workflows / "styles"
     folder.mkdir()
     asked = drawing(steps=[step(loras=[{"model_name": "./styles"}])])
-    (folder / "ink.safetensors").touch()
+    safetensors(folder / "ink.safetensors", a=10)
     assert bench.plan(asked).steps
-    (folder / "pytorch_lora_weights.safetensors").touch()
+    safetensors(folder / "pytorch_lora_weights.safetensors", a=10)
     assert bench.plan(asked).steps
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "'ink.safetensors' is not a safetensors file: it is empty."),
+        (b"<!DOCTYPE html><html>", "it begins with '<!DOCTYPE html><html>'."),
+        (b"version https://git-lfs.github.com/spec/v1", "it begins with 'version https://git-lfs."),
+        (b"PK\x03\x04archive/data.pkl", "it begins with 'PK..archive/data.pkl'."),
+        (None, "'ink.safetensors' is cut off: 76 of 80 bytes are here."),
+    ],
+    ids=["empty", "a saved page", "a pointer of Git LFS", "a pickle", "cut off"],
+)
+@pytest.mark.parametrize("named", [{"weight_name": "ink.safetensors"}, {}])
+def test_damaged_lora_is_refused_with_its_file(
+    bench: Bench, content: bytes | None, told: str, named: dict[str, str]
+):
+    file = bench.workflows / "loras" / "ink.safetensors"
+    file.parent.mkdir()
+    if content is None:
+        content = safetensors(file, a=10).read_bytes()[:-4]
+        told = f"'ink.safetensors' is cut off: {len(content)} of {len(content) + 4} bytes are here."
+    file.write_bytes(content)
+    problems = bench.problems(drawing(steps=[step(loras=[{"model_name": "./loras", **named}])]))
+    (message,) = problems.values()
+    assert told in message
+    assert message.endswith("Download it again, or take another file.")

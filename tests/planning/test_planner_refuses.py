@@ -12,7 +12,7 @@ from app.dialect.installed.names import NOT_HERE
 from app.dialect.plan_values import DTypeValue, LiteralValue, ObjectValue, Value
 from app.errors import InvalidInputs, InvalidWorkflow, UnknownWorkflow
 from app.planning.planner import make_plan
-from tests.plan_bench import MODEL, Bench, drawing, step, told
+from tests.plan_bench import MODEL, Bench, drawing, safetensors, step, told
 
 PIPELINE = "steps[0].pipeline"
 CLASS = f"{PIPELINE}.configuration.component_type"
@@ -214,7 +214,7 @@ def test_pickle_lora_means_safetensors_file_beside_it(bench: Bench):
         f"{PIPELINE}.loras[0].weight_name": f"'{MODEL}' has no x.safetensors."
         " Did you mean 'y.safetensors'?"
     }
-    (bench.model / "x.safetensors").touch()
+    safetensors(bench.model / "x.safetensors", a=10)
     [planned] = bench.plan(document).steps
     assert planned.loras[0].weight_name == "x.safetensors"
 

@@ -14,7 +14,7 @@ import torch
 from app.dialect.fingerprint import tensor_shapes
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_sources import LoraSource
-from app.errors import LoadError, first_line
+from app.errors import LoadError, first_line, shortened
 from app.models.adapters import lora_file
 from app.models.lora_family import family_of
 from app.models.lycoris import DORA, UnfitLora, check_fits, factors_by_module, kind_of
@@ -24,11 +24,14 @@ from app.worker.tuning.ip_adapters import lora_of
 
 log = logging.getLogger(__name__)
 
+MAX_REASON = 300
 IN_CONVERTED = re.compile(
     r"(?:\.lora_A|[._]lora\.down|\.lora_linear_layer\.down|\.lokr_w1(?:_a)?)\b"
 )
 """What each layer has once in diffusers' names."""
 MAGNITUDES = "lora_magnitude_vector"
+OF_LORAS = re.compile(r"lora|hada|lokr|dora", re.IGNORECASE)
+"""What names of a LoRA's tensors have, in any of its notations."""
 
 
 def load_lora(
@@ -37,10 +40,15 @@ def load_lora(
     """Loads one of the step's LoRAs into the pipeline under this name; returns sentences about what
     of it is not applied. Raises LoadError."""
     step_name = step.name
-    shown = lora.weight_name or lora.source.model
+    shown = _shown(lora, spec)
     log.info("Loading LoRA: %s", shown)
     tensors = _tensors(spec)
     file = spec.file or lora_file(spec.folder, None)
+    if tensors and not any(map(OF_LORAS.search, tensors)):
+        raise LoadError(
+            f"'{shown}', in step '{step_name}', is no LoRA.",
+            hint=f"Its first tensor is '{tensors[0]}'. Take another file.",
+        )
     has_unet = hasattr(pipeline, "unet")
     unmatched = None
     try:
@@ -151,9 +159,11 @@ def _load_by_diffusers(
         if is_out_of_memory(error):
             raise
         quantised = any(hasattr(c, "hf_quantizer") for c in pipeline.components.values())
+        reason = shortened(first_line(error), MAX_REASON)
         raise LoadError(
-            f"The LoRA '{lora.source.model}' could not be applied in step '{step_name}'.",
-            hint=f"{type(error).__name__}: {first_line(error)}. {_made_for(spec)}".rstrip()
+            f"The LoRA '{_shown(lora, spec)}' could not be applied in step '{step_name}', to a"
+            f" {type(pipeline).__name__}.",
+            hint=f"{_made_for(spec)} {type(error).__name__}: {reason}".strip()
             + " It meets quantised weights: weights of 8 bits or another quantiser may take it."
             * quantised,
         ) from error
@@ -167,10 +177,16 @@ def _check_applied(
     components = [c for c in pipeline.components.values() if hasattr(c, "peft_config")]
     if not any(name in component.peft_config for component in components):
         raise LoadError(
-            f"The LoRA '{lora.weight_name or lora.source.model}' does not fit the model of step"
+            f"The LoRA '{_shown(lora, spec)}' does not fit the model of step"
             f" '{step_name}': none of its tensors is for a {type(pipeline).__name__}.",
             hint=_made_for(spec),
         )
+
+
+def _shown(lora: LoraSource, spec: AdapterSpec) -> str:
+    """Returns the name of a LoRA's file; that of its folder where it is not known."""
+    file = spec.file or lora_file(spec.folder, None)
+    return lora.source.model if file is None else file.name
 
 
 def _made_for(spec: AdapterSpec) -> str:
