@@ -17,6 +17,8 @@ FAMILIES = {
 
 From the module names of diffusers' models and of kohya-ss/sd-scripts, which writes `_` for `.`.
 """
+OF_TRANSFORMERS = {"FLUX", "Wan", "Stable Diffusion 3"}
+"""Families without a UNet."""
 
 
 def family_of(tensors: Iterable[str]) -> str:

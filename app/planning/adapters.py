@@ -28,6 +28,7 @@ from app.errors import nearest
 from app.models.adapters import USUAL_LORA, lora_file
 from app.models.hub import find_in_folders, find_snapshot, is_repository
 from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
+from app.models.lora_family import OF_TRANSFORMERS, family_of
 from app.models.lycoris import UnfitLora, check_fits
 from app.models.made_for import MadeFor, Unfit, check_made_for, of_file, of_folder, of_shapes
 from app.planning.values import ValueReader
@@ -74,7 +75,7 @@ def read_loras(
         if file is None or not _is_whole(file, where, reader):
             continue
         if "DiffusionPipeline" in bases:
-            _check_file(file, where, reader, denoiser, has_unet=has_unet, offload=offload)
+            _check_file(file, short, where, reader, denoiser, has_unet=has_unet, offload=offload)
     return tuple(lora for lora in built if lora is not None)
 
 
@@ -252,6 +253,7 @@ def _is_whole(file: Path, at: Place, reader: ValueReader) -> bool:
 
 def _check_file(
     file: Path,
+    pipeline_class: str,
     at: Place,
     reader: ValueReader,
     denoiser: MadeFor | None,
@@ -263,6 +265,12 @@ def _check_file(
     try:
         shapes = {name: shape for name, (_, shape) in tensor_shapes(file).items()}
         check_fits(file.name, shapes, has_unet=has_unet, offload=offload)
+        if has_unet and (family := family_of(shapes)) in OF_TRANSFORMERS:
+            raise Unfit(
+                f"The LoRA '{file.name}' was made for {family} by its tensors; the"
+                f" {pipeline_class} has a UNet, which takes none of them.",
+                hint="Take a LoRA that was made for this pipeline's models.",
+            )
         if has_unet and denoiser is not None:
             check_made_for("LoRA", of_shapes(file.name, shapes, is_lora=True), denoiser)
     except (UnfitLora, Unfit) as error:
