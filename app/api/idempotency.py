@@ -63,13 +63,15 @@ class SentRequests:
             self._requests.pop((owner, key), None)
 
     def _forget_old(self) -> None:
+        gone, too_many = [], len(self._requests) - MAX_KEPT + 1
         # In the order in which they came.
-        for name, each in [*self._requests.items()]:
-            old = self._clock() - each.came_at > KEPT_S or len(self._requests) >= MAX_KEPT
-            if not old:
-                return
+        for name, each in self._requests.items():
+            if self._clock() - each.came_at <= KEPT_S and len(gone) >= too_many:
+                break
             if each.run_id.done():
-                del self._requests[name]
+                gone.append(name)
+        for name in gone:
+            del self._requests[name]
 
 
 def content_of(*parts: Any) -> str:

@@ -84,6 +84,10 @@ class ServerWorkbench:
         self._inputs[found["name"]] = specs
         return Described(found["name"], found["name"], specs)
 
+    def _specs(self, name: str) -> tuple[InputSpec, ...]:
+        """Returns the workflow's inputs, which the server is asked for once."""
+        return self._inputs[name] if name in self._inputs else self.describe(name).inputs
+
     def names(self) -> list[str]:
         return [each["name"] for each in self._ask("/list_workflows")]
 
@@ -100,8 +104,8 @@ class ServerWorkbench:
         changes: Mapping[str, Any],
     ) -> None:
         """Checks the inputs alone: only the server can plan its workflow."""
-        inputs = with_home(self._inputs[name], inputs)
-        _, problems = check_inputs(self._inputs[name], inputs, ANYWHERE)
+        inputs = with_home(self._specs(name), inputs)
+        _, problems = check_inputs(self._specs(name), inputs, ANYWHERE)
         problems += self._missing_files(name, inputs)
         if problems:
             raise InvalidInputs(f"'{name}' cannot run with these inputs.", problems)
@@ -118,7 +122,7 @@ class ServerWorkbench:
     ) -> Ended:
         from app.shell.terminal import progress, unchanged
 
-        inputs = with_home(self._inputs[name], inputs)
+        inputs = with_home(self._specs(name), inputs)
         with first_ctrl_c() as ctrl_c, progress(self._console, title) as show:
             job = self._client.submit(
                 workflow=name,
@@ -228,7 +232,7 @@ class ServerWorkbench:
         """Returns the inputs for which a file of this machine is given."""
         return [
             spec
-            for spec in self._inputs[name]
+            for spec in self._specs(name)
             if spec.media
             and isinstance(given := inputs.get(spec.name), str)
             and given != spec.default

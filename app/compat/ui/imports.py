@@ -11,7 +11,7 @@ from collections.abc import Iterator
 def without(package: str) -> Iterator[None]:
     """Inside, an import of this package fails as if it were not installed.
 
-    Gradio (6.31) imports `mcp` for its own server, which takes about a second.
+    Gradio imports `mcp` for its own server, which takes about a second. Needed with gradio 6.31.0.
     """
     if package in sys.modules:
         yield

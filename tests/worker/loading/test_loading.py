@@ -261,7 +261,7 @@ def test_pickled_weights_are_not_loaded(bench: Bench, model: Path):
     weights = model / "unet" / DIFFUSERS_WEIGHTS
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    assert bench.refused(ON_MODEL).message == "The unet of 'model' could not be loaded."
+    assert bench.refused(ON_MODEL).message == "The unet of 'model' has no safetensors weights."
 
 
 def test_broken_config_is_reported_with_its_component(bench: Bench, model: Path):
