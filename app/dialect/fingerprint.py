@@ -252,6 +252,18 @@ def read_header(path: Path) -> Header:
     return Header(HEADER_LENGTH_BYTES + length, header, told)
 
 
+def missing_end(path: Path) -> str:
+    """Returns how much of a safetensors file is here, as the end of a sentence, where its end is
+    missing: `is cut off: 10 of 20 bytes are here`; else "".
+
+    Raises what `read_header` raises.
+    """
+    header, here = read_header(path), path.stat().st_size
+    ends = (entry["data_offsets"][1] for entry in header.tensors.values())
+    end = header.start + max(ends, default=0)
+    return f"is cut off: {here:,} of {end:,} bytes are here" if here < end else ""
+
+
 def _is_tensor(entry: Any) -> bool:
     """Returns True for a valid tensor entry of a safetensors header."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):

@@ -52,12 +52,14 @@ def file_shapes(file: Path, read_pickle: ReadPickle) -> Shapes:
     be read, and exceptions of `read_pickle`."""
     if format_of(file) == "pickle":
         return read_pickle(file)
-    return safetensors_shapes(file)
+    return _safe_shapes(file, stamp_of(file))
 
 
 def safetensors_shapes(file: Path) -> Shapes:
-    """Returns the shapes of all tensors of a file that is no pickle. Raises ValueError or OSError
-    where it cannot be read."""
+    """Returns the shapes of all tensors of the file. Raises ValueError for another format, and
+    OSError where it cannot be read."""
+    if format_of(file) != "safetensors":
+        raise ValueError(f"'{file.name}' is no safetensors file")
     return _safe_shapes(file, stamp_of(file))
 
 

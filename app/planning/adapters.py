@@ -18,7 +18,7 @@ from app.dialect.files import (
     is_plain,
     path_from,
 )
-from app.dialect.fingerprint import WEIGHTS, read_header, tensor_shapes
+from app.dialect.fingerprint import WEIGHTS, missing_end, tensor_shapes
 from app.dialect.installed.lora_components import lora_components
 from app.dialect.installed.signatures import base_names
 from app.dialect.model_kinds import Kind
@@ -236,11 +236,7 @@ def _is_whole(file: Path, at: Place, reader: ValueReader) -> bool:
         if format_of(file) != "safetensors":
             message = f"'{file.name}' is not a safetensors file: it {beginning_of(file)}."
         else:
-            header = read_header(file)
-            ends = (entry["data_offsets"][1] for entry in header.tensors.values())
-            end, here = header.start + max(ends, default=0), file.stat().st_size
-            if here < end:
-                message = f"'{file.name}' is cut off: {here:,} of {end:,} bytes are here."
+            message = f"'{file.name}' {missing}." if (missing := missing_end(file)) else ""
     except OSError as error:
         message = f"'{file.name}' cannot be read: {error.strerror}."
     except ValueError as error:

@@ -30,6 +30,8 @@ class Called(NamedTuple):
     """None where the arguments are unknown."""
     folder: Path | None = None
     """The model's folder; None where it is not on this machine."""
+    checkpoint: Path | None = None
+    """The single file of the whole pipeline, if it is one that is on this machine."""
 
 
 def called_pipeline(
@@ -55,6 +57,9 @@ def called_pipeline(
         if own is not None:
             return own._replace(folder=folder)
     name = _class_of_model(short, source, folder, at, reader)
+    if source is not None and source.file and source.folder is not None:
+        checkpoint = Path(source.folder) / source.file
+        return Called(name, call_signature(name) if name else None, folder, checkpoint)
     return Called(name, call_signature(name) if name else None, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from app.errors import nearest
 from app.media import images
 from app.media.images import WrongMediaError
 from app.mistakes import shown
+from app.models.family_configs import configuration_of
+from app.models.single_files import safetensors_shapes
 from app.planning.called import Called
 from app.planning.values import ValueReader
 
@@ -64,7 +67,7 @@ def check_call(
     called: Called, arguments: Mapping[str, Value], at: Place, reader: ValueReader
 ) -> None:
     """Notes problems of calling the pipeline with these arguments; none where it is unknown."""
-    short, signature, model = called
+    short, signature, model, checkpoint = called
     if signature is None:
         return
     known = {parameter.name: parameter for parameter in signature.parameters}
@@ -79,7 +82,7 @@ def check_call(
             if key in SIDES and signature.sides is not None:
                 _check_side(value.value, where, reader, short, signature.sides, model)
             if key == "clip_skip":
-                _check_clip_skip(value.value, where, reader, model)
+                _check_clip_skip(value.value, where, reader, model, checkpoint)
     for parameter in known.values():
         if parameter.required and parameter.name not in arguments:
             reader.note(at, f"'{parameter.name}' is missing.")
@@ -212,15 +215,32 @@ def side_multiple(model: Path | None) -> int:
     return min(patch << min(len(levels) - 1, 10), MAX_SIDE_PX)
 
 
-def _check_clip_skip(value: Any, at: Place, reader: ValueReader, model: Path | None) -> None:
+def _check_clip_skip(
+    value: Any, at: Place, reader: ValueReader, model: Path | None, checkpoint: Path | None
+) -> None:
     """Notes a count of skipped layers that leaves none of a CLIP text encoder."""
     if type(value) is not int:
         return
     configs = [config_of(folder) for folder in model.glob("text_encoder*")] if model else []
+    if checkpoint is not None:
+        configs = _text_encoders_of(checkpoint)
     layers = [config.get("num_hidden_layers") for config in configs if "projection_dim" in config]
     most = min([each for each in layers if isinstance(each, int)], default=MAX_CLIP_SKIP + 1) - 1
     if not 0 <= value <= most:
         reader.note(at, f"{value} is outside 0 to {most}, the layers of the text encoder to skip.")
+
+
+def _text_encoders_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """Returns the configurations of the text encoders in a file of a whole pipeline; none where its
+    tensors do not tell."""
+    try:
+        known = configuration_of(safetensors_shapes(checkpoint))
+    except (ValueError, OSError):
+        # The reason is told where the file is read.
+        return []
+    files = {} if known is None else known.files
+    return [json.loads(text) for name, text in files.items()
+            if name.startswith("text_encoder") and name.endswith("/config.json")]  # fmt: skip
 
 
 def _check_images(value: Value | None, at: Place, reader: ValueReader, class_name: str) -> None:

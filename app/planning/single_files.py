@@ -26,6 +26,7 @@ from app.dialect.files import (
     path_from,
     safe_name,
 )
+from app.dialect.fingerprint import missing_end
 from app.dialect.installed.signatures import public_classes, single_file_classes
 from app.dialect.model_kinds import Kind
 from app.dialect.plan_settings import DType
@@ -224,10 +225,17 @@ class SingleFiles:
         try:
             found = format_of(file)
             beginning = beginning_of(file) if found is None else ""
+            missing = missing_end(file) if found == "safetensors" else ""
         except OSError as error:
             self._reader.note(at, f"'{file.name}' cannot be read: {error.strerror}.")
             return False
+        except ValueError:
+            # Its load says what is wrong with the header.
+            missing = ""
         named = FORMATS[file.suffix.lower()]
+        if found == named and missing:
+            self._reader.note(at, f"'{file.name}' {missing}.", "Download it again.")
+            return False
         if found == named:
             return True
         if found == "pickle" and not self._allow_pickles:

@@ -215,6 +215,16 @@ def test_file_that_is_none_of_weights_is_refused(
     assert message.endswith("Download it again, or take another file.")
 
 
+@pytest.mark.parametrize("lost", [1, 8])
+def test_file_that_lacks_its_end_is_refused(bench: Bench, file: Path, lost: int):
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-lost])
+    assert bench.problems(from_file(file.name))[NAMED] == (
+        f"'{file.name}' is cut off: {len(whole) - lost:,} of {len(whole):,} bytes are here."
+        " Download it again."
+    )
+
+
 @pytest.mark.parametrize("name", ["unet.safetensors", "unet.SAFETENSORS", "unet.gguf"])
 def test_pickle_under_another_name_is_refused(bench: Bench, name: str):
     (bench.workflows / name).write_bytes(PICKLE)

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from app.errors import BadRequest
+from tests.standins.families import build_narrow
 from tests.worker.bench import SHAPES, Bench, document, same, step
 from tests.worker.tuning.test_tuning import OUTLINE
 
@@ -53,3 +54,14 @@ def test_clip_skip_works_with_lora(bench: Bench):
 def test_clip_skip_beyond_layers_is_refused_while_planning(bench: Bench, skipped: int):
     with pytest.raises(BadRequest, match=f"{skipped} is outside 0 to 2, the layers of the text"):
         bench.plan(document(step(clip_skip=skipped)))
+
+
+@pytest.mark.parametrize(("family", "layers"), [("sd15", 1), ("sdxl", 1)])
+def test_clip_skip_beyond_layers_of_a_checkpoint_is_refused_while_planning(
+    bench: Bench, tmp_path: Path, family: str, layers: int
+):
+    build_narrow(family, tmp_path / "dream.safetensors")
+    asked = step(clip_skip=9, kind="XL" if family == "sdxl" else "")
+    asked["pipeline"]["from_pretrained_arguments"] = {"from_single_file": "./dream.safetensors"}
+    with pytest.raises(BadRequest, match=f"9 is outside 0 to {layers}, the layers of the text"):
+        bench.plan(document(asked))
