@@ -63,7 +63,8 @@ class SentRequests:
             self._requests.pop((owner, key), None)
 
     def _forget_old(self) -> None:
-        gone, too_many = [], len(self._requests) - MAX_KEPT + 1
+        gone: list[tuple[str, str]] = []
+        too_many = len(self._requests) - MAX_KEPT + 1
         # In the order in which they came.
         for name, each in self._requests.items():
             if self._clock() - each.came_at <= KEPT_S and len(gone) >= too_many:
