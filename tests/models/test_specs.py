@@ -150,13 +150,14 @@ RESOLVING = {
     "single_file_bytes": {"component_files"},
     "stored_quantiser": {"component_files", "components", "quantisers"},
     "constructor": {"pipeline_layout", "pipeline_shapes"},
-    "automatic_class": {"pipeline_shapes"},
+    "automatic_class": {"pipeline_shapes", "called"},
     "model_class": {"resolve"},
     "published_model": {"file_places"},
     "read_pipeline_index": {"pipeline_layout", "load"},
 }
 """Functions that tell what a step loads, and the modules that may call them. Beside the resolver
-the worker asks what a repository's own code and its blocks need, and refuses quantisers."""
+the worker asks what a repository's own code and its blocks need, and refuses quantisers; planning
+asks for the class whose arguments it checks."""
 
 
 @pytest.mark.parametrize("name", RESOLVING)
