@@ -38,6 +38,7 @@ from app.planning.loading_arguments import (
 )
 from app.planning.model_names import ModelNames
 from app.planning.modular import folder_of, is_modular, read_modular
+from app.planning.null_components import check_null_components
 from app.planning.quantisers import check_quantisers, read_quantisation
 from app.planning.schedulers import (
     check_packages,
@@ -192,6 +193,8 @@ class PipelineBuilder:
         audio_scheduler = self._scheduler(block.audio_scheduler, at_audio, None, at_model)
         check_quantisers(block, source, components, where, self._reader)
         reused = sharing.reused(block, where, self._reader)
+        nulls = [each for each in absent if each not in components and each not in reused]
+        check_null_components(called, nulls, arguments, loading_at, self._reader)
         counts = sharing.list_lengths(components, reused)
         check_list_arguments(pipeline_class, counts, arguments, at_arguments, self._reader)
         if len(self._reader.problems) > noted:

@@ -149,7 +149,7 @@ RESOLVING = {
     "component_bytes": {"component_files"},
     "single_file_bytes": {"component_files"},
     "stored_quantiser": {"component_files", "components", "quantisers"},
-    "constructor": {"pipeline_layout", "pipeline_shapes"},
+    "constructor": {"pipeline_layout", "pipeline_shapes", "null_components"},
     "automatic_class": {"pipeline_shapes", "called"},
     "model_class": {"resolve"},
     "published_model": {"file_places"},
@@ -157,7 +157,7 @@ RESOLVING = {
 }
 """Functions that tell what a step loads, and the modules that may call them. Beside the resolver
 the worker asks what a repository's own code and its blocks need, and refuses quantisers; planning
-asks for the class whose arguments it checks."""
+asks for the class whose arguments and components it checks."""
 
 
 @pytest.mark.parametrize("name", RESOLVING)

@@ -103,9 +103,36 @@ def test_optional_components_may_be_null(bench: Bench):
     optional = ("feature_extractor", "safety_checker", "image_encoder")
     bench.consists_of(PARTS | {name: [None, None] for name in optional})
     bench.plan(drawing())
-    # Embeddings may come from an earlier step.
-    loading = {"model_name": "../models/tiny", "text_encoder": None, "tokenizer": None}
-    bench.plan(drawing(steps=[step(from_pretrained_arguments=loading)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("vae", {"output_type": "{latent}"}), ("text_encoder", "prompt_embeds"),
+     ("tokenizer", "prompt_embeds")],
+)  # fmt: skip
+def test_component_that_only_some_calls_need_may_be_null_for_others(
+    bench: Bench, name: str, needed: str | Document
+):
+    bench.consists_of(PARTS)
+    loading = {"model_name": "../models/tiny", name: None}
+    plain = step(from_pretrained_arguments=loading)
+    assert bench.problems(drawing(steps=[plain])) == {
+        f"{PIPELINE}.from_pretrained_arguments.{name}": (
+            f"The {name} is set to null, and this call needs one. Leave it out, give a block of"
+            " it, or "
+            + (
+                "set 'output_type' to \"{latent}\"."
+                if name == "vae"
+                else "give 'prompt_embeds' instead of a prompt."
+            )
+        )
+    }
+    without = step("again", from_pretrained_arguments=loading)
+    if isinstance(needed, dict):
+        without["pipeline"]["arguments"] |= needed
+    else:
+        without["pipeline"]["arguments"] = {"prompt_embeds": "previous_result:draw.images"}
+    bench.plan(drawing(steps=[step(), without]))
 
 
 def test_model_of_another_family_is_refused(bench: Bench):

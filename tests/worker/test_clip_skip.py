@@ -65,3 +65,21 @@ def test_clip_skip_beyond_layers_of_a_checkpoint_is_refused_while_planning(
     asked["pipeline"]["from_pretrained_arguments"] = {"from_single_file": "./dream.safetensors"}
     with pytest.raises(BadRequest, match=f"9 is outside 0 to {layers}, the layers of the text"):
         bench.plan(document(asked))
+
+
+def test_clip_skip_beyond_layers_that_planning_does_not_know_is_refused_before_the_call(
+    bench: Bench, tmp_path: Path
+):
+    """Of a text encoder from elsewhere, or of a model that is fetched first."""
+    shortened(tmp_path / "short", 1)
+    encoder = {
+        "configuration": {"component_type": "transformers.CLIPTextModel"},
+        "from_pretrained_arguments": {"model_name": "./short", "subfolder": "text_encoder"},
+    }
+    asked = step(clip_skip=2, blocks={"text_encoder": encoder})
+    ended = bench.run(document(asked)).terminal
+    assert ended.type == "run_failed"
+    assert ended.error.message == (
+        "Step 'draw': 'clip_skip' 2 is outside 0 to 0, the layers of the text encoder to skip."
+    )
+    assert bench.run(document(step(clip_skip=0, blocks={"text_encoder": encoder}))).success

@@ -54,6 +54,20 @@ def combinations(
     ]
 
 
+def check_clip_skip(step: str, pipeline: Any, arguments: Mapping[str, Any]) -> None:
+    """Raises StepError for a `clip_skip` that leaves no layer of a text encoder: planning does not
+    know those of a model that was not here, or of another model's encoder."""
+    skipped = arguments.get("clip_skip")
+    encoders = (getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
+    configs: list[Any] = [getattr(encoder, "config", None) for encoder in encoders]
+    layers = [config.num_hidden_layers for config in configs if hasattr(config, "projection_dim")]
+    if type(skipped) is int and layers and not 0 <= skipped < min(layers):
+        raise StepError(
+            f"Step '{step}': 'clip_skip' {skipped} is outside 0 to {min(layers) - 1}, the layers of"
+            " the text encoder to skip."
+        )
+
+
 def one_value(value: Value, name: str, step: str, context: RunContext) -> Any:
     """Returns the value of an argument without combinations: the first artifact of each result
     referred to. Raises StepError."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.dialect.plan import PipelineStep
 from app.worker.device import seeded
-from app.worker.steps.arguments import combinations
+from app.worker.steps.arguments import check_clip_skip, combinations
 from app.worker.steps.chain import chained
 from app.worker.steps.inpainting import in_own_shape, inpainting_notices, with_own_pixels
 from app.worker.steps.media import resample_references
@@ -79,6 +79,7 @@ def run(
         def returning(combination: Mapping[str, Any]) -> list[Any]:
             preview_source.begin(combination)
             changes.begin(combination)
+            check_clip_skip(step.name, pipeline, combination)
             for sentence in inpainting_notices(combination, step.arguments):
                 context.notice(sentence)
             for sentence in prompt_notices(pipeline, step, combination):
