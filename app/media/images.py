@@ -93,8 +93,12 @@ def read(file: Path, max_pixels: int, background: str = "white") -> Image.Image:
     Transparent pixels get the colour of the `background`. Raises WrongMediaError.
     """
     with _opened(file, max_pixels) as picture:
-        turned = _upright(picture)
-        return _on_background(turned, background) or _to_eight_bits(turned).convert("RGB")
+        return opaque(_upright(picture), background)
+
+
+def opaque(picture: Image.Image, background: str) -> Image.Image:
+    """Returns the image as RGB; transparent pixels get the colour of the `background`."""
+    return _on_background(picture, background) or _to_eight_bits(picture).convert("RGB")
 
 
 def on_background(file: Path, max_pixels: int, background: str) -> Image.Image | None:
@@ -114,29 +118,32 @@ def read_mask(file: Path, max_pixels: int) -> Image.Image:
     two areas.
     """
     with _opened(file, max_pixels) as picture:
-        turned = _upright(picture)
-        alpha = _transparency(turned)
-        if alpha is None:
-            return _to_eight_bits(turned).convert("RGB")
-        shown = turned.convert("RGB")
-        darkest, lightest = _range_of_colours(shown, alpha)
-        if lightest - darkest > ONE_COLOUR:
-            if not _is_black_and_white(shown, alpha):
-                raise WrongMediaError(
-                    f"'{file.name}' is ambiguous as a mask: it has transparent pixels, and a"
-                    " picture in the others. Save the mask in black and white, white where the"
-                    " picture is redrawn."
-                )
-            black = Image.new("RGB", shown.size)
-            black.paste(shown, mask=alpha)
-            return black
-        if darkest + lightest < 2 * BLACK:
+        return as_mask(_upright(picture), file.name)
+
+
+def as_mask(picture: Image.Image, name: str) -> Image.Image:
+    """Returns an image as a mask, as `read_mask` does a file; `name` is its name in messages."""
+    alpha = _transparency(picture)
+    if alpha is None:
+        return _to_eight_bits(picture).convert("RGB")
+    shown = picture.convert("RGB")
+    darkest, lightest = _range_of_colours(shown, alpha)
+    if lightest - darkest > ONE_COLOUR:
+        if not _is_black_and_white(shown, alpha):
             raise WrongMediaError(
-                f"'{file.name}' is ambiguous as a mask: it is black on transparent pixels, which"
-                " could mean the area to redraw or the one to keep. Save the mask in black and"
-                " white, white where the picture is redrawn."
+                f"'{name}' is ambiguous as a mask: it has transparent pixels, and a picture in the"
+                " others. Save the mask in black and white, white where the picture is redrawn."
             )
-        return alpha.convert("RGB")
+        black = Image.new("RGB", shown.size)
+        black.paste(shown, mask=alpha)
+        return black
+    if darkest + lightest < 2 * BLACK:
+        raise WrongMediaError(
+            f"'{name}' is ambiguous as a mask: it is black on transparent pixels, which could mean"
+            " the area to redraw or the one to keep. Save the mask in black and white, white where"
+            " the picture is redrawn."
+        )
+    return alpha.convert("RGB")
 
 
 def alpha_of(file: Path, max_pixels: int) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from app.dialect.inputs import media_kind
+from app.dialect.inputs import is_mask, media_kind
 from app.dialect.plan import MAX_ITERATIONS, Rounds, Step
 from app.dialect.plan_values import (
     BuiltValue,
@@ -26,6 +26,8 @@ from app.dialect.plan_values import (
     references_in,
 )
 from app.errors import StepError, nearest
+from app.media import images
+from app.media.images import WrongMediaError
 from app.tasks.media import AudioVideo, as_frames, as_image
 from app.worker.steps.media import MediaReader, build
 from app.worker.steps.step_output import StepOutput
@@ -145,7 +147,7 @@ class _Converter:
                 result = next(chosen)
                 # Values passed to a sub-workflow were picked there.
                 taken = result if value.handed_at else _picked(result, name)
-                return self._given(_as_input(taken, name))
+                return self._given(self._opaque(_as_input(taken, name), name, value.step))
             case DTypeValue():
                 import torch
 
@@ -165,6 +167,18 @@ class _Converter:
                 return build(value.class_name, media, given)
             case RemoteValue():
                 raise StepError(f"{value.place}: '{value.url}' has not been fetched.")
+
+    def _opaque(self, value: Any, name: str, step: str) -> Any:
+        """Returns a transparent image of a step as its file would be read; all else unchanged.
+        diffusers takes an image of four channels for latents."""
+        if not self._bare or not isinstance(value, Image.Image) or not value.has_transparency_data:
+            return value
+        if not is_mask(name):
+            return images.opaque(value, self._context.plan.limits.picture_background)
+        try:
+            return images.as_mask(value, f"previous_result:{step}")
+        except WrongMediaError as error:
+            raise StepError(str(error)) from error
 
     def _whole(self, value: Value, name: str, chosen: Iterator[Any]) -> Any:
         """Returns the value as if not `bare`, for objects that take a video's audio too."""

@@ -18,11 +18,11 @@ from app.models.resolve import component_specs
 from app.models.specs import Selection
 from app.planning.planner import make_plan
 from app.protocol import RunFailed
-from app.settings import PathSettings
+from app.settings import MediaLimits, PathSettings
 from tests.doubles.accelerator import Accelerator
 from tests.doubles.installed import count_as_installed
 from tests.standins.vision import build_matting_model
-from tests.worker.bench import Bench, Document, document, same
+from tests.worker.bench import Bench, Document, document, same, step
 
 RMBG, OTHER = "briaai/RMBG-2.0", "owner/matting"
 SIZE = (90, 60)
@@ -50,9 +50,9 @@ def cut(saved_as: str = "image/png", **arguments: Any) -> Document:
     return {"name": "do", "task": task, "result": {"content_type": saved_as}}
 
 
-def planned(bench: Bench, step: Document, *trusted: str) -> Plan:
+def planned(bench: Bench, task: Document, *trusted: str) -> Plan:
     paths = PathSettings(media=(bench.folder,), models=(bench.models,), trust_remote_code=trusted)
-    return make_plan(bench.write(document(step)), {}, paths=paths, seed=1)
+    return make_plan(bench.write(document(task)), {}, paths=paths, seed=1)
 
 
 def sentence(bench: Bench, step: Document, *trusted: str) -> str:
@@ -163,3 +163,47 @@ def test_wrong_models_are_refused_in_a_sentence(cutting: Bench):
     config.write_text(json.dumps({"auto_map": {
         "AutoModelForImageSegmentation": "somebody/else--matting.Matting"}}))  # fmt: skip
     assert "has no code of its own for this task" in sentence(cutting, cut(), RMBG)
+
+
+@pytest.mark.parametrize("background", ["white", "#ff0000"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_transparent_result_is_redrawn_on_the_background_as_its_file_is(
+    cutting: Bench, background: str, listed: bool
+):
+    """diffusers takes an image of four channels for latents."""
+    first = cutting.run(planned(cutting, cut(), RMBG))
+    (cutting.folder / "cut.png").write_bytes(Path(first.results[0].path).read_bytes())
+    made = []
+    for image in ("previous_result:do", "cut.png"):
+        drawn = step(
+            kind="Img2Img",
+            image=[image] if listed else image,
+            strength=0.5,
+            num_inference_steps=4,
+        )
+        paths = PathSettings(
+            media=(cutting.folder,),
+            models=(cutting.models,),
+            trust_remote_code=(RMBG,),
+            limits=MediaLimits(picture_background=background),
+        )
+        path = cutting.write(document(cut(), drawn))
+        finished = cutting.run(make_plan(path, {}, paths=paths, seed=1))
+        made.append(np.asarray(Image.open(finished.results[-1].path)))
+    assert made[0].shape == (56, 88, 3)
+    assert np.array_equal(*made)
+
+
+def test_alpha_of_a_result_that_is_a_mask_counts(cutting: Bench):
+    Image.new("RGB", SIZE, "orange").save(cutting.folder / "own.png")
+    drawn = step(
+        kind="Inpaint", image="own.png", mask_image="previous_result:do", num_inference_steps=4
+    )
+    path = cutting.write(document(cut(), drawn))
+    paths = PathSettings(
+        media=(cutting.folder,), models=(cutting.models,), trust_remote_code=(RMBG,)
+    )
+    finished = cutting.run(make_plan(path, {}, paths=paths, seed=1))
+    made = np.asarray(Image.open(finished.results[-1].path))
+    assert (made[2, 2] == (255, 165, 0)).all()
+    assert not (made[OBJECT][6:14, 10:20] == (255, 165, 0)).all(axis=-1).any()
