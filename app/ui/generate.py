@@ -391,5 +391,9 @@ class GenerateTab:
     def _entry_for(self, kind: MediaKind, entry: CatalogEntry) -> CatalogEntry | None:
         """Returns this workflow if it takes such a file, else the first that does, ready ones
         first."""
-        others = sorted(self._catalog.entries(), key=lambda other: not other.ready)
+        # One that needs a model to be chosen too comes after the others.
+        others = sorted(
+            self._catalog.entries(),
+            key=lambda other: (not other.ready, any(s.models and s.required for s in other.inputs)),
+        )
         return next((each for each in [entry, *others] if file_input(each.inputs, kind)), None)
