@@ -12,9 +12,16 @@ from tests.browser.visit import Visit
 pytestmark = pytest.mark.browser
 
 
-def test_held_components_can_be_pinned_dropped_and_freed(visit: Visit) -> None:
-    visit.run()
+def open_and_free(visit: Visit) -> None:
+    """Opens the panel and frees what other tests have loaded."""
     visit["memory"].locator("button").first.click()
+    visit["free"].click()
+    expect(visit["memory"]).to_contain_text("Nothing is held.")
+
+
+def test_held_components_can_be_pinned_dropped_and_freed(visit: Visit) -> None:
+    open_and_free(visit)
+    visit.run()
     rows = visit["memory"].locator(".held")
     expect(rows).to_have_count(3)
     unet = rows.filter(has_text="unet of shapes")
@@ -39,8 +46,8 @@ def test_held_components_can_be_pinned_dropped_and_freed(visit: Visit) -> None:
 def test_button_replaced_while_pressed_does_nothing(
     visit: Visit,
 ) -> None:
+    open_and_free(visit)
     visit.run()
-    visit["memory"].locator("button").first.click()
     rows = visit["memory"].locator(".held")
     expect(rows.first).to_contain_text("unet of shapes")
     drop = rows.first.get_by_role("button", name="Drop")
