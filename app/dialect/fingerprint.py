@@ -258,7 +258,13 @@ def missing_end(path: Path) -> str:
 
     Raises what `read_header` raises.
     """
-    header, here = read_header(path), path.stat().st_size
+    return _missing_end(path, stamp_of(path))
+
+
+# Planning asks for it at each request.
+@functools.lru_cache(maxsize=512)
+def _missing_end(path: Path, stamp: FileStamp) -> str:
+    header, here = read_header(path), stamp.size_bytes
     ends = (entry["data_offsets"][1] for entry in header.tensors.values())
     end = header.start + max(ends, default=0)
     return f"is cut off: {here:,} of {end:,} bytes are here" if here < end else ""

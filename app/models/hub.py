@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.dialect.files import read_object
+from app.dialect.plan_sources import ModelSource
 from app.models.model_index import INDEXES
 from app.models.unlisted import likely_files
 from app.stamps import FileStamp, stamp_of
@@ -92,6 +93,14 @@ def find_snapshot(
         return None
     interrupted = any((folder.parents[1] / "blobs").glob("*.incomplete"))
     return None if interrupted else folder
+
+
+def folder_of(source: ModelSource, part: str | None = None) -> Path | None:
+    """Returns the model's folder; None where it is not on this machine. `part` is that of
+    `find_snapshot`."""
+    if source.folder is not None:
+        return Path(source.folder)
+    return find_snapshot(source.model, source.revision, part)
 
 
 def snapshot_folder(place: Place, repository: str, revision: str | None) -> Path | None:

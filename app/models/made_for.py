@@ -6,6 +6,7 @@ works.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from app.dialect.files import config_of, format_of
 from app.errors import WorkbenchError
 from app.models.base_family import BY_WIDTH, attended_widths, base_family
 from app.models.single_files import Shapes, file_shapes
+from app.stamps import FileStamp, stamp_of
 
 
 class Unfit(WorkbenchError):
@@ -39,11 +41,15 @@ def of_file(file: Path) -> MadeFor:
     """Returns what this file attends to; nothing for a pickle, which is not opened here, and for a
     file that cannot be read, which its load reports."""
     try:
-        if format_of(file) == "safetensors":
-            return of_shapes(file.name, file_shapes(file, _unread))
+        return _of_file(file, stamp_of(file))
     except (OSError, ValueError):
-        pass
-    return MadeFor(file.name, "", frozenset())
+        return MadeFor(file.name, "", frozenset())
+
+
+@functools.lru_cache(maxsize=64)
+def _of_file(file: Path, _stamp: FileStamp) -> MadeFor:
+    is_safetensors = format_of(file) == "safetensors"
+    return of_shapes(file.name, file_shapes(file, _unread) if is_safetensors else {})
 
 
 def of_folder(name: str, folder: Path) -> MadeFor:

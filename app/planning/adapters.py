@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -26,13 +27,15 @@ from app.dialect.plan_sources import ComponentBlock, LoraSource, ModelSource, pa
 from app.dialect.references import Path as Place
 from app.errors import nearest
 from app.models.adapters import USUAL_LORA, lora_file
-from app.models.hub import find_in_folders, find_snapshot, is_repository
-from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
+from app.models.hub import find_in_folders, folder_of, is_repository
+from app.models.kind_folders import NotOne, find_known, known_instead_of_hub
 from app.models.lora_family import OF_TRANSFORMERS, family_of
 from app.models.lycoris import UnfitLora, check_fits
 from app.models.made_for import MadeFor, Unfit, check_made_for, of_file, of_folder, of_shapes
+from app.planning.single_files import is_outside
 from app.planning.values import ValueReader
 from app.settings import PathSettings
+from app.stamps import FileStamp, stamp_of
 
 UNET_MIXINS = {"StableDiffusionLoraLoaderMixin", "StableDiffusionXLLoraLoaderMixin"}
 """Base classes of the pipelines that have a UNet and take LoRAs."""
@@ -74,8 +77,11 @@ def read_loras(
         where = (*at, index, "model_name")
         if file is None or not _is_whole(file, where, reader):
             continue
-        if "DiffusionPipeline" in bases:
-            _check_file(file, short, where, reader, denoiser, has_unet=has_unet, offload=offload)
+        if "DiffusionPipeline" not in bases:
+            continue
+        misfit = _misfit(file, stamp_of(file), short, denoiser, has_unet=has_unet, offload=offload)
+        if misfit is not None:
+            reader.note(where, misfit.message, misfit.hint)
     return tuple(lora for lora in built if lora is not None)
 
 
@@ -140,9 +146,7 @@ def by_bare_name(
         return None
     if known is None:
         return None
-    real = known.path.resolve()
-    if reader.is_typed(where) and not any(real.is_relative_to(root) for root in roots(paths)):
-        reader.note(where, f"'{named}' lies outside the folders of models.")
+    if is_outside(known.path, paths, named, where, reader):
         return None
     if known.path.suffix != WEIGHTS and not (kind == "embeddings" and paths.allow_pickles):
         reader.note(where, f"'{known.name}' is not a safetensors file.", "Take one of that format.")
@@ -176,11 +180,7 @@ def component_folder(
     source = model if block is None else block.source
     if source is None or source.file:
         return None
-    folder = (
-        find_snapshot(source.model, source.revision)
-        if source.folder is None
-        else Path(source.folder)
-    )
+    folder = folder_of(source)
     if folder is None:
         return None
     return folder / (name if block is None else source.subfolder)
@@ -247,17 +247,19 @@ def _is_whole(file: Path, at: Place, reader: ValueReader) -> bool:
     return not message
 
 
-def _check_file(
+# A file has thousands of names, and each request plans anew.
+@functools.lru_cache(maxsize=64)
+def _misfit(
     file: Path,
+    _stamp: FileStamp,
     pipeline_class: str,
-    at: Place,
-    reader: ValueReader,
     denoiser: MadeFor | None,
     *,
     has_unet: bool,
     offload: str | None,
-) -> None:
-    """Notes a file that cannot be applied as a whole, or was made for another family."""
+) -> UnfitLora | Unfit | None:
+    """Returns the error of a file that cannot be applied as a whole, or was made for another
+    family; None for one that fits."""
     try:
         shapes = {name: shape for name, (_, shape) in tensor_shapes(file).items()}
         check_fits(file.name, shapes, has_unet=has_unet, offload=offload)
@@ -270,7 +272,9 @@ def _check_file(
         if has_unet and denoiser is not None:
             check_made_for("LoRA", of_shapes(file.name, shapes, is_lora=True), denoiser)
     except (UnfitLora, Unfit) as error:
-        reader.note(at, error.message, error.hint)
+        # Without the frames, which hold the names.
+        return error.with_traceback(None)
+    return None
 
 
 def folder_and_file(model: Any) -> tuple[Any, str | None]:

@@ -15,9 +15,10 @@ from app.dialect.installed.signatures import (
 )
 from app.dialect.plan_sources import ModelSource, ModularSettings
 from app.dialect.references import Path as Place
+from app.models.hub import folder_of
 from app.models.model_index import INDEX, read_index
 from app.models.pipeline_shapes import OWN_MODULE
-from app.planning.modular import folder_of, modular_signature
+from app.planning.modular import modular_signature
 from app.planning.values import ValueReader
 
 

@@ -12,9 +12,9 @@ from app.dialect.plan_sources import ModelSource
 from app.dialect.references import Path as Place
 from app.media.urls import is_url
 from app.models.hub import find_in_folders, is_repository
-from app.models.kind_folders import NotOne, find_known, known_instead_of_hub, roots
+from app.models.kind_folders import NotOne, find_known, known_instead_of_hub
 from app.planning.loading_arguments import is_mistyped
-from app.planning.single_files import PAGE_OF_MODEL, SingleFiles
+from app.planning.single_files import PAGE_OF_MODEL, SingleFiles, is_outside
 from app.planning.values import ValueReader
 from app.settings import PathSettings
 
@@ -116,11 +116,8 @@ class ModelNames:
             if known is None and not is_local:
                 return None
             folder = folder if known is None else known.path.resolve()
-        if self._reader.is_typed(where):
-            allowed = [self._reader.folder.resolve(), *roots(self._paths)]
-            if not any(folder.is_relative_to(root) for root in allowed):
-                self._reader.note(where, f"'{model}' lies outside the folders of models.")
-                return None
+        if is_outside(folder, self._paths, model, where, self._reader, self._reader.folder):
+            return None
         if not folder.is_dir():
             hint = self._reader.near(folder)
             self._reader.note(where, f"{NO_FOLDER} '{model}'.", hint)

@@ -16,7 +16,7 @@ from app.dialect.quantisation import Quantisation
 from app.dialect.references import Path as Place
 from app.errors import nearest
 from app.mistakes import shown
-from app.models.hub import find_in_folders, find_snapshot, is_repository
+from app.models.hub import find_in_folders, folder_of, is_repository
 from app.models.model_index import OWN_BLOCKS, ModelIndex, holds, read_index
 from app.planning.quantisers import read_quantisation
 from app.planning.values import ValueReader
@@ -170,13 +170,6 @@ def _quantised(
             reader.note((*at, name), message, "Take another quantiser.")
         elif found is not None:
             yield name, found
-
-
-def folder_of(source: ModelSource) -> Path | None:
-    """Returns the model's folder; None where it is not on this machine."""
-    if source.folder is not None:
-        return Path(source.folder)
-    return find_snapshot(source.model, source.revision)
 
 
 def _may_bring_blocks(code: ModelSource) -> bool:

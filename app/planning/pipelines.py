@@ -16,6 +16,7 @@ from app.dialect.references import place
 from app.dialect.sampler_names import Settings
 from app.errors import nearest
 from app.models.family_configs import FOLDER as CONFIGS
+from app.models.hub import folder_of
 from app.models.kind_folders import file_kinds
 from app.models.model_index import INDEX, INDEXES, OWN_BLOCKS
 from app.planning.across_steps import Sharing, check_assembled, check_components
@@ -37,7 +38,7 @@ from app.planning.loading_arguments import (
     warn_of_loading_arguments,
 )
 from app.planning.model_names import ModelNames
-from app.planning.modular import folder_of, is_modular, read_modular
+from app.planning.modular import is_modular, read_modular
 from app.planning.null_components import check_null_components
 from app.planning.quantisers import check_quantisers, read_quantisation
 from app.planning.schedulers import (

@@ -26,7 +26,7 @@ from app.dialect.quantisation import (
 )
 from app.dialect.references import Path as Place
 from app.errors import nearest
-from app.models.hub import find_snapshot
+from app.models.hub import folder_of
 from app.models.quantised import stored_quantiser
 from app.planning.values import ValueReader
 from app.tasks.task import mistakes_in
@@ -109,11 +109,7 @@ def check_quantisers(
 
 def _snapshot(source: ModelSource) -> Path | None:
     """Returns the model's local folder; a single file has no configuration to read."""
-    if source.file:
-        return None
-    if source.folder is not None:
-        return Path(source.folder)
-    return find_snapshot(source.model, source.revision, source.subfolder)
+    return None if source.file else folder_of(source, source.subfolder)
 
 
 def _check_pre_loaded(module: str, at: Place, reader: ValueReader) -> None:

@@ -15,9 +15,9 @@ from app.dialect.references import place
 from app.dialect.sampler_names import SAMPLERS, Settings, sampler, sampler_names
 from app.errors import nearest, shortened
 from app.models.family_configs import family_scheduler
+from app.models.hub import folder_of
 from app.models.single_files import safetensors_shapes
 from app.packages import Package
-from app.planning.modular import folder_of
 from app.planning.values import ValueReader
 
 SCIPY = Package("scipy", "scipy")

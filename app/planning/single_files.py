@@ -140,6 +140,20 @@ def check_checkpoint_family(
     )
 
 
+def is_outside(
+    path: Path, paths: PathSettings, named: str, at: Place, reader: ValueReader, *further: Path
+) -> bool:
+    """Returns True, and notes it, if a person's input names a model outside the folders of models
+    and these further ones once links are followed; a document may name any."""
+    if not reader.is_typed(at):
+        return False
+    real, allowed = path.resolve(), (*roots(paths), *(each.resolve() for each in further))
+    outside = not any(real.is_relative_to(root) for root in allowed)
+    if outside:
+        reader.note(at, f"'{named}' lies outside the folders of models.")
+    return outside
+
+
 class SingleFiles:
     """Reads the single-file names of one document."""
 
@@ -198,11 +212,8 @@ class SingleFiles:
                 self._reader.note(at, error.message, error.hint)
                 return None
             path = candidates[-1] if known is None else known.path
-        if self._reader.is_typed(at):
-            allowed = [self._reader.folder.resolve(), *roots(self._paths)]
-            if not any(path.resolve().is_relative_to(root) for root in allowed):
-                self._reader.note(at, f"'{named}' lies outside the folders of models.")
-                return None
+        if is_outside(path, self._paths, named, at, self._reader, self._reader.folder):
+            return None
         if is_bare(named) and not path.suffix and not path.exists():
             where = ", ".join(f"'{root.resolve().name}'" for root in self._paths.models)
             self._reader.note(
