@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from app.api.a1111_options import CHECKPOINT, Choices
 from app.api.bodies import json_body, malformed
-from app.api.errors import KINDS, RETRY_S, Shape, answering, status_of
+from app.api.errors import KINDS, Shape, answering, retry_headers, status_of
 from app.api.image_workflows import ImageWorkflow, makes_images
 from app.api.interface import Api
 from app.api.reports import RunReport
@@ -333,8 +333,7 @@ def _info(
 def _refused(status: int, kind: str, sentence: str) -> Response:
     """Returns an error in the form that plug-ins read."""
     body = {"error": kind, "detail": sentence, "body": "", "errors": sentence}
-    retry = {"Retry-After": str(RETRY_S)} if status in (429, 503) else None
-    return JSONResponse(body, status, retry)
+    return JSONResponse(body, status, retry_headers(status))
 
 
 def _error(report: ErrorReport) -> Response:

@@ -64,7 +64,7 @@ async def run_body(request: Request, keep: Keep, max_file_bytes: int) -> RunBody
 
     Raises MalformedBody with all problems, and BodyTooLarge.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind == "multipart/form-data":
         given = await _form(request, keep, 4 * max_file_bytes)
     else:
@@ -75,13 +75,18 @@ async def run_body(request: Request, keep: Keep, max_file_bytes: int) -> RunBody
         raise malformed(error) from None
 
 
+def content_type(request: Request) -> str:
+    """Returns the type of the request's body, without parameters; "" for none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def json_body(request: Request, max_bytes: int) -> dict[str, Any]:
     """Returns the JSON object in the request's body; an empty one for none. Raises MalformedBody
     and BodyTooLarge."""
     body = b"".join([chunk async for chunk in _bounded(request, max_bytes)])
     if not body:
         return {}
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind != "application/json":
         raise MalformedBody(
             f"The body is '{kind}'.",

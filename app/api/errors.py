@@ -105,9 +105,13 @@ def error_answer(report: ErrorReport, run_id: str | None = None) -> Response:
 
 def plain_error(status: int, body: ErrorBody) -> Response:
     """Returns the answer with this status and error."""
-    headers = {429: {"Retry-After": str(RETRY_S)}, 503: {"Retry-After": str(RETRY_S)},
-               401: {"WWW-Authenticate": "Bearer"}}.get(status)  # fmt: skip
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else retry_headers(status)
     return JSONResponse({"error": body.model_dump(mode="json")}, status, headers)
+
+
+def retry_headers(status: int) -> dict[str, str]:
+    """Returns the headers that say when to send a request again, if this status does."""
+    return {"Retry-After": str(RETRY_S)} if status in (429, 503) else {}
 
 
 def refusal(status: int, message: str) -> Response:

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from app.catalog.catalog import CatalogEntry
 from app.dialect.inputs import InputSpec
 from app.errors import InvalidInputs, Problem
+from app.mistakes import shown
 
 FileOf = Callable[[Any], str | None]
 """Returns the path or URL of what a request gives for a file; None where it gives none."""
@@ -48,6 +49,12 @@ def inputs_of(
     if problems:
         raise InvalidInputs(f"'{entry.name}' cannot run with these inputs.", problems)
     return inputs
+
+
+def check_seed(seed: Any) -> None:
+    """Raises InvalidInputs for a seed that is no whole number; None is none."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise InvalidInputs(f"The seed has to be a whole number, not {shown(seed)}.")
 
 
 def _found(spec: InputSpec, value: Any, file_of: FileOf) -> JsonValue:

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api.bodies import form_items, json_body, malformed
-from app.api.errors import KINDS, RETRY_S, Shape, answering, status_of
+from app.api.bodies import content_type, form_items, json_body, malformed
+from app.api.errors import KINDS, Shape, answering, retry_headers, status_of
 from app.api.image_workflows import ImageWorkflow, chosen, makes_images
 from app.api.interface import Api
 from app.api.masks import mask_of_alpha
@@ -142,8 +142,7 @@ class OpenAI:
         return body
 
     async def _form(self, request: Request) -> ImageBody:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "multipart/form-data":
+        if content_type(request) != "multipart/form-data":
             raise MalformedBody("The body is no form.", hint="Send multipart/form-data (curl -F).")
         keep = self._api.runs.media.keep
         given: dict[str, Any] = {}
@@ -267,8 +266,7 @@ def _shown(image: MadeImage, request: Request | None) -> dict[str, Any]:
 def _answer(status: int, message: str, param: str, code: str) -> Response:
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     error = {"message": message, "type": kind, "param": param or None, "code": code}
-    retry = {"Retry-After": str(RETRY_S)} if status in (429, 503) else None
-    return JSONResponse({"error": error}, status, retry)
+    return JSONResponse({"error": error}, status, retry_headers(status))
 
 
 def _error(report: ErrorReport) -> Response:

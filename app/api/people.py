@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -131,6 +131,11 @@ class People:
             return None
         limits = GuestLimits(self._settings.guest_pixels, self._settings.guest_steps)
         return GuestCheck(self._catalog, entry, inputs, changes, limits)
+
+    def shown_run(self, request: RequestLike | None, run_id: str, mine: Collection[str]) -> str:
+        """Returns the id of a run as this person may see it: "" for one that is not in `mine`, but
+        for operators. Knowing it is the permission to cancel it."""
+        return run_id if run_id in mine or self.is_operator(request) else ""
 
     def check_free(self, request: RequestLike | None, others_active: bool) -> None:
         """Raises NotAllowed where freeing the memory now would disturb other people's runs."""

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.api.callers import Caller
 from app.api.errors import error_body
 from app.api.heartbeats import with_heartbeats
-from app.api.inputs import inputs_of
+from app.api.inputs import check_seed, inputs_of
 from app.api.media_inputs import MediaInputs, how_to_send
 from app.api.people import People
 from app.api.reports import RESULT_ID, RunReport, result_report, run_report
 from app.api.script_events import script_event
 from app.api.upload_folder import UploadFolder
 from app.catalog.catalog import Catalog
-from app.errors import InvalidInputs, UnknownResult, UnknownRun, shortened
-from app.mistakes import shown
+from app.errors import UnknownResult, UnknownRun, shortened
 from app.protocol import (
     TERMINAL,
     ResultSaved,
@@ -81,8 +80,7 @@ class ApiRuns:
         An input that takes a file is a URL, a `data:` URL, the address of a result, or a `Path`
         from `media.keep`. Raises BadRequest and QueueFull.
         """
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise InvalidInputs(f"The seed has to be a whole number, not {shown(seed)}.")
+        check_seed(seed)
 
         def submitted() -> str:
             entry = self._catalog.find(workflow)
@@ -195,9 +193,8 @@ class ApiRuns:
                 return {"event": "error", "error": error.model_dump(mode="json")}
         told = script_event(event)
         if isinstance(event, StepRemembered) and told is not None:
-            own = event.made_by in self._engine.owned(caller.owner)
-            if not own and not self._people.is_operator(caller):
-                told["made_by"] = ""
+            mine = self._engine.owned(caller.owner)
+            told["made_by"] = self._people.shown_run(caller, event.made_by, mine)
         return told
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.api.errors import status_of
+from app.api.inputs import check_seed
 from app.api.people import People
 from app.api.script_events import failure_event
 from app.api.state import FreeMode, State, told_freed
@@ -222,7 +223,7 @@ class ScriptApi:
     ) -> tuple[CatalogEntry, str]:
         entry = self._catalog.find(_as_name(workflow))
         inputs = inputs_of(entry, variables, self._uploads)
-        _check_seed(seed)
+        check_seed(seed)
         if not isinstance(changes, Mapping | None):
             raise InvalidInputs("The changes have to be an object: {JSON pointer: value}.")
         run_id = await asyncio.to_thread(
@@ -288,8 +289,7 @@ class ScriptApi:
         told = event_with_file(event)
         if isinstance(event, StepRemembered) and told is not None:
             mine = self._engine.owned(_owner(request))
-            if event.made_by not in mine and not self._people.is_operator(request):
-                told["made_by"] = ""
+            told["made_by"] = self._people.shown_run(request, event.made_by, mine)
         return told
 
     async def _end(self, run_id: str) -> None:
@@ -330,11 +330,6 @@ def _as_name(workflow: Any) -> str:
             hint="It is named by a text; list_workflows has them.",
         )
     return workflow
-
-
-def _check_seed(seed: Any) -> None:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise InvalidInputs(f"The seed has to be a whole number, not {shown(seed)}.")
 
 
 def _raise_failure(last: Mapping[str, Any]) -> None:
