@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from app.models.asked_size import NO_SIDE_PX, redrawn_size
+from app.worker.steps.notices import is_of_other_shape
 from app.worker.steps.step_output import CallOutput
 
 PIXELS_PER_LATENT = 8
@@ -23,8 +24,6 @@ NAMES = (("image", "mask_image"), ("image", "mask"), ("control_image", "control_
 """The arguments of an inpainted picture and its mask."""
 REDRAW_BLACK = {"RePaintPipeline"}
 """Pipelines that keep the white part."""
-STRETCHED = 0.05
-"""A larger relative difference of aspect ratios is no rounding."""
 
 
 class Pair(NamedTuple):
@@ -37,10 +36,10 @@ class Pair(NamedTuple):
 def in_own_shape(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a call, with the width and height of an inpainted picture's shape
     where the document has none."""
-    found = _inpainted(arguments)
-    known = inspect.signature(type(pipeline).__call__).parameters
-    sides = {"width", "height"}
-    if not found or sides & arguments.keys() or not sides <= known.keys():
+    found, sides = _inpainted(arguments), {"width", "height"}
+    if not found or sides & arguments.keys():
+        return dict(arguments)
+    if not sides <= inspect.signature(type(pipeline).__call__).parameters.keys():
         return dict(arguments)
     scale = getattr(pipeline, "vae_scale_factor", PIXELS_PER_LATENT)
     size = found[0].picture.size
@@ -62,7 +61,7 @@ def inpainting_notices(arguments: Mapping[str, Any], named: Mapping[str, Any]) -
     for picture, mask in _pairs(arguments):
         if not any(mask.convert("L").histogram()[MASKED_FROM:]):
             yield "No pixel of the mask is white: nothing is redrawn."
-        if _is_of_other_shape(mask, picture):
+        if is_of_other_shape(mask.size, picture.size):
             yield (
                 f"The mask of {_sides(mask.size)} pixels is stretched over the picture of"
                 f" {_sides(picture.size)}."
@@ -149,12 +148,6 @@ def _listed(value: Any) -> list[Image.Image]:
     """Returns an image, or a list of them, as a list; empty for all else."""
     listed = list(value) if isinstance(value, list | tuple) else [value]
     return listed if all(isinstance(each, Image.Image) for each in listed) else []
-
-
-def _is_of_other_shape(mask: Image.Image, picture: Image.Image) -> bool:
-    """Returns True where the mask has another aspect ratio than the picture."""
-    ratio = (mask.width / mask.height) / (picture.width / picture.height)
-    return not 1 / (1 + STRETCHED) <= ratio <= 1 + STRETCHED
 
 
 def _sides(size: tuple[int, int]) -> str:

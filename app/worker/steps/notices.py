@@ -126,10 +126,15 @@ def size_notice(arguments: Mapping[str, Any], made: Sequence[Any]) -> str:
     sizes = f"The picture of {width} x {height} pixels was drawn with {new_width} x {new_height}"
     if max(abs(width - new_width), abs(height - new_height)) < ROUNDED_PX:
         return f"{sizes}: the model draws only multiples of some pixels."
-    ratio = (new_width / new_height) / (width / height)
-    if not 1 / (1 + SQUEEZED) <= ratio <= 1 + SQUEEZED:
+    if is_of_other_shape(drawn.size, first.size):
         return f"{sizes}, which squeezes it: set 'width' and 'height' to keep its shape."
     return ""
+
+
+def is_of_other_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Returns True where these sizes have other aspect ratios, beyond a rounding."""
+    ratio = (size[0] / size[1]) / (other[0] / other[1])
+    return not 1 / (1 + SQUEEZED) <= ratio <= 1 + SQUEEZED
 
 
 def _is_texts(value: Any) -> bool:

@@ -72,7 +72,7 @@ def run(
         context.map_phases(pipeline.components)
         preview_source = context.preview_maps.preview_source(pipeline, parts)
         call = _reporting_call(pipeline, step, context, preview_source, changes)
-        tuples = _tuples(pipeline)
+        tuples = _tuples(type(pipeline).__call__)
         if step.generator:
             call = partial(call, generator=torch.Generator("cpu").manual_seed(step.seed))
 
@@ -137,10 +137,11 @@ def _reporting_call(
     return reporting_call(pipeline, context, preview_source)
 
 
-def _tuples(pipeline: Any) -> set[str]:
-    """Returns the arguments of the pipeline's call that are tuples and no lists: SDXL joins its
+@functools.cache
+def _tuples(call: Callable[..., Any]) -> set[str]:
+    """Returns the arguments of a pipeline's call that are tuples and no lists: SDXL joins its
     sizes with others, which fails with JSON's lists."""
-    parameters = inspect.signature(pipeline.__call__).parameters.values()
+    parameters = inspect.signature(call).parameters.values()
     kinds = {each.name: str(each.annotation).lower() for each in parameters}
     return {name for name, kind in kinds.items() if "tuple[" in kind and "list[" not in kind}
 
