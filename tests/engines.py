@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from app.engine import Engine
-from app.protocol import TERMINAL, ResultSaved, RunEvent, RunSucceeded, TerminalEvent
+from app.protocol import TERMINAL, Noticed, ResultSaved, RunEvent, RunSucceeded, TerminalEvent
 from app.settings import PathSettings, Settings, UrlSettings, WorkerSettings
 
 
@@ -37,6 +37,12 @@ class Finished(NamedTuple):
     def results(self) -> tuple[ResultSaved, ...]:
         """Its results, in order."""
         return tuple(event for event in self.events if isinstance(event, ResultSaved))
+
+
+def notices(finished: Finished) -> list[str]:
+    """Returns what a run that succeeded told of its results, in order."""
+    assert finished.success
+    return [event.sentence for event in finished.events if isinstance(event, Noticed)]
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.protocol import Noticed
-from tests.engines import Finished
+from tests.engines import Finished, notices
 from tests.standins.parts import quiet
 from tests.worker.bench import Bench, Document, document, pixels, step
 
@@ -54,7 +53,7 @@ def drawn(bench: Bench, wanted: Document) -> np.ndarray:
     """Returns the picture of a run that left nothing out."""
     finished = run(bench, wanted)
     [picture] = pixels(finished)
-    assert [e.sentence for e in finished.events if isinstance(e, Noticed)] == []
+    assert notices(finished) == []
     return picture
 
 

@@ -12,11 +12,10 @@ from PIL import Image, ImageDraw
 
 from app.models.asked_size import redrawn_size
 from app.planning.planner import make_plan
-from app.protocol import Noticed
 from app.settings import MediaLimits, PathSettings
 from app.worker.steps.inpainting import blend, with_own_pixels
 from app.worker.steps.step_output import CallOutput
-from tests.engines import Finished
+from tests.engines import Finished, notices
 from tests.standins import build_flux, build_qwen_image, build_sd3, build_sdxl
 from tests.worker.bench import Bench, document, pixels, step
 
@@ -131,12 +130,12 @@ def test_drawn_size_keeps_the_shape_within_what_the_model_draws_well(
 
 def test_size_that_differs_from_the_pictures_is_told(bench: Bench):
     *_, finished = filled(bench, (101, 67))
-    (notice,) = [event.sentence for event in finished.events if isinstance(event, Noticed)]
+    (notice,) = notices(finished)
     assert notice == (
         "The picture of 101 x 67 pixels is redrawn in a size that fits the model: 160 x 112."
     )
     *_, finished = filled(bench, (128, 128))
-    assert not [event for event in finished.events if isinstance(event, Noticed)]
+    assert not notices(finished)
 
 
 def test_picture_that_the_pipeline_crops_is_pasted_by_the_pipeline(bench: Bench):
@@ -146,10 +145,6 @@ def test_picture_that_the_pipeline_crops_is_pasted_by_the_pipeline(bench: Bench)
 
 
 # --- other pipelines, lists, and masks that are not as one thinks ---------------------------------
-
-
-def notices(finished: Finished) -> list[str]:
-    return [event.sentence for event in finished.events if isinstance(event, Noticed)]
 
 
 BUILT: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {

@@ -18,7 +18,7 @@ from app.worker.device import Device
 from app.worker.steps.notices import MAX_WARNINGS, plan_notices, size_notice
 from app.worker.steps.step_output import CallOutput
 from tests.doubles.accelerator import Accelerator
-from tests.engines import Finished, run, started_engine
+from tests.engines import Finished, notices, run, started_engine
 from tests.standins import (
     build_flux,
     build_ltx,
@@ -32,11 +32,6 @@ from tests.worker.bench import SHAPES, Bench, Document, document, step
 
 LONG = " ".join(["a red circle"] * 20)
 """More tokens than the bundled model's 32."""
-
-
-def notices(finished: Finished) -> list[str]:
-    assert finished.success
-    return [event.sentence for event in finished.events if isinstance(event, Noticed)]
 
 
 def drawn(bench: Bench, **arguments: Any) -> list[str]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from app.engine import Engine
 from app.protocol import Downloading, RunCancelled, RunFailed, RunStarted
-from tests.engines import Finished, run, started_engine
+from tests.engines import Finished, run
 from tests.hub import Hub
 from tests.standins.flux import build_flux
 from tests.standins.language import build_language_model
@@ -48,21 +48,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Hub]:
     served = Hub(folder)
     yield served
     served.close()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder for fetched files."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, hub: Hub, home: Path) -> Iterator[Engine]:
-    """An engine whose worker knows only this hub, with an empty cache."""
-    with pytest.MonkeyPatch.context() as environment:
-        hub.only(environment, home)
-        with started_engine(tmp_path_factory.mktemp("outputs")) as started:
-            yield started
 
 
 @pytest.fixture

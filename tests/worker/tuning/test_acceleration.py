@@ -10,7 +10,7 @@ import pytest
 from app.dialect.plan import PipelineStep
 from app.dialect.plan_settings import DType
 from app.errors import LoadError
-from app.protocol import Loading, Noticed
+from app.protocol import Loading
 from app.worker.loading.load import find_parts
 from app.worker.tuning.acceleration import (
     KERNELS,
@@ -19,6 +19,7 @@ from app.worker.tuning.acceleration import (
     uncompilable,
     unusable_backend,
 )
+from tests.engines import notices
 from tests.standins.flux import build_flux
 from tests.worker.bench import Bench, Document, document, step
 
@@ -147,7 +148,7 @@ def test_backend_that_the_denoiser_does_not_use_is_told(backend: str, bench: Ben
     wanted["pipeline"]["configuration"]["attention_backend"] = backend
     finished = bench.run(document(wanted))
     assert finished.success
-    assert [event.sentence for event in finished.events if isinstance(event, Noticed)] == [
+    assert notices(finished) == [
         f"attention_backend '{backend}' has no effect: a UNet2DConditionModel computes its"
         " attention with torch's own."
     ]
@@ -156,4 +157,4 @@ def test_backend_that_the_denoiser_does_not_use_is_told(backend: str, bench: Ben
 def test_backend_that_the_denoiser_uses_has_no_notice(bench: Bench, flux: Path):
     finished = bench.run(with_flux(flux, attention_backend="_native_math"))
     assert finished.success
-    assert not [event for event in finished.events if isinstance(event, Noticed)]
+    assert not notices(finished)

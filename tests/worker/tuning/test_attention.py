@@ -20,8 +20,8 @@ from app.worker.loading.load import assemble, find_parts
 from app.worker.tuning.caches import using_cache
 from app.worker.tuning.loras import HeldLoras
 from app.worker.tuning.tune import tuned
-from tests.standins import build_flux
 from tests.worker.bench import Bench, Document, document, same, step
+from tests.worker.tuning.flux import with_flux
 
 CACHES = (
     {"type": "first_block", "threshold": 100.0},
@@ -32,51 +32,37 @@ CACHES = (
 )
 
 
-@pytest.fixture(scope="session")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Flux of random weights. Read-only."""
-    folder = tmp_path_factory.mktemp("models") / "flux"
-    build_flux(folder)
-    return folder
-
-
-def drawn(flux: Path, **configuration: Any) -> Document:
-    wanted = step(model=flux, num_inference_steps=8, width=64, height=64)
-    wanted["pipeline"]["configuration"] = {"component_type": "FluxPipeline", **configuration}
-    return document(wanted, id="drawn")
-
-
 @pytest.mark.parametrize("cache", CACHES, ids=lambda cache: str(cache["type"]))
 def test_denoiser_cache_is_on_for_one_run_only(bench: Bench, flux: Path, cache: dict[str, Any]):
-    before = bench.run(bench.write(drawn(flux), "plain"))
-    cached = bench.run(bench.write(drawn(flux, cache=cache), "cached"))
-    after = bench.run(bench.write(drawn(flux), "plain"))
-    again = bench.run(bench.write(drawn(flux, cache=cache), "cached"))
+    before = bench.run(bench.write(with_flux(flux), "plain"))
+    cached = bench.run(bench.write(with_flux(flux, cache=cache), "cached"))
+    after = bench.run(bench.write(with_flux(flux), "plain"))
+    again = bench.run(bench.write(with_flux(flux, cache=cache), "cached"))
     assert cached.success.loaded == after.success.loaded == ()
     assert not same(before, cached)
     assert same(before, after)
     assert same(cached, again)
-    assert same(cached, Bench(bench.folder).run(drawn(flux, cache=cache)))
+    assert same(cached, Bench(bench.folder).run(with_flux(flux, cache=cache)))
 
 
 def test_denoiser_cache_changes_the_result_key(bench: Bench, flux: Path):
-    plain = bench.run(drawn(flux), fresh=False)
-    cached = bench.run(drawn(flux, cache=CACHES[0]), fresh=False)
+    plain = bench.run(with_flux(flux), fresh=False)
+    cached = bench.run(with_flux(flux, cache=CACHES[0]), fresh=False)
     assert not same(plain, cached)
 
 
 def test_cancelled_run_leaves_no_denoiser_cache(bench: Bench, flux: Path):
-    before, cached = bench.run(drawn(flux)), bench.run(drawn(flux, cache=CACHES[0]))
+    before, cached = bench.run(with_flux(flux)), bench.run(with_flux(flux, cache=CACHES[0]))
 
     def cancel_while_denoising(event: Event) -> None:
         if isinstance(event, StepProgress) and event.done == 3:
             bench.cancel(event.run_id)
 
     bench.when = cancel_while_denoising
-    assert isinstance(bench.run(drawn(flux, cache=CACHES[0])).terminal, RunCancelled)
+    assert isinstance(bench.run(with_flux(flux, cache=CACHES[0])).terminal, RunCancelled)
     bench.when = lambda _event: None
-    assert same(before, bench.run(drawn(flux)))
-    assert same(cached, bench.run(drawn(flux, cache=CACHES[0])))
+    assert same(before, bench.run(with_flux(flux)))
+    assert same(cached, bench.run(with_flux(flux, cache=CACHES[0])))
 
 
 def test_denoiser_without_cache_is_reported(bench: Bench):
@@ -89,7 +75,7 @@ def test_denoiser_without_cache_is_reported(bench: Bench):
 
 def test_unknown_cache_type_is_reported(bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
-        bench.plan(drawn(flux, cache={"type": "sea"}))
+        bench.plan(with_flux(flux, cache={"type": "sea"}))
     (problem,) = caught.value.problems
     assert problem.place == "steps[0].pipeline.configuration.cache"
     assert problem.message.startswith("There is no 'cache' of type 'sea', only")
@@ -110,14 +96,14 @@ def test_cache_options_are_checked_while_planning(
     bench: Bench, flux: Path, cache: dict[str, Any], message: str
 ):
     with pytest.raises(InvalidWorkflow) as caught:
-        bench.plan(drawn(flux, cache=cache))
+        bench.plan(with_flux(flux, cache=cache))
     (problem,) = caught.value.problems
     assert problem.place.startswith("steps[0].pipeline.configuration.cache")
     assert problem.message.startswith(message)
 
 
 def test_cache_of_another_denoiser_is_reported(bench: Bench, flux: Path):
-    ended = bench.run(drawn(flux, cache={"type": "text_kv"})).terminal
+    ended = bench.run(with_flux(flux, cache={"type": "text_kv"})).terminal
     assert ended.type == "run_failed"
     assert ended.error.message == (
         "The denoiser of FluxPipeline has no cache of the kind 'text_kv'."
@@ -125,7 +111,7 @@ def test_cache_of_another_denoiser_is_reported(bench: Bench, flux: Path):
 
 
 def test_cache_that_skips_calls_computes_fewer_blocks(bench: Bench, flux: Path):
-    plain, cached = drawn(flux), drawn(flux, cache=CACHES[0])
+    plain, cached = with_flux(flux), with_flux(flux, cache=CACHES[0])
     bench.run(bench.write(plain, "plain"))
     (denoiser,) = (e.component for e in bench.runner.residency.entries if "transformer" in e.title)
     calls: list[object] = []
@@ -196,34 +182,34 @@ def assembled(bench: Bench, wanted: Document) -> tuple[Any, Any]:
 
 def test_attention_backend_is_restored_after_the_step(bench: Bench, flux: Path):
     before = _AttentionBackendRegistry._active_backend
-    planned, pipeline = assembled(bench, drawn(flux, attention_backend="_native_math"))
+    planned, pipeline = assembled(bench, with_flux(flux, attention_backend="_native_math"))
     with tuned(pipeline, planned, find_parts(planned), Device("cpu"), HeldLoras(0)):
         assert _AttentionBackendRegistry._active_backend.value == "_native_math"
     assert _AttentionBackendRegistry._active_backend == before
 
 
 def test_attention_backend_does_not_affect_next_run(bench: Bench, flux: Path):
-    before = bench.run(bench.write(drawn(flux), "plain"))
-    bench.run(bench.write(drawn(flux, attention_backend="_native_math"), "math"))
-    assert same(before, bench.run(bench.write(drawn(flux), "plain")))
+    before = bench.run(bench.write(with_flux(flux), "plain"))
+    bench.run(bench.write(with_flux(flux, attention_backend="_native_math"), "math"))
+    assert same(before, bench.run(bench.write(with_flux(flux), "plain")))
 
 
 def test_attention_backend_without_package_is_reported(bench: Bench, flux: Path):
-    ended = bench.run(drawn(flux, attention_backend="_flash_3")).terminal
+    ended = bench.run(with_flux(flux, attention_backend="_flash_3")).terminal
     assert ended.type == "run_failed"
     assert ended.error.message.startswith("The attention backend '_flash_3' cannot be used here: ")
 
 
 def test_attention_backend_without_package_is_reported_before_loading(bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
-        bench.plan(drawn(flux, attention_backend="sage"))
+        bench.plan(with_flux(flux, attention_backend="sage"))
     (problem,) = caught.value.problems
     assert problem.place == "steps[0].pipeline.configuration.attention_backend"
     assert problem.message == "'sage' needs sageattention, which is not installed."
 
 
 def test_attention_backend_from_hub_kernels_is_replaced(bench: Bench, flux: Path):
-    plan = bench.plan(drawn(flux, attention_backend="flash_hub"))
+    plan = bench.plan(with_flux(flux, attention_backend="flash_hub"))
     (planned,) = plan.steps
     assert isinstance(planned, PipelineStep)
     assert planned.attention_backend is None

@@ -11,23 +11,10 @@ from app.errors import InvalidWorkflow
 from app.packages import Package
 from app.planning import component_settings
 from app.protocol import Event, RunCancelled, StepProgress
-from tests.standins.flux import build_flux
-from tests.worker.bench import Bench, Document, document, same, step
+from tests.worker.bench import Bench, document, same, step
+from tests.worker.tuning.flux import with_flux
 
 CACHE = {"type": "cache_dit", "threshold": 9.0, "first_blocks": 1, "warmup_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "flux"
-    build_flux(folder)
-    return folder
-
-
-def drawn(flux: Path, **configuration: Any) -> Document:
-    wanted = step(model=flux, num_inference_steps=8, width=64, height=64)
-    wanted["pipeline"]["configuration"] = {"component_type": "FluxPipeline", **configuration}
-    return document(wanted, id="drawn")
 
 
 def denoiser(bench: Bench) -> Any:
@@ -36,25 +23,25 @@ def denoiser(bench: Bench) -> Any:
 
 
 def test_denoiser_is_as_before_after_the_step(bench: Bench, flux: Path):
-    bench.run(drawn(flux))
+    bench.run(with_flux(flux))
     before = dict(denoiser(bench).__dict__)
-    assert bench.run(drawn(flux, cache=CACHE)).success
+    assert bench.run(with_flux(flux, cache=CACHE)).success
     after = denoiser(bench).__dict__
     assert before.keys() == after.keys()
     assert "forward" not in after
 
 
 def test_cancelled_run_leaves_no_cache(bench: Bench, flux: Path):
-    before = bench.run(drawn(flux))
+    before = bench.run(with_flux(flux))
 
     def cancel_while_denoising(event: Event) -> None:
         if isinstance(event, StepProgress) and event.done == 3:
             bench.cancel(event.run_id)
 
     bench.when = cancel_while_denoising
-    assert isinstance(bench.run(drawn(flux, cache=CACHE)).terminal, RunCancelled)
+    assert isinstance(bench.run(with_flux(flux, cache=CACHE)).terminal, RunCancelled)
     bench.when = lambda _event: None
-    assert same(before, bench.run(drawn(flux)))
+    assert same(before, bench.run(with_flux(flux)))
 
 
 def test_pipeline_that_the_package_does_not_know_is_refused_before_loading(bench: Bench):
@@ -70,7 +57,7 @@ def test_pipeline_that_the_package_does_not_know_is_refused_before_loading(bench
 
 def test_cache_and_compilation_of_the_whole_are_refused_together(bench: Bench, flux: Path):
     compiled = {"transformer": {"compile": {"repeated_blocks": True}}}
-    finished = bench.run(drawn(flux, cache=CACHE, components=compiled))
+    finished = bench.run(with_flux(flux, cache=CACHE, components=compiled))
     assert finished.terminal.type == "run_failed"
     assert "cannot be both compiled and cached by 'cache_dit'" in finished.terminal.error.message
 
@@ -78,7 +65,7 @@ def test_cache_and_compilation_of_the_whole_are_refused_together(bench: Bench, f
 @pytest.mark.parametrize("wrong", [{"threshold": 0}, {"first_blocks": 0}, {"warmup_steps": -1}])
 def test_options_are_checked_while_planning(wrong: dict[str, Any], bench: Bench, flux: Path):
     with pytest.raises(InvalidWorkflow) as caught:
-        bench.plan(drawn(flux, cache={**CACHE, **wrong}))
+        bench.plan(with_flux(flux, cache={**CACHE, **wrong}))
     (problem,) = caught.value.problems
     assert problem.place.startswith("steps[0].pipeline.configuration.cache")
 

@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from app.models.lycoris import diffusers_name
-from app.protocol import Noticed
 from app.worker.tuning.lycoris import load_decomposed
 from tests.doubles.accelerator import Accelerator
-from tests.standins import build_sd, build_sdxl
+from tests.engines import notices
 from tests.standins.flux import build_flux
 from tests.standins.lora import build_lora
 from tests.standins.lycoris import ALPHA, RANK, Factors, Writer, save_lycoris, shape_of
@@ -35,20 +34,6 @@ POINT = "down_blocks.1.attentions.0.proj_in"
 CHANGED = (LINEAR, CONV, POINT, "time_embedding.linear_1", "conv_in", "conv_out",
            "up_blocks.0.upsamplers.0.conv", "down_blocks.1.resnets.0.time_emb_proj")  # fmt: skip
 SCALE = ALPHA / RANK
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "sd"
-    build_sd(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "sdxl"
-    build_sdxl(folder)
-    return folder
 
 
 def drawing(model: Path, *loras: dict[str, Any], kind: str = "") -> Document:
@@ -357,11 +342,6 @@ def test_kinds_stay_loaded(bench: Bench, files: Any, caplog: pytest.LogCaptureFi
 
 
 # --- what is refused or left out -----------------------------------------------------------------
-
-
-def notices(finished: Any) -> list[str]:
-    assert finished.success
-    return [event.sentence for event in finished.events if isinstance(event, Noticed)]
 
 
 def test_layers_that_match_nothing_are_told_each_time(bench: Bench, sd: Path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from app.worker.tuning.prompt_changes import CHANGEABLE
-from tests.engines import Finished
+from tests.engines import Finished, notices
 from tests.standins import build_flux, build_sana
 from tests.worker.bench import Bench, Document, same
 from tests.worker.encoding import encoded
@@ -24,7 +24,6 @@ from tests.worker.tuning.prompts import (
     listening,
     stock,
 )
-from tests.worker.tuning.test_prompt_chunks import notices
 
 # diffusers' scheduler passes tensors to NumPy in a deprecated way.
 pytestmark = pytest.mark.filterwarnings(

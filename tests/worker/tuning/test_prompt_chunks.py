@@ -8,10 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
-from app.protocol import Noticed
 from app.worker.tuning.weighting import weighting_prompts
 from tests.doubles.accelerator import Accelerator
-from tests.engines import Finished
+from tests.engines import notices
 from tests.standins import build_flux
 from tests.standins.inversion import build_inversion
 from tests.standins.stable_diffusion import build_sdxl_refiner
@@ -48,11 +47,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return bench_with_pictures(tmp_path)
-
-
-def notices(finished: Finished) -> list[str]:
-    assert finished.success
-    return [event.sentence for event in finished.events if isinstance(event, Noticed)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

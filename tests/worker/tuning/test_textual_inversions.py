@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from app.planning.planner import make_plan
-from app.protocol import Noticed
 from app.settings import PathSettings
 from tests.doubles.accelerator import Accelerator
-from tests.standins import build_sd, build_sdxl
+from tests.engines import notices
 from tests.standins.inversion import OF_TWO, build_inversion
 from tests.worker.bench import Bench, Document, document, pixels, same, step
 
@@ -25,20 +24,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 SIDE = {"width": 16, "height": 16, "num_inference_steps": 2}
 XL = "XL"
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "sd"
-    build_sd(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "sdxl"
-    build_sdxl(folder)
-    return folder
 
 
 def drawing(
@@ -217,7 +202,7 @@ def test_words_of_several_vectors_count_for_a_prompt_that_is_cut(bench: Bench, s
     long = bench.run(
         drawing(sd, "a <ink> big red star above a blue circle", {"model_name": "./ink.safetensors"})
     )
-    (sentence,) = [event.sentence for event in long.events if isinstance(event, Noticed)]
+    (sentence,) = notices(long)
     assert sentence.startswith("The prompt is too long for the model, which does not read: '")
     assert sentence.endswith("circle'.")
 
@@ -225,7 +210,7 @@ def test_words_of_several_vectors_count_for_a_prompt_that_is_cut(bench: Bench, s
 def test_word_that_no_prompt_has_is_told(bench: Bench, sd: Path):
     build_inversion(bench.folder / "ink.safetensors", "<ink>")
     finished = bench.run(drawing(sd, "a star", {"model_name": "./ink.safetensors"}))
-    (sentence,) = [event.sentence for event in finished.events if isinstance(event, Noticed)]
+    (sentence,) = notices(finished)
     assert sentence == "No prompt has the word '<ink>': its embedding has no effect."
 
 
